@@ -1,0 +1,125 @@
+"""What crosses the border between the core and the transports.
+
+An *operation* is a generator. It yields a *batch* of calls, is sent their
+replies in the same order, and returns its result::
+
+    def size(keys: Keys) -> Operation[int]:
+        return (yield from Call('LLEN', (keys.pending,), parse=as_int))
+
+Whoever drives it sends the batch to a server. If the outcome of a batch cannot
+be known any more, the driver throws :class:`Interrupted` in; the operation may
+yield further batches to clean up, and ends by raising it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError
+
+__all__ = ('Arg', 'Batch', 'Call', 'Interrupted', 'Operation', 'Reply', 'Script', 'as_is', 'blocking_drive')
+
+T = TypeVar('T')
+
+Arg: TypeAlias = bytes | str | int
+"""A word of a command. Times are sent as text that the caller formatted."""
+
+# A reply nests; type checkers get `Any` below the top because recursion through list is invariant.
+Reply: TypeAlias = 'bytes | int | float | None | Sequence[Any] | TorrelqueReplyError'
+"""What a server answers: binary strings are always ``bytes``, errors are values, not raised."""
+
+Batch: TypeAlias = 'Sequence[Call[Any]]'
+"""Calls that are sent together, in order, on one connection."""
+
+Operation: TypeAlias = Generator[Batch, Sequence[Reply], T]
+
+
+class Interrupted(BaseException):
+    """Thrown into an operation whose last batch has an unknown outcome.
+
+    ``cause`` is the connection error to tell the callers, or None when the
+    engine itself is being shut down. Not an ``Exception``, so that no handler
+    of ordinary errors swallows it.
+    """
+
+    def __init__(self, cause: TorrelqueConnectionError | None = None) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A server-side script: its verb's ``name``, ``source`` and the logical names of its ``keys``."""
+
+    name: str
+    source: str
+    keys: tuple[str, ...]
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'sha', hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest())
+
+
+def as_is(reply: Reply) -> Reply:
+    return reply
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One command, or one call of a script.
+
+    ``command`` is a :class:`Script` or a command's name (of one or more words);
+    ``parse`` makes the result of a reply that is no error. Iterating runs it as
+    an operation: a script that the server does not know is loaded, here and
+    nowhere else.
+    """
+
+    command: Script | str
+    keys: tuple[Arg, ...] = ()
+    args: tuple[Arg, ...] = ()
+    parse: Callable[[Reply], T] = as_is  # type: ignore[assignment]  # T is Reply when no parser is given
+
+    def words(self) -> list[Arg]:
+        """The command as it goes over the wire."""
+        if isinstance(self.command, Script):
+            return ['EVALSHA', self.command.sha, len(self.keys), *self.keys, *self.args]
+        return [*self.command.split(), *self.keys, *self.args]
+
+    def words_with_source(self) -> list[Arg]:
+        """Like :meth:`words`, but as an EVAL that needs no script to be loaded before."""
+        if isinstance(self.command, Script):
+            return ['EVAL', self.command.source, len(self.keys), *self.keys, *self.args]
+        return self.words()
+
+    def __iter__(self) -> Operation[T]:
+        (reply,) = yield (self,)
+        if isinstance(reply, TorrelqueReplyError) and reply.code == 'NOSCRIPT' and isinstance(self.command, Script):
+            load: Call[Reply] = Call('SCRIPT LOAD', args=(self.command.source,))
+            _, reply = yield (load, self)
+        if isinstance(reply, TorrelqueReplyError):
+            raise reply
+        return self.parse(reply)
+
+
+def blocking_drive(operation: Operation[T], execute: Callable[[Batch], Sequence[Reply]]) -> T:
+    """Run an operation to its end over a plain function: all the I/O there is, without an event loop.
+
+    ``execute`` may raise TorrelqueConnectionError: the operation is interrupted,
+    may clean up through ``execute``, and the error is raised.
+    """
+    try:
+        batch = next(operation)
+        while True:
+            try:
+                replies = execute(batch)
+            except TorrelqueConnectionError as error:
+                batch = operation.throw(Interrupted(error))
+            else:
+                batch = operation.send(replies)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # what a generator returns is typed Any by the language
+    except Interrupted as interrupted:
+        raise interrupted.cause or TorrelqueError('the operation was interrupted') from None

@@ -1,0 +1,101 @@
+"""Every exception the library raises on purpose.
+
+::
+
+    TorrelqueError
+    ├── TorrelqueTimeoutError           a wait ran out: dequeue, watch, wait
+    ├── TorrelqueLookupError            no such task, or no live claim on it
+    ├── TorrelqueLeaseLostError         the claim is no longer the live one; nothing was changed
+    ├── TorrelqueUsageError             the library is held wrongly: the message says what to do instead
+    ├── TorrelqueValueError             an argument's value (also a ValueError)
+    ├── TorrelqueTypeError              an argument's type (also a TypeError)
+    ├── TorrelqueConnectionError        the server cannot be reached, or the connection broke
+    │   └── TorrelqueResponseTimeout    the server did not answer in time
+    └── TorrelqueReplyError             the server answered with an error; ``code`` says which
+
+An adapter over somebody else's client raises subclasses of the last three that
+also derive from that client's own exceptions, so code that catches those keeps
+working. This module imports no client.
+"""
+
+from __future__ import annotations
+
+__all__ = (
+    'TorrelqueConnectionError',
+    'TorrelqueError',
+    'TorrelqueLeaseLostError',
+    'TorrelqueLookupError',
+    'TorrelqueReplyError',
+    'TorrelqueResponseTimeout',
+    'TorrelqueTimeoutError',
+    'TorrelqueTypeError',
+    'TorrelqueUsageError',
+    'TorrelqueValueError',
+)
+
+
+class TorrelqueError(Exception):
+    """The root: ``except TorrelqueError`` catches all that this library raises."""
+
+
+class TorrelqueTimeoutError(TorrelqueError):
+    """The time the caller was willing to wait is over."""
+
+
+class TorrelqueLookupError(TorrelqueError):
+    """The task is unknown, or there is no live claim to act on."""
+
+
+class TorrelqueLeaseLostError(TorrelqueError):
+    """The claim ended (its lease ran out, or it was released); nothing was changed."""
+
+
+class TorrelqueUsageError(TorrelqueError):
+    """The library is used in a way that cannot work; the message names the one that does."""
+
+
+class TorrelqueValueError(TorrelqueError, ValueError):
+    """An argument has a value that was refused before anything was sent."""
+
+
+class TorrelqueTypeError(TorrelqueError, TypeError):
+    """An argument has a type that was refused before anything was sent."""
+
+
+class TorrelqueConnectionError(TorrelqueError):
+    """The server cannot be reached, or the connection broke for good."""
+
+
+class TorrelqueResponseTimeout(TorrelqueConnectionError):  # noqa: N818 - reads as what happened, like the tree above
+    """The server was reached but did not answer in time."""
+
+
+class TorrelqueReplyError(TorrelqueError):
+    """The server answered with an error.
+
+    ``code`` is the first word of the server's answer, in capitals, such as
+    ``NOSCRIPT`` or ``OOM``; ``ERR`` where the server gave no other.
+    """
+
+    def __init__(self, message: str = '', code: str = '') -> None:
+        super().__init__(message)
+        self.code = code or parse_code(message)
+
+
+def parse_code(message: str) -> str:
+    """The code at the start of a server's error message, ``ERR`` if there is none."""
+    word = message.partition(' ')[0]
+    return word if word.isalpha() and word.isupper() else 'ERR'
+
+
+def renew(error: Exception) -> Exception:
+    """A fresh instance of ``error`` with the same type, arguments and attributes.
+
+    One failure may have to be raised in many callers; sharing the instance
+    would let their tracebacks grow into each other.
+    """
+    fresh = type(error).__new__(type(error), *error.args)
+    fresh.args = error.args
+    fresh.__dict__.update(error.__dict__)
+    fresh.__cause__ = error.__cause__
+    return fresh

@@ -1,0 +1,102 @@
+"""What the engine needs of a connection to a server. To add a client, subclass :class:`Transport`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple
+
+import anyio
+
+from torrelque.core.protocol import Batch, Call, Reply
+from torrelque.errors import TorrelqueUsageError
+
+__all__ = ('Listener', 'Message', 'Transport')
+
+
+class Message(NamedTuple):
+    """Something that arrived on a subscribed channel.
+
+    ``data`` is None for the server's confirmation that the subscription to
+    ``channel`` stands: what is published from then on arrives.
+    """
+
+    channel: bytes
+    data: bytes | None
+
+
+class Listener(ABC):
+    """One connection that receives what is published. One task receives; any task may (un)subscribe."""
+
+    @abstractmethod
+    async def subscribe(self, channel: bytes) -> None:
+        """Ask for a channel. That it stands is told by a :class:`Message` without data.
+
+        Raises TorrelqueConnectionError if the connection is gone, and
+        TorrelqueReplyError (here or from :meth:`receive`) if the user may not.
+        """
+
+    @abstractmethod
+    async def unsubscribe(self, channel: bytes) -> None:
+        """Stop receiving from a channel; unknown ones are ignored."""
+
+    @abstractmethod
+    async def receive(self) -> Message:
+        """The next message. Raises TorrelqueConnectionError when the connection is gone for good.
+
+        A listener never reconnects by itself: messages would be missed in
+        silence. Cancelling ends the listener's usefulness; close it.
+        """
+
+
+class Transport(ABC):
+    """Runs the core's calls on a server.
+
+    All methods may be called by many tasks at once. Server errors are values in
+    the replies (:class:`~torrelque.errors.TorrelqueReplyError`); a call whose
+    outcome cannot be known raises TorrelqueConnectionError. The core's calls are
+    safe to repeat, so a transport may send a batch again after it reconnected.
+    Strings in replies are ``bytes``, whatever the client is set to decode.
+    """
+
+    block_limit: float = 8.0
+    """The longest time, in seconds, that one :meth:`block` may ask the server to wait."""
+
+    @abstractmethod
+    async def execute(self, batch: Batch) -> Sequence[Reply]:
+        """Send the calls in order on one connection and return a reply for each.
+
+        When cancelled, no connection may be left out of step.
+        """
+
+    @abstractmethod
+    async def block(self, call: Call[Reply], timeout: float) -> Reply:
+        """Run a call that the server answers after at most ``timeout`` seconds, on a connection of its own.
+
+        It is not repeated by the transport, and does not hold up :meth:`execute`.
+        An error reply is returned as a value; a broken connection raises
+        TorrelqueConnectionError. When cancelled, its connection is closed.
+        """
+
+    @abstractmethod
+    def listen(self) -> AbstractAsyncContextManager[Listener]:
+        """Open a connection for subscriptions; closed when the context is left."""
+
+    async def aclose(self) -> None:
+        """Close what the transport itself opened, not a client that it was given. May be repeated."""
+
+    def append(self, pipeline: object, call: Call[Reply]) -> None:
+        """Queue a call, without loading scripts, on a pipeline of the client that the user holds."""
+        raise TorrelqueUsageError(
+            f'{type(self).__name__} has no pipelines: pipeline={pipeline!r} works with a redis.asyncio.Redis client'
+        )
+
+    def now(self) -> float:
+        """Seconds on the clock that the engine's timers count on; it never goes back."""
+        return anyio.current_time()
+
+    async def pause(self, event: anyio.Event, until: float) -> None:
+        """Return when ``event`` is set or :meth:`now` has reached ``until`` (maybe infinite)."""
+        with anyio.move_on_after(until - self.now()):
+            await event.wait()
