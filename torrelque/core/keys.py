@@ -1,0 +1,49 @@
+"""Names of a queue's keys and channels. The first seven are the published ones of 0.9."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from torrelque.core.protocol import Script
+
+__all__ = ('LOGICAL_NAMES', 'Keys')
+
+LOGICAL_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        name: name
+        for name in (
+            'pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'tasks', 'task',
+            'wake', 'timer', 'lane', 'epoch', 'rejected', 'counters',
+        )
+    }
+)  # fmt: skip
+"""Logical name -> key, before the queue's name is put in front."""
+
+
+class Keys:
+    """The keys of one queue, encoded. ``names`` maps each logical name to its full key."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._encoded = {logical: key.encode() for logical, key in names.items()}
+        self._of_script: dict[str, tuple[bytes, ...]] = {}
+
+    @classmethod
+    def of_queue(cls, queue: str) -> Keys:
+        """The keys of a queue that renames none of them."""
+        return cls({logical: f'{queue}:{key}' for logical, key in LOGICAL_NAMES.items()})
+
+    def __getitem__(self, logical: str) -> bytes:
+        return self._encoded[logical]
+
+    def of(self, script: Script) -> tuple[bytes, ...]:
+        """The keys that a script declares, in its order."""
+        try:
+            return self._of_script[script.name]
+        except KeyError:
+            keys = self._of_script[script.name] = tuple(self._encoded[logical] for logical in script.keys)
+            return keys
+
+    def state(self, task_id: str) -> bytes:
+        """The hash that holds a task's state; also the channel of its transitions."""
+        return b'%b:%b' % (self._encoded['task'], task_id.encode())

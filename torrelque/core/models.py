@@ -1,0 +1,199 @@
+"""The values that callers get: tasks, their states, statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+__all__ = (
+    'STATE_FIELDS',
+    'Receipt',
+    'Task',
+    'TaskId',
+    'TorrelqueQueueStats',
+    'TorrelqueTask',
+    'TorrelqueTaskState',
+    'TorrelqueTaskStatus',
+)
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+class TorrelqueTaskStatus(IntEnum):
+    """Where a task is."""
+
+    PENDING = 0
+    """Waits for a consumer."""
+    WORKING = 1
+    """Claimed by a consumer."""
+    DELAYED = 2
+    """Waits for its time."""
+    COMPLETED = 3
+    """Released; its state is kept only with a result."""
+    REJECTED = 4
+    """Among the dead letters, or released with this status."""
+
+    def isfinal(self) -> bool:
+        """Whether no consumer will get the task any more (a dead letter may still be redriven)."""
+        return self in (self.COMPLETED, self.REJECTED)
+
+
+class Receipt(NamedTuple):
+    """What shows that a claim is meant: the task, the claim's token, and which delivery it was."""
+
+    id: str
+    token: str
+    dequeue_count: int
+
+
+class TaskId(str):
+    """A task's id that remembers the claim it was handed out with.
+
+    It is the id wherever a string is wanted. Copies and pickles keep the claim;
+    ``str(task_id)``, JSON and string operations give the plain id.
+    """
+
+    __slots__ = ('receipt',)
+    receipt: Receipt
+
+    def __new__(cls, receipt: Receipt) -> TaskId:
+        self = super().__new__(cls, receipt.id)
+        self.receipt = receipt
+        return self
+
+    def __reduce__(self) -> tuple[type[TaskId], tuple[Receipt]]:
+        return TaskId, (self.receipt,)
+
+
+class Task(tuple[TaskId, Any]):
+    """A task that was handed to this consumer; unpacks as ``(id, data)``.
+
+    ``deadline`` is when the claim becomes stale, in Unix time on the server's
+    clock. ``receipt`` is the claim, ``headers`` what the producer sent along.
+    """
+
+    dequeue_count: int
+    deadline: float
+    receipt: Receipt
+    headers: Mapping[str, str]
+
+    def __new__(cls, receipt: Receipt, data: Any, deadline: float, headers: Mapping[str, str] = NO_HEADERS) -> Task:  # noqa: ANN401 - data is whatever the producer sent
+        self = super().__new__(cls, (TaskId(receipt), data))
+        self.dequeue_count = receipt.dequeue_count
+        self.deadline = deadline
+        self.receipt = receipt
+        self.headers = headers
+        return self
+
+    @property
+    def id(self) -> TaskId:
+        """The task's id, which remembers the claim."""
+        return self[0]
+
+    @property
+    def data(self) -> Any:  # noqa: ANN401 - whatever the producer sent
+        """The payload, deserialised."""
+        return self[1]
+
+    def __reduce__(self) -> tuple[type[Task], tuple[Any, ...]]:
+        return Task, (self.receipt, self.data, self.deadline, dict(self.headers))
+
+
+class TorrelqueQueueStats(NamedTuple):
+    """Counts at one moment, and totals since the queue's first task."""
+
+    tasks: int
+    """All but the rejected."""
+    pending: int
+    working: int
+    delayed: int
+    rejected: int = 0
+    """Dead letters."""
+    oldest_pending_age: float | None = None
+    """Seconds since the task at the front of pending was enqueued; None where there is none."""
+    total_enqueued: int = 0
+    total_claimed: int = 0
+    total_completed: int = 0
+    total_requeued: int = 0
+    """Requeued by a consumer, or taken back when a claim became stale."""
+    total_rejected: int = 0
+
+
+class TorrelqueTaskState(NamedTuple):
+    """A task's state. Times are Unix times on the server's clock."""
+
+    status: TorrelqueTaskStatus
+    timeout: float
+    result: Any
+    dequeue_count: int
+    requeue_count: int
+    enqueue_time: float | None
+    last_dequeue_time: float | None
+    last_requeue_time: float | None
+    release_time: float | None
+    max_dequeues: int | None = None
+    """After how many deliveries the task is rejected."""
+    reason: str | None = None
+    """Why the task is among the dead letters."""
+    revision: int = 1
+    """Grows with each transition that 1.0 made."""
+
+
+class TorrelqueTask(NamedTuple):
+    """A queued task, read without claiming it."""
+
+    id: str
+    data: Any
+    headers: Mapping[str, str]
+    state: TorrelqueTaskState
+
+
+STATE_FIELDS = (
+    'status', 'timeout', 'result', 'dequeue_count', 'requeue_count', 'enqueue_time', 'last_dequeue_time',
+    'last_requeue_time', 'release_time', 'max_dequeues', 'reason', 'revision',
+)  # fmt: skip
+"""Fields of the state's hash in the order of :class:`TorrelqueTaskState`."""
+
+
+def _number(text: bytes | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _count(text: bytes | None, default: int = 0) -> int:
+    value = _number(text)
+    return default if value is None else int(value)
+
+
+def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
+    """A state of the hash's fields, the result still serialised; None where there is no task.
+
+    Fields that anybody damaged read as if they were missing.
+    """
+    status, timeout, result, dequeues, requeues, enqueued, dequeued, requeued, released, limit, reason, revision = values
+    try:
+        known = TorrelqueTaskStatus(_count(status, -1))
+    except ValueError:
+        return None
+    return TorrelqueTaskState(
+        status=known,
+        timeout=_number(timeout) or 300.0,
+        result=result,
+        dequeue_count=_count(dequeues),
+        requeue_count=_count(requeues),
+        enqueue_time=_number(enqueued),
+        last_dequeue_time=_number(dequeued),
+        last_requeue_time=_number(requeued),
+        release_time=_number(released),
+        max_dequeues=None if limit is None else _count(limit),
+        reason=None if reason is None else reason.decode(errors='replace'),
+        revision=_count(revision, 1),
+    )

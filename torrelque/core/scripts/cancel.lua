@@ -1,0 +1,26 @@
+-- Remove one pending or delayed task. The only verb whose cost grows with the queue: it looks for the id in pending.
+-- KEYS: pending delayed working tasks task wake timer lane
+-- ARGV: lane nonce sequence id
+-- returns: OK and o ok, u unknown, x state of a wrong type
+
+local outcome, answer = enter()
+if outcome then
+  return again(outcome, answer)
+end
+look()
+local id = ARGV[4]
+local known = redis.call('HEXISTS', tasks, id) == 1 and not redis.call('ZSCORE', working, id)
+local state = read_state(id)
+
+begin_writing()
+local letter = 'u'
+if not state then
+  letter = 'x'
+elseif known and (redis.call('ZREM', delayed, id) == 1 or redis.call('LREM', pending, 0, id) > 0) then
+  redis.call('HDEL', tasks, id)
+  redis.call('UNLINK', state_key(id))
+  redis.pcall('PUBLISH', state_key(id), whole(state.revision + 1) .. ' cancelled')
+  letter = 'o'
+end
+hint()
+return leave(letter)

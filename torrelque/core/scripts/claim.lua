@@ -1,0 +1,116 @@
+-- Claim up to n tasks for the caller, after returning stale and due ones to pending, at most 20 of each.
+-- KEYS: pending delayed working tasks task wake timer counters rejected lane
+-- ARGV: lane nonce sequence n willing (seconds that the caller would go on waiting; 0: it does not wait)
+-- returns: OK, seconds until the event that the caller minds now or '', 1 if a budget ran out before n were found,
+--   the server's time, then for each task: id payload dequeue_count deadline headers
+
+local K = 20
+local n, willing = tonumber(ARGV[4]), tonumber(ARGV[5])
+
+-- A repeat answers what of the first answer is still the caller's; with nothing left it is told to claim anew.
+local function repeated(answer)
+  local reply, at = { 'OK', '', 0, stamp(now) }, 2
+  while at <= #answer do
+    local count, length, first = string.match(answer, '^(%d+):(%d+):()', at)
+    local id = string.sub(answer, first, first + tonumber(length) - 1)
+    at = first + tonumber(length)
+    local score, payload = redis.call('ZSCORE', working, id), redis.call('HGET', tasks, id)
+    local state = score and payload and read_state(id)
+    if state and is_live(score, state, token(), count) then
+      for _, value in ipairs({ id, payload, count, stamp(tonumber(score)), state.headers or '' }) do
+        reply[#reply + 1] = value
+      end
+    end
+  end
+  if #reply == 4 then
+    reply[3] = 1
+  end
+  expire(lane_key(), LANE_TTL)
+  return reply
+end
+
+local outcome, answer = enter()
+if outcome == 'OK' then
+  return repeated(answer)
+elseif outcome then
+  return { outcome }
+end
+
+look()
+redis.call('ZCARD', rejected)
+local claimed, requeued, refused = total('claimed'), total('requeued'), total('rejected')
+local plan = plan_return(expired(working, K), expired(delayed, K))
+
+-- Ids by their place from the front of pending as it will be once the planned ones are pushed.
+local function page(from, count)
+  local ids = {}
+  if from <= depth then
+    local part = redis.call('LRANGE', pending, -(from + count - 1), -from)
+    for index = #part, 1, -1 do
+      ids[#ids + 1] = part[index]
+    end
+  end
+  while #ids < count and plan.pushed[from + #ids - depth] do
+    ids[#ids + 1] = plan.pushed[from + #ids - depth]
+  end
+  return ids
+end
+
+local taken, dead, looked_at, mine = {}, {}, 0, {}
+while #taken < n and looked_at < n + K do
+  local ids = page(looked_at + 1, math.min(n - #taken, n + K - looked_at))
+  if #ids == 0 then
+    break
+  end
+  looked_at = looked_at + #ids
+  local payloads = read('HMGET', tasks, ids)
+  local in_working, in_delayed = read('ZMSCORE', working, ids), read('ZMSCORE', delayed, ids)
+  local in_rejected = read('ZMSCORE', rejected, ids)
+  for index, id in ipairs(ids) do
+    local elsewhere = (in_working[index] and not plan.stale[id]) or (in_delayed[index] and not plan.due[id])
+      or in_rejected[index] or mine[id]
+    if payloads[index] and not elsewhere then
+      mine[id] = true
+      local state = plan.returned[id] or read_state(id)
+      local reason = not state and 'its state is not a hash' or exhausted(state)
+      if reason then
+        dead[#dead + 1] = { id = id, state = state, reason = reason }
+      else
+        taken[#taken + 1] = { id = id, payload = payloads[index], state = state }
+      end
+    end
+  end
+end
+local short = #taken < n
+  and (#plan.stale_ids == K or #plan.due_ids == K or looked_at == n + K)
+
+begin_writing()
+return_planned(plan)
+if looked_at > 0 then
+  redis.call('LTRIM', pending, 0, -(looked_at + 1))
+end
+bury(dead)
+local alarm
+drop_timer()
+local reply, receipts, deadlines = { 'OK', '', short and 1 or 0, stamp(now) }, {}, {}
+for _, item in ipairs(taken) do
+  local deadline, count = stamp(now + item.state.timeout), whole(item.state.dequeue_count + 1)
+  deadlines[#deadlines + 1] = deadline
+  deadlines[#deadlines + 1] = item.id
+  transition(item.id, item.state, WORKING, 'claim', token(), 'last_dequeue_time', stamp(now), 'dequeue_count', count)
+  receipts[#receipts + 1] = count .. ':' .. #item.id .. ':' .. item.id
+  for _, value in ipairs({ item.id, item.payload, count, deadline, item.state.headers or '' }) do
+    reply[#reply + 1] = value
+  end
+end
+variadic('ZADD', working, deadlines)
+add(claimed, #taken)
+add(requeued, plan.stale_count)
+add(refused, #plan.dead + #dead)
+if #taken == 0 then
+  alarm = take_timer(willing)
+end
+hint(#taken == 0)
+reply[2] = alarm and stamp(alarm) or ''
+record('open', 'c' .. table.concat(receipts))
+return reply

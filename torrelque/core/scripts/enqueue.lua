@@ -1,0 +1,58 @@
+-- Add tasks to the back of pending, or to delayed. A task id that is queued already changes nothing.
+-- KEYS: pending delayed working tasks task wake timer counters lane
+-- ARGV: lane nonce sequence, then for each task: id payload timeout delay max_dequeues headers (the last three may be '')
+-- returns: OK and a letter for each task: n new, e existing
+
+local outcome, answer = enter()
+if outcome then
+  return again(outcome, answer)
+end
+look()
+local enqueued = total('enqueued')
+local ids = {}
+for at = 4, #ARGV, 6 do
+  ids[#ids + 1] = ARGV[at]
+end
+local known = read('HMGET', tasks, ids)
+
+local answers, fresh, payloads, states, pushed, later, seen = {}, {}, {}, {}, {}, {}, {}
+for index, id in ipairs(ids) do
+  if known[index] or seen[id] then
+    answers[index] = 'e'
+  else
+    local at = 4 + (index - 1) * 6
+    answers[index] = 'n'
+    seen[id] = true
+    fresh[#fresh + 1] = at
+    payloads[#payloads + 1] = id
+    payloads[#payloads + 1] = ARGV[at + 1]
+    states[#states + 1] = state_key(id)
+    if ARGV[at + 3] == '' then
+      pushed[#pushed + 1] = id
+    else
+      later[#later + 1] = stamp(now + tonumber(ARGV[at + 3]))
+      later[#later + 1] = id
+    end
+  end
+end
+
+-- Begins with a write that grows: on a full server it fails here, with nothing done.
+variadic('HSET', tasks, payloads)
+remove_keys(states) -- a finished result of the same id must not expire under the new task
+for _, at in ipairs(fresh) do
+  local status = ARGV[at + 3] == '' and PENDING or DELAYED
+  local fields = { 'status', status, 'timeout', ARGV[at + 2], 'enqueue_time', stamp(now) }
+  if ARGV[at + 4] ~= '' then
+    fields[7], fields[8] = 'max_dequeues', ARGV[at + 4]
+  end
+  if ARGV[at + 5] ~= '' then
+    fields[#fields + 1], fields[#fields + 2] = 'headers', ARGV[at + 5]
+  end
+  redis.call('HSET', state_key(ARGV[at]), unpack(fields))
+  redis.pcall('PUBLISH', state_key(ARGV[at]), '1 ' .. status)
+end
+variadic('LPUSH', pending, pushed)
+variadic('ZADD', delayed, later)
+add(enqueued, #fresh)
+hint()
+return leave(table.concat(answers))

@@ -1,0 +1,18 @@
+-- Renew claims. A late repeat cannot shorten a lease, so the call is safe to repeat without a lane.
+-- KEYS: working task lane
+-- ARGV: '' '' '', then for each task: id token dequeue_count timeout (seconds; '' for the task's own)
+-- returns: for each task its new deadline, or a letter: l claim lost, u unknown, x state of a wrong type
+
+local items, answers = claimed_items(4)
+local ids, scores = ids_of(items), {}
+begin_writing()
+for _, item in ipairs(items) do
+  local timeout = tonumber(ARGV[item.at + 3]) or item.state.timeout
+  local deadline = stamp(math.max(item.score, now + timeout))
+  answers[(item.at - 4) / 4 + 1] = deadline
+  scores[#scores + 1] = deadline
+  scores[#scores + 1] = item.id
+end
+variadic('ZREM', working, ids)
+variadic('ZADD', working, scores)
+return answers

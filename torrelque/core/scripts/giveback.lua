@@ -1,0 +1,16 @@
+-- Return claims as if the tasks had not been delivered: to the front of pending, in order, the delivery not counted.
+-- KEYS: pending delayed working task wake timer lane
+-- ARGV: lane nonce sequence, then for each task: id token dequeue_count
+-- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
+
+local outcome, answer = enter()
+if outcome then
+  return again(outcome, answer)
+end
+look()
+local items, answers = claimed_items(3)
+
+begin_writing()
+give_back(items)
+hint()
+return leave(table.concat(answers))

@@ -1,0 +1,11 @@
+-- Make a lane: a record on the server that makes the calls of one client safe to repeat, cancel and delay.
+-- KEYS: epoch lane
+-- ARGV: nonce
+-- returns: the lane's number. A repeat leaves one lane that nobody uses, and that expires.
+
+local last = number(redis.call('GET', epoch), 0)
+local new = whole(math.max(last + 1, math.floor(now * 1000000)))
+begin_writing()
+redis.call('SET', epoch, new)
+put(lane .. ':' .. new, '0 ' .. ARGV[1] .. ' closed ', LANE_TTL)
+return new

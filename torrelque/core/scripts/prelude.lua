@@ -1,0 +1,354 @@
+-- Shared by all scripts, between server.lua and the verb's own file. The loader has already made a local of every key
+-- that the verb's header lists; `task` and `lane` are prefixes, to which only an id or a number is appended.
+--
+-- Every verb reads all it needs before its first write, and nothing after the first write can fail: a script's error
+-- does not undo what it wrote. A full server refuses a script that begins with a write that grows, and lets everything
+-- pass after one that removes, so every verb but enqueue begins with a removal (`begin_writing`).
+
+local PENDING, WORKING, DELAYED, COMPLETED, REJECTED = '0', '1', '2', '3', '4'
+local CHUNK = 1000          -- most values unpacked into one command
+local LANE_TTL = 900000     -- ms; longer than any client goes on repeating a call
+local HORIZON = 10          -- s; events further off are left to a later slice of the waiters
+local GRACE = 50            -- ms; how long a timer outlives its event
+local DEFAULT_TIMEOUT = 300 -- s; for a state whose timeout cannot be read
+
+local now = clock() -- once: it moves within a script on older servers
+
+-- A finite number, or the default: states may have been written by anyone.
+local function number(text, default)
+  local value = tonumber(text)
+  if not value or value ~= value or value >= 1e15 or value <= -1e15 then
+    return default
+  end
+  return value
+end
+
+local function stamp(time)
+  return string.format('%.6f', time)
+end
+
+local function whole(value)
+  return string.format('%.0f', value)
+end
+
+local function state_key(id)
+  return task .. ':' .. id
+end
+
+-- One command over many values (an even number of them, where they are pairs).
+local function variadic(command, key, values)
+  for first = 1, #values, CHUNK do
+    redis.call(command, key, unpack(values, first, math.min(first + CHUNK - 1, #values)))
+  end
+end
+
+local function remove_keys(keys)
+  for first = 1, #keys, CHUNK do
+    redis.call('UNLINK', unpack(keys, first, math.min(first + CHUNK - 1, #keys)))
+  end
+end
+
+-- HMGET, ZMSCORE, SMISMEMBER: one answer for each value.
+local function read(command, key, values)
+  local answers = {}
+  for first = 1, #values, CHUNK do
+    local last = math.min(first + CHUNK - 1, #values)
+    local part = redis.call(command, key, unpack(values, first, last))
+    for index = 1, #part do
+      answers[first + index - 1] = part[index]
+    end
+  end
+  return answers
+end
+
+-- A task's state as far as the verbs need it; nil where the key is of a wrong type.
+local function read_state(id)
+  local values = redis.pcall('HMGET', state_key(id), 'claim', 'dequeue_count', 'requeue_count', 'revision', 'timeout',
+    'max_dequeues', 'dequeue_base', 'headers')
+  if values.err then
+    return nil
+  end
+  return {
+    claim = values[1],
+    dequeue_count = number(values[2], 0),
+    requeue_count = number(values[3], 0),
+    revision = number(values[4], 1),
+    timeout = number(values[5], DEFAULT_TIMEOUT),
+    max_dequeues = number(values[6], nil),
+    dequeue_base = number(values[7], 0),
+    headers = values[8],
+  }
+end
+
+-- Where the limit is reached, the reason for the dead letter.
+local function exhausted(state)
+  if state.max_dequeues and state.dequeue_count - state.dequeue_base >= state.max_dequeues then
+    return 'delivered ' .. whole(state.dequeue_count - state.dequeue_base) .. ' times, the limit is '
+      .. whole(state.max_dequeues)
+  end
+end
+
+-- Write a transition into the state and tell the watchers. A user without the right to publish still works.
+local function transition(id, state, status, ...)
+  state.revision = state.revision + 1
+  redis.call('HSET', state_key(id), 'status', status, 'revision', whole(state.revision), ...)
+  redis.pcall('PUBLISH', state_key(id), whole(state.revision) .. ' ' .. status)
+end
+
+local function total(name)
+  return { name = name, value = number(redis.call('HGET', counters, name), 0) }
+end
+
+local function add(counter, amount)
+  if amount > 0 then
+    counter.value = counter.value + amount
+    redis.call('HSET', counters, counter.name, whole(counter.value))
+  end
+end
+
+-- Lanes -------------------------------------------------------------------------------------------------------------
+-- ARGV begins with the lane's number, the client's nonce and the call's sequence. An empty number means no lane: the
+-- call travels in a pipeline of the user's own.
+
+local function lane_key()
+  return lane .. ':' .. ARGV[1]
+end
+
+local function token()
+  return ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[3]
+end
+
+-- Returns nil to go on; else what the call comes to, and the recorded answer if it is a repeat.
+local function enter()
+  if ARGV[1] == '' then
+    return nil
+  end
+  local record = redis.call('GET', lane_key())
+  if not record then
+    return 'NOLANE'
+  end
+  local sequence, nonce, phase, answer = string.match(record, '^(%d+) (%S+) (%a+) (.*)$')
+  if nonce ~= ARGV[2] then
+    return 'NOLANE'
+  end
+  local ahead = tonumber(ARGV[3]) - tonumber(sequence)
+  if ahead > 0 then
+    return nil
+  elseif ahead < 0 then
+    return 'LATE'
+  elseif phase == 'closed' then
+    return 'CLOSED'
+  end
+  return 'OK', answer
+end
+
+-- The reply to a call that does not go on.
+local function again(outcome, answer)
+  if outcome == 'OK' then
+    expire(lane_key(), LANE_TTL)
+    return { 'OK', string.sub(answer, 2) }
+  end
+  return { outcome }
+end
+
+local function record(phase, answer)
+  put(lane_key(), ARGV[3] .. ' ' .. ARGV[2] .. ' ' .. phase .. ' ' .. answer, LANE_TTL)
+end
+
+-- The last write of a mutating script, and its reply. Answers of all verbs but claim are one letter an item.
+local function leave(answer)
+  if ARGV[1] ~= '' then
+    record('open', '-' .. answer)
+    return { 'OK', answer }
+  elseif answer == 'n' or answer == 'e' or answer == 'o' then
+    return 1
+  elseif ARGV[2] == 'raise' then
+    return redis.error_reply('LEASELOST the claim on the task is no longer live, nothing was changed')
+  end
+  return 0
+end
+
+-- The timer and the hint ----------------------------------------------------------------------------------------------
+
+local held -- q:timer as read by `look`: number of the lane that minds it | the event's time
+local depth -- length of pending before the script wrote anything
+
+-- Reads what the end of the script will need, and so fails before any write where a key is of a wrong type.
+local function look()
+  held = redis.call('GET', timer)
+  depth = redis.call('LLEN', pending)
+  redis.call('ZCARD', delayed)
+  redis.call('ZCARD', working)
+  redis.call('ZCARD', wake)
+end
+
+local function begin_writing()
+  redis.call('DEL', lane) -- the bare prefix: never a key
+end
+
+-- The first time at which a delayed task is due or a claim is stale.
+local function earliest()
+  local due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+  local stale = redis.call('ZRANGE', working, 0, 0, 'WITHSCORES')[2]
+  due, stale = tonumber(due), tonumber(stale)
+  if due and stale then
+    return math.min(due, stale)
+  end
+  return due or stale
+end
+
+local function covered(event)
+  return held and tonumber(string.match(held, '|(.*)$')) <= event
+end
+
+local function drop_timer()
+  if held and string.match(held, '^(.-)|') == ARGV[1] then
+    redis.call('DEL', timer)
+    held = nil
+  end
+end
+
+-- Mind the next event, if this lane's waiter stays for it and nobody else does. Returns seconds until it, or nil.
+local function take_timer(willing)
+  local event = willing > 0 and earliest()
+  if not event or event <= now or event > now + HORIZON or covered(event) then
+    return nil
+  end
+  local lifetime = math.ceil((math.min(event, now + willing) - now) * 1000) + GRACE
+  held = ARGV[1] .. '|' .. string.format('%.17g', event)
+  put(timer, held, whole(lifetime))
+  return event - now
+end
+
+-- Ends every script that may have changed what an idle consumer waits for.
+local function hint(empty)
+  local left = redis.call('LLEN', pending)
+  if left > 1 then
+    redis.call('ZADD', wake, 0, '0', 1, '1')
+  elseif left == 1 then
+    redis.call('ZADD', wake, 0, '0')
+  else
+    local event = earliest()
+    if event and (event <= now or (event <= now + HORIZON and not covered(event))) then
+      redis.call('ZADD', wake, 0, '0')
+    elseif empty then
+      redis.call('DEL', wake)
+    end
+  end
+end
+
+-- Stale claims and due tasks ------------------------------------------------------------------------------------------
+
+local function expired(key, limit)
+  return redis.call('ZRANGEBYSCORE', key, '-inf', stamp(now), 'LIMIT', 0, limit)
+end
+
+-- Reads only: which tasks go back to pending (`pushed`, in order), which to the dead letters, which are no tasks.
+local function plan_return(stale_ids, due_ids)
+  local plan = { stale_ids = stale_ids, due_ids = due_ids, stale = {}, due = {}, pushed = {}, returned = {}, dead = {},
+    stale_count = 0, due_count = 0 }
+  for _, id in ipairs(stale_ids) do
+    plan.stale[id] = true
+    if redis.call('HEXISTS', tasks, id) == 1 then
+      local state = read_state(id)
+      local reason = not state and 'its state is not a hash' or exhausted(state)
+      if reason then
+        plan.dead[#plan.dead + 1] = { id = id, state = state, reason = reason }
+      else
+        plan.stale_count = plan.stale_count + 1
+        plan.pushed[#plan.pushed + 1] = id
+        plan.returned[id] = state
+      end
+    end
+  end
+  for _, id in ipairs(due_ids) do
+    plan.due[id] = true
+    if not plan.stale[id] and redis.call('HEXISTS', tasks, id) == 1 then
+      local state = read_state(id)
+      if state then
+        plan.due_count = plan.due_count + 1
+        plan.pushed[#plan.pushed + 1] = id
+        plan.returned[id] = state
+      else
+        plan.dead[#plan.dead + 1] = { id = id, reason = 'its state is not a hash' }
+      end
+    end
+  end
+  return plan
+end
+
+local function bury(dead)
+  for _, item in ipairs(dead) do
+    redis.call('ZADD', rejected, stamp(now), item.id)
+    if item.state then
+      redis.call('HDEL', state_key(item.id), 'claim')
+      transition(item.id, item.state, REJECTED, 'reason', item.reason)
+    end
+  end
+end
+
+local function return_planned(plan)
+  variadic('ZREM', working, plan.stale_ids)
+  variadic('ZREM', delayed, plan.due_ids)
+  for _, id in ipairs(plan.pushed) do
+    local state = plan.returned[id]
+    state.requeue_count = state.requeue_count + 1
+    redis.call('HDEL', state_key(id), 'claim')
+    transition(id, state, PENDING, 'last_requeue_time', stamp(now), 'requeue_count', whole(state.requeue_count))
+  end
+  variadic('LPUSH', pending, plan.pushed)
+  bury(plan.dead)
+end
+
+-- Claims --------------------------------------------------------------------------------------------------------------
+
+-- Whether the receipt is the live claim; an empty token stands for whichever claim is live.
+local function is_live(score, state, claim, count)
+  return score and (claim == '' or (state.claim == claim and state.dequeue_count == tonumber(count)))
+end
+
+-- The items of a verb that acts for claims: `width` arguments each, the first three id, token and dequeue_count.
+-- Returns the live ones and an answer for each: o ok, l lost, u unknown, x state of a wrong type.
+local function claimed_items(width)
+  local ids, items, answers, seen = {}, {}, {}, {}
+  for at = 4, #ARGV, width do
+    ids[#ids + 1] = ARGV[at]
+  end
+  local scores = read('ZMSCORE', working, ids)
+  for index, id in ipairs(ids) do
+    local at = 4 + (index - 1) * width
+    local state = scores[index] and not seen[id] and read_state(id)
+    if state == nil then
+      answers[index] = 'x'
+    elseif state and is_live(scores[index], state, ARGV[at + 1], ARGV[at + 2]) then
+      seen[id] = true
+      answers[index] = 'o'
+      items[#items + 1] = { id = id, at = at, state = state, score = tonumber(scores[index]) }
+    else
+      answers[index] = ARGV[at + 1] == '' and 'u' or 'l'
+    end
+  end
+  return items, answers
+end
+
+local function ids_of(items)
+  local ids = {}
+  for index, item in ipairs(items) do
+    ids[index] = item.id
+  end
+  return ids
+end
+
+-- End claims as if the tasks had not been delivered: to the front of pending, in order.
+local function give_back(items)
+  local ids = {}
+  for index = #items, 1, -1 do
+    ids[#ids + 1] = items[index].id
+  end
+  variadic('ZREM', working, ids)
+  for _, item in ipairs(items) do
+    redis.call('HDEL', state_key(item.id), 'claim')
+    transition(item.id, item.state, PENDING, 'dequeue_count', whole(item.state.dequeue_count - 1))
+  end
+  variadic('RPUSH', pending, ids)
+end

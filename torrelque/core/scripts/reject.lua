@@ -1,0 +1,23 @@
+-- Move claimed tasks to the dead letters, payload kept.
+-- KEYS: pending delayed working task wake timer counters rejected lane
+-- ARGV: lane nonce sequence, then for each task: id token dequeue_count reason
+-- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
+
+local outcome, answer = enter()
+if outcome then
+  return again(outcome, answer)
+end
+look()
+redis.call('ZCARD', rejected)
+local refused = total('rejected')
+local items, answers = claimed_items(4)
+
+begin_writing()
+variadic('ZREM', working, ids_of(items))
+for _, item in ipairs(items) do
+  item.reason = ARGV[item.at + 3]
+end
+bury(items)
+add(refused, #items)
+hint()
+return leave(table.concat(answers))

@@ -1,0 +1,37 @@
+-- Remove tasks that were worked off; with a result, keep the state for a while.
+-- KEYS: pending delayed working tasks task wake timer counters lane
+-- ARGV: lane nonce sequence, then for each task: id token dequeue_count status ttl result (ttl in ms, '' without a result)
+-- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
+
+local outcome, answer = enter()
+if outcome then
+  return again(outcome, answer)
+end
+look()
+local completed, refused = total('completed'), total('rejected')
+redis.call('HLEN', tasks)
+local items, answers = claimed_items(6)
+
+begin_writing()
+local ids, states, refusals = ids_of(items), {}, 0
+variadic('ZREM', working, ids)
+variadic('HDEL', tasks, ids)
+for _, item in ipairs(items) do
+  local key, status, ttl = state_key(item.id), ARGV[item.at + 3], ARGV[item.at + 4]
+  if status == REJECTED then
+    refusals = refusals + 1
+  end
+  if ttl == '' then
+    states[#states + 1] = key
+    redis.pcall('PUBLISH', key, whole(item.state.revision + 1) .. ' ' .. status)
+  else
+    redis.call('HDEL', key, 'claim')
+    transition(item.id, item.state, status, 'result', ARGV[item.at + 5], 'release_time', stamp(now))
+    expire(key, ttl)
+  end
+end
+remove_keys(states)
+add(completed, #items - refusals)
+add(refused, refusals)
+hint()
+return leave(table.concat(answers))

@@ -1,0 +1,39 @@
+-- Return claimed tasks to the back of pending, or to delayed.
+-- KEYS: pending delayed working task wake timer counters lane
+-- ARGV: lane nonce sequence, then for each task: id token dequeue_count delay timeout (the last two may be '')
+-- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
+
+local outcome, answer = enter()
+if outcome then
+  return again(outcome, answer)
+end
+look()
+local requeued = total('requeued')
+local items, answers = claimed_items(5)
+
+begin_writing()
+variadic('ZREM', working, ids_of(items))
+local pushed, later = {}, {}
+for _, item in ipairs(items) do
+  local id, state, delay, timeout = item.id, item.state, ARGV[item.at + 3], ARGV[item.at + 4]
+  redis.call('HDEL', state_key(id), 'claim')
+  local fields = {}
+  if timeout ~= '' then
+    fields = { 'timeout', timeout }
+  end
+  if delay ~= '' then
+    later[#later + 1] = stamp(now + tonumber(delay))
+    later[#later + 1] = id
+    transition(id, state, DELAYED, unpack(fields))
+  else
+    pushed[#pushed + 1] = id
+    fields[#fields + 1], fields[#fields + 2] = 'last_requeue_time', stamp(now)
+    fields[#fields + 1], fields[#fields + 2] = 'requeue_count', whole(state.requeue_count + 1)
+    transition(id, state, PENDING, unpack(fields))
+  end
+end
+variadic('LPUSH', pending, pushed)
+variadic('ZADD', delayed, later)
+add(requeued, #items)
+hint()
+return leave(table.concat(answers))

@@ -1,0 +1,42 @@
+-- Make an end of a call whose reply will not come: undo it if it was a claim, and make sure that it does nothing if it
+-- has yet to arrive.
+-- KEYS: pending delayed working task wake timer lane
+-- ARGV: lane nonce sequence
+-- returns: none (the lane is gone or further on), aborted, or finished and the call's recorded answer
+
+local record_text = redis.call('GET', lane_key())
+look()
+local sequence, nonce, phase, answer
+if record_text then
+  sequence, nonce, phase, answer = string.match(record_text, '^(%d+) (%S+) (%a+) (.*)$')
+end
+local ahead = nonce == ARGV[2] and tonumber(ARGV[3]) - tonumber(sequence) or -1
+if ahead < 0 then
+  return { 'none' }
+elseif ahead == 0 and phase == 'open' and string.sub(answer, 1, 1) ~= 'c' then
+  begin_writing()
+  drop_timer()
+  hint()
+  return { 'finished', string.sub(answer, 2) }
+end
+
+local items = {}
+if ahead == 0 and phase == 'open' then
+  local at = 2
+  while at <= #answer do
+    local count, length, first = string.match(answer, '^(%d+):(%d+):()', at)
+    local id = string.sub(answer, first, first + tonumber(length) - 1)
+    at = first + tonumber(length)
+    local score = redis.call('ZSCORE', working, id)
+    local state = score and read_state(id)
+    if state and is_live(score, state, token(), count) then
+      items[#items + 1] = { id = id, state = state }
+    end
+  end
+end
+begin_writing()
+give_back(items)
+drop_timer()
+hint()
+record('closed', '')
+return { 'aborted' }

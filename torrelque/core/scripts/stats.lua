@@ -1,0 +1,22 @@
+-- Count, at one moment.
+-- KEYS: pending delayed working tasks task counters rejected
+-- ARGV: none
+-- returns: tasks (without the rejected), pending, working, delayed, rejected, age of the oldest pending in seconds or '',
+--   then the totals since ever: enqueued, claimed, completed, requeued, rejected
+
+local refused = redis.call('ZCARD', rejected)
+local age = ''
+local oldest = redis.call('LINDEX', pending, -1)
+if oldest then
+  local time = redis.pcall('HGET', state_key(oldest), 'enqueue_time')
+  time = type(time) == 'string' and number(time, nil)
+  age = time and stamp(math.max(0, now - time)) or ''
+end
+local reply = {
+  redis.call('HLEN', tasks) - refused, redis.call('LLEN', pending), redis.call('ZCARD', working),
+  redis.call('ZCARD', delayed), refused, age,
+}
+for _, name in ipairs({ 'enqueued', 'claimed', 'completed', 'requeued', 'rejected' }) do
+  reply[#reply + 1] = whole(number(redis.call('HGET', counters, name), 0))
+end
+return reply

@@ -1,0 +1,18 @@
+-- Return stale and due tasks to pending, at most 20 of each, and mind the next event, or no longer (willing 0).
+-- KEYS: pending delayed working tasks task wake timer counters rejected lane
+-- ARGV: lane willing
+-- returns: seconds until the event that the caller minds now, or ''
+
+look()
+redis.call('ZCARD', rejected)
+local requeued, refused = total('requeued'), total('rejected')
+local plan = plan_return(expired(working, 20), expired(delayed, 20))
+
+begin_writing()
+return_planned(plan)
+add(requeued, plan.stale_count)
+add(refused, #plan.dead)
+drop_timer()
+local alarm = take_timer(tonumber(ARGV[2]))
+hint()
+return alarm and stamp(alarm) or ''
