@@ -1,0 +1,26 @@
+"""The sans-IO core: everything the queue decides, and nothing that waits.
+
+A finite piece of work is an *operation*: a generator that yields batches of
+calls and is sent their replies. Running one needs no event loop::
+
+    >>> from torrelque.core import operations, scripts
+    >>> from torrelque.core.keys import Keys
+    >>> work = operations.queue_stats(scripts.load(), Keys.of_queue('email'))
+    >>> (call,) = next(work)
+    >>> call.command.name
+    'stats'
+    >>> try:
+    ...     work.send([[2, 1, 1, 0, 0, b'0.5', b'9', b'8', b'7', b'0', b'0']])
+    ... except StopIteration as end:
+    ...     end.value.pending
+    1
+
+What lives longer is a state machine that is told what happened and asked what
+to do next: :class:`~torrelque.core.session.Session`, one for each queue object,
+which holds lanes (what makes calls safe to repeat), merges concurrent calls to
+the same script, and serves the consumers that wait. The clock, ids and
+randomness are handed to it.
+
+A transport carries batches to a server; the engine drives operations and the
+session over a transport. The tests drive them over a model of the server.
+"""

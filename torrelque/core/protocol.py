@@ -27,9 +27,11 @@ T = TypeVar('T')
 Arg: TypeAlias = bytes | str | int
 """A word of a command. Times are sent as text that the caller formatted."""
 
-# A reply nests; type checkers get `Any` below the top because recursion through list is invariant.
-Reply: TypeAlias = 'bytes | int | float | None | Sequence[Any] | TorrelqueReplyError'
-"""What a server answers: binary strings are always ``bytes``, errors are values, not raised."""
+Reply: TypeAlias = Any
+"""What a server answers: bytes, int, None, a list of these, or a TorrelqueReplyError, which is a value here, not raised.
+
+Each call's parser knows which; a union would make every parser restate it.
+"""
 
 Batch: TypeAlias = 'Sequence[Call[Any]]'
 """Calls that are sent together, in order, on one connection."""
@@ -80,7 +82,7 @@ class Call(Generic[T]):
     command: Script | str
     keys: tuple[Arg, ...] = ()
     args: tuple[Arg, ...] = ()
-    parse: Callable[[Reply], T] = as_is  # type: ignore[assignment]  # T is Reply when no parser is given
+    parse: Callable[[Reply], T] = as_is
 
     def words(self) -> list[Arg]:
         """The command as it goes over the wire."""

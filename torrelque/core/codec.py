@@ -1,0 +1,66 @@
+"""Payloads, results and headers to bytes and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
+
+from torrelque.core.models import NO_HEADERS
+from torrelque.errors import TorrelqueTypeError
+
+__all__ = ('JSON', 'Serialiser', 'TorrelqueTaskSerialiser', 'dump_headers', 'dump_payload', 'load_headers')
+
+
+class Serialiser(Protocol):
+    """What a queue's ``serialiser`` has to have; the ``pickle`` module has it."""
+
+    @property
+    def dumps(self) -> Any: ...  # noqa: ANN401 - modules and named tuples of functions, of many signatures
+
+    @property
+    def loads(self) -> Any: ...  # noqa: ANN401 - as above
+
+
+class TorrelqueTaskSerialiser(NamedTuple):
+    """A pair of functions: object to ``bytes`` (or ``str``), and ``bytes`` to object."""
+
+    dumps: Any
+    loads: Any
+
+
+def _dump_json(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON can write
+    return json.dumps(value).encode()
+
+
+JSON = TorrelqueTaskSerialiser(_dump_json, json.loads)
+"""The default. It runs no code that a payload brings along."""
+
+
+def dump_payload(serialiser: Serialiser, value: Any) -> bytes:  # noqa: ANN401 - whatever the serialiser can write
+    """Serialise; a ``str`` is encoded. Whatever the serialiser raises comes through."""
+    data = serialiser.dumps(value)
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise TorrelqueTypeError(f'the serialiser returned {type(data).__name__}, expected bytes or str')
+
+
+def dump_headers(headers: Mapping[str, str] | None) -> bytes:
+    """Headers as JSON; empty for none."""
+    return json.dumps(dict(headers), separators=(',', ':')).encode() if headers else b''
+
+
+def load_headers(data: bytes) -> Mapping[str, str]:
+    """The headers; none where somebody damaged them."""
+    if not data:
+        return NO_HEADERS
+    try:
+        headers = json.loads(data)
+    except ValueError:
+        return NO_HEADERS
+    if not isinstance(headers, dict):
+        return NO_HEADERS
+    return MappingProxyType({str(name): str(value) for name, value in headers.items()})

@@ -1,0 +1,246 @@
+"""The consumers that wait for tasks: one wait for all of them, and one lane.
+
+The machine claims for as many as wait; when nothing is there it asks for one
+blocking wait on the queue's hint, and claims again when that ends, when an
+event that it minds is due, or when another consumer joins. It never polls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from torrelque.core.lanes import Lane, Lanes
+from torrelque.core.models import Receipt
+from torrelque.core.protocol import Interrupted, Operation, Reply
+from torrelque.core.verbs import ClaimedTask
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueTimeoutError, renew
+
+if TYPE_CHECKING:
+    from torrelque.core.merging import Ticket
+
+__all__ = ('MAX_CLAIM', 'Claim', 'Idle', 'claim')
+
+MAX_CLAIM = 940
+"""Tasks a claim: with 20 stale, 20 due and 20 dropped ones a call still touches no more than a thousand."""
+
+SLICE = 8.0
+"""Longest wait on the hint, in seconds; a task that gave none (a 0.9 producer's) waits no longer than this."""
+
+FIRST_LOOK = 1.0
+"""How far past its time a consumer waits for the answer of its first claim, in seconds."""
+
+FOREVER = 86400.0
+_MAX_FAILURES = 4
+
+
+class Claim:
+    """What a claim answered."""
+
+    __slots__ = ('again', 'alarm', 'tasks')
+
+    def __init__(self, tasks: list[ClaimedTask], alarm: float | None, again: bool) -> None:
+        self.tasks = tasks
+        self.alarm = alarm
+        self.again = again
+
+
+def claim(lanes: Lanes, want: int, willing: float, lane: Lane) -> Operation[Claim]:
+    """Claim up to ``want`` tasks for somebody who would wait ``willing`` seconds more."""
+
+    def parse(reply: Reply) -> Claim:
+        alarm, again, _, *values = reply
+        token = f'{lane.number}:{lanes.nonce}:{lane.sequence}'
+        tasks = [
+            ClaimedTask(Receipt(task_id.decode(), token, int(count)), payload, float(deadline), headers)
+            for task_id, payload, count, deadline, headers in zip(*[iter(values)] * 5, strict=True)
+        ]
+        return Claim(tasks, float(alarm) if alarm else None, bool(again))
+
+    return (yield from lanes.call('claim', (want, f'{min(willing, FOREVER):.6f}'), parse, lane))
+
+
+class _Waiter:
+    __slots__ = ('deadline', 'got', 'looked', 'ticket', 'want')
+
+    def __init__(self, ticket: Ticket, want: int, deadline: float) -> None:
+        self.ticket = ticket
+        self.want = want
+        self.deadline = deadline
+        self.got: list[ClaimedTask] = []
+        self.looked = False
+
+    @property
+    def expiry(self) -> float:
+        return self.deadline if self.looked else self.deadline + FIRST_LOOK
+
+
+class Idle:
+    """Serves waiting consumers, first come first served.
+
+    ``clock`` counts seconds, ``jitter`` gives numbers from 0 to 1, ``give_back``
+    takes claims that nobody is there for any more.
+    """
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+        give_back: Callable[[Sequence[ClaimedTask]], None],
+        block_limit: float = SLICE,
+    ) -> None:
+        self._lanes = lanes
+        self._clock = clock
+        self._jitter = jitter
+        self._give_back = give_back
+        self._longest_slice = min(SLICE, block_limit)
+        self._lane = Lane()
+        self._waiters: dict[Ticket, _Waiter] = {}
+        self._busy = False
+        self._claim_wanted = False
+        self._blocking = False
+        self._alarm = math.inf  # when an event is due that the server counts on us to mind
+        self._hint_taken = False  # a hint that nobody here can use must be put back
+        self._failures = 0
+        self._block_not_before = -math.inf
+
+    # Callers -----------------------------------------------------------------
+
+    def join(self, ticket: Ticket, want: int, deadline: float) -> None:
+        """Wait for up to ``want`` tasks until ``deadline`` (maybe infinite)."""
+        self._waiters[ticket] = _Waiter(ticket, want, deadline)
+        self._claim_wanted = True
+
+    def leave(self, ticket: Ticket) -> None:
+        """The caller has gone. What was already claimed for it goes back."""
+        waiter = self._waiters.pop(ticket, None)
+        if waiter is not None and waiter.got:
+            self._give_back(waiter.got)
+
+    # Driver ------------------------------------------------------------------
+
+    def start(self) -> Operation[None] | None:
+        """What to run now, if anything."""
+        now = self._clock()
+        self._time_out(now)
+        if self._busy:
+            return None
+        if self._waiters:
+            if self._claim_wanted or self._alarm <= now:
+                self._busy = True
+                self._claim_wanted = False
+                self._alarm = math.inf
+                return self._claim(now)
+        elif self._alarm < math.inf or self._hint_taken:
+            self._busy = True
+            self._alarm = math.inf
+            self._hint_taken = False
+            return self._part()
+        return None
+
+    def block(self) -> float | None:
+        """For how long to wait on the hint now; None while no wait should begin. To be followed by `unblocked`."""
+        now = self._clock()
+        if self._blocking or self._busy or self._claim_wanted or not self._waiters or now < self._block_not_before:
+            return None
+        self._blocking = True
+        longest = min(self._longest_slice, max(waiter.deadline for waiter in self._waiters.values()) - now)
+        return max(0.001, longest * (1 - 0.15 * self._jitter()))
+
+    def unblocked(self, hinted: bool) -> None:
+        """The wait ended, by a hint or with its time."""
+        self._blocking = False
+        self._failures = 0
+        if self._waiters:
+            self._claim_wanted = True
+        else:
+            self._hint_taken = self._hint_taken or hinted
+
+    def block_failed(self, error: Exception) -> None:
+        """The wait broke. A hint may be lost with it; the claim that follows finds what it told of."""
+        self._blocking = False
+        self._failures += 1
+        self._claim_wanted = bool(self._waiters)
+        self._hint_taken = not self._waiters
+        self._block_not_before = self._clock() + 0.05 * 2**self._failures
+        if self._failures >= _MAX_FAILURES or not isinstance(error, TorrelqueConnectionError):
+            self._fail(error)
+
+    def timer(self) -> float:
+        """When to call `start` and `block` again at the latest, whatever happens."""
+        times = [waiter.expiry for waiter in self._waiters.values()]
+        if self._waiters:
+            if not self._busy:
+                times.append(self._alarm)
+            if not self._blocking and not self._busy:
+                times.append(self._block_not_before)
+        return min(times, default=math.inf)
+
+    def close(self) -> None:
+        """The queue object is being closed: fail those who wait; the wait that is cancelled may take a hint along."""
+        self._fail(TorrelqueError('the queue was closed while waiting for a task'))
+        self._hint_taken = self._hint_taken or self._blocking
+        self._blocking = False
+
+    # Within ------------------------------------------------------------------
+
+    def _claim(self, now: float) -> Operation[None]:
+        served = list(self._waiters.values())
+        want = min(MAX_CLAIM, sum(waiter.want - len(waiter.got) for waiter in served))
+        willing = max(waiter.deadline for waiter in served) - now
+        try:
+            answer = yield from claim(self._lanes, want, max(0.0, willing), self._lane)
+        except Interrupted as interrupted:
+            self._fail(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
+        except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
+            self._fail(error)
+        else:
+            if answer.alarm is not None:
+                self._alarm = self._clock() + answer.alarm
+            self._hand_out(served, answer, want)
+        finally:
+            self._busy = False
+
+    def _hand_out(self, served: list[_Waiter], answer: Claim, want: int) -> None:
+        tasks = answer.tasks
+        more = answer.again or len(tasks) == want
+        for waiter in served:
+            waiter.looked = True
+        for waiter in list(self._waiters.values()):
+            missing = waiter.want - len(waiter.got)
+            waiter.got += tasks[:missing]
+            tasks = tasks[missing:]
+            if len(waiter.got) == waiter.want or (waiter.got and not more):
+                del self._waiters[waiter.ticket]
+                waiter.ticket.resolve(waiter.got)
+        if tasks:
+            self._give_back(tasks)
+        self._claim_wanted = self._claim_wanted or (more and bool(self._waiters))
+
+    def _part(self) -> Operation[None]:
+        """Nobody waits any more: leave the timer and the hint to others."""
+        try:
+            yield from self._lanes.script('tick', (self._lane.number, 0), bool)
+        except (Interrupted, TorrelqueError):
+            pass  # the timer expires by itself, the hint costs others a slice
+        finally:
+            self._busy = False
+
+    def _time_out(self, now: float) -> None:
+        for waiter in [waiter for waiter in self._waiters.values() if waiter.expiry <= now]:
+            del self._waiters[waiter.ticket]
+            if waiter.got:
+                waiter.ticket.resolve(waiter.got)
+            else:
+                waiter.ticket.fail(TorrelqueTimeoutError('no task in time'))
+
+    def _fail(self, error: Exception) -> None:
+        waiters, self._waiters = self._waiters, {}
+        self._claim_wanted = False
+        for waiter in waiters.values():
+            if waiter.got:
+                waiter.ticket.resolve(waiter.got)
+            else:
+                waiter.ticket.fail(renew(error))

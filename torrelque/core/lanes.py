@@ -1,0 +1,122 @@
+"""Lanes: what makes a mutating call safe to repeat, to cancel and to delay.
+
+A lane is a record on the server with the sequence and the answer of the last
+call made on it. A call that arrives again is answered from the record; one that
+arrives late does nothing. A lane has one call in flight, so there is a pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from torrelque.core.keys import Keys
+from torrelque.core.protocol import Arg, Call, Interrupted, Operation, Reply, as_is
+from torrelque.core.scripts import ScriptSet
+from torrelque.errors import TorrelqueError, TorrelqueReplyError
+
+__all__ = ('Lane', 'Lanes')
+
+T = TypeVar('T')
+
+_MINTS_A_CALL = 3
+"""A lane that is gone as soon as it was made means a server that keeps nothing."""
+
+
+class Lane:
+    """A lane as its client knows it: ``number`` (empty until the server made it) and the last ``sequence`` used."""
+
+    __slots__ = ('number', 'sequence')
+
+    def __init__(self) -> None:
+        self.number = ''
+        self.sequence = 0
+
+
+class Lanes:
+    """The lanes of one client, whose ``nonce`` nobody else has."""
+
+    def __init__(self, scripts: ScriptSet, keys: Keys, nonce: str) -> None:
+        self._scripts = scripts
+        self._keys = keys
+        self.nonce = nonce
+        self._free: list[Lane] = []
+        self._unsettled: list[tuple[str, int]] = []
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether calls are left whose end is unknown because nobody answered."""
+        return bool(self._unsettled)
+
+    def borrow(self) -> Lane:
+        """A lane with no call in flight."""
+        return self._free.pop() if self._free else Lane()
+
+    def give_back(self, lane: Lane) -> None:
+        """The lane has no call in flight any more."""
+        self._free.append(lane)
+
+    def script(self, name: str, args: tuple[Arg, ...], parse: Callable[[Reply], T]) -> Call[T]:
+        """A call of a script with the queue's keys."""
+        script = self._scripts[name]
+        return Call(script, self._keys.of(script), args, parse)
+
+    def call(
+        self, name: str, args: tuple[Arg, ...], parse: Callable[[Reply], T], lane: Lane | None = None
+    ) -> Operation[T]:
+        """Run a mutating script on a lane: the given one, or one of the pool.
+
+        ``parse`` gets what the reply holds after its outcome. When interrupted,
+        the call is settled: if it turns out to have been done, its answer is
+        returned, otherwise it never will be and the interruption is raised.
+        """
+        used = lane or self.borrow()
+        try:
+            answer = yield from self._attempt(used, name, args)
+        except Interrupted as interrupted:
+            answer = yield from self._settle(used, interrupted)
+        finally:
+            if lane is None:
+                self.give_back(used)
+        return parse(answer)
+
+    def settle_all(self) -> Operation[None]:
+        """Settle what could not be settled when it was interrupted. Stops at the first that cannot be now."""
+        while self._unsettled:
+            number, sequence = self._unsettled[0]
+            yield from self.script('settle', (number, self.nonce, sequence), as_is)
+            self._unsettled.pop(0)
+
+    def _attempt(self, lane: Lane, name: str, args: tuple[Arg, ...]) -> Operation[Sequence[Reply]]:
+        for _ in range(_MINTS_A_CALL):
+            if not lane.number:
+                lane.number = yield from self.script('mint', (self.nonce,), _text)
+                lane.sequence = 0
+            lane.sequence += 1
+            parts: Sequence[Reply] = yield from self.script(name, (lane.number, self.nonce, lane.sequence, *args), as_is)
+            if parts[0] == b'OK':
+                return parts[1:]
+            lane.number = ''
+            if parts[0] != b'NOLANE':
+                break
+        # LATE and CLOSED answer calls that nobody waits for any more, so they mean two owners of one lane.
+        raise TorrelqueError(f'the server refused {name!r} as {parts[0]!r}')
+
+    def _settle(self, lane: Lane, interrupted: Interrupted) -> Operation[Sequence[Reply]]:
+        number, sequence = lane.number, lane.sequence
+        if not number:  # it was a lane being made that was cut off: nothing was sent on it
+            raise interrupted
+        try:
+            parts: Sequence[Reply] = yield from self.script('settle', (number, self.nonce, sequence), as_is)
+        except (Interrupted, TorrelqueReplyError):
+            lane.number = ''
+            self._unsettled.append((number, sequence))
+            raise interrupted from None
+        if parts[0] != b'finished':
+            raise interrupted
+        return parts[1:]
+
+
+def _text(reply: Reply) -> str:
+    text: str = reply.decode()
+    return text

@@ -1,0 +1,155 @@
+"""Operations that are not merged: reading, and sweeping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torrelque.core.keys import Keys
+from torrelque.core.models import STATE_FIELDS, TorrelqueQueueStats, TorrelqueTaskState, TorrelqueTaskStatus, make_state
+from torrelque.core.protocol import Call, Operation, Reply
+from torrelque.core.scripts import ScriptSet
+
+__all__ = (
+    'PAGE', 'queue_stats', 'scan_queues', 'scan_results', 'scan_tasks', 'sweep', 'task_states', 'task_with_state',
+)  # fmt: skip
+
+PAGE = 500
+"""Ids that one step of a sweep or a listing handles."""
+
+
+def _call(scripts: ScriptSet, keys: Keys, name: str, *args: str | int | bytes) -> Call[Reply]:
+    return Call(scripts[name], keys.of(scripts[name]), args)
+
+
+def queue_stats(scripts: ScriptSet, keys: Keys) -> Operation[TorrelqueQueueStats]:
+    """The counts, at one moment."""
+    tasks, pending, working, delayed, rejected, age, *totals = yield from _call(scripts, keys, 'stats')
+    return TorrelqueQueueStats(
+        tasks, pending, working, delayed, rejected, float(age) if age else None, *(int(total) for total in totals)
+    )
+
+
+def _state_call(keys: Keys, task_id: str, *more: str) -> Call[Reply]:
+    return Call('HMGET', (keys.state(task_id),), (*STATE_FIELDS, *more))
+
+
+def task_states(keys: Keys, task_ids: Sequence[str]) -> Operation[list[TorrelqueTaskState | None]]:
+    """The states of some tasks, results still serialised; None for one that there is not."""
+    replies = yield [_state_call(keys, task_id) for task_id in task_ids]
+    states = []
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+        states.append(make_state(reply))
+    return states
+
+
+def task_with_state(keys: Keys, task_id: str) -> Operation[tuple[bytes, bytes, TorrelqueTaskState] | None]:
+    """Payload, headers and state of a queued task, the first two still serialised; None if it is not queued."""
+    replies = yield [
+        Call[Reply]('HGET', (keys['tasks'],), (task_id.encode(),)),
+        _state_call(keys, task_id, 'headers'),
+    ]
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    payload, values = replies
+    *fields, headers = values
+    state = make_state(fields)
+    if payload is None or state is None:
+        return None
+    return payload, headers or b'', state
+
+
+def sweep(scripts: ScriptSet, keys: Keys) -> Operation[tuple[int, int, int]]:
+    """Return stale, due and abandoned tasks to pending, in bounded steps; how many of each."""
+    counts = []
+    for kind in ('stale', 'due'):
+        count, more = 0, True
+        while more:
+            returned, more = yield from _call(scripts, keys, 'sweep', kind)
+            count += returned
+        counts.append(count)
+    stale, due = counts
+    return stale, due, (yield from _sweep_dequeueing(scripts, keys))
+
+
+def _sweep_dequeueing(scripts: ScriptSet, keys: Keys) -> Operation[int]:
+    """Return what the sweep before this one, too, saw in dequeueing.
+
+    Pages count from the old end of the list, where ids that come in do not shift
+    them; ids that leave do, and what is missed so is seen by a later sweep.
+    """
+    here: dict[bytes, None] = {}
+    last = 0
+    while True:
+        page = yield from Call[Reply]('LRANGE', (keys['dequeueing'],), (-last - PAGE, -last - 1))
+        here.update(dict.fromkeys(reversed(page)))
+        last += PAGE
+        if len(page) < PAGE:
+            break
+    seen: set[bytes] = set()
+    cursor = b'0'
+    while True:
+        cursor, ids = yield from Call[Reply]('SSCAN', (keys['undequeued'],), (cursor, 'COUNT', PAGE))
+        seen.update(ids)
+        if cursor == b'0':
+            break
+    steps = {
+        'return': [task_id for task_id in here if task_id in seen],
+        'mark': [task_id for task_id in here if task_id not in seen],
+        'forget': [task_id for task_id in seen if task_id not in here],
+    }
+    count = 0
+    for step, ids in steps.items():
+        for first in range(0, len(ids), PAGE):
+            part = ids[first : first + PAGE]
+            numbers = len(part) if step == 'return' else 0, len(part) if step == 'mark' else 0
+            count += yield from _call(scripts, keys, 'undequeue', *numbers, *part)
+    return count
+
+
+_PLACES = {
+    None: 'tasks',
+    TorrelqueTaskStatus.PENDING: 'tasks',
+    TorrelqueTaskStatus.WORKING: 'working',
+    TorrelqueTaskStatus.DELAYED: 'delayed',
+    TorrelqueTaskStatus.REJECTED: 'rejected',
+}
+
+
+def scan_tasks(
+    scripts: ScriptSet, keys: Keys, status: TorrelqueTaskStatus | None, cursor: bytes
+) -> Operation[tuple[bytes, list[str]]]:
+    """A step through the ids of queued tasks: the next cursor, b'0' at the end, and some ids.
+
+    Ids that are there all the while come at least once. Where the status has no
+    collection of its own, ids of others come along.
+    """
+    reply = yield from _call(scripts, keys, 'page', _PLACES[status], cursor, 100)
+    next_cursor, *ids = reply
+    return next_cursor, [task_id.decode() for task_id in ids]
+
+
+def _scan(pattern: bytes, cursor: bytes) -> Operation[tuple[bytes, Sequence[bytes]]]:
+    next_cursor, found = yield from Call[Reply]('SCAN', args=(cursor, 'MATCH', pattern, 'COUNT', PAGE))
+    return next_cursor, found
+
+
+def _literally(text: bytes) -> bytes:
+    """A pattern that matches just this text."""
+    return b''.join(b'\\%c' % byte if byte in b'*?[]^\\' else b'%c' % byte for byte in text)
+
+
+def scan_results(keys: Keys, cursor: bytes) -> Operation[tuple[bytes, list[str]]]:
+    """A step through the ids that have a state at all, also those whose result is kept."""
+    prefix = keys.state('')
+    next_cursor, found = yield from _scan(_literally(prefix) + b'*', cursor)
+    return next_cursor, [key[len(prefix) :].decode(errors='replace') for key in found]
+
+
+def scan_queues(cursor: bytes) -> Operation[tuple[bytes, list[str]]]:
+    """A step through the names of the queues on a server."""
+    suffix = b':counters'
+    next_cursor, found = yield from _scan(b'*' + suffix, cursor)
+    return next_cursor, [key[: -len(suffix)].decode(errors='replace') for key in found]

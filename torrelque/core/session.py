@@ -1,0 +1,224 @@
+"""All that one queue object decides: which calls to make now, on which lanes, who gets which task, what goes back.
+
+The driver (the engine, or a simulation) tells the session what callers ask for
+and what happened to the wait; it runs the operations that :meth:`Session.start`
+returns, and comes back when something changed or :meth:`Session.timer` says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+from torrelque.core.idle import MAX_CLAIM, SLICE, Idle, claim
+from torrelque.core.keys import Keys
+from torrelque.core.lanes import Lanes
+from torrelque.core.merging import Merger, Ticket
+from torrelque.core.models import Receipt
+from torrelque.core.protocol import Interrupted, Operation
+from torrelque.core.scripts import ScriptSet
+from torrelque.core.verbs import GIVEBACK, ClaimedTask, Item, Verb, claim_item
+from torrelque.errors import TorrelqueError, renew
+
+__all__ = ('Session',)
+
+MAX_IN_FLIGHT = 32
+"""Merged calls under way at once. What is asked for beyond waits, and is merged."""
+
+
+class Session:
+    """The state machine of one queue object.
+
+    ``nonce`` is text without blanks that no other client has; ``clock`` counts
+    seconds and never goes back; ``jitter`` gives random numbers from 0 to 1;
+    ``block_limit`` is the longest wait that the transport allows.
+    """
+
+    def __init__(
+        self,
+        scripts: ScriptSet,
+        keys: Keys,
+        *,
+        nonce: str,
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+        block_limit: float = SLICE,
+    ) -> None:
+        self._clock = clock
+        self._lanes = Lanes(scripts, keys, nonce)
+        self._merger = Merger()
+        self._takers: list[tuple[Ticket, int]] = []
+        self._idle = Idle(self._lanes, clock, jitter, self._give_back_unwanted, block_limit)
+        self._in_flight = 0
+        self._owed: list[Item] = []  # claims to give back whose call was cut off
+        self._repairing = False
+        self._repair_at = math.inf
+        self._repair_delay = 0.0
+
+    # Callers -----------------------------------------------------------------
+
+    def submit(self, verb: Verb, items: Sequence[Item], wake: Callable[[], None]) -> Ticket:
+        """Ask for a verb on at most ``verb.limit`` items. The ticket's value will be a list of answers."""
+        ticket = Ticket(items, wake)
+        self._merger.add(verb, ticket)
+        return ticket
+
+    def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:
+        """Wait for up to ``want`` tasks until ``deadline``. The value will be a list of at least one."""
+        ticket = Ticket((), wake)
+        self._idle.join(ticket, want, deadline)
+        return ticket
+
+    def dequeue_nowait(self, want: int, wake: Callable[[], None]) -> Ticket:
+        """Take up to ``want`` tasks that are there. The value will be a list, perhaps empty."""
+        ticket = Ticket((), wake)
+        self._takers.append((ticket, want))
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """The caller has gone. What was not sent is dropped; tasks claimed for it are given back."""
+        ticket.gone = True
+        self._idle.leave(ticket)
+        self._give_back_unwanted(
+            [task for task in ticket.value or () if isinstance(task, ClaimedTask)] if ticket.done else ()
+        )
+
+    # Driver ------------------------------------------------------------------
+
+    def start(self) -> list[Operation[None]]:
+        """The operations to run now, together. Each settles the tickets it is for, and returns."""
+        operations: list[Operation[None]] = []
+        if self._repair_at <= self._clock():
+            self._repairing, self._repair_at = True, math.inf
+            operations.append(self._repair())
+        waiting = self._idle.start()
+        if waiting is not None:
+            operations.append(waiting)
+        takers, self._takers = self._takers, []
+        for ticket, want in takers:
+            if not ticket.gone:
+                operations.append(self._take(ticket, want))
+        for verb, tickets in self._merger.take(MAX_IN_FLIGHT - self._in_flight):
+            self._in_flight += 1
+            operations.append(self._act(verb, tickets))
+        return operations
+
+    def block(self) -> float | None:
+        """Seconds for which to wait on the hint, if a wait should begin now; then call one of the next two."""
+        return self._idle.block()
+
+    def unblocked(self, hinted: bool) -> None:
+        """The wait ended, by a hint or with its time."""
+        self._idle.unblocked(hinted)
+
+    def block_failed(self, error: Exception) -> None:
+        """The wait broke."""
+        self._idle.block_failed(error)
+
+    def timer(self) -> float:
+        """When to come back at the latest, on the session's clock; infinite if only when something happens."""
+        return min(self._idle.timer(), self._repair_at)
+
+    def close(self) -> None:
+        """Fail those who wait for tasks. What `start` returns then is the last to run."""
+        self._idle.close()
+        if self._owed or self._lanes.unsettled:
+            self._repair_at = -math.inf
+
+    # Operations --------------------------------------------------------------
+
+    def _act(self, verb: Verb, tickets: list[Ticket]) -> Operation[None]:
+        """One merged call."""
+        args = tuple(word for ticket in tickets for item in ticket.items for word in item)
+        try:
+            if verb.laned:
+                answers = yield from self._lanes.call(verb.name, args, verb.parse)
+            else:
+                answers = yield from self._lanes.script(verb.name, ('', '', '', *args), verb.parse)
+        except Interrupted as interrupted:
+            self._fail(tickets, interrupted.cause or TorrelqueError('the queue was closed during the call'))
+            if verb is GIVEBACK:  # nobody else would: the claims would stay until their leases expire
+                self._owed += [item for ticket in tickets for item in ticket.items]
+            self._repair_later()
+        except Exception as error:  # noqa: BLE001 - it is told to every caller
+            self._fail(tickets, error)
+        else:
+            at = 0
+            for ticket in tickets:
+                ticket.resolve(answers[at : at + len(ticket.items)])
+                at += len(ticket.items)
+            self._repair_soon()
+        finally:
+            self._in_flight -= 1
+
+    def _take(self, ticket: Ticket, want: int) -> Operation[None]:
+        """Claim for a caller that does not wait."""
+        got: list[ClaimedTask] = []
+        lane = self._lanes.borrow()
+        try:
+            more = True
+            while more and len(got) < want and not ticket.gone:
+                asked = min(want - len(got), MAX_CLAIM)
+                answer = yield from claim(self._lanes, asked, 0.0, lane)
+                got += answer.tasks
+                more = answer.again or len(answer.tasks) == asked
+        except Interrupted as interrupted:
+            self._end_take(ticket, got, interrupted.cause or TorrelqueError('the queue was closed during the call'))
+            self._repair_later()
+        except Exception as error:  # noqa: BLE001 - it is the caller's
+            self._end_take(ticket, got, error)
+        else:
+            self._end_take(ticket, got, None)
+        finally:
+            self._lanes.give_back(lane)
+
+    def _repair(self) -> Operation[None]:
+        """Settle calls and give back claims that could not be when their connection broke."""
+        try:
+            yield from self._lanes.settle_all()
+            while self._owed:
+                items = self._owed[: GIVEBACK.limit]
+                args = tuple(word for item in items for word in item)
+                yield from self._lanes.call(GIVEBACK.name, args, GIVEBACK.parse)
+                del self._owed[: len(items)]
+        except (Interrupted, TorrelqueError):
+            self._repairing = False
+            self._repair_later()
+        else:
+            self._repairing = False
+            self._repair_delay = 0.0
+
+    # Within ------------------------------------------------------------------
+
+    def _end_take(self, ticket: Ticket, got: list[ClaimedTask], error: Exception | None) -> None:
+        if ticket.gone:
+            self._give_back_unwanted(got)
+        elif got or error is None:
+            ticket.resolve(got)
+        else:
+            ticket.fail(renew(error))
+
+    def _give_back_unwanted(self, tasks: Iterable[ClaimedTask]) -> None:
+        receipts: list[Receipt] = [task.receipt for task in tasks]
+        for first in range(0, len(receipts), GIVEBACK.limit):
+            part = receipts[first : first + GIVEBACK.limit]
+            self.submit(GIVEBACK, [claim_item(receipt) for receipt in part], _nobody)
+
+    def _repair_later(self) -> None:
+        if (self._owed or self._lanes.unsettled) and not self._repairing:
+            self._repair_delay = min(5.0, self._repair_delay * 2 or 0.05)
+            self._repair_at = min(self._repair_at, self._clock() + self._repair_delay)
+
+    def _repair_soon(self) -> None:
+        """A call got through, so what is left to repair can be."""
+        if (self._owed or self._lanes.unsettled) and not self._repairing:
+            self._repair_at = self._clock()
+
+    @staticmethod
+    def _fail(tickets: list[Ticket], error: Exception) -> None:
+        for ticket in tickets:
+            ticket.fail(renew(error))
+
+
+def _nobody() -> None:
+    """Wakes nobody: the caller of a ticket that nobody waits for."""

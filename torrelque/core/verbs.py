@@ -1,0 +1,114 @@
+"""The verbs that act on items: how an item is written as a script's arguments, and what the answers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, TypeAlias
+
+from torrelque.core.models import Receipt, TorrelqueTaskStatus
+from torrelque.core.protocol import Arg, Reply
+
+__all__ = (
+    'CANCEL', 'ENQUEUE', 'EXTEND', 'GIVEBACK', 'MAX_ITEMS', 'REJECT', 'RELEASE', 'REQUEUE', 'Answer', 'ClaimedTask',
+    'Item', 'Outcome', 'Verb', 'cancel_item', 'claim_item', 'enqueue_item', 'extend_item', 'reject_item',
+    'release_item', 'requeue_item',
+)  # fmt: skip
+
+MAX_ITEMS = 1000
+"""Items in one call of a script: it bounds how long the call holds the server."""
+
+Item: TypeAlias = tuple[Arg, ...]
+"""The arguments of one item of a call."""
+
+
+class Outcome(Enum):
+    """What became of an item."""
+
+    NEW = ord('n')
+    EXISTING = ord('e')
+    OK = ord('o')
+    LOST = ord('l')
+    UNKNOWN = ord('u')
+    BROKEN = ord('x')
+    """The task's state is not a hash: somebody else wrote to its key."""
+
+
+Answer: TypeAlias = 'Outcome | float'
+"""An outcome, or the new deadline of a claim that was extended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A script that takes items. ``laned``: made safe to repeat by a lane; ``limit``: items a call."""
+
+    name: str
+    laned: bool = True
+    limit: int = MAX_ITEMS
+
+    def parse(self, reply: Reply) -> list[Answer]:
+        """One answer an item, of a laned verb's letters or of extend's list."""
+        if self.laned:
+            (letters,) = reply
+            return [Outcome(letter) for letter in letters]
+        answers: Sequence[bytes] = reply
+        return [Outcome(answer[0]) if answer in (b'l', b'u', b'x') else float(answer) for answer in answers]
+
+
+ENQUEUE = Verb('enqueue')
+RELEASE = Verb('release')
+REQUEUE = Verb('requeue')
+REJECT = Verb('reject')
+GIVEBACK = Verb('giveback')
+EXTEND = Verb('extend', laned=False)
+CANCEL = Verb('cancel', limit=1)
+
+
+class ClaimedTask(NamedTuple):
+    """A task as the claim script answers it."""
+
+    receipt: Receipt
+    payload: bytes
+    deadline: float
+    headers: bytes
+
+
+def seconds(value: float | None) -> str:
+    """A time as an argument; empty for none."""
+    return '' if value is None else f'{value:.6f}'
+
+
+def claim_item(target: Receipt | str) -> Item:
+    """A claim: that of the receipt, or, of a bare id, whichever is live."""
+    if isinstance(target, Receipt):
+        return target.id.encode(), target.token, target.dequeue_count
+    return target.encode(), '', ''
+
+
+def enqueue_item(  # noqa: PLR0913 - the script's arguments
+    task_id: str, payload: bytes, timeout: float, delay: float | None, max_dequeues: int | None, headers: bytes
+) -> Item:
+    limit = '' if max_dequeues is None else max_dequeues
+    return task_id.encode(), payload, f'{timeout:.15g}', seconds(delay), limit, headers
+
+
+def release_item(target: Receipt | str, status: TorrelqueTaskStatus, ttl: float | None, result: bytes) -> Item:
+    """``ttl``: how long the result is kept, in seconds; None where there is no result."""
+    return *claim_item(target), int(status), '' if ttl is None else max(1, round(ttl * 1000)), result
+
+
+def requeue_item(target: Receipt | str, delay: float | None, timeout: float | None) -> Item:
+    return *claim_item(target), seconds(delay), '' if timeout is None else f'{timeout:.15g}'
+
+
+def reject_item(target: Receipt | str, reason: str) -> Item:
+    return *claim_item(target), reason.encode()
+
+
+def extend_item(target: Receipt | str, timeout: float | None) -> Item:
+    return *claim_item(target), seconds(timeout)
+
+
+def cancel_item(task_id: str) -> Item:
+    return (task_id.encode(),)
