@@ -1,0 +1,14 @@
+"""The native transport: no client library, anyio's streams and hiredis only.
+
+- :mod:`~torrelque.transports.native.url`: where the server is
+- :mod:`~torrelque.transports.native.connection`: one connection, opened and introduced
+- :mod:`~torrelque.transports.native.multiplexer`: one connection for many tasks, with repeats
+- :mod:`~torrelque.transports.native.blocking`: a connection for each blocking call
+- :mod:`~torrelque.transports.native.listener`: a connection for subscriptions
+- :mod:`~torrelque.transports.native.transport`: all of them behind the transport interface
+"""
+
+from torrelque.transports.native.connection import TorrelqueHandshakeError, TorrelqueRefusedError
+from torrelque.transports.native.transport import NativeTransport, connect
+
+__all__ = ('NativeTransport', 'TorrelqueHandshakeError', 'TorrelqueRefusedError', 'connect')

@@ -1,0 +1,220 @@
+"""One connection shared by everything that does not block.
+
+Callers append what they want to send to a queue and wait. One task sends what
+has gathered since it last did, in one go; another hands the replies out in the
+order of the requests. When the connection breaks, the requests that were not
+answered go back to the front of the queue, for the next connection.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import cast
+
+import anyio
+
+from torrelque.core.protocol import Reply
+from torrelque.errors import TorrelqueConnectionError, TorrelqueResponseTimeout, renew
+from torrelque.transports.native.connection import Connection, Dialer, TorrelqueHandshakeError
+
+__all__ = ('Multiplexer',)
+
+SHORTEST_DELAY = 0.05
+LONGEST_DELAY = 2.0
+LOOKS = 8
+"""How many times in a response time-out the watchdog looks whether something moved."""
+
+
+class Slot:
+    """One batch's place in the order of requests, and the replies it has so far."""
+
+    __slots__ = ('abandoned', 'count', 'data', 'deadline', 'done', 'error', 'replies')
+
+    def __init__(self, data: bytes, count: int, deadline: float) -> None:
+        self.data = data
+        self.count = count
+        self.deadline = deadline
+        self.done = anyio.Event()
+        self.replies: list[Reply] = []
+        self.error: TorrelqueConnectionError | None = None
+        self.abandoned = False
+        """Its caller was cancelled: it is not sent (again), and its replies are dropped."""
+
+    def fail(self, error: TorrelqueConnectionError) -> None:
+        self.error = cast('TorrelqueConnectionError', renew(error))
+        self.done.set()
+
+
+class Multiplexer:
+    """Sends batches from many tasks over one connection, and repeats them over the next one if it breaks.
+
+    ``retry_timeout`` is how long after it was handed over a batch may still be
+    repeated; ``response_timeout`` how long the server may be silent while it
+    owes an answer. Both in seconds.
+    """
+
+    def __init__(self, dialer: Dialer, retry_timeout: float, response_timeout: float) -> None:
+        self._dialer = dialer
+        self._retry_timeout = retry_timeout
+        self._response_timeout = response_timeout
+        self._queue: list[Slot] = []
+        self._sent: deque[Slot] = deque()
+        self._work = anyio.Event()
+        self._scope = anyio.CancelScope()
+        self._finished = anyio.Event()
+        self._started = self._closed = False
+        self._failures = 0
+
+    async def execute(self, data: bytes, count: int) -> Sequence[Reply]:
+        """Send a batch of ``count`` calls and return their replies.
+
+        Raises TorrelqueConnectionError when the time to repeat it is over. Safe to cancel.
+        """
+        if self._closed:
+            raise self._dialer.closed()
+        slot = Slot(data, count, time.monotonic() + self._retry_timeout)
+        self._queue.append(slot)
+        self._work.set()
+        try:
+            await slot.done.wait()
+        except BaseException:
+            slot.abandoned = True
+            raise
+        if slot.error is not None:
+            raise slot.error
+        return slot.replies
+
+    async def run(self) -> None:
+        """Serve the callers until :meth:`aclose`. Connects only when there is something to send."""
+        self._started = True
+        try:
+            with self._scope:
+                while not self._closed:
+                    await self._until_work()
+                    connection = await self._connect()
+                    if connection is not None:
+                        await self._serve(connection)
+        finally:
+            self._fail_all(self._dialer.closed())
+            self._finished.set()
+
+    async def aclose(self) -> None:
+        """Stop; whoever still waits gets TorrelqueConnectionError. May be repeated."""
+        self._closed = True
+        self._fail_all(self._dialer.closed())
+        self._scope.cancel()
+        if self._started:
+            with anyio.CancelScope(shield=True):
+                await self._finished.wait()
+
+    async def _until_work(self) -> None:
+        while not self._queue:
+            self._work = anyio.Event()
+            await self._work.wait()
+
+    # Connecting
+
+    async def _connect(self) -> Connection | None:
+        """A new connection, or None when no batch is left that has time to wait for one."""
+        while self._queue:
+            await anyio.sleep(self._delay())
+            try:
+                return await self._dialer.open()
+            except TorrelqueHandshakeError as error:
+                self._fail_all(error)
+            except TorrelqueConnectionError as error:
+                self._failures += 1
+                self._queue = _survivors(self._queue, error)
+        return None
+
+    def _delay(self) -> float:
+        """Doubles with each failure in a row; jitter keeps many clients from coming back in step."""
+        if not self._failures:
+            return 0.0
+        delay = min(LONGEST_DELAY, SHORTEST_DELAY * 2.0 ** min(self._failures - 1, 10))
+        delay *= random.uniform(0.5, 1)  # noqa: S311 - no secret
+        return max(0.0, min(delay, self._queue[0].deadline - time.monotonic()))
+
+    def _fail_all(self, error: TorrelqueConnectionError) -> None:
+        for slot in (*self._sent, *self._queue):
+            slot.fail(error)
+        self._sent.clear()
+        self._queue.clear()
+
+    # Serving
+
+    async def _serve(self, connection: Connection) -> None:
+        """Use the connection until it breaks, then put back what it did not answer."""
+        self._failures += 1  # until it has answered something
+        causes: list[TorrelqueConnectionError] = []
+        try:
+            async with anyio.create_task_group() as group:
+                for work in (self._write, self._read, self._watch):
+                    group.start_soon(_until_broken, work, connection, causes, group.cancel_scope)
+        finally:
+            await self._dialer.close(connection)
+        self._queue[:0] = _survivors(self._sent, causes[0])
+        self._sent.clear()
+
+    async def _write(self, connection: Connection) -> None:
+        while True:
+            await self._until_work()
+            slots = [slot for slot in self._queue if not slot.abandoned]
+            self._queue.clear()
+            self._sent.extend(slots)
+            if len(slots) == 1:
+                await connection.send(slots[0].data)
+            elif slots:
+                await connection.send(b''.join([slot.data for slot in slots]))
+
+    async def _read(self, connection: Connection) -> None:
+        sent = self._sent
+        while True:
+            for reply in await connection.receive():
+                if not sent:
+                    raise TorrelqueConnectionError(f'{self._dialer.address}: an answer to no question: {reply!r:.100}')
+                slot = sent[0]
+                slot.replies.append(reply)
+                if len(slot.replies) == slot.count:
+                    sent.popleft()
+                    slot.done.set()
+                    self._failures = 0
+
+    async def _watch(self, connection: Connection) -> None:
+        still, progress = 0, -1
+        while still < LOOKS:
+            await anyio.sleep(self._response_timeout / LOOKS)
+            still = still + 1 if self._sent and connection.progress == progress else 0
+            progress = connection.progress
+        raise TorrelqueResponseTimeout(f'{self._dialer.address}: no answer for {self._response_timeout:g} s')
+
+
+async def _until_broken(
+    work: Callable[[Connection], Awaitable[None]],
+    connection: Connection,
+    causes: list[TorrelqueConnectionError],
+    scope: anyio.CancelScope,
+) -> None:
+    try:
+        await work(connection)
+    except TorrelqueConnectionError as error:
+        causes.append(error)
+        scope.cancel()
+
+
+def _survivors(slots: Sequence[Slot], error: TorrelqueConnectionError) -> list[Slot]:
+    """Those of the slots that may be sent (again); the callers of the others are told the error."""
+    now = time.monotonic()
+    survivors = []
+    for slot in slots:
+        if slot.abandoned:
+            continue
+        if now < slot.deadline:
+            slot.replies.clear()
+            survivors.append(slot)
+        else:
+            slot.fail(error)
+    return survivors

@@ -1,0 +1,124 @@
+"""Where a server is, from a URL."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
+
+__all__ = ('Address', 'parse_url')
+
+FORMS = (
+    'redis://[user[:password]@]host[:port][/db]',
+    'rediss://[user[:password]@]host[:port][/db]',
+    'unix://[user[:password]@]/path[?db=N]',
+)
+DEFAULT_PORT = 6379
+DB_DIGITS = 9
+"""More could not be a database, and overflow what a server reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A server and how to introduce oneself to it: a ``host`` with a ``port``, or the ``path`` of a Unix socket."""
+
+    host: str = ''
+    port: int = DEFAULT_PORT
+    path: str = ''
+    tls: bool = False
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    db: int = 0
+
+    def __str__(self) -> str:
+        """What error messages call the server: never with the password."""
+        if self.path:
+            return self.path
+        return f'[{self.host}]:{self.port}' if ':' in self.host else f'{self.host}:{self.port}'
+
+
+def parse_url(url: str) -> Address:
+    """The address that ``url`` stands for.
+
+    User, password, path and db are percent-decoded. The database is the path
+    of redis:// and rediss://, or ``?db=N`` with any. Raises TorrelqueTypeError
+    or TorrelqueValueError, whose message does not show a password.
+    """
+    if not isinstance(url, str):
+        raise TorrelqueTypeError(f'url: expected a str such as {FORMS[0]!r}, not {type(url).__name__}')
+    try:
+        return _parse(url)
+    except ValueError as error:
+        raise TorrelqueValueError(f'url {_redacted(url)!r}: {error}') from None
+
+
+def _parse(url: str) -> Address:
+    if re.search(r'[\x00-\x20\x7f]', url):
+        raise ValueError('spaces and control characters must be percent-encoded')
+    parts = urlsplit(url)
+    if parts.scheme not in ('redis', 'rediss', 'unix') or not url.lower().startswith(f'{parts.scheme}://'):
+        raise ValueError(f'unknown scheme, expected one of {", ".join(FORMS)}')
+    if '#' in url:
+        raise ValueError("a '#' must be written as %23")
+    user, password = _credentials(parts)
+    option = _query(parts.query)
+    if parts.scheme == 'unix':
+        if parts.netloc.rpartition('@')[2] or parts.path in ('', '/'):
+            raise ValueError(f'expected the absolute path of a socket: {FORMS[2]}')
+        return Address(path=unquote(parts.path, errors='strict'), user=user, password=password, db=_db(option or '0'))
+    if not parts.hostname:
+        raise ValueError(f'expected a host: {FORMS[0]}')
+    in_path = parts.path.removeprefix('/')
+    if in_path and option is not None:
+        raise ValueError('the database is given twice, as path and as ?db=')
+    return Address(
+        host=unquote(parts.hostname, errors='strict'),
+        port=_port(parts),
+        tls=parts.scheme == 'rediss',
+        user=user,
+        password=password,
+        db=_db(in_path or option or '0'),
+    )
+
+
+def _credentials(parts: SplitResult) -> tuple[str | None, str | None]:
+    # An empty user is the server's default one: redis://:password@host
+    user = unquote(parts.username, errors='strict') if parts.username else None
+    password = unquote(parts.password, errors='strict') if parts.password is not None else None
+    if user is not None:
+        return user, password or ''
+    return None, password or None
+
+
+def _port(parts: SplitResult) -> int:
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError('expected a port from 1 to 65535; in a password, write / ? # @ : percent-encoded')
+    return DEFAULT_PORT if port is None else port
+
+
+def _query(query: str) -> str | None:
+    options = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors='strict') if query else []
+    for name, _ in options:
+        if name != 'db':
+            raise ValueError(f'unknown option {name!r}, the only one is db; other settings are arguments of connect()')
+    if len(options) > 1:
+        raise ValueError('the option db is given more than once')
+    return options[0][1] if options else None
+
+
+def _db(text: str) -> int:
+    decoded = unquote(text, errors='strict')
+    if not (decoded.isascii() and decoded.isdigit() and len(decoded) <= DB_DIGITS):
+        raise ValueError(f'the database must be a number from 0, not {decoded!r}')
+    return int(decoded)
+
+
+def _redacted(url: str) -> str:
+    # Up to the last @, since the password of a malformed URL may hold any delimiter.
+    return re.sub(r'(?s)://.*@', '://***@', url)
