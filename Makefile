@@ -1,0 +1,47 @@
+# make demo, make test: all they need is Python 3.11 and what pip installs into a virtual environment of their own.
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PYTEST_ARGS ?= -n auto --maxprocesses 4
+
+.PHONY: demo test lint format types docs soak
+
+demo: $(VENV)/.demo-installed
+	$(VENV)/bin/torrelque demo $(DEMO_ARGS)
+
+test: $(VENV)/.dev-installed
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev-installed
+	$(PY) -m ruff format --check
+	$(PY) -m ruff check
+
+format: $(VENV)/.dev-installed
+	$(PY) -m ruff format
+	$(PY) -m ruff check --fix
+
+types: $(VENV)/.dev-installed
+	$(PY) -m mypy --strict
+	$(PY) -m pyright --pythonpath $(PY)
+
+docs: $(VENV)/.dev-installed
+	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo 'The documentation is in docs/_build/html/index.html'
+
+# Until it is interrupted: make soak SOAK_ARGS='--seconds 600'
+soak: $(VENV)/.dev-installed
+	$(PY) -m tests.simulation $(SOAK_ARGS)
+
+$(VENV)/.demo-installed: EXTRAS := cli,coredis,embedded,trio
+$(VENV)/.dev-installed: EXTRAS := dev
+$(VENV)/.%-installed: pyproject.toml constraints.txt | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'Python 3.11 or newer is needed, $(PYTHON) is not: name one with PYTHON=python3.11' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
+		{ echo 'python3-venv is missing: apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

