@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -196,8 +197,23 @@ print(server.pid, flush=True)
     ],
 )
 def test_dies_with_its_process(end: str) -> None:
-    child = subprocess.run([sys.executable, '-c', CHILD.format(end=end)], capture_output=True, text=True, check=False)
-    assert gone(int(child.stdout))
+    with tempfile.TemporaryDirectory() as folder:  # a killed process cannot clean up after itself
+        child = subprocess.run(
+            [sys.executable, '-c', CHILD.format(end=end)],
+            env=os.environ | {'TMPDIR': folder},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert gone(int(child.stdout))
+
+
+def test_a_long_temporary_folder_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / ('long' * 30)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, 'tempdir', str(folder))
+    with EmbeddedServer() as server:
+        assert ask(server, 'PING') == b'+PONG\r\n'
 
 
 @linux_only

@@ -36,6 +36,7 @@ __all__ = ('EmbeddedServer',)
 LOOPBACK = '127.0.0.1'
 LAST_PORT = 65_535
 LOG_LINES = 10
+LONGEST_PARENT = 70
 
 
 class EmbeddedServer:
@@ -139,7 +140,7 @@ class ServerProcess:
     def __init__(
         self, binary: Path, arguments: Sequence[str] = (), *, data_dir: Path | None = None, port: int | None = None
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix='torrelque-'))
+        self.folder = _short_folder()
         self.socket = self.folder / 'server.sock'
         self.log = self.folder / 'server.log'
         self.port = port or None
@@ -297,6 +298,14 @@ def _tie() -> list[str]:
         return []
     # The shell looks whether the parent was still there when the tie was made: it might have been killed just before.
     return [setpriv, '--pdeathsig', 'KILL', '--', '/bin/sh', '-c', 'test $PPID = $0 && exec "$@"', str(os.getpid())]
+
+
+def _short_folder() -> Path:
+    """A new private folder, with a path that leaves a unix socket's path below its limit of some 100 bytes."""
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) > LONGEST_PARENT:
+        parent = '/tmp'  # noqa: S108 - the folder made in it is private
+    return Path(tempfile.mkdtemp(prefix='torrelque-', dir=parent))
 
 
 def _free_port() -> int:
