@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torrelque.core.protocol import Batch, Interrupted, Operation
+from torrelque.errors import renew
 
 __all__ = ('together',)
 
@@ -16,42 +17,53 @@ def together(operations: Iterable[Operation[T]]) -> Operation[list[T | Exception
     """Run operations in lockstep rounds, one merged batch a round.
 
     Returns their results in order; the error of one that failed stands in its
-    place, so that it cannot spoil the others. An interruption reaches each of
-    those that still run; if it ends any of them, it is raised once all ended.
+    place, so that it cannot spoil the others. An interruption, or an error of the
+    driver's, reaches each of those that still run; an interruption that ends any
+    of them is raised once all ended.
     """
-    results: dict[int, T | Exception] = {}
-    interrupted: list[Interrupted] = []
-    running: list[tuple[int, Operation[T], Batch]] = []
-
-    def step(number: int, operation: Operation[T], replies: Any) -> None:  # noqa: ANN401 - replies, None or Interrupted
+    rows = [_Row(operation) for operation in operations]
+    for row in rows:
+        row.send(None)
+    while running := [row for row in rows if row.batch is not None]:
         try:
-            if isinstance(replies, Interrupted):
-                batch = operation.throw(Interrupted(replies.cause))
-            else:
-                batch = operation.send(replies)
-        except StopIteration as stop:
-            results[number] = stop.value
-        except Interrupted as error:
-            interrupted.append(error)
-        except Exception as error:  # noqa: BLE001 - it is the operation's result
-            results[number] = error
-        else:
-            running.append((number, operation, batch))
-
-    for number, operation in enumerate(operations):
-        step(number, operation, None)
-    while running:
-        round_, running = running, []
-        try:
-            replies = yield [call for _, _, batch in round_ for call in batch]
-        except Interrupted as error:
-            for number, operation, _ in round_:
-                step(number, operation, error)
+            replies = yield [call for row in running for call in row.batch or ()]
+        except (Interrupted, Exception) as error:  # noqa: BLE001 - each operation gets it
+            for row in running:
+                row.throw(Interrupted(error.cause) if isinstance(error, Interrupted) else renew(error))
         else:
             at = 0
-            for number, operation, batch in round_:
-                step(number, operation, replies[at : at + len(batch)])
-                at += len(batch)
-    if interrupted:
-        raise interrupted[0]
-    return [results[number] for number in sorted(results)]
+            for row in running:
+                row.send(replies[at : (at := at + len(row.batch or ()))])
+    for row in rows:
+        if row.interrupted is not None:
+            raise row.interrupted
+    return [row.result for row in rows]
+
+
+class _Row(Generic[T]):
+    """One operation, and the batch that it waits for; None once it ended."""
+
+    __slots__ = ('batch', 'interrupted', 'operation', 'result')
+
+    def __init__(self, operation: Operation[T]) -> None:
+        self.operation = operation
+        self.batch: Batch | None = None
+        self.result: Any = None
+        self.interrupted: Interrupted | None = None
+
+    def send(self, replies: Any) -> None:  # noqa: ANN401 - replies, or None to begin
+        self._step(self.operation.send, replies)
+
+    def throw(self, error: BaseException) -> None:
+        self._step(self.operation.throw, error)
+
+    def _step(self, resume: Any, value: Any) -> None:  # noqa: ANN401 - as above
+        self.batch = None
+        try:
+            self.batch = resume(value)
+        except StopIteration as stop:
+            self.result = stop.value
+        except Interrupted as error:
+            self.interrupted = error
+        except Exception as error:  # noqa: BLE001 - it is the operation's result
+            self.result = error

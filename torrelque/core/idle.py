@@ -46,14 +46,21 @@ class Claim:
         self.again = again
 
 
-def claim(lanes: Lanes, want: int, willing: float, lane: Lane) -> Operation[Claim]:
-    """Claim up to ``want`` tasks for somebody who would wait ``willing`` seconds more."""
+def claim(lanes: Lanes, want: int, willing: float, lane: Lane, sent: float) -> Operation[Claim]:
+    """Claim up to ``want`` tasks for somebody who would wait ``willing`` seconds more. ``sent``: the time now."""
 
     def parse(reply: Reply) -> Claim:
-        alarm, again, _, *values = reply
+        alarm, again, time, *values = reply
         token = f'{lane.number}:{lanes.nonce}:{lane.sequence}'
+        offset = sent - float(time)
         tasks = [
-            ClaimedTask(Receipt(task_id.decode(), token, int(count)), payload, float(deadline), headers)
+            ClaimedTask(
+                Receipt(task_id.decode(), token, int(count)),
+                payload,
+                float(deadline),
+                headers,
+                float(deadline) + offset,
+            )
             for task_id, payload, count, deadline, headers in zip(*[iter(values)] * 5, strict=True)
         ]
         return Claim(tasks, float(alarm) if alarm else None, bool(again))
@@ -191,7 +198,7 @@ class Idle:
         want = min(MAX_CLAIM, sum(waiter.want - len(waiter.got) for waiter in served))
         willing = max(waiter.deadline for waiter in served) - now
         try:
-            answer = yield from claim(self._lanes, want, max(0.0, willing), self._lane)
+            answer = yield from claim(self._lanes, want, max(0.0, willing), self._lane, now)
         except Interrupted as interrupted:
             self._fail(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
         except Exception as error:  # noqa: BLE001 - it is told to every waiting caller

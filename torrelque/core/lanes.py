@@ -88,12 +88,15 @@ class Lanes:
             self._unsettled.pop(0)
 
     def _attempt(self, lane: Lane, name: str, args: tuple[Arg, ...]) -> Operation[Sequence[Reply]]:
+        parts: Sequence[Reply] = ()
         for _ in range(_MINTS_A_CALL):
             if not lane.number:
                 lane.number = yield from self.script('mint', (self.nonce,), _text)
                 lane.sequence = 0
             lane.sequence += 1
-            parts: Sequence[Reply] = yield from self.script(name, (lane.number, self.nonce, lane.sequence, *args), as_is)
+            parts: Sequence[Reply] = yield from self.script(
+                name, (lane.number, self.nonce, lane.sequence, *args), as_is
+            )
             if parts[0] == b'OK':
                 return parts[1:]
             lane.number = ''

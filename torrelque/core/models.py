@@ -68,23 +68,32 @@ class TaskId(str):
         return TaskId, (self.receipt,)
 
 
-class Task(tuple[TaskId, Any]):
+class Task(tuple[TaskId, Any]):  # noqa: SLOT001 - a tuple cannot have slots of its own
     """A task that was handed to this consumer; unpacks as ``(id, data)``.
 
+    ``receipt`` is the claim, ``headers`` what the producer sent along.
     ``deadline`` is when the claim becomes stale, in Unix time on the server's
-    clock. ``receipt`` is the claim, ``headers`` what the producer sent along.
+    clock; ``expires`` is no later than that, on this process's monotonic clock
+    (``anyio.current_time()``), counted from before the claim was sent.
     """
 
-    dequeue_count: int
-    deadline: float
     receipt: Receipt
+    deadline: float
+    expires: float
     headers: Mapping[str, str]
 
-    def __new__(cls, receipt: Receipt, data: Any, deadline: float, headers: Mapping[str, str] = NO_HEADERS) -> Task:  # noqa: ANN401 - data is whatever the producer sent
+    def __new__(
+        cls,
+        receipt: Receipt,
+        data: Any,  # noqa: ANN401 - whatever the producer sent
+        deadline: float,
+        expires: float,
+        headers: Mapping[str, str] = NO_HEADERS,
+    ) -> Task:
         self = super().__new__(cls, (TaskId(receipt), data))
-        self.dequeue_count = receipt.dequeue_count
-        self.deadline = deadline
         self.receipt = receipt
+        self.deadline = deadline
+        self.expires = expires
         self.headers = headers
         return self
 
@@ -98,8 +107,13 @@ class Task(tuple[TaskId, Any]):
         """The payload, deserialised."""
         return self[1]
 
+    @property
+    def dequeue_count(self) -> int:
+        """Which delivery of the task this is, from 1."""
+        return self.receipt.dequeue_count
+
     def __reduce__(self) -> tuple[type[Task], tuple[Any, ...]]:
-        return Task, (self.receipt, self.data, self.deadline, dict(self.headers))
+        return Task, (self.receipt, self.data, self.deadline, self.expires, dict(self.headers))
 
 
 class TorrelqueQueueStats(NamedTuple):
@@ -178,7 +192,9 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
 
     Fields that anybody damaged read as if they were missing.
     """
-    status, timeout, result, dequeues, requeues, enqueued, dequeued, requeued, released, limit, reason, revision = values
+    status, timeout, result, dequeues, requeues, enqueued, dequeued, requeued, released, limit, reason, revision = (
+        values
+    )
     try:
         known = TorrelqueTaskStatus(_count(status, -1))
     except ValueError:

@@ -159,7 +159,7 @@ class Session:
             more = True
             while more and len(got) < want and not ticket.gone:
                 asked = min(want - len(got), MAX_CLAIM)
-                answer = yield from claim(self._lanes, asked, 0.0, lane)
+                answer = yield from claim(self._lanes, asked, 0.0, lane, self._clock())
                 got += answer.tasks
                 more = answer.again or len(answer.tasks) == asked
         except Interrupted as interrupted:

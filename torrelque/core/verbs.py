@@ -66,12 +66,16 @@ CANCEL = Verb('cancel', limit=1)
 
 
 class ClaimedTask(NamedTuple):
-    """A task as the claim script answers it."""
+    """A task as the claim script answers it.
+
+    ``deadline`` is on the server's clock; ``expires`` on the client's, counted from before the claim was sent.
+    """
 
     receipt: Receipt
     payload: bytes
     deadline: float
     headers: bytes
+    expires: float
 
 
 def seconds(value: float | None) -> str:
@@ -86,7 +90,7 @@ def claim_item(target: Receipt | str) -> Item:
     return target.encode(), '', ''
 
 
-def enqueue_item(  # noqa: PLR0913 - the script's arguments
+def enqueue_item(
     task_id: str, payload: bytes, timeout: float, delay: float | None, max_dequeues: int | None, headers: bytes
 ) -> Item:
     limit = '' if max_dequeues is None else max_dequeues

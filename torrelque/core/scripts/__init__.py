@@ -22,7 +22,7 @@ ScriptSet = dict[str, Script]
 
 
 def _read(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding='utf-8')
+    return resources.files(__name__).joinpath(name).read_text(encoding='utf-8')
 
 
 def _declared_keys(source: str) -> tuple[str, ...]:

@@ -1,0 +1,88 @@
+"""Checks of arguments, made before anything is sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torrelque.core.models import Receipt, Task, TaskId
+from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
+
+__all__ = ('check_count', 'check_headers', 'check_id', 'check_seconds', 'check_target', 'check_text', 'check_wait')
+
+LONGEST = 1e9
+"""Seconds, over thirty years: beyond it a time is a mistake, and would lose digits on the way."""
+
+
+def _number(name: str, value: Any) -> float:  # noqa: ANN401 - that is what is checked
+    if isinstance(value, (str, bytes)) or not hasattr(value, '__float__'):
+        raise TorrelqueTypeError(f'{name} must be a number of seconds, got {value!r}')
+    number = float(value)
+    if not math.isfinite(number) or abs(number) > LONGEST:
+        raise TorrelqueValueError(f'{name} must be a finite number of seconds up to {LONGEST:.0f}, got {value!r}')
+    return number
+
+
+def check_seconds(name: str, value: Any, *, negative: bool = False) -> float | None:  # noqa: ANN401 - as above
+    """A finite time; None for None. Negative ones only where they have a meaning."""
+    if value is None:
+        return None
+    number = _number(name, value)
+    if number < 0 and not negative:
+        raise TorrelqueValueError(f'{name} must not be negative, got {value!r}')
+    return number
+
+
+def check_wait(name: str, value: Any) -> float:  # noqa: ANN401 - as above
+    """How long to wait; None, 0 and infinity are without limit."""
+    if value is None or value == math.inf:
+        return math.inf
+    return check_seconds(name, value) or math.inf
+
+
+def check_count(name: str, value: Any) -> int:  # noqa: ANN401 - as above
+    """A whole number from 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TorrelqueTypeError(f'{name} must be a whole number, got {value!r}')
+    if value < 1:
+        raise TorrelqueValueError(f'{name} must be at least 1, got {value!r}')
+    return value
+
+
+def check_text(name: str, value: Any) -> str:  # noqa: ANN401 - as above
+    """A string that is not empty and can be sent."""
+    if not isinstance(value, str):
+        raise TorrelqueTypeError(f'{name} must be a string, got {value!r}')
+    if not value:
+        raise TorrelqueValueError(f'{name} must not be empty')
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise TorrelqueValueError(f'{name} must be text that UTF-8 can encode, got {value!r}') from None
+    return value
+
+
+def check_id(value: Any) -> str:  # noqa: ANN401 - as above
+    """A task's id, of a dequeued task too."""
+    return check_text('task id', value.id if isinstance(value, Task) else value)
+
+
+def check_target(value: Any) -> Receipt | str:  # noqa: ANN401 - as above
+    """The claim that is meant; a plain id where none is remembered."""
+    if isinstance(value, (Task, TaskId)):
+        return value.receipt
+    return check_id(value)
+
+
+def check_headers(value: Any) -> Mapping[str, str] | None:  # noqa: ANN401 - as above
+    """String to string."""
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise TorrelqueTypeError(f'headers must map strings to strings, got {value!r}')
+    for name, text in value.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TorrelqueTypeError(f'headers must map strings to strings, got {name!r}: {text!r}')
+        check_text('a header', name + text + ' ')
+    return value

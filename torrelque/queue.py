@@ -1,0 +1,584 @@
+"""The queue as its users hold it: an async facade over the core."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, ClassVar, Self, TypeVar
+
+from torrelque.core import checks, operations, scripts
+from torrelque.core.codec import JSON, Serialiser, dump_headers, dump_payload, load_headers
+from torrelque.core.keys import LOGICAL_NAMES, Keys
+from torrelque.core.models import (
+    Receipt,
+    Task,
+    TorrelqueQueueStats,
+    TorrelqueTask,
+    TorrelqueTaskState,
+    TorrelqueTaskStatus,
+)
+from torrelque.core.protocol import Call, Reply
+from torrelque.core.session import Session
+from torrelque.core.verbs import (
+    CANCEL,
+    ENQUEUE,
+    EXTEND,
+    GIVEBACK,
+    REJECT,
+    RELEASE,
+    REQUEUE,
+    Answer,
+    ClaimedTask,
+    Item,
+    Outcome,
+    Verb,
+    cancel_item,
+    claim_item,
+    enqueue_item,
+    extend_item,
+    reject_item,
+    release_item,
+    requeue_item,
+)
+from torrelque.errors import (
+    TorrelqueError,
+    TorrelqueLeaseLostError,
+    TorrelqueLookupError,
+    TorrelqueReplyError,
+    TorrelqueTypeError,
+)
+from torrelque.items import EnqueueItem, ReleaseItem, RequeueItem
+from torrelque.sweeping import Sweeper
+from torrelque.transports import adapt
+from torrelque.transports.engine import Engine, drive
+from torrelque.watching import Watcher
+
+__all__ = ('Torrelque', 'queues')
+
+T = TypeVar('T')
+Progress = Callable[[int, int], object]
+
+logger = logging.getLogger('torrelque')
+
+_SCRIPTS = scripts.load()
+
+
+class Torrelque:
+    """A work queue.
+
+    ``client`` is a ``redis.asyncio.Redis``, a ``coredis.Redis``, what
+    ``async with torrelque.connect(url) as client`` gives, or any
+    :class:`~torrelque.transports.base.Transport`; it stays the caller's to close.
+    ``max_dequeues`` is the delivery limit of tasks enqueued without one.
+
+    ``async with Torrelque(...) as queue`` owns the background work: Trio needs
+    it; on asyncio it is optional, and there the object starts what it needs by
+    itself. Raises TorrelqueError for a client that it does not know.
+
+    Cancelling any call leaves no task stranded: what was not sent is dropped,
+    what was sent is finished, and tasks claimed for a caller that has gone are
+    given back. Errors of the connection raise TorrelqueConnectionError, an
+    error reply of the server TorrelqueReplyError; with redis-py and coredis
+    they are that client's own exceptions, too.
+    """
+
+    task_timeout: float = 300
+    """Seconds until a claim becomes stale, of tasks enqueued without a time-out."""
+
+    sweep_interval: float = 30
+    """Seconds between scheduled sweeps."""
+
+    result_ttl: float = 3600
+    """Seconds for which a result is kept."""
+
+    keys: Mapping[str, str] = dict(LOGICAL_NAMES)
+    """Logical name -> key; on an instance with the queue's name in front. Read at the first call."""
+
+    _scripts: ClassVar[scripts.ScriptSet] = _SCRIPTS
+
+    def __init__(
+        self, client: object, *, queue: str = 'trq', serialiser: Serialiser = JSON, max_dequeues: int | None = None
+    ) -> None:
+        self.queue = checks.check_text('queue', queue)
+        self.max_dequeues = None if max_dequeues is None else checks.check_count('max_dequeues', max_dequeues)
+        if not (callable(getattr(serialiser, 'dumps', None)) and callable(getattr(serialiser, 'loads', None))):
+            raise TorrelqueTypeError(f'serialiser must have dumps and loads, got {serialiser!r}')
+        self.keys = {name: f'{queue}:{key}' for name, key in {**LOGICAL_NAMES, **type(self).keys}.items()}
+        self._serialiser = serialiser
+        self._transport = adapt(client)
+        self._known_keys: Keys | None = None
+        self._running_engine: Engine | None = None
+        self._sweeper = Sweeper(self)
+
+    # Life ------------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self._engine.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._engine.leave()
+        await self._transport.aclose()
+
+    async def aclose(self) -> None:
+        """End what runs in the background without ``async with``, on asyncio. May be repeated."""
+        self._sweeper.stop()
+        await self._engine.aclose()
+        await self._transport.aclose()
+
+    @property
+    def _keys(self) -> Keys:
+        if self._known_keys is None:
+            defaults = {name: f'{self.queue}:{key}' for name, key in LOGICAL_NAMES.items()}
+            self._known_keys = Keys({**defaults, **self.keys})
+        return self._known_keys
+
+    @property
+    def _engine(self) -> Engine:
+        if self._running_engine is None:
+            self._running_engine = Engine(self._transport, self._make_session, self._keys['wake'])
+        return self._running_engine
+
+    def _make_session(self) -> Session:
+        return Session(
+            self._scripts,
+            self._keys,
+            nonce=os.urandom(8).hex(),
+            clock=self._transport.now,
+            jitter=random.random,
+            block_limit=self._transport.block_limit,
+        )
+
+    # Producing -------------------------------------------------------------------------------------------------------
+
+    async def enqueue(
+        self,
+        task: Any,  # noqa: ANN401 - whatever the serialiser takes
+        *,
+        task_timeout: float | None = None,
+        delay: float | None = None,
+        pipeline: object = None,
+        task_id: str | None = None,
+        max_dequeues: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """Add a task at the back of the queue, or for later; returns its id.
+
+        ``task_timeout`` (s) is how long a consumer may work on it before its
+        claim becomes stale; None or 0 takes the queue's. With ``delay`` (s) it
+        is due that much later; None or 0 is now. ``max_dequeues`` limits its
+        deliveries. ``headers`` travel with it.
+
+        With a ``task_id`` of one's own the call is safe to repeat: while that id
+        is queued (or a dead letter), nothing changes. With a redis-py ``pipeline``
+        one EVAL is queued on it, and the id returned at once.
+
+        Raises TorrelqueTypeError or TorrelqueValueError for bad arguments and
+        whatever the serialiser raises, before anything is sent.
+        """
+        new_id, item = self._new_item(EnqueueItem(task, task_timeout, delay, task_id, max_dequeues, headers))
+        if pipeline is not None:
+            self._append(pipeline, ENQUEUE, item, fenced=False)
+        else:
+            await self._engine.submit(ENQUEUE, [item])
+        return new_id
+
+    async def enqueue_many(
+        self,
+        items: Iterable[Any],
+        *,
+        task_timeout: float | None = None,
+        delay: float | None = None,
+        max_dequeues: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> list[str | Exception]:
+        """Add many tasks, at most a thousand a round trip.
+
+        An item is a task, or an :class:`~torrelque.EnqueueItem` where one needs
+        arguments of its own. Returns an id for each, or the exception of those
+        that were not added. ``on_progress(done, total)`` is called after each
+        round trip. Bad arguments raise before anything is sent.
+        """
+        entries = [
+            self._new_item(
+                item if isinstance(item, EnqueueItem) else EnqueueItem(item, task_timeout, delay, None, max_dequeues)
+            )
+            for item in items
+        ]
+        answers = await self._submit_many(ENQUEUE, [item for _, item in entries], on_progress)
+        return [
+            answer if isinstance(answer, Exception) else new_id
+            for (new_id, _), answer in zip(entries, answers, strict=True)
+        ]
+
+    def _new_item(self, new: EnqueueItem) -> tuple[str, Item]:
+        new_id = os.urandom(16).hex() if new.task_id is None else str(checks.check_text('task_id', new.task_id))
+        timeout = checks.check_seconds('task_timeout', new.task_timeout) or self._default_timeout()
+        delay = checks.check_seconds('delay', new.delay, negative=True) or None
+        limit = self.max_dequeues if new.max_dequeues is None else checks.check_count('max_dequeues', new.max_dequeues)
+        headers = dump_headers(checks.check_headers(new.headers))
+        payload = dump_payload(self._serialiser, new.task)
+        return new_id, enqueue_item(new_id, payload, timeout, delay, limit, headers)
+
+    def _default_timeout(self) -> float:
+        timeout = checks.check_seconds('Torrelque.task_timeout', self.task_timeout)
+        if not timeout:
+            raise TorrelqueTypeError(f'Torrelque.task_timeout must be above 0, got {self.task_timeout!r}')
+        return timeout
+
+    # Consuming -------------------------------------------------------------------------------------------------------
+
+    async def dequeue(self, timeout: float | None = None, *, max_tasks: int = 1) -> Any:  # noqa: ANN401 - see below
+        """Wait for a task and claim it.
+
+        Returns a :class:`~torrelque.Task`, which unpacks as ``(id, data)``; with
+        ``max_tasks`` above 1 a list of at least one, and of as many as are there.
+        First in, first out. Raises TorrelqueTimeoutError after ``timeout`` s;
+        None or 0 waits without limit. A task that cannot be deserialised goes to
+        the dead letters.
+
+        When cancelled, no task is lost or held.
+        """
+        deadline = self._transport.now() + checks.check_wait('timeout', timeout)
+        checks.check_count('max_tasks', max_tasks)
+        while True:
+            tasks = self._load(await self._engine.dequeue(max_tasks, deadline))
+            if tasks:
+                return tasks if max_tasks > 1 else tasks[0]
+
+    async def dequeue_nowait(self, *, max_tasks: int = 1) -> list[Task]:
+        """Claim up to ``max_tasks`` of the tasks that are there; perhaps none."""
+        return self._load(await self._engine.dequeue_nowait(checks.check_count('max_tasks', max_tasks)))
+
+    def _load(self, claimed: Sequence[ClaimedTask]) -> list[Task]:
+        tasks: list[Task] = []
+        for task in claimed:
+            try:
+                data = self._serialiser.loads(task.payload)
+            except Exception as error:  # noqa: BLE001 - whatever a serialiser may raise
+                logger.warning('Cannot deserialise task:%s, rejecting it: %r', task.receipt.id, error)
+                item = reject_item(task.receipt, f'cannot be deserialised: {error!r}'[:1000])
+                self._engine.submit_unheeded(REJECT, [item])
+            else:
+                tasks.append(Task(task.receipt, data, task.deadline, task.expires, load_headers(task.headers)))
+        return tasks
+
+    # Ending claims ---------------------------------------------------------------------------------------------------
+
+    async def requeue(
+        self,
+        task_id: str | Task,
+        delay: float | None = None,
+        *,
+        task_timeout: float | None = None,
+        pipeline: object = None,
+    ) -> None:
+        """Return a claimed task to the back of the queue, or for ``delay`` s later.
+
+        ``task_timeout`` redefines how long a consumer may work on it. Given the
+        dequeued task, raises TorrelqueLeaseLostError if its claim is no longer
+        the live one; given an id, logs a warning; nothing is changed then.
+        """
+        target, item = self._requeue_item(RequeueItem(task_id, delay, task_timeout))
+        if pipeline is not None:
+            self._append(pipeline, REQUEUE, item, fenced=isinstance(task_id, Task))
+        else:
+            self._warn('requeue', task_id, target, await self._one(REQUEUE, item))
+
+    async def requeue_many(
+        self,
+        items: Iterable[str | Task | RequeueItem],
+        *,
+        delay: float | None = None,
+        task_timeout: float | None = None,
+        on_progress: Progress | None = None,
+    ) -> list[Exception | None]:
+        """Requeue many, at most a thousand a round trip; None for each that was, else why not."""
+        entries = [
+            self._requeue_item(item if isinstance(item, RequeueItem) else RequeueItem(item, delay, task_timeout))
+            for item in items
+        ]
+        return await self._end_many(REQUEUE, entries, on_progress)
+
+    def _requeue_item(self, item: RequeueItem) -> tuple[Receipt | str, Item]:
+        target = checks.check_target(item.task)
+        delay = checks.check_seconds('delay', item.delay, negative=True) or None
+        timeout = checks.check_seconds('task_timeout', item.task_timeout) or None
+        return target, requeue_item(target, delay, timeout)
+
+    async def release(
+        self,
+        task_id: str | Task,
+        *,
+        result: Any = None,  # noqa: ANN401 - whatever the serialiser takes
+        result_ttl: float | None = None,
+        status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED,
+        pipeline: object = None,
+    ) -> None:
+        """Remove a claimed task from the queue: it is done.
+
+        With a ``result`` the task's state is kept, with it and the final
+        ``status``, for ``result_ttl`` s. Given the dequeued task, raises
+        TorrelqueLeaseLostError if its claim is no longer the live one; given an
+        id, logs a warning; nothing is changed then.
+        """
+        target, item = self._release_item(ReleaseItem(task_id, result, result_ttl, status))
+        if pipeline is not None:
+            self._append(pipeline, RELEASE, item, fenced=isinstance(task_id, Task))
+        else:
+            self._warn('release', task_id, target, await self._one(RELEASE, item))
+
+    async def release_many(
+        self,
+        items: Iterable[str | Task | ReleaseItem],
+        *,
+        status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED,
+        on_progress: Progress | None = None,
+    ) -> list[Exception | None]:
+        """Release many, at most a thousand a round trip; None for each that was, else why not."""
+        entries = [
+            self._release_item(item if isinstance(item, ReleaseItem) else ReleaseItem(item, status=status))
+            for item in items
+        ]
+        return await self._end_many(RELEASE, entries, on_progress)
+
+    def _release_item(self, item: ReleaseItem) -> tuple[Receipt | str, Item]:
+        target = checks.check_target(item.task)
+        status = item.status
+        if status is None and item.result is None:
+            status = TorrelqueTaskStatus.COMPLETED
+        if status not in (TorrelqueTaskStatus.COMPLETED, TorrelqueTaskStatus.REJECTED):
+            raise TorrelqueError(f'Invalid status for released task: {item.status}')
+        ttl, result = None, b''
+        if item.result is not None:
+            ttl = checks.check_seconds('result_ttl', self.result_ttl if item.result_ttl is None else item.result_ttl)
+            result = dump_payload(self._serialiser, item.result)
+        else:
+            checks.check_seconds('result_ttl', item.result_ttl)
+        return target, release_item(target, TorrelqueTaskStatus(status), ttl, result)
+
+    async def reject(self, task_id: str | Task, reason: str) -> None:
+        """Move a claimed task to the dead letters, its payload kept.
+
+        Raises TorrelqueLeaseLostError if its claim is no longer the live one,
+        TorrelqueLookupError for a plain id without a live claim.
+        """
+        target = checks.check_target(task_id)
+        item = reject_item(target, checks.check_text('reason', reason))
+        self._raise(target, await self._one(REJECT, item))
+
+    async def giveback(self, task_id: str | Task) -> None:
+        """Return a claim as if the task had not been delivered: to the front, this delivery not counted.
+
+        Raises as `reject` does.
+        """
+        target = checks.check_target(task_id)
+        self._raise(target, await self._one(GIVEBACK, claim_item(target)))
+
+    async def extend(self, task_id: str | Task, timeout: float | None = None) -> float:
+        """Renew a claim for ``timeout`` s from now (None or 0: the task's own), never shortening it.
+
+        Returns the new deadline, in Unix time on the server's clock. Safe to
+        repeat. Raises as `reject` does.
+        """
+        target = checks.check_target(task_id)
+        answer = await self._one(EXTEND, extend_item(target, checks.check_seconds('timeout', timeout) or None))
+        self._raise(target, answer)
+        assert isinstance(answer, float)  # noqa: S101 - what is left when nothing was raised
+        return answer
+
+    # Looking ---------------------------------------------------------------------------------------------------------
+
+    async def get_queue_stats(self) -> TorrelqueQueueStats:
+        """Counts at one moment, and totals."""
+        return await self._engine.run(operations.queue_stats(self._scripts, self._keys))
+
+    async def get_task_state(self, task_id: str | Task) -> TorrelqueTaskState:
+        """A task's state. Raises TorrelqueLookupError if it is unknown."""
+        (state,) = await self._states([checks.check_id(task_id)])
+        if state is None:
+            raise TorrelqueLookupError(f'no task {str(checks.check_id(task_id))!r} in queue {self.queue!r}')
+        return state
+
+    async def get_task(self, task_id: str | Task) -> TorrelqueTask:
+        """Payload, headers and state of a queued task or dead letter. Raises TorrelqueLookupError if there is none."""
+        plain = str(checks.check_id(task_id))
+        found = await self._engine.run(operations.task_with_state(self._keys, plain))
+        if found is None:
+            raise TorrelqueLookupError(f'no task {plain!r} in queue {self.queue!r}')
+        payload, headers, state = found
+        return TorrelqueTask(plain, self._serialiser.loads(payload), load_headers(headers), self._with_result(state))
+
+    async def tasks(self, status: TorrelqueTaskStatus | None = None) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
+        """Ids and states, in no order, read in bounded steps while the queue goes on.
+
+        Without ``status`` all that are queued, and the dead letters; COMPLETED
+        those whose result is kept. Tasks that are there all the while come at
+        least once, perhaps more often.
+        """
+        wanted = None if status is None else TorrelqueTaskStatus(status)
+        cursor = b'0'
+        while True:
+            if wanted is TorrelqueTaskStatus.COMPLETED:
+                cursor, ids = await self._engine.run(operations.scan_results(self._keys, cursor))
+            else:
+                cursor, ids = await self._engine.run(operations.scan_tasks(self._scripts, self._keys, wanted, cursor))
+            for task_id, state in zip(ids, await self._states(ids), strict=True):
+                if state is not None and wanted in (None, state.status):
+                    yield task_id, state
+            if cursor == b'0':
+                return
+
+    async def watch(self, task_id: str | Task, *, timeout: float | None = None) -> AsyncIterator[TorrelqueTaskState]:
+        """Yield the state now and at each change of status, until a final one.
+
+        A task released without a result ends it without a final state; `wait`
+        tells which it was. Raises TorrelqueLookupError if the task is unknown,
+        TorrelqueTimeoutError after ``timeout`` s. Stopping to iterate is safe.
+        """
+        watcher = Watcher(self, checks.check_id(task_id), checks.check_wait('timeout', timeout))
+        try:
+            while not watcher.ended:
+                for state in await watcher.next_states():
+                    yield self._with_result(state)
+        finally:
+            watcher.close()
+
+    async def wait(self, task_id: str | Task, timeout: float | None = None) -> TorrelqueTaskState:
+        """Wait for a task's end and return its final state.
+
+        Of a task released without a result it is the last state seen, with the
+        final status. Raises TorrelqueLookupError if the task is unknown, is
+        cancelled, or went while the connection was cut; TorrelqueTimeoutError
+        after ``timeout`` s.
+        """
+        watcher = Watcher(self, checks.check_id(task_id), checks.check_wait('timeout', timeout))
+        try:
+            while not watcher.ended:
+                await watcher.next_states()
+            return self._with_result(watcher.final_state())
+        finally:
+            watcher.close()
+
+    async def _states(self, ids: Sequence[str]) -> list[TorrelqueTaskState | None]:
+        if not ids:
+            return []
+        states = await self._engine.run(operations.task_states(self._keys, ids))
+        return [state and self._with_result(state) for state in states]
+
+    def _with_result(self, state: TorrelqueTaskState) -> TorrelqueTaskState:
+        if state.result is None:
+            return state
+        return state._replace(result=self._serialiser.loads(state.result))
+
+    # Keeping order ---------------------------------------------------------------------------------------------------
+
+    async def cancel(self, task_id: str) -> None:
+        """Remove a pending or delayed task.
+
+        The one call whose cost grows with the queue: the id is looked for. Raises
+        TorrelqueLookupError if the task is neither, and leaves it alone.
+        """
+        plain = checks.check_id(task_id)
+        if await self._one(CANCEL, cancel_item(plain)) is not Outcome.OK:
+            raise TorrelqueLookupError(f'no pending or delayed task {str(plain)!r} in queue {self.queue!r}')
+
+    async def sweep(self) -> tuple[int, int, int]:
+        """Return to pending what is stale, due, or abandoned by a 0.9 consumer; how many of each.
+
+        Consumers that wait do the first two by themselves. Safe to cancel and to
+        repeat.
+        """
+        return await self._engine.run(operations.sweep(self._scripts, self._keys))
+
+    def schedule_sweep(self, interval: float | None = None) -> None:
+        """Sweep now and every ``interval`` s (None: ``sweep_interval``) in the background."""
+        seconds = checks.check_seconds('interval', interval) or checks.check_seconds(
+            'sweep_interval', self.sweep_interval
+        )
+        self._sweeper.start(seconds or type(self).sweep_interval)
+
+    def unschedule_sweep(self) -> None:
+        """Stop what `schedule_sweep` started. May be repeated."""
+        self._sweeper.stop()
+
+    # Within ----------------------------------------------------------------------------------------------------------
+
+    async def _one(self, verb: Verb, item: Item) -> Answer:
+        (answer,) = await self._engine.submit(verb, [item])
+        return answer
+
+    async def _submit_many(
+        self, verb: Verb, items: list[Item], on_progress: Progress | None
+    ) -> list[Answer | Exception]:
+        answers: list[Answer | Exception] = []
+        for first in range(0, len(items), verb.limit):
+            part = items[first : first + verb.limit]
+            try:
+                answers += await self._engine.submit(verb, part)
+            except TorrelqueError as error:
+                answers += [error] * len(part)
+            if on_progress is not None:
+                on_progress(len(answers), len(items))
+        return answers
+
+    async def _end_many(
+        self, verb: Verb, entries: list[tuple[Receipt | str, Item]], on_progress: Progress | None
+    ) -> list[Exception | None]:
+        answers = await self._submit_many(verb, [item for _, item in entries], on_progress)
+        return [
+            answer if isinstance(answer, Exception) else _error(target, answer)
+            for (target, _), answer in zip(entries, answers, strict=True)
+        ]
+
+    def _append(self, pipeline: object, verb: Verb, item: Item, *, fenced: bool) -> None:
+        script = self._scripts[verb.name]
+        call = Call[Reply](script, self._keys.of(script), ('', 'raise' if fenced else '', '', *item))
+        self._transport.append(pipeline, call)
+
+    def _warn(self, action: str, given: str | Task, target: Receipt | str, answer: Answer) -> None:
+        """0.9 logged a warning where an id had no claim to act on; whoever passes the task wants to know."""
+        error = _error(target, answer)
+        if isinstance(given, Task) or isinstance(error, TorrelqueReplyError):
+            self._raise(target, answer)
+        elif error is not None:
+            logger.warning('Inconsistent %s of task:%s: %s', action, str(given), error)
+
+    @staticmethod
+    def _raise(target: Receipt | str, answer: Answer) -> None:
+        error = _error(target, answer)
+        if error is not None:
+            raise error
+
+
+def _error(target: Receipt | str, answer: Answer) -> Exception | None:
+    """What an answer means to somebody who acted on a claim."""
+    task_id = target.id if isinstance(target, Receipt) else str(target)
+    if answer is Outcome.LOST:
+        return TorrelqueLeaseLostError(f'the claim on task {task_id!r} is no longer live, nothing was changed')
+    if answer is Outcome.UNKNOWN:
+        return TorrelqueLookupError(f'there is no live claim on task {task_id!r}, nothing was changed')
+    if answer is Outcome.BROKEN:
+        return TorrelqueReplyError(f'the state of task {task_id!r} is not a hash, nothing was changed', 'WRONGTYPE')
+    return None
+
+
+async def queues(client: object) -> AsyncIterator[str]:
+    """The names of the queues on a server, found by SCAN in bounded steps; a name may come twice.
+
+    ``client`` is what :class:`Torrelque` takes. Queues that only 0.9 has used
+    are not marked, and not found.
+    """
+    transport = adapt(client)
+    cursor = b'0'
+    while True:
+        cursor, names = await drive(transport, operations.scan_queues(cursor))
+        for name in names:
+            yield name
+        if cursor == b'0':
+            return

@@ -1,0 +1,322 @@
+"""Runs one queue object's session over a transport: the task group, the timers and the I/O.
+
+It decides nothing: the session says what to run and when. A caller's task only
+waits for its ticket, so cancelling it cuts no I/O off. On asyncio the engine
+starts by itself with the first call, and ends when nothing is left to do; where
+its context is entered, as Trio needs it, it runs as long as the context.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+from anyio.lowlevel import current_token
+
+from torrelque.core.combinators import together
+from torrelque.core.merging import Ticket
+from torrelque.core.protocol import Call, Interrupted, Operation, Reply
+from torrelque.core.session import Session
+from torrelque.core.verbs import Answer, ClaimedTask, Item, Verb
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueUsageError
+from torrelque.transports.base import Transport
+from torrelque.transports.listening import Hub, Inbox
+
+__all__ = ('Background', 'Engine', 'drive')
+
+T = TypeVar('T')
+
+CLOSING_TIME = 2.0
+"""Seconds that shutting down may spend on settling calls and giving claims back."""
+
+
+async def drive(transport: Transport, operation: Operation[T]) -> T:
+    """Run an operation to its end.
+
+    Raises what the operation raises, and TorrelqueConnectionError if it was cut
+    off. When cancelled, the operation is given a little time to clean up.
+    """
+    try:
+        batch = next(operation)
+        while True:
+            try:
+                replies = await transport.execute(batch)
+            except TorrelqueConnectionError as error:
+                batch = operation.throw(Interrupted(error))
+            except anyio.get_cancelled_exc_class():
+                with anyio.move_on_after(CLOSING_TIME, shield=True):
+                    await _finish(transport, operation)
+                raise
+            except Exception as error:  # noqa: BLE001 - the operation tells it to its callers
+                batch = operation.throw(error)
+            else:
+                batch = operation.send(replies)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    except Interrupted as interrupted:
+        raise interrupted.cause or TorrelqueError('the operation was interrupted') from None
+
+
+async def _finish(transport: Transport, operation: Operation[Any]) -> None:
+    with suppress(StopIteration, Interrupted, TorrelqueError):
+        batch = operation.throw(Interrupted())
+        while True:
+            try:
+                replies = await transport.execute(batch)
+            except TorrelqueConnectionError as error:
+                batch = operation.throw(Interrupted(error))
+            else:
+                batch = operation.send(replies)
+
+
+class Background:
+    """A task that was started beside the engine; ``cancel`` ends it."""
+
+    def __init__(self) -> None:
+        self._scope = anyio.CancelScope()
+
+    async def run(self, function: Callable[[], Awaitable[None]]) -> None:
+        with self._scope:
+            await function()
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+
+class Engine:
+    """The engine of one queue object.
+
+    ``make_session`` makes the state machine, anew after a fork and on another
+    event loop; ``wake_key`` is where hints are put.
+    """
+
+    def __init__(self, transport: Transport, make_session: Callable[[], Session], wake_key: bytes) -> None:
+        self._transport = transport
+        self._make_session = make_session
+        self._wake_key = wake_key
+        self._home: tuple[int, object] | None = None  # process and event loop that the state belongs to
+        self._entered = False
+        self._tasks: TaskGroup | None = None
+        self._starter: asyncio.Task[None] | None = None
+        self._spawned: set[asyncio.Task[None]] = set()
+
+    # Life --------------------------------------------------------------------
+
+    async def enter(self) -> None:
+        """Run until `leave`, within the task that calls both."""
+        self._settle_in()
+        if self._entered:
+            raise TorrelqueUsageError('this queue object is entered already; make one for each `async with`')
+        self._entered = True
+        tasks = anyio.create_task_group()
+        await tasks.__aenter__()
+        self._tasks = tasks
+        tasks.start_soon(self._run, tasks)
+
+    async def leave(self) -> None:
+        """Finish what is under way, give back what nobody took, and end."""
+        tasks = self._tasks
+        if tasks is None:
+            return
+        self._closing = True
+        with anyio.move_on_after(CLOSING_TIME, shield=True):
+            await self._close_down()
+        tasks.cancel_scope.cancel()
+        try:
+            # What the body raised goes on its way by itself: the task group would wrap it into a group.
+            await tasks.__aexit__(None, None, None)
+        finally:
+            self._tasks = None
+            self._entered = False
+            self._home = None
+
+    async def aclose(self) -> None:
+        """End what the engine started by itself on asyncio. May be repeated."""
+        if self._entered or self._home is None:
+            return
+        for task in [*self._spawned, *([self._starter] if self._starter else [])]:
+            task.cancel()
+            await asyncio.wait([task])
+        self._starter = None
+
+    def spawn(self, function: Callable[[], Awaitable[None]]) -> Background:
+        """Run something beside the engine until it ends, is cancelled, or the engine is closed."""
+        self._ensure()
+        background = Background()
+        if self._entered:
+            assert self._tasks is not None  # noqa: S101 - entered means so
+            self._tasks.start_soon(background.run, function)
+        else:
+            task = asyncio.get_running_loop().create_task(background.run(function), context=contextvars.Context())
+            self._spawned.add(task)
+            task.add_done_callback(self._spawned.discard)
+        return background
+
+    # Calls -------------------------------------------------------------------
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Run an operation that is not merged. Cancelling it may leave it half done; it is safe to repeat."""
+        return await drive(self._transport, operation)
+
+    async def submit(self, verb: Verb, items: Sequence[Item]) -> list[Answer]:
+        """Have a verb done to at most ``verb.limit`` items, merged with what others ask for in the same tick."""
+        self._ensure()
+        event = anyio.Event()
+        answers: list[Answer] = await self._settled(self._session.submit(verb, items, event.set), event)
+        return answers
+
+    def submit_unheeded(self, verb: Verb, items: Sequence[Item]) -> None:
+        """The same, for an answer that nobody waits for."""
+        self._ensure()
+        self._session.submit(verb, items, _nobody)
+        self._wake.set()
+
+    async def dequeue(self, want: int, deadline: float) -> list[ClaimedTask]:
+        """Wait for at least one task. Raises TorrelqueTimeoutError at ``deadline``."""
+        self._ensure()
+        event = anyio.Event()
+        tasks: list[ClaimedTask] = await self._settled(self._session.dequeue(want, deadline, event.set), event)
+        return tasks
+
+    async def dequeue_nowait(self, want: int) -> list[ClaimedTask]:
+        """What is there, up to ``want`` tasks."""
+        self._ensure()
+        event = anyio.Event()
+        tasks: list[ClaimedTask] = await self._settled(self._session.dequeue_nowait(want, event.set), event)
+        return tasks
+
+    def open_inbox(self, channel: bytes) -> Inbox:
+        """Listen to a channel until the inbox is closed."""
+        self._ensure()
+        return self._hub.open(channel)
+
+    async def _settled(self, ticket: Ticket, event: anyio.Event) -> Any:  # noqa: ANN401 - what the ticket is for
+        self._wake.set()
+        try:
+            await event.wait()
+        except BaseException:
+            self._session.leave(ticket)
+            self._wake.set()
+            raise
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.value
+
+    # Running -----------------------------------------------------------------
+
+    def _settle_in(self) -> None:
+        """Make fresh state where a fork or another event loop made the old one unusable."""
+        home = os.getpid(), current_token()
+        if self._home == home:
+            return
+        if self._home is not None and self._home[0] == home[0] and (self._entered or self._runs_elsewhere()):
+            raise TorrelqueUsageError('this queue object is in use in another event loop; make one for each loop')
+        self._home = home
+        self._entered = False
+        self._tasks = None
+        self._starter = None
+        self._spawned = set()
+        self._wake = anyio.Event()
+        self._running = 0
+        self._closing = False
+        self._waiting = anyio.CancelScope()
+        self._session = self._make_session()
+        self._hub = Hub(self._transport, self.spawn)
+
+    def _runs_elsewhere(self) -> bool:
+        return self._starter is not None and not self._starter.done() and not self._starter.get_loop().is_closed()
+
+    def _ensure(self) -> None:
+        """Be running, by itself where the event loop allows it."""
+        self._settle_in()
+        if self._entered or self._starter is not None:
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise TorrelqueUsageError(
+                'under Trio a queue object runs within its context: '
+                '`async with Torrelque(...) as queue:` around all that uses it'
+            ) from None
+        self._starter = loop.create_task(self._run_while_needed(), context=contextvars.Context())
+
+    async def _run_while_needed(self) -> None:
+        try:
+            async with anyio.create_task_group() as tasks:
+                await self._run(tasks)
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(CLOSING_TIME, shield=True):
+                await self._close_down()
+            raise
+
+    async def _run(self, tasks: TaskGroup) -> None:
+        while True:
+            self._wake = anyio.Event()
+            self._step(tasks)
+            if self._quiet() and not self._entered:
+                # From here on a new call starts a new engine task; no await lies between.
+                self._starter = None
+                return
+            await self._transport.pause(self._wake, self._session.timer())
+
+    def _step(self, tasks: TaskGroup) -> None:
+        operations = self._session.start()
+        if operations:
+            self._running += 1
+            tasks.start_soon(self._drive, together(operations))
+        seconds = self._session.block()
+        if seconds is not None:
+            self._running += 1
+            tasks.start_soon(self._block, seconds)
+
+    def _quiet(self) -> bool:
+        return not self._running and not self._wake.is_set() and self._session.timer() == math.inf
+
+    async def _drive(self, operation: Operation[Any]) -> None:
+        try:
+            await drive(self._transport, operation)
+        finally:
+            self._running -= 1
+            self._wake.set()
+
+    async def _block(self, seconds: float) -> None:
+        call = Call[Reply]('BZPOPMIN', (self._wake_key,), (f'{seconds:.3f}',))
+        try:
+            with anyio.CancelScope() as self._waiting:
+                if self._closing:
+                    return
+                reply = await self._transport.block(call, seconds)
+                if isinstance(reply, TorrelqueReplyError):
+                    raise reply  # noqa: TRY301 - goes where a broken connection goes
+                self._session.unblocked(hinted=reply is not None)
+        except Exception as error:  # noqa: BLE001 - told to those who wait
+            self._session.block_failed(error)
+        finally:
+            self._running -= 1
+            self._wake.set()
+
+    async def _close_down(self) -> None:
+        """Let what is under way finish, and run what the session has left to do."""
+        self._session.close()
+        self._waiting.cancel()
+        while True:
+            operations = self._session.start()
+            if operations:
+                await drive(self._transport, together(operations))
+            elif self._running:
+                self._wake = anyio.Event()
+                await self._wake.wait()
+            else:
+                return
+
+
+def _nobody() -> None:
+    """Wakes nobody."""
