@@ -216,6 +216,25 @@ def test_a_long_temporary_folder_is_no_obstacle(tmp_path: Path, monkeypatch: pyt
         assert ask(server, 'PING') == b'+PONG\r\n'
 
 
+FORKING = """
+import os, sys
+from torrelque.embedded import EmbeddedServer
+with EmbeddedServer() as server:
+    child = os.fork()
+    if not child:
+        server.close()
+        sys.exit()
+    os.waitpid(child, 0)
+    print(os.path.exists(server.address))
+"""
+
+
+def test_a_fork_does_not_end_it() -> None:
+    command = [sys.executable, '-W', 'ignore', '-c', FORKING]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert run.stdout == 'True\n'
+
+
 @linux_only
 def test_is_not_started_for_a_process_that_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, 'getpid', lambda: 1_000_000_000)  # so the server's parent is not who it should be

@@ -149,6 +149,7 @@ class ServerProcess:
         self._arguments = arguments
         self._data_dir = data_dir or self.folder
         self._process: TiedProcess | None = None
+        self._owner = os.getpid()
 
     @property
     def url(self) -> str:
@@ -187,7 +188,9 @@ class ServerProcess:
             self._process.kill()
 
     def close(self) -> None:
-        """End it in good order and remove its folder."""
+        """End it in good order and remove its folder. Does nothing in a fork of the process that started it."""
+        if os.getpid() != self._owner:
+            return
         if self._process is not None:
             self._process.terminate()
         shutil.rmtree(self.folder, ignore_errors=True)
