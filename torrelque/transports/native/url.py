@@ -57,30 +57,40 @@ def parse_url(url: str) -> Address:
 def _parse(url: str) -> Address:
     if re.search(r'[\x00-\x20\x7f]', url):
         raise ValueError('spaces and control characters must be percent-encoded')
-    parts = urlsplit(url)
+    parts = _split(url)
     if parts.scheme not in ('redis', 'rediss', 'unix') or not url.lower().startswith(f'{parts.scheme}://'):
         raise ValueError(f'unknown scheme, expected one of {", ".join(FORMS)}')
+    if parts.scheme != 'unix' and '@' in parts.path + parts.query + parts.fragment:
+        raise ValueError('in a user or password, / ? # must be percent-encoded')
     if '#' in url:
         raise ValueError("a '#' must be written as %23")
     user, password = _credentials(parts)
     option = _query(parts.query)
+    db = '0' if option is None else option
     if parts.scheme == 'unix':
         if parts.netloc.rpartition('@')[2] or parts.path in ('', '/'):
             raise ValueError(f'expected the absolute path of a socket: {FORMS[2]}')
-        return Address(path=unquote(parts.path, errors='strict'), user=user, password=password, db=_db(option or '0'))
+        return Address(path=_decoded(parts.path), user=user, password=password, db=_db(db))
     if not parts.hostname:
         raise ValueError(f'expected a host: {FORMS[0]}')
     in_path = parts.path.removeprefix('/')
     if in_path and option is not None:
         raise ValueError('the database is given twice, as path and as ?db=')
     return Address(
-        host=unquote(parts.hostname, errors='strict'),
+        host=_decoded(parts.hostname),
         port=_port(parts),
         tls=parts.scheme == 'rediss',
         user=user,
         password=password,
-        db=_db(in_path or option or '0'),
+        db=_db(in_path or db),
     )
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # its message may hold the password
+        raise ValueError('the host is malformed') from None
 
 
 def _credentials(parts: SplitResult) -> tuple[str | None, str | None]:
@@ -92,13 +102,20 @@ def _credentials(parts: SplitResult) -> tuple[str | None, str | None]:
     return None, password or None
 
 
+def _decoded(text: str) -> str:
+    decoded = unquote(text, errors='strict')
+    if '\0' in decoded:
+        raise ValueError('neither a host nor a path can hold a NUL character')
+    return decoded
+
+
 def _port(parts: SplitResult) -> int:
     try:
         port = parts.port
     except ValueError:
         port = 0
     if port == 0:
-        raise ValueError('expected a port from 1 to 65535; in a password, write / ? # @ : percent-encoded')
+        raise ValueError('expected a port from 1 to 65535')
     return DEFAULT_PORT if port is None else port
 
 
