@@ -82,6 +82,8 @@ def is_public(item: Imported) -> bool:
     """Whether it is a name that users of the library have too, or the library as a whole."""
     if item.is_in('torrelque.embedded'):
         return item.name in {'', 'embedded'} | public_names('torrelque.embedded')
+    if item.is_in('torrelque.core', 'torrelque.transports'):
+        return False  # also what is public is not fetched from there
     return item == Imported('torrelque') or item.name in public_names('torrelque')
 
 
