@@ -1,14 +1,33 @@
-"""One item of a bulk call with arguments of its own; a bare value takes those of the call."""
+"""Items of calls: checked and written down before anything is sent, and what their answers mean."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torrelque.core.models import TorrelqueTaskStatus
+from torrelque.core import checks
+from torrelque.core.codec import Serialiser, dump_headers, dump_payload
+from torrelque.core.models import Receipt, TorrelqueTaskStatus
+from torrelque.core.verbs import Answer, Item, Outcome, enqueue_item, release_item, requeue_item
+from torrelque.errors import (
+    TorrelqueError,
+    TorrelqueLeaseLostError,
+    TorrelqueLookupError,
+    TorrelqueReplyError,
+    TorrelqueValueError,
+)
 
-__all__ = ('EnqueueItem', 'ReleaseItem', 'RequeueItem')
+__all__ = (
+    'EnqueueItem',
+    'ReleaseItem',
+    'RequeueItem',
+    'claim_error',
+    'write_enqueue',
+    'write_release',
+    'write_requeue',
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,3 +59,53 @@ class ReleaseItem:
     result: Any = None
     result_ttl: float | None = None
     status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED
+
+
+def write_enqueue(
+    new: EnqueueItem, serialiser: Serialiser, default_timeout: float, default_limit: int | None
+) -> tuple[str, Item]:
+    """The task's id and its arguments."""
+    task_id = os.urandom(16).hex() if new.task_id is None else str(checks.check_text('task_id', new.task_id))
+    timeout = checks.check_seconds('task_timeout', new.task_timeout)
+    timeout = timeout or checks.check_seconds('Torrelque.task_timeout', default_timeout)
+    if not timeout:
+        raise TorrelqueValueError(f'Torrelque.task_timeout must be above 0, got {default_timeout!r}')
+    delay = checks.check_seconds('delay', new.delay, negative=True) or None
+    limit = default_limit if new.max_dequeues is None else checks.check_count('max_dequeues', new.max_dequeues)
+    headers = dump_headers(checks.check_headers(new.headers))
+    payload = dump_payload(serialiser, new.task)
+    return task_id, enqueue_item(task_id, payload, timeout, delay, limit, headers)
+
+
+def write_requeue(item: RequeueItem) -> tuple[Receipt | str, Item]:
+    """The claim that is meant and its arguments."""
+    target = checks.check_target(item.task)
+    delay = checks.check_seconds('delay', item.delay, negative=True) or None
+    timeout = checks.check_seconds('task_timeout', item.task_timeout) or None
+    return target, requeue_item(target, delay, timeout)
+
+
+def write_release(item: ReleaseItem, serialiser: Serialiser, default_ttl: float) -> tuple[Receipt | str, Item]:
+    """The claim that is meant and its arguments."""
+    target = checks.check_target(item.task)
+    status = item.status
+    if status is None and item.result is None:
+        status = TorrelqueTaskStatus.COMPLETED
+    if status not in (TorrelqueTaskStatus.COMPLETED, TorrelqueTaskStatus.REJECTED):
+        raise TorrelqueError(f'Invalid status for released task: {item.status}')
+    ttl = checks.check_seconds('result_ttl', default_ttl if item.result_ttl is None else item.result_ttl)
+    if item.result is None:
+        return target, release_item(target, TorrelqueTaskStatus(status), None, b'')
+    return target, release_item(target, TorrelqueTaskStatus(status), ttl, dump_payload(serialiser, item.result))
+
+
+def claim_error(target: Receipt | str, answer: Answer) -> TorrelqueError | None:
+    """What an answer means to somebody who acted on a claim; None if it was done."""
+    task_id = target.id if isinstance(target, Receipt) else str(target)
+    if answer is Outcome.LOST:
+        return TorrelqueLeaseLostError(f'the claim on task {task_id!r} is no longer live, nothing was changed')
+    if answer is Outcome.UNKNOWN:
+        return TorrelqueLookupError(f'there is no live claim on task {task_id!r}, nothing was changed')
+    if answer is Outcome.BROKEN:
+        return TorrelqueReplyError(f'the state of task {task_id!r} is not a hash, nothing was changed', 'WRONGTYPE')
+    return None

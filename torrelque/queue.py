@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, TypeVar
 
 from torrelque.core import checks, operations, scripts
-from torrelque.core.codec import JSON, Serialiser, dump_headers, dump_payload, load_headers
+from torrelque.core.codec import JSON, Serialiser, load_headers
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
     Receipt,
@@ -37,20 +37,24 @@ from torrelque.core.verbs import (
     Verb,
     cancel_item,
     claim_item,
-    enqueue_item,
     extend_item,
     reject_item,
-    release_item,
-    requeue_item,
 )
 from torrelque.errors import (
     TorrelqueError,
-    TorrelqueLeaseLostError,
     TorrelqueLookupError,
     TorrelqueReplyError,
     TorrelqueTypeError,
 )
-from torrelque.items import EnqueueItem, ReleaseItem, RequeueItem
+from torrelque.items import (
+    EnqueueItem,
+    ReleaseItem,
+    RequeueItem,
+    claim_error,
+    write_enqueue,
+    write_release,
+    write_requeue,
+)
 from torrelque.sweeping import Sweeper
 from torrelque.transports import adapt
 from torrelque.transports.engine import Engine, drive
@@ -181,7 +185,7 @@ class Torrelque:
         Raises TorrelqueTypeError or TorrelqueValueError for bad arguments and
         whatever the serialiser raises, before anything is sent.
         """
-        new_id, item = self._new_item(EnqueueItem(task, task_timeout, delay, task_id, max_dequeues, headers))
+        new_id, item = self._write_new(EnqueueItem(task, task_timeout, delay, task_id, max_dequeues, headers))
         if pipeline is not None:
             self._append(pipeline, ENQUEUE, item, fenced=False)
         else:
@@ -205,7 +209,7 @@ class Torrelque:
         round trip. Bad arguments raise before anything is sent.
         """
         entries = [
-            self._new_item(
+            self._write_new(
                 item if isinstance(item, EnqueueItem) else EnqueueItem(item, task_timeout, delay, None, max_dequeues)
             )
             for item in items
@@ -216,20 +220,8 @@ class Torrelque:
             for (new_id, _), answer in zip(entries, answers, strict=True)
         ]
 
-    def _new_item(self, new: EnqueueItem) -> tuple[str, Item]:
-        new_id = os.urandom(16).hex() if new.task_id is None else str(checks.check_text('task_id', new.task_id))
-        timeout = checks.check_seconds('task_timeout', new.task_timeout) or self._default_timeout()
-        delay = checks.check_seconds('delay', new.delay, negative=True) or None
-        limit = self.max_dequeues if new.max_dequeues is None else checks.check_count('max_dequeues', new.max_dequeues)
-        headers = dump_headers(checks.check_headers(new.headers))
-        payload = dump_payload(self._serialiser, new.task)
-        return new_id, enqueue_item(new_id, payload, timeout, delay, limit, headers)
-
-    def _default_timeout(self) -> float:
-        timeout = checks.check_seconds('Torrelque.task_timeout', self.task_timeout)
-        if not timeout:
-            raise TorrelqueTypeError(f'Torrelque.task_timeout must be above 0, got {self.task_timeout!r}')
-        return timeout
+    def _write_new(self, new: EnqueueItem) -> tuple[str, Item]:
+        return write_enqueue(new, self._serialiser, self.task_timeout, self.max_dequeues)
 
     # Consuming -------------------------------------------------------------------------------------------------------
 
@@ -284,7 +276,7 @@ class Torrelque:
         dequeued task, raises TorrelqueLeaseLostError if its claim is no longer
         the live one; given an id, logs a warning; nothing is changed then.
         """
-        target, item = self._requeue_item(RequeueItem(task_id, delay, task_timeout))
+        target, item = write_requeue(RequeueItem(task_id, delay, task_timeout))
         if pipeline is not None:
             self._append(pipeline, REQUEUE, item, fenced=isinstance(task_id, Task))
         else:
@@ -300,16 +292,10 @@ class Torrelque:
     ) -> list[Exception | None]:
         """Requeue many, at most a thousand a round trip; None for each that was, else why not."""
         entries = [
-            self._requeue_item(item if isinstance(item, RequeueItem) else RequeueItem(item, delay, task_timeout))
+            write_requeue(item if isinstance(item, RequeueItem) else RequeueItem(item, delay, task_timeout))
             for item in items
         ]
         return await self._end_many(REQUEUE, entries, on_progress)
-
-    def _requeue_item(self, item: RequeueItem) -> tuple[Receipt | str, Item]:
-        target = checks.check_target(item.task)
-        delay = checks.check_seconds('delay', item.delay, negative=True) or None
-        timeout = checks.check_seconds('task_timeout', item.task_timeout) or None
-        return target, requeue_item(target, delay, timeout)
 
     async def release(
         self,
@@ -327,7 +313,7 @@ class Torrelque:
         TorrelqueLeaseLostError if its claim is no longer the live one; given an
         id, logs a warning; nothing is changed then.
         """
-        target, item = self._release_item(ReleaseItem(task_id, result, result_ttl, status))
+        target, item = self._write_release(ReleaseItem(task_id, result, result_ttl, status))
         if pipeline is not None:
             self._append(pipeline, RELEASE, item, fenced=isinstance(task_id, Task))
         else:
@@ -342,25 +328,13 @@ class Torrelque:
     ) -> list[Exception | None]:
         """Release many, at most a thousand a round trip; None for each that was, else why not."""
         entries = [
-            self._release_item(item if isinstance(item, ReleaseItem) else ReleaseItem(item, status=status))
+            self._write_release(item if isinstance(item, ReleaseItem) else ReleaseItem(item, status=status))
             for item in items
         ]
         return await self._end_many(RELEASE, entries, on_progress)
 
-    def _release_item(self, item: ReleaseItem) -> tuple[Receipt | str, Item]:
-        target = checks.check_target(item.task)
-        status = item.status
-        if status is None and item.result is None:
-            status = TorrelqueTaskStatus.COMPLETED
-        if status not in (TorrelqueTaskStatus.COMPLETED, TorrelqueTaskStatus.REJECTED):
-            raise TorrelqueError(f'Invalid status for released task: {item.status}')
-        ttl, result = None, b''
-        if item.result is not None:
-            ttl = checks.check_seconds('result_ttl', self.result_ttl if item.result_ttl is None else item.result_ttl)
-            result = dump_payload(self._serialiser, item.result)
-        else:
-            checks.check_seconds('result_ttl', item.result_ttl)
-        return target, release_item(target, TorrelqueTaskStatus(status), ttl, result)
+    def _write_release(self, item: ReleaseItem) -> tuple[Receipt | str, Item]:
+        return write_release(item, self._serialiser, self.result_ttl)
 
     async def reject(self, task_id: str | Task, reason: str) -> None:
         """Move a claimed task to the dead letters, its payload kept.
@@ -532,7 +506,7 @@ class Torrelque:
     ) -> list[Exception | None]:
         answers = await self._submit_many(verb, [item for _, item in entries], on_progress)
         return [
-            answer if isinstance(answer, Exception) else _error(target, answer)
+            answer if isinstance(answer, Exception) else claim_error(target, answer)
             for (target, _), answer in zip(entries, answers, strict=True)
         ]
 
@@ -543,7 +517,7 @@ class Torrelque:
 
     def _warn(self, action: str, given: str | Task, target: Receipt | str, answer: Answer) -> None:
         """0.9 logged a warning where an id had no claim to act on; whoever passes the task wants to know."""
-        error = _error(target, answer)
+        error = claim_error(target, answer)
         if isinstance(given, Task) or isinstance(error, TorrelqueReplyError):
             self._raise(target, answer)
         elif error is not None:
@@ -551,21 +525,9 @@ class Torrelque:
 
     @staticmethod
     def _raise(target: Receipt | str, answer: Answer) -> None:
-        error = _error(target, answer)
+        error = claim_error(target, answer)
         if error is not None:
             raise error
-
-
-def _error(target: Receipt | str, answer: Answer) -> Exception | None:
-    """What an answer means to somebody who acted on a claim."""
-    task_id = target.id if isinstance(target, Receipt) else str(target)
-    if answer is Outcome.LOST:
-        return TorrelqueLeaseLostError(f'the claim on task {task_id!r} is no longer live, nothing was changed')
-    if answer is Outcome.UNKNOWN:
-        return TorrelqueLookupError(f'there is no live claim on task {task_id!r}, nothing was changed')
-    if answer is Outcome.BROKEN:
-        return TorrelqueReplyError(f'the state of task {task_id!r} is not a hash, nothing was changed', 'WRONGTYPE')
-    return None
 
 
 async def queues(client: object) -> AsyncIterator[str]:

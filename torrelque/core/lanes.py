@@ -88,7 +88,7 @@ class Lanes:
             self._unsettled.pop(0)
 
     def _attempt(self, lane: Lane, name: str, args: tuple[Arg, ...]) -> Operation[Sequence[Reply]]:
-        parts: Sequence[Reply] = ()
+        outcome = b''
         for _ in range(_MINTS_A_CALL):
             if not lane.number:
                 lane.number = yield from self.script('mint', (self.nonce,), _text)
@@ -97,13 +97,14 @@ class Lanes:
             parts: Sequence[Reply] = yield from self.script(
                 name, (lane.number, self.nonce, lane.sequence, *args), as_is
             )
-            if parts[0] == b'OK':
+            outcome = parts[0]
+            if outcome == b'OK':
                 return parts[1:]
             lane.number = ''
-            if parts[0] != b'NOLANE':
+            if outcome != b'NOLANE':
                 break
         # LATE and CLOSED answer calls that nobody waits for any more, so they mean two owners of one lane.
-        raise TorrelqueError(f'the server refused {name!r} as {parts[0]!r}')
+        raise TorrelqueError(f'the server refused {name!r} as {outcome!r}')
 
     def _settle(self, lane: Lane, interrupted: Interrupted) -> Operation[Sequence[Reply]]:
         number, sequence = lane.number, lane.sequence
