@@ -2,7 +2,7 @@
 
 The layers, from the outside in::
 
-    queue       Torrelque, the facade (with items, watching, sweeping)
+    queue       Torrelque, the facade (with observing, watching, sweeping, items)
     transports  one adapter for each client, and the engine that runs the core over any of them
     core        what the queue decides, without I/O; the server-side scripts
     errors      the exceptions of all
@@ -34,7 +34,8 @@ from torrelque.errors import (
     TorrelqueValueError,
 )
 from torrelque.items import EnqueueItem, ReleaseItem, RequeueItem
-from torrelque.queue import Torrelque, queues
+from torrelque.observing import queues
+from torrelque.queue import Torrelque
 from torrelque.transports.base import Transport
 from torrelque.transports.native import connect
 

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
-import random
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, ClassVar, Self, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from torrelque.core import checks, operations, scripts
+from torrelque.core import checks, operations
 from torrelque.core.codec import JSON, Serialiser, load_headers
-from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
     Receipt,
     Task,
-    TorrelqueQueueStats,
-    TorrelqueTask,
-    TorrelqueTaskState,
     TorrelqueTaskStatus,
 )
 from torrelque.core.protocol import Call, Reply
-from torrelque.core.session import Session
 from torrelque.core.verbs import (
     CANCEL,
     ENQUEUE,
@@ -41,10 +33,10 @@ from torrelque.core.verbs import (
     reject_item,
 )
 from torrelque.errors import (
-    TorrelqueError,
+    TorrelqueConnectionError,
     TorrelqueLookupError,
     TorrelqueReplyError,
-    TorrelqueTypeError,
+    renew,
 )
 from torrelque.items import (
     EnqueueItem,
@@ -55,22 +47,18 @@ from torrelque.items import (
     write_release,
     write_requeue,
 )
+from torrelque.observing import Observer
 from torrelque.sweeping import Sweeper
-from torrelque.transports import adapt
-from torrelque.transports.engine import Engine, drive
-from torrelque.watching import Watcher
 
-__all__ = ('Torrelque', 'queues')
+__all__ = ('Torrelque',)
 
 T = TypeVar('T')
 Progress = Callable[[int, int], object]
 
 logger = logging.getLogger('torrelque')
 
-_SCRIPTS = scripts.load()
 
-
-class Torrelque:
+class Torrelque(Observer):
     """A work queue.
 
     ``client`` is a ``redis.asyncio.Redis``, a ``coredis.Redis``, what
@@ -89,74 +77,19 @@ class Torrelque:
     they are that client's own exceptions, too.
     """
 
-    task_timeout: float = 300
-    """Seconds until a claim becomes stale, of tasks enqueued without a time-out."""
-
     sweep_interval: float = 30
     """Seconds between scheduled sweeps."""
-
-    result_ttl: float = 3600
-    """Seconds for which a result is kept."""
-
-    keys: Mapping[str, str] = dict(LOGICAL_NAMES)
-    """Logical name -> key; on an instance with the queue's name in front. Read at the first call."""
-
-    _scripts: ClassVar[scripts.ScriptSet] = _SCRIPTS
 
     def __init__(
         self, client: object, *, queue: str = 'trq', serialiser: Serialiser = JSON, max_dequeues: int | None = None
     ) -> None:
-        self.queue = checks.check_text('queue', queue)
-        self.max_dequeues = None if max_dequeues is None else checks.check_count('max_dequeues', max_dequeues)
-        if not (callable(getattr(serialiser, 'dumps', None)) and callable(getattr(serialiser, 'loads', None))):
-            raise TorrelqueTypeError(f'serialiser must have dumps and loads, got {serialiser!r}')
-        self.keys = {name: f'{queue}:{key}' for name, key in {**LOGICAL_NAMES, **type(self).keys}.items()}
-        self._serialiser = serialiser
-        self._transport = adapt(client)
-        self._known_keys: Keys | None = None
-        self._running_engine: Engine | None = None
+        super().__init__(client, queue=queue, serialiser=serialiser, max_dequeues=max_dequeues)
         self._sweeper = Sweeper(self)
-
-    # Life ------------------------------------------------------------------------------------------------------------
-
-    async def __aenter__(self) -> Self:
-        await self._engine.enter()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._engine.leave()
-        await self._transport.aclose()
 
     async def aclose(self) -> None:
         """End what runs in the background without ``async with``, on asyncio. May be repeated."""
         self._sweeper.stop()
-        await self._engine.aclose()
-        await self._transport.aclose()
-
-    @property
-    def _keys(self) -> Keys:
-        if self._known_keys is None:
-            defaults = {name: f'{self.queue}:{key}' for name, key in LOGICAL_NAMES.items()}
-            self._known_keys = Keys({**defaults, **self.keys})
-        return self._known_keys
-
-    @property
-    def _engine(self) -> Engine:
-        if self._running_engine is None:
-            self._running_engine = Engine(self._transport, self._make_session, self._keys['wake'])
-        return self._running_engine
-
-    def _make_session(self) -> Session:
-        return Session(
-            self._scripts,
-            self._keys,
-            nonce=os.urandom(8).hex(),
-            clock=self._transport.now,
-            jitter=random.random,
-            block_limit=self._transport.block_limit,
-        )
+        await super().aclose()
 
     # Producing -------------------------------------------------------------------------------------------------------
 
@@ -366,90 +299,6 @@ class Torrelque:
         assert isinstance(answer, float)  # noqa: S101 - what is left when nothing was raised
         return answer
 
-    # Looking ---------------------------------------------------------------------------------------------------------
-
-    async def get_queue_stats(self) -> TorrelqueQueueStats:
-        """Counts at one moment, and totals."""
-        return await self._engine.run(operations.queue_stats(self._scripts, self._keys))
-
-    async def get_task_state(self, task_id: str | Task) -> TorrelqueTaskState:
-        """A task's state. Raises TorrelqueLookupError if it is unknown."""
-        (state,) = await self._states([checks.check_id(task_id)])
-        if state is None:
-            raise TorrelqueLookupError(f'no task {str(checks.check_id(task_id))!r} in queue {self.queue!r}')
-        return state
-
-    async def get_task(self, task_id: str | Task) -> TorrelqueTask:
-        """Payload, headers and state of a queued task or dead letter. Raises TorrelqueLookupError if there is none."""
-        plain = str(checks.check_id(task_id))
-        found = await self._engine.run(operations.task_with_state(self._keys, plain))
-        if found is None:
-            raise TorrelqueLookupError(f'no task {plain!r} in queue {self.queue!r}')
-        payload, headers, state = found
-        return TorrelqueTask(plain, self._serialiser.loads(payload), load_headers(headers), self._with_result(state))
-
-    async def tasks(self, status: TorrelqueTaskStatus | None = None) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
-        """Ids and states, in no order, read in bounded steps while the queue goes on.
-
-        Without ``status`` all that are queued, and the dead letters; COMPLETED
-        those whose result is kept. Tasks that are there all the while come at
-        least once, perhaps more often.
-        """
-        wanted = None if status is None else TorrelqueTaskStatus(status)
-        cursor = b'0'
-        while True:
-            if wanted is TorrelqueTaskStatus.COMPLETED:
-                cursor, ids = await self._engine.run(operations.scan_results(self._keys, cursor))
-            else:
-                cursor, ids = await self._engine.run(operations.scan_tasks(self._scripts, self._keys, wanted, cursor))
-            for task_id, state in zip(ids, await self._states(ids), strict=True):
-                if state is not None and wanted in (None, state.status):
-                    yield task_id, state
-            if cursor == b'0':
-                return
-
-    async def watch(self, task_id: str | Task, *, timeout: float | None = None) -> AsyncIterator[TorrelqueTaskState]:
-        """Yield the state now and at each change of status, until a final one.
-
-        A task released without a result ends it without a final state; `wait`
-        tells which it was. Raises TorrelqueLookupError if the task is unknown,
-        TorrelqueTimeoutError after ``timeout`` s. Stopping to iterate is safe.
-        """
-        watcher = Watcher(self, checks.check_id(task_id), checks.check_wait('timeout', timeout))
-        try:
-            while not watcher.ended:
-                for state in await watcher.next_states():
-                    yield self._with_result(state)
-        finally:
-            watcher.close()
-
-    async def wait(self, task_id: str | Task, timeout: float | None = None) -> TorrelqueTaskState:
-        """Wait for a task's end and return its final state.
-
-        Of a task released without a result it is the last state seen, with the
-        final status. Raises TorrelqueLookupError if the task is unknown, is
-        cancelled, or went while the connection was cut; TorrelqueTimeoutError
-        after ``timeout`` s.
-        """
-        watcher = Watcher(self, checks.check_id(task_id), checks.check_wait('timeout', timeout))
-        try:
-            while not watcher.ended:
-                await watcher.next_states()
-            return self._with_result(watcher.final_state())
-        finally:
-            watcher.close()
-
-    async def _states(self, ids: Sequence[str]) -> list[TorrelqueTaskState | None]:
-        if not ids:
-            return []
-        states = await self._engine.run(operations.task_states(self._keys, ids))
-        return [state and self._with_result(state) for state in states]
-
-    def _with_result(self, state: TorrelqueTaskState) -> TorrelqueTaskState:
-        if state.result is None:
-            return state
-        return state._replace(result=self._serialiser.loads(state.result))
-
     # Keeping order ---------------------------------------------------------------------------------------------------
 
     async def cancel(self, task_id: str) -> None:
@@ -495,8 +344,8 @@ class Torrelque:
             part = items[first : first + verb.limit]
             try:
                 answers += await self._engine.submit(verb, part)
-            except TorrelqueError as error:
-                answers += [error] * len(part)
+            except (TorrelqueConnectionError, TorrelqueReplyError) as error:
+                answers += [renew(error) for _ in part]
             if on_progress is not None:
                 on_progress(len(answers), len(items))
         return answers
@@ -528,19 +377,3 @@ class Torrelque:
         error = claim_error(target, answer)
         if error is not None:
             raise error
-
-
-async def queues(client: object) -> AsyncIterator[str]:
-    """The names of the queues on a server, found by SCAN in bounded steps; a name may come twice.
-
-    ``client`` is what :class:`Torrelque` takes. Queues that only 0.9 has used
-    are not marked, and not found.
-    """
-    transport = adapt(client)
-    cursor = b'0'
-    while True:
-        cursor, names = await drive(transport, operations.scan_queues(cursor))
-        for name in names:
-            yield name
-        if cursor == b'0':
-            return

@@ -10,7 +10,7 @@ from torrelque.core.watching import Watch
 from torrelque.errors import TorrelqueLookupError, TorrelqueTimeoutError
 
 if TYPE_CHECKING:
-    from torrelque.queue import Torrelque
+    from torrelque.observing import Observer
 
 __all__ = ('Watcher',)
 
@@ -27,7 +27,7 @@ LAG = 1.0
 class Watcher:
     """One watch of one task. Holds no scope between calls, so a generator may stop between any two."""
 
-    def __init__(self, queue: Torrelque, task_id: str, timeout: float) -> None:
+    def __init__(self, queue: Observer, task_id: str, timeout: float) -> None:
         self._queue = queue
         self._task_id = str(task_id)
         self._transport = queue._transport  # noqa: SLF001 - a part of the queue in a module of its own
