@@ -139,7 +139,7 @@ class Idle:
                 self._busy = True
                 self._claim_wanted = False
                 self._alarm = math.inf
-                return self._claim(now)
+                return self._claim()
         elif self._alarm < math.inf or self._hint_taken:
             self._busy = True
             self._alarm = math.inf
@@ -173,7 +173,7 @@ class Idle:
         self._hint_taken = not self._waiters
         self._block_not_before = self._clock() + 0.05 * 2**self._failures
         if self._failures >= _MAX_FAILURES or not isinstance(error, TorrelqueConnectionError):
-            self._fail(error)
+            self.abort(error)
 
     def timer(self) -> float:
         """When to call `start` and `block` again at the latest, whatever happens."""
@@ -187,22 +187,26 @@ class Idle:
 
     def close(self) -> None:
         """The queue object is being closed: fail those who wait; the wait that is cancelled may take a hint along."""
-        self._fail(TorrelqueError('the queue was closed while waiting for a task'))
+        self.abort(TorrelqueError('the queue was closed while waiting for a task'))
         self._hint_taken = self._hint_taken or self._blocking
         self._blocking = False
 
     # Within ------------------------------------------------------------------
 
-    def _claim(self, now: float) -> Operation[None]:
+    def _claim(self) -> Operation[None]:
         served = list(self._waiters.values())
+        if not served:  # all have left before it began
+            self._busy = False
+            return
+        now = self._clock()
         want = min(MAX_CLAIM, sum(waiter.want - len(waiter.got) for waiter in served))
         willing = max(waiter.deadline for waiter in served) - now
         try:
             answer = yield from claim(self._lanes, want, max(0.0, willing), self._lane, now)
         except Interrupted as interrupted:
-            self._fail(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
+            self.abort(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
         except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
-            self._fail(error)
+            self.abort(error)
         else:
             if answer.alarm is not None:
                 self._alarm = self._clock() + answer.alarm
@@ -243,7 +247,8 @@ class Idle:
             else:
                 waiter.ticket.fail(TorrelqueTimeoutError('no task in time'))
 
-    def _fail(self, error: Exception) -> None:
+    def abort(self, error: Exception) -> None:
+        """Tell all who wait; what was claimed for one that wants more is its."""
         waiters, self._waiters = self._waiters, {}
         self._claim_wanted = False
         for waiter in waiters.values():

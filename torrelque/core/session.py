@@ -8,6 +8,7 @@ returns, and comes back when something changed or :meth:`Session.timer` says.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from torrelque.core.idle import MAX_CLAIM, SLICE, Idle, claim
@@ -124,6 +125,13 @@ class Session:
         self._idle.close()
         if self._owed or self._lanes.unsettled:
             self._repair_at = -math.inf
+
+    def abort(self, error: Exception) -> None:
+        """Fail all whose calls have not begun."""
+        self._idle.abort(error)
+        takers, self._takers = self._takers, []
+        waiting = [ticket for _, tickets in self._merger.take(sys.maxsize) for ticket in tickets]
+        self._fail([ticket for ticket, _ in takers] + waiting, error)
 
     # Operations --------------------------------------------------------------
 

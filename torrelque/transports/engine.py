@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
+from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import current_token
 
 from torrelque.core.combinators import together
@@ -104,7 +104,7 @@ class Engine:
         self._wake_key = wake_key
         self._home: tuple[int, object] | None = None  # process and event loop that the state belongs to
         self._entered = False
-        self._tasks: TaskGroup | None = None
+        self._host: TaskGroup | None = None
         self._starter: asyncio.Task[None] | None = None
         self._spawned: set[asyncio.Task[None]] = set()
 
@@ -116,27 +116,33 @@ class Engine:
         if self._entered:
             raise TorrelqueUsageError('this queue object is entered already; make one for each `async with`')
         self._entered = True
-        tasks = anyio.create_task_group()
-        await tasks.__aenter__()
-        self._tasks = tasks
-        tasks.start_soon(self._run, tasks)
+        self._host = anyio.create_task_group()
+        await self._host.__aenter__()
+        await self._host.start(self._run_shielded)
 
     async def leave(self) -> None:
         """Finish what is under way, give back what nobody took, and end."""
-        tasks = self._tasks
-        if tasks is None:
+        host = self._host
+        if host is None:
             return
         self._closing = True
         with anyio.move_on_after(CLOSING_TIME, shield=True):
             await self._close_down()
-        tasks.cancel_scope.cancel()
+        self._shield.cancel()
         try:
             # What the body raised goes on its way by itself: the task group would wrap it into a group.
-            await tasks.__aexit__(None, None, None)
+            await host.__aexit__(None, None, None)
         finally:
-            self._tasks = None
+            self._host = None
             self._entered = False
             self._home = None
+
+    async def _run_shielded(self, *, task_status: TaskStatus[None]) -> None:
+        # A cancellation from outside ends the body of the context, whose clean-up may still need the queue.
+        with anyio.CancelScope(shield=True) as self._shield:
+            async with anyio.create_task_group() as self._tasks:
+                task_status.started()
+                await self._run(self._tasks)
 
     async def aclose(self) -> None:
         """End what the engine started by itself on asyncio. May be repeated."""
@@ -145,14 +151,12 @@ class Engine:
         for task in [*self._spawned, *([self._starter] if self._starter else [])]:
             task.cancel()
             await asyncio.wait([task])
-        self._starter = None
 
     def spawn(self, function: Callable[[], Awaitable[None]]) -> Background:
         """Run something beside the engine until it ends, is cancelled, or the engine is closed."""
         self._ensure()
         background = Background()
         if self._entered:
-            assert self._tasks is not None  # noqa: S101 - entered means so
             self._tasks.start_soon(background.run, function)
         else:
             task = asyncio.get_running_loop().create_task(background.run(function), context=contextvars.Context())
@@ -221,7 +225,7 @@ class Engine:
             raise TorrelqueUsageError('this queue object is in use in another event loop; make one for each loop')
         self._home = home
         self._entered = False
-        self._tasks = None
+        self._host = None
         self._starter = None
         self._spawned = set()
         self._wake = anyio.Event()
@@ -256,11 +260,19 @@ class Engine:
             with anyio.move_on_after(CLOSING_TIME, shield=True):
                 await self._close_down()
             raise
+        finally:
+            # The next call starts another; other tasks that end with the event loop may have some left to make.
+            if self._starter is asyncio.current_task():
+                self._starter = None
 
     async def _run(self, tasks: TaskGroup) -> None:
         while True:
             self._wake = anyio.Event()
-            self._step(tasks)
+            try:
+                self._step(tasks)
+            except Exception as error:
+                self._session.abort(error)  # a defect, but nobody shall wait for ever
+                raise
             if self._quiet() and not self._entered:
                 # From here on a new call starts a new engine task; no await lies between.
                 self._starter = None
