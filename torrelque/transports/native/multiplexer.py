@@ -63,7 +63,8 @@ class Multiplexer:
         self._queue: list[Slot] = []
         self._sent: deque[Slot] = deque()
         self._work = anyio.Event()
-        self._scope = anyio.CancelScope()
+        # A cancellation from outside ends the body of the client's context, whose clean-up may still need the server.
+        self._scope = anyio.CancelScope(shield=True)
         self._finished = anyio.Event()
         self._started = self._closed = False
         self._failures = 0
@@ -104,7 +105,6 @@ class Multiplexer:
     async def aclose(self) -> None:
         """Stop; whoever still waits gets TorrelqueConnectionError. May be repeated."""
         self._closed = True
-        self._fail_all(self._dialer.closed())
         self._scope.cancel()
         if self._started:
             with anyio.CancelScope(shield=True):
