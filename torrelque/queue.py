@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, overload
 
 from torrelque.core import checks, operations
 from torrelque.core.codec import JSON, Serialiser, load_headers
@@ -52,7 +52,6 @@ from torrelque.sweeping import Sweeper
 
 __all__ = ('Torrelque',)
 
-T = TypeVar('T')
 Progress = Callable[[int, int], object]
 
 logger = logging.getLogger('torrelque')
@@ -158,7 +157,13 @@ class Torrelque(Observer):
 
     # Consuming -------------------------------------------------------------------------------------------------------
 
-    async def dequeue(self, timeout: float | None = None, *, max_tasks: int = 1) -> Any:  # noqa: ANN401 - see below
+    @overload
+    async def dequeue(  # type: ignore[overload-overlap]  # 1 gives a task, as in 0.9, all else a list
+        self, timeout: float | None = None, *, max_tasks: Literal[1] = 1
+    ) -> Task: ...
+    @overload
+    async def dequeue(self, timeout: float | None = None, *, max_tasks: int) -> list[Task]: ...
+    async def dequeue(self, timeout: float | None = None, *, max_tasks: int = 1) -> Task | list[Task]:
         """Wait for a task and claim it.
 
         Returns a :class:`~torrelque.Task`, which unpacks as ``(id, data)``; with
