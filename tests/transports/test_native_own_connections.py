@@ -86,6 +86,20 @@ async def test_a_broken_block_raises_and_is_not_repeated(fresh_server: Start) ->
         assert await client.block(call('ECHO', 'x'), 1) == b'x'
 
 
+async def test_one_broken_idle_connection_stands_for_all(fresh_server: Start) -> None:
+    server = fresh_server()
+    async with connect(server.url) as client:
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(client.block, call('BLPOP', 'list', 8), 8)
+            await until(lambda: blocked(server) == 3)
+            await ask(client, 'LPUSH', 'list', 1, 2, 3)
+        server.restart()
+        with pytest.raises(TorrelqueConnectionError):
+            await client.block(call('ECHO', 'x'), 1)
+        assert await client.block(call('ECHO', 'x'), 1) == b'x'
+
+
 async def test_a_block_that_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocking, 'MARGIN', 0.1)
     async with (

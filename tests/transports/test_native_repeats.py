@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import anyio
@@ -81,6 +83,48 @@ async def test_repeats_keep_the_order_and_leave_out_the_cancelled() -> None:
         *((2, name) for name in (b'a', b'c', b'cut')),
     ]
     assert sorted(map(str, replies)) == ["b'a'", "b'c'", "b'cut'"]
+
+
+async def test_what_was_not_sent_stays_behind_what_is_repeated(fresh_server: Start) -> None:
+    server = fresh_server()
+    replies: list[Reply] = []
+
+    async def get() -> None:
+        replies.append(await ask(client, 'STRLEN', 'a'))
+
+    async with connect(server.url) as client, anyio.create_task_group() as group:
+        os.kill(server.pid, signal.SIGSTOP)
+        group.start_soon(ask, client, 'SET', 'a', bytes(2**24))  # more than the kernel takes
+        await anyio.wait_all_tasks_blocked()
+        group.start_soon(get)
+        await anyio.wait_all_tasks_blocked()
+        server.restart()
+    assert replies == [2**24]
+
+
+async def test_a_call_cancelled_before_it_is_sent_is_not_sent(fresh_server: Start) -> None:
+    server = fresh_server()
+    async with connect(server.url) as client, anyio.create_task_group() as group:
+        os.kill(server.pid, signal.SIGSTOP)
+        group.start_soon(ask, client, 'SET', 'a', bytes(2**24))  # keeps the writer busy
+        await anyio.wait_all_tasks_blocked()
+        async with anyio.create_task_group() as cancelled:
+            cancelled.start_soon(ask, client, 'SET', 'a', 'cancelled')
+            await anyio.wait_all_tasks_blocked()
+            cancelled.cancel_scope.cancel()
+        os.kill(server.pid, signal.SIGCONT)
+        assert await ask(client, 'STRLEN', 'a') == 2**24
+
+
+async def test_nobody_is_waited_for_after_all_were_cancelled(fresh_server: Start) -> None:
+    server = fresh_server()
+    async with connect(server.url) as client:
+        server.kill()
+        with anyio.move_on_after(0.05):
+            await ask(client, 'ECHO', 'x')
+        multiplexer = client._multiplexer
+        assert multiplexer is not None
+        await until(lambda: not multiplexer._queue)
 
 
 async def test_without_a_budget_nothing_is_sent_twice() -> None:

@@ -69,9 +69,9 @@ class NativeTransport(base.Transport):
             raise TorrelqueUsageError('this client was used before: call connect() again for a new one')
         self._pid = os.getpid()
         self._multiplexer = Multiplexer(self._dialer, self._retry_timeout, self._response_timeout)
-        self._group = anyio.create_task_group()
-        await self._group.__aenter__()
-        self._group.start_soon(self._multiplexer.run)
+        group = self._group = anyio.create_task_group()
+        await group.__aenter__()
+        group.start_soon(self._multiplexer.run)
         self._open = True
         try:
             await self.execute((Call('PING'),))
