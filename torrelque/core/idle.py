@@ -128,8 +128,8 @@ class Idle:
 
     # Driver ------------------------------------------------------------------
 
-    def start(self) -> Operation[None] | None:
-        """What to run now, if anything."""
+    def start(self) -> Operation[bool] | None:
+        """What to run now, if anything. It returns whether the server answered."""
         now = self._clock()
         self._time_out(now)
         if self._busy:
@@ -193,11 +193,10 @@ class Idle:
 
     # Within ------------------------------------------------------------------
 
-    def _claim(self) -> Operation[None]:
+    def _claim(self) -> Operation[bool]:
         served = list(self._waiters.values())
-        if not served:  # all have left before it began
-            self._busy = False
-            return
+        if not served:  # all have left before it began; what it was for, a hint or the timer, is left to others
+            return (yield from self._part())
         now = self._clock()
         want = min(MAX_CLAIM, sum(waiter.want - len(waiter.got) for waiter in served))
         willing = max(waiter.deadline for waiter in served) - now
@@ -211,8 +210,10 @@ class Idle:
             if answer.alarm is not None:
                 self._alarm = self._clock() + answer.alarm
             self._hand_out(served, answer, want)
+            return True
         finally:
             self._busy = False
+        return False
 
     def _hand_out(self, served: list[_Waiter], answer: Claim, want: int) -> None:
         tasks = answer.tasks
@@ -230,12 +231,14 @@ class Idle:
             self._give_back(tasks)
         self._claim_wanted = self._claim_wanted or (more and bool(self._waiters))
 
-    def _part(self) -> Operation[None]:
+    def _part(self) -> Operation[bool]:
         """Nobody waits any more: leave the timer and the hint to others."""
         try:
             yield from self._lanes.script('tick', (self._lane.number, 0), bool)
         except (Interrupted, TorrelqueError):
-            pass  # the timer expires by itself, the hint costs others a slice
+            return False  # the timer expires by itself, the hint costs others a slice
+        else:
+            return True
         finally:
             self._busy = False
 

@@ -94,7 +94,7 @@ class Session:
             operations.append(self._repair())
         waiting = self._idle.start()
         if waiting is not None:
-            operations.append(waiting)
+            operations.append(self._serve(waiting))
         takers, self._takers = self._takers, []
         for ticket, want in takers:
             if not ticket.gone:
@@ -158,6 +158,13 @@ class Session:
             self._repair_soon()
         finally:
             self._in_flight -= 1
+
+    def _serve(self, waiting: Operation[bool]) -> Operation[None]:
+        """A call of the idle machine, which tells those who wait what came of it."""
+        if (yield from waiting):
+            self._repair_soon()
+        else:
+            self._repair_later()
 
     def _take(self, ticket: Ticket, want: int) -> Operation[None]:
         """Claim for a caller that does not wait."""

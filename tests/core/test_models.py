@@ -1,0 +1,96 @@
+"""The values that callers get."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from torrelque.core.models import STATE_FIELDS, Receipt, Task, TaskId, TorrelqueTaskState, TorrelqueTaskStatus
+from torrelque.core.models import make_state as state_of
+
+RECEIPT = Receipt('id', '7:nonce:1', 3)
+
+
+def task() -> Task:
+    return Task(RECEIPT, {'a': 1}, 1300.0, 400.0, {'trace': 'x'})
+
+
+def test_a_task_unpacks_as_id_and_data() -> None:
+    task_id, data = task()
+    assert (task_id, data) == ('id', {'a': 1})
+    assert len(task()) == 2
+    assert task() == ('id', {'a': 1})
+
+
+def test_a_task_tells_of_its_claim() -> None:
+    assert task().id.receipt == task().receipt == RECEIPT
+    assert (task().dequeue_count, task().deadline, task().expires) == (3, 1300.0, 400.0)
+    assert task().headers == {'trace': 'x'}
+    assert Task(RECEIPT, None, 0, 0).headers == {}
+
+
+def test_an_id_is_a_string_that_remembers_its_claim() -> None:
+    task_id = TaskId(RECEIPT)
+    assert isinstance(task_id, str)
+    assert task_id == 'id'
+    assert hash(task_id) == hash('id')
+
+
+def pickled(value: object) -> Any:  # noqa: ANN401 - the same as was given
+    return pickle.loads(pickle.dumps(value))  # noqa: S301 - made here
+
+
+@pytest.mark.parametrize('duplicate', [copy.copy, copy.deepcopy, pickled])
+def test_copies_and_pickles_keep_the_claim(duplicate: Callable[[Any], Any]) -> None:
+    task_id = duplicate(TaskId(RECEIPT))
+    assert type(task_id) is TaskId
+    assert task_id.receipt == RECEIPT
+    again = duplicate(task())
+    assert again == task()
+    assert (again.receipt, again.deadline, again.expires) == (RECEIPT, 1300.0, 400.0)
+    assert dict(again.headers) == {'trace': 'x'}
+
+
+def test_plain_strings_and_json_drop_the_claim() -> None:
+    task_id = TaskId(RECEIPT)
+    assert type(str(task_id)) is str
+    assert json.loads(json.dumps(task_id)) == 'id'
+    assert type(task_id + '') is str
+
+
+def test_final_states() -> None:
+    assert [status.name for status in TorrelqueTaskStatus if status.isfinal()] == ['COMPLETED', 'REJECTED']
+    assert [int(status) for status in TorrelqueTaskStatus] == [0, 1, 2, 3, 4]
+
+
+def values(**fields: bytes) -> list[bytes | None]:
+    return [fields.get(name) for name in STATE_FIELDS]
+
+
+def test_a_state_has_its_fields_in_order() -> None:
+    assert TorrelqueTaskState._fields == STATE_FIELDS
+
+
+def test_a_state_as_09_wrote_it() -> None:
+    state = state_of(values(status=b'0', timeout=b'300', enqueue_time=b'1000.25'))
+    assert state is not None
+    assert state[:9] == (TorrelqueTaskStatus.PENDING, 300.0, None, 0, 0, 1000.25, None, None, None)
+    assert (state.max_dequeues, state.reason, state.revision) == (None, None, 1)
+
+
+def test_a_state_in_full() -> None:
+    fields = values(
+        status=b'4', timeout=b'0.5', result=b'"r"', dequeue_count=b'2', requeue_count=b'1', enqueue_time=b'1',
+        last_dequeue_time=b'2', last_requeue_time=b'3', release_time=b'4', max_dequeues=b'2', reason=b'n\xc3\xa9',
+        revision=b'9',
+    )  # fmt: skip
+    assert state_of(fields) == (TorrelqueTaskStatus.REJECTED, 0.5, b'"r"', 2, 1, 1.0, 2.0, 3.0, 4.0, 2, 'né', 9)
+
+
+def test_no_state_is_none() -> None:
+    assert state_of(values()) is None

@@ -1,0 +1,115 @@
+"""Calls, and the driver that needs no event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.core.support import end, names
+from torrelque.core.protocol import Batch, Call, Interrupted, Operation, Reply, Script, blocking_drive
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError
+
+SCRIPT = Script('verb', 'return 1', ('pending',))
+
+
+def test_words_of_a_script_name_its_sha_and_count_its_keys() -> None:
+    call = Call[Reply](SCRIPT, (b'q:pending',), ('a', 1))
+    assert call.words() == ['EVALSHA', SCRIPT.sha, 1, b'q:pending', 'a', 1]
+    assert call.words_with_source() == ['EVAL', 'return 1', 1, b'q:pending', 'a', 1]
+
+
+def test_words_of_a_command_are_split() -> None:
+    assert Call[Reply]('SCRIPT LOAD', args=('x',)).words() == ['SCRIPT', 'LOAD', 'x']
+    assert Call[Reply]('GET', (b'k',)).words_with_source() == ['GET', b'k']
+
+
+def test_scripts_of_other_sources_have_other_shas() -> None:
+    assert SCRIPT.sha != Script('verb', 'return 2', ('pending',)).sha
+
+
+def test_a_call_is_an_operation_that_parses_its_reply() -> None:
+    operation = iter(Call('LLEN', (b'k',), parse=lambda reply: int(reply) + 1))
+    assert names(next(operation)) == ['LLEN']
+    assert end(operation, [41]) == 42
+
+
+def test_an_error_reply_is_raised_unparsed() -> None:
+    operation = iter(Call('LLEN', (b'k',), parse=int))
+    next(operation)
+    with pytest.raises(TorrelqueReplyError, match='wrong kind'):
+        operation.send([TorrelqueReplyError('WRONGTYPE wrong kind of value')])
+
+
+def test_an_unknown_script_is_loaded_and_called_again() -> None:
+    operation = iter(Call(SCRIPT, parse=int))
+    next(operation)
+    batch = operation.send([TorrelqueReplyError('NOSCRIPT No matching script.')])
+    assert names(batch) == ['SCRIPT LOAD', 'verb']
+    assert batch[0].args == ('return 1',)
+    assert end(operation, [SCRIPT.sha.encode(), 7]) == 7
+
+
+def test_a_script_that_stays_unknown_is_an_error() -> None:
+    operation = iter(Call(SCRIPT, parse=int))
+    next(operation)
+    operation.send([TorrelqueReplyError('NOSCRIPT No matching script.')])
+    refusal = TorrelqueReplyError('NOPERM this user has no permissions')
+    with pytest.raises(TorrelqueReplyError, match='NOPERM'):
+        operation.send([refusal, TorrelqueReplyError('NOSCRIPT No matching script.')][::-1])
+
+
+def test_a_command_is_not_loaded() -> None:
+    operation = iter(Call[Reply]('GET', (b'k',)))
+    next(operation)
+    with pytest.raises(TorrelqueReplyError):
+        operation.send([TorrelqueReplyError('NOSCRIPT what?')])
+
+
+def adding() -> Operation[int]:
+    one = yield from Call('GET', (b'a',), parse=int)
+    other = yield from Call('GET', (b'b',), parse=int)
+    return one + other
+
+
+def test_blocking_drive_runs_to_the_end() -> None:
+    values = {b'a': 1, b'b': 2}
+
+    def execute(batch: Batch) -> Sequence[Reply]:
+        return [values[bytes(call.keys[0])] for call in batch]  # type: ignore[arg-type]  # keys are bytes here
+
+    assert blocking_drive(adding(), execute) == 3
+
+
+def test_blocking_drive_lets_an_interrupted_operation_clean_up() -> None:
+    seen: list[str] = []
+
+    def tidy() -> Operation[None]:
+        try:
+            yield from Call('SET')
+        except Interrupted:
+            yield from Call('DEL')
+            raise
+
+    def execute(batch: Batch) -> Sequence[Reply]:
+        seen.extend(names(batch))
+        if seen == ['SET']:
+            raise TorrelqueConnectionError('gone')
+        return [None]
+
+    with pytest.raises(TorrelqueConnectionError, match='gone'):
+        blocking_drive(tidy(), execute)
+    assert seen == ['SET', 'DEL']
+
+
+def test_blocking_drive_names_an_interruption_without_a_cause() -> None:
+    def stopped() -> Operation[None]:
+        yield ()
+        raise Interrupted
+
+    with pytest.raises(TorrelqueError, match='interrupted'):
+        blocking_drive(stopped(), lambda _: [])
+
+
+def test_an_interruption_is_no_ordinary_error() -> None:
+    assert not issubclass(Interrupted, Exception)

@@ -1,0 +1,59 @@
+"""The scripts as text: what can be told without a server."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.core.support import SCRIPTS
+from torrelque.core import scripts
+from torrelque.core.keys import LOGICAL_NAMES
+from torrelque.core.protocol import Script
+
+# Introduced after Redis 6.2, or refused by one of the supported servers.
+TOO_NEW = ('LMPOP', 'ZMPOP', 'SPUBLISH', 'FCALL', 'HEXPIRE', 'EXPIRETIME', 'SINTERCARD', 'LCS', 'WAITAOF')
+
+
+@pytest.fixture(params=sorted(SCRIPTS))
+def script(request: pytest.FixtureRequest) -> Script:
+    return SCRIPTS[request.param]
+
+
+def test_there_is_one_for_each_verb() -> None:
+    assert set(SCRIPTS) == set(scripts.VERBS)
+    assert len({each.sha for each in SCRIPTS.values()}) == len(SCRIPTS)
+
+
+def test_loading_again_gives_the_same_shas() -> None:
+    assert {name: each.sha for name, each in scripts.load().items()} == {n: s.sha for n, s in SCRIPTS.items()}
+
+
+def test_the_servers_part_can_be_replaced() -> None:
+    other = scripts.load('-- another clock\n')
+    assert all(other[name].sha != SCRIPTS[name].sha for name in SCRIPTS)
+    assert "redis.call('TIME')" not in other['claim'].source
+
+
+def test_keys_are_declared_known_and_made_locals(script: Script) -> None:
+    assert set(script.keys) <= set(LOGICAL_NAMES)
+    assert len(set(script.keys)) == len(script.keys)
+    first = script.source.splitlines()[0]
+    assert first.startswith(f'local {", ".join(script.keys)} = KEYS[1]')
+    assert first.count('KEYS[') == len(script.keys)
+
+
+def test_nothing_newer_than_redis_6_2_is_used(script: Script) -> None:
+    commands = set(re.findall(r"redis\.p?call\('(\w+)'", script.source))
+    assert commands.isdisjoint(TOO_NEW)
+    assert not script.source.startswith('#!')
+
+
+def test_time_is_read_once(script: Script) -> None:
+    assert len(re.findall(r'\bclock\(\)', script.source)) == 2  # where it is defined, and where it is called
+    assert script.source.count("redis.call('TIME')") == 1
+
+
+def test_nothing_is_left_to_chance(script: Script) -> None:
+    assert 'math.random' not in script.source
+    assert 'RANDOMKEY' not in script.source
