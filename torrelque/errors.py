@@ -10,10 +10,12 @@
     ├── TorrelqueValueError             an argument's value (also a ValueError)
     ├── TorrelqueTypeError              an argument's type (also a TypeError)
     ├── TorrelqueConnectionError        the server cannot be reached, or the connection broke
-    │   └── TorrelqueResponseTimeout    the server did not answer in time
+    │   ├── TorrelqueResponseTimeout    the server did not answer in time
+    │   └── TorrelqueHandshakeError     no connection can be set up, and trying again will not help
+    │       └── TorrelqueRefusedError   user, password or database are wrong (also a TorrelqueReplyError)
     └── TorrelqueReplyError             the server answered with an error; ``code`` says which
 
-An adapter over somebody else's client raises subclasses of the last three that
+An adapter over somebody else's client raises subclasses of the last ones that
 also derive from that client's own exceptions, so code that catches those keeps
 working. This module imports no client.
 """
@@ -23,8 +25,10 @@ from __future__ import annotations
 __all__ = (
     'TorrelqueConnectionError',
     'TorrelqueError',
+    'TorrelqueHandshakeError',
     'TorrelqueLeaseLostError',
     'TorrelqueLookupError',
+    'TorrelqueRefusedError',
     'TorrelqueReplyError',
     'TorrelqueResponseTimeout',
     'TorrelqueTimeoutError',
@@ -70,6 +74,10 @@ class TorrelqueResponseTimeout(TorrelqueConnectionError):  # noqa: N818 - reads 
     """The server was reached but did not answer in time."""
 
 
+class TorrelqueHandshakeError(TorrelqueConnectionError):
+    """A connection cannot be set up, and trying again will not help: a certificate that is not trusted, say."""
+
+
 class TorrelqueReplyError(TorrelqueError):
     """The server answered with an error.
 
@@ -80,6 +88,10 @@ class TorrelqueReplyError(TorrelqueError):
     def __init__(self, message: str = '', code: str = '') -> None:
         super().__init__(message)
         self.code = code or parse_code(message)
+
+
+class TorrelqueRefusedError(TorrelqueHandshakeError, TorrelqueReplyError):
+    """The server refused the user, the password or the database; ``code`` says which."""
 
 
 def parse_code(message: str) -> str:

@@ -19,16 +19,14 @@ from tests.transports.native_support import Start, ask, call
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.errors import (
     TorrelqueConnectionError,
+    TorrelqueHandshakeError,
+    TorrelqueRefusedError,
     TorrelqueReplyError,
     TorrelqueTypeError,
     TorrelqueValueError,
 )
 from torrelque.transports.base import Message
-from torrelque.transports.native import (
-    TorrelqueHandshakeError,
-    TorrelqueRefusedError,
-    connect,
-)
+from torrelque.transports.native import connect
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,6 @@
 - :mod:`~torrelque.transports.native.transport`: all of them behind the transport interface
 """
 
-from torrelque.transports.native.connection import TorrelqueHandshakeError, TorrelqueRefusedError
 from torrelque.transports.native.transport import NativeTransport, connect
 
-__all__ = ('NativeTransport', 'TorrelqueHandshakeError', 'TorrelqueRefusedError', 'connect')
+__all__ = ('NativeTransport', 'connect')

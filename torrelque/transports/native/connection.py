@@ -13,6 +13,8 @@ from anyio.abc import ByteStream
 from torrelque.core.protocol import Arg, Batch, Reply
 from torrelque.errors import (
     TorrelqueConnectionError,
+    TorrelqueHandshakeError,
+    TorrelqueRefusedError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
     TorrelqueTypeError,
@@ -20,7 +22,7 @@ from torrelque.errors import (
 )
 from torrelque.transports.native.url import Address
 
-__all__ = ('Connection', 'Dialer', 'TorrelqueHandshakeError', 'TorrelqueRefusedError', 'pack', 'pack_words')
+__all__ = ('Connection', 'Dialer', 'pack', 'pack_words')
 
 CHUNK = 256 * 1024
 """The most that is received, or handed to the stream to send, at once. Each piece counts as progress."""
@@ -36,14 +38,6 @@ NOTHING = object()
 
 pack_words = cast('Callable[[tuple[Arg, ...]], bytes]', hiredis.pack_command)
 """One command as it goes over the wire. Its published type allows one word only."""
-
-
-class TorrelqueHandshakeError(TorrelqueConnectionError):
-    """A connection cannot be set up, and trying again will not help: a certificate that is not trusted, say."""
-
-
-class TorrelqueRefusedError(TorrelqueHandshakeError, TorrelqueReplyError):
-    """The server refused the user, the password or the database; ``code`` says which."""
 
 
 def pack(batch: Batch) -> bytes:

@@ -17,8 +17,8 @@ from typing import cast
 import anyio
 
 from torrelque.core.protocol import Reply
-from torrelque.errors import TorrelqueConnectionError, TorrelqueResponseTimeout, renew
-from torrelque.transports.native.connection import Connection, Dialer, TorrelqueHandshakeError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueHandshakeError, TorrelqueResponseTimeout, renew
+from torrelque.transports.native.connection import Connection, Dialer
 
 __all__ = ('Multiplexer',)
 
