@@ -51,7 +51,7 @@ class Merger:
     def __bool__(self) -> bool:
         return any(self._waiting.values())
 
-    def take(self, most: int) -> list[tuple[Verb, list[Ticket]]]:
+    def take(self, most: float) -> list[tuple[Verb, list[Ticket]]]:
         """At most so many groups, each of one verb, first come first served; tickets whose caller left are dropped."""
         groups: list[tuple[Verb, list[Ticket]]] = []
         for verb, waiting in self._waiting.items():

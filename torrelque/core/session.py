@@ -8,7 +8,6 @@ returns, and comes back when something changed or :meth:`Session.timer` says.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from torrelque.core.idle import MAX_CLAIM, SLICE, Idle, claim
@@ -130,7 +129,7 @@ class Session:
         """Fail all whose calls have not begun."""
         self._idle.abort(error)
         takers, self._takers = self._takers, []
-        waiting = [ticket for _, tickets in self._merger.take(sys.maxsize) for ticket in tickets]
+        waiting = [ticket for _, tickets in self._merger.take(math.inf) for ticket in tickets]
         self._fail([ticket for ticket, _ in takers] + waiting, error)
 
     # Operations --------------------------------------------------------------
