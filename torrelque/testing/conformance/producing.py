@@ -1,0 +1,148 @@
+"""Enqueueing and cancelling tasks."""
+
+from __future__ import annotations
+
+import pickle
+import re
+
+import pytest
+
+from torrelque.core.codec import TorrelqueTaskSerialiser
+from torrelque.core.models import TorrelqueTaskStatus
+from torrelque.errors import TorrelqueLookupError
+from torrelque.items import EnqueueItem
+from torrelque.queue import Torrelque
+from torrelque.testing.conformance.support import OnQueue, unique
+
+__all__ = ('ProducingConformance',)
+
+
+class ProducingConformance(OnQueue):
+    async def test_an_id_is_32_hex_digits(self, queue: Torrelque) -> None:
+        one, other = await queue.enqueue('a'), await queue.enqueue('a')
+        assert re.fullmatch('[0-9a-f]{32}', one)
+        assert one != other
+
+    @pytest.mark.parametrize(
+        'data', [0, 0.0, '', [], {}, None, False, 'gr\u00fc\u00df \U0001f600', [1, {'a': [None]}]], ids=repr
+    )
+    async def test_every_payload_arrives(self, queue: Torrelque, data: object) -> None:
+        task_id = await queue.enqueue(data)
+        got_id, got = await queue.dequeue(20)
+        assert (got_id, got, type(got)) == (task_id, data, type(data))
+
+    async def test_a_serialiser_of_bytes(self, client: object) -> None:
+        async with Torrelque(client, queue=unique(), serialiser=pickle) as queue:
+            await queue.enqueue({1, 2.5, b'\x00\xff'})
+            task = await queue.dequeue(20)
+            assert task.data == {1, 2.5, b'\x00\xff'}
+            await queue.release(task, result=(1, {2}), result_ttl=60)
+            assert (await queue.get_task_state(task.id)).result == (1, {2})
+
+    async def test_a_serialiser_of_text(self, client: object) -> None:
+        text = TorrelqueTaskSerialiser(lambda value: f'<{value}>', lambda data: data.decode()[1:-1])
+        async with Torrelque(client, queue=unique(), serialiser=text) as queue:
+            await queue.enqueue('gr\u00fcn')
+            assert (await queue.dequeue(20)).data == 'gr\u00fcn'
+
+    async def test_headers_travel_along(self, queue: Torrelque) -> None:
+        headers = {'trace': '\u00e9 1', '': ''}
+        task_id = await queue.enqueue('a', headers=headers)
+        assert (await queue.get_task(task_id)).headers == headers
+        assert (await queue.dequeue(20)).headers == headers
+        await queue.enqueue('b')
+        assert (await queue.dequeue(20)).headers == {}
+
+    async def test_an_id_of_ones_own_is_queued_once(self, queue: Torrelque) -> None:
+        task_id = unique('\u00fcber id')
+        assert await queue.enqueue('first', task_id=task_id) == task_id
+        assert await queue.enqueue('second', task_id=task_id, delay=60) == task_id
+        stats = await queue.get_queue_stats()
+        assert (stats.tasks, stats.pending, stats.delayed) == (1, 1, 0)
+        task = await queue.dequeue(20)
+        assert (task.id, task.data) == (task_id, 'first')
+        await queue.enqueue('third', task_id=task_id)
+        assert await queue.dequeue_nowait() == []
+
+    async def test_an_id_whose_result_is_kept_can_be_queued_again(self, queue: Torrelque) -> None:
+        await queue.enqueue('first', task_id='again')
+        await queue.release(await queue.dequeue(20), result='done')
+        await queue.enqueue('second', task_id='again')
+        state = await queue.get_task_state('again')
+        assert (state.status, state.result, state.dequeue_count) == (TorrelqueTaskStatus.PENDING, None, 0)
+        assert (await queue.dequeue(20)).data == 'second'
+
+    async def test_a_task_for_later_is_delayed(self, queue: Torrelque) -> None:
+        task_id = await queue.enqueue('later', delay=60)
+        assert (await queue.get_task_state(task_id)).status is TorrelqueTaskStatus.DELAYED
+        stats = await queue.get_queue_stats()
+        assert (stats.tasks, stats.pending, stats.delayed) == (1, 0, 1)
+        assert await queue.dequeue_nowait() == []
+
+    @pytest.mark.parametrize('delay', [None, 0, -5.0, 0.01])
+    async def test_a_task_that_is_due_comes(self, queue: Torrelque, delay: float | None) -> None:
+        task_id = await queue.enqueue('now', delay=delay)
+        assert (await queue.dequeue(20)).id == task_id
+
+    async def test_many_at_once(self, queue: Torrelque) -> None:
+        steps: list[tuple[int, int]] = []
+        ids = await queue.enqueue_many(range(1_200), on_progress=lambda done, total: steps.append((done, total)))
+        assert steps == [(1_000, 1_200), (1_200, 1_200)]
+        assert len(set(ids)) == 1_200
+        tasks = await queue.dequeue_nowait(max_tasks=2_000)
+        assert [(task.id, task.data) for task in tasks] == list(zip(ids, range(1_200), strict=True))
+
+    async def test_many_with_arguments_of_their_own(self, queue: Torrelque) -> None:
+        items = [
+            'plain',
+            EnqueueItem('later', delay=60, task_id='x'),
+            EnqueueItem('twin', task_id='x'),
+            EnqueueItem('mine', task_timeout=7, headers={'a': 'b'}, max_dequeues=3),
+        ]
+        ids = await queue.enqueue_many(items, task_timeout=9, max_dequeues=2)
+        assert ids[1:3] == ['x', 'x']
+        states = [await queue.get_task_state(str(task_id)) for task_id in ids]
+        assert [(state.timeout, state.max_dequeues) for state in states] == [(9, 2), (300, None), (300, None), (7, 3)]
+        assert [task.data for task in await queue.dequeue_nowait(max_tasks=9)] == ['plain', 'mine']
+
+    async def test_no_items(self, queue: Torrelque) -> None:
+        assert await queue.enqueue_many([]) == []
+        assert await queue.release_many([]) == []
+        assert await queue.requeue_many([]) == []
+
+    async def test_cancelling_a_task(self, queue: Torrelque) -> None:
+        pending, delayed = await queue.enqueue('a'), await queue.enqueue('b', delay=60)
+        for task_id in (pending, delayed):
+            await queue.cancel(task_id)
+            with pytest.raises(TorrelqueLookupError, match=task_id):
+                await queue.get_task_state(task_id)
+            with pytest.raises(TorrelqueLookupError, match=task_id):
+                await queue.cancel(task_id)
+        assert (await queue.get_queue_stats())[:4] == (0, 0, 0, 0)
+        assert await queue.dequeue_nowait() == []
+
+    async def test_a_claimed_task_is_not_cancelled(self, queue: Torrelque) -> None:
+        await queue.enqueue('a')
+        task = await queue.dequeue(20)
+        with pytest.raises(TorrelqueLookupError, match=task.id):
+            await queue.cancel(task.id)
+        await queue.release(task)
+
+    async def test_queues_do_not_mix(self, client: object, queue: Torrelque) -> None:
+        async with Torrelque(client, queue=queue.queue + ':other') as other:
+            task_id = await queue.enqueue('mine')
+            assert await other.dequeue_nowait() == []
+            with pytest.raises(TorrelqueLookupError):
+                await other.get_task_state(task_id)
+
+    async def test_keys_with_other_names(self, client: object) -> None:
+        class Renamed(Torrelque):
+            keys = {'pending': 'todo', 'task': 'state'}  # noqa: RUF012 - as 0.9's users wrote it
+
+        async with Renamed(client, queue=unique()) as queue:
+            assert queue.keys['pending'] == f'{queue.queue}:todo'
+            assert queue.keys['tasks'] == f'{queue.queue}:tasks'
+            await queue.enqueue('a')
+            async with Torrelque(client, queue=queue.queue) as plain:
+                assert await plain.dequeue_nowait() == []
+            await queue.release(await queue.dequeue(20), result='done')

@@ -1,0 +1,76 @@
+"""What the suites share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeAlias
+from uuid import uuid4
+
+import anyio
+import pytest
+
+from torrelque.core.protocol import Arg, Call, Reply
+from torrelque.queue import Torrelque
+from torrelque.transports import Transport, adapt
+
+__all__ = ('PATIENCE', 'ClientFactory', 'OnClient', 'OnQueue', 'ask', 'call', 'eventually', 'unique')
+
+ClientFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[object]]
+"""Makes a client, which lives as long as the context."""
+
+PATIENCE = 20
+"""Seconds after which something that should happen at once has failed; long, for machines under load."""
+
+
+def unique(prefix: str = 'conformance') -> str:
+    """A name that nobody else uses."""
+    return f'{prefix}-{uuid4().hex[:16]}'
+
+
+def call(*words: Arg) -> Call[Reply]:
+    return Call(str(words[0]), args=words[1:])
+
+
+async def ask(transport: Transport, *words: Arg) -> Reply:
+    """One command's reply."""
+    (reply,) = await transport.execute([call(*words)])
+    return reply
+
+
+async def eventually(condition: Callable[[], Awaitable[Any]]) -> None:
+    """For what nobody could set an event for."""
+    with anyio.fail_after(PATIENCE):
+        while not await condition():  # noqa: ASYNC110 - see above
+            await anyio.sleep(0.005)
+
+
+class OnClient:
+    """Fixtures: a client and its transport."""
+
+    pytestmark = pytest.mark.anyio
+
+    @pytest.fixture
+    def client_factory(self) -> ClientFactory:
+        raise NotImplementedError('define the fixture client_factory, see torrelque.testing.conformance')
+
+    @pytest.fixture
+    async def client(self, client_factory: ClientFactory) -> AsyncIterator[object]:
+        async with client_factory() as client:
+            yield client
+
+    @pytest.fixture
+    async def transport(self, client: object) -> AsyncIterator[Transport]:
+        transport = adapt(client)
+        yield transport
+        if transport is not client:
+            await transport.aclose()
+
+
+class OnQueue(OnClient):
+    """A fixture: a queue of one's own."""
+
+    @pytest.fixture
+    async def queue(self, client: object) -> AsyncIterator[Torrelque]:
+        async with Torrelque(client, queue=unique()) as queue:
+            yield queue
