@@ -1,0 +1,160 @@
+"""Claims: which are live, how they end, and what becomes of those that nobody ended in time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torrelque.transports.memory.prelude import PENDING, REJECTED, Run, State, number, stamp, whole
+
+__all__ = ('BROKEN', 'Claimed', 'Dead', 'Plan', 'bury', 'claimed_items', 'give_back', 'plan_return', 'recorded')
+
+BROKEN = b'its state is not a hash'
+
+
+@dataclass(slots=True)
+class Claimed:
+    """A task with a live claim. ``more`` are its item's arguments after the receipt, ``place`` is which item it was."""
+
+    id: bytes
+    state: State
+    score: float = 0.0
+    more: Sequence[bytes] = ()
+    place: int = 0
+
+
+@dataclass(slots=True)
+class Dead:
+    """A task for the dead letters; no ``state`` where that is not a hash."""
+
+    id: bytes
+    state: State | None
+    reason: bytes
+
+
+# Live claims --------------------------------------------------------------------------------------------------------
+
+
+def is_live(state: State, token: bytes, count: bytes) -> bool:
+    """Whether the receipt is the live claim of a task in working; an empty token stands for whichever claim is."""
+    return not token or (state.claim == token and state.dequeue_count == number(count, None))
+
+
+def claimed_items(run: Run, width: int) -> tuple[list[Claimed], list[bytes]]:
+    """The items of a verb that acts for claims: ``width`` arguments each, the first three id, token and dequeue_count.
+
+    Returns the live ones and an answer for each: o ok, l lost, u unknown, x state of a wrong type. An id that occurs
+    again finds its claim gone.
+    """
+    working = run.db.zset_at(run.keys['working']).scores
+    live: dict[bytes, Claimed] = {}
+    answers = []
+    for place, (task_id, token, count, *more) in enumerate(run.items(width)):
+        score = working.get(task_id)
+        if score is None or task_id in live:
+            answers.append(b'l' if token else b'u')
+        elif (state := run.read_state(task_id)) is None:
+            answers.append(b'x')
+        elif is_live(state, token, count):
+            live[task_id] = Claimed(task_id, state, score, more, place)
+            answers.append(b'o')
+        else:
+            answers.append(b'l')
+    return list(live.values()), answers
+
+
+def recorded(run: Run, answer: bytes) -> Iterator[tuple[Claimed, bytes]]:
+    """Those that a recorded claim took and that are still its own, each with its dequeue_count."""
+    working = run.db.zset_at(run.keys['working']).scores
+    at = 1
+    while at < len(answer):
+        count, length, _ = answer[at:].split(b':', 2)
+        at += len(count) + len(length) + 2
+        task_id = answer[at : at + int(length)]
+        at += int(length)
+        score = working.get(task_id)
+        state = run.read_state(task_id) if score is not None else None
+        if score is not None and state is not None and is_live(state, run.token, count):
+            yield Claimed(task_id, state, score), count
+
+
+def give_back(run: Run, items: Sequence[Claimed]) -> None:
+    """End claims as if the tasks had not been delivered: to the front of pending, in order."""
+    run.db.zrem(run.keys['working'], [item.id for item in items])
+    for item in items:
+        run.transition(item.id, item.state, PENDING, {b'dequeue_count': whole(item.state.dequeue_count - 1)})
+    run.db.rpush(run.keys['pending'], [item.id for item in reversed(items)])
+
+
+# Stale claims and due tasks -----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is to become of tasks whose time has come.
+
+    ``pushed`` go back to pending, in order; ``dead`` to the dead letters. An id without a payload is no task, and
+    vanishes.
+    """
+
+    stale: Mapping[bytes, None]
+    due: Mapping[bytes, None]
+    pushed: list[bytes] = field(default_factory=list)
+    states: dict[bytes, State] = field(default_factory=dict)
+    dead: list[Dead] = field(default_factory=list)
+    stale_count: int = 0
+
+    def carry_out(self, run: Run) -> None:
+        run.db.zrem(run.keys['working'], self.stale)
+        run.db.zrem(run.keys['delayed'], self.due)
+        for task_id in self.pushed:
+            state = self.states[task_id]
+            state.requeue_count += 1
+            run.transition(
+                task_id,
+                state,
+                PENDING,
+                {b'last_requeue_time': stamp(run.now), b'requeue_count': whole(state.requeue_count)},
+            )
+        run.db.lpush(run.keys['pending'], self.pushed)
+        bury(run, self.dead)
+
+
+def plan_return(run: Run, *, stale: int = 0, due: int = 0) -> Plan:
+    """Look at so many stale claims and due tasks; writes nothing."""
+    tasks = run.db.hash_at(run.keys['tasks']) if stale or due else {}
+    plan = Plan(_expired(run, 'working', stale), _expired(run, 'delayed', due))
+    for task_id in plan.stale:
+        if task_id in tasks:
+            state = run.read_state(task_id)
+            reason = BROKEN if state is None else state.exhausted()
+            if state is None or reason is not None:
+                plan.dead.append(Dead(task_id, state, reason or b''))
+            else:
+                plan.stale_count += 1
+                plan.pushed.append(task_id)
+                plan.states[task_id] = state
+    for task_id in plan.due:
+        if task_id not in plan.stale and task_id in tasks:
+            state = run.read_state(task_id)
+            if state is None:
+                plan.dead.append(Dead(task_id, None, BROKEN))
+            else:
+                plan.pushed.append(task_id)
+                plan.states[task_id] = state
+    return plan
+
+
+def _expired(run: Run, name: str, limit: int) -> Mapping[bytes, None]:
+    if not limit:
+        return {}
+    now = float(stamp(run.now))
+    return dict.fromkeys(member for _, member in run.db.zset_at(run.keys[name]).between(float('-inf'), now, limit))
+
+
+def bury(run: Run, dead: Sequence[Dead]) -> None:
+    """To the dead letters, payload kept."""
+    for item in dead:
+        run.db.zadd(run.keys['rejected'], {item.id: float(stamp(run.now))})
+        if item.state is not None:
+            run.transition(item.id, item.state, REJECTED, {b'reason': item.reason})

@@ -1,0 +1,136 @@
+"""Time that stands still until a test moves it."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from itertools import count
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from torrelque.errors import TorrelqueUsageError, TorrelqueValueError
+
+__all__ = ('VirtualClock',)
+
+QUIET = 30
+"""Rounds of the event loop without anything done on a transport after which the tasks are taken to have settled."""
+
+MOST_ROUNDS = 100_000
+"""Rounds after which tasks that never settle are told."""
+
+
+class VirtualClock:
+    """A clock for tests: time stands still until :meth:`advance`.
+
+    ``start`` is its first time, in Unix seconds. Give it to a
+    :class:`MemoryTransport`; delays, leases, time-outs of dequeue, scheduled
+    sweeps and expiry then all count on it, so hours pass in a millisecond, and
+    always in the same order::
+
+        clock = VirtualClock()
+        async with Torrelque(MemoryTransport(clock=clock)) as queue:
+            await queue.enqueue('tea', delay=240)
+            await clock.advance(239)
+            assert await queue.dequeue_nowait() == []
+            await clock.advance(1)
+            [task] = await queue.dequeue_nowait()
+
+    What else waits, such as ``anyio.sleep``, still waits for real time: code
+    under test that sleeps can be given :meth:`sleep` instead.
+    """
+
+    def __init__(self, start: float = 1_700_000_000.0) -> None:
+        if not (math.isfinite(start) and start >= 0):
+            raise TorrelqueValueError(f'start must be a Unix time in seconds, got {start!r}')
+        self._now = float(start)
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
+        self._cancelled: set[int] = set()
+        self._numbers = count()
+        self._activity = 0
+        self._advancing = False
+
+    def time(self) -> float:
+        """The time, in Unix seconds."""
+        return self._now
+
+    async def advance(self, seconds: float) -> None:
+        """Let so much time pass, and everything happen that is due in it, in order.
+
+        At each moment at which something is due, time stops until the tasks have
+        settled, that is until none of them does anything on a transport of this
+        clock for a while (they are given some dozens of rounds of the event
+        loop). With 0 it only lets them settle. One task may advance at a time.
+        Cancelling leaves the time where it has come to.
+        """
+        if not (math.isfinite(seconds) and seconds >= 0):
+            raise TorrelqueValueError(f'time goes forward by a finite number of seconds, got {seconds!r}')
+        if self._advancing:
+            raise TorrelqueUsageError('another task is advancing this clock')
+        self._advancing = True
+        try:
+            end = self._now + seconds
+            await self._settle()
+            while (moment := self._next_timer()) <= end:
+                self._now = max(self._now, moment)
+                self._ring()
+                await self._settle()
+            self._now = end
+        finally:
+            self._advancing = False
+
+    async def sleep(self, seconds: float) -> None:
+        """Return when the clock has been advanced by so much."""
+        await self.pause(anyio.Event(), self._now + seconds)
+
+    async def pause(self, event: anyio.Event, until: float) -> None:
+        """Return when the event is set, or the time has come."""
+        self.stir()
+        with anyio.CancelScope() as scope:
+            cancel_timer = self.call_at(until, scope.cancel)
+            try:
+                await event.wait()
+            finally:
+                cancel_timer()
+
+    def call_at(self, moment: float, callback: Callable[[], object]) -> Callable[[], None]:
+        """Have ``callback`` called when the time has come, at once if it has. Returns a function that prevents it."""
+        if moment <= self._now:
+            callback()
+            return _nothing
+        if moment == math.inf:
+            return _nothing
+        number = next(self._numbers)
+        heapq.heappush(self._timers, (moment, number, callback))
+        return lambda: self._cancelled.add(number)
+
+    def stir(self) -> None:
+        """Something was done, so what it leads to is waited for before time goes on."""
+        self._activity += 1
+
+    def _next_timer(self) -> float:
+        while self._timers and self._timers[0][1] in self._cancelled:
+            self._cancelled.discard(heapq.heappop(self._timers)[1])
+        return self._timers[0][0] if self._timers else math.inf
+
+    def _ring(self) -> None:
+        while self._next_timer() <= self._now:
+            _, _, callback = heapq.heappop(self._timers)
+            callback()
+
+    async def _settle(self) -> None:
+        quiet = 0
+        for _ in range(MOST_ROUNDS):
+            before = self._activity
+            await checkpoint()
+            quiet = quiet + 1 if self._activity == before else 0
+            if quiet == QUIET:
+                return
+        raise TorrelqueUsageError(
+            f'the tasks did not settle within {MOST_ROUNDS} rounds: something uses the queue without end at one moment'
+        )
+
+
+def _nothing() -> None:
+    """Prevents a callback that came at once, or never will."""

@@ -1,0 +1,306 @@
+"""What the verbs share: the model of prelude.lua.
+
+A verb is a function of a :class:`Run`, one call of its script. Nothing runs
+between its reads and its writes, as on a server; like a script, it reads what
+may be of a wrong type before it writes anything.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias, TypeVar
+
+from torrelque.core.protocol import Reply
+from torrelque.errors import TorrelqueReplyError
+from torrelque.transports.memory.keyspace import Keyspace
+
+__all__ = (
+    'DELAYED', 'PENDING', 'REJECTED', 'WORKING', 'Run', 'State', 'Verb', 'laned', 'number', 'stamp', 'whole',
+)  # fmt: skip
+
+PENDING, WORKING, DELAYED, REJECTED = b'0', b'1', b'2', b'4'
+
+LANE_TTL = 900_000
+"""Milliseconds; longer than any client goes on repeating a call."""
+
+HORIZON = 10.0
+"""Seconds; events further off are left to a later slice of the waiters."""
+
+GRACE = 50
+"""Milliseconds for which a timer outlives its event."""
+
+DEFAULT_TIMEOUT = 300.0
+"""Seconds; for a state whose time-out cannot be read."""
+
+_MOST = 9e15
+"""Up to here the whole numbers among the floats have no gaps."""
+
+_RECORD = re.compile(rb'(\d+) (\S+) ([A-Za-z]+) (.*)', re.DOTALL)
+
+D = TypeVar('D', float, None)
+
+
+def number(text: bytes | None, default: D) -> float | D:
+    """A finite number as a script reads it, or the default: states may have been written by anyone."""
+    if text is None or b'_' in text:  # no digits' separator for scripts
+        return default
+    try:
+        value = float.fromhex(text.decode()) if b'x' in text or b'X' in text else float(text)
+    except (ValueError, OverflowError):
+        return default
+    return value if -_MOST < value < _MOST else default
+
+
+def stamp(time: float) -> bytes:
+    return b'%.6f' % time
+
+
+def whole(value: float) -> bytes:
+    return b'%.0f' % value
+
+
+class State:
+    """A task's state as far as the verbs need it."""
+
+    __slots__ = (
+        'claim', 'dequeue_base', 'dequeue_count', 'headers', 'max_dequeues', 'requeue_count', 'revision', 'timeout',
+    )  # fmt: skip
+
+    def __init__(self, fields: Mapping[bytes, bytes]) -> None:
+        self.claim = fields.get(b'claim')
+        self.dequeue_count = number(fields.get(b'dequeue_count'), 0.0)
+        self.requeue_count = number(fields.get(b'requeue_count'), 0.0)
+        self.revision = number(fields.get(b'revision'), 1.0)
+        self.timeout = number(fields.get(b'timeout'), DEFAULT_TIMEOUT)
+        self.max_dequeues = number(fields.get(b'max_dequeues'), None)
+        self.dequeue_base = number(fields.get(b'dequeue_base'), 0.0)
+        self.headers = fields.get(b'headers', b'')
+
+    def exhausted(self) -> bytes | None:
+        """Where the delivery limit is reached, the reason for the dead letter."""
+        delivered = self.dequeue_count - self.dequeue_base
+        if self.max_dequeues is not None and delivered >= self.max_dequeues:
+            return b'delivered %.0f times, the limit is %.0f' % (delivered, self.max_dequeues)
+        return None
+
+
+class Record(NamedTuple):
+    """What a lane remembers: the last call that was made on it, and its answer."""
+
+    sequence: int
+    nonce: bytes
+    phase: bytes
+    answer: bytes
+
+    @classmethod
+    def parse(cls, text: bytes | None) -> Record | None:
+        """None where there is no record, or none of ours."""
+        match = _RECORD.fullmatch(text) if text is not None else None
+        return match and cls(int(match[1]), match[2], match[3], match[4])
+
+
+class Run:
+    """One call of a script: its ``keys`` by their logical names, its ``args``, and the steps that verbs share.
+
+    Most verbs' arguments begin with a lane's number, the client's nonce and the
+    call's sequence. An empty number means no lane: the call travels in a
+    pipeline of the user's own.
+    """
+
+    __slots__ = ('_minder', '_minds', '_publish', 'args', 'db', 'keys', 'now')
+
+    def __init__(
+        self,
+        db: Keyspace,
+        keys: Mapping[str, bytes],
+        args: Sequence[bytes],
+        publish: Callable[[bytes, bytes], object],
+    ) -> None:
+        self.db = db
+        self.keys = keys
+        self.args = args
+        self.now = db.now
+        self._publish = publish
+        self._minder: bytes | None = None  # number of the lane that minds the next event
+        self._minds: float | None = None  # when that is
+
+    def items(self, width: int) -> list[Sequence[bytes]]:
+        """The arguments after the lane, ``width`` for each item."""
+        return [self.args[at : at + width] for at in range(3, len(self.args), width)]
+
+    # States ------------------------------------------------------------------
+
+    def state_key(self, task_id: bytes) -> bytes:
+        return b'%b:%b' % (self.keys['task'], task_id)
+
+    def read_state(self, task_id: bytes) -> State | None:
+        """None where the key is of a wrong type."""
+        try:
+            return State(self.db.hash_at(self.state_key(task_id)))
+        except TorrelqueReplyError:
+            return None
+
+    def announce(self, task_id: bytes, revision: float, status: bytes) -> None:
+        """Tell the watchers."""
+        self._publish(self.state_key(task_id), b'%.0f %b' % (revision, status))
+
+    def transition(
+        self, task_id: bytes, state: State, status: bytes, fields: Mapping[bytes, bytes], *, claimed: bool = False
+    ) -> None:
+        """Write a transition into the state and tell the watchers. Unless the task is claimed by it, any claim ends."""
+        key = self.state_key(task_id)
+        state.revision += 1
+        if not claimed:
+            self.db.hdel(key, (b'claim',))
+        self.db.hset(key, {b'status': status, b'revision': whole(state.revision), **fields})
+        self.announce(task_id, state.revision, status)
+
+    def count(self, **amounts: int) -> None:
+        """Add to the totals since ever."""
+        counters = self.db.hash_at(self.keys['counters'])
+        self.db.hset(
+            self.keys['counters'],
+            {
+                name.encode(): whole(number(counters.get(name.encode()), 0.0) + amount)
+                for name, amount in amounts.items()
+                if amount > 0
+            },
+        )
+
+    # Lanes -------------------------------------------------------------------
+
+    @property
+    def lane_key(self) -> bytes:
+        return b'%b:%b' % (self.keys['lane'], self.args[0])
+
+    @property
+    def token(self) -> bytes:
+        """What marks the claims that this call makes."""
+        return b':'.join(self.args[:3])
+
+    def lane_record(self) -> Record | None:
+        return Record.parse(self.db.string_at(self.lane_key))
+
+    def enter(self) -> tuple[bytes, bytes] | None:
+        """None to go on; else what the call comes to, and the recorded answer if it is a repeat."""
+        lane, nonce, sequence = self.args[:3]
+        if not lane:
+            return None
+        record = self.lane_record()
+        if record is None or record.nonce != nonce:
+            return b'NOLANE', b''
+        ahead = int(sequence) - record.sequence
+        if ahead > 0:
+            return None
+        if ahead < 0:
+            return b'LATE', b''
+        return (b'CLOSED', b'') if record.phase == b'closed' else (b'OK', record.answer)
+
+    def again(self, outcome: bytes, answer: bytes) -> Reply:
+        """The reply to a call that does not go on."""
+        if outcome != b'OK':
+            return [outcome]
+        self.refresh_lane()
+        return [b'OK', answer[1:]]
+
+    def refresh_lane(self) -> None:
+        self.db.pexpire(self.lane_key, LANE_TTL)
+
+    def record(self, phase: bytes, answer: bytes) -> None:
+        """Remember the call and its answer; the last write of a mutating verb."""
+        self.db.put(self.lane_key, b'%b %b %b %b' % (self.args[2], self.args[1], phase, answer), LANE_TTL)
+
+    def leave(self, answer: bytes) -> Reply:
+        """Record the answer, a letter an item, and make the reply."""
+        lane, mode = self.args[:2]
+        if lane:
+            self.record(b'open', b'-' + answer)
+            return [b'OK', answer]
+        if answer in (b'n', b'e', b'o'):
+            return 1
+        if mode == b'raise':
+            return TorrelqueReplyError('LEASELOST the claim on the task is no longer live, nothing was changed')
+        return 0
+
+    # The timer and the hint --------------------------------------------------
+
+    def look(self) -> None:
+        """Read what the end will need, and so fail before any write where a key is of a wrong type."""
+        held = self.db.string_at(self.keys['timer'])
+        if held is not None and b'|' in held:
+            self._minder, _, event = held.partition(b'|')
+            self._minds = _time(event)
+        self.db.list_at(self.keys['pending'])
+        for name in ('delayed', 'working', 'wake', 'rejected'):
+            if name in self.keys:
+                self.db.zset_at(self.keys[name])
+        if 'counters' in self.keys:
+            self.db.hash_at(self.keys['counters'])
+
+    def earliest(self) -> float | None:
+        """The first time at which a delayed task is due or a claim is stale."""
+        due = self.db.zset_at(self.keys['delayed']).first()
+        stale = self.db.zset_at(self.keys['working']).first()
+        return min((first[0] for first in (due, stale) if first), default=None)
+
+    def covered(self, event: float) -> bool:
+        """Whether somebody will be there for the event."""
+        return self._minds is not None and self._minds <= event
+
+    def drop_timer(self) -> None:
+        """The waiter of this lane minds no event any more."""
+        if self._minder == self.args[0]:
+            self.db.delete((self.keys['timer'],))
+            self._minder = self._minds = None
+
+    def take_timer(self, willing: float) -> float | None:
+        """Mind the next event, if this lane's waiter stays for it and nobody else does. Seconds until it, or None."""
+        event = self.earliest() if willing > 0 else None
+        if event is None or not self.now < event <= self.now + HORIZON or self.covered(event):
+            return None
+        lifetime = math.ceil((min(event, self.now + willing) - self.now) * 1000) + GRACE
+        self.db.put(self.keys['timer'], b'%b|%.17g' % (self.args[0], event), lifetime)
+        self._minder, self._minds = self.args[0], event
+        return event - self.now
+
+    def hint(self, *, empty: bool = False) -> None:
+        """Wake idle consumers if there is something for them; ends every verb that may have changed that."""
+        wake, left = self.keys['wake'], len(self.db.list_at(self.keys['pending']))
+        if left > 1:
+            self.db.zadd(wake, {b'0': 0.0, b'1': 1.0})
+        elif left == 1 or self._needs_somebody():
+            self.db.zadd(wake, {b'0': 0.0})
+        elif empty:
+            self.db.delete((wake,))
+
+    def _needs_somebody(self) -> bool:
+        """Whether an event has passed, or is near with nobody to mind it."""
+        event = self.earliest()
+        return event is not None and (event <= self.now or (event <= self.now + HORIZON and not self.covered(event)))
+
+
+def _time(text: bytes) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+Verb: TypeAlias = Callable[[Run], Reply]
+
+
+def laned(body: Callable[[Run], bytes]) -> Verb:
+    """A verb made safe to repeat by a lane. The body does it and answers a letter an item."""
+
+    def verb(run: Run) -> Reply:
+        seen = run.enter()
+        if seen is not None:
+            return run.again(*seen)
+        run.look()
+        answer = body(run)
+        run.hint()
+        return run.leave(answer)
+
+    return verb

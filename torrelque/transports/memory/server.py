@@ -1,0 +1,174 @@
+"""A server in memory, which executes the core's calls one at a time. The executable specification of the scripts."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from torrelque.core.protocol import Arg, Batch, Call, Reply, Script
+from torrelque.errors import TorrelqueReplyError
+from torrelque.transports.memory.commands import COMMANDS, score_text
+from torrelque.transports.memory.keyspace import Keyspace, Plain
+from torrelque.transports.memory.prelude import Run
+from torrelque.transports.memory.verbs import VERBS
+
+__all__ = ('MemoryServer',)
+
+
+class MemoryServer:
+    """Answers as a real server does, with plain functions: no event loop, no I/O, no threads.
+
+    ``clock`` gives the server's time in Unix seconds. :meth:`call` executes one
+    call of the core, a script by the Python model of its verb. For example::
+
+        server = MemoryServer()
+        server.call(Call('SET', (b'greeting',), (b'hello',)))
+        assert server.call(Call('GET', (b'greeting',))) == b'hello'
+        stats = blocking_drive(queue_stats(scripts, keys), server.execute)
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._db = Keyspace()
+        self._waiters: dict[bytes, deque[Callable[[Reply], object]]] = {}
+        self._subscribers: dict[bytes, list[Callable[[bytes], object]]] = {}
+        self._published: list[tuple[bytes, bytes]] = []
+
+    # Calls -------------------------------------------------------------------
+
+    def call(self, call: Call[Reply]) -> Reply:
+        """Execute one call and return its reply, unparsed. What a server refuses is a TorrelqueReplyError as a value.
+
+        Whom the call woke or told is called back before this returns, and may not call the server itself.
+        """
+        self._db.move_to(self._clock())
+        try:
+            if isinstance(call.command, Script):
+                return self._run_script(call.command, call)
+            return self._run_command(call)
+        except TorrelqueReplyError as error:
+            return error.with_traceback(None)
+        finally:
+            if self._published:
+                self._deliver()
+            if self._waiters:
+                self._serve()
+
+    def execute(self, batch: Batch) -> list[Reply]:
+        """Execute some calls in order."""
+        return [self.call(call) for call in batch]
+
+    def snapshot(self) -> dict[bytes, Plain]:
+        """Type, content and expiry (Unix milliseconds or None) of each key, as plain values to compare or keep."""
+        self._db.move_to(self._clock())
+        return self._db.snapshot()
+
+    # Waiting and listening ---------------------------------------------------
+
+    def wait(self, key: bytes, callback: Callable[[Reply], object]) -> Callable[[], None]:
+        """Do as BZPOPMIN without a time-out: pop a member when there is one, for whoever has waited longest.
+
+        ``callback`` is called once, perhaps at once, with ``[key, member, score]`` or an error reply. Returns a
+        function that ends the wait; it may be called again, and afterwards.
+        """
+        self._db.move_to(self._clock())
+        try:
+            there = len(self._db.zset_at(key)) > 0
+        except TorrelqueReplyError as error:
+            callback(error.with_traceback(None))
+            return _nothing
+        waiters = self._waiters.setdefault(key, deque())
+        waiters.append(callback)
+        if there:
+            self._serve()
+
+        def end() -> None:
+            if callback in waiters:
+                waiters.remove(callback)
+            if not waiters and self._waiters.get(key) is waiters:
+                del self._waiters[key]
+
+        return end
+
+    def subscribe(self, channel: bytes, callback: Callable[[bytes], object]) -> Callable[[], None]:
+        """Have ``callback`` called with what is published on a channel, in order. Returns a function that ends it."""
+        subscribers = self._subscribers.setdefault(channel, [])
+        subscribers.append(callback)
+
+        def end() -> None:
+            if callback in subscribers:
+                subscribers.remove(callback)
+            if not subscribers and self._subscribers.get(channel) is subscribers:
+                del self._subscribers[channel]
+
+        return end
+
+    # Within ------------------------------------------------------------------
+
+    def _run_script(self, script: Script, call: Call[Reply]) -> Reply:
+        verb = VERBS.get(script.name)
+        if verb is None:
+            return TorrelqueReplyError(f'NOSCRIPT No matching script: there is no model of {script.name!r}')
+        keys = dict(zip(script.keys, _encode(call.keys), strict=True))
+        return verb(Run(self._db, keys, _encode(call.args), self._publish))
+
+    def _run_command(self, call: Call[Reply]) -> Reply:
+        name, *words = str(call.command).split()
+        args = [*_encode(words), *_encode(call.keys), *_encode(call.args)]
+        name = name.upper()
+        try:
+            if name in COMMANDS:
+                return COMMANDS[name](self._db, args)
+            return self._run_command_of_its_own(name, args)
+        except (ValueError, KeyError, IndexError) as error:
+            return TorrelqueReplyError(f'ERR wrong arguments for {name}: {error}')
+
+    def _run_command_of_its_own(self, name: str, args: list[bytes]) -> Reply:
+        if name == 'PUBLISH':
+            channel, data = args
+            return self._publish(channel, data)
+        if name == 'BZPOPMIN':  # as in a transaction: it does not wait; `wait` does
+            key, _ = args
+            return self._pop(key)
+        if name == 'SCRIPT' and len(args) == 2 and args[0].upper() == b'LOAD':  # noqa: PLR2004 - a word and a source
+            return hashlib.sha1(args[1], usedforsecurity=False).hexdigest().encode()
+        return TorrelqueReplyError(f'ERR unknown command {name!r}')
+
+    def _publish(self, channel: bytes, data: bytes) -> int:
+        receivers = len(self._subscribers.get(channel, ()))
+        if receivers:
+            self._published.append((channel, data))
+        return receivers
+
+    def _deliver(self) -> None:
+        published, self._published = self._published, []
+        for channel, data in published:
+            for callback in list(self._subscribers.get(channel, ())):
+                callback(data)
+
+    def _serve(self) -> None:
+        """Give what there is to those who wait, first come first served."""
+        for key in list(self._waiters):
+            waiters = self._waiters[key]
+            while waiters and self._db.type_at(key) == 'zset':
+                waiters.popleft()(self._pop(key))
+            if not waiters and self._waiters.get(key) is waiters:
+                del self._waiters[key]
+
+    def _pop(self, key: bytes) -> Reply:
+        first = self._db.zset_at(key).first()
+        if first is None:
+            return None
+        score, member = first
+        self._db.zrem(key, (member,))
+        return [key, member, score_text(score)]
+
+
+def _encode(words: Sequence[Arg]) -> list[bytes]:
+    return [word if isinstance(word, bytes) else str(word).encode() for word in words]
+
+
+def _nothing() -> None:
+    """Ends a wait that is over."""

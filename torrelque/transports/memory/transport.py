@@ -1,0 +1,138 @@
+"""The transport over a server in memory."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from torrelque.core.protocol import Batch, Call, Reply
+from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
+from torrelque.transports.base import Listener, Message, Transport
+from torrelque.transports.memory.clock import VirtualClock
+from torrelque.transports.memory.server import MemoryServer
+
+__all__ = ('MemoryTransport',)
+
+
+class MemoryTransport(Transport):
+    """A queue without a server, for tests: give it to ``Torrelque`` in place of a client.
+
+    It behaves as a real server does (model tests hold it against four), on
+    asyncio and Trio, and keeps everything in this process::
+
+        queue = Torrelque(MemoryTransport())
+
+    Queue objects share their tasks if they share a transport, or if their
+    transports share a :class:`MemoryServer`, given as ``server``. With
+    ``clock=VirtualClock()`` time stands still until the test advances it, see
+    there; without, time is real. ``transport.server.snapshot()`` shows all keys.
+    """
+
+    def __init__(self, *, clock: VirtualClock | None = None, server: MemoryServer | None = None) -> None:
+        self._clock = clock
+        self.server = server or MemoryServer(clock.time if clock else time.time)
+
+    async def execute(self, batch: Batch) -> Sequence[Reply]:
+        await self._travel()
+        replies = self.server.execute(batch)
+        await self._travel()
+        return replies
+
+    async def block(self, call: Call[Reply], timeout: float) -> Reply:
+        await self._travel()
+        if call.command != 'BZPOPMIN' or len(call.keys) != 1:
+            return TorrelqueReplyError(f'ERR only BZPOPMIN of one key can block, got {call.command!r}')
+        (key,) = call.keys
+        arrived, replies = anyio.Event(), list[Reply]()
+
+        def receive(reply: Reply) -> None:
+            replies.append(reply)
+            arrived.set()
+
+        end = self.server.wait(key if isinstance(key, bytes) else str(key).encode(), receive)
+        try:
+            await self.pause(arrived, self.now() + timeout)
+        finally:
+            end()
+        return replies[0] if replies else None
+
+    def listen(self) -> AbstractAsyncContextManager[Listener]:
+        return self._listen()
+
+    def now(self) -> float:
+        return self._clock.time() if self._clock else super().now()
+
+    async def pause(self, event: anyio.Event, until: float) -> None:
+        if self._clock is None:
+            await super().pause(event, until)
+        else:
+            await self._clock.pause(event, until)
+
+    @asynccontextmanager
+    async def _listen(self) -> AsyncIterator[Listener]:
+        await self._travel()
+        listener = _Listener(self.server, self._clock)
+        try:
+            yield listener
+        finally:
+            listener.close()
+
+    async def _travel(self) -> None:
+        """What takes time on a network takes a turn of the event loop here, and can be cancelled."""
+        if self._clock is not None:
+            self._clock.stir()
+        await checkpoint()
+
+
+class _Listener(Listener):
+    def __init__(self, server: MemoryServer, clock: VirtualClock | None) -> None:
+        self._server = server
+        self._clock = clock
+        self._ends: dict[bytes, Callable[[], None]] = {}
+        self._messages: deque[Message] = deque()
+        self._news = anyio.Event()
+        self._closed = False
+
+    async def subscribe(self, channel: bytes) -> None:
+        await checkpoint()
+        if self._closed:
+            raise TorrelqueConnectionError('the listener is closed')
+        if channel not in self._ends:
+            self._ends[channel] = self._server.subscribe(channel, partial(self._tell, channel))
+        self._tell(channel, None)
+
+    async def unsubscribe(self, channel: bytes) -> None:
+        await checkpoint()
+        self._ends.pop(channel, _nothing)()
+
+    async def receive(self) -> Message:
+        await checkpoint()
+        while not self._messages:
+            if self._closed:
+                raise TorrelqueConnectionError('the listener is closed')
+            await self._news.wait()
+        return self._messages.popleft()
+
+    def close(self) -> None:
+        self._closed = True
+        for end in self._ends.values():
+            end()
+        self._ends.clear()
+        self._news.set()
+
+    def _tell(self, channel: bytes, data: bytes | None) -> None:
+        if self._clock is not None:
+            self._clock.stir()
+        self._messages.append(Message(channel, data))
+        self._news.set()
+        self._news = anyio.Event()
+
+
+def _nothing() -> None:
+    """Ends a subscription that there is not."""

@@ -1,0 +1,370 @@
+"""The verbs: what each script does, a function each. The scripts' headers say what they are given and answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import chain, islice
+from types import MappingProxyType
+
+from torrelque.core.protocol import Reply
+from torrelque.errors import TorrelqueReplyError
+from torrelque.transports.memory.claims import (
+    BROKEN,
+    Claimed,
+    Dead,
+    Plan,
+    bury,
+    claimed_items,
+    give_back,
+    plan_return,
+    recorded,
+)
+from torrelque.transports.memory.prelude import (
+    DELAYED,
+    LANE_TTL,
+    PENDING,
+    REJECTED,
+    WORKING,
+    Run,
+    Verb,
+    laned,
+    number,
+    stamp,
+    whole,
+)
+
+__all__ = ('VERBS',)
+
+K = 20
+"""Stale claims, due tasks and ids to be dropped that one claim looks at."""
+
+SWEEP = 500
+
+
+def mint(run: Run) -> Reply:
+    """Make a lane."""
+    (nonce,) = run.args
+    last = number(run.db.string_at(run.keys['epoch']), 0.0)
+    new = whole(max(last + 1, math.floor(run.now * 1_000_000)))
+    run.db.put(run.keys['epoch'], new)
+    run.db.put(b'%b:%b' % (run.keys['lane'], new), b'0 %b closed ' % nonce, LANE_TTL)
+    return new
+
+
+@laned
+def enqueue(run: Run) -> bytes:
+    """Add tasks to the back of pending, or to delayed. An id that is queued already changes nothing."""
+    db, keys = run.db, run.keys
+    tasks = db.hash_at(keys['tasks'])
+    fresh: dict[bytes, tuple[bytes, ...]] = {}
+    answers = []
+    for task_id, *rest in run.items(6):
+        known = task_id in tasks or task_id in fresh
+        answers.append(b'e' if known else b'n')
+        if not known:
+            fresh[task_id] = tuple(rest)
+    db.hset(keys['tasks'], {task_id: payload for task_id, (payload, *_) in fresh.items()})
+    for task_id, (_, timeout, delay, max_dequeues, headers) in fresh.items():
+        key = run.state_key(task_id)
+        db.delete((key,))  # a finished result of the same id must not expire under the new task
+        fields = {b'status': DELAYED if delay else PENDING, b'timeout': timeout, b'enqueue_time': stamp(run.now)}
+        if max_dequeues:
+            fields[b'max_dequeues'] = max_dequeues
+        if headers:
+            fields[b'headers'] = headers
+        db.hset(key, fields)
+        run.announce(task_id, 1, fields[b'status'])
+        if delay:
+            db.zadd(keys['delayed'], {task_id: float(stamp(run.now + float(delay)))})
+        else:
+            db.lpush(keys['pending'], (task_id,))
+    run.count(enqueued=len(fresh))
+    return b''.join(answers)
+
+
+def claim(run: Run) -> Reply:
+    """Claim up to n tasks, after returning stale and due ones to pending."""
+    *_, n, willing = run.args
+    seen = run.enter()
+    if seen is not None:
+        outcome, answer = seen
+        return _claimed_before(run, answer) if outcome == b'OK' else [outcome]
+    run.look()
+    plan = plan_return(run, stale=K, due=K)
+    choice = _Choice(run, plan, int(n))
+    db, keys = run.db, run.keys
+    plan.carry_out(run)
+    db.rpop(keys['pending'], choice.looked_at)
+    bury(run, choice.dead)
+    run.drop_timer()
+    reply: list[Reply] = [b'OK', b'', int(choice.short), stamp(run.now)]
+    receipts = []
+    for task in choice.taken:
+        state, deadline, count = task.state, stamp(run.now + task.state.timeout), whole(task.state.dequeue_count + 1)
+        db.zadd(keys['working'], {task.id: float(deadline)})
+        run.transition(
+            task.id,
+            state,
+            WORKING,
+            {b'claim': run.token, b'last_dequeue_time': stamp(run.now), b'dequeue_count': count},
+            claimed=True,
+        )
+        receipts.append(b'%b:%d:%b' % (count, len(task.id), task.id))
+        reply += [task.id, choice.payloads[task.id], count, deadline, state.headers]
+    run.count(claimed=len(choice.taken), requeued=plan.stale_count, rejected=len(plan.dead) + len(choice.dead))
+    alarm = None if choice.taken else run.take_timer(float(willing))
+    run.hint(empty=not choice.taken)
+    if alarm is not None:
+        reply[1] = stamp(alarm)
+    run.record(b'open', b'c' + b''.join(receipts))
+    return reply
+
+
+class _Choice:
+    """Which tasks a claim takes: from the front of pending as it will be once the planned ones are back.
+
+    An id is passed over that has no payload, came before, or is elsewhere, too; at most n + K are looked at.
+    """
+
+    def __init__(self, run: Run, plan: Plan, n: int) -> None:
+        db, keys = run.db, run.keys
+        self.taken: list[Claimed] = []
+        self.payloads: dict[bytes, bytes] = {}
+        self.dead: list[Dead] = []
+        self.looked_at = 0
+        working, delayed = db.zset_at(keys['working']).scores, db.zset_at(keys['delayed']).scores
+        rejected = db.zset_at(keys['rejected']).scores
+        front = chain(reversed(db.list_at(keys['pending'])), plan.pushed)
+        for task_id in islice(front, n + K if n else 0):
+            if len(self.taken) == n:
+                break
+            self.looked_at += 1
+            payload = db.hash_at(keys['tasks']).get(task_id)
+            if (
+                payload is None
+                or task_id in self.payloads
+                or task_id in rejected
+                or (task_id in working and task_id not in plan.stale)
+                or (task_id in delayed and task_id not in plan.due)
+            ):
+                continue
+            self.payloads[task_id] = payload
+            state = plan.states.get(task_id) or run.read_state(task_id)
+            reason = BROKEN if state is None else state.exhausted()
+            if state is None or reason is not None:
+                self.dead.append(Dead(task_id, state, reason or b''))
+            else:
+                self.taken.append(Claimed(task_id, state))
+        self.short = len(self.taken) < n and (len(plan.stale) == K or len(plan.due) == K or self.looked_at == n + K)
+
+
+def _claimed_before(run: Run, answer: bytes) -> Reply:
+    """A repeat answers what of the first answer is still the caller's; with nothing left it is told to claim anew."""
+    tasks = run.db.hash_at(run.keys['tasks'])
+    reply: list[Reply] = []
+    for task, count in recorded(run, answer):
+        if task.id in tasks:
+            reply += [task.id, tasks[task.id], count, stamp(task.score), task.state.headers]
+    run.refresh_lane()
+    return [b'OK', b'', 0 if reply else 1, stamp(run.now), *reply]
+
+
+@laned
+def release(run: Run) -> bytes:
+    """Remove tasks that were worked off; with a result, keep the state for a while."""
+    db, keys = run.db, run.keys
+    db.hash_at(keys['tasks'])
+    items, answers = claimed_items(run, 6)
+    db.zrem(keys['working'], [item.id for item in items])
+    db.hdel(keys['tasks'], [item.id for item in items])
+    refused = 0
+    for item in items:
+        key, (status, ttl, result) = run.state_key(item.id), item.more
+        refused += status == REJECTED
+        if ttl:
+            run.transition(item.id, item.state, status, {b'result': result, b'release_time': stamp(run.now)})
+            db.pexpire(key, int(ttl))
+        else:
+            run.announce(item.id, item.state.revision + 1, status)
+            db.delete((key,))
+    run.count(completed=len(items) - refused, rejected=refused)
+    return b''.join(answers)
+
+
+@laned
+def requeue(run: Run) -> bytes:
+    """Return claimed tasks to the back of pending, or to delayed."""
+    db, keys = run.db, run.keys
+    items, answers = claimed_items(run, 5)
+    db.zrem(keys['working'], [item.id for item in items])
+    for item in items:
+        delay, timeout = item.more
+        fields = {b'timeout': timeout} if timeout else {}
+        if delay:
+            run.transition(item.id, item.state, DELAYED, fields)
+            db.zadd(keys['delayed'], {item.id: float(stamp(run.now + float(delay)))})
+        else:
+            fields[b'last_requeue_time'] = stamp(run.now)
+            fields[b'requeue_count'] = whole(item.state.requeue_count + 1)
+            run.transition(item.id, item.state, PENDING, fields)
+            db.lpush(keys['pending'], (item.id,))
+    run.count(requeued=len(items))
+    return b''.join(answers)
+
+
+@laned
+def reject(run: Run) -> bytes:
+    """Move claimed tasks to the dead letters, payload kept."""
+    items, answers = claimed_items(run, 4)
+    run.db.zrem(run.keys['working'], [item.id for item in items])
+    bury(run, [Dead(item.id, item.state, item.more[0]) for item in items])
+    run.count(rejected=len(items))
+    return b''.join(answers)
+
+
+@laned
+def giveback(run: Run) -> bytes:
+    """Return claims as if the tasks had not been delivered."""
+    items, answers = claimed_items(run, 3)
+    give_back(run, items)
+    return b''.join(answers)
+
+
+def extend(run: Run) -> Reply:
+    """Renew claims. It never shortens one, and so is safe to repeat without a lane."""
+    items, answers = claimed_items(run, 4)
+    for item in items:
+        timeout = number(item.more[0], item.state.timeout)
+        answers[item.place] = deadline = stamp(max(item.score, run.now + timeout))
+        run.db.zadd(run.keys['working'], {item.id: float(deadline)})
+    return answers
+
+
+def settle(run: Run) -> Reply:
+    """Make an end of a call whose reply will not come."""
+    record = run.lane_record()
+    run.look()
+    ahead = int(run.args[2]) - record.sequence if record is not None and record.nonce == run.args[1] else -1
+    if record is None or ahead < 0:
+        return [b'none']
+    done = ahead == 0 and record.phase == b'open'
+    if done and not record.answer.startswith(b'c'):
+        run.drop_timer()
+        run.hint()
+        return [b'finished', record.answer[1:]]
+    give_back(run, [item for item, _ in recorded(run, record.answer)] if done else [])
+    run.drop_timer()
+    run.hint()
+    run.record(b'closed', b'')  # a call that has yet to arrive finds this, and does nothing
+    return [b'aborted']
+
+
+def tick(run: Run) -> Reply:
+    """Return stale and due tasks to pending, and mind the next event, or no longer."""
+    run.look()
+    plan = plan_return(run, stale=K, due=K)
+    plan.carry_out(run)
+    run.count(requeued=plan.stale_count, rejected=len(plan.dead))
+    run.drop_timer()
+    alarm = run.take_timer(float(run.args[1]))
+    run.hint()
+    return b'' if alarm is None else stamp(alarm)
+
+
+def sweep(run: Run) -> Reply:
+    """Return stale claims or due tasks to pending."""
+    run.look()
+    plan = plan_return(run, stale=SWEEP) if run.args[0] == b'stale' else plan_return(run, due=SWEEP)
+    plan.carry_out(run)
+    run.count(requeued=plan.stale_count, rejected=len(plan.dead))
+    run.hint()
+    return [len(plan.pushed), int(SWEEP in (len(plan.stale), len(plan.due)))]
+
+
+def undequeue(run: Run) -> Reply:
+    """Return to pending what two sweeps have seen in dequeueing, and note what this one saw."""
+    db, keys = run.db, run.keys
+    run.look()
+    db.list_at(keys['dequeueing'])
+    db.set_at(keys['undequeued'])
+    to_return, to_mark, ids = int(run.args[0]), int(run.args[1]), list(run.args[2:])
+    returned, marked, forgotten = ids[:to_return], ids[to_return:][:to_mark], ids[to_return + to_mark :]
+    pushed = [task_id for task_id in returned if db.lrem(keys['dequeueing'], 0, task_id)]
+    db.srem(keys['undequeued'], [*forgotten, *returned])
+    db.sadd(keys['undequeued'], marked)
+    db.lpush(keys['pending'], pushed)
+    run.hint()
+    return len(pushed)
+
+
+@laned
+def cancel(run: Run) -> bytes:
+    """Remove one pending or delayed task."""
+    db, keys, task_id = run.db, run.keys, run.args[3]
+    known = task_id in db.hash_at(keys['tasks']) and task_id not in db.zset_at(keys['working']).scores
+    state = run.read_state(task_id)
+    if state is None:
+        return b'x'
+    if not (known and (db.zrem(keys['delayed'], (task_id,)) or db.lrem(keys['pending'], 0, task_id))):
+        return b'u'
+    db.hdel(keys['tasks'], (task_id,))
+    db.delete((run.state_key(task_id),))
+    run.announce(task_id, state.revision + 1, b'cancelled')
+    return b'o'
+
+
+def stats(run: Run) -> Reply:
+    """Count, at one moment."""
+    db, keys = run.db, run.keys
+    refused, pending = len(db.zset_at(keys['rejected'])), db.list_at(keys['pending'])
+    counters = db.hash_at(keys['counters'])
+    return [
+        len(db.hash_at(keys['tasks'])) - refused,
+        len(pending),
+        len(db.zset_at(keys['working'])),
+        len(db.zset_at(keys['delayed'])),
+        refused,
+        _age(run, pending[-1]) if pending else b'',
+        *(whole(number(counters.get(name), 0.0)) for name in COUNTERS),
+    ]
+
+
+COUNTERS = (b'enqueued', b'claimed', b'completed', b'requeued', b'rejected')
+
+
+def _age(run: Run, task_id: bytes) -> bytes:
+    try:
+        enqueued = number(run.db.hash_at(run.state_key(task_id)).get(b'enqueue_time'), None)
+    except TorrelqueReplyError:
+        return b''
+    return b'' if enqueued is None else stamp(max(0.0, run.now - enqueued))
+
+
+def page(run: Run) -> Reply:
+    """A step through the ids of a queue; here one step shows them all."""
+    place = run.args[0].decode()
+    if place == 'tasks':
+        return [b'0', *run.db.hash_at(run.keys['tasks'])]
+    return [b'0', *run.db.zset_at(run.keys[place]).scores]
+
+
+VERBS: Mapping[str, Verb] = MappingProxyType(
+    {
+        'mint': mint,
+        'enqueue': enqueue,
+        'claim': claim,
+        'release': release,
+        'requeue': requeue,
+        'reject': reject,
+        'giveback': giveback,
+        'extend': extend,
+        'settle': settle,
+        'tick': tick,
+        'sweep': sweep,
+        'undequeue': undequeue,
+        'cancel': cancel,
+        'stats': stats,
+        'page': page,
+    }
+)
