@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple
 
 from tests import servers
 from tests.servers import Server
+from torrelque.testing import MemoryServer, MemoryTransport
 from torrelque.transports.native import connect
 
 LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -31,6 +32,11 @@ CLIENTS: dict[str, Client] = {
 }
 
 
+@asynccontextmanager
+async def memory_client(server: MemoryServer) -> AsyncIterator[object]:
+    yield MemoryTransport(server=server)
+
+
 class Setting(NamedTuple):
     """What one run of the suite is about."""
 
@@ -42,8 +48,14 @@ class Setting(NamedTuple):
         return '/'.join(self)
 
 
+def memory_settings() -> Iterator[Setting]:
+    """Those without a server."""
+    for loop in LOOPS:
+        yield Setting('memory', loop, 'none')
+
+
 def settings() -> Iterator[Setting]:
-    """All of them."""
+    """Those with a server."""
     for client, (_, loops) in CLIENTS.items():
         for loop in loops:
             for server in servers.SERVERS:

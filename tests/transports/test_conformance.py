@@ -8,14 +8,9 @@ from typing import Any
 import pytest
 
 from tests import servers
-from tests.transports.settings import CLIENTS, LOOPS, Setting, settings
-from torrelque.testing.conformance import ClientFactory, QueueConformance, ServerConformance
-
-
-@pytest.fixture(params=settings(), ids=str)
-def setting(request: pytest.FixtureRequest) -> Setting:
-    chosen: Setting = request.param
-    return chosen
+from tests.transports.settings import CLIENTS, LOOPS, Setting, memory_client, memory_settings, settings
+from torrelque.testing import MemoryServer
+from torrelque.testing.conformance import ClientFactory, QueueConformance, ServerConformance, TransportConformance
 
 
 @pytest.fixture
@@ -23,16 +18,29 @@ def anyio_backend(setting: Setting) -> Any:  # noqa: ANN401 - a name and the plu
     return LOOPS[setting.loop]
 
 
-@pytest.fixture
-def client_factory(setting: Setting) -> ClientFactory:
-    try:
-        server = servers.shared(setting.server)
-    except servers.MissingServerError as error:
-        pytest.skip(str(error))
-    return partial(CLIENTS[setting.client].make, server)
-
-
 class TestConformance(ServerConformance, QueueConformance):
+    @pytest.fixture(params=settings(), ids=str)
+    def setting(self, request: pytest.FixtureRequest) -> Setting:
+        chosen: Setting = request.param
+        return chosen
+
     @pytest.fixture
-    def client_factory(self, client_factory: ClientFactory) -> ClientFactory:
-        return client_factory
+    def client_factory(self, setting: Setting) -> ClientFactory:
+        try:
+            server = servers.shared(setting.server)
+        except servers.MissingServerError as error:
+            pytest.skip(str(error))
+        return partial(CLIENTS[setting.client].make, server)
+
+
+class TestMemoryConformance(TransportConformance, QueueConformance):
+    """Without the tests of scripts of one's own, which it cannot run, and of connections, which it does not have."""
+
+    @pytest.fixture(params=memory_settings(), ids=str)
+    def setting(self, request: pytest.FixtureRequest) -> Setting:
+        chosen: Setting = request.param
+        return chosen
+
+    @pytest.fixture
+    def client_factory(self) -> ClientFactory:
+        return partial(memory_client, MemoryServer())
