@@ -1,0 +1,122 @@
+"""A worker process of the demonstration: hashes files that a queue hands out, until its standard input ends.
+
+``python -m torrelque.cli.worker NAME LOOP CLIENT URL``. It prints a line once it
+takes tasks. Whoever started it holds the other end of its standard input, so it
+ends with that process even if that one is killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import anyio
+import anyio.to_thread
+import coredis
+import redis.asyncio
+
+from torrelque import Task, Torrelque, TorrelqueError, TorrelqueLeaseLostError, connect
+
+__all__ = ('CLIENTS', 'QUEUE', 'TASK_TIMEOUT')
+
+QUEUE = 'demo'
+
+TASK_TIMEOUT = 3.0
+"""Seconds until the claims of a killed worker go to others. One that is alive renews its claims."""
+
+CONSUMERS = 4
+"""Tasks that one worker does at once."""
+
+PART = 1 << 23
+"""Bytes hashed between two renewals of a claim."""
+
+RESULT_TTL = 24 * 3600.0
+
+
+@asynccontextmanager
+async def _redis_py(url: str) -> AsyncIterator[object]:
+    async with redis.asyncio.Redis.from_url(url) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _coredis(url: str) -> AsyncIterator[object]:
+    async with coredis.Redis.from_url(url) as client:
+        yield client
+
+
+CLIENTS: dict[str, Callable[[str], AbstractAsyncContextManager[object]]] = {
+    'redis-py': _redis_py,
+    'coredis': _coredis,
+    'native': connect,
+}
+
+
+async def work(name: str, client_name: str, url: str) -> None:
+    """Consume until standard input ends."""
+    async with anyio.create_task_group() as life:
+        life.start_soon(end_with_input, life.cancel_scope)
+        async with (
+            CLIENTS[client_name](url) as client,
+            Torrelque(client, queue=QUEUE) as queue,
+            anyio.create_task_group() as consumers,
+        ):
+            for _ in range(CONSUMERS):
+                consumers.start_soon(consume, queue, name)
+            print(name, flush=True)  # noqa: T201 - the line that is waited for
+
+
+async def end_with_input(scope: anyio.CancelScope) -> None:
+    await anyio.wait_readable(sys.stdin)  # nothing is ever written there, so this is its end
+    scope.cancel()
+
+
+async def consume(queue: Torrelque, name: str) -> None:
+    """Hash one file after the other."""
+    while True:
+        task: Task = await queue.dequeue()
+        try:
+            try:
+                digest = await hash_file(queue, task)
+            except OSError as error:
+                await queue.reject(task, str(error))
+            else:
+                await queue.release(task, result={'sha256': digest, 'worker': name}, result_ttl=RESULT_TTL)
+        except TorrelqueLeaseLostError:
+            pass  # this process was held up for so long that another one has the task now
+
+
+async def hash_file(queue: Torrelque, task: Task) -> str:
+    """The digest of the task's file, keeping the claim meanwhile. Raises OSError and TorrelqueLeaseLostError."""
+    parts = hash_parts(task.data)
+    while (digest := await anyio.to_thread.run_sync(next, parts)) is None:
+        await queue.extend(task)
+    return digest
+
+
+def hash_parts(path: str) -> Iterator[str | None]:
+    """Hash a file, with a None after each part, and the digest at the end."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:  # noqa: PTH123 - the path is a string already
+        while part := file.read(PART):
+            digest.update(part)
+            if len(part) == PART:
+                yield None
+    yield digest.hexdigest()
+
+
+def main() -> None:
+    name, loop, client_name, url = sys.argv[1:]
+    try:
+        anyio.run(work, name, client_name, url, backend=loop)
+    except* (TorrelqueError, OSError) as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise SystemExit(str(error)) from None
+
+
+if __name__ == '__main__':
+    main()
