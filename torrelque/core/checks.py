@@ -84,5 +84,7 @@ def check_headers(value: Any) -> Mapping[str, str] | None:  # noqa: ANN401 - as 
     for name, text in value.items():
         if not isinstance(name, str) or not isinstance(text, str):
             raise TorrelqueTypeError(f'headers must map strings to strings, got {name!r}: {text!r}')
-        check_text('a header', name + text + ' ')
+        for word in (name, text):
+            if word:
+                check_text('a header', word)
     return value
