@@ -267,6 +267,30 @@ def test_a_hint_that_comes_when_all_have_left_is_put_back() -> None:
     assert machine.idle.start() is None
 
 
+def test_a_hint_that_comes_while_a_claim_serves_all_is_put_back() -> None:
+    machine = Machine()
+    ticket = machine.join()
+    machine.claim(alarm=b'2.500000')
+    machine.idle.block()
+    machine.clock.now += 2.5
+    operation, _ = machine.begin()
+    machine.idle.unblocked(hinted=True)
+    end(operation, [claimed('a')])
+    assert ids(ticket) == ['a']
+    _, batch = machine.begin()
+    assert names(batch) == ['tick']
+
+
+def test_a_hint_that_a_claim_follows_is_not_put_back() -> None:
+    machine = Machine()
+    machine.join()
+    machine.claim()
+    machine.idle.block()
+    machine.idle.unblocked(hinted=True)
+    machine.claim('a')
+    assert machine.idle.start() is None
+
+
 def test_a_wait_that_ends_without_a_hint_when_all_have_left_is_no_matter() -> None:
     machine = Machine()
     ticket = machine.join()

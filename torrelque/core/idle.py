@@ -109,7 +109,7 @@ class Idle:
         self._claim_wanted = False
         self._blocking = False
         self._alarm = math.inf  # when an event is due that the server counts on us to mind
-        self._hint_taken = False  # a hint that nobody here can use must be put back
+        self._hint_taken = False  # a hint that no claim began after: if nobody here can use it, it must be put back
         self._failures = 0
         self._block_not_before = -math.inf
 
@@ -138,6 +138,7 @@ class Idle:
             if self._claim_wanted or self._alarm <= now:
                 self._busy = True
                 self._claim_wanted = False
+                self._hint_taken = False
                 self._alarm = math.inf
                 return self._claim()
         elif self._alarm < math.inf or self._hint_taken:
@@ -160,17 +161,15 @@ class Idle:
         """The wait ended, by a hint or with its time."""
         self._blocking = False
         self._failures = 0
-        if self._waiters:
-            self._claim_wanted = True
-        else:
-            self._hint_taken = self._hint_taken or hinted
+        self._claim_wanted = bool(self._waiters)
+        self._hint_taken = self._hint_taken or hinted
 
     def block_failed(self, error: Exception) -> None:
         """The wait broke. A hint may be lost with it; the claim that follows finds what it told of."""
         self._blocking = False
         self._failures += 1
         self._claim_wanted = bool(self._waiters)
-        self._hint_taken = not self._waiters
+        self._hint_taken = True
         self._block_not_before = self._clock() + 0.05 * 2**self._failures
         if self._failures >= _MAX_FAILURES or not isinstance(error, TorrelqueConnectionError):
             self.abort(error)
