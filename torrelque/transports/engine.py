@@ -118,7 +118,8 @@ class Engine:
         self._entered = True
         self._host = anyio.create_task_group()
         await self._host.__aenter__()
-        await self._host.start(self._run_shielded)
+        with anyio.CancelScope(shield=True):  # cancelled half-way in, the host would be left open; it takes one turn
+            await self._host.start(self._run_shielded)
 
     async def leave(self) -> None:
         """Finish what is under way, give back what nobody took, and end."""
