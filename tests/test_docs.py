@@ -1,0 +1,126 @@
+"""What the documentation shows is what happens, and what it lists is all there is."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+import torrelque.core
+from tests import servers
+from torrelque import Torrelque, connect
+from torrelque.core.keys import LOGICAL_NAMES, Keys
+from torrelque.core.models import STATE_FIELDS
+from torrelque.core.protocol import blocking_drive
+from torrelque.core.scripts import VERBS
+
+DOCS = Path(__file__).parent.parent / 'docs'
+
+
+def read(page: str) -> str:
+    return (DOCS / f'{page}.md').read_text(encoding='utf-8')
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf'^```{language}\n((?s:.*?))^```$', read(page), re.MULTILINE)
+
+
+def first_column(page: str, heading: str) -> list[str]:
+    """The names in the first column of the table below a heading."""
+    section = read(page).split(f'\n## {heading}\n')[1].split('\n## ')[0]
+    rows = re.findall(r'^\| (`.*?) \|', section, re.MULTILINE)
+    return re.findall(r'`(.*?)`', ' '.join(rows))
+
+
+# The data model ------------------------------------------------------------------------------------------------------
+
+
+def as_redis_cli(reply: Any) -> str:  # noqa: ANN401 - whatever a server answers
+    """A reply the way redis-cli prints it."""
+    if isinstance(reply, list):
+        width = len(str(len(reply)))
+        return ''.join(f'{number:>{width}}) {as_redis_cli(each)}' for number, each in enumerate(reply, 1))
+    if isinstance(reply, bytes):
+        escaped = reply.decode().replace('\\', '\\\\').replace('"', '\\"')
+        return f'"{escaped}"\n'
+    return f'(integer) {reply}\n' if isinstance(reply, int) else '(nil)\n'
+
+
+def without_chance(text: str) -> str:
+    """Without the times, and what a client drew at random."""
+    return re.sub(r'\d{10,}(\.\d+|:[0-9a-f]{16}:\d+)', 'T', text)
+
+
+async def prepare(url: str, code: str) -> None:
+    async with connect(url) as client, Torrelque(client, queue='email') as queue:
+        program = 'async def main(queue):\n' + ''.join(f'    {line}\n' for line in code.splitlines())
+        names: dict[str, Any] = {}
+        exec(program, names)  # noqa: S102 - the documentation's own code
+        await names['main'](queue)
+
+
+def test_the_session_with_redis_cli_is_real() -> None:
+    server = servers.shared('valkey-9.1')
+    server.flush()
+    (code,) = blocks('data-model', 'python')
+    anyio.run(prepare, server.url, code)
+    sessions = ''.join(blocks('data-model', 'console'))
+    commands = re.findall(r'^> (.*)\n((?s:.*?))(?=^> |\Z)', sessions, re.MULTILINE)
+    assert len(commands) > 5
+    with server.client() as client:
+        for command, shown in commands:
+            reply = as_redis_cli(client.command(*shlex.split(command)))
+            assert without_chance(reply) == without_chance(shown), command
+
+
+def test_every_key_is_documented() -> None:
+    keys = {key.removeprefix('q:') for key in first_column('data-model', 'Keys of a queue named `q`')}
+    assert keys == (set(LOGICAL_NAMES) - {'task', 'lane'}) | {'task:<id>', 'lane:<number>'}
+
+
+def test_every_field_of_a_state_is_documented() -> None:
+    written = {field for path in Path(torrelque.core.__file__).parent.glob('scripts/*.lua') for field in fields(path)}
+    assert set(first_column('data-model', "A task's state")) == set(STATE_FIELDS) | written
+
+
+def fields(script: Path) -> set[str]:
+    """Fields of the state that the prelude reads for the verbs."""
+    text = script.read_text(encoding='utf-8')
+    read_state = re.search(r"redis\.pcall\('HMGET', state_key\(id\), ((?s:.*?))\)", text)
+    return set(re.findall(r"'(\w+)'", read_state[1])) if read_state else set()
+
+
+# Protocol and architecture -------------------------------------------------------------------------------------------
+
+
+def test_every_script_is_explained() -> None:
+    section = read('protocol').split('\n## The scripts, step by step\n')[1].split('\n## ')[0]
+    terms = re.findall(r'^(`.*)\n: ', section, re.MULTILINE)
+    assert sorted(re.findall(r'`(\w+)`', ' '.join(terms))) == sorted(VERBS)
+
+
+def test_the_operation_that_is_shown_works() -> None:
+    server = servers.shared('valkey-9.1')
+    server.flush()
+    (code,) = blocks('architecture', 'python')
+    names: dict[str, Any] = {}
+    exec(code, names)  # noqa: S102 - the documentation's own code
+    with server.client() as client:
+        client.command('LPUSH', 'q:pending', 'a', 'b')
+        assert blocking_drive(names['depth'](Keys.of_queue('q')), client.execute) == 2
+
+
+def test_modules_that_are_named_exist() -> None:
+    package = DOCS.parent / 'torrelque'
+    named = set(re.findall(r'[\w/]+\.py\b', read('architecture')))
+    assert len(named) > 8
+    for name in named:
+        assert (package / name).exists() or (DOCS.parent / name).exists(), name
+
+
+def test_the_example_of_the_core_works() -> None:
+    assert doctest.testmod(torrelque.core) == doctest.TestResults(failed=0, attempted=6)
