@@ -1,6 +1,7 @@
 """The documentation's build: `make docs`."""
 
 from importlib.metadata import version as version_of
+from typing import Any
 
 project = 'Torrelque'
 copyright = 'the Torrelque authors'
@@ -11,6 +12,16 @@ html_theme = 'furo'
 html_title = f'Torrelque {release}'
 nitpicky = False  # types of the clients are named, and their documentation is not fetched
 autodoc_member_order = 'bysource'
-autodoc_typehints = 'description'
+autodoc_typehints = 'signature'
+autodoc_preserve_defaults = True
 myst_enable_extensions = ['deflist']
 myst_heading_anchors = 3
+
+
+def _passes_over(app: object, what: str, name: str, member: object, *_: object) -> bool | None:  # noqa: ARG001 - Sphinx's
+    """Fields of named tuples that have no description of their own: the signature names them."""
+    return True if (member.__doc__ or '').startswith('Alias for field number') else None
+
+
+def setup(app: Any) -> None:  # noqa: ANN401 - Sphinx
+    app.connect('autodoc-skip-member', _passes_over)
