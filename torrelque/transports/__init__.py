@@ -2,14 +2,57 @@
 
 from __future__ import annotations
 
+import sys
+
 from torrelque.errors import TorrelqueUsageError
 from torrelque.transports.base import Transport
+from torrelque.transports.naming import class_name
 
 __all__ = ('Transport', 'adapt')
 
+USABLE = (
+    'a redis.asyncio.Redis, a coredis.Redis, the client of `async with torrelque.connect(url) as client:`, '
+    'or any torrelque Transport'
+)
+
 
 def adapt(client: object) -> Transport:
-    """The transport for a client."""
+    """The transport for a client: one of redis.asyncio.Redis, of coredis.Redis, or the client itself if it is one.
+
+    Connects nothing. Raises TorrelqueUsageError for anything else.
+    """
     if isinstance(client, Transport):
         return client
-    raise TorrelqueUsageError(f'{client!r} is no client that can be used')
+    if _is(client, 'redis.asyncio', 'Redis') and not _is(client, 'redis.asyncio.client', 'Pipeline'):
+        from torrelque.transports.redis_py import RedisPyTransport  # noqa: PLC0415 - only the client in use is imported
+
+        return RedisPyTransport(client)  # type: ignore[arg-type]  # told by name above
+    if _is(client, 'coredis', 'Redis'):
+        from torrelque.transports.coredis import CoredisTransport  # noqa: PLC0415 - it is optional
+
+        return CoredisTransport(client)  # type: ignore[arg-type]  # told by name above
+    raise TorrelqueUsageError(f'{_hint(client)}; pass {USABLE}')
+
+
+def _is(client: object, module: str, name: str) -> bool:
+    """Whether it is an instance of a class whose module may not even be installed."""
+    kind = getattr(sys.modules.get(module), name, None)
+    return isinstance(kind, type) and isinstance(client, kind)
+
+
+def _hint(client: object) -> str:
+    """What is wrong with it. Its repr is not told: it may hold a password."""
+    if isinstance(client, str | bytes):
+        return 'a URL is not a client yet: `async with torrelque.connect(url) as client:` makes one'
+    if isinstance(client, type):
+        return f'{client.__module__}.{client.__qualname__} is a class: make a client of it'
+    name = class_name(client)
+    if _is(client, 'redis', 'RedisCluster') or _is(client, 'redis.asyncio', 'RedisCluster'):
+        return f'{name}: Redis Cluster is not supported'
+    if _is(client, 'coredis', 'RedisCluster'):
+        return f'{name}: Redis Cluster is not supported'
+    if _is(client, 'redis.asyncio.client', 'Pipeline'):
+        return f'{name} is a pipeline: pass its client here, and the pipeline as pipeline= to the calls that take one'
+    if _is(client, 'redis', 'Redis'):
+        return f'{name} is the blocking client: use the one of redis.asyncio'
+    return f'{name} is no client that can be used'

@@ -1,0 +1,88 @@
+"""Which transport is chosen for which client."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import coredis
+import pytest
+import redis
+import redis.asyncio
+
+from torrelque.errors import TorrelqueUsageError
+from torrelque.testing import MemoryTransport
+from torrelque.transports import adapt
+from torrelque.transports.coredis import CoredisTransport
+from torrelque.transports.redis_py import RedisPyTransport
+
+
+def test_a_transport_is_used_as_it_is() -> None:
+    transport = MemoryTransport()
+    assert adapt(transport) is transport
+
+
+def test_redis_py() -> None:
+    class Mine(redis.asyncio.Redis):
+        pass
+
+    for client in (redis.asyncio.Redis(), Mine(), redis.asyncio.StrictRedis(), redis.asyncio.from_url('redis://a')):
+        assert isinstance(adapt(client), RedisPyTransport)
+    sentinel = redis.asyncio.Sentinel([('127.0.0.1', 1)])  # type: ignore[no-untyped-call]
+    assert isinstance(adapt(sentinel.master_for('mine')), RedisPyTransport)
+
+
+def test_coredis() -> None:
+    class Mine(coredis.Redis[bytes]):
+        pass
+
+    for client in (coredis.Redis(), Mine(), coredis.Redis.from_url('redis://a', decode_responses=True)):
+        assert isinstance(adapt(client), CoredisTransport)
+
+
+def test_coredis_without_replies() -> None:
+    with pytest.raises(TorrelqueUsageError, match='noreply=True'):
+        adapt(coredis.Redis(noreply=True))
+
+
+class Valkey:
+    """Not ours."""
+
+
+@pytest.mark.parametrize(
+    ('client', 'hint'),
+    [
+        (None, 'builtins.NoneType is no client'),
+        (Valkey(), 'Valkey is no client'),
+        (redis.asyncio.Redis, 'is a class: make a client of it'),
+        (redis.Redis(password='secret'), 'is the blocking client: use the one of redis.asyncio'),
+        ('redis://:secret@localhost', 'a URL is not a client yet'),
+        (b'redis://:secret@localhost', 'a URL is not a client yet'),
+        (redis.asyncio.RedisCluster(host='127.0.0.1', port=1, password='secret'), 'Cluster is not supported'),
+        (coredis.RedisCluster('127.0.0.1', 1, password='secret'), 'Cluster is not supported'),
+        (redis.asyncio.Redis(password='secret').pipeline(), 'is a pipeline'),
+        (coredis.Redis(password='secret').pipeline(), 'Pipeline is no client'),
+    ],
+)
+def test_others_are_told_what_to_use(client: object, hint: str) -> None:
+    with pytest.raises(TorrelqueUsageError) as caught:
+        adapt(client)
+    assert hint in str(caught.value)
+    assert 'secret' not in str(caught.value)
+    for usable in ('redis.asyncio.Redis', 'coredis.Redis', 'async with torrelque.connect(url)', 'Transport'):
+        assert usable in str(caught.value)
+
+
+LAZY = """
+import sys
+sys.modules['coredis'] = None  # as where it is not installed
+import redis.asyncio
+from torrelque.transports import adapt
+assert 'torrelque.transports.redis_py' not in sys.modules
+print(type(adapt(redis.asyncio.Redis())).__name__)
+"""
+
+
+def test_only_the_client_in_use_is_imported() -> None:
+    said = subprocess.run([sys.executable, '-c', LAZY], capture_output=True, text=True, check=True).stdout
+    assert said == 'RedisPyTransport\n'

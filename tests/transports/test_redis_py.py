@@ -1,0 +1,593 @@
+"""The transport over redis-py: what the conformance suite cannot see."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import anyio
+import hiredis
+import pytest
+import redis
+import trio
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.credentials import UsernamePasswordCredentialProvider
+
+from tests.servers import Server
+from tests.transports.fake import CUT, PONG, SILENCE, Fake, fake_server
+from tests.transports.native_support import Start, blocked, call, until
+from torrelque.core.protocol import Call, Reply, Script
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueReplyError,
+    TorrelqueResponseTimeout,
+    TorrelqueTypeError,
+    TorrelqueUsageError,
+    renew,
+)
+from torrelque.transports import redis_py
+from torrelque.transports.base import Message
+from torrelque.transports.redis_py import RedisPyTransport
+
+pytestmark = pytest.mark.anyio
+
+ONCE = Retry(NoBackoff(), 0)
+ECHO = Script('echo', 'return {KEYS[1], ARGV[1]}', ('key',))
+REFUSING = Script('refusing', "return redis.error_reply('NOLANE spent')", ())
+NESTED = Script('nested', "return {1, redis.error_reply('MINE alone'), {'a\\255', {false}}}", ())
+
+
+@pytest.fixture(
+    scope='module',
+    params=[
+        pytest.param(('asyncio', {}), id='asyncio'),
+        pytest.param(('asyncio', {'use_uvloop': True}), id='asyncio+uvloop'),
+    ],
+)
+def anyio_backend(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - a name and the plugin's options for it
+    return request.param
+
+
+@asynccontextmanager
+async def transport_to(client: Redis) -> AsyncIterator[RedisPyTransport]:
+    transport = RedisPyTransport(client)
+    try:
+        yield transport
+    finally:
+        await transport.aclose()
+        await client.aclose()
+
+
+def over(server: Server, **settings: Any) -> AbstractAsyncContextManager[RedisPyTransport]:  # noqa: ANN401 - Redis's
+    return transport_to(Redis(host='127.0.0.1', port=server.port, **settings))
+
+
+async def ask(transport: RedisPyTransport, *words: bytes | str | int) -> Reply:
+    (reply,) = await transport.execute([call(*words)])
+    return reply
+
+
+# Replies --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('protocol', [2, 3])
+@pytest.mark.parametrize('decode_responses', [False, True])
+async def test_replies_do_not_depend_on_the_settings(server: Server, protocol: int, *, decode_responses: bool) -> None:
+    async with over(server, protocol=protocol, decode_responses=decode_responses, encoding='latin-1') as transport:
+        assert await ask(transport, 'HSET', 'h', b'\xff', 'gr\u00fc\u00df') == 1
+        server.command('ZADD', 'z', '1.5', 'm')
+        batch = [
+            call('HGETALL', 'h'),  # a map in RESP3, and a callback of redis-py's
+            call('HGET', 'h', 'none'),
+            call('ZRANGE', 'z', 0, -1, 'WITHSCORES'),
+            call('PING'),
+            call('EVAL', 'return {1, {KEYS[1], false}, ARGV[1]}', 1, b'\xfe', 7),
+            call('SET', 'k', 'v'),
+        ]
+        together = list(await transport.execute(batch))
+        alone = [(await transport.execute([each]))[0] for each in batch]
+        if protocol == 3:
+            assert together[2] == alone[2] == [[b'm', b'1.5']]
+        else:
+            assert together[2] == alone[2] == [b'm', b'1.5']
+        for replies in (together, alone):
+            assert replies[0] == [b'\xff', 'gr\u00fc\u00df'.encode()]
+            assert [replies[1], replies[3], replies[5]] == [None, b'PONG', b'OK']
+            assert replies[4] == [1, [b'\xfe', None], b'7']
+        assert type(await ask(transport, 'INFO', 'server')) is bytes
+        assert await transport.block(call('BZPOPMIN', 'z', 1), 1) == [b'z', b'm', b'1.5']
+
+
+@pytest.mark.parametrize('protocol', [2, 3])
+@pytest.mark.parametrize('decode_responses', [False, True])
+async def test_errors_are_values_of_both_families(server: Server, protocol: int, *, decode_responses: bool) -> None:
+    server.command('ACL', 'SETUSER', 'me', 'on', 'nopass', '~*', '&*', '+@all', '-flushall')
+    server.command('SCRIPT', 'FLUSH')
+    server.command('SCRIPT', 'LOAD', REFUSING.source)
+    server.command('HSET', 'h', 'a', 'b')
+    batch = [
+        call('LPUSH', 'h', 'x'),
+        Call[Reply](ECHO, ('k',), ('a',)),
+        Call[Reply](REFUSING),
+        call('FLUSHALL'),
+        call('NOSUCHCOMMAND'),
+    ]
+    async with over(
+        server, protocol=protocol, decode_responses=decode_responses, username='me', password='x'
+    ) as transport:
+        together = [*await transport.execute([*batch, call('HGET', 'h', 'a')])]
+        assert together.pop() == b'b'
+        alone = [(await transport.execute([each]))[0] for each in batch]
+        blocked = [await transport.block(each, 1) for each in batch]
+    for errors in (together, alone, blocked):
+        assert [error.code for error in errors] == ['WRONGTYPE', 'NOSCRIPT', 'NOLANE', 'NOPERM', 'ERR']
+        for error, theirs in zip(
+            errors,
+            ['ResponseError', 'NoScriptError', 'ResponseError', 'NoPermissionError', 'ResponseError'],
+            strict=True,
+        ):
+            assert isinstance(error, TorrelqueReplyError)
+            assert isinstance(error, getattr(redis.exceptions, theirs))
+            assert isinstance(error, redis.RedisError)
+            assert 'pipeline' not in str(error)
+            assert renew(error).__dict__ == error.__dict__
+
+
+async def test_errors_within_a_reply(server: Server) -> None:
+    async with over(server) as transport:
+        for batch in ([call('EVAL', NESTED.source, 0)], [call('PING'), call('EVAL', NESTED.source, 0)]):
+            one, error, rest = (await transport.execute(batch))[-1]
+            assert (one, rest) == (1, [b'a\xff', [None]])
+            assert isinstance(error, TorrelqueReplyError)
+            assert isinstance(error, redis.ResponseError)
+            assert error.code == 'MINE'
+
+
+async def test_words_that_cannot_be_sent(server: Server) -> None:
+    async with over(server) as transport:
+        with pytest.raises(TorrelqueTypeError, match=r'1\.5'):
+            await transport.execute([call('SET', 'k', 'v'), call('SET', 'k', 1.5)])  # type: ignore[arg-type]
+        assert await ask(transport, 'EXISTS', 'k') == 0
+
+
+# Failures -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('count', [1, 2])
+async def test_a_server_that_is_gone(fresh_server: Start, count: int) -> None:
+    server = fresh_server()
+    async with over(server, retry=ONCE) as transport:
+        await ask(transport, 'PING')
+        server.kill()
+        with pytest.raises(TorrelqueConnectionError) as caught:
+            await transport.execute([call('PING')] * count)
+        assert isinstance(caught.value, redis.ConnectionError)
+        with pytest.raises(TorrelqueConnectionError) as caught:
+            await transport.block(call('PING'), 1)
+        assert isinstance(caught.value, redis.ConnectionError)
+        with pytest.raises(TorrelqueConnectionError):
+            async with transport.listen():
+                pass
+        server.start()
+        assert list(await transport.execute([call('PING')] * count)) == [b'PONG'] * count
+        assert await transport.block(call('PING'), 1) == b'PONG'
+
+
+def silent(fake: Fake) -> RedisPyTransport:
+    return RedisPyTransport(
+        Redis(host='127.0.0.1', port=fake.port, protocol=2, socket_timeout=0.05, retry=ONCE, driver_info=None)
+    )
+
+
+@pytest.mark.parametrize('count', [1, 2])
+async def test_a_silent_server(count: int) -> None:
+    async with fake_server(lambda *_: SILENCE, pong=lambda _: SILENCE) as fake:
+        transport = silent(fake)
+        with pytest.raises(TorrelqueResponseTimeout) as caught:
+            await transport.execute([call('GET', 'a')] * count)
+        assert isinstance(caught.value, redis.TimeoutError)
+        await transport._client.aclose()
+
+
+@pytest.mark.parametrize('count', [1, 2])
+@pytest.mark.parametrize(
+    ('answer', 'code', 'theirs'),
+    [
+        (b'-LOADING Redis is loading the dataset in memory\r\n', 'LOADING', redis.BusyLoadingError),
+        (b'-NOAUTH Authentication required.\r\n', 'NOAUTH', redis.AuthenticationError),
+    ],
+)
+async def test_an_answer_that_ends_the_connection(
+    answer: bytes, code: str, theirs: type[Exception], count: int
+) -> None:
+    async with fake_server(lambda *_: answer) as fake:
+        transport = silent(fake)
+        for attempt in (transport.execute([call('GET', 'a')] * count), transport.block(call('GET', 'a'), 1)):
+            with pytest.raises(TorrelqueConnectionError) as caught:
+                await attempt
+            assert isinstance(caught.value, theirs)
+            assert isinstance(caught.value, TorrelqueReplyError)
+            assert caught.value.code == code
+        await transport._client.aclose()
+
+
+async def test_a_wrong_password(fresh_server: Start) -> None:
+    server = fresh_server('--requirepass', 'secret')
+    async with over(server, password='wrong', retry=ONCE) as transport:
+        for attempt in (transport.execute([call('PING')]), transport.block(call('PING'), 1)):
+            with pytest.raises(redis.AuthenticationError) as caught:
+                await attempt
+            assert isinstance(caught.value, TorrelqueConnectionError)
+            assert getattr(caught.value, 'code', '') in {'WRONGPASS', 'NOAUTH'}
+
+
+async def test_the_clients_retries_are_used(server: Server) -> None:
+    answers = [b'$1\r\na\r\n', CUT]
+    async with fake_server(lambda *_: answers.pop()) as fake:
+        client = Redis(host='127.0.0.1', port=fake.port, protocol=2, retry=Retry(NoBackoff(), 1), driver_info=None)
+        async with transport_to(client) as transport:
+            assert await ask(transport, 'GET', 'a') == b'a'
+            assert len(fake.received) == 2
+
+
+async def test_a_pool_that_is_used_up(server: Server) -> None:
+    async with over(server, max_connections=1, retry=ONCE) as transport:
+        connection = await transport._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+        with pytest.raises(TorrelqueConnectionError) as caught:
+            await ask(transport, 'PING')
+        assert isinstance(caught.value, redis.ConnectionError)
+        assert await transport.block(call('PING'), 1) == b'PONG'
+        await transport._client.connection_pool.release(connection)
+        assert await ask(transport, 'PING') == b'PONG'
+
+
+# Cancellation ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('socket_timeout', [5, None])
+async def test_cancelled_callers(server: Server, socket_timeout: float | None) -> None:
+    """None is out of step, and each that was cancelled before its end ends as cancelled, on Python 3.11 too."""
+    ended: list[int] = []
+    chance = random.Random(7)
+    async with over(server, socket_timeout=socket_timeout) as transport:
+
+        async def caller(number: int, patience: float) -> None:
+            with anyio.move_on_after(patience) as scope:
+                for step in range(30):
+                    word = f'{number} {step}'
+                    assert await transport.execute([call('ECHO', word), call('ECHO', number)]) == [
+                        word.encode(), str(number).encode()
+                    ]  # fmt: skip
+                    assert await ask(transport, 'ECHO', word) == word.encode()
+            ended.append(scope.cancelled_caught)
+
+        for _ in range(6):
+            async with anyio.create_task_group() as tasks:
+                for number in range(50):
+                    tasks.start_soon(caller, number, chance.uniform(0, 0.05))
+        assert len(ended) == 300
+        assert any(ended)
+        assert await ask(transport, 'ECHO', 'last') == b'last'
+
+
+async def test_a_cancellation_by_asyncio_is_never_lost(server: Server) -> None:
+    chance = random.Random(7)
+    async with over(server) as transport:
+        await ask(transport, 'PING')
+        lost = 0
+        for _ in range(300):
+            done: list[bytes] = []
+
+            async def caller(done: list[bytes] = done) -> None:
+                done.append(await ask(transport, 'ECHO', 'x'))
+
+            task = asyncio.ensure_future(caller())
+            for _ in range(chance.randrange(12)):
+                await asyncio.sleep(0)
+            before = len(done)
+            task.cancel()
+            await asyncio.wait([task])
+            lost += not before and not task.cancelled()
+        assert lost == 0
+        assert await ask(transport, 'ECHO', 'last') == b'last'
+
+
+# Block ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [{}, {'socket_timeout': 0.1}, {'socket_timeout': None}, {'single_connection_client': True}, {'protocol': 3}],
+    ids=str,
+)
+async def test_block(server: Server, settings: dict[str, Any]) -> None:
+    replies: list[Reply] = []
+    async with over(server, **settings) as transport:
+
+        async def wait() -> None:
+            replies.append(await transport.block(call('BLPOP', 'list', 8), 8))
+
+        assert await transport.block(call('BZPOPMIN', 'none', '0.3'), 0.3) is None
+        own = await transport.block(call('CLIENT ID'), 1)
+        assert own == await transport.block(call('CLIENT ID'), 1)
+        assert own != await ask(transport, 'CLIENT ID')
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await until(lambda: blocked(server) == 1)
+            assert await ask(transport, 'LPUSH', 'list', b'\xff') == 1  # is not held up
+        assert replies == [[b'list', b'\xff']]
+
+
+async def test_a_cancelled_block_closes_its_connection(server: Server) -> None:
+    async with over(server) as transport:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(transport.block, call('BLPOP', 'list', 8), 8)
+            await until(lambda: blocked(server) == 1)
+            tasks.cancel_scope.cancel()
+        await until(lambda: blocked(server) == 0)
+        assert b'cmd=blpop' not in server.command('CLIENT', 'LIST')
+        await ask(transport, 'LPUSH', 'list', 'x')
+        assert await transport.block(call('BLPOP', 'list', 8), 8) == [b'list', b'x']
+
+
+async def test_blocks_do_not_use_the_pool_up_and_few_connections_are_kept(fresh_server: Start) -> None:
+    server = fresh_server()
+    async with over(server, max_connections=2) as transport:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(150):
+                tasks.start_soon(transport.block, call('BLPOP', 'list', 8), 8)
+            await until(lambda: blocked(server) == 150)
+            await ask(transport, 'LPUSH', 'list', *range(150))
+        await until(lambda: server.command('CLIENT', 'LIST').count(b'\n') <= 2 + redis_py.MOST_IDLE)
+        await transport.aclose()
+        await until(lambda: server.command('CLIENT', 'LIST').count(b'\n') == 2)
+        assert await ask(transport, 'PING') == b'PONG'
+
+
+async def test_a_broken_block_raises_and_is_not_repeated(fresh_server: Start) -> None:
+    server = fresh_server()
+    async with over(server, retry=Retry(NoBackoff(), 5)) as transport:
+
+        async def fail() -> None:
+            with pytest.raises(TorrelqueConnectionError) as caught:
+                await transport.block(call('BLPOP', 'list', 8), 8)
+            assert isinstance(caught.value, redis.ConnectionError)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(fail)
+            await until(lambda: blocked(server) == 2)
+            server.command('CLIENT', 'KILL', 'TYPE', 'normal')
+        assert blocked(server) == 0
+        assert await transport.block(call('ECHO', 'x'), 1) == b'x'
+
+
+async def test_a_kept_connection_that_was_cut_is_not_used(fresh_server: Start) -> None:
+    server = fresh_server()
+    async with over(server) as transport:
+        assert await transport.block(call('ECHO', 'x'), 1) == b'x'
+        server.command('CLIENT', 'KILL', 'TYPE', 'normal')
+        (kept,) = transport._dialer._idle
+        await until(kept._reader.at_eof)
+        assert await transport.block(call('ECHO', 'y'), 1) == b'y'
+
+
+async def test_a_block_that_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_py, 'MARGIN', 0.1)
+    async with fake_server(lambda number, _: SILENCE if number == 1 else b'+late\r\n') as fake:
+        transport = silent(fake)
+        with pytest.raises(TorrelqueResponseTimeout, match=r'blocks for 0\.05 s at most') as caught:
+            await transport.block(call('ECHO', 'x'), 0.05)
+        assert isinstance(caught.value, redis.TimeoutError)
+        assert await transport.block(call('ECHO', 'x'), 0.05) == b'late'
+        assert [number for number, _ in fake.received] == [1, 2]
+        await transport.aclose()
+
+
+async def test_what_cannot_be_connected_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_py, 'CONNECT_TIMEOUT', 0.1)
+    async with fake_server(lambda *_: SILENCE) as fake:
+        client = Redis(host='127.0.0.1', port=fake.port, db=7, protocol=2, driver_info=None)
+        async with transport_to(client) as transport:
+            with pytest.raises(TorrelqueConnectionError, match=r'no connection within 0\.1 s') as caught:
+                await transport.block(call('ECHO', 'x'), 1)
+            assert isinstance(caught.value, redis.TimeoutError)
+
+
+# Other ways to connect ------------------------------------------------------------------------------------------------
+
+
+async def works(transport: RedisPyTransport) -> None:
+    assert await ask(transport, 'SET', 'k', 'v') == b'OK'
+    assert await transport.block(call('GET', 'k'), 1) == b'v'
+    async with transport.listen() as listener:
+        await listener.subscribe(b'c')
+        assert await listener.receive() == Message(b'c', None)
+
+
+async def test_credentials_databases_and_unix_sockets_carry_over(fresh_server: Start) -> None:
+    server = fresh_server('--requirepass', 'secret')
+    provider = UsernamePasswordCredentialProvider('default', 'secret')
+    for client in (
+        Redis(port=server.port, credential_provider=provider, db=3),
+        Redis(unix_socket_path=str(server.socket), password='secret', db=3, client_name='mine'),
+        Redis.from_url(f'{server.url}/3'),
+        Redis(connection_pool=BlockingConnectionPool.from_url(f'{server.url}/3', max_connections=1)),
+    ):
+        async with transport_to(client) as transport:
+            await works(transport)
+        await client.connection_pool.aclose()
+        assert server.info('keyspace')['db3'].startswith('keys=1')
+
+
+async def test_sentinel(fresh_server: Start) -> None:
+    master = fresh_server()
+    state: dict[str, str | int] = {
+        'name': 'mine', 'ip': '127.0.0.1', 'port': master.port, 'flags': 'master', 'num-other-sentinels': 0
+    }  # fmt: skip
+    told = b'*1\r\n' + hiredis.pack_command(tuple(word for pair in state.items() for word in pair))  # type: ignore[arg-type]
+    async with fake_server(lambda *_: told) as fake:
+        sentinel = redis.asyncio.Sentinel(  # type: ignore[no-untyped-call]
+            [('127.0.0.1', fake.port)], sentinel_kwargs={'protocol': 2, 'driver_info': None}
+        )
+        async with transport_to(sentinel.master_for('mine')) as transport:
+            await works(transport)
+        assert {words[0] for _, words in fake.received} == {b'SENTINEL'}
+        for client in sentinel.sentinels:
+            await client.aclose()
+
+
+async def test_another_event_loop(server: Server) -> None:
+    """What one loop left is not used in the next. In a thread, as a loop does not run within a loop."""
+    client = Redis(port=server.port)
+    transport = RedisPyTransport(client)
+
+    async def use() -> int:
+        own: int = await transport.block(call('CLIENT ID'), 1)
+        assert own == await transport.block(call('CLIENT ID'), 1)
+        await transport.aclose()
+        return own
+
+    seen = {await anyio.to_thread.run_sync(asyncio.run, use()) for _ in range(2)}
+    assert len(seen) == 2
+    assert await transport.block(call('CLIENT ID'), 1) not in seen
+    await transport.aclose()
+
+
+# Listen ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('protocol', [2, 3])
+@pytest.mark.parametrize('decode_responses', [False, True])
+async def test_listen(server: Server, protocol: int, *, decode_responses: bool) -> None:
+    settings = {'protocol': protocol, 'decode_responses': decode_responses, 'max_connections': 1}
+    async with over(server, **settings) as transport:
+        async with transport.listen() as listener:
+            await listener.subscribe(b'a\xff')
+            assert await listener.receive() == Message(b'a\xff', None)
+            assert await ask(transport, 'PUBLISH', b'a\xff', b'\x00\xfe') == 1
+            assert await listener.receive() == Message(b'a\xff', b'\x00\xfe')
+        await until(lambda: server.command('PUBLISH', b'a\xff', 'none') == 0)
+
+
+async def test_a_listener_sees_its_connection_go_and_does_not_come_back(server: Server) -> None:
+    async with over(server) as transport, transport.listen() as listener:
+        await listener.subscribe(b'a')
+        assert await listener.receive() == Message(b'a', None)
+        server.command('PUBLISH', 'a', 'last')
+        server.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
+        assert await listener.receive() == Message(b'a', b'last')
+        for attempt in (listener.receive(), listener.receive()):
+            with pytest.raises(TorrelqueConnectionError) as caught:
+                await attempt
+            assert isinstance(caught.value, redis.ConnectionError)
+
+
+async def test_a_closed_listener_does_not_connect_again(server: Server) -> None:
+    async with over(server) as transport:
+        async with transport.listen() as listener:
+            pass
+        for attempt in (listener.subscribe(b'a'), listener.unsubscribe(b'a'), listener.receive()):
+            with pytest.raises(TorrelqueConnectionError, match='was closed'):
+                await attempt
+
+
+async def test_a_listener_that_may_not(fresh_server: Start) -> None:
+    server = fresh_server()
+    server.command('ACL', 'SETUSER', 'me', 'on', '>p', '~*', '+@all', 'resetchannels', '&mine')
+    async with over(server, username='me', password='p') as transport, transport.listen() as listener:
+        await listener.subscribe(b'theirs')
+        with pytest.raises(TorrelqueReplyError) as caught:
+            await listener.receive()
+        assert isinstance(caught.value, redis.exceptions.NoPermissionError)
+        await listener.subscribe(b'mine')
+        assert await listener.receive() == Message(b'mine', None)
+
+
+@pytest.mark.parametrize('rights', ['+@all', '-ping'])
+async def test_a_quiet_listener_asks_whether_the_server_is_there(
+    fresh_server: Start, monkeypatch: pytest.MonkeyPatch, rights: str
+) -> None:
+    server = fresh_server()
+    server.command('ACL', 'SETUSER', 'me', 'on', '>p', '~*', '&*', '+@all', rights)
+    received: list[Message] = []
+
+    def asked() -> bool:
+        said = server.info('commandstats').get('cmdstat_ping', 'calls=0,rejected_calls=0')
+        numbers = dict(each.split('=') for each in said.split(','))
+        return int(numbers['calls']) + int(numbers['rejected_calls']) > 3
+
+    async with over(server, username='me', password='p') as transport, transport.listen() as listener:
+        await listener.subscribe(b'a')
+        assert await listener.receive() == Message(b'a', None)
+        monkeypatch.setattr(redis_py, 'QUIET', 0.05)
+
+        async def receive() -> None:
+            received.append(await listener.receive())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            await until(asked)
+            monkeypatch.setattr(redis_py, 'QUIET', 8.0)
+            server.command('PUBLISH', 'a', 'at last')
+        assert received == [Message(b'a', b'at last')]
+
+
+async def test_a_listener_does_not_wait_for_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_py, 'QUIET', 0.05)
+    async with fake_server(lambda *_: PONG, pong=lambda _: SILENCE) as fake:
+        transport = silent(fake)
+        async with transport.listen() as listener:
+            with pytest.raises(TorrelqueResponseTimeout, match='silent') as caught:
+                await listener.receive()
+            assert isinstance(caught.value, redis.TimeoutError)
+
+
+# Pipelines of the user's ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('decode_responses', [False, True])
+async def test_append_to_a_transaction(server: Server, *, decode_responses: bool) -> None:
+    text: Callable[[str], str | bytes] = str if decode_responses else str.encode
+    server.command('SCRIPT', 'FLUSH')
+    async with over(server, decode_responses=decode_responses) as transport:
+        async with transport._client.pipeline() as pipeline:
+            pipeline.set('mine', '1')
+            transport.append(pipeline, Call(ECHO, ('k',), ('gr\u00fc\u00df',)))
+            transport.append(pipeline, Call('HSET', ('h',), ('a', 1)))
+            pipeline.incr('mine')
+            assert server.command('EXISTS', 'mine') == 0
+            assert await pipeline.execute() == [True, [text('k'), text('gr\u00fc\u00df')], 1, 2]
+        async with transport._client.pipeline() as pipeline:
+            await pipeline.watch('mine')
+            with pytest.raises(TorrelqueUsageError, match=r'call its multi\(\) first'):
+                transport.append(pipeline, Call(ECHO, ('k',), ('a',)))
+            pipeline.multi()  # type: ignore[no-untyped-call]
+            transport.append(pipeline, Call(ECHO, ('k',), ('a',)))
+            assert await pipeline.execute() == [[text('k'), text('a')]]
+
+
+@pytest.mark.parametrize('pipeline', ['no pipeline', None, redis.Redis().pipeline(), redis.asyncio.Redis()])
+async def test_append_to_something_else(pipeline: object) -> None:
+    with pytest.raises(TorrelqueTypeError, match=r'expected a pipeline of a redis\.asyncio\.Redis, not'):
+        RedisPyTransport(Redis()).append(pipeline, Call(ECHO, ('k',), ('a',)))
+
+
+# Trio -----------------------------------------------------------------------------------------------------------------
+
+
+def test_trio_is_told_what_to_use() -> None:
+    async def use() -> None:
+        transport = RedisPyTransport(Redis())
+        for attempt in (transport.execute([call('PING')]), transport.block(call('PING'), 1)):
+            with pytest.raises(TorrelqueUsageError, match=r'asyncio only.*coredis\.Redis.*torrelque\.connect\(url\)'):
+                await attempt
+        with pytest.raises(TorrelqueUsageError, match='asyncio only'):
+            transport.listen()
+
+    trio.run(use)

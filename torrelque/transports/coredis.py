@@ -1,0 +1,366 @@
+"""Over a ``coredis.Redis`` that the user holds, on asyncio or Trio.
+
+The client's settings and its retries are used, but not its pool: calls share
+one connection, each blocking call and subscription has one of its own. So
+neither can use up the other's connections. They live in the task group of the
+client's pool, and end with it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any, TypeAlias, cast
+
+import anyio
+import coredis
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from coredis import exceptions
+from coredis.connection import BaseConnection
+from coredis.patterns.pipeline import Pipeline
+
+from torrelque.core.protocol import Batch, Call, Reply, Script
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueReplyError,
+    TorrelqueResponseTimeout,
+    TorrelqueTypeError,
+    TorrelqueUsageError,
+    parse_code,
+    renew,
+)
+from torrelque.transports import base
+from torrelque.transports.naming import class_name, named
+from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, pair
+from torrelque.transports.resp import encoded, plain
+
+__all__ = ('CoredisListener', 'CoredisTransport')
+
+MARGIN = 2.0
+"""How much later than asked a blocking call may be answered, in seconds: idle servers notice up to 0.1 s late."""
+
+MOST_IDLE = 4
+"""So many connections are kept for further blocking calls."""
+
+QUIET = 8.0
+"""After so many silent seconds a listener asks the server whether it is there, which has as long to answer."""
+
+CONNECT_TIMEOUT = 10.0
+RESPONSE_TIMEOUT = 10.0
+"""How long connecting and an answer may take, where the client's settings do not limit them further."""
+
+CODES: dict[type[Exception], str] = {
+    exceptions.AskError: 'ASK',
+    exceptions.AuthenticationFailureError: 'WRONGPASS',
+    exceptions.AuthenticationRequiredError: 'NOAUTH',
+    exceptions.AuthorizationError: 'NOPERM',
+    exceptions.BusyLoadingError: 'LOADING',
+    exceptions.ClusterCrossSlotError: 'CROSSSLOT',
+    exceptions.ClusterDownError: 'CLUSTERDOWN',
+    exceptions.ExecAbortError: 'EXECABORT',
+    exceptions.MovedError: 'MOVED',
+    exceptions.NoScriptError: 'NOSCRIPT',
+    exceptions.ProtocolError: 'NOPROTO',
+    exceptions.ReadOnlyError: 'READONLY',
+    exceptions.TryAgainError: 'TRYAGAIN',
+    exceptions.UnblockedError: 'UNBLOCKED',
+    exceptions.WrongTypeError: 'WRONGTYPE',
+}
+"""The words that coredis takes off the message."""
+
+CLOSED = (exceptions.ConnectionError, anyio.BrokenResourceError, anyio.ClosedResourceError)
+
+Command: TypeAlias = 'list[bytes | int]'
+
+# Errors ---------------------------------------------------------------------------------------------------------------
+
+
+def as_reply_error(error: Exception) -> TorrelqueReplyError:
+    """An error that a server answered with, as a value."""
+    return pair(TorrelqueReplyError, error, code=_code(error))
+
+
+def as_failure(error: Exception) -> TorrelqueConnectionError:
+    """An error that leaves the outcome of what was sent unknown."""
+    if isinstance(error, TimeoutError):
+        return pair(TorrelqueResponseTimeout, error)
+    if isinstance(error, (exceptions.ResponseError, exceptions.BusyLoadingError, exceptions.ProtocolError)):
+        return pair(TorrelqueAnsweredConnectionError, error, code=_code(error))
+    if isinstance(error, exceptions.RedisError):
+        return pair(TorrelqueConnectionError, error)
+    return pair(TorrelqueConnectionError, exceptions.ConnectionError(str(error) or type(error).__name__))
+
+
+def _code(error: Exception) -> str:
+    return CODES.get(type(error)) or parse_code(str(error))
+
+
+def _value(reply: Any) -> Reply:  # noqa: ANN401 - as coredis has it
+    """What a request was answered with. Raises TorrelqueConnectionError if it was not."""
+    if isinstance(reply, Exception):
+        answered = isinstance(reply, exceptions.RedisError)
+        if not answered or isinstance(reply, (exceptions.ConnectionError, exceptions.InvalidResponse)):
+            raise as_failure(reply) from reply
+    return plain(reply, as_reply_error)
+
+
+# Connections ----------------------------------------------------------------------------------------------------------
+
+
+class _Dialer:
+    """Connections made from the settings of a client's pool, but not counted in it."""
+
+    def __init__(self, client: coredis.Redis[Any]) -> None:
+        self._pool = client.connection_pool
+        self._open: set[BaseConnection] = set()
+
+    async def open(self) -> BaseConnection:
+        """Connect, once. Raises TorrelqueConnectionError."""
+        group = self._task_group()
+        try:
+            with anyio.fail_after(CONNECT_TIMEOUT):
+                connection = await self._make()
+                try:
+                    await group.start(connection.run)
+                except BaseException:
+                    _clear_away(connection)
+                    await checkpoint_if_cancelled()  # coredis tells a cancelled handshake as a failed one
+                    raise
+        except TimeoutError:
+            late = exceptions.ConnectionError(f'no connection within {CONNECT_TIMEOUT:g} s')
+            raise pair(TorrelqueConnectionError, late) from None
+        except exceptions.RedisError as error:
+            raise as_failure(error) from error
+        self._open = {other for other in self._open if other.usable} | {connection}
+        return connection
+
+    def close(self, connection: BaseConnection) -> None:
+        self._open.discard(connection)
+        connection.invalidate()
+
+    def close_all(self) -> None:
+        while self._open:
+            self._open.pop().invalidate()
+
+    def _task_group(self) -> TaskGroup:
+        try:
+            return self._pool.task_group
+        except RuntimeError as error:
+            raise TorrelqueUsageError(
+                'the coredis client is not entered: use the queue within `async with client:`'
+            ) from error
+
+    async def _make(self) -> BaseConnection:
+        # A copy of the pool makes them as the pool makes its own, Sentinel's discovery included.
+        pool: Any = copy.copy(self._pool)
+        pool.connection_kwargs = {
+            **pool.connection_kwargs,
+            'decode_responses': False,
+            'max_idle_time': None,  # waiting is what a blocking call and a listener are for
+            'stream_timeout': None,  # each request has its own
+        }
+        return cast('BaseConnection', await pool._construct_connection())  # noqa: SLF001 - there is no public way
+
+
+def _clear_away(connection: BaseConnection) -> None:
+    """Close what coredis leaves open of a connection that was never established; anyio would warn of it."""
+    for value in vars(connection).values():
+        if isinstance(value, (MemoryObjectReceiveStream, MemoryObjectSendStream)):
+            value.close()
+
+
+class _SharedConnection:
+    """The one connection that all calls go over, made anew when it is lost."""
+
+    def __init__(self, dialer: _Dialer) -> None:
+        self._dialer = dialer
+        self._connection: BaseConnection | None = None
+        self._turn = anyio.Lock()
+        self._failures = 0
+        self._failure: TorrelqueConnectionError | None = None
+
+    async def get(self) -> BaseConnection:
+        if self._connection is not None and self._connection.usable:
+            return self._connection
+        failures = self._failures
+        async with self._turn:
+            if self._connection is not None and self._connection.usable:
+                return self._connection
+            if self._failure is not None and self._failures > failures:
+                raise renew(self._failure)  # the attempt that this caller has waited for
+            try:
+                self._connection = await self._dialer.open()
+            except TorrelqueConnectionError as error:
+                self._failures += 1
+                self._failure = error
+                raise
+        return self._connection
+
+
+class CoredisListener(base.Listener):
+    """See :class:`torrelque.transports.base.Listener`."""
+
+    def __init__(self, connection: BaseConnection) -> None:
+        self._connection = connection
+        self._messages = connection.push_messages
+        self._turn = anyio.Lock()
+
+    async def subscribe(self, channel: bytes) -> None:
+        await self._ask(b'SUBSCRIBE', channel)
+
+    async def unsubscribe(self, channel: bytes) -> None:
+        await self._ask(b'UNSUBSCRIBE', channel)
+
+    async def receive(self) -> base.Message:
+        while True:
+            match await self._next():
+                case [b'message', bytes(channel), bytes(data)]:
+                    return base.Message(channel, data)
+                case [b'subscribe', bytes(channel), _]:
+                    return base.Message(channel, None)
+                case _:  # of UNSUBSCRIBE
+                    pass
+
+    async def aclose(self) -> None:
+        # Where another task still waits for it, the loss of the connection ends it.
+        with anyio.CancelScope(shield=True), suppress(RuntimeError):
+            await self._messages.aclose()
+
+    async def _next(self) -> Reply:
+        """The next thing that arrives. A connection that is open at this end only is found out by its silence."""
+        while True:
+            with anyio.move_on_after(QUIET):
+                try:
+                    return await anext(self._messages)
+                except CLOSED as error:
+                    raise as_failure(error) from error
+            await self._ask()
+            self._messages = self._connection.push_messages  # that the wait was given up has ended the generator
+
+    async def _ask(self, *words: bytes) -> None:
+        """Send something that is answered by a message, or by an error; the PING after it tells which."""
+        async with self._turn:
+            try:
+                if words:
+                    self._connection.send_command(*words)
+                ping = self._connection.create_request(b'PING', timeout=QUIET, decode=False, raise_exceptions=False)
+                answer = _value(await ping)
+            except CLOSED as error:
+                raise as_failure(error) from error
+            if isinstance(answer, TorrelqueReplyError) and not (answer.code == 'NOPERM' and "'ping'" in str(answer)):
+                await self._skip_pong()
+                raise answer
+
+    async def _skip_pong(self) -> None:
+        """Take what belongs to the PING whose place an error took, or it would be taken for the next one's."""
+        with anyio.move_on_after(QUIET):
+            stray = self._connection.streamed_messages
+            await anext(stray)
+            await stray.aclose()
+
+
+# The transport --------------------------------------------------------------------------------------------------------
+
+
+class CoredisTransport(base.Transport):
+    """See :class:`torrelque.transports.base.Transport`. Works between the client's entry and its exit."""
+
+    def __init__(self, client: coredis.Redis[Any]) -> None:
+        if client.noreply:
+            raise TorrelqueUsageError('the coredis client is made with noreply=True, but a queue needs the replies')
+        self._client = client
+        self._dialer = _Dialer(client)
+        self._shared = _SharedConnection(self._dialer)
+        self._idle: list[BaseConnection] = []
+        settings: dict[str, Any] = dict(client.connection_pool.connection_kwargs)
+        self._response_timeout: float = settings.get('stream_timeout') or RESPONSE_TIMEOUT
+
+    def __repr__(self) -> str:
+        return f'<{type(self).__name__} over a {class_name(self._client)}>'
+
+    async def execute(self, batch: Batch) -> Sequence[Reply]:
+        """Send the calls on the shared connection, as often as the client's ``retry_policy`` says. Safe to cancel."""
+        commands = [encoded(call.words()) for call in batch]
+        if not commands:
+            await checkpoint()
+            return []
+        return await self._client.retry_policy.call_with_retries(lambda: self._attempt(commands))
+
+    async def block(self, call: Call[Reply], timeout: float) -> Reply:
+        command = encoded(call.words())
+        connection = await self._take()
+        try:
+            reply = _value(await _request(connection, command, timeout + MARGIN))
+        except BaseException as error:
+            self._dialer.close(connection)
+            if isinstance(error, TorrelqueConnectionError):
+                self._close_idle()  # what broke one has probably broken the others
+            raise
+        if len(self._idle) < MOST_IDLE and connection.usable:
+            self._idle.append(connection)
+        else:
+            self._dialer.close(connection)
+        return reply
+
+    def listen(self) -> AbstractAsyncContextManager[base.Listener]:
+        return self._listen()
+
+    @asynccontextmanager
+    async def _listen(self) -> AsyncIterator[base.Listener]:
+        connection = await self._dialer.open()
+        listener = CoredisListener(connection)
+        try:
+            yield listener
+        finally:
+            self._dialer.close(connection)
+            await listener.aclose()
+
+    async def aclose(self) -> None:
+        await checkpoint()
+        self._idle.clear()
+        self._dialer.close_all()
+
+    def append(self, pipeline: object, call: Call[Reply]) -> None:
+        """Queue a call on a pipeline of a ``coredis.Redis``. Raises TorrelqueTypeError for anything else."""
+        if not isinstance(pipeline, Pipeline):
+            raise TorrelqueTypeError(f'pipeline: expected a pipeline of a coredis.Redis, not {named(pipeline)}')
+        name = 'EVAL' if isinstance(call.command, Script) else call.command
+        words = call.words_with_source()[len(name.split()) :]
+        pipeline.create_request(name.encode(), *encoded(words), callback=_as_is)
+
+    async def _attempt(self, commands: Sequence[Command]) -> list[Reply]:
+        connection = await self._shared.get()
+        try:
+            requests = [_request(connection, command, self._response_timeout) for command in commands]
+            return [_value(await request) for request in requests]
+        except TorrelqueResponseTimeout:
+            self._dialer.close(connection)  # it may be open at this end only
+            raise
+
+    async def _take(self) -> BaseConnection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+        return await self._dialer.open()
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._dialer.close(self._idle.pop())
+
+
+def _request(connection: BaseConnection, command: Command, timeout: float) -> Any:  # noqa: ANN401 - an awaitable
+    """Queue a command. Cancelling the wait for its answer leaves the connection in step."""
+    try:
+        return connection.create_request(
+            cast('bytes', command[0]), *command[1:], decode=False, raise_exceptions=False, timeout=timeout
+        )
+    except CLOSED as error:
+        raise as_failure(error) from error
+
+
+def _as_is(reply: Reply, **_: object) -> Reply:
+    return reply

@@ -1,0 +1,14 @@
+"""How messages name an object that was passed by mistake."""
+
+from __future__ import annotations
+
+__all__ = ('class_name', 'named')
+
+
+def class_name(value: object) -> str:
+    return f'{type(value).__module__}.{type(value).__qualname__}'
+
+
+def named(value: object) -> str:
+    """The value itself if it is a simple one. The repr of a client may hold a password."""
+    return repr(value) if value is None or isinstance(value, str | bytes | int | float) else f'a {class_name(value)}'
