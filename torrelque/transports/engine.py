@@ -267,7 +267,7 @@ class Engine:
                 self._starter = None
 
     async def _run(self, tasks: TaskGroup) -> None:
-        while True:
+        while not self._closing:  # then `leave` does the steps, and waits on `_wake` itself
             self._wake = anyio.Event()
             try:
                 self._step(tasks)
