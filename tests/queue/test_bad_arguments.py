@@ -30,10 +30,10 @@ Bad: TypeAlias = Any
 
 Try = Callable[[Torrelque, Bad], Awaitable[object]]
 
-NO_TIMES: list[Bad] = [math.nan, math.inf, -math.inf, 1e300, 'abc', '5', b'5', [], object(), 1j]
+NO_TIMES: list[Bad] = [math.nan, math.inf, -math.inf, 1e300, 'abc', '5', b'5', [], ..., 1j]
 NO_WAITS = [value for value in NO_TIMES if value != math.inf] + [-1]
-NO_COUNTS: list[Bad] = [0, -1, 1.5, math.nan, '3', True, [], object()]
-NO_TEXTS: list[Bad] = ['', '\ud800', 5, None, b'a', ['a'], object()]
+NO_COUNTS: list[Bad] = [0, -1, 1.5, math.nan, '3', True, [], ...]
+NO_TEXTS: list[Bad] = ['', '\ud800', 5, None, b'a', ['a'], ...]
 NO_HEADERS: list[Bad] = [[('a', 'b')], 'a', 5, {'a': 1}, {1: 'a'}, {'a': None}, {'a': b'b'}, {'a': '\ud800'}]
 
 
@@ -194,7 +194,7 @@ async def test_a_pipeline_that_is_none(queue: Torrelque, transport: RecordingTra
     assert transport.calls == []
 
 
-@pytest.mark.parametrize('client', [None, 'redis://localhost', object(), dict], ids=repr)
+@pytest.mark.parametrize('client', [None, 'redis://localhost', ..., dict], ids=repr)
 def test_an_unknown_client(client: object) -> None:
     with pytest.raises(TorrelqueError) as caught:
         Torrelque(client)
@@ -215,7 +215,7 @@ def test_a_bad_default_limit(transport: RecordingTransport, limit: Bad) -> None:
     assert names(caught.value, limit)
 
 
-@pytest.mark.parametrize('serialiser', [None, object(), SimpleNamespace(dumps=str), SimpleNamespace(dumps=1, loads=2)])
+@pytest.mark.parametrize('serialiser', [None, ..., SimpleNamespace(dumps=str), SimpleNamespace(dumps=1, loads=2)])
 def test_a_bad_serialiser(transport: RecordingTransport, serialiser: Bad) -> None:
     with pytest.raises(TorrelqueTypeError) as caught:
         Torrelque(transport, serialiser=serialiser)

@@ -35,7 +35,7 @@ class LosingTransport(MemoryTransport):
         self.lost = 0
 
     async def execute(self, batch: Batch) -> Sequence[Reply]:
-        losing = any(isinstance(call.command, Script) and call.command.name == self.lose for call in batch)
+        losing = runs(batch, self.lose)
         if not (losing and self.before):
             replies = await super().execute(batch)
             if not losing or isinstance(replies[0], Exception):  # a script that has yet to be loaded did nothing
@@ -45,15 +45,25 @@ class LosingTransport(MemoryTransport):
 
 
 class RepeatingTransport(MemoryTransport):
-    """Sends everything again, as a client does that did not hear the answer. ``times`` says how often in all."""
+    """Sends everything again, as a client does that did not hear the answer; ``times`` says how often in all.
+
+    Only every other claim: the repeat of an empty one tells to claim anew.
+    """
 
     def __init__(self, times: int = 2) -> None:
         super().__init__()
         self.times = times
-        self.answers: list[tuple[Call[Reply], list[Reply]]] = []
+        self._claims = 0
 
     async def execute(self, batch: Batch) -> Sequence[Reply]:
-        answers = [await super().execute(batch) for _ in range(self.times)]
-        for call, *replies in zip(batch, *answers, strict=True):
-            self.answers.append((call, replies))
-        return answers[-1]
+        replies = await super().execute(batch)
+        if runs(batch, 'claim'):
+            self._claims += 1
+        if self._claims % 2 or not runs(batch, 'claim'):
+            for _ in range(self.times - 1):
+                replies = await super().execute(batch)
+        return replies
+
+
+def runs(batch: Batch, script: str) -> bool:
+    return any(isinstance(call.command, Script) and call.command.name == script for call in batch)
