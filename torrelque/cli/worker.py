@@ -27,7 +27,10 @@ TASK_TIMEOUT = 3.0
 """Seconds until the claims of a killed worker go to others. One that is alive renews its claims."""
 
 CONSUMERS = 4
-"""Tasks that one worker does at once."""
+"""Files that one worker hashes at once."""
+
+BULK = 8
+"""Tasks that one consumer claims at once, and does one by one."""
 
 PART = 1 << 23
 """Bytes hashed between two renewals of a claim."""
@@ -74,18 +77,24 @@ async def end_with_input(scope: anyio.CancelScope) -> None:
 
 
 async def consume(queue: Torrelque, name: str) -> None:
-    """Hash one file after the other."""
+    """Take some files and hash one after the other, for ever."""
     while True:
-        task: Task = await queue.dequeue()
+        for task in await queue.dequeue(max_tasks=BULK):
+            if anyio.current_time() < task.expires:  # else a large file took so long that others have the rest by now
+                await do(queue, task, name)
+
+
+async def do(queue: Torrelque, task: Task, name: str) -> None:
+    """Hash one file."""
+    try:
         try:
-            try:
-                digest = await hash_file(queue, task)
-            except OSError as error:
-                await queue.reject(task, str(error))
-            else:
-                await queue.release(task, result={'sha256': digest, 'worker': name}, result_ttl=RESULT_TTL)
-        except TorrelqueLeaseLostError:
-            pass  # this process was held up for so long that another one has the task now
+            digest = await hash_file(queue, task)
+        except OSError as error:
+            await queue.reject(task, str(error))
+        else:
+            await queue.release(task, result={'sha256': digest, 'worker': name}, result_ttl=RESULT_TTL)
+    except TorrelqueLeaseLostError:
+        pass  # this process was held up for so long that another one has the task now
 
 
 async def hash_file(queue: Torrelque, task: Task) -> str:
