@@ -47,9 +47,7 @@ def _hint(client: object) -> str:
     if isinstance(client, type):
         return f'{client.__module__}.{client.__qualname__} is a class: make a client of it'
     name = class_name(client)
-    if _is(client, 'redis', 'RedisCluster') or _is(client, 'redis.asyncio', 'RedisCluster'):
-        return f'{name}: Redis Cluster is not supported'
-    if _is(client, 'coredis', 'RedisCluster'):
+    if any(_is(client, module, 'RedisCluster') for module in ('redis', 'redis.asyncio', 'coredis')):
         return f'{name}: Redis Cluster is not supported'
     if _is(client, 'redis.asyncio.client', 'Pipeline'):
         return f'{name} is a pipeline: pass its client here, and the pipeline as pipeline= to the calls that take one'

@@ -235,6 +235,9 @@ class CoredisListener(base.Listener):
             with anyio.move_on_after(QUIET):
                 try:
                     return await anext(self._messages)
+                except StopAsyncIteration:  # it has failed, or was cancelled, before
+                    gone = exceptions.ConnectionError('the connection of the listener was lost')
+                    raise as_failure(gone) from None
                 except CLOSED as error:
                     raise as_failure(error) from error
             await self._ask()

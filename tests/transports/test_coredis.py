@@ -1,0 +1,561 @@
+"""The transport over coredis: what the conformance suite cannot see."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anyio
+import coredis
+import pytest
+from anyio.abc import TaskGroup
+from coredis import exceptions
+from coredis.connection import TCPLocation
+from coredis.retry import ConstantRetryPolicy, NoRetryPolicy
+
+from tests.servers import Server
+from tests.transports.fake import CUT, PONG, SILENCE, Answer, fake_server
+from tests.transports.native_support import Start, blocked, call, until
+from torrelque.core.protocol import Call, Reply, Script
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueReplyError,
+    TorrelqueResponseTimeout,
+    TorrelqueTypeError,
+    TorrelqueUsageError,
+    renew,
+)
+from torrelque.transports import coredis as adapter
+from torrelque.transports.base import Message
+from torrelque.transports.coredis import CoredisTransport
+
+pytestmark = pytest.mark.anyio
+
+ECHO = Script('echo', 'return {KEYS[1], ARGV[1]}', ('key',))
+REFUSING = Script('refusing', "return redis.error_reply('NOLANE spent')", ())
+NESTED = Script('nested', "return {1, redis.error_reply('MINE alone'), {'a\\255', {false}}}", ())
+HELLO = b'%3\r\n+version\r\n+6.0.0\r\n+proto\r\n:3\r\n+id\r\n:1\r\n'
+
+
+@asynccontextmanager
+async def transport_to(client: coredis.Redis[Any]) -> AsyncIterator[CoredisTransport]:
+    async with client:
+        transport = CoredisTransport(client)
+        try:
+            yield transport
+        finally:
+            await transport.aclose()
+
+
+def over(server: Server, **settings: Any) -> AbstractAsyncContextManager[CoredisTransport]:  # noqa: ANN401 - Redis's
+    return transport_to(coredis.Redis(host='127.0.0.1', port=server.port, **settings))
+
+
+def over_port(port: int, **settings: Any) -> AbstractAsyncContextManager[CoredisTransport]:  # noqa: ANN401 - as above
+    return transport_to(coredis.Redis(host='127.0.0.1', port=port, **settings))
+
+
+def greets(answer: Callable[[int, list[bytes]], Answer]) -> Callable[[int, list[bytes]], Answer]:
+    """A fake server's answers to what coredis begins with, and otherwise those given."""
+    return lambda number, words: HELLO if words[0] == b'HELLO' else answer(number, words)
+
+
+async def ask(transport: CoredisTransport, *words: bytes | str | int) -> Reply:
+    (reply,) = await transport.execute([call(*words)])
+    return reply
+
+
+# Replies --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('decode_responses', [False, True])
+async def test_replies_do_not_depend_on_the_settings(server: Server, *, decode_responses: bool) -> None:
+    async with over(server, decode_responses=decode_responses, encoding='latin-1') as transport:
+        assert await ask(transport, 'HSET', 'h', b'\xff', 'gr\u00fc\u00df') == 1
+        server.command('ZADD', 'z', '1.5', 'm')
+        batch = [
+            call('HGETALL', 'h'),
+            call('HGET', 'h', 'none'),
+            call('ZRANGE', 'z', 0, -1, 'WITHSCORES'),
+            call('PING'),
+            call('EVAL', 'return {1, {KEYS[1], false}, ARGV[1]}', 1, b'\xfe', 7),
+            call('CONFIG GET', 'maxmemory'),
+        ]
+        together = list(await transport.execute(batch))
+        alone = [(await transport.execute([each]))[0] for each in batch]
+        for replies in (together, alone):
+            assert replies[0] == [b'\xff', 'gr\u00fc\u00df'.encode()]
+            assert [replies[1], replies[3]] == [None, b'PONG']
+            assert replies[2] == [[b'm', b'1.5']]
+            assert replies[4] == [1, [b'\xfe', None], b'7']
+            assert replies[5] == [b'maxmemory', b'0']
+        assert type(await ask(transport, 'INFO', 'server')) is bytes
+        assert await transport.block(call('BZPOPMIN', 'z', 1), 1) == [b'z', b'm', b'1.5']
+
+
+@pytest.mark.parametrize('decode_responses', [False, True])
+async def test_errors_are_values_of_both_families(server: Server, *, decode_responses: bool) -> None:
+    server.command('ACL', 'SETUSER', 'me', 'on', 'nopass', '~*', '&*', '+@all', '-flushall')
+    server.command('SCRIPT', 'FLUSH')
+    server.command('SCRIPT', 'LOAD', REFUSING.source)
+    server.command('HSET', 'h', 'a', 'b')
+    batch = [
+        call('LPUSH', 'h', 'x'),
+        Call[Reply](ECHO, ('k',), ('a',)),
+        Call[Reply](REFUSING),
+        call('FLUSHALL'),
+        call('NOSUCHCOMMAND'),
+    ]
+    async with over(server, decode_responses=decode_responses, username='me', password='x') as transport:
+        together = [*await transport.execute([*batch, call('HGET', 'h', 'a')])]
+        assert together.pop() == b'b'
+        alone = [(await transport.execute([each]))[0] for each in batch]
+        blocked = [await transport.block(each, 1) for each in batch]
+    names = ['WrongTypeError', 'NoScriptError', 'ResponseError', 'AuthorizationError', 'UnknownCommandError']
+    for errors in (together, alone, blocked):
+        assert [error.code for error in errors] == ['WRONGTYPE', 'NOSCRIPT', 'NOLANE', 'NOPERM', 'ERR']
+        for error, theirs in zip(errors, names, strict=True):
+            assert isinstance(error, TorrelqueReplyError)
+            assert isinstance(error, getattr(exceptions, theirs))
+            assert isinstance(error, exceptions.RedisError)
+            assert renew(error).__dict__ == error.__dict__
+
+
+async def test_errors_within_a_reply(server: Server) -> None:
+    async with over(server) as transport:
+        for batch in ([call('EVAL', NESTED.source, 0)], [call('PING'), call('EVAL', NESTED.source, 0)]):
+            one, error, rest = (await transport.execute(batch))[-1]
+            assert (one, rest) == (1, [b'a\xff', [None]])
+            assert isinstance(error, TorrelqueReplyError)
+            assert isinstance(error, exceptions.ResponseError)
+            assert error.code == 'MINE'
+
+
+async def test_words_that_cannot_be_sent(server: Server) -> None:
+    async with over(server) as transport:
+        with pytest.raises(TorrelqueTypeError, match=r'1\.5'):
+            await transport.execute([call('SET', 'k', 'v'), call('SET', 'k', 1.5)])  # type: ignore[arg-type]
+        assert await ask(transport, 'EXISTS', 'k') == 0
+
+
+# Life -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_client_that_is_not_entered(server: Server) -> None:
+    client = coredis.Redis(host='127.0.0.1', port=server.port)
+    transport = CoredisTransport(client)
+    for _ in range(2):
+        for attempt in (partial(ask, transport, 'PING'), partial(transport.block, call('PING'), 1)):
+            with pytest.raises(TorrelqueUsageError, match='within `async with client:`'):
+                await attempt()
+        async with client:
+            assert await ask(transport, 'PING') == b'PONG'
+            assert await transport.block(call('PING'), 1) == b'PONG'
+
+
+async def test_closing_closes_what_it_opened(fresh_server: Start) -> None:
+    server = fresh_server()
+    async with over(server) as transport:
+        await transport._client.ping()
+        await ask(transport, 'PING')
+        await transport.block(call('PING'), 1)
+        assert server.command('CLIENT', 'LIST').count(b'\n') == 1 + 3
+        await transport.aclose()
+        await until(lambda: server.command('CLIENT', 'LIST').count(b'\n') == 1 + 1)
+        assert await transport._client.ping() == b'PONG'
+        assert await ask(transport, 'PING') == b'PONG'
+    await until(lambda: server.command('CLIENT', 'LIST').count(b'\n') == 1)
+
+
+# Failures -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('count', [1, 2])
+async def test_a_server_that_is_gone(fresh_server: Start, count: int) -> None:
+    server = fresh_server()
+    async with over(server) as transport:
+        await ask(transport, 'PING')
+        server.kill()
+        attempts = [partial(transport.execute, [call('PING')] * count)] * 2 + [
+            partial(transport.block, call('PING'), 1)
+        ]
+        for attempt in attempts:
+            with pytest.raises(TorrelqueConnectionError) as caught:
+                await attempt()
+            assert isinstance(caught.value, exceptions.ConnectionError)
+        with pytest.raises(TorrelqueConnectionError):
+            async with transport.listen():
+                pass
+        server.start()
+        assert list(await transport.execute([call('PING')] * count)) == [b'PONG'] * count
+        assert await transport.block(call('PING'), 1) == b'PONG'
+
+
+async def test_calls_under_way_as_the_server_goes(fresh_server: Start) -> None:
+    server = fresh_server()
+    async with over(server, retry_policy=NoRetryPolicy()) as transport:
+
+        async def fail() -> None:
+            with pytest.raises(TorrelqueConnectionError) as caught:
+                await transport.execute([call('PING'), call('BLPOP', 'list', 0), call('PING')])
+            assert isinstance(caught.value, exceptions.ConnectionError)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(fail)
+            await until(lambda: blocked(server) == 1)
+            server.kill()
+
+
+async def test_many_callers_wait_for_one_attempt_to_connect() -> None:
+    errors: list[TorrelqueConnectionError] = []
+    async with fake_server(lambda *_: CUT) as fake, over_port(fake.port, retry_policy=NoRetryPolicy()) as transport:
+
+        async def fail() -> None:
+            with pytest.raises(TorrelqueConnectionError) as caught:
+                await ask(transport, 'PING')
+            errors.append(caught.value)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(20):
+                tasks.start_soon(fail)
+        assert fake.connections == 1
+        assert len({id(error) for error in errors}) == 20
+
+
+async def test_the_clients_retry_policy_is_used() -> None:
+    answers = [b'$1\r\na\r\n', CUT]
+    policy = ConstantRetryPolicy((exceptions.ConnectionError,), retries=1, delay=0.001)
+    async with (
+        fake_server(greets(lambda *_: answers.pop())) as fake,
+        over_port(fake.port, retry_policy=policy) as transport,
+    ):
+        assert await ask(transport, 'GET', 'a') == b'a'
+        assert fake.connections == 2
+
+
+@pytest.mark.parametrize('count', [1, 2])
+async def test_a_silent_server(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, 'RESPONSE_TIMEOUT', 0.05)
+    for settings in ({}, {'stream_timeout': 0.05}):
+        async with (
+            fake_server(greets(lambda number, _: SILENCE if number == 1 else b'+late\r\n')) as fake,
+            over_port(fake.port, retry_policy=NoRetryPolicy(), **settings) as transport,
+        ):
+            with pytest.raises(TorrelqueResponseTimeout) as caught:
+                await transport.execute([call('GET', 'a')] * count)
+            assert isinstance(caught.value, TimeoutError)
+            assert await ask(transport, 'GET', 'a') == b'late'  # on another connection
+            assert fake.connections == 2
+
+
+async def test_what_cannot_be_connected_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, 'CONNECT_TIMEOUT', 0.1)
+    async with (
+        fake_server(lambda *_: SILENCE) as fake,
+        over_port(fake.port, retry_policy=NoRetryPolicy()) as transport,
+    ):
+        for attempt in (partial(ask, transport, 'PING'), partial(transport.block, call('PING'), 1)):
+            with pytest.raises(TorrelqueConnectionError, match=r'no connection within 0\.1 s') as caught:
+                await attempt()
+            assert isinstance(caught.value, exceptions.ConnectionError)
+
+
+@pytest.mark.parametrize('count', [1, 2])
+async def test_a_server_that_is_loading(count: int) -> None:
+    loading = b'-LOADING Redis is loading the dataset in memory\r\n'
+    async with fake_server(greets(lambda *_: loading)) as fake, over_port(fake.port) as transport:
+        for attempt in (
+            partial(transport.execute, [call('GET', 'a')] * count),
+            partial(transport.block, call('GET', 'a'), 1),
+        ):
+            with pytest.raises(TorrelqueConnectionError) as caught:
+                await attempt()
+            assert isinstance(caught.value, exceptions.BusyLoadingError)
+            assert isinstance(caught.value, TorrelqueReplyError)
+            assert caught.value.code == 'LOADING'
+
+
+async def test_a_wrong_password(fresh_server: Start) -> None:
+    server = fresh_server('--requirepass', 'secret')
+    for settings, code in (({'username': 'default', 'password': 'wrong'}, 'WRONGPASS'), ({}, 'NOAUTH')):
+        async with over(server, **settings) as transport:
+            for attempt in (partial(ask, transport, 'PING'), partial(transport.block, call('PING'), 1)):
+                with pytest.raises(TorrelqueConnectionError) as caught:
+                    await attempt()
+                assert isinstance(caught.value, exceptions.AuthenticationError)
+                assert isinstance(caught.value, TorrelqueReplyError)
+                assert caught.value.code == code
+
+
+# Cancellation ---------------------------------------------------------------------------------------------------------
+
+
+async def test_cancelled_callers(server: Server) -> None:
+    ended: list[bool] = []
+    chance = random.Random(7)
+    async with over(server) as transport:
+
+        async def caller(number: int, patience: float) -> None:
+            with anyio.move_on_after(patience) as scope:
+                for step in range(30):
+                    word = f'{number} {step}'
+                    assert await transport.execute([call('ECHO', word), call('ECHO', number)]) == [
+                        word.encode(), str(number).encode()
+                    ]  # fmt: skip
+            ended.append(scope.cancelled_caught)
+
+        for _ in range(6):
+            async with anyio.create_task_group() as tasks:
+                for number in range(50):
+                    tasks.start_soon(caller, number, chance.uniform(0, 0.05))
+        assert len(ended) == 300
+        assert any(ended)
+        assert await ask(transport, 'ECHO', 'last') == b'last'
+
+
+async def test_cancelled_while_connecting() -> None:
+    async with fake_server(lambda *_: SILENCE) as fake, over_port(fake.port) as transport:
+        for attempt in (partial(ask, transport, 'PING'), partial(transport.block, call('PING'), 1)):
+            with anyio.CancelScope() as scope:
+
+                async def cancel(scope: anyio.CancelScope = scope) -> None:
+                    before = len(fake.received)
+                    await fake.until_received(before + 1)
+                    scope.cancel()
+
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(cancel)
+                    await attempt()
+            assert scope.cancelled_caught
+
+
+# Block ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('settings', [{}, {'stream_timeout': 0.1}, {'max_idle_time': 1, 'noevict': True}], ids=str)
+async def test_block(fresh_server: Start, settings: dict[str, Any]) -> None:
+    server = fresh_server()
+    replies: list[Reply] = []
+    async with over(server, **settings) as transport:
+
+        async def wait() -> None:
+            replies.append(await transport.block(call('BLPOP', 'list', 8), 8))
+
+        assert await transport.block(call('BZPOPMIN', 'none', '1.2'), 1.2) is None
+        own = await transport.block(call('CLIENT ID'), 1)
+        assert own == await transport.block(call('CLIENT ID'), 1)
+        assert own != await ask(transport, 'CLIENT ID')
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await until(lambda: blocked(server) == 1)
+            assert await ask(transport, 'LPUSH', 'list', b'\xff') == 1  # is not held up
+        assert replies == [[b'list', b'\xff']]
+
+
+async def test_a_cancelled_block_closes_its_connection(server: Server) -> None:
+    async with over(server) as transport:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(transport.block, call('BLPOP', 'list', 8), 8)
+            await until(lambda: blocked(server) == 1)
+            tasks.cancel_scope.cancel()
+        await until(lambda: blocked(server) == 0)
+        assert b'cmd=blpop' not in server.command('CLIENT', 'LIST')
+        await ask(transport, 'LPUSH', 'list', 'x')
+        assert await transport.block(call('BLPOP', 'list', 8), 8) == [b'list', b'x']
+
+
+async def test_blocks_do_not_use_the_pool_up_and_few_connections_are_kept(fresh_server: Start) -> None:
+    server = fresh_server()
+    async with over(server, max_connections=2) as transport:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(150):
+                tasks.start_soon(transport.block, call('BLPOP', 'list', 8), 8)
+            await until(lambda: blocked(server) == 150)
+            assert await transport._client.ping() == b'PONG'
+            await ask(transport, 'LPUSH', 'list', *range(150))
+        await until(lambda: server.command('CLIENT', 'LIST').count(b'\n') <= 3 + adapter.MOST_IDLE)
+
+
+async def test_a_full_pool_does_not_hold_up_the_queue(fresh_server: Start) -> None:
+    server = fresh_server()
+    async with over(server, max_connections=1) as transport, anyio.create_task_group() as tasks:
+
+        async def use_up(tasks: TaskGroup) -> None:
+            await transport._client.blpop(['list'], 8)
+
+        tasks.start_soon(use_up, tasks)
+        await until(lambda: blocked(server) == 1)
+        assert await ask(transport, 'PING') == b'PONG'
+        await ask(transport, 'LPUSH', 'list', 'x')
+
+
+async def test_a_broken_block_raises_and_is_not_repeated(fresh_server: Start) -> None:
+    server = fresh_server()
+    async with over(server) as transport:
+
+        async def fail() -> None:
+            with pytest.raises(TorrelqueConnectionError) as caught:
+                await transport.block(call('BLPOP', 'list', 8), 8)
+            assert isinstance(caught.value, exceptions.ConnectionError)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(fail)
+            await until(lambda: blocked(server) == 2)
+            server.command('CLIENT', 'KILL', 'TYPE', 'normal')
+        assert blocked(server) == 0
+        assert await transport.block(call('ECHO', 'x'), 1) == b'x'
+
+
+async def test_a_block_that_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, 'MARGIN', 0.1)
+    async with (
+        fake_server(greets(lambda number, _: SILENCE if number == 1 else b'+late\r\n')) as fake,
+        over_port(fake.port) as transport,
+    ):
+        with pytest.raises(TorrelqueResponseTimeout) as caught:
+            await transport.block(call('ECHO', 'x'), 0.05)
+        assert isinstance(caught.value, TimeoutError)
+        assert await transport.block(call('ECHO', 'x'), 0.05) == b'late'
+        assert fake.connections == 2
+
+
+# Other ways to connect ------------------------------------------------------------------------------------------------
+
+
+async def works(transport: CoredisTransport) -> None:
+    assert await ask(transport, 'SET', 'k', 'v') == b'OK'
+    assert await transport.block(call('GET', 'k'), 1) == b'v'
+    async with transport.listen() as listener:
+        await listener.subscribe(b'c')
+        assert await listener.receive() == Message(b'c', None)
+
+
+async def test_credentials_databases_and_unix_sockets_carry_over(fresh_server: Start) -> None:
+    server = fresh_server('--requirepass', 'secret')
+    provider = coredis.credentials.UserPassCredentialProvider('default', 'secret')
+    for client in (
+        coredis.Redis(host='127.0.0.1', port=server.port, credential_provider=provider, db=3),
+        coredis.Redis(unix_socket_path=str(server.socket), password='secret', db=3, client_name='mine'),
+        coredis.Redis.from_url(f'{server.url}/3', decode_responses=True),
+    ):
+        async with transport_to(client) as transport:
+            await works(transport)
+        assert server.info('keyspace')['db3'].startswith('keys=1')
+
+
+async def test_sentinel(fresh_server: Start) -> None:
+    master = fresh_server()
+    told = b'*2\r\n$9\r\n127.0.0.1\r\n+%d\r\n' % master.port
+    async with fake_server(greets(lambda *_: told)) as fake:
+        sentinel = coredis.Sentinel[bytes]([TCPLocation('127.0.0.1', fake.port)])
+        async with sentinel, transport_to(sentinel.primary_for('mine')) as transport:
+            await works(transport)
+
+
+# Listen ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('decode_responses', [False, True])
+async def test_listen(server: Server, *, decode_responses: bool) -> None:
+    async with over(server, decode_responses=decode_responses, max_connections=1) as transport:
+        async with transport.listen() as listener:
+            await listener.subscribe(b'a\xff')
+            assert await listener.receive() == Message(b'a\xff', None)
+            for data in (b'text', b'\x00\xfe'):
+                assert await ask(transport, 'PUBLISH', b'a\xff', data) == 1
+                assert await listener.receive() == Message(b'a\xff', data)
+        await until(lambda: server.command('PUBLISH', b'a\xff', 'none') == 0)
+
+
+async def test_a_listener_sees_its_connection_go_and_does_not_come_back(server: Server) -> None:
+    async with over(server) as transport, transport.listen() as listener:
+        await listener.subscribe(b'a')
+        assert await listener.receive() == Message(b'a', None)
+        server.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
+        for attempt in (listener.receive, listener.receive, partial(listener.subscribe, b'a')):
+            with pytest.raises(TorrelqueConnectionError) as caught:
+                await attempt()
+            assert isinstance(caught.value, exceptions.ConnectionError)
+
+
+@pytest.mark.parametrize('rights', ['+@all', '-ping'])
+async def test_a_listener_that_may_not(fresh_server: Start, rights: str) -> None:
+    server = fresh_server()
+    server.command('ACL', 'SETUSER', 'me', 'on', '>p', '~*', '+@all', rights, 'resetchannels', '&mine')
+    async with over(server, username='me', password='p') as transport, transport.listen() as listener:
+        for _ in range(3):
+            with pytest.raises(TorrelqueReplyError) as caught:
+                await listener.subscribe(b'theirs')
+            assert isinstance(caught.value, exceptions.AuthorizationError)
+            assert caught.value.code == 'NOPERM'
+        await listener.subscribe(b'mine')
+        assert await listener.receive() == Message(b'mine', None)
+
+
+@pytest.mark.parametrize('rights', ['+@all', '-ping'])
+async def test_a_quiet_listener_asks_whether_the_server_is_there(
+    fresh_server: Start, monkeypatch: pytest.MonkeyPatch, rights: str
+) -> None:
+    server = fresh_server()
+    server.command('ACL', 'SETUSER', 'me', 'on', '>p', '~*', '&*', '+@all', rights)
+    received: list[Message] = []
+
+    def asked() -> bool:
+        said = server.info('commandstats').get('cmdstat_ping', 'calls=0,rejected_calls=0')
+        numbers = dict(each.split('=') for each in said.split(','))
+        return int(numbers['calls']) + int(numbers['rejected_calls']) > 4
+
+    async with over(server, username='me', password='p') as transport, transport.listen() as listener:
+        await listener.subscribe(b'a')
+        assert await listener.receive() == Message(b'a', None)
+        monkeypatch.setattr(adapter, 'QUIET', 0.05)
+
+        async def receive() -> None:
+            received.append(await listener.receive())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            await until(asked)
+            monkeypatch.setattr(adapter, 'QUIET', 8.0)
+            server.command('PUBLISH', 'a', 'at last')
+        assert received == [Message(b'a', b'at last')]
+
+
+async def test_a_listener_does_not_wait_for_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, 'QUIET', 0.05)
+    async with (
+        fake_server(greets(lambda *_: PONG), pong=lambda _: SILENCE) as fake,
+        over_port(fake.port) as transport,
+        transport.listen() as listener,
+    ):
+        with pytest.raises(TorrelqueResponseTimeout) as caught:
+            await listener.receive()
+        assert isinstance(caught.value, TimeoutError)
+
+
+# Pipelines of the user's ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('decode_responses', [False, True])
+async def test_append_to_a_transaction(server: Server, *, decode_responses: bool) -> None:
+    text: Callable[[str], str | bytes] = str if decode_responses else str.encode
+    server.command('SCRIPT', 'FLUSH')
+    async with over(server, decode_responses=decode_responses) as transport:
+        async with transport._client.pipeline(transaction=True) as pipeline:
+            pipeline.set('mine', '1')
+            transport.append(pipeline, Call(ECHO, ('k',), ('gr\u00fc\u00df',)))
+            transport.append(pipeline, Call('HSET', ('h',), ('a', 1)))
+            pipeline.incr('mine')
+            assert server.command('EXISTS', 'mine') == 0
+        assert pipeline.results == (True, [text('k'), text('gr\u00fc\u00df')], 1, 2)
+
+
+@pytest.mark.parametrize('pipeline', ['no pipeline', None, coredis.Redis()])
+async def test_append_to_something_else(pipeline: object) -> None:
+    with pytest.raises(TorrelqueTypeError, match=r'expected a pipeline of a coredis\.Redis, not'):
+        CoredisTransport(coredis.Redis()).append(pipeline, Call(ECHO, ('k',), ('a',)))
