@@ -11,7 +11,7 @@ local n, willing = tonumber(ARGV[4]), tonumber(ARGV[5])
 local function repeated(answer)
   local reply, at = { 'OK', '', 0, stamp(now) }, 2
   while at <= #answer do
-    local count, length, first = string.match(answer, '^(%d+):(%d+):()', at)
+    local count, length, first = string.match(answer, '^(%-?%d+):(%d+):()', at)
     local id = string.sub(answer, first, first + tonumber(length) - 1)
     at = first + tonumber(length)
     local score, payload = redis.call('ZSCORE', working, id), redis.call('HGET', tasks, id)

@@ -14,10 +14,11 @@ local DEFAULT_TIMEOUT = 300 -- s; for a state whose timeout cannot be read
 
 local now = clock() -- once: it moves within a script on older servers
 
--- A finite number, or the default: states may have been written by anyone.
+-- A finite number, or the default: states may have been written by anyone. Whole numbers are exact up to 9e15; a
+-- time in microseconds, as the epoch holds it, is above 1e15.
 local function number(text, default)
   local value = tonumber(text)
-  if not value or value ~= value or value >= 1e15 or value <= -1e15 then
+  if not value or value ~= value or value >= 9e15 or value <= -9e15 then
     return default
   end
   return value
@@ -198,7 +199,8 @@ local function earliest()
 end
 
 local function covered(event)
-  return held and tonumber(string.match(held, '|(.*)$')) <= event
+  local minded = held and tonumber(string.match(held, '|(.*)$') or '')
+  return minded and minded <= event
 end
 
 local function drop_timer()

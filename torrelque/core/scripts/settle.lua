@@ -24,7 +24,7 @@ local items = {}
 if ahead == 0 and phase == 'open' then
   local at = 2
   while at <= #answer do
-    local count, length, first = string.match(answer, '^(%d+):(%d+):()', at)
+    local count, length, first = string.match(answer, '^(%-?%d+):(%d+):()', at)
     local id = string.sub(answer, first, first + tonumber(length) - 1)
     at = first + tonumber(length)
     local score = redis.call('ZSCORE', working, id)
