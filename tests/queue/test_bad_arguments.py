@@ -196,9 +196,8 @@ async def test_a_pipeline_that_is_none(queue: Torrelque, transport: RecordingTra
 
 @pytest.mark.parametrize('client', [None, 'redis://localhost', ..., dict], ids=repr)
 def test_an_unknown_client(client: object) -> None:
-    with pytest.raises(TorrelqueError) as caught:
+    with pytest.raises(TorrelqueError, match=r'(?s)client.*redis\.asyncio\.Redis.*coredis\.Redis.*connect\(url\)'):
         Torrelque(client)
-    assert repr(client) in str(caught.value)
 
 
 @pytest.mark.parametrize('queue', NO_TEXTS, ids=repr)

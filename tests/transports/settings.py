@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NamedTuple
 
+import coredis
+import redis.asyncio
+
 from tests import servers
 from tests.servers import Server
 from torrelque.testing import MemoryServer, MemoryTransport
@@ -26,9 +29,36 @@ class Client(NamedTuple):
     loops: tuple[str, ...] = tuple(LOOPS)
 
 
+def redis_py(**options: Any) -> Client:  # noqa: ANN401 - whatever redis-py takes
+    @asynccontextmanager
+    async def make(server: Server) -> AsyncIterator[object]:
+        client = redis.asyncio.Redis.from_url(server.url, **options)
+        yield client
+        await client.aclose()
+
+    return Client(make, ASYNCIO_ONLY)
+
+
+def with_coredis(**options: Any) -> Client:  # noqa: ANN401 - whatever coredis takes
+    @asynccontextmanager
+    async def make(server: Server) -> AsyncIterator[object]:
+        client: coredis.Redis[Any] = coredis.Redis.from_url(server.url, **options)
+        async with client:
+            yield client
+
+    return Client(make)
+
+
 CLIENTS: dict[str, Client] = {
     'native': Client(lambda server: connect(server.url)),
     'native-unix': Client(lambda server: connect(server.unix_url)),
+    'redis_py': redis_py(protocol=2),
+    'redis_py-decode': redis_py(protocol=2, decode_responses=True),
+    'redis_py-resp3': redis_py(protocol=3),
+    'redis_py-resp3-decode': redis_py(protocol=3, decode_responses=True),
+    'redis_py-impatient': redis_py(socket_timeout=0.5),
+    'coredis': with_coredis(),
+    'coredis-decode': with_coredis(decode_responses=True),
 }
 
 
