@@ -14,6 +14,7 @@ import pytest
 from anyio.abc import TaskGroup
 from coredis import exceptions
 from coredis.connection import TCPLocation
+from coredis.credentials import UserPassCredentialProvider
 from coredis.retry import ConstantRetryPolicy, NoRetryPolicy
 
 from tests.servers import Server
@@ -437,7 +438,7 @@ async def works(transport: CoredisTransport) -> None:
 
 async def test_credentials_databases_and_unix_sockets_carry_over(fresh_server: Start) -> None:
     server = fresh_server('--requirepass', 'secret')
-    provider = coredis.credentials.UserPassCredentialProvider('default', 'secret')
+    provider = UserPassCredentialProvider('default', 'secret')
     for client in (
         coredis.Redis(host='127.0.0.1', port=server.port, credential_provider=provider, db=3),
         coredis.Redis(unix_socket_path=str(server.socket), password='secret', db=3, client_name='mine'),

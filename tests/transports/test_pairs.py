@@ -8,6 +8,7 @@ import pickle
 import pytest
 import redis
 from coredis import exceptions as coredis_errors
+from redis import exceptions as redis_errors
 
 from torrelque.errors import (
     TorrelqueConnectionError,
@@ -24,8 +25,8 @@ from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, pair
 from torrelque.transports.resp import encoded, plain
 
 PAIRS = [
-    pair(TorrelqueReplyError, redis.exceptions.NoPermissionError('may not'), code='NOPERM'),
-    pair(TorrelqueReplyError, redis.exceptions.MovedError('3999 127.0.0.1:6381'), code='MOVED'),
+    pair(TorrelqueReplyError, redis_errors.NoPermissionError('may not'), code='NOPERM'),
+    pair(TorrelqueReplyError, redis_errors.MovedError('3999 127.0.0.1:6381'), code='MOVED'),
     pair(TorrelqueAnsweredConnectionError, redis.BusyLoadingError('loading'), code='LOADING'),
     pair(TorrelqueConnectionError, redis.ConnectionError('gone')),
     pair(TorrelqueResponseTimeout, TimeoutError('late')),
@@ -48,7 +49,7 @@ def test_a_pair_is_both_and_survives_copies(error: TorrelqueError) -> None:
 
 
 def test_what_the_other_family_knows_stays_known() -> None:
-    error = pair(TorrelqueReplyError, redis.exceptions.MovedError('3999 127.0.0.1:6381'), code='MOVED')
+    error = pair(TorrelqueReplyError, redis_errors.MovedError('3999 127.0.0.1:6381'), code='MOVED')
     assert (error.slot_id, error.port, error.code) == (3999, 6381, 'MOVED')  # type: ignore[attr-defined] # redis-py's
 
 
@@ -64,10 +65,10 @@ def test_pairs_are_made_once() -> None:
         (redis.ConnectionError('gone'), TorrelqueConnectionError),
         (redis.TimeoutError('Timeout reading from localhost:1'), TorrelqueResponseTimeout),
         (redis.TimeoutError('Timeout connecting to server'), TorrelqueConnectionError),
-        (redis.exceptions.InvalidResponse('what?'), TorrelqueConnectionError),
+        (redis_errors.InvalidResponse('what?'), TorrelqueConnectionError),
         (redis.BusyLoadingError('loading'), TorrelqueAnsweredConnectionError),
         (redis.AuthenticationError('Authentication required.'), TorrelqueAnsweredConnectionError),
-        (redis.exceptions.MaxConnectionsError('Too many connections'), TorrelqueConnectionError),
+        (redis_errors.MaxConnectionsError('Too many connections'), TorrelqueConnectionError),
     ],
 )
 def test_failures_of_redis_py(error: redis.RedisError, ours: type[TorrelqueError]) -> None:
@@ -101,7 +102,7 @@ def test_a_failure_below_coredis_is_told_as_one_of_its_own() -> None:
 @pytest.mark.parametrize(
     ('error', 'code'),
     [
-        (redis.exceptions.NoScriptError('No matching script.'), 'NOSCRIPT'),
+        (redis_errors.NoScriptError('No matching script.'), 'NOSCRIPT'),
         (redis.ResponseError('WRONGTYPE Operation against a key'), 'WRONGTYPE'),
         (redis.ResponseError('unknown command'), 'ERR'),
         (redis.ReadOnlyError("You can't write against a read only replica."), 'READONLY'),

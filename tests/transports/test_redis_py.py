@@ -13,6 +13,7 @@ import hiredis
 import pytest
 import redis
 import trio
+from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -132,7 +133,7 @@ async def test_errors_are_values_of_both_families(server: Server, protocol: int,
             strict=True,
         ):
             assert isinstance(error, TorrelqueReplyError)
-            assert isinstance(error, getattr(redis.exceptions, theirs))
+            assert isinstance(error, getattr(exceptions, theirs))
             assert isinstance(error, redis.RedisError)
             assert 'pipeline' not in str(error)
             assert renew(error).__dict__ == error.__dict__
@@ -504,7 +505,7 @@ async def test_a_listener_that_may_not(fresh_server: Start) -> None:
         await listener.subscribe(b'theirs')
         with pytest.raises(TorrelqueReplyError) as caught:
             await listener.receive()
-        assert isinstance(caught.value, redis.exceptions.NoPermissionError)
+        assert isinstance(caught.value, exceptions.NoPermissionError)
         await listener.subscribe(b'mine')
         assert await listener.receive() == Message(b'mine', None)
 
@@ -572,7 +573,7 @@ async def test_append_to_a_transaction(server: Server, *, decode_responses: bool
             assert await pipeline.execute() == [[text('k'), text('a')]]
 
 
-@pytest.mark.parametrize('pipeline', ['no pipeline', None, redis.Redis().pipeline(), redis.asyncio.Redis()])
+@pytest.mark.parametrize('pipeline', ['no pipeline', None, redis.Redis().pipeline(), Redis()])
 async def test_append_to_something_else(pipeline: object) -> None:
     with pytest.raises(TorrelqueTypeError, match=r'expected a pipeline of a redis\.asyncio\.Redis, not'):
         RedisPyTransport(Redis()).append(pipeline, Call(ECHO, ('k',), ('a',)))
