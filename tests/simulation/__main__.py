@@ -1,0 +1,65 @@
+"""Run worlds: one with a trace, some, or as many as time allows."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from itertools import count
+
+from tests.simulation.configs import CONFIGS
+from tests.simulation.world import simulate
+
+
+def _trace(now: float, text: str) -> None:
+    print(f'{now:12.6f}  {text}')
+
+
+def _replay(seed: int, name: str) -> int:
+    steps = simulate(seed, CONFIGS[name], _trace)
+    print(f'{name} {seed}: {steps} steps, no violation')
+    return 0
+
+
+def _run(names: list[str], first: int, seeds: int | None, seconds: float) -> int:
+    begin = time.perf_counter()
+    total = done = failed = 0
+    for seed in count(first) if seeds is None else range(first, first + seeds):
+        for name in names:
+            try:
+                total += simulate(seed, CONFIGS[name])
+            except Exception:  # noqa: BLE001 - whatever it is, the seed replays it
+                failed += 1
+                print(f'{name} {seed}: {traceback.format_exc(limit=-1)}', flush=True)
+            done += 1
+        elapsed = time.perf_counter() - begin
+        if seeds is None and seed % 100 == 0:
+            print(f'{done} worlds, {total / elapsed:,.0f} steps/s, {failed} violations', flush=True)
+        if elapsed > seconds or (seeds is None and failed):
+            break
+    elapsed = time.perf_counter() - begin
+    print(f'{done} worlds in {elapsed:.1f} s: {total} steps, {total / elapsed:,.0f} steps/s, {failed} violations')
+    return 1 if failed else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog='python -m tests.simulation', description=__doc__)
+    parser.add_argument('--config', choices=CONFIGS, action='append', help='only this kind of world')
+    parser.add_argument('--seed', type=int, help='replay one seed, with a trace')
+    parser.add_argument('--seeds', type=int, help='how many seeds of each kind; default: until stopped, or a violation')
+    parser.add_argument('--first', type=int, default=0, help='the first of the seeds')
+    parser.add_argument('--seconds', type=float, default=float('inf'), help='stop after so much time')
+    parser.add_argument('--forever', action='store_true', help='the default: until stopped, or a violation')
+    arguments = parser.parse_args()
+    names = arguments.config or list(CONFIGS)
+    if arguments.seed is not None:
+        return max(_replay(arguments.seed, name) for name in names)
+    try:
+        return _run(names, arguments.first, None if arguments.forever else arguments.seeds, arguments.seconds)
+    except KeyboardInterrupt:
+        return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

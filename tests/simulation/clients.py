@@ -1,0 +1,291 @@
+"""Clients of 1.0: a session each, driven as the engine does, over connections that repeat what times out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.scheduler import Event
+from tests.simulation.server import KEYS
+from torrelque.core import scripts
+from torrelque.core.combinators import together
+from torrelque.core.merging import Ticket
+from torrelque.core.protocol import Batch, Interrupted, Operation, Reply
+from torrelque.core.session import Session
+from torrelque.errors import TorrelqueConnectionError
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+__all__ = ('CANCELLED', 'SCRIPTS', 'Behaviour', 'Caller', 'Client')
+
+SCRIPTS = scripts.load()
+CANCELLED = object()
+CLOSING_TIME = 2.0
+
+Behaviour = Generator['float | Ticket', Any, None]
+"""What a caller does: it yields seconds to sleep, or a ticket to wait for (and is sent it, or CANCELLED)."""
+
+
+class Client:
+    """One queue object, in one process."""
+
+    def __init__(self, world: World, nonce: str) -> None:
+        self.world = world
+        self.nonce = nonce
+        self.random = world.random
+        self._offset = world.random.uniform(-1e6, 1e6)  # clients' clocks are not the server's
+        self.session = Session(
+            SCRIPTS, KEYS, nonce=nonce, clock=self.clock, jitter=world.random.random,
+            block_limit=world.random.choice((8.0, 8.0, 2.5)),
+        )  # fmt: skip
+        self.callers: list[Caller] = []
+        self.dead = False
+        self.closed_cleanly = False
+        self._closing = False
+        self._backlog: list[Callable[[], object]] | None = None  # what happens while it is paused
+        self._stepping: Event | None = None
+        self._timer: Event | None = None
+        self._runs: dict[_Run, None] = {}
+        self._stop_waiting: Callable[[], None] | None = None
+        self._wait_over: list[Event] = []
+
+    def clock(self) -> float:
+        return self.world.scheduler.now + self._offset
+
+    @property
+    def available(self) -> bool:
+        return not (self.dead or self._closing or self.paused)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether callers should come to an end."""
+        return self._closing or self.world.ending
+
+    @property
+    def paused(self) -> bool:
+        return self._backlog is not None
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is under way, and the session has nothing left to do."""
+        return not self._runs and self._stop_waiting is None and self.session.timer() == math.inf
+
+    @property
+    def waits(self) -> bool:
+        """Whether a caller waits for a task."""
+        return bool(self.session._idle._waiters)
+
+    # What befalls it -----------------------------------------------------------
+
+    def do(self, action: Callable[[], object]) -> None:
+        """Something happens to the client: now, after its pause, or never."""
+        if self.dead:
+            return
+        if self._backlog is not None:
+            self._backlog.append(action)
+        else:
+            action()
+
+    def later(self, delay: float, action: Callable[[], object]) -> Event:
+        return self.world.scheduler.after(delay, lambda: self.do(action))
+
+    def kill(self) -> None:
+        self.dead = True
+        if self._stop_waiting is not None:
+            self._stop_waiting()
+
+    def pause(self, seconds: float) -> None:
+        if self._backlog is None:
+            self._backlog = []
+            self.world.scheduler.after(seconds, self._resume)
+
+    def _resume(self) -> None:
+        backlog, self._backlog = self._backlog or [], None
+        for action in backlog:
+            self.do(action)
+
+    def shut_down(self) -> None:
+        """As the engine does: finish within a time, cut off what is left, and be gone."""
+        self._closing = True
+        for caller in self.callers:
+            caller.cancel()
+        self.session.close()
+        if self._stop_waiting is not None:
+            self._stop_waiting()
+            self._wait_is_over()
+        self._step()
+        self.later(CLOSING_TIME, self._cut_off)
+        self.later(2 * CLOSING_TIME, self.kill)
+
+    def _cut_off(self) -> None:
+        for run in list(self._runs):
+            run.interrupt()
+
+    # The engine's part ---------------------------------------------------------
+
+    def spawn(self, behaviour: Behaviour) -> None:
+        caller = Caller(self, behaviour)
+        self.callers.append(caller)
+        caller.resume(None)
+
+    def poke(self) -> None:
+        """Something changed: step soon, once for all that changes meanwhile."""
+        if self._stepping is None and not self.dead:
+            late = self.world.network.happens(self.world.network.faults.late)
+            self._stepping = self.later(late * self.random.random(), self._step)
+
+    def _step(self) -> None:
+        if self._stepping is not None:
+            self._stepping.cancel()
+            self._stepping = None
+        operations = self.session.start()
+        if operations:
+            self.run(together(operations))
+        if not self._closing:
+            seconds = self.session.block()
+            if seconds is not None:
+                self._block(seconds)
+        if self._timer is not None:
+            self._timer.cancel()
+        # A little later, lest it comes by rounding a little early, again and again.
+        self._timer = self.world.scheduler.at(self.session.timer() - self._offset + 1e-6, lambda: self.do(self.poke))
+        if self._closing and not self._runs and not operations:
+            self.closed_cleanly = not (self.session._owed or self.session._lanes.unsettled)
+            self.kill()
+
+    def run(self, operation: Operation[Any]) -> None:
+        """Drive an operation to its end."""
+        run = _Run(self, operation)
+        self._runs[run] = None
+        run.step(operation.send, None)
+
+    def ended(self, run: _Run) -> None:
+        del self._runs[run]
+        self.poke()
+
+    def _block(self, seconds: float) -> None:
+        network = self.world.network
+        self.world.tell(f'{self.nonce} blocks for {seconds:.3f}')
+        self._stop_waiting = network.wait(seconds, lambda hinted: self.do(lambda: self._unblocked(hinted)))
+        patience = seconds + self.random.uniform(0.3, 2)
+        if network.happens(network.faults.unblock):
+            patience = self.random.uniform(0, patience)
+        self._wait_over = [self.later(patience, self._block_failed)]
+
+    def _unblocked(self, hinted: bool) -> None:
+        if self._stop_waiting is not None:
+            self._wait_is_over()
+            self.world.tell(f'{self.nonce} is unblocked, hinted: {hinted}')
+            self.session.unblocked(hinted)
+            self.poke()
+
+    def _block_failed(self) -> None:
+        if self._stop_waiting is not None:
+            self._stop_waiting()
+            self._wait_is_over()
+            self.world.tell(f'{self.nonce} lost the connection of its wait')
+            self.session.block_failed(TorrelqueConnectionError('the wait broke'))
+            self.poke()
+
+    def _wait_is_over(self) -> None:
+        self._stop_waiting = None
+        for event in self._wait_over:
+            event.cancel()
+
+
+class _Run:
+    """An operation under way. Its batches are sent again after each time-out, as clients do, and then fail."""
+
+    def __init__(self, client: Client, operation: Operation[Any]) -> None:
+        self._client = client
+        self._operation = operation
+        self._round = 0
+        self._timer: Event | None = None
+
+    def step(self, resume: Callable[[Any], Batch], value: object) -> None:
+        self._round += 1
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            batch = resume(value)
+        except (StopIteration, Interrupted):
+            self._client.ended(self)
+            return
+        self._send(batch, self._client.random.choice((0, 1, 3)))
+
+    def interrupt(self) -> None:
+        """The engine is being cancelled."""
+        self.step(self._operation.throw, Interrupted())
+
+    def _send(self, batch: Batch, retries: int) -> None:
+        client, this = self._client, self._round
+        network = client.world.network
+
+        def receive(replies: Sequence[Reply]) -> None:
+            if self._round == this:
+                self.step(self._operation.send, replies)
+
+        def fail() -> None:
+            if self._round != this:
+                return
+            if retries:
+                self._send(batch, retries - 1)
+            else:
+                self.step(self._operation.throw, Interrupted(TorrelqueConnectionError('no answer')))
+
+        attempt = [True]  # a reply to an attempt that was given up comes on a connection that is closed
+
+        def give_up() -> None:
+            attempt[0] = False
+            fail()
+
+        network.send(batch, lambda replies: client.do(lambda: receive(replies) if attempt[0] else None))
+        self._timer = client.later(client.random.choice((0.5, 2, 5)) if network.faults.lose else 30, give_up)
+
+
+class Caller:
+    """Somebody who uses a client: a behaviour, which waits for one thing at a time."""
+
+    def __init__(self, client: Client, behaviour: Behaviour) -> None:
+        self.client = client
+        self._behaviour = behaviour
+        self._ticket: Ticket | None = None
+
+    def resume(self, value: object) -> None:
+        try:
+            wanted = self._behaviour.send(value)
+        except StopIteration:
+            self.client.callers.remove(self)
+            return
+        if isinstance(wanted, Ticket):
+            self._ticket = wanted
+            wanted.wake = self._wake
+            if wanted.done:
+                self._wake()
+            self.client.poke()
+            if self.client.world.cancels():
+                # Around the time of the round trip, or while it waits.
+                delay = self.client.random.choice((0, 0.004, 0.004, 1, 10)) * self.client.random.random()
+                self.client.later(delay, lambda: self.cancel() if self._ticket is wanted else None)
+        else:
+            self.client.later(wanted, lambda: self.resume(None))
+
+    def cancel(self) -> None:
+        ticket, self._ticket = self._ticket, None
+        if ticket is not None:
+            self.client.world.tell(f'{self.client.nonce}: a caller leaves, done: {ticket.done}')
+            self.client.session.leave(ticket)
+            self.client.poke()
+            self.resume(CANCELLED)
+
+    def _wake(self) -> None:
+        # The event loop takes a while to come to it; a cancellation may come first.
+        self.client.later(0, self._look)
+
+    def _look(self) -> None:
+        ticket = self._ticket
+        if ticket is not None and ticket.done:
+            self._ticket = None
+            self.resume(ticket)

@@ -1,0 +1,71 @@
+"""Kinds of worlds: what goes wrong in them, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+__all__ = ('CONFIGS', 'Config', 'Faults')
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """Probabilities, each way where that applies."""
+
+    lose: float = 0.0
+    """A request or a reply never arrives."""
+    repeat: float = 0.0
+    """A batch arrives again, perhaps much later."""
+    cut: float = 0.0
+    """Only a part of a batch arrives, and no reply."""
+    split: float = 0.0
+    """Others come between two calls of a batch."""
+    slow: float = 0.0
+    """A request or a reply takes up to a second."""
+    stuck: float = 0.0
+    """A request or a reply takes up to a minute."""
+    forget: float = 0.0
+    """The server does not know a script."""
+    unblock: float = 0.0
+    """The connection of a wait breaks."""
+    late: float = 0.0
+    """A client does later what it meant to do now."""
+
+
+NONE = Faults()
+CUTS = Faults(split=0.1, unblock=0.15, forget=0.02)
+ALL = Faults(lose=0.1, repeat=0.15, cut=0.05, split=0.2, slow=0.1, stuck=0.02, forget=0.02, unblock=0.15, late=0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """``clients``, and ``callers`` of each, are from-to; the trouble lasts for ``seconds`` before all comes to rest."""
+
+    clients: tuple[int, int] = (3, 6)
+    callers: tuple[int, int] = (1, 3)
+    seconds: float = 40.0
+    faults: Faults = field(default=ALL)
+    cancel: float = 0.1
+    """Of the calls, those that are cancelled."""
+    accidents: Mapping[str, float] = field(default_factory=dict)
+    """How often a second somebody is killed, paused, or shut down; each is replaced after a while."""
+    legacy: int = 0
+    """Clients of 0.9."""
+    longest_wait: float | None = None
+    """Seconds for which a task may wait while somebody waits for it; None where anything may hold it up."""
+
+
+ACCIDENTS: Mapping[str, float] = MappingProxyType({'kill': 0.02, 'pause': 0.03, 'shut': 0.03})
+
+CONFIGS: Mapping[str, Config] = MappingProxyType(
+    {
+        'alone': Config(accidents=ACCIDENTS),
+        'cancel': Config(cancel=0.5, accidents=ACCIDENTS),
+        'mixed': Config(clients=(2, 4), legacy=3, accidents=ACCIDENTS),
+        # A hint that dies with a connection costs a slice, of at most eight seconds.
+        'cuts': Config(faults=CUTS, cancel=0.3, accidents={'kill': 0.05, 'shut': 0.05}, longest_wait=8.5),
+        # Where nothing breaks, a task is claimed within a few round trips, whoever cancels.
+        'calm': Config(faults=NONE, cancel=0.3, longest_wait=0.1),
+    }
+)

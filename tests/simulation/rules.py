@@ -1,0 +1,388 @@
+"""What the server may do to tasks: each call is judged by what was before it and what is after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tests.simulation.server import NOWHERE, ObservedServer, View
+from torrelque.core.protocol import Arg, Call, Reply, Script
+from torrelque.errors import TorrelqueReplyError
+
+__all__ = ('ClaimRecord', 'Key', 'Rules', 'Violation', 'require')
+
+Key = tuple[bytes, bytes, int]
+"""A receipt: id, token, dequeue_count."""
+
+Changes = Mapping[bytes, tuple[View, View]]
+Args = Sequence[bytes]
+
+PENDING, WORKING, DELAYED, COMPLETED, REJECTED = b'0', b'1', b'2', b'3', b'4'
+LANED = frozenset(('enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'cancel'))
+TAKEN_BACK = frozenset(('claim', 'tick', 'sweep', 'bare', 'legacy'))
+"""How a claim may end that its holder did not end: stale, or at the hands of somebody who knew the plain id."""
+
+
+class Violation(AssertionError):  # noqa: N818 - that is the word for it
+    """A property does not hold."""
+
+
+def require(condition: bool, text: str, *details: object) -> None:
+    if not condition:
+        raise Violation(' '.join([text, *map(repr, details)]))
+
+
+class ClaimRecord:
+    """A claim that the server made: how it ended, and whether a caller ever got it."""
+
+    __slots__ = ('delivered', 'ended', 'incarnation', 'legacy', 'limit', 'made')
+
+    def __init__(self, made: float, incarnation: int, limit: int | None, *, legacy: bool) -> None:
+        self.made = made
+        self.legacy = legacy  # made by 0.9, over a token that 1.0 left behind
+        self.incarnation = incarnation
+        self.limit = limit
+        self.ended: str | None = None
+        self.delivered = False
+
+
+class Rules:
+    """Judges calls. ``legacy``: 0.9 takes part, which leaves things behind."""
+
+    def __init__(self, server: ObservedServer, clock: Callable[[], float], *, legacy: bool) -> None:
+        self._server = server
+        self._clock = clock
+        self._legacy = legacy
+        self.shadow: dict[bytes, View] = {}
+        self.claims: dict[Key, ClaimRecord] = {}
+        self.incarnations: dict[bytes, int] = {}
+        self.handed_out: dict[tuple[bytes, int], int] = {}  # by id and incarnation: deliveries not given back
+        self.last_claim = 0.0
+        self._answers: dict[tuple[bytes, ...], Reply] = {}
+        self._undone: set[tuple[bytes, ...]] = set()
+        self._verbs: Mapping[str, Callable[[Args, Any, Changes], set[bytes]]] = {
+            'enqueue': self._enqueue,
+            'claim': self._claim,
+            'release': self._release,
+            'requeue': self._requeue,
+            'reject': self._reject,
+            'giveback': self._giveback,
+            'cancel': self._cancel,
+            'extend': self._extend,
+            'settle': self._settle,
+            'tick': self._returned,
+            'sweep': self._returned,
+            'undequeue': self._undequeue,
+        }
+
+    # Judging -----------------------------------------------------------------
+
+    def judge(self, call: Call[Any], reply: Reply) -> None:
+        """A call of 1.0 was executed."""
+        changes = self._changes()
+        if not isinstance(call.command, Script):
+            require(not changes, 'a plain command changed tasks', call, changes)
+            return
+        name = call.command.name
+        require(not isinstance(reply, TorrelqueReplyError), 'the server refused', name, reply)
+        args = [_word(arg) for arg in call.args]
+        allowed: set[bytes] = set()
+        if name not in LANED:
+            verb = self._verbs.get(name)
+            allowed = verb(args, reply, changes) if verb else set()
+        elif reply[0] == b'OK':
+            allowed = self._laned(name, args, reply, changes)
+        self._only(name, changes, allowed)
+        self._end_claims(name, changes)
+
+    def judge_legacy(self, ids: set[bytes] | None) -> None:
+        """0.9 did something to these ids; None: it swept."""
+        changes = self._changes()
+        for task_id, (old, new) in changes.items():
+            if ids is None:
+                require(new.pending == 1 and old.pending == 0, '0.9 swept away', task_id, old, new)
+        if ids is not None:
+            self._only('0.9', changes, ids)
+        for task_id, (old, new) in changes.items():
+            if old.payload is None and new.payload is not None:
+                self._count_incarnation(task_id)
+            if new.receipt is not None and new.receipt != old.receipt:
+                self._begin_claim(task_id, new, legacy=True)
+        self._end_claims('legacy', changes)
+
+    def check_all(self) -> None:
+        """Everything that was seen of all tasks is still so."""
+        self._changes()
+        for task_id, known in self.shadow.items():
+            view = self._server.view(task_id)
+            require(view == known, 'a task changed unseen', task_id, known, view)
+            self._check_view(task_id, view)
+
+    def _changes(self) -> Changes:
+        changes = {}
+        for task_id in self._server.take_touched():
+            old, new = self.shadow.get(task_id, NOWHERE), self._server.view(task_id)
+            if old == new:
+                continue
+            self.shadow[task_id] = new
+            self._check_view(task_id, new)
+            if not (old.payload is None and old.expires and new == NOWHERE):  # a result's time was over
+                changes[task_id] = (old, new)
+        return changes
+
+    def _check_view(self, task_id: bytes, view: View) -> None:
+        """Conservation: a task is in exactly one place, what is no task is nowhere, and its state agrees."""
+        status = view.state.get(b'status')
+        if view.payload is None:
+            require(view.places() == 0, 'an id without a task', task_id, view)
+            require(not view.state or (view.expires and status in (COMPLETED, REJECTED)), 'a state left', task_id, view)
+            return
+        require(view.places() == 1, 'a task that is not in one place', task_id, view)
+        require(not view.expires, 'a task whose state will expire', task_id, view)
+        require(b'timeout' in view.state, 'a task without a state', task_id, view)
+        expected = (
+            WORKING if view.working is not None
+            else DELAYED if view.delayed is not None
+            else REJECTED if view.rejected is not None
+            else PENDING
+        )  # fmt: skip
+        require(status == expected, 'a task whose status is of another place', task_id, view)
+        if not self._legacy:
+            require((b'claim' in view.state) == (view.working is not None), 'a token out of place', task_id, view)
+
+    def _only(self, name: str, changes: Changes, allowed: set[bytes]) -> None:
+        for task_id, (old, new) in changes.items():
+            require(task_id in allowed, 'changed a task that it should not:', name, task_id, old, new)
+
+    def _before(self, task_id: bytes, changes: Changes) -> View:
+        return changes[task_id][0] if task_id in changes else self.shadow.get(task_id, NOWHERE)
+
+    def _after(self, task_id: bytes) -> View:
+        return self.shadow.get(task_id, NOWHERE)
+
+    # Claims ------------------------------------------------------------------
+
+    def _count_incarnation(self, task_id: bytes) -> None:
+        self.incarnations[task_id] = self.incarnations.get(task_id, 0) + 1
+
+    def _begin_claim(self, task_id: bytes, view: View, *, legacy: bool = False) -> None:
+        assert view.receipt is not None
+        key = (task_id, *view.receipt)
+        require(key not in self.claims, 'a claim came to life again', key)
+        limit = view.state.get(b'max_dequeues')
+        self.claims[key] = ClaimRecord(
+            self._clock(), self.incarnations.get(task_id, 0), None if limit is None else int(limit), legacy=legacy
+        )
+
+    def _end_claims(self, name: str, changes: Changes) -> None:
+        for task_id, (old, new) in changes.items():
+            if old.receipt is None or old.receipt == new.receipt:
+                continue
+            claim = self.claims[(task_id, *old.receipt)]
+            claim.ended = claim.ended or name
+            if name == 'giveback' and claim.delivered:
+                self.handed_out[task_id, claim.incarnation] -= 1
+
+    # Calls on lanes ----------------------------------------------------------
+
+    def _laned(self, name: str, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
+        """Safe to repeat: a call is done once, and answers as the first did."""
+        lane = tuple(args[:3])
+        require(lane not in self._undone, 'a call was done after it was said to be undone:', name, lane)
+        first = self._answers.get(lane)
+        if first is None:
+            self._answers[lane] = reply
+            return self._verbs[name](args, reply, changes)
+        if name != 'claim':
+            require(reply == first, 'a repeat was answered differently', name, reply, first)
+        elif len(reply) > 4:
+            answered, before = _tasks(reply), _tasks(first)
+            require(answered.keys() <= before.keys(), 'a repeated claim answered other tasks', reply, first)
+            for task_id, (payload, count, _, _) in answered.items():
+                require(
+                    (payload, count) == before[task_id][:2] and self._after(task_id).receipt == (_token(args), count),
+                    'a repeated claim answered a task that is not its own any more', task_id, self._after(task_id),
+                )  # fmt: skip
+        else:
+            require(reply[2] == 1, 'a repeated claim answered nothing, and did not say so', reply)
+        return set()
+
+    def _settle(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
+        lane = tuple(args[:3])
+        if reply[0] == b'finished':
+            first = self._answers.get(lane)
+            require(
+                first is not None and first[1:] == reply[1:], 'settled as finished with another answer', reply, first
+            )
+        if reply[0] != b'aborted':
+            return set()
+        self._undone.add(lane)
+        claims = {
+            task_id: (_token(args), count) for task_id, (_, count, *_) in _tasks(self._answers.get(lane, ())).items()
+        }
+        mine = {task_id for task_id, (old, _) in changes.items() if old.receipt == claims.get(task_id, b'')}
+        for task_id in mine:
+            self._check_given_back(task_id, *changes[task_id])
+        for task_id, receipt in claims.items():
+            require(self._after(task_id).receipt != receipt, 'settled, but still claimed', task_id)
+        return mine
+
+    # Verbs: each returns the ids that it may have changed ----------------------
+
+    def _enqueue(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
+        new_ids: set[bytes] = set()
+        for letter, (task_id, payload, _, delay, *_) in zip(reply[1], _items(args, 6), strict=True):
+            existing = self._before(task_id, changes).payload is not None or task_id in new_ids
+            require(letter == b'ne'[existing], 'enqueue answered wrongly', task_id, chr(letter))
+            if existing:
+                continue
+            new_ids.add(task_id)
+            view = self._after(task_id)
+            placed = view.delayed is not None if delay else view.pending == 1
+            clean = not {b'claim', b'result', b'dequeue_count', b'release_time'} & view.state.keys()
+            require(view.payload == payload and placed and clean, 'enqueued wrongly', task_id, view)
+            self._count_incarnation(task_id)
+        return new_ids
+
+    def _claim(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
+        now = self._clock() + 1e-6
+        taken = _tasks(reply)
+        require(len(taken) <= int(args[3]), 'claimed more than was asked for', taken)
+        for task_id, (payload, count, deadline, headers) in taken.items():
+            old, new = self._before(task_id, changes), self._after(task_id)
+            there = old.pending or any(score is not None and score <= now for score in (old.working, old.delayed))
+            require(bool(there), 'claimed what was not to be had', task_id, old)
+            require(old.receipt is None or old.receipt != new.receipt, 'claimed twice over', task_id)
+            require(
+                new.receipt == (_token(args), count) and count == old.dequeue_count + 1,
+                'claimed wrongly',
+                task_id,
+                old,
+                new,
+            )
+            require(new.payload == payload and new.working == deadline, 'answered otherwise', task_id, new)
+            require(new.state.get(b'headers', b'') == headers, 'answered other headers', task_id, headers)
+            require(not _exhausted(old), 'claimed beyond its limit', task_id, old)
+            self._begin_claim(task_id, new)
+        if taken:
+            self.last_claim = self._clock()
+        others = {task_id: change for task_id, change in changes.items() if task_id not in taken}
+        for task_id, (old, new) in others.items():
+            if old.pending:
+                require(_exhausted(old) and new.rejected is not None, 'a claim put away', task_id, old, new)
+        self._returned(args, reply, {task_id: change for task_id, change in others.items() if not change[0].pending})
+        return set(changes)
+
+    def _returned(self, args: Args, reply: object, changes: Changes) -> set[bytes]:
+        """Stale claims and due tasks went back to pending, or to the dead letters."""
+        now = self._clock() + 1e-6
+        for task_id, (old, new) in changes.items():
+            stale = old.working is not None and old.working <= now
+            due = old.delayed is not None and old.delayed <= now
+            require(stale or due, 'took what was neither stale nor due', task_id, old, new)
+            if new.rejected is not None:
+                require(_exhausted(old), 'rejected without reason', task_id, old, new)
+            else:
+                require(
+                    new.pending == 1 and new.dequeue_count == old.dequeue_count, 'returned wrongly', task_id, old, new
+                )
+                require(due or not _exhausted(old), 'returned beyond its limit', task_id, old, new)
+        return set(changes)
+
+    def _claimed(
+        self, args: Args, width: int, letters: Sequence[int], changes: Changes
+    ) -> list[tuple[bytes, Args, View, View]]:
+        """Fencing: who acts for a claim does so only while it is the live one. Returns the items that were done."""
+        done: dict[bytes, tuple[bytes, Args, View, View]] = {}
+        for letter, (task_id, token, count, *more) in zip(letters, _items(args, width), strict=True):
+            old = self._before(task_id, changes)
+            live = old.working is not None and (not token or old.receipt == (token, int(count)))
+            expected = b'o' if live and task_id not in done else b'l' if token else b'u'
+            require(letter == expected[0], 'a receipt was taken wrongly', task_id, token, count, chr(letter), old)
+            if letter == ord('o'):
+                done[task_id] = (task_id, more, old, self._after(task_id))
+                if not token and old.receipt is not None:
+                    self.claims[(task_id, *old.receipt)].ended = 'bare'
+        return list(done.values())
+
+    def _release(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
+        done = self._claimed(args, 6, reply[1], changes)
+        for task_id, (status, ttl, result), _, new in done:
+            kept = new.expires and (new.state.get(b'result'), new.state.get(b'status')) == (result, status)
+            require(new.payload is None and (kept if ttl else not new.state), 'released wrongly', task_id, new)
+        return {task_id for task_id, *_ in done}
+
+    def _requeue(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
+        done = self._claimed(args, 5, reply[1], changes)
+        for task_id, (delay, _), old, new in done:
+            placed = new.delayed is not None if delay else new.pending == 1
+            require(placed and new.dequeue_count == old.dequeue_count, 'requeued wrongly', task_id, old, new)
+        return {task_id for task_id, *_ in done}
+
+    def _reject(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
+        done = self._claimed(args, 4, reply[1], changes)
+        for task_id, (reason,), old, new in done:
+            told = new.state.get(b'reason') == reason and new.payload == old.payload
+            require(new.rejected is not None and told, 'rejected wrongly', task_id, old, new)
+        return {task_id for task_id, *_ in done}
+
+    def _giveback(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
+        done = self._claimed(args, 3, reply[1], changes)
+        for task_id, _, old, new in done:
+            self._check_given_back(task_id, old, new)
+        return {task_id for task_id, *_ in done}
+
+    def _check_given_back(self, task_id: bytes, old: View, new: View) -> None:
+        require(
+            new.pending == 1 and new.dequeue_count == old.dequeue_count - 1, 'given back wrongly', task_id, old, new
+        )
+        require(b'claim' not in new.state, 'given back with its token', task_id, new)
+
+    def _extend(self, args: Args, reply: Sequence[bytes], changes: Changes) -> set[bytes]:
+        letters = [answer[0] if answer in (b'l', b'u', b'x') else ord('o') for answer in reply]
+        done = self._claimed(args, 4, letters, changes)
+        for task_id, _, old, new in done:
+            require(
+                old.working is not None and new.working is not None and new.working >= old.working, 'a lease shrank'
+            )
+            require(new.receipt == old.receipt, 'extended into another claim', task_id, old, new)
+        return {task_id for task_id, *_ in done}
+
+    def _cancel(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
+        task_id = args[3]
+        old = self._before(task_id, changes)
+        here = old.pending > 0 or old.delayed is not None
+        require(reply[1] == (b'o' if here else b'u'), 'cancel answered wrongly', task_id, reply, old)
+        require(not here or self._after(task_id) == NOWHERE, 'cancelled wrongly', task_id, self._after(task_id))
+        return {task_id} if here else set()
+
+    def _undequeue(self, args: Args, reply: int, changes: Changes) -> set[bytes]:
+        for task_id, (old, new) in changes.items():
+            require(old.dequeueing == 1 and new.pending == 1, 'a sweep moved', task_id, old, new)
+        require(reply == len(changes), 'a sweep counted wrongly', reply, changes)
+        return set(args[2 : 2 + int(args[0])])
+
+
+def _word(arg: Arg) -> bytes:
+    return arg if isinstance(arg, bytes) else str(arg).encode()
+
+
+def _token(args: Args) -> bytes:
+    return b':'.join(args[:3])
+
+
+def _items(args: Args, width: int) -> list[Args]:
+    return [args[at : at + width] for at in range(3, len(args), width)]
+
+
+def _tasks(reply: Sequence[Any]) -> dict[bytes, tuple[bytes, int, float, bytes]]:
+    """Of a claim's reply: by id, payload, dequeue_count, deadline and headers."""
+    return {
+        reply[at]: (reply[at + 1], int(reply[at + 2]), float(reply[at + 3]), reply[at + 4])
+        for at in range(4, len(reply), 5)
+    }
+
+
+def _exhausted(view: View) -> bool:
+    limit = view.state.get(b'max_dequeues')
+    return limit is not None and view.dequeue_count - int(view.state.get(b'dequeue_base', b'0')) >= int(limit)

@@ -1,0 +1,108 @@
+"""Five hundred worlds, and what they would have to notice."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.simulation.clients import SCRIPTS
+from tests.simulation.configs import CONFIGS
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.rules import Violation
+from tests.simulation.server import KEYS
+from tests.simulation.world import World, simulate
+from torrelque.core.lanes import Lanes
+from torrelque.core.protocol import Call, blocking_drive
+from torrelque.core.verbs import ENQUEUE, Answer, Outcome, enqueue_item
+from torrelque.errors import TorrelqueError
+from torrelque.transports.memory.prelude import Record, Run
+from torrelque.transports.memory.server import MemoryServer
+
+SEEDS, PART = 100, 20
+"""Of each kind of world, and how many of them are one test."""
+
+SEEDS_FOR_MUTANTS = 60
+
+
+@pytest.mark.parametrize('first', range(0, SEEDS, PART))
+@pytest.mark.parametrize('name', CONFIGS)
+def test_worlds(name: str, first: int) -> None:
+    for seed in range(first, first + PART):
+        try:
+            simulate(seed, CONFIGS[name])
+        except Violation as violation:
+            raise AssertionError(f'python -m tests.simulation --config {name} --seed {seed}') from violation
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_seed_replays_exactly(name: str) -> None:
+    first, second = list[str](), list[str]()
+    for trace in (first, second):
+        simulate(7, CONFIGS[name], lambda now, text, trace=trace: trace.append(f'{now!r} {text}'))  # type: ignore[misc]  # mypy infers no lambda's default
+    assert first == second
+    assert len(first) > 100
+
+
+def test_a_trace_changes_nothing() -> None:
+    traced = World(7, CONFIGS['alone'], lambda *_: None)
+    untraced = World(7, CONFIGS['alone'])
+    for world in (traced, untraced):
+        world.run()
+    assert traced.scheduler.steps == untraced.scheduler.steps
+    assert traced.server.snapshot() == untraced.server.snapshot()
+
+
+def test_a_failing_seed_can_be_run_by_hand() -> None:
+    command = [sys.executable, '-m', 'tests.simulation', '--config', 'calm', '--seed', '3']
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert 'claim (' in done.stdout
+    assert 'no violation' in done.stdout
+
+
+@pytest.mark.parametrize('name', MUTANTS)
+def test_a_rule_left_out_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, mutate = MUTANTS[name]
+    mutate(monkeypatch)
+    assert any(_is_violated(seed, config) for seed in range(SEEDS_FOR_MUTANTS))
+
+
+def _is_violated(seed: int, config: str) -> bool:
+    try:
+        simulate(seed, CONFIGS[config])
+    except Violation:
+        return True
+    return False
+
+
+def _enqueue_beside_a_twin() -> list[Answer]:
+    """Two clients that were given the same lane: the server had lost its counter, and its clock stood still."""
+    server = MemoryServer(lambda: 1.0)
+    first, second = Lanes(SCRIPTS, KEYS, 'first'), Lanes(SCRIPTS, KEYS, 'second')
+    answers = []
+    for task_id, lanes in (('a', first), ('b', first), ('c', second), ('d', first)):
+        if lanes is second:
+            server.call(Call('DEL', (KEYS['epoch'],)))
+        item = enqueue_item(task_id, b'data', 300, None, None, b'')
+        answers += blocking_drive(lanes.call('enqueue', item, ENQUEUE.parse), server.execute)
+    return answers
+
+
+def test_a_lane_number_given_twice_is_no_matter() -> None:
+    assert _enqueue_beside_a_twin() == [Outcome.NEW] * 4
+
+
+def test_a_lane_number_given_twice_matters_if_the_nonce_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    lane_record = Run.lane_record
+
+    def mutant(self: Run) -> Record | None:
+        record = lane_record(self)
+        return record and record._replace(nonce=self.args[1])
+
+    monkeypatch.setattr(Run, 'lane_record', mutant)
+    for_second_call = [Outcome.NEW] * 4
+    try:
+        assert _enqueue_beside_a_twin() != for_second_call
+    except TorrelqueError as error:
+        assert 'refused' in str(error)  # noqa: PT017 - one of two ways to go wrong

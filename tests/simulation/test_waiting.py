@@ -1,0 +1,213 @@
+"""No polling and no waiting, in figures: idle consumers beside a task, on a network that works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+
+from tests.simulation import callers
+from tests.simulation.clients import SCRIPTS, Behaviour, Client
+from tests.simulation.configs import NONE, Config
+from tests.simulation.server import KEYS
+from tests.simulation.world import World
+from torrelque.core.idle import claim
+from torrelque.core.lanes import Lane, Lanes
+from torrelque.core.protocol import Arg, Call, Operation, blocking_drive
+from torrelque.core.verbs import ENQUEUE, Outcome, enqueue_item
+
+T = TypeVar('T')
+
+SOON = 0.005
+"""Seconds: 2 ms, and what a claim needs to get to the server and a hint to the client."""
+
+SLICE = 8.0
+
+
+class Queue:
+    """Consumers that wait, and when the server gave them what."""
+
+    def __init__(self, clients: int, callers_each: int) -> None:
+        self.claims: list[tuple[float, int]] = []  # when, and how many tasks it took
+        self.waits = 0
+        self.world = World(1, Config(faults=NONE, cancel=0), self._trace)
+        self.clients = [Client(self.world, f'c{number}') for number in range(clients)]
+        self.world.clients += self.clients
+        for client in self.clients:
+            for _ in range(callers_each):
+                client.spawn(callers.wait_for_work(client))
+        self._lanes = Lanes(SCRIPTS, KEYS, 'elsewhere')
+        execute = self.world.execute
+
+        def watched(call: Call[object]) -> object:
+            reply = execute(call)
+            if call.command is SCRIPTS['claim']:
+                self.claims.append((self.world.scheduler.now, (len(reply) - 4) // 5))
+            return reply
+
+        self.world.network._execute = watched
+
+    def _trace(self, now: float, text: str) -> None:
+        self.waits += ' blocks for ' in text
+
+    @property
+    def now(self) -> float:
+        return self.world.scheduler.now
+
+    def run(self, seconds: float) -> None:
+        self.world.scheduler.run(self.now + seconds)
+
+    def enqueue(self, *delays: float | None, timeout: float = 300) -> None:
+        """As a producer elsewhere does."""
+        words: tuple[Arg, ...] = ()
+        for delay in delays:
+            words += enqueue_item(self.world.new_id(), b'data', timeout, delay, None, b'')
+        assert Outcome.EXISTING not in self._drive(self._lanes.call('enqueue', words, ENQUEUE.parse))
+
+    def claim(self) -> None:
+        """As somebody elsewhere does who is never heard of again."""
+        assert len(self._drive(claim(self._lanes, 1, 0, Lane(), self.now)).tasks) == 1
+
+    def _drive(self, operation: Operation[T]) -> T:
+        return blocking_drive(operation, lambda batch: [self.world.execute(call) for call in batch])
+
+    def taken(self) -> list[float]:
+        """When a task was claimed, once for each."""
+        return [moment for moment, count in self.claims for _ in range(count)]
+
+
+@pytest.fixture(
+    params=[(1, 1), (1, 20), (1, 100), (20, 1), (100, 1), (10, 10)], ids=lambda each: f'{each[0]}x{each[1]}'
+)
+def make(request: pytest.FixtureRequest) -> Callable[[], Queue]:
+    """Some clients with some consumers each."""
+    clients, callers_each = request.param
+    return lambda: Queue(clients, callers_each)
+
+
+def test_a_pending_task_is_taken_at_once(make: Callable[[], Queue]) -> None:
+    queue = make()
+    for pause in (0.5, 3, 20):
+        queue.run(pause)
+        begin = queue.now
+        queue.enqueue(None)
+        queue.run(1)
+        assert queue.taken()[-1] - begin < SOON
+    assert len(queue.taken()) == 3
+
+
+@pytest.mark.parametrize('delay', [0.02, 1, 9.99, 10.01, 25])
+def test_a_delayed_task_is_taken_when_it_is_due(make: Callable[[], Queue], delay: float) -> None:
+    queue = make()
+    queue.run(2)
+    due = queue.now + delay
+    queue.enqueue(delay)
+    queue.run(delay + 1)
+    (moment,) = queue.taken()
+    assert 0 <= moment - due < SOON
+
+
+def test_delayed_tasks_are_taken_each_when_it_is_due(make: Callable[[], Queue]) -> None:
+    queue = make()
+    queue.run(2)
+    delays = (5.0, 1.0, 3.0, 3.05, 7.5, 30.0, 0.5)
+    due = sorted(queue.now + delay for delay in delays)
+    for delay in delays:
+        queue.enqueue(delay)
+    queue.run(32)
+    assert len(queue.taken()) == len(due)
+    assert all(0 <= moment - at < SOON for moment, at in zip(sorted(queue.taken()), due, strict=True))
+
+
+def test_an_earlier_task_that_comes_later_is_taken_when_it_is_due(make: Callable[[], Queue]) -> None:
+    queue = make()
+    begin = queue.now
+    queue.enqueue(6.0)
+    queue.run(2)
+    queue.enqueue(1.0)
+    queue.run(5)
+    assert [round(moment - begin, 2) for moment in queue.taken()] == pytest.approx([3.0, 6.0], abs=0.01)
+
+
+def test_a_claim_whose_holder_died_is_taken_when_its_lease_ends(make: Callable[[], Queue]) -> None:
+    queue = make()
+    queue.enqueue(None, timeout=7)
+    queue.claim()
+    stale = queue.now + 7
+    queue.run(10)
+    assert 0 <= queue.taken()[-1] - stale < SOON
+
+
+def test_who_minds_the_timer_may_go() -> None:
+    queue = Queue(20, 1)
+    queue.enqueue(5.0)
+    queue.run(4)
+    due = queue.now + 1
+    for client in queue.clients[:19]:
+        for caller in list(client.callers):
+            caller.cancel()
+        queue.run(0.04)
+    queue.run(2)
+    (moment,) = queue.taken()
+    assert 0 <= moment - due < SOON
+
+
+def test_consumers_whose_time_runs_out_all_along() -> None:
+    queue = Queue(5, 0)
+    for client in queue.clients:
+        for timeout in (0.3, 0.7, 0.9, 1.3):
+            client.spawn(wait_again_and_again(client, timeout))
+    queue.run(1)
+    due = queue.now + 4.2
+    queue.enqueue(4.2)
+    queue.run(6)
+    assert 0 <= queue.taken()[0] - due < SOON
+
+
+def wait_again_and_again(client: Client, timeout: float) -> Behaviour:
+    while True:
+        ticket = yield client.session.dequeue(1, client.clock() + timeout, lambda: None)
+        if ticket.error is None:
+            return
+
+
+def test_many_tasks_wake_as_many_as_needed() -> None:
+    queue = Queue(20, 1)
+    queue.run(3)
+    begin = queue.now
+    queue.enqueue(*[None] * 20)
+    queue.run(1)
+    assert len(queue.taken()) == 20
+    assert max(queue.taken()) - begin < 0.1
+
+
+@pytest.mark.parametrize('callers_each', [1, 100])
+def test_an_idle_object_sends_a_wait_and_a_claim_a_slice(callers_each: int) -> None:
+    queue = Queue(1, callers_each)
+    queue.run(1)
+    queue.claims.clear()
+    queue.waits = 0
+    shortest = queue.clients[0].session._idle._longest_slice * 0.85
+    queue.run(40 * SLICE)
+    slices = 40 * SLICE / shortest
+    assert queue.waits <= slices
+    assert len(queue.claims) <= queue.waits + 1
+
+
+def test_idle_objects_beside_a_far_event_claim_no_more() -> None:
+    queue = Queue(10, 10)
+    queue.enqueue(1000.0)
+    queue.run(1)
+    queue.claims.clear()
+    queue.run(10 * SLICE)
+    assert len(queue.claims) <= 10 * 10 * 8 / 2  # the shortest slice is over two seconds
+
+
+def test_idle_objects_beside_a_near_event_do_not_fight_for_its_timer() -> None:
+    queue = Queue(100, 1)
+    queue.run(1)
+    queue.claims.clear()
+    queue.enqueue(1.9)
+    queue.run(1.8)
+    assert len(queue.claims) < 100

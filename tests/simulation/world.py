@@ -1,0 +1,243 @@
+"""A world: a server, a network, clients and what befalls them; and what has to hold when it comes to rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from tests.simulation import callers
+from tests.simulation.clients import Client
+from tests.simulation.configs import NONE, Config
+from tests.simulation.ledger import Ledger
+from tests.simulation.legacy import LegacyClient
+from tests.simulation.network import Network
+from tests.simulation.rules import Rules, require
+from tests.simulation.scheduler import Scheduler
+from tests.simulation.server import KEYS, ObservedServer
+from torrelque.core.protocol import Call, Reply
+
+__all__ = ('World', 'simulate')
+
+BEGINNING = 1_700_000_000.0
+REST = 30.0
+"""Seconds in which whatever is under way ends: four time-outs, and the pause before something is settled again."""
+
+PROMPT = 0.1
+"""Seconds for some round trips on a network that works."""
+
+LANE_TTL = 900.0
+LEFT = frozenset((KEYS['counters'], KEYS['epoch'], KEYS['rejected'], KEYS['tasks'], KEYS['wake'], KEYS['undequeued']))
+"""What may be left when all tasks are gone; the last two do no harm."""
+
+
+Tracer = Callable[[float, str], object]
+
+
+class World:
+    """``trace`` is told what the server executes, and what befalls clients."""
+
+    def __init__(self, seed: int, config: Config, trace: Tracer | None = None) -> None:
+        self.config = config
+        self.random = Random(seed)
+        self.scheduler = Scheduler(self.random)
+        self.trace = trace
+        self.server = ObservedServer(self.server_time)
+        self.rules = Rules(self.server, self.server_time, legacy=bool(config.legacy))
+        self.ledger = Ledger(self.rules, legacy=bool(config.legacy))
+        self.network = Network(self.scheduler, self.random, self.server, self.execute, config.faults)
+        self.clients: list[Client] = []
+        self.legacy_clients: list[LegacyClient] = []
+        self.ending = False
+        self.working_off = False
+        self._ids: list[str] = []
+        self._idle_since: float | None = None
+
+    # What clients need ---------------------------------------------------------
+
+    def server_time(self) -> float:
+        return BEGINNING + self.scheduler.now
+
+    def execute(self, call: Call[Any]) -> Reply:
+        reply = self.server.call(call)
+        if self.trace is not None:
+            name = call.command if isinstance(call.command, str) else call.command.name
+            self.trace(self.scheduler.now, f'{name} {call.args} -> {reply}')
+        self.rules.judge(call, reply)
+        return reply
+
+    def new_id(self) -> str:
+        self._ids.append(f't{len(self._ids)}')
+        return self._ids[-1]
+
+    def some_id(self) -> str | None:
+        return self.random.choice((*callers.CHOSEN, *self._ids[-20:]))
+
+    def cancels(self) -> bool:
+        """Whether the call that is being made will be cancelled."""
+        return not self.ending and self.random.random() < self.config.cancel
+
+    def tell(self, text: str) -> None:
+        if self.trace is not None:
+            self.trace(self.scheduler.now, text)
+
+    # The course of things ------------------------------------------------------
+
+    def run(self) -> None:
+        """Trouble, rest, sometimes once more after a long time, and the end."""
+        for _ in range(self.random.randint(*self.config.clients)):
+            self.add_client()
+        self._trouble()
+        self._rest()
+        if self.random.random() < 0.2:
+            self.scheduler.run()
+            self.scheduler.leap(LANE_TTL + 100)
+            self._trouble()
+            self._rest()
+        self._drain()
+
+    def add_client(self) -> Client:
+        client = Client(self, f'nonce{len(self.clients)}')
+        self.clients.append(client)
+        self._people(client)
+        return client
+
+    def _people(self, client: Client) -> None:
+        for _ in range(self.random.randint(*self.config.callers)):
+            client.spawn(callers.live(client))
+
+    def _trouble(self) -> None:
+        self.tell('trouble')
+        if self.ending:
+            self.ending = False
+            self.network.faults = self.config.faults
+            for client in self.clients:
+                if client.available:
+                    self._people(client)
+        self.legacy_clients = [LegacyClient(self) for _ in range(self.config.legacy)]
+        for accident, rate in self.config.accidents.items():
+            self._plan(accident, rate * len(self.clients))
+        if self.config.longest_wait is not None:
+            self._watch(self.config.longest_wait)
+        self.scheduler.run(self.scheduler.now + self.config.seconds)
+
+    def _plan(self, accident: str, rate: float) -> None:
+        def happen() -> None:
+            if not self.ending:
+                self._befall(accident)
+                self._plan(accident, rate)
+
+        self.scheduler.after(self.random.expovariate(rate), happen)
+
+    def _befall(self, accident: str) -> None:
+        everybody: list[Client | LegacyClient] = [*self.clients, *self.legacy_clients]
+        client = self.random.choice(everybody)
+        if isinstance(client, LegacyClient):
+            if accident == 'kill':
+                client.kill()
+            return
+        if not client.available:
+            return
+        self.tell(f'{accident} {client.nonce}')
+        if accident == 'pause':
+            client.pause(self.random.choice((1, 10, 60)) * self.random.random())
+            return
+        if accident == 'kill':
+            client.kill()
+        else:
+            client.shut_down()
+        self.scheduler.after(self.random.random() * 5, lambda: None if self.ending else self.add_client())
+
+    def _rest(self) -> None:
+        """The network works, callers come to an end: nothing is left in working for nobody."""
+        self.tell('rest')
+        self.ending = True
+        self.network.faults = NONE
+        self.scheduler.run(self.scheduler.now + 60)  # the longest pause
+        for client in self.clients:
+            for caller in list(client.callers):
+                client.do(caller.cancel)
+        self.scheduler.run(self.scheduler.now + REST)
+        for client in self.clients:
+            require(client.dead or client.quiet, 'a client that does not come to rest', client.nonce)
+        self._check_nobodys()
+        self.rules.check_all()
+
+    def _check_nobodys(self) -> None:
+        """Cancellation: what is in working is there for somebody who is gone, or who gave up."""
+        clients = {client.nonce: client for client in self.clients}
+        for task_id in self.server.working():
+            receipt = self.rules.shadow[task_id].receipt
+            if receipt is None or (task_id, *receipt) in self.ledger.abandoned:
+                continue
+            claim = self.rules.claims[(task_id, *receipt)]
+            client = clients[receipt[0].split(b':')[1].decode()]
+            gone = client.dead and (claim.delivered or not client.closed_cleanly)
+            require(gone or claim.legacy, 'in working for nobody', task_id, receipt)
+
+    def _drain(self) -> None:
+        """One consumer that behaves gets everything, as soon as it is to be had; nothing else is left."""
+        self.tell('drain')
+        self.working_off = True
+        client = Client(self, 'last')
+        self.clients.append(client)
+        client.spawn(callers.drain(client))
+        events = [*self.server.working().values(), *self.server.delayed().values(), self.server_time()]
+        until = max(max(events) - BEGINNING, self.network.last_arrival) + 5
+        self.scheduler.run(until, unless=self._worked_off)
+        require(not self.server.queued(), 'not worked off in time', self.server.queued(), self.server.working())
+        self.working_off = False
+        for caller in list(client.callers):
+            caller.cancel()
+        self.scheduler.run()
+        self.rules.check_all()
+        self.scheduler.leap(LANE_TTL + 1)
+        self._check_left()
+
+    def _worked_off(self) -> bool:
+        return self.scheduler.now > self.network.last_arrival and not self.server.queued()
+
+    def _check_left(self) -> None:
+        dead = {task_id for task_id, view in self.rules.shadow.items() if view.rejected is not None}
+        allowed = LEFT | {KEYS['task'] + b':' + task_id for task_id in dead}
+        left = self.server.snapshot()
+        require(left.keys() <= allowed, 'something is left', left.keys() - allowed)
+        if KEYS['tasks'] in left:
+            tasks = left[KEYS['tasks']][1]
+            require(isinstance(tasks, dict) and tasks.keys() == dead, 'payloads are left', tasks, dead)
+
+    # No waiting ----------------------------------------------------------------
+
+    def _watch(self, longest: float) -> None:
+        """Nothing waits for longer than that while somebody waits for it."""
+        if self.ending:
+            return
+        due = self.server.first_event()
+        there = self.server.pending() or (due is not None and due <= self.server_time())
+        if there and any(client.waits for client in self.clients if client.available):
+            self._idle_since = self.scheduler.now if self._idle_since is None else self._idle_since
+            since = max(self._idle_since, self.rules.last_claim - BEGINNING)
+            require(self.scheduler.now - since <= longest, 'a task waits beside a consumer', self.server.pending(), due)
+        else:
+            self._idle_since = None
+        self._check_underway()
+        self.scheduler.after(0.05, lambda: self._watch(longest))
+
+    def _check_underway(self) -> None:
+        """Cancellation, promptly: what was claimed for somebody is handed over, or given back."""
+        clients = {client.nonce: client for client in self.clients}
+        for task_id in self.server.working():
+            receipt = self.rules.shadow[task_id].receipt
+            assert receipt is not None
+            claim = self.rules.claims[(task_id, *receipt)]
+            if not claim.delivered and clients[receipt[0].split(b':')[1].decode()].available:
+                require(
+                    self.server_time() - claim.made < PROMPT, 'neither handed over nor given back', task_id, receipt
+                )
+
+
+def simulate(seed: int, config: Config, trace: Tracer | None = None) -> int:
+    """Run a world to its end; how many steps it took. Raises Violation."""
+    world = World(seed, config, trace)
+    world.run()
+    return world.scheduler.steps
