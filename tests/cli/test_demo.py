@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -165,7 +167,14 @@ def demonstrating(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[in
     endless = folder / 'endless'
     with endless.open('wb') as file:
         file.truncate(1 << 40)  # takes no space, and a good while to hash
-    process = subprocess.Popen([COMMAND, 'demo', folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    temporary = tempfile.mkdtemp()  # where a command that is killed leaves the folder of its server
+    process = subprocess.Popen(
+        [COMMAND, 'demo', folder],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'TMPDIR': temporary},
+    )
     try:
         deadline = time.monotonic() + PATIENCE
         workers: list[int] = []
@@ -178,6 +187,7 @@ def demonstrating(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[in
     finally:
         process.kill()
         process.communicate()
+        shutil.rmtree(temporary)
 
 
 linux = pytest.mark.skipif(sys.platform != 'linux', reason='looks for processes in /proc')

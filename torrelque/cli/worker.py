@@ -14,8 +14,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
 import anyio.to_thread
-import coredis
-import redis.asyncio
 
 from torrelque import Task, Torrelque, TorrelqueError, TorrelqueLeaseLostError, connect
 
@@ -40,12 +38,16 @@ RESULT_TTL = 24 * 3600.0
 
 @asynccontextmanager
 async def _redis_py(url: str) -> AsyncIterator[object]:
+    import redis.asyncio  # noqa: PLC0415 - a worker starts sooner without the clients of others
+
     async with redis.asyncio.Redis.from_url(url) as client:
         yield client
 
 
 @asynccontextmanager
 async def _coredis(url: str) -> AsyncIterator[object]:
+    import coredis  # noqa: PLC0415 - as above
+
     async with coredis.Redis.from_url(url) as client:
         yield client
 
