@@ -115,7 +115,8 @@ def _refuse(word: bytes) -> int:
 
 def incr(db: Keyspace, args: Args) -> Reply:
     (key,) = args
-    value = int(db.string_at(key) or b'0') + 1
+    old = db.string_at(key)
+    value = 1 if old is None else int(old) + 1
     ttl = db.pttl(key)
     db.put(key, b'%d' % value, ttl if ttl > 0 else None)
     return value
@@ -221,11 +222,12 @@ def lmove(db: Keyspace, args: Args) -> Reply:
     source, target, side, other_side = args
     take = {b'LEFT': db.lpop, b'RIGHT': db.rpop}[side.upper()]
     put = {b'LEFT': db.lpush, b'RIGHT': db.rpush}[other_side.upper()]
-    db.list_at(source)
+    if not db.list_at(source):
+        return None
     db.list_at(target)
-    values = take(source, 1)
-    put(target, values)
-    return values[0] if values else None
+    (value,) = take(source, 1)
+    put(target, (value,))
+    return value
 
 
 def rpoplpush(db: Keyspace, args: Args) -> Reply:

@@ -161,7 +161,7 @@ class _Choice:
 
 def _claimed_before(run: Run, answer: bytes) -> Reply:
     """A repeat answers what of the first answer is still the caller's; with nothing left it is told to claim anew."""
-    tasks = run.db.hash_at(run.keys['tasks'])
+    tasks = run.db.hash_at(run.keys['tasks']) if len(answer) > 1 else {}
     reply: list[Reply] = []
     for task, count in recorded(run, answer):
         if task.id in tasks:

@@ -1,0 +1,426 @@
+"""What callers, their connections, 0.9's clients and strangers may do to a queue, in any order.
+
+Each step goes to the server in memory and to a real one; after each the replies,
+all keys with their expiries, and what was published must agree. And a script
+that fails must have changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import hypothesis.strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from tests.model.real import EPOCH, RealServer
+from torrelque.core.keys import LOGICAL_NAMES, Keys
+from torrelque.core.protocol import Arg, Call, Reply, Script
+from torrelque.errors import TorrelqueReplyError
+from torrelque.transports.memory import MemoryServer
+
+__all__ = ('ModelMachine',)
+
+F = TypeVar('F', bound=Callable[..., None])
+
+KEYS = Keys.of_queue('q')
+IDS = (b'a', b'b', b'c', b'2:x:', b'\xff \n')
+MENDED_AFTER = 4
+"""Calls that a broken collection lasts."""
+
+ids = st.sampled_from(IDS)
+some_ids = st.lists(ids, max_size=3)
+lane_numbers = st.sampled_from((0, 0, 0, 1, 1, 1, 2, 2, 2, 9))
+willing = st.sampled_from(('0.000000', '0.004000', '5.000000', '60.000000'))
+delays = st.sampled_from(('', '', '-5.000000', '0.000000', '0.250000', '3.000000', '9.999999', '86400.000000'))
+timeouts = st.sampled_from(('300', '5', '0.25', '4.123456'))
+limits = st.sampled_from(('', '', '1', '2'))
+headers = st.sampled_from((b'', b'{"a": "b"}'))
+payloads = st.sampled_from((b'1', b'', b'\x00\r\n'))
+odd_numbers = st.sampled_from(
+    (b'7', b'-2', b'1.5', b'x', b'', b' 3 ', b'0x10', b'1_0', b'nan', b'inf', b'1e400', b'9e14', b'1e16')
+)
+moments = st.sampled_from((-400.0, -0.5, 0.0, 0.25, 5.0, 400.0))
+
+
+class Target(NamedTuple):
+    """Whose claim an item means: a receipt (the latest is 0), wrong in one way or another, or a bare id's."""
+
+    receipt: int
+    id: bytes
+    flaw: str
+
+
+targets = st.builds(
+    Target, st.integers(0, 5), ids, st.sampled_from(('', '', '', '', 'bare', 'token', 'count', 'odd count'))
+)
+
+
+Step: TypeAlias = tuple[str, dict[str, Any]]
+
+STEPS: dict[str, tuple[int, st.SearchStrategy[dict[str, Any]]]] = {}
+"""Methods of the machine: how often each is wanted, and its arguments. Hypothesis would choose rules evenly."""
+
+
+def step(weight: int, **arguments: st.SearchStrategy[Any]) -> Callable[[F], F]:
+    def register(method: F) -> F:
+        STEPS[method.__name__] = weight, st.fixed_dictionaries(arguments)
+        return method
+
+    return register
+
+
+def steps() -> st.SearchStrategy[Step]:
+    names = [name for name, (weight, _) in STEPS.items() for _ in range(weight)]
+    return st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), STEPS[name][1]))
+
+
+@dataclass
+class Lane:
+    number: bytes
+    nonce: str
+    sequence: int = 0
+
+
+class ModelMachine(RuleBasedStateMachine):
+    """Subclasses say which server is the ``real`` one."""
+
+    real: RealServer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._real = self.real
+        self._scripts = self.real.scripts
+        self._now = EPOCH
+        self._memory = MemoryServer(lambda: self._now)
+        self._published: list[tuple[bytes, bytes]] = []
+        for task_id in IDS:
+            self._memory.subscribe(_state(task_id), partial(self._hear, _state(task_id)))
+        self._lanes: list[Lane] = []
+        self._history: list[tuple[str, tuple[Arg, ...]]] = []
+        self._receipts: list[tuple[bytes, bytes, bytes]] = []
+        self._broken: dict[bytes, int] = {}
+        self._epoch_lost = False
+        self._snapshot: dict[bytes, Any] = {}
+
+    @initialize()
+    def begin(self) -> None:
+        self._real.reset()
+        for nonce in ('n', 'n', 'm'):
+            self.mint(nonce)
+
+    def _hear(self, channel: bytes, data: bytes) -> None:
+        self._published.append((channel, data))
+
+    @rule(step=st.deferred(steps))
+    def do(self, step: Step) -> None:
+        name, arguments = step
+        getattr(self, name)(**arguments)
+
+    # Both servers ------------------------------------------------------------
+
+    def _both(self, call: Call[Reply]) -> Reply:
+        """Send a call to both, compare, and return the reply."""
+        before, self._published[:] = self._snapshot, []
+        answered = self._memory.call(call)
+        expected, keys, published = self._real.call(call)
+        name = call.command.name if isinstance(call.command, Script) else call.command
+        said = f'{name} {call.args} on {self._real.name}: {expected}'
+        assert _comparable(call, answered) == _comparable(call, expected), said
+        self._snapshot = self._memory.snapshot()
+        assert self._snapshot == keys, said
+        assert self._published == published, said
+        if isinstance(call.command, Script) and isinstance(expected, TorrelqueReplyError):
+            assert keys == before, f'it changed something: {said}'
+        return expected
+
+    def _verb(self, name: str, *args: Arg) -> Reply:
+        script = self._scripts[name]
+        reply = self._both(Call(script, KEYS.of(script), args))
+        for key in list(self._broken):
+            self._broken[key] -= 1
+            if not self._broken[key]:
+                del self._broken[key]
+                self._command('DEL', key)
+        return reply
+
+    def _command(self, name: str, *words: Arg) -> Reply:
+        return self._both(Call(name, words[:1], words[1:]))
+
+    def _laned(self, name: str, place: int, *args: Arg, skip: int = 0) -> Reply:
+        """A new call on a lane. Like a client it makes the lane anew if that is gone."""
+        if place >= len(self._lanes):
+            return self._verb(name, b'77', 'n', 1, *args)
+        lane = self._lanes[place]
+        lane.sequence += 1 + skip
+        words = (lane.number, lane.nonce, lane.sequence, *args)
+        self._history.append((name, words))
+        reply = self._verb(name, *words)
+        if reply == [b'NOLANE']:
+            made = self._verb('mint', lane.nonce)
+            if isinstance(made, bytes):
+                self._lanes[place] = Lane(made, lane.nonce)
+        self._learn(name, words, reply)
+        return reply
+
+    def _learn(self, name: str, words: Sequence[Arg], reply: Reply) -> None:
+        if name == 'claim' and isinstance(reply, list) and len(reply) > 4:
+            token = b':'.join(word if isinstance(word, bytes) else str(word).encode() for word in words[:3])
+            self._receipts += [(task_id, token, count) for task_id, count in zip(reply[4::5], reply[6::5], strict=True)]
+
+    def _claim_of(self, target: Target) -> tuple[Arg, ...]:
+        if target.flaw == 'bare' or not self._receipts:
+            return target.id, '', ''
+        task_id, token, count = self._receipts[-1 - target.receipt % len(self._receipts)]
+        flawed: dict[str, tuple[Arg, ...]] = {
+            '': (task_id, token, count),
+            'token': (task_id, b'1:n:1', count),
+            'count': (task_id, token, int(count) + 1),
+            'odd count': (task_id, token, b' %b.0' % count),
+        }
+        return flawed[target.flaw]
+
+    # Time --------------------------------------------------------------------
+
+    @step(5, seconds=st.sampled_from((0.000001, 0.003, 0.25, 1.0, 3.0, 5.000001, 10.0, 60.0, 300.0, 901.0, -0.5, -5.0)))
+    def time_passes(self, seconds: float) -> None:
+        self._now += seconds
+        self._real.move_to(self._now, self._snapshot)
+        self._snapshot = self._memory.snapshot()
+
+    @step(6, later=st.sampled_from((-0.001, 0.0, 0.05)))
+    def the_next_event_comes(self, later: float) -> None:
+        events = [
+            score
+            for name in ('working', 'delayed')
+            for kind, content, _ in [self._snapshot.get(KEYS[name], ('none', {}, None))]
+            if kind == 'zset'
+            for score in content.values()
+            if score < EPOCH * 2
+        ]
+        if events:
+            self.time_passes(max(0.0, min(events) - self._now) + later)
+
+    # Callers -----------------------------------------------------------------
+
+    @step(1, nonce=st.sampled_from(('n', 'm')))
+    def mint(self, nonce: str) -> None:
+        number = self._verb('mint', nonce)
+        if isinstance(number, bytes):
+            assert self._epoch_lost or number not in [lane.number for lane in self._lanes]
+            self._lanes = [*self._lanes[-2:], Lane(number, nonce)]
+
+    @step(
+        10,
+        lane=lane_numbers,
+        items=st.lists(st.tuples(ids, payloads, timeouts, delays, limits, headers), min_size=1, max_size=4),
+        skip=st.sampled_from((0, 0, 0, 1)),
+    )
+    def enqueue(self, lane: int, items: list[tuple[Arg, ...]], skip: int) -> None:
+        self._laned('enqueue', lane, *(word for item in items for word in item), skip=skip)
+
+    @step(14, lane=lane_numbers, n=st.integers(0, 5), willing=willing)
+    def claim(self, lane: int, n: int, willing: str) -> None:
+        self._laned('claim', lane, n, willing)
+
+    @step(
+        6,
+        lane=lane_numbers,
+        items=st.lists(
+            st.tuples(targets, st.sampled_from(((3, '', b''), (4, '', b''), (3, 1000, b'"r"'), (4, 3600000, b'')))),
+            min_size=1,
+            max_size=3,
+        ),
+    )
+    def release(self, lane: int, items: list[tuple[Target, tuple[Arg, ...]]]) -> None:
+        self._laned('release', lane, *(word for target, rest in items for word in (*self._claim_of(target), *rest)))
+
+    @step(
+        6,
+        lane=lane_numbers,
+        items=st.lists(st.tuples(targets, delays, st.sampled_from(('', '', '7', '0.5'))), min_size=1, max_size=3),
+    )
+    def requeue(self, lane: int, items: list[tuple[Target, str, str]]) -> None:
+        self._laned('requeue', lane, *(word for target, *rest in items for word in (*self._claim_of(target), *rest)))
+
+    @step(3, lane=lane_numbers, items=st.lists(targets, min_size=1, max_size=3))
+    def reject(self, lane: int, items: list[Target]) -> None:
+        self._laned('reject', lane, *(word for target in items for word in (*self._claim_of(target), b'no \xc3\xa9')))
+
+    @step(4, lane=lane_numbers, items=st.lists(targets, min_size=1, max_size=3))
+    def giveback(self, lane: int, items: list[Target]) -> None:
+        self._laned('giveback', lane, *(word for target in items for word in self._claim_of(target)))
+
+    @step(3, items=st.lists(st.tuples(targets, st.sampled_from(('', '0.001000', '30.000000'))), min_size=1, max_size=3))
+    def extend(self, items: list[tuple[Target, str]]) -> None:
+        self._verb('extend', '', '', '', *(word for target, t in items for word in (*self._claim_of(target), t)))
+
+    @step(2, lane=lane_numbers, task_id=ids)
+    def cancel(self, lane: int, task_id: bytes) -> None:
+        self._laned('cancel', lane, task_id)
+
+    @step(2, kind=st.sampled_from(('stale', 'due')))
+    def sweep(self, kind: str) -> None:
+        self._verb('sweep', kind)
+
+    @step(4, lane=lane_numbers, willing=willing)
+    def tick(self, lane: int, willing: str) -> None:
+        self._verb('tick', self._lanes[lane].number if lane < len(self._lanes) else '', willing)
+
+    @step(1, seen=some_ids, marked=some_ids, forgotten=some_ids)
+    def undequeue(self, seen: list[bytes], marked: list[bytes], forgotten: list[bytes]) -> None:
+        self._verb('undequeue', len(seen), len(marked), *seen, *marked, *forgotten)
+
+    @step(1, place=st.sampled_from(('tasks', 'working', 'delayed', 'rejected')))
+    def look(self, place: str) -> None:
+        self._verb('stats')
+        self._verb('page', place, 0, 100)
+
+    @step(1, mode=st.sampled_from(('', 'raise')), whose=targets, item=st.tuples(ids, payloads, timeouts, delays))
+    def pipeline_of_the_users_own(self, mode: str, whose: Target, item: tuple[Arg, ...]) -> None:
+        claim = self._claim_of(whose)
+        self._verb('enqueue', '', mode, '', *item, '', b'')
+        self._verb('requeue', '', mode, '', *claim, '', '')
+        self._verb('release', '', mode, '', *claim, 3, '', b'')
+
+    # Connections -------------------------------------------------------------
+
+    @step(7, back=st.integers(0, 6))
+    def an_earlier_call_arrives_again(self, back: int) -> None:
+        if not self._history:
+            return
+        name, words = self._history[-1 - back % len(self._history)]
+        self._learn(name, words, self._verb(name, *words))
+
+    @step(
+        6, lane=lane_numbers, ahead=st.sampled_from((-1, 0, 0, 0, 1)), later=st.sampled_from(('', 'claim', 'enqueue'))
+    )
+    def a_call_is_settled(self, lane: int, ahead: int, later: str) -> None:
+        """With ``later`` the call that was settled arrives afterwards."""
+        chosen = self._lanes[lane] if lane < len(self._lanes) else Lane(b'77', 'n')
+        self._verb('settle', chosen.number, chosen.nonce, chosen.sequence + ahead)
+        if ahead > 0:
+            chosen.sequence += ahead
+            if later == 'claim':
+                self._verb('claim', chosen.number, chosen.nonce, chosen.sequence, 2, '5.000000')
+            elif later == 'enqueue':
+                self._verb('enqueue', chosen.number, chosen.nonce, chosen.sequence, b'a', b'1', '5', '', '', '')
+
+    # 0.9's clients -----------------------------------------------------------
+
+    @step(2, finish=st.booleans())
+    def claim_as_in_09(self, finish: bool) -> None:
+        task_id = self._command('RPOPLPUSH', KEYS['pending'], KEYS['dequeueing'])
+        if finish and isinstance(task_id, bytes):
+            self._finish_claim_as_in_09(task_id)
+
+    @step(1, task_id=ids)
+    def finish_claim_as_in_09(self, task_id: bytes) -> None:
+        self._finish_claim_as_in_09(task_id)
+
+    def _finish_claim_as_in_09(self, task_id: bytes) -> None:
+        if self._command('LREM', KEYS['dequeueing'], 1, task_id) == 1:
+            state = _state(task_id)
+            self._command('ZADD', KEYS['working'], f'{self._now + 5:.6f}', task_id)
+            self._command('HSET', state, 'last_dequeue_time', f'{self._now:.6f}', 'status', 1)
+            self._command('HINCRBY', state, 'dequeue_count', 1)
+
+    @step(1, task_id=ids)
+    def release_as_in_09(self, task_id: bytes) -> None:
+        self._command('ZREM', KEYS['working'], task_id)
+        self._command('HDEL', KEYS['tasks'], task_id)
+        self._command('DEL', _state(task_id))
+
+    @step(2, task_id=ids, place=st.sampled_from(('working', 'delayed')))
+    def sweep_as_in_09(self, task_id: bytes, place: str) -> None:
+        if self._command('ZREM', KEYS[place], task_id) == 1:
+            state = _state(task_id)
+            self._command('LPUSH', KEYS['pending'], task_id)
+            self._command('HSET', state, 'last_requeue_time', f'{self._now:.6f}', 'status', 0)
+            self._command('HINCRBY', state, 'requeue_count', 1)
+
+    # Anybody -----------------------------------------------------------------
+
+    @step(1)
+    def a_hint_is_taken(self) -> None:
+        self._command('ZPOPMIN', KEYS['wake'])
+
+    @step(1, task_id=ids, place=st.sampled_from(('pending', 'working', 'delayed', 'rejected')), moment=moments)
+    def an_id_is_listed_anywhere(self, task_id: bytes, place: str, moment: float) -> None:
+        if place == 'pending':
+            self._command('LPUSH', KEYS[place], task_id)
+        else:
+            self._command('ZADD', KEYS[place], f'{self._now + moment:.6f}', task_id)
+
+    @step(
+        1,
+        task_id=ids,
+        field=st.sampled_from(
+            ('dequeue_count', 'dequeue_base', 'requeue_count', 'revision', 'timeout', 'max_dequeues', 'enqueue_time')
+        ),
+        value=odd_numbers,
+    )
+    def a_state_holds_anything(self, task_id: bytes, field: str, value: bytes) -> None:
+        self._command('HSET', _state(task_id), field, value)
+
+    @step(1, task_id=ids)
+    def a_state_is_no_hash(self, task_id: bytes) -> None:
+        self._command('SET', _state(task_id), 'a string')
+
+    @step(1, task_id=ids)
+    def a_state_is_gone(self, task_id: bytes) -> None:
+        self._command('DEL', _state(task_id))
+
+    @step(1, task_id=ids)
+    def a_payload_is_gone(self, task_id: bytes) -> None:
+        self._command('HDEL', KEYS['tasks'], task_id)
+
+    @step(1, counter=st.sampled_from(('claimed', 'enqueued')), value=odd_numbers)
+    def a_counter_holds_anything(self, counter: str, value: bytes) -> None:
+        self._command('HSET', KEYS['counters'], counter, value)
+
+    @step(
+        1,
+        name=st.sampled_from(('timer', 'epoch', 'lane')),
+        value=st.sampled_from(
+            (b'', b'text', b'0', b'7|', b'|4000000000', b'7|4000000000', b'1|x|2', b'1 n open', b'9 n open ')
+        ),
+    )
+    def a_string_holds_anything(self, name: str, value: bytes) -> None:
+        self._epoch_lost = self._epoch_lost or name == 'epoch'
+        self._command('SET', KEYS[name] if name != 'lane' else self._lane_key(), value)
+
+    @step(1, name=st.sampled_from([name for name in LOGICAL_NAMES if name != 'task']))
+    def a_key_is_of_a_wrong_type(self, name: str) -> None:
+        """For some calls; then it is removed."""
+        if self._broken:
+            return
+        key = KEYS[name] if name != 'lane' else self._lane_key()
+        self._epoch_lost = self._epoch_lost or name == 'epoch'
+        self._command('DEL', key)
+        if name in ('timer', 'epoch', 'lane', 'pending', 'dequeueing'):
+            self._command('SADD', key, b'a')
+        else:
+            self._command('LPUSH', key, b'a')
+        self._broken[key] = MENDED_AFTER
+
+    def _lane_key(self) -> bytes:
+        return KEYS['lane'] + b':' + self._lanes[0].number
+
+
+def _state(task_id: bytes) -> bytes:
+    return KEYS['task'] + b':' + task_id
+
+
+def _comparable(call: Call[Reply], reply: Reply) -> object:
+    """A reply without what may differ from server to server."""
+    if isinstance(reply, TorrelqueReplyError):
+        return 'WRONGTYPE' if 'WRONGTYPE' in str(reply) else reply.code
+    if isinstance(call.command, Script) and call.command.name == 'page':
+        cursor, *found = reply
+        return cursor, sorted(found)
+    if call.command == 'ZPOPMIN':
+        return [float(word) if place % 2 else word for place, word in enumerate(reply)]
+    return reply

@@ -1,0 +1,90 @@
+"""The server in memory does what real servers do.
+
+HYPOTHESIS_PROFILE=long goes on for hours, with other steps each time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests import servers
+from tests.model.machine import ModelMachine
+from tests.model.real import RealServer, clocked_scripts
+from torrelque.core.protocol import Script
+from torrelque.core.scripts import ScriptSet
+
+settings.register_profile(
+    'ci',
+    max_examples=200,
+    stateful_step_count=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile('long', settings.get_profile('ci'), max_examples=100_000, derandomize=False)
+
+PROFILE_NAME = os.environ.get('HYPOTHESIS_PROFILE', 'ci')
+PROFILE = settings.get_profile(PROFILE_NAME)
+UNSHRUNK = settings(settings.get_profile('ci'), phases=[Phase.generate])
+
+
+@contextmanager
+def machine_of(server: servers.Server, scripts: ScriptSet) -> Iterator[type[ModelMachine]]:
+    """A machine that compares with this server, running these scripts."""
+    connection = RealServer(server, scripts)
+
+    class Machine(ModelMachine):
+        real = connection
+
+    try:
+        yield Machine
+    finally:
+        connection.close()
+
+
+def mutated(old: str, new: str) -> ScriptSet:
+    """The scripts with a fault."""
+    scripts = clocked_scripts()
+    assert any(old in script.source for script in scripts.values())
+    return {name: Script(name, script.source.replace(old, new), script.keys) for name, script in scripts.items()}
+
+
+@pytest.mark.timeout(300 if PROFILE_NAME == 'ci' else 0)
+def test_agrees_with_a_real_server(server: servers.Server) -> None:
+    with machine_of(server, clocked_scripts()) as machine:
+        run_state_machine_as_test(machine, settings=PROFILE)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ('old', 'new'),
+    [
+        pytest.param(' and state.dequeue_count == tonumber(count)', '', id='a fence without the count'),
+        pytest.param('state.claim == claim and ', '', id='a fence without the token'),
+        pytest.param("return 'LATE'", 'return nil', id='late calls are done'),
+        pytest.param("record('closed', '')", '', id='settled calls are done when they arrive'),
+        pytest.param(
+            'remove_keys(states) -- a finished', '-- a finished', id='a result expires under a new task of the same id'
+        ),
+        pytest.param('if #reply == 4 then', 'if false then', id='a repeated claim with nothing left is not told so'),
+        pytest.param("0, '0', 1, '1'", "0, '0'", id='one hint for many tasks'),
+        pytest.param('minded and minded <= event', 'minded', id='any timer will do'),
+        pytest.param(
+            "redis.pcall('PUBLISH', state_key(id), whole(state.revision) .. ' ' .. status)", '', id='silent transitions'
+        ),
+        pytest.param("  redis.call('ZCARD', wake)\n", '', id='writes before a look at what may be of a wrong type'),
+    ],
+)
+def test_a_fault_is_found(old: str, new: str) -> None:
+    server = servers.shared('valkey-9.1')
+    server.start()
+    with machine_of(server, mutated(old, new)) as machine, pytest.raises(AssertionError):
+        run_state_machine_as_test(machine, settings=UNSHRUNK)
