@@ -51,16 +51,19 @@ class Watcher:
         """
         if self._watch.last is not None:
             await self._news()
-        for message in self._inbox.take():
-            self._watch.publish(message)
+        missed = self._inbox.may_have_missed
+        self._heard = self._heard or missed
+        self._take()
         (state,) = await self._queue._engine.run(operations.task_states(self._queue._keys, [self._task_id]))  # noqa: SLF001 - as above
         if state is None and self._watch.last is None:
             raise TorrelqueLookupError(f'no task {self._task_id!r} in queue {self._queue.queue!r}')
-        if state is None and self._heard:
-            await self._last_words()
+        if self._heard and (state is None or not missed):
+            await self._stragglers(state)
         return self._watch.read(state)
 
     async def _news(self) -> None:
+        if self._watch.behind:
+            return
         pause = REREAD if self._heard else UNHEARD_REREAD
         until = min(self._deadline, self._transport.now() + pause)
         await self._transport.pause(self._inbox.news, until)
@@ -69,13 +72,16 @@ class Watcher:
         elif self._transport.now() >= self._deadline:
             raise TorrelqueTimeoutError(f'task {self._task_id!r} did not end in time')
 
-    async def _last_words(self) -> None:
-        """The state is gone: the message that says how comes on another connection, and may be a little behind."""
-        until = self._transport.now() + LAG
-        while not self._watch.end_told and self._transport.now() < until:
+    async def _stragglers(self, state: TorrelqueTaskState | None) -> None:
+        """Messages come on another connection, and may be a little behind what was read."""
+        until = min(self._deadline, self._transport.now() + LAG)
+        while self._watch.lacks(state) and self._transport.now() < until:
             await self._transport.pause(self._inbox.news, until)
-            for message in self._inbox.take():
-                self._watch.publish(message)
+            self._take()
+
+    def _take(self) -> None:
+        for message in self._inbox.take():
+            self._watch.publish(message)
 
     def final_state(self) -> TorrelqueTaskState:
         """After the end. Raises TorrelqueLookupError if nobody can say how the task ended."""

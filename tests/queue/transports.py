@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import anyio
 
 from torrelque.core.protocol import Batch, Call, Reply, Script
 from torrelque.errors import TorrelqueConnectionError
 from torrelque.testing import MemoryTransport
+from torrelque.transports.base import Listener, Message
 
 
 class RecordingTransport(MemoryTransport):
@@ -42,6 +46,36 @@ class LosingTransport(MemoryTransport):
                 return replies
         self.lost += 1
         raise TorrelqueConnectionError('the reply was lost')
+
+
+class LaggingTransport(MemoryTransport):
+    """Messages take their time."""
+
+    LAG = 0.02
+
+    def listen(self) -> AbstractAsyncContextManager[Listener]:
+        return self._listen_later(super().listen())
+
+    @asynccontextmanager
+    async def _listen_later(self, listening: AbstractAsyncContextManager[Listener]) -> AsyncIterator[Listener]:
+        async with listening as listener:
+            yield _LaggingListener(listener)
+
+
+class _LaggingListener(Listener):
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    async def subscribe(self, channel: bytes) -> None:
+        await self._listener.subscribe(channel)
+
+    async def unsubscribe(self, channel: bytes) -> None:
+        await self._listener.unsubscribe(channel)
+
+    async def receive(self) -> Message:
+        message = await self._listener.receive()
+        await anyio.sleep(LaggingTransport.LAG)
+        return message
 
 
 class RepeatingTransport(MemoryTransport):

@@ -30,6 +30,20 @@ class Watch:
         """Whether a message told how the task ended."""
         return self.cancelled or any(status.isfinal() for _, status in self._published)
 
+    @property
+    def behind(self) -> bool:
+        """Whether a message told of a transition that was not read yet."""
+        return bool(self._published)
+
+    def lacks(self, state: TorrelqueTaskState | None) -> bool:
+        """Whether the message of a transition up to the state as read now has yet to come."""
+        if state is None:
+            return not self.end_told
+        if self.last is None:
+            return False
+        told = {revision for revision, _ in self._published if self.last.revision < revision < state.revision}
+        return len(told) < state.revision - self.last.revision - 1
+
     def publish(self, data: bytes) -> None:
         """Take in a message of the task's channel; what is none of the library's is ignored."""
         revision, _, status = data.partition(b' ')
@@ -44,7 +58,8 @@ class Watch:
     def read(self, state: TorrelqueTaskState | None) -> list[TorrelqueTaskState]:
         """Take in the state as read now, None where there is none any more. Returns what to yield."""
         last = self.last
-        published, self._published = self._published, []
+        published = self._published
+        self._published = [] if state is None else [told for told in published if told[0] > state.revision]
         states = []
         if last is not None:
             for revision, status in published:

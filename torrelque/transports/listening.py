@@ -26,7 +26,8 @@ class Inbox:
     """What one watcher has not looked at yet.
 
     ``news`` is set when there are messages, or when the subscription (again)
-    stands: what happened before that may have been missed, so read anew.
+    stands: what happened before that may have been missed, so read anew;
+    ``may_have_missed`` says so until the messages are taken.
     """
 
     def __init__(self, hub: Hub, channel: bytes) -> None:
@@ -34,15 +35,19 @@ class Inbox:
         self.channel = channel
         self.news = anyio.Event()
         self.messages: deque[bytes] = deque()
+        self.may_have_missed = False
 
     def tell(self, data: bytes | None) -> None:
-        if data is not None:
+        if data is None:
+            self.may_have_missed = True
+        else:
             self.messages.append(data)
         self.news.set()
 
     def take(self) -> list[bytes]:
         """The messages since the last time."""
         self.news = anyio.Event()
+        self.may_have_missed = False
         messages = list(self.messages)
         self.messages.clear()
         return messages
@@ -59,12 +64,15 @@ class Hub:
         self._transport = transport
         self._spawn = spawn
         self._inboxes: dict[bytes, set[Inbox]] = {}
+        self._standing: set[bytes] = set()  # channels whose subscription the server has confirmed
         self._changed = anyio.Event()
         self._listening: _Cancellable | None = None
 
     def open(self, channel: bytes) -> Inbox:
         inbox = Inbox(self, channel)
         self._inboxes.setdefault(channel, set()).add(inbox)
+        if channel in self._standing:
+            inbox.tell(None)
         self._changed.set()
         if self._listening is None:
             self._listening = self._spawn(self._listen)
@@ -84,12 +92,15 @@ class Hub:
     async def _listen(self) -> None:
         pause = FIRST_PAUSE
         while True:
+            self._standing.clear()
             try:
                 async with self._transport.listen() as listener, anyio.create_task_group() as tasks:
                     tasks.start_soon(self._subscribe, listener)
                     while True:
                         message = await listener.receive()
                         pause = FIRST_PAUSE
+                        if message.data is None:
+                            self._standing.add(message.channel)
                         for inbox in self._inboxes.get(message.channel, ()):
                             inbox.tell(message.data)
             except* (TorrelqueConnectionError, TorrelqueReplyError):
@@ -107,6 +118,7 @@ class Hub:
             for channel in wanted - asked:
                 await listener.subscribe(channel)
             for channel in asked - wanted:
+                self._standing.discard(channel)
                 await listener.unsubscribe(channel)
             asked = wanted
             await self._transport.pause(self._changed, math.inf)

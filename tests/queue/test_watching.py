@@ -1,0 +1,168 @@
+"""Watching: what it costs, what it misses (row 15 of the defects of 0.9), and without any rights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+import torrelque.watching
+from tests.queue.transports import LaggingTransport, RecordingTransport
+from tests.servers import Server
+from torrelque import Torrelque, TorrelqueReplyError, TorrelqueTaskState, TorrelqueTaskStatus, connect
+
+pytestmark = pytest.mark.anyio
+
+ENOUGH = 20  # seconds, for a machine under load
+PENDING, WORKING, DELAYED, COMPLETED, REJECTED = TorrelqueTaskStatus
+
+
+async def collect(queue: Torrelque, task_id: str, states: list[TorrelqueTaskState]) -> None:
+    async for state in queue.watch(task_id):
+        states.append(state)  # noqa: PERF401 - as they come
+
+
+async def until(condition: Callable[[], object]) -> None:
+    with anyio.fail_after(ENOUGH):
+        while not condition():  # noqa: ASYNC110 - nobody sets an event
+            await anyio.sleep(0.002)
+
+
+async def test_no_transition_is_missed_though_messages_lag() -> None:
+    transport = LaggingTransport()
+    states: list[TorrelqueTaskState] = []
+    async with Torrelque(transport, queue='q') as queue, anyio.create_task_group() as tasks:
+        task_id = await queue.enqueue('a')
+        tasks.start_soon(collect, queue, task_id, states)
+        await anyio.sleep(transport.LAG * 5)
+        for _ in range(3):
+            await queue.requeue(await queue.dequeue(ENOUGH))
+        await queue.release(await queue.dequeue(ENOUGH), result='r')
+    assert [state.status for state in states] == [PENDING, *[WORKING, PENDING] * 3, WORKING, COMPLETED]
+    assert [state.revision for state in states] == list(range(1, 10))
+
+
+async def test_an_end_without_a_state_is_told_though_messages_lag() -> None:
+    transport = LaggingTransport()
+    states: list[TorrelqueTaskState] = []
+    async with Torrelque(transport, queue='q') as queue, anyio.create_task_group() as tasks:
+
+        async def wait(task_id: str) -> None:
+            states.append(await queue.wait(task_id))
+
+        tasks.start_soon(wait, await queue.enqueue('a'))
+        await anyio.sleep(transport.LAG * 5)
+        await queue.release(await queue.dequeue(ENOUGH), status=REJECTED)
+    assert [state.status for state in states] == [REJECTED]
+
+
+async def test_150_watches_that_race_with_the_change(server: Server, queue: Torrelque) -> None:
+    """0.9 missed the change between its first read and its subscription, 7 times of 150."""
+    async with connect(server.url) as client, Torrelque(client, queue='q') as worker:
+        for number in range(150):
+            task_id = await queue.enqueue('a')
+            states: list[TorrelqueTaskState] = []
+            with anyio.fail_after(ENOUGH):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(collect, queue, task_id, states)
+                    await anyio.sleep(number * 0.00002)
+                    await worker.release(await worker.dequeue(), result='r')
+            statuses = [state.status for state in states]
+            assert statuses == sorted(set(statuses))
+            assert statuses[-1] is COMPLETED
+
+
+async def test_an_idle_watch_does_nothing() -> None:
+    """One idle watch of 0.9 burns a CPU core."""
+    transport = RecordingTransport()
+    async with Torrelque(transport, queue='q') as queue, anyio.create_task_group() as tasks:
+        task_id = await queue.enqueue('a')
+        for _ in range(5):
+            tasks.start_soon(collect, queue, task_id, [])
+            await anyio.sleep(0.01)
+        transport.calls.clear()
+        await anyio.sleep(0.7)
+        assert transport.calls == []
+        tasks.cancel_scope.cancel()
+
+
+async def test_without_any_rights_but_to_the_keys(fresh_server: Callable[..., Server]) -> None:
+    """0.9 raised where CONFIG is forbidden. Here neither it nor channels are needed: reading is enough."""
+    server = fresh_server()
+    server.command('ACL', 'SETUSER', 'limited', 'on', '>secret', '~q:*', 'resetchannels', '+@all', '-@admin', '-config')
+    with server.client() as client:
+        client.command('AUTH', 'limited', 'secret')
+        with pytest.raises(TorrelqueReplyError, match='NOPERM'):
+            client.command('CONFIG', 'GET', 'notify-keyspace-events')
+    states: list[TorrelqueTaskState] = []
+    async with (
+        connect(server.url.replace('//', '//limited:secret@')) as limited,
+        Torrelque(limited, queue='q') as queue,
+    ):
+        task_id = await queue.enqueue('a')
+        with anyio.fail_after(ENOUGH):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(collect, queue, task_id, states)
+                await until(lambda: states)
+                await queue.release(await queue.dequeue(), result='r')
+        assert states[-1].status is COMPLETED
+        assert (await queue.wait(task_id)).result == 'r'
+        assert (await queue.get_queue_stats()).total_completed == 1
+
+
+async def test_goes_on_after_its_connection_was_cut(server: Server, queue: Torrelque) -> None:
+    task_id = await queue.enqueue('a')
+    states: list[TorrelqueTaskState] = []
+    with anyio.fail_after(ENOUGH):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(collect, queue, task_id, states)
+            await until(lambda: server.command('PUBSUB', 'NUMSUB', f'q:task:{task_id}')[1])
+            server.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
+            task = await queue.dequeue()
+            await until(lambda: len(states) == 2)
+            await queue.release(task, result='r')
+    assert [state.status for state in states] == [PENDING, WORKING, COMPLETED]
+
+
+async def test_sees_what_nobody_publishes(server: Server, queue: Torrelque, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As 0.9 changes a state."""
+    monkeypatch.setattr(torrelque.watching, 'REREAD', 0.05)
+    task_id = await queue.enqueue('a')
+    states: list[TorrelqueTaskState] = []
+    with anyio.fail_after(ENOUGH):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(collect, queue, task_id, states)
+            await until(lambda: states)
+            server.command('HSET', f'q:task:{task_id}', 'status', 1)
+            await until(lambda: len(states) == 2)
+            server.command('DEL', f'q:task:{task_id}')
+    assert [state.status for state in states] == [PENDING, WORKING]
+
+
+async def test_other_messages_are_ignored(server: Server, queue: Torrelque) -> None:
+    task_id = await queue.enqueue('a')
+    states: list[TorrelqueTaskState] = []
+    with anyio.fail_after(ENOUGH):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(collect, queue, task_id, states)
+            await until(lambda: server.command('PUBSUB', 'NUMSUB', f'q:task:{task_id}')[1])
+            for message in ('', 'hello', '1', '1 9', 'nan 3', '9 \xff'):
+                server.command('PUBLISH', f'q:task:{task_id}', message)
+            await queue.release(await queue.dequeue(), result='r')
+    assert [state.status for state in states] == [PENDING, WORKING, COMPLETED]
+
+
+async def test_two_watchers_of_which_one_leaves(server: Server, queue: Torrelque) -> None:
+    task_id = await queue.enqueue('a')
+    channel = f'q:task:{task_id}'
+    states: list[TorrelqueTaskState] = []
+    with anyio.fail_after(ENOUGH):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(collect, queue, task_id, states)
+            with anyio.move_on_after(0.05):
+                await queue.wait(task_id)
+            await until(lambda: server.command('PUBSUB', 'NUMSUB', channel)[1] == 1)
+            await queue.release(await queue.dequeue(), result='r')
+    assert states[-1].status is COMPLETED
+    await until(lambda: server.command('PUBSUB', 'NUMSUB', channel)[1] == 0)
