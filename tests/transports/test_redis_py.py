@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.credentials import UsernamePasswordCredentialProvider
 
 from tests.servers import Server
-from tests.transports.fake import CUT, PONG, SILENCE, Fake, fake_server
+from tests.transports.fake import CUT, PONG, SILENCE, Answer, Fake, fake_server
 from tests.transports.native_support import Start, blocked, call, until
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.errors import (
@@ -66,6 +66,16 @@ async def transport_to(client: Redis) -> AsyncIterator[RedisPyTransport]:
 
 def over(server: Server, **settings: Any) -> AbstractAsyncContextManager[RedisPyTransport]:  # noqa: ANN401 - Redis's
     return transport_to(Redis(host='127.0.0.1', port=server.port, **settings))
+
+
+def greets(answer: Callable[[int, list[bytes]], Answer]) -> Callable[[int, list[bytes]], Answer]:
+    """A fake server's answers to what redis-py begins with, and otherwise those given."""
+    return lambda number, words: b'+OK\r\n' if words[0] == b'CLIENT' else answer(number, words)
+
+
+def asked(fake: Fake) -> list[tuple[int, bytes]]:
+    """On which connection a fake server was asked what."""
+    return [(number, words[0]) for number, words in fake.received if words[0] != b'CLIENT']
 
 
 async def ask(transport: RedisPyTransport, *words: bytes | str | int) -> Reply:
@@ -180,14 +190,12 @@ async def test_a_server_that_is_gone(fresh_server: Start, count: int) -> None:
 
 
 def silent(fake: Fake) -> RedisPyTransport:
-    return RedisPyTransport(
-        Redis(host='127.0.0.1', port=fake.port, protocol=2, socket_timeout=0.05, retry=ONCE, driver_info=None)
-    )
+    return RedisPyTransport(Redis(host='127.0.0.1', port=fake.port, protocol=2, socket_timeout=0.05, retry=ONCE))
 
 
 @pytest.mark.parametrize('count', [1, 2])
 async def test_a_silent_server(count: int) -> None:
-    async with fake_server(lambda *_: SILENCE, pong=lambda _: SILENCE) as fake:
+    async with fake_server(greets(lambda *_: SILENCE), pong=lambda _: SILENCE) as fake:
         transport = silent(fake)
         with pytest.raises(TorrelqueResponseTimeout) as caught:
             await transport.execute([call('GET', 'a')] * count)
@@ -206,7 +214,7 @@ async def test_a_silent_server(count: int) -> None:
 async def test_an_answer_that_ends_the_connection(
     answer: bytes, code: str, theirs: type[Exception], count: int
 ) -> None:
-    async with fake_server(lambda *_: answer) as fake:
+    async with fake_server(greets(lambda *_: answer)) as fake:
         transport = silent(fake)
         for attempt in (transport.execute([call('GET', 'a')] * count), transport.block(call('GET', 'a'), 1)):
             with pytest.raises(TorrelqueConnectionError) as caught:
@@ -227,23 +235,29 @@ async def test_a_wrong_password(fresh_server: Start) -> None:
             assert getattr(caught.value, 'code', '') in {'WRONGPASS', 'NOAUTH'}
 
 
-async def test_the_clients_retries_are_used(server: Server) -> None:
+async def test_the_clients_retries_are_used() -> None:
     answers = [b'$1\r\na\r\n', CUT]
-    async with fake_server(lambda *_: answers.pop()) as fake:
-        client = Redis(host='127.0.0.1', port=fake.port, protocol=2, retry=Retry(NoBackoff(), 1), driver_info=None)
+    async with fake_server(greets(lambda *_: answers.pop())) as fake:
+        client = Redis(
+            host='127.0.0.1',
+            port=fake.port,
+            protocol=2,
+            retry=Retry(NoBackoff(), 1),
+            retry_on_error=[redis.ConnectionError],
+        )
         async with transport_to(client) as transport:
             assert await ask(transport, 'GET', 'a') == b'a'
-            assert len(fake.received) == 2
+            assert asked(fake) == [(1, b'GET'), (2, b'GET')]
 
 
 async def test_a_pool_that_is_used_up(server: Server) -> None:
     async with over(server, max_connections=1, retry=ONCE) as transport:
-        connection = await transport._client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
-        with pytest.raises(TorrelqueConnectionError) as caught:
-            await ask(transport, 'PING')
-        assert isinstance(caught.value, redis.ConnectionError)
-        assert await transport.block(call('PING'), 1) == b'PONG'
-        await transport._client.connection_pool.release(connection)
+        async with transport._client.pipeline() as pipeline:
+            await pipeline.watch('k')  # holds the one connection there may be
+            with pytest.raises(TorrelqueConnectionError) as caught:
+                await ask(transport, 'PING')
+            assert isinstance(caught.value, redis.ConnectionError)
+            assert await transport.block(call('PING'), 1) == b'PONG'
         assert await ask(transport, 'PING') == b'PONG'
 
 
@@ -380,20 +394,20 @@ async def test_a_kept_connection_that_was_cut_is_not_used(fresh_server: Start) -
 
 async def test_a_block_that_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_py, 'MARGIN', 0.1)
-    async with fake_server(lambda number, _: SILENCE if number == 1 else b'+late\r\n') as fake:
+    async with fake_server(greets(lambda number, _: SILENCE if number == 1 else b'+late\r\n')) as fake:
         transport = silent(fake)
         with pytest.raises(TorrelqueResponseTimeout, match=r'blocks for 0\.05 s at most') as caught:
             await transport.block(call('ECHO', 'x'), 0.05)
         assert isinstance(caught.value, redis.TimeoutError)
         assert await transport.block(call('ECHO', 'x'), 0.05) == b'late'
-        assert [number for number, _ in fake.received] == [1, 2]
+        assert asked(fake) == [(1, b'ECHO'), (2, b'ECHO')]
         await transport.aclose()
 
 
 async def test_what_cannot_be_connected_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_py, 'CONNECT_TIMEOUT', 0.1)
-    async with fake_server(lambda *_: SILENCE) as fake:
-        client = Redis(host='127.0.0.1', port=fake.port, db=7, protocol=2, driver_info=None)
+    async with fake_server(greets(lambda *_: SILENCE)) as fake:
+        client = Redis(host='127.0.0.1', port=fake.port, db=7, protocol=2)
         async with transport_to(client) as transport:
             with pytest.raises(TorrelqueConnectionError, match=r'no connection within 0\.1 s') as caught:
                 await transport.block(call('ECHO', 'x'), 1)
@@ -432,13 +446,13 @@ async def test_sentinel(fresh_server: Start) -> None:
         'name': 'mine', 'ip': '127.0.0.1', 'port': master.port, 'flags': 'master', 'num-other-sentinels': 0
     }  # fmt: skip
     told = b'*1\r\n' + hiredis.pack_command(tuple(word for pair in state.items() for word in pair))  # type: ignore[arg-type]
-    async with fake_server(lambda *_: told) as fake:
+    async with fake_server(greets(lambda *_: told)) as fake:
         sentinel = redis.asyncio.Sentinel(  # type: ignore[no-untyped-call]
-            [('127.0.0.1', fake.port)], sentinel_kwargs={'protocol': 2, 'driver_info': None}
+            [('127.0.0.1', fake.port)], sentinel_kwargs={'protocol': 2}
         )
         async with transport_to(sentinel.master_for('mine')) as transport:
             await works(transport)
-        assert {words[0] for _, words in fake.received} == {b'SENTINEL'}
+        assert {word for _, word in asked(fake)} == {b'SENTINEL'}
         for client in sentinel.sentinels:
             await client.aclose()
 
@@ -518,7 +532,7 @@ async def test_a_quiet_listener_asks_whether_the_server_is_there(
     server.command('ACL', 'SETUSER', 'me', 'on', '>p', '~*', '&*', '+@all', rights)
     received: list[Message] = []
 
-    def asked() -> bool:
+    def pinged() -> bool:
         said = server.info('commandstats').get('cmdstat_ping', 'calls=0,rejected_calls=0')
         numbers = dict(each.split('=') for each in said.split(','))
         return int(numbers['calls']) + int(numbers['rejected_calls']) > 3
@@ -533,7 +547,7 @@ async def test_a_quiet_listener_asks_whether_the_server_is_there(
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(receive)
-            await until(asked)
+            await until(pinged)
             monkeypatch.setattr(redis_py, 'QUIET', 8.0)
             server.command('PUBLISH', 'a', 'at last')
         assert received == [Message(b'a', b'at last')]
@@ -541,7 +555,7 @@ async def test_a_quiet_listener_asks_whether_the_server_is_there(
 
 async def test_a_listener_does_not_wait_for_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_py, 'QUIET', 0.05)
-    async with fake_server(lambda *_: PONG, pong=lambda _: SILENCE) as fake:
+    async with fake_server(greets(lambda *_: PONG), pong=lambda _: SILENCE) as fake:
         transport = silent(fake)
         async with transport.listen() as listener:
             with pytest.raises(TorrelqueResponseTimeout, match='silent') as caught:
