@@ -357,3 +357,21 @@ def test_closing_fails_those_who_wait() -> None:
     driver.session.close()
     assert ticket.error is not None
     assert 'closed' in str(ticket.error)
+
+
+def test_aborting_fails_whose_calls_have_not_begun() -> None:
+    driver = Driver()
+    under_way = driver.enqueue('a')
+    operation, _ = driver.one()
+    waiting = [
+        driver.enqueue('b'),
+        driver.session.dequeue(1, math.inf, nobody),
+        driver.session.dequeue_nowait(1, nobody),
+    ]
+    driver.session.abort(CAUSE)
+    errors = [ticket.error for ticket in waiting]
+    assert all(isinstance(error, TorrelqueConnectionError) for error in errors)
+    assert len({id(error) for error in errors}) == 3
+    assert driver.session.start() == []
+    end(operation, [[b'OK', b'n']])
+    assert under_way.value == [Outcome.NEW]
