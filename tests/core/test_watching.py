@@ -101,3 +101,14 @@ def test_a_dead_letter_that_is_redriven_in_between_is_no_end() -> None:
     assert seen(watch.read(state(PENDING, 4))) == [(4, PENDING)]
     assert not watch.ended
     assert watch.final is None
+
+
+def test_a_message_that_runs_ahead_is_waited_for_once_only() -> None:
+    watch = watching(state(WORKING, 2))
+    watch.publish(b'9 1')
+    assert watch.read(state(WORKING, 2)) == []
+    assert watch.behind
+    assert seen(watch.read(state(PENDING, 1))) == [(1, PENDING)]
+    assert not watch.behind
+    watch.publish(b'2 1')
+    assert seen(watch.read(state(WORKING, 2))) == [(2, WORKING)]

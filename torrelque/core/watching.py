@@ -24,6 +24,7 @@ class Watch:
         self.final: TorrelqueTaskStatus | None = None
         self.cancelled = False
         self._published: list[tuple[int, TorrelqueTaskStatus]] = []
+        self._ahead: list[tuple[int, TorrelqueTaskStatus]] = []
 
     @property
     def end_told(self) -> bool:
@@ -59,7 +60,11 @@ class Watch:
         """Take in the state as read now, None where there is none any more. Returns what to yield."""
         last = self.last
         published = self._published
-        self._published = [] if state is None else [told for told in published if told[0] > state.revision]
+        # A message may run ahead of a reading that was under way, but not of the next one: what does then is of a
+        # task that had the same id before.
+        ahead = [] if state is None else [told for told in published if told[0] > state.revision]
+        self._published = [told for told in ahead if told not in self._ahead]
+        self._ahead = list(self._published)
         states = []
         if last is not None:
             for revision, status in published:
