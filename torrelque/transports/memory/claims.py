@@ -157,4 +157,4 @@ def bury(run: Run, dead: Sequence[Dead]) -> None:
     for item in dead:
         run.db.zadd(run.keys['rejected'], {item.id: float(stamp(run.now))})
         if item.state is not None:
-            run.transition(item.id, item.state, REJECTED, {b'reason': item.reason})
+            run.transition(item.id, item.state, REJECTED, {b'reason': item.reason, b'release_time': stamp(run.now)})

@@ -6,6 +6,7 @@ import heapq
 import math
 from collections.abc import Callable
 from itertools import count
+from typing import NamedTuple
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -19,6 +20,13 @@ QUIET = 30
 
 MOST_ROUNDS = 100_000
 """Rounds after which tasks that never settle are told."""
+
+
+class _Timer(NamedTuple):
+    rings: float
+    number: int
+    moment: float
+    callback: Callable[[], object]
 
 
 class VirtualClock:
@@ -44,15 +52,20 @@ class VirtualClock:
     def __init__(self, start: float = 1_700_000_000.0) -> None:
         if not (math.isfinite(start) and start >= 0):
             raise TorrelqueValueError(f'start must be a Unix time in seconds, got {start!r}')
-        self._now = float(start)
-        self._timers: list[tuple[float, int, Callable[[], object]]] = []
+        self._start = _exact(start)
+        self._now = 0.0  # since the start, as small numbers are exact enough to add up
+        self._timers: list[_Timer] = []
         self._cancelled: set[int] = set()
         self._numbers = count()
         self._activity = 0
         self._advancing = False
 
     def time(self) -> float:
-        """The time, in Unix seconds."""
+        """The time, in Unix seconds, to the microsecond."""
+        return _exact(self._start + self._now)
+
+    def now(self) -> float:
+        """Seconds since the start, as timers count them."""
         return self._now
 
     async def advance(self, seconds: float) -> None:
@@ -70,13 +83,13 @@ class VirtualClock:
             raise TorrelqueUsageError('another task is advancing this clock')
         self._advancing = True
         try:
-            end = self._now + seconds
+            end = _exact(self._now + seconds)
             await self._settle()
             while (moment := self._next_timer()) <= end:
                 self._now = max(self._now, moment)
                 self._ring()
                 await self._settle()
-            self._now = end
+            self._now = max(self._now, end)
         finally:
             self._advancing = False
 
@@ -85,7 +98,7 @@ class VirtualClock:
         await self.pause(anyio.Event(), self._now + seconds)
 
     async def pause(self, event: anyio.Event, until: float) -> None:
-        """Return when the event is set, or the time has come."""
+        """Return when the event is set, or :meth:`now` has reached ``until``."""
         self.stir()
         with anyio.CancelScope() as scope:
             cancel_timer = self.call_at(until, scope.cancel)
@@ -95,14 +108,14 @@ class VirtualClock:
                 cancel_timer()
 
     def call_at(self, moment: float, callback: Callable[[], object]) -> Callable[[], None]:
-        """Have ``callback`` called when the time has come, at once if it has. Returns a function that prevents it."""
+        """Have ``callback`` called when :meth:`now` has reached ``moment``. Returns a function that prevents it."""
         if moment <= self._now:
             callback()
             return _nothing
         if moment == math.inf:
             return _nothing
         number = next(self._numbers)
-        heapq.heappush(self._timers, (moment, number, callback))
+        heapq.heappush(self._timers, _Timer(_exact(moment), number, moment, callback))
         return lambda: self._cancelled.add(number)
 
     def stir(self) -> None:
@@ -110,14 +123,15 @@ class VirtualClock:
         self._activity += 1
 
     def _next_timer(self) -> float:
-        while self._timers and self._timers[0][1] in self._cancelled:
-            self._cancelled.discard(heapq.heappop(self._timers)[1])
-        return self._timers[0][0] if self._timers else math.inf
+        while self._timers and self._timers[0].number in self._cancelled:
+            self._cancelled.discard(heapq.heappop(self._timers).number)
+        return self._timers[0].rings if self._timers else math.inf
 
     def _ring(self) -> None:
         while self._next_timer() <= self._now:
-            _, _, callback = heapq.heappop(self._timers)
-            callback()
+            timer = heapq.heappop(self._timers)
+            self._now = max(self._now, timer.moment)  # whoever waited for it must not find that it has yet to come
+            timer.callback()
 
     async def _settle(self) -> None:
         quiet = 0
@@ -130,6 +144,11 @@ class VirtualClock:
         raise TorrelqueUsageError(
             f'the tasks did not settle within {MOST_ROUNDS} rounds: something uses the queue without end at one moment'
         )
+
+
+def _exact(moment: float) -> float:
+    """To the microsecond, as servers have it: what is due at a moment is not to be missed by the width of a float."""
+    return round(moment, 6)
 
 
 def _nothing() -> None:

@@ -53,7 +53,7 @@ def ping(_: Keyspace, args: Args) -> Reply:
 
 
 def time(db: Keyspace, _: Args) -> Reply:
-    seconds, microseconds = divmod(int(db.now * 1_000_000), 1_000_000)
+    seconds, microseconds = divmod(round(db.now * 1_000_000), 1_000_000)
     return [b'%d' % seconds, b'%d' % microseconds]
 
 
@@ -288,6 +288,12 @@ def zscore(db: Keyspace, args: Args) -> Reply:
     return None if score is None else score_text(score)
 
 
+def zmscore(db: Keyspace, args: Args) -> Reply:
+    key, *members = args
+    scores = db.zset_at(key).scores
+    return [None if (score := scores.get(member)) is None else score_text(score) for member in _some(members)]
+
+
 def zcard(db: Keyspace, args: Args) -> Reply:
     (key,) = args
     return len(db.zset_at(key))
@@ -373,7 +379,8 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         'LLEN': llen, 'LRANGE': lrange, 'LINDEX': lindex, 'LPUSH': lpush, 'RPUSH': rpush, 'LREM': lrem, 'LPOP': lpop,
         'RPOP': rpop, 'LMOVE': lmove, 'RPOPLPUSH': rpoplpush, 'BRPOPLPUSH': rpoplpush, 'SADD': sadd, 'SREM': srem,
         'SCARD': scard, 'SMEMBERS': smembers, 'SISMEMBER': sismember, 'SMISMEMBER': smismember, 'ZADD': zadd,
-        'ZREM': zrem, 'ZSCORE': zscore, 'ZCARD': zcard, 'ZRANGE': zrange, 'ZRANGEBYSCORE': zrangebyscore,
+        'ZREM': zrem, 'ZSCORE': zscore, 'ZMSCORE': zmscore, 'ZCARD': zcard, 'ZRANGE': zrange,
+        'ZRANGEBYSCORE': zrangebyscore,
         'ZPOPMIN': zpopmin, 'SCAN': scan, 'SSCAN': sscan, 'HSCAN': hscan, 'ZSCAN': zscan,
     }
 )  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from torrelque.core.protocol import Arg, Batch, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError
@@ -16,11 +16,13 @@ from torrelque.transports.memory.verbs import VERBS
 
 __all__ = ('MemoryServer',)
 
+C = TypeVar('C', bound=Callable[..., object])
+
 
 class MemoryServer:
     """Answers as a real server does, with plain functions: no event loop, no I/O, no threads.
 
-    ``clock`` gives the server's time in Unix seconds. :meth:`call` executes one
+    ``clock`` gives the server's time in Unix seconds, of which it knows the microseconds. :meth:`call` executes one
     call of the core, a script by the Python model of its verb. For example::
 
         server = MemoryServer()
@@ -32,8 +34,8 @@ class MemoryServer:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._db = Keyspace()
-        self._waiters: dict[bytes, deque[Callable[[Reply], object]]] = {}
-        self._subscribers: dict[bytes, list[Callable[[bytes], object]]] = {}
+        self._waiters: dict[bytes, dict[object, Callable[[Reply], object]]] = {}  # in the order of their coming
+        self._subscribers: dict[bytes, dict[object, Callable[[bytes], object]]] = {}
         self._published: list[tuple[bytes, bytes]] = []
 
     # Calls -------------------------------------------------------------------
@@ -43,7 +45,7 @@ class MemoryServer:
 
         Whom the call woke or told is called back before this returns, and may not call the server itself.
         """
-        self._db.move_to(self._clock())
+        self._db.move_to(round(self._clock(), 6))
         try:
             if isinstance(call.command, Script):
                 return self._run_script(call.command, call)
@@ -62,7 +64,7 @@ class MemoryServer:
 
     def snapshot(self) -> dict[bytes, Plain]:
         """Type, content and expiry (Unix milliseconds or None) of each key, as plain values to compare or keep."""
-        self._db.move_to(self._clock())
+        self._db.move_to(round(self._clock(), 6))
         return self._db.snapshot()
 
     # Waiting and listening ---------------------------------------------------
@@ -73,37 +75,20 @@ class MemoryServer:
         ``callback`` is called once, perhaps at once, with ``[key, member, score]`` or an error reply. Returns a
         function that ends the wait; it may be called again, and afterwards.
         """
-        self._db.move_to(self._clock())
+        self._db.move_to(round(self._clock(), 6))
         try:
             there = len(self._db.zset_at(key)) > 0
         except TorrelqueReplyError as error:
             callback(error.with_traceback(None))
             return _nothing
-        waiters = self._waiters.setdefault(key, deque())
-        waiters.append(callback)
+        end = _join(self._waiters, key, callback)
         if there:
             self._serve()
-
-        def end() -> None:
-            if callback in waiters:
-                waiters.remove(callback)
-            if not waiters and self._waiters.get(key) is waiters:
-                del self._waiters[key]
-
         return end
 
     def subscribe(self, channel: bytes, callback: Callable[[bytes], object]) -> Callable[[], None]:
         """Have ``callback`` called with what is published on a channel, in order. Returns a function that ends it."""
-        subscribers = self._subscribers.setdefault(channel, [])
-        subscribers.append(callback)
-
-        def end() -> None:
-            if callback in subscribers:
-                subscribers.remove(callback)
-            if not subscribers and self._subscribers.get(channel) is subscribers:
-                del self._subscribers[channel]
-
-        return end
+        return _join(self._subscribers, channel, callback)
 
     # Within ------------------------------------------------------------------
 
@@ -145,7 +130,7 @@ class MemoryServer:
     def _deliver(self) -> None:
         published, self._published = self._published, []
         for channel, data in published:
-            for callback in list(self._subscribers.get(channel, ())):
+            for callback in list(self._subscribers.get(channel, {}).values()):
                 callback(data)
 
     def _serve(self) -> None:
@@ -153,8 +138,8 @@ class MemoryServer:
         for key in list(self._waiters):
             waiters = self._waiters[key]
             while waiters and self._db.type_at(key) == 'zset':
-                waiters.popleft()(self._pop(key))
-            if not waiters and self._waiters.get(key) is waiters:
+                waiters.pop(next(iter(waiters)))(self._pop(key))
+            if not waiters:
                 del self._waiters[key]
 
     def _pop(self, key: bytes) -> Reply:
@@ -164,6 +149,19 @@ class MemoryServer:
         score, member = first
         self._db.zrem(key, (member,))
         return [key, member, score_text(score)]
+
+
+def _join(places: dict[bytes, dict[object, C]], name: bytes, callback: C) -> Callable[[], None]:
+    """Add a callback under a name. Returns a function that removes it, if it is still there."""
+    token = object()
+    places.setdefault(name, {})[token] = callback
+
+    def end() -> None:
+        place = places.get(name, {})
+        if place.pop(token, None) is not None and not place:
+            del places[name]
+
+    return end
 
 
 def _encode(words: Sequence[Arg]) -> list[bytes]:

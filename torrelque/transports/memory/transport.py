@@ -57,7 +57,7 @@ class MemoryTransport(Transport):
 
         end = self.server.wait(key if isinstance(key, bytes) else str(key).encode(), receive)
         try:
-            await self.pause(arrived, self.now() + timeout)
+            await self.pause(arrived, self.now() + round(timeout, 3))  # servers count milliseconds
         finally:
             end()
         return replies[0] if replies else None
@@ -66,7 +66,7 @@ class MemoryTransport(Transport):
         return self._listen()
 
     def now(self) -> float:
-        return self._clock.time() if self._clock else super().now()
+        return self._clock.now() if self._clock else super().now()
 
     async def pause(self, event: anyio.Event, until: float) -> None:
         if self._clock is None:

@@ -27,6 +27,7 @@ from torrelque.transports.memory.prelude import (
     REJECTED,
     WORKING,
     Run,
+    State,
     Verb,
     laned,
     number,
@@ -314,6 +315,49 @@ def cancel(run: Run) -> bytes:
     return b'o'
 
 
+@laned
+def redrive(run: Run) -> bytes:
+    """Return dead letters to the back of pending, their deliveries counted anew."""
+    db, keys = run.db, run.keys
+    rejected, tasks = db.zset_at(keys['rejected']).scores, db.hash_at(keys['tasks'])
+    dead: dict[bytes, State] = {}
+    answers = []
+    for task_id in run.args[3:]:
+        if task_id not in rejected or task_id not in tasks or task_id in dead:
+            answers.append(b'u')
+        elif (state := run.read_state(task_id)) is None:
+            answers.append(b'x')
+        else:
+            dead[task_id] = state
+            answers.append(b'o')
+    db.zrem(keys['rejected'], dead)
+    for task_id, state in dead.items():
+        db.hdel(run.state_key(task_id), (b'reason', b'release_time'))
+        run.transition(task_id, state, PENDING, {b'dequeue_base': whole(state.dequeue_count)})
+    db.lpush(keys['pending'], list(dead))
+    return b''.join(answers)
+
+
+@laned
+def purge(run: Run) -> bytes:
+    """Remove dead letters for good."""
+    db, keys = run.db, run.keys
+    rejected = db.zset_at(keys['rejected']).scores
+    db.hash_at(keys['tasks'])
+    gone: dict[bytes, None] = {}
+    answers = []
+    for task_id, before in run.items(2):
+        score = rejected.get(task_id)
+        fits = score is not None and task_id not in gone and (not before or score <= float(before))
+        answers.append(b'o' if fits else b'u')
+        if fits:
+            gone[task_id] = None
+    db.zrem(keys['rejected'], gone)
+    db.hdel(keys['tasks'], gone)
+    db.delete([run.state_key(task_id) for task_id in gone])
+    return b''.join(answers)
+
+
 def stats(run: Run) -> Reply:
     """Count, at one moment."""
     db, keys = run.db, run.keys
@@ -364,6 +408,8 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
         'sweep': sweep,
         'undequeue': undequeue,
         'cancel': cancel,
+        'redrive': redrive,
+        'purge': purge,
         'stats': stats,
         'page': page,
     }
