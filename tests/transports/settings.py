@@ -19,7 +19,6 @@ LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
     'asyncio+uvloop': ('asyncio', {'use_uvloop': True}),
     'trio': ('trio', {}),
 }
-ASYNCIO_ONLY = ('asyncio', 'asyncio+uvloop')
 
 
 class Client(NamedTuple):
@@ -29,37 +28,38 @@ class Client(NamedTuple):
     loops: tuple[str, ...] = tuple(LOOPS)
 
 
-def redis_py(**options: Any) -> Client:  # noqa: ANN401 - whatever redis-py takes
+def redis_py(*loops: str, **options: Any) -> Client:  # noqa: ANN401 - whatever redis-py takes
     @asynccontextmanager
     async def make(server: Server) -> AsyncIterator[object]:
         client = redis.asyncio.Redis.from_url(server.url, **options)
         yield client
         await client.aclose()
 
-    return Client(make, ASYNCIO_ONLY)
+    return Client(make, loops)
 
 
-def with_coredis(**options: Any) -> Client:  # noqa: ANN401 - whatever coredis takes
+def with_coredis(*loops: str, **options: Any) -> Client:  # noqa: ANN401 - whatever coredis takes
     @asynccontextmanager
     async def make(server: Server) -> AsyncIterator[object]:
         client: coredis.Redis[Any] = coredis.Redis.from_url(server.url, **options)
         async with client:
             yield client
 
-    return Client(make)
+    return Client(make, loops or tuple(LOOPS))
 
 
 CLIENTS: dict[str, Client] = {
     'native': Client(lambda server: connect(server.url)),
-    'native-unix': Client(lambda server: connect(server.unix_url)),
-    'redis_py': redis_py(protocol=2),
-    'redis_py-decode': redis_py(protocol=2, decode_responses=True),
-    'redis_py-resp3': redis_py(protocol=3),
-    'redis_py-resp3-decode': redis_py(protocol=3, decode_responses=True),
-    'redis_py-impatient': redis_py(socket_timeout=0.5),
+    'native-unix': Client(lambda server: connect(server.unix_url), ('asyncio', 'trio')),
+    'redis_py': redis_py('asyncio', 'asyncio+uvloop', protocol=2),
+    'redis_py-decode': redis_py('asyncio', protocol=2, decode_responses=True),
+    'redis_py-resp3': redis_py('asyncio+uvloop', protocol=3),
+    'redis_py-resp3-decode': redis_py('asyncio', protocol=3, decode_responses=True),
+    'redis_py-impatient': redis_py('asyncio+uvloop', socket_timeout=0.5),
     'coredis': with_coredis(),
-    'coredis-decode': with_coredis(decode_responses=True),
+    'coredis-decode': with_coredis('asyncio', 'trio', decode_responses=True),
 }
+"""The settings of a client that decode or time out differently take turns over the event loops, to save time."""
 
 
 @asynccontextmanager

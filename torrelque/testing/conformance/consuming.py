@@ -13,6 +13,7 @@ import pytest
 from torrelque.core.codec import TorrelqueTaskSerialiser
 from torrelque.core.models import Task, TaskId, TorrelqueTaskStatus
 from torrelque.errors import TorrelqueLeaseLostError, TorrelqueTimeoutError
+from torrelque.items import EnqueueItem
 from torrelque.queue import Torrelque
 from torrelque.testing.conformance.support import PATIENCE, OnQueue, eventually, unique
 
@@ -110,8 +111,7 @@ class ConsumingConformance(OnQueue):
         assert state.requeue_count == 1
 
     async def test_due_tasks_come_in_the_order_they_are_due(self, queue: Torrelque) -> None:
-        for delay in (0.03, 0.01, 0.02):
-            await queue.enqueue(delay, delay=delay)
+        await queue.enqueue_many([EnqueueItem(delay, delay=delay) for delay in (0.03, 0.01, 0.02)])
         with anyio.fail_after(PATIENCE):
             assert [(await queue.dequeue()).data for _ in range(3)] == [0.01, 0.02, 0.03]
 

@@ -23,13 +23,12 @@ class ProducingConformance(OnQueue):
         assert re.fullmatch('[0-9a-f]{32}', one)
         assert one != other
 
-    @pytest.mark.parametrize(
-        'data', [0, 0.0, '', [], {}, None, False, 'gr\u00fc\u00df \U0001f600', [1, {'a': [None]}]], ids=repr
-    )
-    async def test_every_payload_arrives(self, queue: Torrelque, data: object) -> None:
-        task_id = await queue.enqueue(data)
-        got_id, got = await queue.dequeue(20)
-        assert (got_id, got, type(got)) == (task_id, data, type(data))
+    async def test_every_payload_arrives(self, queue: Torrelque) -> None:
+        values: list[object] = [0, 0.0, '', [], {}, None, False, 'gr\u00fc\u00df \U0001f600', [1, {'a': [None]}]]
+        for data in values:
+            task_id = await queue.enqueue(data)
+            got_id, got = await queue.dequeue(20)
+            assert (got_id, got, type(got)) == (task_id, data, type(data))
 
     async def test_a_serialiser_of_bytes(self, client: object) -> None:
         async with Torrelque(client, queue=unique(), serialiser=pickle) as queue:
@@ -79,10 +78,10 @@ class ProducingConformance(OnQueue):
         assert (stats.tasks, stats.pending, stats.delayed) == (1, 0, 1)
         assert await queue.dequeue_nowait() == []
 
-    @pytest.mark.parametrize('delay', [None, 0, -5.0, 0.01])
-    async def test_a_task_that_is_due_comes(self, queue: Torrelque, delay: float | None) -> None:
-        task_id = await queue.enqueue('now', delay=delay)
-        assert (await queue.dequeue(20)).id == task_id
+    async def test_a_task_that_is_due_comes(self, queue: Torrelque) -> None:
+        for delay in (None, 0, -5.0, 0.001):
+            task_id = await queue.enqueue('now', delay=delay)
+            assert (await queue.dequeue(20)).id == task_id
 
     async def test_many_at_once(self, queue: Torrelque) -> None:
         steps: list[tuple[int, int]] = []
