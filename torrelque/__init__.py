@@ -2,6 +2,7 @@
 
 The layers, from the outside in::
 
+    worker      Worker, a consumer of a queue (with retry and events); uses only what users can
     queue       Torrelque, the facade (with observing, watching, sweeping, items)
     transports  one adapter for each client, and the engine that runs the core over any of them
     core        what the queue decides, without I/O; the server-side scripts
@@ -11,6 +12,7 @@ The layers, from the outside in::
 ``cli`` the ``torrelque`` command.
 """
 
+from torrelque import events, retry
 from torrelque.core.codec import TorrelqueTaskSerialiser
 from torrelque.core.models import (
     Receipt,
@@ -38,14 +40,18 @@ from torrelque.errors import (
 from torrelque.items import EnqueueItem, ReleaseItem, RequeueItem
 from torrelque.observing import queues
 from torrelque.queue import Torrelque
+from torrelque.retry import Reject, Retry
 from torrelque.transports.base import Transport
 from torrelque.transports.native import connect
+from torrelque.worker import Worker
 
 __all__ = (
     'EnqueueItem',
     'Receipt',
+    'Reject',
     'ReleaseItem',
     'RequeueItem',
+    'Retry',
     'Task',
     'TaskId',
     'Torrelque',
@@ -67,6 +73,9 @@ __all__ = (
     'TorrelqueUsageError',
     'TorrelqueValueError',
     'Transport',
+    'Worker',
     'connect',
+    'events',
     'queues',
+    'retry',
 )
