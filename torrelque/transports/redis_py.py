@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
@@ -136,10 +136,14 @@ class _Dialer:
         self._home: tuple[int, object] | None = None
         self._open: set[Any] = set()
         self._idle: list[Any] = []
+        self._end: AsyncGenerator[None] | None = None
 
     async def open(self) -> Any:  # noqa: ANN401 - connections have no common public type
         """Connect, once. Raises TorrelqueConnectionError."""
         self._settle_in()
+        if self._end is None:
+            self._end = self._close_with_the_loop()
+            await anext(self._end)
         connection = self._make()
         self._open.add(connection)
         try:
@@ -194,6 +198,14 @@ class _Dialer:
             self._home = home
             self._open = set()
             self._idle = []
+            self._end = None
+
+    async def _close_with_the_loop(self) -> AsyncGenerator[None]:
+        """0.9's users have nothing to close but their client: `asyncio.run` ends the generators that are left."""
+        try:
+            yield
+        finally:
+            await self.aclose()
 
     def _make(self) -> Any:  # noqa: ANN401 - as above
         # As the pool makes its own: credentials, TLS, Sentinel's discovery and the user's hooks come along.
