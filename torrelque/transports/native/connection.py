@@ -20,6 +20,7 @@ from torrelque.errors import (
     TorrelqueTypeError,
     TorrelqueValueError,
 )
+from torrelque.transports.native.unix import connect_unix
 from torrelque.transports.native.url import Address
 
 __all__ = ('Connection', 'Dialer', 'pack', 'pack_words')
@@ -165,7 +166,7 @@ class Dialer:
         address = self.address
         try:
             if address.path:
-                return await anyio.connect_unix(address.path)
+                return await connect_unix(address.path)
             if self._ssl_context is None:
                 return await anyio.connect_tcp(address.host, address.port)
             # RESP tells where a reply ends, so TLS's closing handshake would add nothing.
