@@ -136,6 +136,15 @@ class Observer:
             if cursor == b'0':
                 return
 
+    async def rejected(self) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
+        """The dead letters: ids and states, in no order, read in bounded steps.
+
+        A state tells the ``reason``, ``release_time`` when the task was rejected,
+        and ``dequeue_count`` how often it was delivered; `get_task` its payload.
+        """
+        async for task_id, state in self.tasks(TorrelqueTaskStatus.REJECTED):
+            yield task_id, state
+
     async def watch(self, task_id: str | Task, *, timeout: float | None = None) -> AsyncIterator[TorrelqueTaskState]:
         """Yield the state now and at each change of status, until a final one.
 

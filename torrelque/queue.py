@@ -19,6 +19,8 @@ from torrelque.core.verbs import (
     ENQUEUE,
     EXTEND,
     GIVEBACK,
+    PURGE,
+    REDRIVE,
     REJECT,
     RELEASE,
     REQUEUE,
@@ -30,12 +32,16 @@ from torrelque.core.verbs import (
     cancel_item,
     claim_item,
     extend_item,
+    purge_item,
+    redrive_item,
     reject_item,
 )
+from torrelque.dead_letters import DeadLetters
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueLookupError,
     TorrelqueReplyError,
+    TorrelqueTypeError,
     renew,
 )
 from torrelque.items import (
@@ -84,6 +90,7 @@ class Torrelque(Observer):
     ) -> None:
         super().__init__(client, queue=queue, serialiser=serialiser, max_dequeues=max_dequeues)
         self._sweeper = Sweeper(self)
+        self._dead_letters = DeadLetters(self)
 
     async def aclose(self) -> None:
         """End what runs in the background without ``async with``, on asyncio. May be repeated."""
@@ -315,6 +322,30 @@ class Torrelque(Observer):
         plain = checks.check_id(task_id)
         if await self._one(CANCEL, cancel_item(plain)) is not Outcome.OK:
             raise TorrelqueLookupError(f'no pending or delayed task {str(plain)!r} in queue {self.queue!r}')
+
+    async def redrive(self, task_ids: str | Iterable[str] | None = None, *, limit: int | None = None) -> int:
+        """Return dead letters to the back of the queue, their deliveries counted anew; how many were.
+
+        All that there are now, the oldest first, or those with the given ids; at
+        most ``limit``. In bounded steps, safe to cancel and to repeat. Raises
+        TorrelqueLookupError, and changes nothing, if an id is no dead letter.
+        """
+        return await self._dead_letters.do(REDRIVE, redrive_item, task_ids, 0.0, limit)
+
+    async def purge(
+        self, task_ids: str | Iterable[str] | None = None, *, older_than: float | None = None, limit: int | None = None
+    ) -> int:
+        """Remove dead letters for good; how many were.
+
+        Those with the given ids, or those rejected ``older_than`` s ago and
+        more (0: all that there are now), the oldest first; at most ``limit``. In
+        bounded steps, safe to cancel and to repeat. Raises TorrelqueLookupError,
+        and changes nothing, if an id is no dead letter.
+        """
+        age = checks.check_seconds('older_than', older_than)
+        if (task_ids is None) == (age is None):
+            raise TorrelqueTypeError(f'purge takes either task ids or older_than, got {task_ids!r} and {older_than!r}')
+        return await self._dead_letters.do(PURGE, purge_item, task_ids, age or 0.0, limit)
 
     async def sweep(self) -> tuple[int, int, int]:
         """Return to pending what is stale, due, or abandoned by a 0.9 consumer; how many of each.

@@ -186,7 +186,7 @@ class ModelMachine(RuleBasedStateMachine):
 
     @step(5, seconds=st.sampled_from((0.000001, 0.003, 0.25, 1.0, 3.0, 5.000001, 10.0, 60.0, 300.0, 901.0, -0.5, -5.0)))
     def time_passes(self, seconds: float) -> None:
-        self._now += seconds
+        self._now = round(self._now + seconds, 6)  # servers know the microseconds
         self._real.move_to(self._now, self._snapshot)
         self._snapshot = self._memory.snapshot()
 
@@ -260,6 +260,15 @@ class ModelMachine(RuleBasedStateMachine):
     @step(2, lane=lane_numbers, task_id=ids)
     def cancel(self, lane: int, task_id: bytes) -> None:
         self._laned('cancel', lane, task_id)
+
+    @step(3, lane=lane_numbers, task_ids=st.lists(ids, min_size=1, max_size=3))
+    def redrive(self, lane: int, task_ids: list[bytes]) -> None:
+        self._laned('redrive', lane, *task_ids)
+
+    @step(2, lane=lane_numbers, task_ids=st.lists(ids, min_size=1, max_size=3), age=st.sampled_from((None, 0.0, 2.0)))
+    def purge(self, lane: int, task_ids: list[bytes], age: float | None) -> None:
+        before = '' if age is None else f'{self._now - age:.6f}'
+        self._laned('purge', lane, *(word for task_id in task_ids for word in (task_id, before)))
 
     @step(2, kind=st.sampled_from(('stale', 'due')))
     def sweep(self, kind: str) -> None:

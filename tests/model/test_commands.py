@@ -148,6 +148,8 @@ SORTED_SETS: list[Command] = [
 SCORES: list[Command] = [
     ('ZADD', 'z', '1.5', 'b', '0.1', 'a', '1700000000.123456', 'c', '-3', 'd'),
     ('ZSCORE', 'z', 'a'),
+    ('ZMSCORE', 'z', 'none', 'a'),
+    ('ZMSCORE', 'none', 'a'),
     ('ZRANGE', 'z', 0, -1, 'WITHSCORES'),
     ('ZRANGEBYSCORE', 'z', 0, 2, 'WITHSCORES'),
     ('ZSCAN', 'z', 0),
@@ -214,7 +216,7 @@ def comparable(call: Call[Reply], reply: Reply) -> object:
         return reply[0], sorted(reply[1])
     if isinstance(reply, list):
         return [comparable(call, item) for item in reply]
-    if call.command in {'ZSCORE', 'ZRANGE', 'ZRANGEBYSCORE', 'ZPOPMIN', 'BZPOPMIN', 'ZSCAN'} and reply is not None:
+    if call.command in {'ZSCORE', 'ZMSCORE', 'ZRANGE', 'ZRANGEBYSCORE', 'ZPOPMIN', 'BZPOPMIN', 'ZSCAN'} and reply is not None:
         return as_number(reply)
     return reply
 

@@ -10,7 +10,17 @@ from torrelque.core.protocol import Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
 
 __all__ = (
-    'PAGE', 'queue_stats', 'scan_queues', 'scan_results', 'scan_tasks', 'sweep', 'task_states', 'task_with_state',
+    'PAGE',
+    'are_rejected',
+    'queue_stats',
+    'rejected_before',
+    'scan_queues',
+    'scan_results',
+    'scan_tasks',
+    'server_time',
+    'sweep',
+    'task_states',
+    'task_with_state',
 )  # fmt: skip
 
 PAGE = 500
@@ -153,3 +163,25 @@ def scan_queues(cursor: bytes) -> Operation[tuple[bytes, list[str]]]:
     suffix = b':counters'
     next_cursor, found = yield from _scan(b'*' + suffix, cursor)
     return next_cursor, [key[: -len(suffix)].decode(errors='replace') for key in found]
+
+
+def server_time() -> Operation[float]:
+    """The server's clock, Unix time."""
+    seconds, microseconds = yield from Call[Reply]('TIME')
+    return int(seconds) + int(microseconds) / 1e6
+
+
+def rejected_before(keys: Keys, before: float, most: int) -> Operation[list[str]]:
+    """Ids of the oldest dead letters, rejected no later than ``before``."""
+    ids = yield from Call[Reply]('ZRANGEBYSCORE', (keys['rejected'],), ('-inf', f'{before:.6f}', 'LIMIT', 0, most))
+    return [task_id.decode() for task_id in ids]
+
+
+def are_rejected(keys: Keys, task_ids: Sequence[str]) -> Operation[list[bool]]:
+    """Which of some ids are dead letters."""
+    found: list[bool] = []
+    for first in range(0, len(task_ids), PAGE):
+        part = tuple(task_id.encode() for task_id in task_ids[first : first + PAGE])
+        scores = yield from Call[Reply]('ZMSCORE', (keys['rejected'],), part)
+        found += [score is not None for score in scores]
+    return found

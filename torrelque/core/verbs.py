@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -11,9 +12,9 @@ from torrelque.core.models import Receipt, TorrelqueTaskStatus
 from torrelque.core.protocol import Arg, Reply
 
 __all__ = (
-    'CANCEL', 'ENQUEUE', 'EXTEND', 'GIVEBACK', 'MAX_ITEMS', 'REJECT', 'RELEASE', 'REQUEUE', 'Answer', 'ClaimedTask',
-    'Item', 'Outcome', 'Verb', 'cancel_item', 'claim_item', 'enqueue_item', 'extend_item', 'reject_item',
-    'release_item', 'requeue_item',
+    'CANCEL', 'ENQUEUE', 'EXTEND', 'GIVEBACK', 'MAX_ITEMS', 'PURGE', 'REDRIVE', 'REJECT', 'RELEASE', 'REQUEUE',
+    'Answer', 'ClaimedTask', 'Item', 'Outcome', 'Verb', 'cancel_item', 'claim_item', 'enqueue_item', 'extend_item',
+    'purge_item', 'redrive_item', 'reject_item', 'release_item', 'requeue_item',
 )  # fmt: skip
 
 MAX_ITEMS = 1000
@@ -63,6 +64,8 @@ REJECT = Verb('reject')
 GIVEBACK = Verb('giveback')
 EXTEND = Verb('extend', laned=False)
 CANCEL = Verb('cancel', limit=1)
+REDRIVE = Verb('redrive')
+PURGE = Verb('purge')
 
 
 class ClaimedTask(NamedTuple):
@@ -116,3 +119,12 @@ def extend_item(target: Receipt | str, timeout: float | None) -> Item:
 
 def cancel_item(task_id: str) -> Item:
     return (task_id.encode(),)
+
+
+def redrive_item(task_id: str, _before: float) -> Item:
+    return (task_id.encode(),)
+
+
+def purge_item(task_id: str, before: float) -> Item:
+    """``before``: only if the task was rejected no later, Unix time; infinite for whenever it was."""
+    return task_id.encode(), '' if before == math.inf else seconds(before)

@@ -284,7 +284,7 @@ local function bury(dead)
     redis.call('ZADD', rejected, stamp(now), item.id)
     if item.state then
       redis.call('HDEL', state_key(item.id), 'claim')
-      transition(item.id, item.state, REJECTED, 'reason', item.reason)
+      transition(item.id, item.state, REJECTED, 'reason', item.reason, 'release_time', stamp(now))
     end
   end
 end

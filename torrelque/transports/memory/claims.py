@@ -65,9 +65,9 @@ def claimed_items(run: Run, width: int) -> tuple[list[Claimed], list[bytes]]:
 
 def recorded(run: Run, answer: bytes) -> Iterator[tuple[Claimed, bytes]]:
     """Those that a recorded claim took and that are still its own, each with its dequeue_count."""
-    working = run.db.zset_at(run.keys['working']).scores
     at = 1
     while at < len(answer):
+        working = run.db.zset_at(run.keys['working']).scores
         count, length, _ = answer[at:].split(b':', 2)
         at += len(count) + len(length) + 2
         task_id = answer[at : at + int(length)]

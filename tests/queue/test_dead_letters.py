@@ -1,0 +1,149 @@
+"""Dead letters: listed, redriven, purged."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from torrelque import (
+    Torrelque,
+    TorrelqueLookupError,
+    TorrelqueTaskStatus,
+    TorrelqueTypeError,
+    TorrelqueValueError,
+)
+from torrelque.testing import MemoryTransport, VirtualClock
+
+pytestmark = pytest.mark.anyio
+
+
+async def reject_all(queue: Torrelque, reason: str = 'no good') -> None:
+    for task in await queue.dequeue_nowait(max_tasks=1000):
+        await queue.reject(task, reason)
+
+
+async def test_are_listed_with_reason_time_and_deliveries(queue: Torrelque) -> None:
+    task_id = await queue.enqueue('a', headers={'of': 'a'})
+    await queue.enqueue('alive')
+    task = await queue.dequeue(5)
+    await queue.reject(task, 'no good')
+    ((rejected_id, state),) = [each async for each in queue.rejected()]
+    assert (rejected_id, state.status, state.reason) == (task_id, TorrelqueTaskStatus.REJECTED, 'no good')
+    assert state.dequeue_count == 1
+    assert state.last_dequeue_time is not None
+    assert state.release_time is not None
+    assert state.release_time >= state.last_dequeue_time
+    letter = await queue.get_task(task_id)
+    assert (letter.data, letter.headers) == ('a', {'of': 'a'})
+    stats = await queue.get_queue_stats()
+    assert (stats.tasks, stats.rejected, stats.total_rejected) == (1, 1, 1)
+
+
+async def test_a_limit_counts_requeued_deliveries_but_not_those_given_back(queue: Torrelque) -> None:
+    task_id = await queue.enqueue('poison', max_dequeues=2)
+    await queue.giveback(await queue.dequeue(5))
+    for _ in range(2):
+        await queue.requeue(await queue.dequeue(5))
+    assert await queue.dequeue_nowait() == []
+    ((rejected_id, state),) = [each async for each in queue.rejected()]
+    assert rejected_id == task_id
+    assert state.reason == 'delivered 2 times, the limit is 2'
+
+
+async def test_redriving_counts_the_deliveries_anew(queue: Torrelque) -> None:
+    task_id = await queue.enqueue('poison', max_dequeues=1)
+    await queue.requeue(await queue.dequeue(5))
+    for _ in range(2):
+        assert await queue.dequeue_nowait() == []
+        assert await queue.redrive(task_id) == 1
+        state = await queue.get_task_state(task_id)
+        assert (state.status, state.reason, state.release_time) == (TorrelqueTaskStatus.PENDING, None, None)
+        task = await queue.dequeue(5)
+        assert task.id == task_id
+        await queue.requeue(task)
+
+
+async def test_redriving_wakes_a_consumer(queue: Torrelque) -> None:
+    task_id = await queue.enqueue('a')
+    await reject_all(queue)
+    async with anyio.create_task_group() as tasks:
+
+        async def consume() -> None:
+            await queue.release(await queue.dequeue())
+
+        tasks.start_soon(consume)
+        assert await queue.redrive([task_id]) == 1
+
+
+async def test_all_are_redriven_in_steps_the_oldest_first(queue: Torrelque) -> None:
+    await queue.enqueue_many(range(1300))
+    await reject_all(queue)
+    await reject_all(queue)
+    assert (await queue.get_queue_stats()).rejected == 1300
+    assert await queue.redrive(limit=2) == 2
+    assert [task.data for task in await queue.dequeue_nowait(max_tasks=5)] == [0, 1]
+    assert await queue.redrive() == 1298
+    assert await queue.redrive() == 0
+    assert (await queue.get_queue_stats())[:5] == (1300, 1298, 2, 0, 0)
+
+
+async def test_purging_leaves_nothing(queue: Torrelque) -> None:
+    ids = [await queue.enqueue(number) for number in range(3)]
+    await reject_all(queue)
+    assert await queue.purge(ids[0]) == 1
+    assert await queue.purge(older_than=0, limit=1) == 1
+    assert await queue.purge(older_than=0) == 1
+    for task_id in ids:
+        with pytest.raises(TorrelqueLookupError):
+            await queue.get_task_state(task_id)
+    assert [each async for each in queue.tasks()] == []
+
+
+@pytest.mark.parametrize('age', [0.5, 60.0])
+async def test_purging_by_age(age: float) -> None:
+    clock = VirtualClock()
+    async with Torrelque(MemoryTransport(clock=clock)) as queue:
+        old = await queue.enqueue('old')
+        await reject_all(queue)
+        await clock.advance(age)
+        young = await queue.enqueue('young')
+        await reject_all(queue)
+        assert await queue.purge(older_than=age) == 1
+        assert [task_id async for task_id, _ in queue.rejected()] == [young]
+        assert old != young
+
+
+async def test_watch_and_wait_end(queue: Torrelque) -> None:
+    task_id = await queue.enqueue('a')
+    async with anyio.create_task_group() as tasks:
+
+        async def watch() -> None:
+            assert [state.status async for state in queue.watch(task_id)][-1] is TorrelqueTaskStatus.REJECTED
+
+        tasks.start_soon(watch)
+        await reject_all(queue)
+        assert (await queue.wait(task_id, 5)).reason == 'no good'
+
+
+async def test_an_unknown_id_changes_nothing(queue: Torrelque) -> None:
+    dead = await queue.enqueue('dead')
+    await reject_all(queue)
+    alive = await queue.enqueue('alive')
+    for call in (queue.redrive, queue.purge):
+        with pytest.raises(TorrelqueLookupError, match=alive):
+            await call([dead, alive])
+    assert [task_id async for task_id, _ in queue.rejected()] == [dead]
+
+
+async def test_bad_arguments(queue: Torrelque) -> None:
+    with pytest.raises(TorrelqueTypeError, match='either'):
+        await queue.purge()
+    with pytest.raises(TorrelqueTypeError, match='either'):
+        await queue.purge('a', older_than=1)
+    with pytest.raises(TorrelqueValueError, match='-1'):
+        await queue.purge(older_than=-1)
+    for limit in (0, -1):
+        with pytest.raises(TorrelqueValueError, match='limit'):
+            await queue.redrive(limit=limit)
+    with pytest.raises(TorrelqueTypeError):
+        await queue.redrive([b'bytes'])  # type: ignore[list-item]  # that is the test

@@ -1,0 +1,35 @@
+-- Remove dead letters for good.
+-- KEYS: pending delayed working tasks task wake timer rejected lane
+-- ARGV: lane nonce sequence, then for each: id before (Unix time; '' for whenever it was rejected)
+-- returns: OK and a letter for each: o ok, u no dead letter (or a younger one)
+
+local outcome, answer = enter()
+if outcome then
+  return again(outcome, answer)
+end
+look()
+local ids = {}
+for at = 4, #ARGV, 2 do
+  ids[#ids + 1] = ARGV[at]
+end
+redis.call('HLEN', tasks)
+local scores = read('ZMSCORE', rejected, ids)
+local answers, gone, states, seen = {}, {}, {}, {}
+for index, id in ipairs(ids) do
+  local before = tonumber(ARGV[3 + 2 * index])
+  if scores[index] and not seen[id] and (not before or tonumber(scores[index]) <= before) then
+    seen[id] = true
+    answers[index] = 'o'
+    gone[#gone + 1] = id
+    states[#states + 1] = state_key(id)
+  else
+    answers[index] = 'u'
+  end
+end
+
+begin_writing()
+variadic('ZREM', rejected, gone)
+variadic('HDEL', tasks, gone)
+remove_keys(states)
+hint()
+return leave(table.concat(answers))

@@ -1,0 +1,39 @@
+-- Return dead letters to the back of pending, their deliveries counted anew.
+-- KEYS: pending delayed working tasks task wake timer rejected lane
+-- ARGV: lane nonce sequence, then an id for each
+-- returns: OK and a letter for each: o ok, u no dead letter, x state of a wrong type
+
+local outcome, answer = enter()
+if outcome then
+  return again(outcome, answer)
+end
+look()
+local ids = {}
+for at = 4, #ARGV do
+  ids[#ids + 1] = ARGV[at]
+end
+local scores, payloads = read('ZMSCORE', rejected, ids), read('HMGET', tasks, ids)
+local answers, items, seen = {}, {}, {}
+for index, id in ipairs(ids) do
+  local dead = scores[index] and payloads[index] and not seen[id]
+  local state = dead and read_state(id)
+  if not dead then
+    answers[index] = 'u'
+  elseif not state then
+    answers[index] = 'x'
+  else
+    seen[id] = true
+    answers[index] = 'o'
+    items[#items + 1] = { id = id, state = state }
+  end
+end
+
+begin_writing()
+variadic('ZREM', rejected, ids_of(items))
+for _, item in ipairs(items) do
+  redis.call('HDEL', state_key(item.id), 'claim', 'reason', 'release_time')
+  transition(item.id, item.state, PENDING, 'dequeue_base', whole(item.state.dequeue_count))
+end
+variadic('LPUSH', pending, ids_of(items))
+hint()
+return leave(table.concat(answers))
