@@ -216,7 +216,10 @@ def comparable(call: Call[Reply], reply: Reply) -> object:
         return reply[0], sorted(reply[1])
     if isinstance(reply, list):
         return [comparable(call, item) for item in reply]
-    if call.command in {'ZSCORE', 'ZMSCORE', 'ZRANGE', 'ZRANGEBYSCORE', 'ZPOPMIN', 'BZPOPMIN', 'ZSCAN'} and reply is not None:
+    if (
+        call.command in {'ZSCORE', 'ZMSCORE', 'ZRANGE', 'ZRANGEBYSCORE', 'ZPOPMIN', 'BZPOPMIN', 'ZSCAN'}
+        and reply is not None
+    ):
         return as_number(reply)
     return reply
 
