@@ -22,6 +22,7 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Seconds, on the clock that ``Task.expires`` is on."""
+        ...
 
     async def pause(self, event: anyio.Event, until: float) -> object:
         """Return when ``event`` is set or the time (maybe infinite) has come."""

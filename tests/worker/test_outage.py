@@ -173,11 +173,15 @@ async def test_an_outcome_that_is_refused_for_good_is_told_at_once(bench: Bench)
         bench.transport.away = TorrelqueReplyError('NOPERM no permission')
         return 'done'
 
+    async def run() -> None:
+        with pytest.raises(TorrelqueReplyError, match='NOPERM'):
+            await bench.worker(handler).run()
+
     await bench.queue.enqueue(1)
-    worker = bench.worker(handler)
-    with anyio.fail_after(SOON), pytest.raises(TorrelqueReplyError):
-        await worker.run()
-    (event,) = bench.told(events.Unsettled)
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        await bench.settle()
+        (event,) = bench.told(events.Unsettled)
     assert isinstance(event.error, TorrelqueReplyError)
 
 

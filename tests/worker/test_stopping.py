@@ -89,6 +89,24 @@ async def test_a_claim_that_arrives_while_stopping_is_given_back(bench: Bench, r
         assert task.dequeue_count == 1
 
 
+async def test_a_claim_that_arrived_just_before_is_given_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handler(task: Task) -> None: ...
+
+    dequeue = bench.queue.dequeue
+
+    async def dequeue_and_stop() -> Task:
+        task = await dequeue()
+        worker.stop()
+        return task
+
+    monkeypatch.setattr(bench.queue, 'dequeue', dequeue_and_stop)
+    await bench.queue.enqueue(1)
+    worker = bench.worker(handler)
+    await worker.run()
+    assert [type(event) for event in bench.events] == [events.GivenBack]
+    assert await bench.peek() == (1, 0, 0, 0)
+
+
 async def test_a_handler_stops_its_worker(bench: Bench) -> None:
     async def handler(task: Task) -> None:
         worker.stop()
