@@ -21,7 +21,7 @@ from torrelque.core.scripts import ScriptSet
 
 settings.register_profile(
     'ci',
-    max_examples=200,
+    max_examples=150,
     stateful_step_count=60,
     deadline=None,
     derandomize=True,
