@@ -182,7 +182,7 @@ async def test_an_outcome_that_is_refused_for_good_is_told_at_once(bench: Bench)
         group.start_soon(run)
         await bench.settle()
         (event,) = bench.told(events.Unsettled)
-    assert isinstance(event.error, TorrelqueReplyError)
+        assert isinstance(event.error, TorrelqueReplyError)
 
 
 async def test_stop_and_cancellation_while_the_server_is_away(bench: Bench) -> None:
