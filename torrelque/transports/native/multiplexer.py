@@ -23,7 +23,7 @@ from torrelque.transports.native.connection import Connection, Dialer
 __all__ = ('Multiplexer',)
 
 SHORTEST_DELAY = 0.05
-LONGEST_DELAY = 2.0
+LONGEST_DELAY = 0.5
 LOOKS = 8
 """How many times in a response time-out the watchdog looks whether something moved."""
 
