@@ -5,7 +5,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 PYTEST_ARGS ?= -n auto --maxprocesses 4
 
-.PHONY: demo test lint format types docs soak
+.PHONY: demo test lint format types docs soak chaos
 
 demo: $(VENV)/.demo-installed
 	$(VENV)/bin/torrelque demo $(DEMO_ARGS)
@@ -32,6 +32,10 @@ docs: $(VENV)/.dev-installed
 # Until it is interrupted: make soak SOAK_ARGS='--seconds 600'
 soak: $(VENV)/.dev-installed
 	$(PY) -m tests.simulation $(SOAK_ARGS)
+
+# Until it is interrupted: make chaos CHAOS_ARGS='--seconds 600'
+chaos: $(VENV)/.dev-installed
+	$(PY) -m tests.chaos $(CHAOS_ARGS)
 
 $(VENV)/.demo-installed: EXTRAS := cli,coredis,embedded,trio
 $(VENV)/.dev-installed: EXTRAS := dev

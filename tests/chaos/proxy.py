@@ -1,0 +1,86 @@
+"""A proxy on loopback that cuts, stalls and half-delivers at any byte."""
+
+from __future__ import annotations
+
+import random
+import socket
+import struct
+import threading
+from collections import Counter
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+RESET = struct.pack('ii', 1, 0)  # SO_LINGER for no time: closing sends a reset
+
+
+class Proxy:
+    """Threads, one for each direction of a connection, so that it needs none of the loops under test.
+
+    Each direction carries a random number of bytes and then does one of these:
+
+    - cut: what came before is delivered, and both sides see the end, or a reset;
+    - stall: the rest waits, perhaps for longer than the client does, and is delivered late even if the client has gone.
+    """
+
+    def __init__(self, port: int, seed: int, mean: int = 8000) -> None:
+        self.done: Counter[str] = Counter()
+        self._target = ('127.0.0.1', port)
+        self._seed = seed
+        self._mean = mean
+        self._ended = threading.Event()
+        self._listener = socket.create_server(('127.0.0.1', 0))
+
+    @property
+    def url(self) -> str:
+        return f'redis://127.0.0.1:{self._listener.getsockname()[1]}'
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while not self._ended.is_set():
+                client, _ = self._listener.accept()
+                self.done['connections'] += 1
+                server = socket.create_connection(self._target)
+                for direction, ends in enumerate([(client, server), (server, client)]):
+                    rng = random.Random(f'{self._seed} {self.done["connections"]} {direction}')
+                    threading.Thread(target=self._pump, args=(*ends, rng), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, rng: random.Random) -> None:
+        left = self._bytes(rng)
+        with suppress(OSError):
+            while data := source.recv(65536):
+                while len(data) > left:
+                    sink.sendall(data[:left])
+                    data, left = data[left:], self._bytes(rng)
+                    if rng.random() < 0.6:
+                        self.done['cuts'] += 1
+                        return self._close((source, sink), reset=rng.random() < 0.5)
+                    self.done['stalls'] += 1
+                    self._ended.wait(rng.choice([0.02, 0.02, 0.3, 1.5]))
+                sink.sendall(data)
+                left -= len(data)
+        self._close((source, sink), reset=False)
+        return None
+
+    def _bytes(self, rng: random.Random) -> int:
+        return int(rng.expovariate(1 / self._mean))
+
+    def _close(self, ends: tuple[socket.socket, ...], *, reset: bool) -> None:
+        for end in ends:
+            with suppress(OSError):
+                if reset:
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                end.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)  # wakes the other direction's thread
+            end.close()

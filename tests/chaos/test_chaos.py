@@ -1,0 +1,144 @@
+"""A short run of each scenario, and whether the driver would notice. ``make chaos`` is the long run."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import scenarios
+from tests.chaos.ledger import Books, Event, Ledger
+from tests.chaos.nursery import Nursery
+from tests.chaos.proxy import Proxy
+from tests.chaos.scenarios import SCENARIOS, Stage, play
+from tests.servers import MissingServerError, Server
+from torrelque.core.protocol import Arg
+
+SHORT = 1.5
+"""Seconds of chaos. Clearing up and looking comes on top, and the time until leases have run out."""
+
+
+@pytest.mark.server
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize('name', SCENARIOS)
+def test_nothing_is_lost_or_done_twice_or_stranded(name: str) -> None:
+    try:
+        report = play(name, secrets.randbelow(1_000_000), SHORT)
+    except MissingServerError as error:
+        pytest.skip(str(error))
+    print(report)
+    assert report.figures['tasks'] > 0
+    assert report.figures['claims'] >= report.figures['tasks']
+    assert not report.violations, report
+
+
+# The driver itself ---------------------------------------------------------------------------------------------------
+
+Entry = tuple[str, Event, str, int]
+
+GOOD: list[Entry] = [
+    ('a', 'enqueuing', 't', 0),
+    ('a', 'enqueued', 't', 0),
+    ('a', 'claimed', 't', 1),
+    ('b', 'claimed', 't', 2),
+    ('b', 'releasing', 't', 2),
+    ('b', 'released', 't', 2),
+    ('a', 'releasing', 't', 1),
+    ('a', 'lost', 't', 1),
+]
+
+
+def books_of(entries: list[Entry], folder: Path) -> Books:
+    for name, event, task_id, count in entries:
+        with Ledger(folder, name) as ledger:
+            ledger.write(event, task_id, count)
+    return Books.read(folder)
+
+
+def test_good_books(tmp_path: Path) -> None:
+    books = books_of(GOOD, tmp_path)
+    assert books.lost({'t': ('b', 2)}) == []
+    assert books.duplicates({'t': ('b', 2)}) == []
+    assert books.redeliveries == 1
+
+
+def test_a_lost_task_is_noticed(tmp_path: Path) -> None:
+    assert books_of(GOOD, tmp_path).lost({}) == ['t']
+
+
+@pytest.mark.parametrize(
+    ('more', 'problem'),
+    [
+        (('a', 'claimed', 't', 2), 'one delivery went to two'),
+        (('a', 'claimed', 't', 3), 'claimed later'),
+        (('a', 'requeued', 't', 2), 'but requeued'),
+        (('a', 'released', 't', 1), 'acknowledged to'),
+    ],
+    ids=['two consumers', 'claimed later', 'requeued', 'released twice'],
+)
+def test_an_effect_of_a_stale_claim_is_noticed(tmp_path: Path, more: Entry, problem: str) -> None:
+    (found,) = books_of([*GOOD, more], tmp_path).duplicates({'t': ('b', 2)})
+    assert problem in found
+
+
+@pytest.mark.parametrize('final', [('a', 2), ('c', 2)])
+def test_a_release_by_somebody_else_is_noticed(tmp_path: Path, final: tuple[str, int]) -> None:
+    assert 'who never asked for it' in books_of(GOOD, tmp_path).duplicates({'t': final})[0]
+
+
+def test_a_task_from_nowhere_is_noticed(tmp_path: Path) -> None:
+    assert 'never enqueued' in books_of(GOOD, tmp_path).duplicates({'x': ('b', 2)})[0]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.setattr(scenarios, 'ENOUGH', 0.5)
+    return Stage(1, tmp_path, server, Nursery(tmp_path / 'log'))
+
+
+@pytest.mark.parametrize('server', ['valkey-9.1'], indirect=True)
+@pytest.mark.parametrize(
+    ('command', 'problem'),
+    [
+        (('ZADD', 'chaos:working', 9e9, 't'), 'was not drained'),
+        (('HSET', 'chaos:tasks', 't', '1'), 'was not drained'),
+        (('ZADD', 'chaos:delayed', 9e9, 't'), 'was not drained'),
+        (('HSET', 'chaos:task:t', 'status', 0), 'was left behind'),
+    ],
+    ids=['working', 'payload', 'delayed', 'state'],
+)
+def test_what_is_stranded_is_noticed(stage: Stage, command: tuple[Arg, ...], problem: str) -> None:
+    stage.server.command(*command)
+    stage.settle()
+    assert problem in stage.report.stranded[0]
+
+
+def test_a_worker_that_fails_is_noticed(tmp_path: Path) -> None:
+    with Nursery(tmp_path / 'log') as nursery:
+        stage = Stage(1, tmp_path, Server.__new__(Server), nursery)
+        name = stage.start('no such crew', url='redis://127.0.0.1:1')
+        with pytest.raises(AssertionError, match='no such crew'):
+            nursery.join(name)
+
+
+def pings(url: str, times: int) -> int:
+    """How many answers come, of so many, before the connection is cut."""
+    port = int(url.rpartition(':')[2])
+    received = b''
+    with suppress(OSError), socket.create_connection(('127.0.0.1', port)) as connection:
+        for _ in range(times):
+            connection.sendall(b'PING\r\n')
+            received += connection.recv(64)
+    return received.count(b'+PONG')
+
+
+@pytest.mark.parametrize('server', ['valkey-9.1'], indirect=True)
+def test_the_proxy_delivers_and_breaks(server: Server) -> None:
+    with Proxy(server.port, seed=1, mean=100) as proxy:
+        counts = [pings(proxy.url, 100) for _ in range(10)]
+    assert 0 < max(counts) < 100
+    assert proxy.done['cuts'] > 0
+    assert proxy.done['stalls'] > 0
