@@ -205,8 +205,14 @@ def test_plain_asyncio_run_closing_nothing(server: Server, capsys: pytest.Captur
         await queue.release(task_id)
         with pytest.raises(TorrelqueTimeoutError):
             await queue.dequeue(0.02)
+        background = asyncio.create_task(queue.dequeue())
+        await asyncio.sleep(0.02)
+        background.cancel()
+        background = asyncio.create_task(queue.dequeue())
+        await asyncio.sleep(0.02)
         queue.unschedule_sweep()
         await client.aclose()
+        assert not background.done()
 
     with warnings.catch_warnings():
         warnings.simplefilter('error')

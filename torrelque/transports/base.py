@@ -70,6 +70,10 @@ class Transport(ABC):
         When cancelled, no connection may be left out of step.
         """
 
+    async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
+        """Like :meth:`execute`, for the last calls as the event loop ends, when the client may be closed already."""
+        return await self.execute(batch)
+
     @abstractmethod
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         """Run a call that the server answers after at most ``timeout`` seconds, on a connection of its own.

@@ -37,17 +37,18 @@ CLOSING_TIME = 2.0
 """Seconds that shutting down may spend on settling calls and giving claims back."""
 
 
-async def drive(transport: Transport, operation: Operation[T]) -> T:
-    """Run an operation to its end.
+async def drive(transport: Transport, operation: Operation[T], *, at_end: bool = False) -> T:
+    """Run an operation to its end; ``at_end`` of the event loop over what is left then.
 
     Raises what the operation raises, and TorrelqueConnectionError if it was cut
     off. When cancelled, the operation is given a little time to clean up.
     """
+    execute = transport.execute_at_end if at_end else transport.execute
     try:
         batch = next(operation)
         while True:
             try:
-                replies = await transport.execute(batch)
+                replies = await execute(batch)
             except TorrelqueConnectionError as error:
                 batch = operation.throw(Interrupted(error))
             except anyio.get_cancelled_exc_class():
@@ -259,7 +260,7 @@ class Engine:
                 await self._run(tasks)
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(CLOSING_TIME, shield=True):
-                await self._close_down()
+                await self._close_down(at_end=True)
             raise
         finally:
             # The next call starts another; other tasks that end with the event loop may have some left to make.
@@ -316,14 +317,14 @@ class Engine:
             self._running -= 1
             self._wake.set()
 
-    async def _close_down(self) -> None:
+    async def _close_down(self, *, at_end: bool = False) -> None:
         """Let what is under way finish, and run what the session has left to do."""
         self._session.close()
         self._waiting.cancel()
         while True:
             operations = self._session.start()
             if operations:
-                await drive(self._transport, together(operations))
+                await drive(self._transport, together(operations), at_end=at_end)
             elif self._running:
                 self._wake = anyio.Event()
                 await self._wake.wait()

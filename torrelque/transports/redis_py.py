@@ -53,6 +53,9 @@ CONNECT_TIMEOUT = 10.0
 
 SEND_TIMEOUT = 5.0
 
+LAST_CALL = 1.0
+"""Seconds that a call may take as the event loop ends."""
+
 CODES: dict[type[Exception], str] = {
     exceptions.AskError: 'ASK',
     exceptions.AuthenticationError: 'NOAUTH',
@@ -339,6 +342,10 @@ class RedisPyTransport(base.Transport):
         if task.cancelling() > cancellations:
             await _cancel_again(task)
         return [plain(reply, as_reply_error) for reply in replies]
+
+    async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
+        # A client that is closed would open a connection once more, and leave it open.
+        return [await self.block(call, LAST_CALL) for call in batch]
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         _this_task()

@@ -1,0 +1,307 @@
+"""The audit: each thing that can be wrong is found, what is safe is repaired, and a moving queue is not wrong."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from tests import servers
+from torrelque import Torrelque, Violation, connect
+from torrelque.core.keys import Keys
+from torrelque.core.operations import PAGE
+from torrelque.core.protocol import Arg, Call, Reply
+from torrelque.testing import MemoryTransport
+from torrelque.transports.base import Transport
+
+pytestmark = pytest.mark.anyio
+
+Command = Callable[..., Awaitable[Any]]
+
+KEYS = Keys.of_queue('q')
+
+
+@pytest.fixture(params=['memory', *servers.SERVERS])
+async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
+    if request.param == 'memory':
+        yield MemoryTransport()
+        return
+    try:
+        server = servers.shared(request.param)
+    except servers.MissingServerError as error:
+        pytest.skip(str(error))
+    server.start()
+    server.flush()
+    async with connect(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+async def queue(transport: Transport) -> AsyncIterator[Torrelque]:
+    async with Torrelque(transport, queue='q') as queue:
+        yield queue
+
+
+@pytest.fixture
+def command(transport: Transport) -> Command:
+    async def command(name: str, *words: Arg) -> Reply:
+        (reply,) = await transport.execute([Call[Reply](name, words[:1], words[1:])])
+        assert not isinstance(reply, Exception)
+        return reply
+
+    return command
+
+
+async def kinds(queue: Torrelque, *, repair: bool = False) -> list[tuple[str, str | None, bool]]:
+    return [(found.kind, found.task_id, found.repaired) for found in await queue.audit(repair=repair)]
+
+
+async def drain(queue: Torrelque) -> list[Any]:
+    tasks = await queue.dequeue_nowait(max_tasks=1000)
+    for task in tasks:
+        await queue.release(task)
+    assert await queue.dequeue_nowait() == []
+    return [task.data for task in tasks]
+
+
+async def assert_repaired(queue: Torrelque, kind: str, task_id: str | None = None) -> None:
+    """It is found, without being touched; then repaired; then no more."""
+    for _ in range(2):
+        assert await kinds(queue) == [(kind, task_id, False)]
+    assert await kinds(queue, repair=True) == [(kind, task_id, True)]
+    assert await queue.audit() == []
+
+
+async def test_nothing_is_wrong_with_tasks_in_every_place(queue: Torrelque) -> None:
+    assert await queue.audit() == []
+    for number in range(4):
+        await queue.enqueue(number)
+    await queue.enqueue('later', delay=3600)
+    rejected, working, finished = await queue.dequeue(5, max_tasks=3)
+    await queue.reject(rejected, 'no good')
+    await queue.release(finished, result='good')
+    assert await queue.audit(repair=True) == []
+    await queue.extend(working)  # its claim was left alone
+
+
+async def test_nothing_is_wrong_with_a_drained_queue(queue: Torrelque, command: Command) -> None:
+    await queue.enqueue('a')
+    assert await drain(queue) == ['a']
+    assert await queue.audit() == []
+    assert await command('EXISTS', KEYS['wake']) == 0
+
+
+# Tasks ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_task_in_no_collection_goes_back_to_pending(queue: Torrelque, command: Command) -> None:
+    await queue.enqueue('a', task_id='1')
+    await queue.dequeue(5)
+    await command('ZREM', KEYS['working'], '1')
+    await assert_repaired(queue, 'lost', '1')
+    assert (await queue.dequeue(5)).dequeue_count == 2
+
+
+@pytest.mark.parametrize('times', [2, 3])
+async def test_a_task_listed_more_than_once_stays_at_the_front(queue: Torrelque, command: Command, times: int) -> None:
+    await queue.enqueue('a', task_id='1')
+    await queue.enqueue('b', task_id='2')
+    for _ in range(times - 1):
+        await command('LPUSH', KEYS['pending'], '1')
+    await assert_repaired(queue, 'twice', '1')
+    assert await drain(queue) == ['a', 'b']
+
+
+@pytest.mark.parametrize('place', ['working', 'delayed', 'rejected'])
+async def test_a_task_that_is_elsewhere_leaves_pending(queue: Torrelque, command: Command, place: str) -> None:
+    await queue.enqueue('a', task_id='1', delay=3600 if place == 'delayed' else None)
+    if place != 'delayed':
+        task = await queue.dequeue(5)
+        if place == 'rejected':
+            await queue.reject(task, 'no good')
+    await command('LPUSH', KEYS['pending'], '1')
+    await assert_repaired(queue, 'twice', '1')
+    assert await command('ZSCORE', KEYS[place], '1') is not None
+
+
+async def test_a_task_in_two_sorted_sets_is_left_to_its_owner(queue: Torrelque, command: Command) -> None:
+    await queue.enqueue('a', task_id='1', delay=3600)
+    await command('ZADD', KEYS['rejected'], '1', '1')
+    assert await kinds(queue, repair=True) == [('twice', '1', False)]
+    assert await command('ZSCORE', KEYS['delayed'], '1') is not None
+
+
+@pytest.mark.parametrize('place', ['pending', 'dequeueing', 'working', 'delayed', 'rejected'])
+async def test_an_id_without_a_payload_leaves(queue: Torrelque, command: Command, place: str) -> None:
+    await queue.enqueue('a', delay=3600)
+    if place in ('pending', 'dequeueing'):
+        await command('LPUSH', KEYS[place], 'x')
+    else:
+        await command('ZADD', KEYS[place], '4000000000', 'x')
+    await command('HSET', KEYS.state('x'), 'status', '0')
+    await assert_repaired(queue, 'ghost', 'x')
+    assert await command('PTTL', KEYS.state('x')) > 0
+
+
+async def test_a_task_without_a_state_is_still_delivered(queue: Torrelque, command: Command) -> None:
+    await queue.enqueue('a', task_id='1')
+    await command('DEL', KEYS.state('1'))
+    assert await kinds(queue, repair=True) == [('state', '1', False)]
+    await command('SET', KEYS.state('1'), 'a string')
+    (violation,) = await queue.audit(repair=True)
+    assert violation == Violation('state', 'q:task:1', '1', 'has in place of a state a string')
+    await command('DEL', KEYS.state('1'))
+    assert await drain(queue) == ['a']
+
+
+async def test_a_state_that_tells_another_status_is_told(queue: Torrelque, command: Command) -> None:
+    await queue.enqueue('a', task_id='1')
+    await command('HSET', KEYS.state('1'), 'status', '2')
+    assert await kinds(queue, repair=True) == [('status', '1', False)]
+
+
+async def test_a_state_that_would_expire_under_its_task_stays(queue: Torrelque, command: Command) -> None:
+    await queue.enqueue('a', task_id='1')
+    await command('PEXPIRE', KEYS.state('1'), 60_000)
+    await assert_repaired(queue, 'expiring', '1')
+    assert await command('PTTL', KEYS.state('1')) == -1
+
+
+@pytest.mark.parametrize('score', ['inf', '-inf'])
+async def test_a_claim_for_ever_gets_the_deadline_of_its_task(queue: Torrelque, command: Command, score: str) -> None:
+    await queue.enqueue('a', task_id='1', task_timeout=100)
+    task = await queue.dequeue(5)
+    await command('ZADD', KEYS['working'], score, '1')
+    await assert_repaired(queue, 'deadline', '1')
+    assert float(await command('ZSCORE', KEYS['working'], '1')) == pytest.approx(task.deadline, abs=60)
+    await queue.release(task)
+
+
+async def test_a_result_without_expiry_gets_one(queue: Torrelque, command: Command) -> None:
+    await queue.enqueue('later', delay=3600)
+    await command('HSET', KEYS.state('1'), 'status', '3', 'result', '"r"')
+    await assert_repaired(queue, 'result', '1')
+    assert 0 < await command('PTTL', KEYS.state('1')) <= 3_600_000
+    assert (await queue.get_task_state('1')).result == 'r'
+
+
+async def test_a_state_of_nobody_is_told(queue: Torrelque, command: Command) -> None:
+    await command('HSET', KEYS.state('1'), 'status', '1')
+    await command('SET', KEYS.state('2'), 'a string')
+    assert await kinds(queue, repair=True) == [('stray', '1', False), ('stray', '2', False)]
+    assert await command('PTTL', KEYS.state('1')) == -1
+
+
+async def test_ids_that_are_no_text_are_shown(queue: Torrelque, command: Command) -> None:
+    await command('LPUSH', KEYS['pending'], b'\xff')
+    assert await kinds(queue, repair=True) == [('ghost', '\ufffd', True)]
+
+
+async def test_more_than_a_page(queue: Torrelque, command: Command) -> None:
+    count = 2 * PAGE + 7
+    ids = [f'{number:04}' for number in range(count)]
+    await queue.enqueue_many(ids)
+    assert await queue.audit() == []
+    await command('LPUSH', KEYS['pending'], *ids)
+    found = await queue.audit(repair=True)
+    assert [(each.kind, each.task_id, each.repaired) for each in found] == [('ghost', each, True) for each in ids]
+    assert await queue.audit() == []
+    assert (await queue.get_queue_stats()).pending == count
+
+
+# Keys ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_lanes_and_timer_have_to_expire(queue: Torrelque, command: Command) -> None:
+    await queue.enqueue('a', delay=3600)
+    await command('SET', b'%b:7' % KEYS['lane'], '1 n closed ')
+    await command('SET', KEYS['timer'], '7|4000000000')
+    found = await queue.audit()
+    assert [(each.kind, each.key) for each in found] == [('timer', 'q:timer'), ('lane', 'q:lane:7')]
+    assert [each.repaired for each in await queue.audit(repair=True)] == [True, True]
+    assert await queue.audit() == []
+    assert 0 < await command('PTTL', b'%b:7' % KEYS['lane']) <= 900_000
+    assert 0 < await command('PTTL', KEYS['timer']) <= 10_050
+
+
+@pytest.mark.parametrize('name', ['pending', 'tasks', 'wake', 'epoch', 'counters'])
+async def test_a_key_that_would_expire_stays(queue: Torrelque, command: Command, name: str) -> None:
+    await queue.enqueue('a')
+    await queue.enqueue('b')
+    await command('PEXPIRE', KEYS[name], 60_000)
+    await assert_repaired(queue, 'key')
+    assert await command('PTTL', KEYS[name]) == -1
+
+
+async def test_a_key_of_a_wrong_type_is_told(queue: Torrelque, command: Command) -> None:
+    await queue.enqueue('a')
+    await command('DEL', KEYS['wake'])
+    await command('SET', KEYS['wake'], 'a string')
+    (found,) = await queue.audit(repair=True)
+    assert (found.kind, found.key, found.repaired) == ('key', 'q:wake', False)
+    assert 'string' in found.detail
+
+
+async def test_a_drained_queue_has_no_hint_and_no_marks(queue: Torrelque, command: Command) -> None:
+    await command('ZADD', KEYS['wake'], '0', '0')
+    await command('SADD', KEYS['undequeued'], 'x')
+    assert await kinds(queue) == [('leftover', None, False)] * 2
+    assert await kinds(queue, repair=True) == [('leftover', None, True)] * 2
+    assert await command('EXISTS', KEYS['wake'], KEYS['undequeued']) == 0
+    assert await queue.audit() == []
+
+
+async def test_a_queue_with_tasks_has_hint_and_marks(queue: Torrelque, command: Command) -> None:
+    await queue.enqueue('a')
+    await command('SADD', KEYS['undequeued'], 'x')
+    assert await queue.audit(repair=True) == []
+    assert await command('EXISTS', KEYS['wake'], KEYS['undequeued']) == 2
+
+
+async def test_another_queue_whose_name_begins_as_a_state_is_left_alone(queue: Torrelque, transport: Transport) -> None:
+    async with Torrelque(transport, queue='q:task:of') as other:
+        await other.enqueue('a', task_id='1')
+        await other.reject(await other.dequeue(5), 'no good')
+        await other.enqueue('b')
+        before = await other.get_task_state('1')
+        assert {each.kind for each in await queue.audit(repair=True)} == {'stray'}
+        assert not any(each.repaired for each in await queue.audit(repair=True))
+        assert await other.audit() == []
+        assert await other.get_task_state('1') == before
+
+
+# A queue that moves --------------------------------------------------------------------------------------------------
+
+
+async def test_a_busy_queue_is_not_wrong(queue: Torrelque) -> None:
+    await queue.enqueue('far off', delay=3600)  # so that it is never drained
+    await queue.enqueue_many(range(300))
+    done = 0
+    found: list[Violation] = []
+
+    async def consume() -> None:
+        nonlocal done
+        while True:
+            for task in await queue.dequeue(max_tasks=3):
+                if done % 7 == 0:
+                    await queue.requeue(task)
+                elif done % 5 == 0:
+                    await queue.reject(task, 'no good')
+                else:
+                    await queue.release(task, result=done if done % 2 else None)
+                done += 1
+                await queue.enqueue(done)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(consume)
+        with anyio.fail_after(60):
+            audits = 0
+            while audits < 4 or done < 200:
+                found += await queue.audit(repair=True)
+                audits += 1
+        group.cancel_scope.cancel()
+    assert found == []
+    assert await queue.audit() == []
