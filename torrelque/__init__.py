@@ -13,6 +13,7 @@ The layers, from the outside in::
 """
 
 from torrelque import events, retry
+from torrelque.core.auditing import Violation
 from torrelque.core.codec import TorrelqueTaskSerialiser
 from torrelque.core.models import (
     Receipt,
@@ -73,6 +74,7 @@ __all__ = (
     'TorrelqueUsageError',
     'TorrelqueValueError',
     'Transport',
+    'Violation',
     'Worker',
     'connect',
     'events',

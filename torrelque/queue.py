@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, overload
 
 from torrelque.core import checks, operations
+from torrelque.core.auditing import Violation, audit
 from torrelque.core.codec import JSON, Serialiser, load_headers
 from torrelque.core.models import (
     Receipt,
@@ -346,6 +347,18 @@ class Torrelque(Observer):
         if (task_ids is None) == (age is None):
             raise TorrelqueTypeError(f'purge takes either task ids or older_than, got {task_ids!r} and {older_than!r}')
         return await self._dead_letters.do(PURGE, purge_item, task_ids, age or 0.0, limit)
+
+    async def audit(self, *, repair: bool = False) -> list[Violation]:
+        """Check that everything in the queue is as it should be; what is not.
+
+        Runs on a live queue, in bounded steps; what the queue does meanwhile is
+        no violation. ``repair`` repairs what is safe to repair, losing no task:
+        see ``repaired`` of each. A hint that is left over in a drained queue is
+        one, too; a `dequeue` that finds nothing removes it. It holds all ids in
+        memory, and walks through all keys of the database. Safe to cancel and to
+        repeat.
+        """
+        return await self._engine.run(audit(self._scripts, self._keys, self.result_ttl, repair=repair))
 
     async def sweep(self) -> tuple[int, int, int]:
         """Return to pending what is stale, due, or abandoned by a 0.9 consumer; how many of each.

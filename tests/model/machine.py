@@ -27,6 +27,7 @@ F = TypeVar('F', bound=Callable[..., None])
 
 KEYS = Keys.of_queue('q')
 IDS = (b'a', b'b', b'c', b'2:x:', b'\xff \n')
+FAULTS = ('ghost', 'twice', 'lost', 'deadline', 'expiring', 'result')
 MENDED_AFTER = 4
 """Calls that a broken collection lasts."""
 
@@ -159,9 +160,7 @@ class ModelMachine(RuleBasedStateMachine):
         self._history.append((name, words))
         reply = self._verb(name, *words)
         if reply == [b'NOLANE']:
-            made = self._verb('mint', lane.nonce)
-            if isinstance(made, bytes):
-                self._lanes[place] = Lane(made, lane.nonce)
+            self.mint(lane.nonce)
         self._learn(name, words, reply)
         return reply
 
@@ -209,8 +208,9 @@ class ModelMachine(RuleBasedStateMachine):
     def mint(self, nonce: str) -> None:
         number = self._verb('mint', nonce)
         if isinstance(number, bytes):
-            assert self._epoch_lost or number not in [lane.number for lane in self._lanes]
-            self._lanes = [*self._lanes[-2:], Lane(number, nonce)]
+            others = [lane for lane in self._lanes if lane.number != number]  # one lane has one user
+            assert self._epoch_lost or others == self._lanes
+            self._lanes = [*others[-2:], Lane(number, nonce)]
 
     @step(
         10,
@@ -286,6 +286,30 @@ class ModelMachine(RuleBasedStateMachine):
     def look(self, place: str) -> None:
         self._verb('stats')
         self._verb('page', place, 0, 100)
+
+    @step(2, mode=st.sampled_from(('deep', 'shallow')), task_ids=some_ids)
+    def inspect(self, mode: str, task_ids: list[bytes]) -> None:
+        self._verb('inspect', mode, *task_ids)
+
+    @step(5, fault=st.sampled_from(FAULTS), task_id=ids)
+    def mend(self, fault: str, task_id: bytes) -> None:
+        self._verb('mend', fault, task_id, 3_600_000)
+
+    @step(1, lane=lane_numbers)
+    def mend_a_lane(self, lane: int) -> None:
+        self._verb('mend', 'lane', self._lanes[lane].number if lane < len(self._lanes) else '77', 3_600_000)
+
+    @step(1, fault=st.sampled_from(('timer', 'key', 'leftover')), name=st.sampled_from(('wake', 'undequeued', 'tasks')))
+    def mend_a_key(self, fault: str, name: str) -> None:
+        self._verb('mend', fault, name, 3_600_000)
+
+    @step(1, name=st.sampled_from(('wake', 'tasks', 'pending', 'timer')), task_id=ids, of_task=st.booleans())
+    def an_expiry_is_set(self, name: str, task_id: bytes, *, of_task: bool) -> None:
+        self._command('PEXPIRE', _state(task_id) if of_task else KEYS[name], 4_000_000)
+
+    @step(1, task_id=ids, score=st.sampled_from(('inf', '-inf')))
+    def a_deadline_never_comes(self, task_id: bytes, score: str) -> None:
+        self._command('ZADD', KEYS['working'], score, task_id)
 
     @step(1, mode=st.sampled_from(('', 'raise')), whose=targets, item=st.tuples(ids, payloads, timeouts, delays))
     def pipeline_of_the_users_own(self, mode: str, whose: Target, item: tuple[Arg, ...]) -> None:

@@ -12,6 +12,7 @@ from torrelque.core.scripts import ScriptSet
 __all__ = (
     'PAGE',
     'are_rejected',
+    'literally',
     'queue_stats',
     'rejected_before',
     'scan_queues',
@@ -146,7 +147,7 @@ def _scan(pattern: bytes, cursor: bytes) -> Operation[tuple[bytes, Sequence[byte
     return next_cursor, found
 
 
-def _literally(text: bytes) -> bytes:
+def literally(text: bytes) -> bytes:
     """A pattern that matches just this text."""
     return b''.join(b'\\%c' % byte if byte in b'*?[]^\\' else b'%c' % byte for byte in text)
 
@@ -154,7 +155,7 @@ def _literally(text: bytes) -> bytes:
 def scan_results(keys: Keys, cursor: bytes) -> Operation[tuple[bytes, list[str]]]:
     """A step through the ids that have a state at all, also those whose result is kept."""
     prefix = keys.state('')
-    next_cursor, found = yield from _scan(_literally(prefix) + b'*', cursor)
+    next_cursor, found = yield from _scan(literally(prefix) + b'*', cursor)
     return next_cursor, [key[len(prefix) :].decode(errors='replace') for key in found]
 
 

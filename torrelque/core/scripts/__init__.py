@@ -14,7 +14,7 @@ __all__ = ('VERBS', 'ScriptSet', 'load')
 
 VERBS = (
     'mint', 'enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'settle', 'tick', 'sweep',
-    'undequeue', 'cancel', 'redrive', 'purge', 'stats', 'page',
+    'undequeue', 'cancel', 'redrive', 'purge', 'stats', 'page', 'inspect', 'mend',
 )  # fmt: skip
 
 ScriptSet = dict[str, Script]

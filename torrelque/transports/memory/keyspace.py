@@ -63,6 +63,10 @@ class Keyspace:
         self._first_expiry = min(self._first_expiry, at)
         return True
 
+    def persist(self, key: bytes) -> bool:
+        """Let a key expire no more. Whether it would have."""
+        return self._expiries.pop(key, None) is not None
+
     def pttl(self, key: bytes) -> int:
         """Milliseconds left; -1 for a key that does not expire, -2 for none."""
         if key not in self._values:

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueReplyError
+from torrelque.transports.memory import auditing
 from torrelque.transports.memory.claims import (
     BROKEN,
     Claimed,
@@ -412,5 +413,7 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
         'purge': purge,
         'stats': stats,
         'page': page,
+        'inspect': auditing.inspect,
+        'mend': auditing.mend,
     }
 )

@@ -1,0 +1,298 @@
+"""The audit, which finds what is not as it should be in a queue.
+
+The queue moves while it is looked at. So ids are gathered in pages, and those
+about which something looks wrong are looked at again, a few at a time, each of
+these looks being one call of a script: only what is wrong then counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from torrelque.core.keys import Keys
+from torrelque.core.operations import PAGE, literally
+from torrelque.core.protocol import Arg, Call, Operation, Reply
+from torrelque.core.scripts import ScriptSet
+
+__all__ = ('Violation', 'audit')
+
+DEEP = 5
+"""Ids that one call looks for in the lists: each takes a walk along them."""
+
+TYPES = {
+    'pending': b'list', 'dequeueing': b'list', 'undequeued': b'set', 'working': b'zset', 'delayed': b'zset',
+    'tasks': b'hash', 'wake': b'zset', 'timer': b'string', 'epoch': b'string', 'rejected': b'zset',
+    'counters': b'hash',
+}  # fmt: skip
+
+FINAL = (b'3', b'4')
+
+STATUS_OF = {'pending': b'0', 'dequeueing': b'0', 'working': b'1', 'delayed': b'2', 'rejected': b'4'}
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Something about a queue that should not be.
+
+    ``kind`` is one of
+
+    - ``'lost'``: a task in no collection, which nobody would get;
+    - ``'twice'``: a task in more than one collection, or listed more than once;
+    - ``'ghost'``: an id in a collection without a task's payload;
+    - ``'state'``: a task without a state, or with one of a wrong type;
+    - ``'status'``: a task whose state tells another status than that of its collection;
+    - ``'expiring'``: a task whose state expires;
+    - ``'deadline'``: a claimed task without a finite deadline;
+    - ``'result'``: a result without expiry;
+    - ``'stray'``: a state without a task that is no result;
+    - ``'lane'``, ``'timer'``: one without expiry;
+    - ``'key'``: a key that expires with all that is in it, or is of a wrong type;
+    - ``'leftover'``: a key that should be gone when no task is left.
+
+    ``key`` is where it shows, ``task_id`` whose it is, or None; ``detail`` says
+    it in words. ``repaired`` tells whether the audit repaired it.
+    """
+
+    kind: str
+    key: str
+    task_id: str | None
+    detail: str
+    repaired: bool = False
+
+
+class _Facts(NamedTuple):
+    """What the script `inspect` tells of an id."""
+
+    payload: int
+    pending: int
+    dequeueing: int
+    working: int
+    delayed: int
+    rejected: int
+    kind: bytes
+    status: bytes
+    result: int
+    expires: int
+
+    @property
+    def places(self) -> list[str]:
+        """The collections that it is in, as often as it is."""
+        return [
+            *['pending'] * self.pending,
+            *['dequeueing'] * self.dequeueing,
+            *['working'] * bool(self.working),
+            *['delayed'] * self.delayed,
+            *['rejected'] * self.rejected,
+        ]
+
+
+class _Fault(NamedTuple):
+    """A violation, and what repairs it: the script's word for it, and its subject."""
+
+    violation: Violation
+    subject: bytes
+
+
+class _Audit:
+    """One audit's way through a queue."""
+
+    def __init__(self, scripts: ScriptSet, keys: Keys, result_ttl: float, *, repair: bool) -> None:
+        self._scripts = scripts
+        self._keys = keys
+        self._ttl = max(1, round(result_ttl * 1000))
+        self._repair = repair
+        self._found: list[Violation] = []
+
+    def run(self) -> Operation[list[Violation]]:
+        yield from self._check_keys()
+        if any('wrong type' in violation.detail for violation in self._found):
+            return self._found  # no script could look any further
+        yield from self._check_lanes()
+        yield from self._check_tasks()
+        yield from self._check_leftovers()
+        return self._found
+
+    def _call(self, name: str, *args: Arg) -> Call[Reply]:
+        return Call(self._scripts[name], self._keys.of(self._scripts[name]), args)
+
+    def _report(self, fault: _Fault) -> Operation[None]:
+        violation = fault.violation
+        if self._repair and violation.kind in REPAIRABLE:
+            mended = yield from self._call('mend', violation.kind, fault.subject, self._ttl)
+            violation = replace(violation, repaired=bool(mended))
+        self._found.append(violation)
+
+    # Keys --------------------------------------------------------------------
+
+    def _check_keys(self) -> Operation[None]:
+        types = yield [Call[Reply]('TYPE', (self._keys[name],)) for name in TYPES]
+        expiries = yield [Call[Reply]('PTTL', (self._keys[name],)) for name in TYPES]
+        for (name, wanted), kind, expiry in zip(TYPES.items(), _all(types), _all(expiries), strict=True):
+            key = self._keys[name].decode()
+            if (kind if isinstance(kind, bytes) else str(kind).encode()) not in (wanted, b'none'):
+                self._found.append(Violation('key', key, None, f'is of a wrong type, {kind!r}'))
+            elif name == 'timer' and expiry == -1:
+                yield from self._report(_Fault(Violation('timer', key, None, 'does not expire'), b''))
+            elif name != 'timer' and expiry >= 0:
+                fault = Violation('key', key, None, f'expires in {expiry / 1000} s')
+                yield from self._report(_Fault(fault, name.encode()))
+
+    def _check_lanes(self) -> Operation[None]:
+        prefix = self._keys['lane'] + b':'
+        for_ever: set[bytes] = set()
+        cursor = b'0'
+        while True:
+            cursor, found = yield from self._scan(prefix, cursor)
+            if found:
+                expiries = yield [Call[Reply]('PTTL', (key,)) for key in found]
+                for_ever.update(key for key, expiry in zip(found, _all(expiries), strict=True) if expiry == -1)
+            if cursor == b'0':
+                break
+        for key in sorted(for_ever):
+            number = key.removeprefix(prefix)
+            if number.isdigit():  # else another queue's key, whose name begins as those of this one's lanes
+                violation = Violation('lane', key.decode(), None, 'does not expire')
+                yield from self._report(_Fault(violation, number))
+
+    def _check_leftovers(self) -> Operation[None]:
+        for name in ('wake', 'undequeued'):
+            for _ in range(2):
+                drained, hint, marks = yield from self._call('inspect', 'shallow')
+                if not drained or not (hint if name == 'wake' else marks):
+                    break
+            else:
+                violation = Violation('leftover', self._keys[name].decode(), None, 'is there, though no task is left')
+                yield from self._report(_Fault(violation, name.encode()))
+
+    # Tasks -------------------------------------------------------------------
+
+    def _check_tasks(self) -> Operation[None]:
+        lists = yield from self._read_lists()
+        ids = yield from self._gather()
+        suspects = yield from self._narrow({*ids, *lists[0], *lists[1]}, lists)
+        if suspects:  # most are ids that moved meanwhile
+            lists = yield from self._read_lists(suspects)
+            suspects = yield from self._narrow(suspects, lists)
+        for part in _pages(sorted(suspects), DEEP):
+            facts = yield from self._inspect('deep', part)
+            for task_id, each in zip(part, facts, strict=True):
+                for fault in self._faults(task_id, each):
+                    yield from self._report(fault)
+
+    def _gather(self) -> Operation[set[bytes]]:
+        """All ids but those in lists: the queued ones, and those of states."""
+        ids: set[bytes] = set()
+        for place in ('tasks', 'working', 'delayed', 'rejected'):
+            cursor = b'0'
+            while True:
+                cursor, *found = yield from self._call('page', place, cursor, PAGE)
+                ids.update(found)
+                if cursor == b'0':
+                    break
+        prefix, cursor = self._keys.state(''), b'0'
+        while True:
+            cursor, keys = yield from self._scan(prefix, cursor)
+            ids.update(key.removeprefix(prefix) for key in keys)
+            if cursor == b'0':
+                return ids
+
+    def _read_lists(self, wanted: Collection[bytes] | None = None) -> Operation[tuple[Counter[bytes], Counter[bytes]]]:
+        """How often ids are in pending and in dequeueing, all or the wanted ones.
+
+        Pages count from the end that consumers take from: what comes in shifts
+        none of them.
+        """
+        counts = Counter[bytes](), Counter[bytes]()
+        for name, count in zip(('pending', 'dequeueing'), counts, strict=True):
+            last = 0
+            while True:
+                page = yield from Call[Reply]('LRANGE', (self._keys[name],), (-last - PAGE, -last - 1))
+                count.update(each for each in page if wanted is None or each in wanted)
+                last += PAGE
+                if len(page) < PAGE:
+                    break
+        return counts
+
+    def _narrow(self, ids: Iterable[bytes], lists: tuple[Counter[bytes], Counter[bytes]]) -> Operation[set[bytes]]:
+        """Those about which something looks wrong."""
+        pending, dequeueing = lists
+        suspects: set[bytes] = set()
+        for part in _pages(list(ids), PAGE):
+            facts = yield from self._inspect('shallow', part)
+            for task_id, each in zip(part, facts, strict=True):
+                whole = each._replace(pending=pending[task_id], dequeueing=dequeueing[task_id])
+                if any(self._faults(task_id, whole)):
+                    suspects.add(task_id)
+        return suspects
+
+    def _inspect(self, mode: str, ids: Sequence[bytes]) -> Operation[list[_Facts]]:
+        _, _, _, *facts = yield from self._call('inspect', mode, *ids)
+        return [_Facts(*each) for each in facts]
+
+    def _faults(self, task_id: bytes, facts: _Facts) -> Iterator[_Fault]:
+        readable = task_id.decode(errors='replace')
+        key = (self._keys.state('') + task_id).decode(errors='replace')
+        for kind, detail in _judge(facts):
+            yield _Fault(Violation(kind, key, readable, detail), task_id)
+
+    def _scan(self, prefix: bytes, cursor: bytes) -> Operation[tuple[bytes, Sequence[bytes]]]:
+        pattern = literally(prefix) + b'*'
+        next_cursor, found = yield from Call[Reply]('SCAN', args=(cursor, 'MATCH', pattern, 'COUNT', PAGE))
+        return next_cursor, found
+
+
+REPAIRABLE = frozenset(
+    {'lost', 'twice', 'ghost', 'expiring', 'deadline', 'result', 'lane', 'timer', 'key', 'leftover'},
+)
+
+
+def _judge(facts: _Facts) -> Iterator[tuple[str, str]]:
+    """What is wrong with an id: kinds of violations, and details."""
+    if facts.payload:
+        yield from _judge_task(facts, facts.places)
+    elif facts.places:
+        yield 'ghost', f'has no payload, and is in {", ".join(facts.places)}'
+    elif facts.kind == b'hash' and not facts.expires:
+        if facts.result and facts.status in FINAL:
+            yield 'result', 'is kept without expiry'
+        else:
+            yield 'stray', 'there is a state, but no task'
+    elif facts.kind not in (b'none', b'hash'):
+        yield 'stray', f'there is no task, and in place of a state a {facts.kind.decode()}'
+
+
+def _judge_task(facts: _Facts, places: list[str]) -> Iterator[tuple[str, str]]:
+    if not places:
+        yield 'lost', 'is in no collection'
+    elif len(places) > 1:
+        yield 'twice', f'is in {", ".join(places)}'
+    if facts.kind == b'none':
+        yield 'state', 'has no state'
+    elif facts.kind != b'hash':
+        yield 'state', f'has in place of a state a {facts.kind.decode()}'
+    elif len(places) == 1 and facts.status != STATUS_OF[places[0]]:
+        yield 'status', f'is in {places[0]}, but has the status {facts.status.decode(errors="replace")!r}'
+    if facts.expires:
+        yield 'expiring', 'its state expires'
+    if facts.working == 2:  # noqa: PLR2004 - the script's word for it
+        yield 'deadline', 'is claimed for ever'
+
+
+def _pages(ids: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:
+    for first in range(0, len(ids), size):
+        yield ids[first : first + size]
+
+
+def _all(replies: Sequence[Reply]) -> Sequence[Reply]:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
+def audit(scripts: ScriptSet, keys: Keys, result_ttl: float, *, repair: bool) -> Operation[list[Violation]]:
+    """Look at everything, in bounded steps; ``result_ttl`` (s) is for how long a state without a task is kept."""
+    return _Audit(scripts, keys, result_ttl, repair=repair).run()

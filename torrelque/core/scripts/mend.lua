@@ -1,0 +1,109 @@
+-- Repair one thing that an audit found, if it is still so. Safe to repeat; no task is lost by it.
+-- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected lane
+-- ARGV: what is wrong, of which task, lane or key, and for how long a state without a task is kept (ms)
+-- returns: 1 if something was changed
+
+look()
+redis.call('LLEN', dequeueing)
+redis.call('SCARD', undequeued)
+redis.call('ZCARD', rejected)
+local fault, id, ttl = ARGV[1], ARGV[2], ARGV[3]
+local payload = redis.call('HEXISTS', tasks, id) == 1
+local kind = redis.call('TYPE', state_key(id)).ok
+local lasts = redis.call('PTTL', state_key(id)) == -1
+local deadline, due, dead = redis.call('ZSCORE', working, id), redis.call('ZSCORE', delayed, id),
+  redis.call('ZSCORE', rejected, id)
+local places = { pending = pending, dequeueing = dequeueing, undequeued = undequeued, working = working,
+  delayed = delayed, tasks = tasks, wake = wake, counters = counters, epoch = epoch, rejected = rejected }
+local repairs = {}
+
+-- In a collection without a payload: nobody could be given it.
+function repairs.ghost()
+  if payload then
+    return false
+  end
+  if kind == 'hash' and lasts then
+    expire(state_key(id), ttl)
+  end
+  return redis.call('LREM', pending, 0, id) + redis.call('LREM', dequeueing, 0, id) + redis.call('ZREM', working, id)
+    + redis.call('ZREM', delayed, id) + redis.call('ZREM', rejected, id) > 0
+end
+
+-- In pending more than once, or elsewhere, too: a claim would pass over it. The one at the front stays.
+function repairs.twice()
+  local kept = (deadline or due or dead) and 0 or 1
+  local surplus = payload and #redis.call('LPOS', pending, id, 'COUNT', 0) - kept or 0
+  return surplus > 0 and redis.call('LREM', pending, surplus, id) > 0
+end
+
+-- In no collection: nobody would be given it.
+function repairs.lost()
+  local state = payload and (kind == 'hash' or kind == 'none') and read_state(id)
+  if not state or deadline or due or dead or redis.call('LPOS', pending, id) or redis.call('LPOS', dequeueing, id) then
+    return false
+  end
+  redis.call('HDEL', state_key(id), 'claim')
+  transition(id, state, PENDING)
+  redis.call('LPUSH', pending, id)
+  return true
+end
+
+-- A deadline that never comes.
+function repairs.deadline()
+  local state = payload and deadline and string.find(deadline, 'inf') and read_state(id)
+  if not state then
+    return false
+  end
+  redis.call('ZADD', working, stamp(now + state.timeout), id)
+  return true
+end
+
+-- A state that would expire under its task.
+function repairs.expiring()
+  return payload and redis.call('PERSIST', state_key(id)) == 1
+end
+
+function repairs.result()
+  if payload or kind ~= 'hash' or not lasts or redis.call('HEXISTS', state_key(id), 'result') == 0 then
+    return false
+  end
+  expire(state_key(id), ttl)
+  return true
+end
+
+function repairs.lane()
+  if redis.call('PTTL', lane .. ':' .. id) ~= -1 then
+    return false
+  end
+  expire(lane .. ':' .. id, LANE_TTL)
+  return true
+end
+
+function repairs.timer()
+  if redis.call('PTTL', timer) ~= -1 then
+    return false
+  end
+  expire(timer, HORIZON * 1000 + GRACE)
+  return true
+end
+
+-- A key that would expire with all that is in it.
+function repairs.key()
+  return places[id] and redis.call('PERSIST', places[id]) == 1 or false
+end
+
+-- What is left over when no task is.
+function repairs.leftover()
+  if redis.call('HLEN', tasks) + depth + redis.call('LLEN', dequeueing) + redis.call('ZCARD', working)
+    + redis.call('ZCARD', delayed) + redis.call('ZCARD', rejected) > 0 or (id ~= 'wake' and id ~= 'undequeued') then
+    return false
+  end
+  return redis.call('DEL', places[id]) == 1
+end
+
+begin_writing()
+local changed = repairs[fault]()
+if fault ~= 'leftover' then
+  hint()
+end
+return changed and 1 or 0

@@ -1,0 +1,164 @@
+"""The verbs of an audit: looking at what there is, and repairing it. The scripts' headers say what they are given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from torrelque.core.protocol import Reply
+from torrelque.transports.memory.prelude import GRACE, HORIZON, LANE_TTL, PENDING, Run, State, stamp
+
+__all__ = ('inspect', 'mend')
+
+PLACES = (
+    'pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'tasks', 'wake', 'counters', 'epoch', 'rejected',
+)  # fmt: skip
+"""Keys that never expire."""
+
+
+def inspect(run: Run) -> Reply:
+    """What there is of a queue and of some of its tasks."""
+    db, keys = run.db, run.keys
+    mode, *ids = run.args
+    drained = _is_drained(run)
+    there = [int(db.type_at(keys['wake']) != 'none'), len(db.set_at(keys['undequeued']))]
+    return [int(drained), *there, *(_facts(run, task_id, deep=mode == b'deep') for task_id in ids)]
+
+
+def _is_drained(run: Run) -> bool:
+    db, keys = run.db, run.keys
+    lists = [len(db.list_at(keys[name])) for name in ('pending', 'dequeueing')]
+    sets = [len(db.zset_at(keys[name])) for name in ('working', 'delayed', 'rejected')]
+    return not any((len(db.hash_at(keys['tasks'])), *lists, *sets))
+
+
+def _facts(run: Run, task_id: bytes, *, deep: bool) -> Reply:
+    db, keys = run.db, run.keys
+    state = run.state_key(task_id)
+    kind = db.type_at(state)
+    fields = db.hash_at(state) if kind == 'hash' else {}
+    deadline = db.zset_at(keys['working']).scores.get(task_id)
+    return [
+        int(task_id in db.hash_at(keys['tasks'])),
+        *(db.list_at(keys[name]).count(task_id) if deep else 0 for name in ('pending', 'dequeueing')),
+        0 if deadline is None else 2 if math.isinf(deadline) else 1,
+        *(int(task_id in db.zset_at(keys[name]).scores) for name in ('delayed', 'rejected')),
+        kind.encode(),
+        fields.get(b'status', b''),
+        int(b'result' in fields),
+        int(db.pttl(state) >= 0),
+    ]
+
+
+def mend(run: Run) -> Reply:
+    """Repair one thing that an audit found, if it is still so."""
+    run.look()
+    run.db.list_at(run.keys['dequeueing'])
+    run.db.set_at(run.keys['undequeued'])
+    run.db.hash_at(run.keys['tasks'])
+    fault, subject, _ = run.args
+    changed = _REPAIRS[fault](run, subject)
+    if fault != b'leftover':
+        run.hint()
+    return int(changed)
+
+
+def _has_payload(run: Run, task_id: bytes) -> bool:
+    return task_id in run.db.hash_at(run.keys['tasks'])
+
+
+def _in_sorted_set(run: Run, task_id: bytes) -> bool:
+    return any(task_id in run.db.zset_at(run.keys[name]).scores for name in ('working', 'delayed', 'rejected'))
+
+
+def _ghost(run: Run, task_id: bytes) -> bool:
+    """In a collection without a payload: nobody could be given it."""
+    if _has_payload(run, task_id):
+        return False
+    db, state = run.db, run.state_key(task_id)
+    if db.type_at(state) == 'hash' and db.pttl(state) == -1:
+        db.pexpire(state, int(run.args[2]))
+    removed = [db.lrem(run.keys[name], 0, task_id) for name in ('pending', 'dequeueing')]
+    removed += [db.zrem(run.keys[name], (task_id,)) for name in ('working', 'delayed', 'rejected')]
+    return any(removed)
+
+
+def _twice(run: Run, task_id: bytes) -> bool:
+    """In pending more than once, or elsewhere, too."""
+    pending = run.keys['pending']
+    surplus = run.db.list_at(pending).count(task_id) - (0 if _in_sorted_set(run, task_id) else 1)
+    return _has_payload(run, task_id) and surplus > 0 and run.db.lrem(pending, surplus, task_id) > 0
+
+
+def _lost(run: Run, task_id: bytes) -> bool:
+    """In no collection: nobody would be given it."""
+    state = _readable_state(run, task_id)
+    listed = any(task_id in run.db.list_at(run.keys[name]) for name in ('pending', 'dequeueing'))
+    if state is None or listed or _in_sorted_set(run, task_id):
+        return False
+    run.transition(task_id, state, PENDING, {})
+    run.db.lpush(run.keys['pending'], (task_id,))
+    return True
+
+
+def _readable_state(run: Run, task_id: bytes) -> State | None:
+    return run.read_state(task_id) if _has_payload(run, task_id) else None
+
+
+def _deadline(run: Run, task_id: bytes) -> bool:
+    """A deadline that never comes."""
+    deadline = run.db.zset_at(run.keys['working']).scores.get(task_id)
+    state = _readable_state(run, task_id)
+    if state is None or deadline is None or not math.isinf(deadline):
+        return False
+    run.db.zadd(run.keys['working'], {task_id: float(stamp(run.now + state.timeout))})
+    return True
+
+
+def _expiring(run: Run, task_id: bytes) -> bool:
+    """A state that would expire under its task."""
+    return _has_payload(run, task_id) and run.db.persist(run.state_key(task_id))
+
+
+def _result(run: Run, task_id: bytes) -> bool:
+    key = run.state_key(task_id)
+    kept = run.db.type_at(key) == 'hash' and b'result' in run.db.hash_at(key)
+    return kept and not _has_payload(run, task_id) and _let_expire(run, key, int(run.args[2]))
+
+
+def _lane(run: Run, lane: bytes) -> bool:
+    return _let_expire(run, b'%b:%b' % (run.keys['lane'], lane), LANE_TTL)
+
+
+def _timer(run: Run, _: bytes) -> bool:
+    return _let_expire(run, run.keys['timer'], int(HORIZON * 1000) + GRACE)
+
+
+def _let_expire(run: Run, key: bytes, milliseconds: int) -> bool:
+    return run.db.pttl(key) == -1 and run.db.pexpire(key, milliseconds)
+
+
+def _key(run: Run, name: bytes) -> bool:
+    """A key that would expire with all that is in it."""
+    return name.decode() in PLACES and run.db.persist(run.keys[name.decode()])
+
+
+def _leftover(run: Run, name: bytes) -> bool:
+    """What is left over when no task is."""
+    if not _is_drained(run) or name not in (b'wake', b'undequeued'):
+        return False
+    return run.db.delete((run.keys[name.decode()],)) == 1
+
+
+_REPAIRS: Mapping[bytes, Callable[[Run, bytes], bool]] = {
+    b'ghost': _ghost,
+    b'twice': _twice,
+    b'lost': _lost,
+    b'deadline': _deadline,
+    b'expiring': _expiring,
+    b'result': _result,
+    b'lane': _lane,
+    b'timer': _timer,
+    b'key': _key,
+    b'leftover': _leftover,
+}
