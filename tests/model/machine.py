@@ -27,7 +27,16 @@ F = TypeVar('F', bound=Callable[..., None])
 
 KEYS = Keys.of_queue('q')
 IDS = (b'a', b'b', b'c', b'2:x:', b'\xff \n')
-FAULTS = ('ghost', 'twice', 'lost', 'deadline', 'expiring', 'result')
+FAULTS: dict[str, tuple[tuple[str, ...], ...]] = {
+    'ghost': (('HDEL', 'tasks', 'id'), ('LPUSH', 'pending', 'id')),
+    'twice': (('LPUSH', 'pending', 'id'),),
+    'lost': (('LREM', 'pending', '0', 'id'), ('ZREM', 'working', 'id')),
+    'deadline': (('ZADD', 'working', 'inf', 'id'),),
+    'expiring': (('HSET', 'tasks', 'id', '1'),),  # over a result that is kept
+    'result': (('HDEL', 'tasks', 'id'), ('HSET', 'task', 'result', '1')),
+}
+"""What an audit mends of a task: commands that bring it about."""
+
 MENDED_AFTER = 4
 """Calls that a broken collection lasts."""
 
@@ -291,8 +300,11 @@ class ModelMachine(RuleBasedStateMachine):
     def inspect(self, mode: str, task_ids: list[bytes]) -> None:
         self._verb('inspect', mode, *task_ids)
 
-    @step(5, fault=st.sampled_from(FAULTS), task_id=ids)
-    def mend(self, fault: str, task_id: bytes) -> None:
+    @step(5, fault=st.sampled_from(tuple(FAULTS)), made=st.booleans(), task_id=ids)
+    def mend(self, fault: str, made: bool, task_id: bytes) -> None:
+        for name, place, *words in FAULTS[fault] if made else ():
+            key = _state(task_id) if place == 'task' else KEYS[place]
+            self._command(name, key, *(task_id if word == 'id' else word for word in words))
         self._verb('mend', fault, task_id, 3_600_000)
 
     @step(1, lane=lane_numbers)
@@ -302,10 +314,6 @@ class ModelMachine(RuleBasedStateMachine):
     @step(1, fault=st.sampled_from(('timer', 'key', 'leftover')), name=st.sampled_from(('wake', 'undequeued', 'tasks')))
     def mend_a_key(self, fault: str, name: str) -> None:
         self._verb('mend', fault, name, 3_600_000)
-
-    @step(1, name=st.sampled_from(('wake', 'tasks', 'pending', 'timer')), task_id=ids, of_task=st.booleans())
-    def an_expiry_is_set(self, name: str, task_id: bytes, *, of_task: bool) -> None:
-        self._command('PEXPIRE', _state(task_id) if of_task else KEYS[name], 4_000_000)
 
     @step(1, task_id=ids, score=st.sampled_from(('inf', '-inf')))
     def a_deadline_never_comes(self, task_id: bytes, score: str) -> None:
