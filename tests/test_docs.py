@@ -36,6 +36,19 @@ def first_column(page: str, heading: str) -> list[str]:
     return re.findall(r'`(.*?)`', ' '.join(rows))
 
 
+# Guarantees ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_tests_that_keep_the_guarantees_exist() -> None:
+    sections = re.split(r'^## ', read('guarantees'), flags=re.MULTILINE)[1:]
+    for section in sections:
+        named = re.findall(r'`((?:tests|torrelque)/[\w/]+\.py)(?:::(\w+))?`', section)
+        assert named, f'nothing keeps: {section.splitlines()[0]}'
+        for path, name in named:
+            source = (DOCS.parent / path).read_text(encoding='utf-8')
+            assert f'def {name}(' in source if name else 'def test_' in source, f'{path}::{name}'
+
+
 # The data model ------------------------------------------------------------------------------------------------------
 
 
