@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -99,6 +100,30 @@ def test_without_a_data_folder_nothing_outlives_the_server() -> None:
         assert ask(server, 'SET key lost') == b'+OK\r\n'
     with server:
         assert ask(server, 'GET key') == b'$-1\r\n'
+
+
+def test_waiting_for_its_end() -> None:
+    with EmbeddedServer() as server:
+        assert not server.wait(0.01)
+        os.kill(server.pid, signal.SIGKILL)
+        assert server.wait(10)
+    with pytest.raises(TorrelqueUsageError, match='not running'):
+        server.wait()
+
+
+def test_a_signal_is_handled_while_its_end_is_waited_for() -> None:
+    def interrupt(*_: object) -> NoReturn:
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with EmbeddedServer() as server:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(InterruptedError):
+                server.wait()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_data_folder_has_one_server(tmp_path: Path) -> None:

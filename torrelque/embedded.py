@@ -98,6 +98,13 @@ class EmbeddedServer:
             atexit.unregister(self.close)
             process.close()
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the server has ended by itself, at most ``timeout`` s; whether it has.
+
+        Handlers of signals run meanwhile, and may raise or call `close`.
+        """
+        return self._running().wait(timeout)
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -182,6 +189,12 @@ class ServerProcess:
                 self.port = None
         return None
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for its end; whether it has ended."""
+        if self._process is not None:
+            self._process.wait(timeout)
+        return not self.alive
+
     def kill(self) -> None:
         """End it at once, as a crash would."""
         if self._process is not None:
@@ -251,6 +264,9 @@ class TiedProcess:
     @property
     def alive(self) -> bool:
         return self._thread.is_alive()
+
+    def wait(self, timeout: float | None = None) -> None:
+        self._thread.join(timeout)
 
     def kill(self) -> None:
         self._popen.kill()

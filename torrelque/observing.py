@@ -9,9 +9,15 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from torrelque.core import checks, operations
-from torrelque.core.codec import JSON, Serialiser, load_headers
+from torrelque.core.codec import JSON, Serialiser
 from torrelque.core.keys import LOGICAL_NAMES, Keys
-from torrelque.core.models import Task, TorrelqueQueueStats, TorrelqueTask, TorrelqueTaskState, TorrelqueTaskStatus
+from torrelque.core.models import (
+    Task,
+    TorrelqueQueueStats,
+    TorrelqueTask,
+    TorrelqueTaskState,
+    TorrelqueTaskStatus,
+)
 from torrelque.core.scripts import ScriptSet, load
 from torrelque.core.session import Session
 from torrelque.errors import TorrelqueLookupError, TorrelqueTypeError
@@ -100,6 +106,10 @@ class Observer:
         """Counts at one moment, and totals."""
         return await self._engine.run(operations.queue_stats(self._scripts, self._keys))
 
+    async def get_server_time(self) -> float:
+        """The server's clock, in Unix time: what the times of states are to be compared with."""
+        return await self._engine.run(operations.server_time())
+
     async def get_task_state(self, task_id: str | Task) -> TorrelqueTaskState:
         """A task's state. Raises TorrelqueLookupError if it is unknown."""
         (state,) = await self._states([checks.check_id(task_id)])
@@ -110,11 +120,10 @@ class Observer:
     async def get_task(self, task_id: str | Task) -> TorrelqueTask:
         """Payload, headers and state of a queued task or dead letter. Raises TorrelqueLookupError if there is none."""
         plain = str(checks.check_id(task_id))
-        found = await self._engine.run(operations.task_with_state(self._keys, plain))
+        found = await self._engine.run(operations.queued_task(self._keys, plain))
         if found is None:
             raise TorrelqueLookupError(f'no task {plain!r} in queue {self.queue!r}')
-        payload, headers, state = found
-        return TorrelqueTask(plain, self._serialiser.loads(payload), load_headers(headers), self._with_result(state))
+        return found._replace(data=self._serialiser.loads(found.data), state=self._with_result(found.state))
 
     async def tasks(self, status: TorrelqueTaskStatus | None = None) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
         """Ids and states, in no order, read in bounded steps while the queue goes on.

@@ -45,19 +45,22 @@ def test_an_error_among_states_is_raised() -> None:
 
 
 def test_a_task_is_read_with_its_state_in_one_round() -> None:
-    operation = operations.task_with_state(KEYS, 'a')
+    operation = operations.queued_task(KEYS, 'a')
     batch = next(operation)
-    assert names(batch) == ['HGET', 'HMGET']
+    assert names(batch) == ['HGET', 'HMGET', 'ZSCORE', 'ZSCORE']
     assert batch[0].args == (b'a',)
-    found = end(operation, [b'payload', [*STATE, b'{}']])
-    assert found is not None
-    assert found[:2] == (b'payload', b'{}')
-    assert found[2].status is TorrelqueTaskStatus.WORKING
+    task = end(operation, [b'payload', [*STATE, b'{"b": "c"}'], b'17.5', b'12'])
+    assert task is not None
+    assert (task.id, task.data, task.headers) == ('a', b'payload', {'b': 'c'})
+    assert task.state.status is TorrelqueTaskStatus.WORKING
+    assert (task.deadline, task.due) == (17.5, None)
 
 
-@pytest.mark.parametrize('replies', [[None, [*STATE, None]], [b'payload', [None] * (len(STATE_FIELDS) + 1)]])
+@pytest.mark.parametrize(
+    'replies', [[None, [*STATE, None], None, None], [b'payload', [None] * (len(STATE_FIELDS) + 1), None, None]]
+)
 def test_half_a_task_is_none(replies: list[object]) -> None:
-    operation = operations.task_with_state(KEYS, 'a')
+    operation = operations.queued_task(KEYS, 'a')
     next(operation)
     assert end(operation, replies) is None
 

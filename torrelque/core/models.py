@@ -17,6 +17,8 @@ __all__ = (
     'TorrelqueTask',
     'TorrelqueTaskState',
     'TorrelqueTaskStatus',
+    'make_state',
+    'number_of',
 )
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -163,6 +165,10 @@ class TorrelqueTask(NamedTuple):
     data: Any
     headers: Mapping[str, str]
     state: TorrelqueTaskState
+    deadline: float | None = None
+    """When the claim of a task that is worked on becomes stale, in Unix time on the server's clock; else None."""
+    due: float | None = None
+    """When a delayed task is due, likewise."""
 
 
 STATE_FIELDS = (
@@ -172,7 +178,8 @@ STATE_FIELDS = (
 """Fields of the state's hash in the order of :class:`TorrelqueTaskState`."""
 
 
-def _number(text: bytes | None) -> float | None:
+def number_of(text: bytes | float | None) -> float | None:
+    """A finite number that a server holds; None for anything else."""
     if text is None:
         return None
     try:
@@ -183,7 +190,7 @@ def _number(text: bytes | None) -> float | None:
 
 
 def _count(text: bytes | None, default: int = 0) -> int:
-    value = _number(text)
+    value = number_of(text)
     return default if value is None else int(value)
 
 
@@ -201,14 +208,14 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
         return None
     return TorrelqueTaskState(
         status=known,
-        timeout=_number(timeout) or 300.0,
+        timeout=number_of(timeout) or 300.0,
         result=result,
         dequeue_count=_count(dequeues),
         requeue_count=_count(requeues),
-        enqueue_time=_number(enqueued),
-        last_dequeue_time=_number(dequeued),
-        last_requeue_time=_number(requeued),
-        release_time=_number(released),
+        enqueue_time=number_of(enqueued),
+        last_dequeue_time=number_of(dequeued),
+        last_requeue_time=number_of(requeued),
+        release_time=number_of(released),
         max_dequeues=None if limit is None else _count(limit),
         reason=None if reason is None else reason.decode(errors='replace'),
         revision=_count(revision, 1),

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torrelque.core.codec import load_headers
 from torrelque.core.keys import Keys
-from torrelque.core.models import STATE_FIELDS, TorrelqueQueueStats, TorrelqueTaskState, TorrelqueTaskStatus, make_state
+from torrelque.core.models import (
+    STATE_FIELDS,
+    TorrelqueQueueStats,
+    TorrelqueTask,
+    TorrelqueTaskState,
+    TorrelqueTaskStatus,
+    make_state,
+    number_of,
+)
 from torrelque.core.protocol import Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
 
@@ -14,6 +23,7 @@ __all__ = (
     'are_rejected',
     'literally',
     'queue_stats',
+    'queued_task',
     'rejected_before',
     'scan_queues',
     'scan_results',
@@ -21,7 +31,6 @@ __all__ = (
     'server_time',
     'sweep',
     'task_states',
-    'task_with_state',
 )  # fmt: skip
 
 PAGE = 500
@@ -55,21 +64,34 @@ def task_states(keys: Keys, task_ids: Sequence[str]) -> Operation[list[Torrelque
     return states
 
 
-def task_with_state(keys: Keys, task_id: str) -> Operation[tuple[bytes, bytes, TorrelqueTaskState] | None]:
-    """Payload, headers and state of a queued task, the first two still serialised; None if it is not queued."""
+def queued_task(keys: Keys, task_id: str) -> Operation[TorrelqueTask | None]:
+    """A queued task, payload and result still serialised; None if it is not queued.
+
+    State and scores are not read at one moment, so only the score that belongs to the status counts.
+    """
+    plain = task_id.encode()
     replies = yield [
-        Call[Reply]('HGET', (keys['tasks'],), (task_id.encode(),)),
+        Call[Reply]('HGET', (keys['tasks'],), (plain,)),
         _state_call(keys, task_id, 'headers'),
+        Call[Reply]('ZSCORE', (keys['working'],), (plain,)),
+        Call[Reply]('ZSCORE', (keys['delayed'],), (plain,)),
     ]
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply
-    payload, values = replies
+    payload, values, deadline, due = replies
     *fields, headers = values
     state = make_state(fields)
     if payload is None or state is None:
         return None
-    return payload, headers or b'', state
+    return TorrelqueTask(
+        task_id,
+        payload,
+        load_headers(headers or b''),
+        state,
+        deadline=number_of(deadline) if state.status is TorrelqueTaskStatus.WORKING else None,
+        due=number_of(due) if state.status is TorrelqueTaskStatus.DELAYED else None,
+    )
 
 
 def sweep(scripts: ScriptSet, keys: Keys) -> Operation[tuple[int, int, int]]:

@@ -76,6 +76,23 @@ class ObservingConformance(OnQueue):
         task_id = await queue.enqueue({'a': 1}, headers={'b': 'c'})
         task = await queue.get_task(task_id)
         assert (task.id, task.data, task.headers, task.state.status) == (task_id, {'a': 1}, {'b': 'c'}, PENDING)
+        assert (task.deadline, task.due) == (None, None)
+
+    async def test_when_something_will_happen_to_a_task(self, queue: Torrelque) -> None:
+        delayed = await queue.get_task(await queue.enqueue('a', delay=60))
+        assert delayed.due is not None
+        assert delayed.state.enqueue_time is not None
+        assert delayed.due == pytest.approx(delayed.state.enqueue_time + 60, abs=1e-3)
+        await queue.enqueue('b')
+        claimed = await queue.dequeue(20)
+        working = await queue.get_task(claimed)
+        assert working.deadline == pytest.approx(claimed.deadline, abs=1e-3)
+        assert (delayed.deadline, working.due) == (None, None)
+
+    async def test_the_servers_clock(self, queue: Torrelque) -> None:
+        state = await queue.get_task_state(await queue.enqueue('a'))
+        assert state.enqueue_time is not None
+        assert state.enqueue_time <= await queue.get_server_time() < state.enqueue_time + PATIENCE
 
     async def test_stats(self, queue: Torrelque) -> None:
         assert await queue.get_queue_stats() == (0, 0, 0, 0, 0, None, 0, 0, 0, 0, 0)
