@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.chaos.worker import Spec
+from tests.chaos.crews import Spec
 
 ROOT = Path(__file__).parents[2]
 

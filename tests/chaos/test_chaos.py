@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import scenarios
+from tests.chaos import stage as stages
 from tests.chaos.ledger import Books, Event, Ledger
 from tests.chaos.nursery import Nursery
 from tests.chaos.proxy import Proxy
-from tests.chaos.scenarios import SCENARIOS, Stage, play
+from tests.chaos.scenarios import SCENARIOS, play
+from tests.chaos.stage import Stage
 from tests.servers import MissingServerError, Server
 from torrelque.core.protocol import Arg
 
@@ -95,7 +96,7 @@ def test_a_task_from_nowhere_is_noticed(tmp_path: Path) -> None:
 
 @pytest.fixture
 def stage(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Stage:
-    monkeypatch.setattr(scenarios, 'ENOUGH', 0.5)
+    monkeypatch.setattr(stages, 'ENOUGH', 0.5)
     return Stage(1, tmp_path, server, Nursery(tmp_path / 'log'))
 
 

@@ -1,0 +1,41 @@
+"""How a process comes by a client of each kind, and what it has to put up with."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import coredis
+import redis.asyncio
+
+from torrelque import TorrelqueConnectionError, TorrelqueReplyError, connect
+
+TROUBLE = (TorrelqueConnectionError, TorrelqueReplyError)
+PATIENCE = 1.0
+"""How long a client waits for an answer, in seconds."""
+
+
+@asynccontextmanager
+async def redis_py(url: str) -> AsyncIterator[object]:
+    async with redis.asyncio.Redis.from_url(url, socket_timeout=PATIENCE) as client:
+        yield client
+
+
+@asynccontextmanager
+async def with_coredis(url: str) -> AsyncIterator[object]:
+    client: coredis.Redis[bytes] = coredis.Redis.from_url(url, stream_timeout=PATIENCE, connect_timeout=PATIENCE)
+    async with client:
+        yield client
+
+
+CLIENTS: dict[str, Callable[[str], AbstractAsyncContextManager[object]]] = {
+    'native': lambda url: connect(url, response_timeout=PATIENCE, retry_timeout=2 * PATIENCE),
+    'redis-py': redis_py,
+    'coredis': with_coredis,
+}
+
+
+def excuse(error: TorrelqueConnectionError | TorrelqueReplyError) -> None:
+    """The server is away, or has just come back; anything else is raised."""
+    if isinstance(error, TorrelqueReplyError) and error.code != 'LOADING':
+        raise error
