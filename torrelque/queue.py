@@ -203,7 +203,8 @@ class Torrelque(Observer):
                 item = reject_item(task.receipt, f'cannot be deserialised: {error!r}'[:1000])
                 self._engine.submit_unheeded(REJECT, [item])
             else:
-                tasks.append(Task(task.receipt, data, task.deadline, task.expires, load_headers(task.headers)))
+                headers = load_headers(task.headers)
+                tasks.append(Task(task.receipt, data, task.deadline, task.expires, headers, task.attempt))
         return tasks
 
     # Ending claims ---------------------------------------------------------------------------------------------------

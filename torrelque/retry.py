@@ -1,9 +1,10 @@
 """When a task that failed is tried again: policies, and how a handler decides for itself.
 
 A policy is a pure function. It is called with the number of the delivery that
-failed, from 1 (``Task.dequeue_count``), and the exception; it returns the
-seconds until the task is due again, or None to give up: the task then goes to
-the dead letters. Policies are combined as functions are::
+failed, from 1 (``Task.attempt``: a dead letter that was redriven has its
+deliveries counted anew), and the exception; it returns the seconds until the
+task is due again, or None to give up: the task then goes to the dead letters.
+Policies are combined as functions are::
 
     def patient(attempt: int, error: Exception) -> float | None:
         return None if isinstance(error, ValueError) else retry.exponential(attempts=5)(attempt, error)

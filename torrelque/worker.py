@@ -317,7 +317,7 @@ class Worker:
             return events.Rejected(task, error.reason, error)
         reason = f'{type(error).__name__}: {error}'[:1000].encode(errors='backslashreplace').decode()
         try:
-            delay = self._retry(task.dequeue_count, error)
+            delay = self._retry(task.attempt, error)
             if delay is not None:
                 delay = _check_seconds('the delay of a retry policy', delay)
         except Exception:

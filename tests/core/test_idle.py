@@ -80,7 +80,7 @@ def test_what_is_handed_out_is_the_claim() -> None:
     machine.claim('a')
     (task,) = ticket.value
     assert task.receipt == ('a', '7:nonce:1', 1)
-    assert (task.payload, task.deadline, task.headers) == (b'payload', 1300.0, b'')
+    assert (task.payload, task.deadline, task.headers, task.attempt) == (b'payload', 1300.0, b'', 1)
     assert task.expires == machine.clock.now + 300
 
 

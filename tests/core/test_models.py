@@ -17,7 +17,7 @@ RECEIPT = Receipt('id', '7:nonce:1', 3)
 
 
 def task() -> Task:
-    return Task(RECEIPT, {'a': 1}, 1300.0, 400.0, {'trace': 'x'})
+    return Task(RECEIPT, {'a': 1}, 1300.0, 400.0, {'trace': 'x'}, 2)
 
 
 def test_a_task_unpacks_as_id_and_data() -> None:
@@ -31,6 +31,8 @@ def test_a_task_tells_of_its_claim() -> None:
     assert task().id.receipt == task().receipt == RECEIPT
     assert (task().dequeue_count, task().deadline, task().expires) == (3, 1300.0, 400.0)
     assert task().headers == {'trace': 'x'}
+    assert task().attempt == 2
+    assert Task(RECEIPT, None, 0, 0).attempt == 3  # a pickle that does not tell: it was never redriven
     assert Task(RECEIPT, None, 0, 0).headers == {}
 
 
@@ -52,7 +54,7 @@ def test_copies_and_pickles_keep_the_claim(duplicate: Callable[[Any], Any]) -> N
     assert task_id.receipt == RECEIPT
     again = duplicate(task())
     assert again == task()
-    assert (again.receipt, again.deadline, again.expires) == (RECEIPT, 1300.0, 400.0)
+    assert (again.receipt, again.deadline, again.expires, again.attempt) == (RECEIPT, 1300.0, 400.0, 2)
     assert dict(again.headers) == {'trace': 'x'}
 
 

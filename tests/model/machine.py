@@ -177,7 +177,7 @@ class ModelMachine(RuleBasedStateMachine):
     def _learn(self, name: str, words: Sequence[Arg], reply: Reply) -> None:
         if name == 'claim' and isinstance(reply, list) and len(reply) > 4:
             token = b':'.join(word if isinstance(word, bytes) else str(word).encode() for word in words[:3])
-            self._receipts += [(task_id, token, count) for task_id, count in zip(reply[4::5], reply[6::5], strict=True)]
+            self._receipts += [(task_id, token, count) for task_id, count in zip(reply[4::6], reply[6::6], strict=True)]
 
     def _claim_of(self, target: Target) -> tuple[Arg, ...]:
         if target.flaw == 'bare' or not self._receipts:

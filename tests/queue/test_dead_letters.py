@@ -12,7 +12,25 @@ from torrelque import (
     TorrelqueTypeError,
     TorrelqueValueError,
 )
-from torrelque.testing import MemoryTransport, VirtualClock
+from torrelque.core.idle import claim
+from torrelque.core.keys import Keys
+from torrelque.core.lanes import Lane, Lanes
+from torrelque.core.protocol import Call, as_is, blocking_drive
+from torrelque.core.scripts import load
+from torrelque.core.verbs import (
+    ENQUEUE,
+    REDRIVE,
+    REJECT,
+    REQUEUE,
+    Item,
+    Outcome,
+    Verb,
+    enqueue_item,
+    redrive_item,
+    reject_item,
+    requeue_item,
+)
+from torrelque.testing import MemoryServer, MemoryTransport, VirtualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -59,8 +77,32 @@ async def test_redriving_counts_the_deliveries_anew(queue: Torrelque) -> None:
         state = await queue.get_task_state(task_id)
         assert (state.status, state.reason, state.release_time) == (TorrelqueTaskStatus.PENDING, None, None)
         task = await queue.dequeue(5)
-        assert task.id == task_id
+        assert (task.id, task.attempt) == (task_id, 1)
+        assert task.dequeue_count > 1
         await queue.requeue(task)
+
+
+def test_a_repeated_claim_tells_the_same_attempt() -> None:
+    server, script = MemoryServer(lambda: 1.0), load()['claim']
+    lane, client = Lane(), Lanes(load(), Keys.of_queue('q'), 'n')
+
+    def do(verb: Verb, item: Item) -> None:
+        assert blocking_drive(client.call(verb.name, item, verb.parse), server.execute) == [Outcome.OK]
+
+    item = enqueue_item('a', b'data', 300, None, None, b'')
+    blocking_drive(client.call('enqueue', item, ENQUEUE.parse), server.execute)
+    for attempt in (1, 2, 1):
+        answer = blocking_drive(claim(client, 1, 0.0, lane, 0.0), server.execute)
+        (task,) = answer.tasks
+        words = (lane.number, 'n', lane.sequence, 1, '0.000000')
+        repeat = server.call(Call(script, client.script('claim', (), as_is).keys, words))
+        assert (task.attempt, int(repeat[-1])) == (attempt, attempt)
+        if attempt == 1:
+            do(REQUEUE, requeue_item(task.receipt, None, None))
+        else:
+            do(REJECT, reject_item(task.receipt, 'why'))
+            do(REDRIVE, redrive_item('a', 0.0))
+    assert task.receipt.dequeue_count == 3
 
 
 async def test_redriving_wakes_a_consumer(queue: Torrelque) -> None:

@@ -167,13 +167,13 @@ def test_star_import_gives_the_public_names() -> None:
 
 
 def test_a_task_is_a_pair() -> None:
-    task = Task(Receipt('id', 'token', 2), {'a': 1}, 5.0, 6.0, {'b': 'c'})
+    task = Task(Receipt('id', 'token', 2), {'a': 1}, 5.0, 6.0, {'b': 'c'}, 1)
     task_id, data = task
     assert tuple(task) == ('id', {'a': 1})
     assert (task_id, data, len(task)) == ('id', {'a': 1}, 2)
     copied = pickle.loads(pickle.dumps(task))  # noqa: S301 - one's own
     assert isinstance(copied, Task)
-    for name in ('id', 'data', 'dequeue_count', 'deadline', 'expires', 'receipt', 'headers'):
+    for name in ('id', 'data', 'dequeue_count', 'attempt', 'deadline', 'expires', 'receipt', 'headers'):
         assert getattr(copied, name) == getattr(task, name)
     assert copied.id.receipt == task.receipt
 

@@ -198,10 +198,11 @@ class Rules:
         elif len(reply) > 4:
             answered, before = _tasks(reply), _tasks(first)
             require(answered.keys() <= before.keys(), 'a repeated claim answered other tasks', reply, first)
-            for task_id, (payload, count, _, _) in answered.items():
+            for task_id, (payload, count, _, _, attempt) in answered.items():
+                told, now = before[task_id], self._after(task_id)
                 require(
-                    (payload, count) == before[task_id][:2] and self._after(task_id).receipt == (_token(args), count),
-                    'a repeated claim answered a task that is not its own any more', task_id, self._after(task_id),
+                    (payload, count, attempt) == (*told[:2], told[4]) and now.receipt == (_token(args), count),
+                    'a repeated claim answered a task that is not its own any more', task_id, now,
                 )  # fmt: skip
         else:
             require(reply[2] == 1, 'a repeated claim answered nothing, and did not say so', reply)
@@ -248,7 +249,7 @@ class Rules:
         now = self._clock() + 1e-6
         taken = _tasks(reply)
         require(len(taken) <= int(args[3]), 'claimed more than was asked for', taken)
-        for task_id, (payload, count, deadline, headers) in taken.items():
+        for task_id, (payload, count, deadline, headers, attempt) in taken.items():
             old, new = self._before(task_id, changes), self._after(task_id)
             there = old.pending or any(score is not None and score <= now for score in (old.working, old.delayed))
             require(bool(there), 'claimed what was not to be had', task_id, old)
@@ -262,6 +263,7 @@ class Rules:
             )
             require(new.payload == payload and new.working == deadline, 'answered otherwise', task_id, new)
             require(new.state.get(b'headers', b'') == headers, 'answered other headers', task_id, headers)
+            require(attempt == new.attempt, 'told of another attempt', task_id, attempt, new)
             require(not _exhausted(old), 'claimed beyond its limit', task_id, old)
             self._begin_claim(task_id, new)
         if taken:
@@ -375,14 +377,14 @@ def _items(args: Args, width: int) -> list[Args]:
     return [args[at : at + width] for at in range(3, len(args), width)]
 
 
-def _tasks(reply: Sequence[Any]) -> dict[bytes, tuple[bytes, int, float, bytes]]:
-    """Of a claim's reply: by id, payload, dequeue_count, deadline and headers."""
+def _tasks(reply: Sequence[Any]) -> dict[bytes, tuple[bytes, int, float, bytes, int]]:
+    """Of a claim's reply: by id, payload, dequeue_count, deadline, headers and attempt."""
     return {
-        reply[at]: (reply[at + 1], int(reply[at + 2]), float(reply[at + 3]), reply[at + 4])
-        for at in range(4, len(reply), 5)
+        reply[at]: (reply[at + 1], int(reply[at + 2]), float(reply[at + 3]), reply[at + 4], int(reply[at + 5]))
+        for at in range(4, len(reply), 6)
     }
 
 
 def _exhausted(view: View) -> bool:
     limit = view.state.get(b'max_dequeues')
-    return limit is not None and view.dequeue_count - int(view.state.get(b'dequeue_base', b'0')) >= int(limit)
+    return limit is not None and view.attempt >= int(limit)

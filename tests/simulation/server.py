@@ -35,6 +35,11 @@ class View(NamedTuple):
         return int(self.state.get(b'dequeue_count', b'0'))
 
     @property
+    def attempt(self) -> int:
+        """Which delivery the last one was since the task was enqueued or redriven."""
+        return self.dequeue_count - int(self.state.get(b'dequeue_base', b'0'))
+
+    @property
     def receipt(self) -> tuple[bytes, int] | None:
         """Token and count of the live claim, if 1.0 made it (what it left is not the token of 0.9's claim after it)."""
         token = self.state.get(b'claim')

@@ -113,6 +113,23 @@ async def test_retries_count_as_deliveries(bench: Bench) -> None:
     assert (await bench.queue.get_task_state(task_id)).status == TorrelqueTaskStatus.REJECTED
 
 
+async def test_a_redriven_task_has_its_attempts_anew(bench: Bench) -> None:
+    async def handler(task: Task) -> None:
+        attempts.append((task.dequeue_count, task.attempt))
+        raise ValueError('again')
+
+    attempts: list[tuple[int, int]] = []
+    task_id = await bench.queue.enqueue(1)
+    async with bench.working(handler, retry=retry.exponential(attempts=3, jitter=0)):
+        for round_ in (1, 2):
+            await bench.clock.advance(3.5)  # after 1 s and 2 s more
+            assert len(bench.told(events.Rejected)) == round_
+            assert await bench.queue.redrive(task_id) == 1
+            await bench.settle()
+    assert attempts == [(1, 1), (2, 2), (3, 3), (4, 1), (5, 2), (6, 3), (7, 1)]
+    assert [event.delay for event in bench.told(events.Retried)] == [1, 2, 1, 2, 1]
+
+
 async def test_a_handler_rejects(bench: Bench) -> None:
     async def handler(task: Task) -> None:
         raise Reject('spoilt')

@@ -60,8 +60,9 @@ def claim(lanes: Lanes, want: int, willing: float, lane: Lane, sent: float) -> O
                 float(deadline),
                 headers,
                 float(deadline) + offset,
+                max(1, int(attempt)),
             )
-            for task_id, payload, count, deadline, headers in zip(*[iter(values)] * 5, strict=True)
+            for task_id, payload, count, deadline, headers, attempt in zip(*[iter(values)] * 6, strict=True)
         ]
         return Claim(tasks, float(alarm) if alarm else None, bool(again))
 

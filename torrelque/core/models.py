@@ -77,12 +77,15 @@ class Task(tuple[TaskId, Any]):  # noqa: SLOT001 - a tuple cannot have slots of 
     ``deadline`` is when the claim becomes stale, in Unix time on the server's
     clock; ``expires`` is no later than that, on this process's monotonic clock
     (``anyio.current_time()``), counted from before the claim was sent.
+    ``attempt`` is which delivery this is since the task was enqueued or last
+    redriven, from 1: what delivery limits and retry policies count.
     """
 
     receipt: Receipt
     deadline: float
     expires: float
     headers: Mapping[str, str]
+    attempt: int
 
     def __new__(
         cls,
@@ -91,12 +94,14 @@ class Task(tuple[TaskId, Any]):  # noqa: SLOT001 - a tuple cannot have slots of 
         deadline: float,
         expires: float,
         headers: Mapping[str, str] = NO_HEADERS,
+        attempt: int | None = None,
     ) -> Task:
         self = super().__new__(cls, (TaskId(receipt), data))
         self.receipt = receipt
         self.deadline = deadline
         self.expires = expires
         self.headers = headers
+        self.attempt = receipt.dequeue_count if attempt is None else attempt
         return self
 
     @property
@@ -115,7 +120,7 @@ class Task(tuple[TaskId, Any]):  # noqa: SLOT001 - a tuple cannot have slots of 
         return self.receipt.dequeue_count
 
     def __reduce__(self) -> tuple[type[Task], tuple[Any, ...]]:
-        return Task, (self.receipt, self.data, self.deadline, self.expires, dict(self.headers))
+        return Task, (self.receipt, self.data, self.deadline, self.expires, dict(self.headers), self.attempt)
 
 
 class TorrelqueQueueStats(NamedTuple):

@@ -72,6 +72,7 @@ class ClaimedTask(NamedTuple):
     """A task as the claim script answers it.
 
     ``deadline`` is on the server's clock; ``expires`` on the client's, counted from before the claim was sent.
+    ``attempt`` is which delivery it is since the task was enqueued or last redriven, from 1.
     """
 
     receipt: Receipt
@@ -79,6 +80,7 @@ class ClaimedTask(NamedTuple):
     deadline: float
     headers: bytes
     expires: float
+    attempt: int
 
 
 def seconds(value: float | None) -> str:

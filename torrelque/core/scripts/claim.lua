@@ -2,10 +2,18 @@
 -- KEYS: pending delayed working tasks task wake timer counters rejected lane
 -- ARGV: lane nonce sequence n willing (seconds that the caller would go on waiting; 0: it does not wait)
 -- returns: OK, seconds until the event that the caller minds now or '', 1 if a budget ran out before n were found,
---   the server's time, then for each task: id payload dequeue_count deadline headers
+--   the server's time, then for each task: id payload dequeue_count deadline headers attempt (which delivery it is since
+--   the task was enqueued or last redriven)
 
 local K = 20
 local n, willing = tonumber(ARGV[4]), tonumber(ARGV[5])
+
+local function answer_task(reply, id, payload, count, deadline, state)
+  local attempt = whole(tonumber(count) - state.dequeue_base)
+  for _, value in ipairs({ id, payload, count, deadline, state.headers or '', attempt }) do
+    reply[#reply + 1] = value
+  end
+end
 
 -- A repeat answers what of the first answer is still the caller's; with nothing left it is told to claim anew.
 local function repeated(answer)
@@ -17,9 +25,7 @@ local function repeated(answer)
     local score, payload = redis.call('ZSCORE', working, id), redis.call('HGET', tasks, id)
     local state = score and payload and read_state(id)
     if state and is_live(score, state, token(), count) then
-      for _, value in ipairs({ id, payload, count, stamp(tonumber(score)), state.headers or '' }) do
-        reply[#reply + 1] = value
-      end
+      answer_task(reply, id, payload, count, stamp(tonumber(score)), state)
     end
   end
   if #reply == 4 then
@@ -99,9 +105,7 @@ for _, item in ipairs(taken) do
   deadlines[#deadlines + 1] = item.id
   transition(item.id, item.state, WORKING, 'claim', token(), 'last_dequeue_time', stamp(now), 'dequeue_count', count)
   receipts[#receipts + 1] = count .. ':' .. #item.id .. ':' .. item.id
-  for _, value in ipairs({ item.id, item.payload, count, deadline, item.state.headers or '' }) do
-    reply[#reply + 1] = value
-  end
+  answer_task(reply, item.id, item.payload, count, deadline, item.state)
 end
 variadic('ZADD', working, deadlines)
 add(claimed, #taken)

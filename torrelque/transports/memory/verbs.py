@@ -113,7 +113,7 @@ def claim(run: Run) -> Reply:
             claimed=True,
         )
         receipts.append(b'%b:%d:%b' % (count, len(task.id), task.id))
-        reply += [task.id, choice.payloads[task.id], count, deadline, state.headers]
+        reply += _answered(task, choice.payloads[task.id], count, deadline)
     run.count(claimed=len(choice.taken), requeued=plan.stale_count, rejected=len(plan.dead) + len(choice.dead))
     alarm = None if choice.taken else run.take_timer(float(willing))
     run.hint(empty=not choice.taken)
@@ -161,13 +161,18 @@ class _Choice:
         self.short = len(self.taken) < n and (len(plan.stale) == K or len(plan.due) == K or self.looked_at == n + K)
 
 
+def _answered(task: Claimed, payload: bytes, count: bytes, deadline: bytes) -> list[bytes]:
+    attempt = whole(float(count) - task.state.dequeue_base)
+    return [task.id, payload, count, deadline, task.state.headers, attempt]
+
+
 def _claimed_before(run: Run, answer: bytes) -> Reply:
     """A repeat answers what of the first answer is still the caller's; with nothing left it is told to claim anew."""
     tasks = run.db.hash_at(run.keys['tasks']) if len(answer) > 1 else {}
     reply: list[Reply] = []
     for task, count in recorded(run, answer):
         if task.id in tasks:
-            reply += [task.id, tasks[task.id], count, stamp(task.score), task.state.headers]
+            reply += _answered(task, tasks[task.id], count, stamp(task.score))
     run.refresh_lane()
     return [b'OK', b'', 0 if reply else 1, stamp(run.now), *reply]
 
