@@ -72,5 +72,5 @@ def test_extend_answers_deadlines() -> None:
 
 
 def test_an_unknown_letter_is_an_error() -> None:
-    with pytest.raises(ValueError, match='122'):
+    with pytest.raises(KeyError, match='122'):
         ENQUEUE.parse([b'z'])

@@ -16,6 +16,8 @@ LONGEST = 1e9
 
 
 def _number(name: str, value: Any) -> float:  # noqa: ANN401 - that is what is checked
+    if type(value) is int and 0 <= value <= LONGEST:  # the usual case, each call has some
+        return float(value)
     if isinstance(value, (str, bytes)) or not hasattr(value, '__float__'):
         raise TorrelqueTypeError(f'{name} must be a number of seconds, got {value!r}')
     number = float(value)

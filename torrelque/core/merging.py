@@ -69,7 +69,10 @@ class Merger:
             ticket = waiting[0]
             if not ticket.gone:
                 count += len(ticket.items)
-                size += sum(len(word) for item in ticket.items for word in item if isinstance(word, bytes))
+                for item in ticket.items:
+                    for word in item:
+                        if type(word) is bytes:
+                            size += len(word)
                 if group and (count > verb.limit or size > MAX_BYTES):
                     break
                 group.append(ticket)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 from torrelque.core.idle import MAX_CLAIM, SLICE, Idle, claim
 from torrelque.core.keys import Keys
@@ -136,7 +137,7 @@ class Session:
 
     def _act(self, verb: Verb, tickets: list[Ticket]) -> Operation[None]:
         """One merged call."""
-        args = tuple(word for ticket in tickets for item in ticket.items for word in item)
+        args = tuple(chain.from_iterable(item for ticket in tickets for item in ticket.items))
         try:
             if verb.laned:
                 answers = yield from self._lanes.call(verb.name, args, verb.parse)

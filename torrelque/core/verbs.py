@@ -36,6 +36,8 @@ class Outcome(Enum):
     """The task's state is not a hash: somebody else wrote to its key."""
 
 
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}  # quicker than Outcome(letter), and each item asks
+
 Answer: TypeAlias = 'Outcome | float'
 """An outcome, or the new deadline of a claim that was extended."""
 
@@ -52,9 +54,9 @@ class Verb:
         """One answer an item, of a laned verb's letters or of extend's list."""
         if self.laned:
             (letters,) = reply
-            return [Outcome(letter) for letter in letters]
+            return [_OUTCOMES[letter] for letter in letters]
         answers: Sequence[bytes] = reply
-        return [Outcome(answer[0]) if answer in (b'l', b'u', b'x') else float(answer) for answer in answers]
+        return [_OUTCOMES[answer[0]] if answer in (b'l', b'u', b'x') else float(answer) for answer in answers]
 
 
 ENQUEUE = Verb('enqueue')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -102,5 +103,8 @@ class Transport(ABC):
 
     async def pause(self, event: anyio.Event, until: float) -> None:
         """Return when ``event`` is set or :meth:`now` has reached ``until`` (maybe infinite)."""
+        if until == math.inf:
+            await event.wait()
+            return
         with anyio.move_on_after(until - self.now()):
             await event.wait()

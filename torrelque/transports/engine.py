@@ -28,6 +28,7 @@ from torrelque.core.verbs import Answer, ClaimedTask, Item, Verb
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueUsageError
 from torrelque.transports.base import Transport
 from torrelque.transports.listening import Hub, Inbox
+from torrelque.transports.once import Once, once_maker
 
 __all__ = ('Background', 'Engine', 'drive')
 
@@ -90,6 +91,24 @@ class Background:
 
     def cancel(self) -> None:
         self._scope.cancel()
+
+
+class _Driver:
+    """A task that has driven an operation and waits for the next: to start one for each would cost more than a call."""
+
+    __slots__ = ('_handed', '_operation')
+
+    def __init__(self, handed: Once) -> None:
+        self._handed = handed
+        self._operation: Operation[Any] | None = None
+
+    def hand(self, operation: Operation[Any] | None) -> None:
+        self._operation = operation
+        self._handed.set()
+
+    async def next(self) -> Operation[Any] | None:
+        await self._handed.wait()
+        return self._operation
 
 
 class Engine:
@@ -175,8 +194,8 @@ class Engine:
     async def submit(self, verb: Verb, items: Sequence[Item]) -> list[Answer]:
         """Have a verb done to at most ``verb.limit`` items, merged with what others ask for in the same tick."""
         self._ensure()
-        event = anyio.Event()
-        answers: list[Answer] = await self._settled(self._session.submit(verb, items, event.set), event)
+        once = self._make_once()
+        answers: list[Answer] = await self._settled(self._session.submit(verb, items, once.set), once)
         return answers
 
     def submit_unheeded(self, verb: Verb, items: Sequence[Item]) -> None:
@@ -188,15 +207,15 @@ class Engine:
     async def dequeue(self, want: int, deadline: float) -> list[ClaimedTask]:
         """Wait for at least one task. Raises TorrelqueTimeoutError at ``deadline``."""
         self._ensure()
-        event = anyio.Event()
-        tasks: list[ClaimedTask] = await self._settled(self._session.dequeue(want, deadline, event.set), event)
+        once = self._make_once()
+        tasks: list[ClaimedTask] = await self._settled(self._session.dequeue(want, deadline, once.set), once)
         return tasks
 
     async def dequeue_nowait(self, want: int) -> list[ClaimedTask]:
         """What is there, up to ``want`` tasks."""
         self._ensure()
-        event = anyio.Event()
-        tasks: list[ClaimedTask] = await self._settled(self._session.dequeue_nowait(want, event.set), event)
+        once = self._make_once()
+        tasks: list[ClaimedTask] = await self._settled(self._session.dequeue_nowait(want, once.set), once)
         return tasks
 
     def open_inbox(self, channel: bytes) -> Inbox:
@@ -204,10 +223,10 @@ class Engine:
         self._ensure()
         return self._hub.open(channel)
 
-    async def _settled(self, ticket: Ticket, event: anyio.Event) -> Any:  # noqa: ANN401 - what the ticket is for
+    async def _settled(self, ticket: Ticket, once: Once) -> Any:  # noqa: ANN401 - what the ticket is for
         self._wake.set()
         try:
-            await event.wait()
+            await once.wait()
         except BaseException:
             self._session.leave(ticket)
             self._wake.set()
@@ -220,18 +239,21 @@ class Engine:
 
     def _settle_in(self) -> None:
         """Make fresh state where a fork or another event loop made the old one unusable."""
-        home = os.getpid(), current_token()
+        # Asked by each call, so asked in the cheapest way.
+        home = os.getpid(), asyncio._get_running_loop() or current_token()  # noqa: SLF001 - documented for this
         if self._home == home:
             return
         if self._home is not None and self._home[0] == home[0] and (self._entered or self._runs_elsewhere()):
             raise TorrelqueUsageError('this queue object is in use in another event loop; make one for each loop')
         self._home = home
+        self._make_once = once_maker()
         self._entered = False
         self._host = None
         self._starter = None
         self._spawned = set()
         self._wake = anyio.Event()
         self._running = 0
+        self._drivers: list[_Driver] = []
         self._closing = False
         self._waiting = anyio.CancelScope()
         self._session = self._make_session()
@@ -268,6 +290,7 @@ class Engine:
                 self._starter = None
 
     async def _run(self, tasks: TaskGroup) -> None:
+        self._drivers = []  # those of an earlier run ended with it
         while not self._closing:  # then `leave` does the steps, and waits on `_wake` itself
             self._wake = anyio.Event()
             try:
@@ -278,14 +301,24 @@ class Engine:
             if self._quiet() and not self._entered:
                 # From here on a new call starts a new engine task; no await lies between.
                 self._starter = None
+                self._dismiss_drivers()
                 return
             await self._transport.pause(self._wake, self._session.timer())
+
+    def _dismiss_drivers(self) -> None:
+        drivers, self._drivers = self._drivers, []
+        for driver in drivers:
+            driver.hand(None)
 
     def _step(self, tasks: TaskGroup) -> None:
         operations = self._session.start()
         if operations:
             self._running += 1
-            tasks.start_soon(self._drive, together(operations))
+            operation = together(operations)
+            if self._drivers:
+                self._drivers.pop().hand(operation)
+            else:
+                tasks.start_soon(self._drive, operation)
         seconds = self._session.block()
         if seconds is not None:
             self._running += 1
@@ -294,12 +327,16 @@ class Engine:
     def _quiet(self) -> bool:
         return not self._running and not self._wake.is_set() and self._session.timer() == math.inf
 
-    async def _drive(self, operation: Operation[Any]) -> None:
-        try:
-            await drive(self._transport, operation)
-        finally:
-            self._running -= 1
-            self._wake.set()
+    async def _drive(self, operation: Operation[Any] | None) -> None:
+        while operation is not None:
+            try:
+                await drive(self._transport, operation)
+            finally:
+                self._running -= 1
+                self._wake.set()
+            driver = _Driver(self._make_once())
+            self._drivers.append(driver)
+            operation = await driver.next()
 
     async def _block(self, seconds: float) -> None:
         call = Call[Reply]('BZPOPMIN', (self._wake_key,), (f'{seconds:.3f}',))

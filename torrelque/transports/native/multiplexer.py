@@ -19,6 +19,7 @@ import anyio
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueConnectionError, TorrelqueHandshakeError, TorrelqueResponseTimeout, renew
 from torrelque.transports.native.connection import Connection, Dialer
+from torrelque.transports.once import Once, once_maker
 
 __all__ = ('Multiplexer',)
 
@@ -33,11 +34,11 @@ class Slot:
 
     __slots__ = ('abandoned', 'count', 'data', 'deadline', 'done', 'error', 'replies')
 
-    def __init__(self, data: bytes, count: int, deadline: float) -> None:
+    def __init__(self, data: bytes, count: int, deadline: float, done: Once) -> None:
         self.data = data
         self.count = count
         self.deadline = deadline
-        self.done = anyio.Event()
+        self.done = done
         self.replies: list[Reply] = []
         self.error: TorrelqueConnectionError | None = None
         self.abandoned = False
@@ -68,6 +69,7 @@ class Multiplexer:
         self._finished = anyio.Event()
         self._started = self._closed = False
         self._failures = 0
+        self._make_once = once_maker()
 
     async def execute(self, data: bytes, count: int) -> Sequence[Reply]:
         """Send a batch of ``count`` calls and return their replies.
@@ -76,7 +78,7 @@ class Multiplexer:
         """
         if self._closed:
             raise self._dialer.closed()
-        slot = Slot(data, count, time.monotonic() + self._retry_timeout)
+        slot = Slot(data, count, time.monotonic() + self._retry_timeout, self._make_once())
         self._queue.append(slot)
         self._work.set()
         try:
