@@ -65,13 +65,14 @@ def _succeeded(client: Client, ticket: Any) -> bool:  # noqa: ANN401 - a ticket,
     return error is None
 
 
-def live(client: Client) -> Behaviour:
+def live(client: Client, name: str) -> Behaviour:
     """Do this and that until the world ends."""
     random = client.random
     acts = (_produce, _consume, _consume, _consume, _take, _cancel, _sweep)
     yield random.random()
-    while not client.stopping:
+    while not client.stopping and (yield from client.world.choices.turn(name)):
         act = random.choice(acts)
+        client.world.tell(f'{name}: {act.__name__}')
         yield from act(client)
         yield random.choice((0, 0.001, 0.5, 3)) * random.random()
 

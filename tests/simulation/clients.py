@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.choices import Moment
 from tests.simulation.scheduler import Event
 from tests.simulation.server import KEYS
 from torrelque.core import scripts
@@ -24,8 +25,8 @@ SCRIPTS = scripts.load()
 CANCELLED = object()
 CLOSING_TIME = 2.0
 
-Behaviour = Generator['float | Ticket', Any, None]
-"""What a caller does: it yields seconds to sleep, or a ticket to wait for (and is sent it, or CANCELLED)."""
+Behaviour = Generator['float | Moment | Ticket', Any, None]
+"""What a caller does: it yields how long to sleep, or a ticket to wait for (and is sent it, or CANCELLED)."""
 
 
 class Client:
@@ -88,7 +89,7 @@ class Client:
         else:
             action()
 
-    def later(self, delay: float, action: Callable[[], object]) -> Event:
+    def later(self, delay: float | Moment, action: Callable[[], object]) -> Event:
         return self.world.scheduler.after(delay, lambda: self.do(action))
 
     def kill(self) -> None:
@@ -133,7 +134,7 @@ class Client:
     def poke(self) -> None:
         """Something changed: step soon, once for all that changes meanwhile."""
         if self._stepping is None and not self.dead:
-            late = self.world.network.happens(self.world.network.faults.late)
+            late = self.world.network.happens('late')
             self._stepping = self.later(late * self.random.random(), self._step)
 
     def _step(self) -> None:
@@ -170,7 +171,7 @@ class Client:
         self.world.tell(f'{self.nonce} blocks for {seconds:.3f}')
         self._stop_waiting = network.wait(seconds, lambda hinted: self.do(lambda: self._unblocked(hinted)))
         patience = seconds + self.random.uniform(0.3, 2)
-        if network.happens(network.faults.unblock):
+        if network.happens('unblock'):
             patience = self.random.uniform(0, patience)
         self._wait_over = [self.later(patience, self._block_failed)]
 

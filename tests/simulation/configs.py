@@ -49,7 +49,7 @@ class Config:
     cancel: float = 0.1
     """Of the calls, those that are cancelled."""
     accidents: Mapping[str, float] = field(default_factory=dict)
-    """How often a second somebody is killed, paused, or shut down; each is replaced after a while."""
+    """How often a second each client is killed, paused, or shut down; it is replaced after a while."""
     legacy: int = 0
     """Clients of 0.9."""
     longest_wait: float | None = None
@@ -62,7 +62,7 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
     {
         'alone': Config(accidents=ACCIDENTS),
         'cancel': Config(cancel=0.5, accidents=ACCIDENTS),
-        'mixed': Config(clients=(2, 4), legacy=3, accidents=ACCIDENTS),
+        'mixed': Config(clients=(2, 4), legacy=3, accidents={'kill': 0.01, 'pause': 0.015, 'shut': 0.015}),
         # A hint that dies with a connection costs a slice, of at most eight seconds.
         'cuts': Config(faults=CUTS, cancel=0.3, accidents={'kill': 0.05, 'shut': 0.05}, longest_wait=8.5),
         # Where nothing breaks, a task is claimed within a few round trips, whoever cancels.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, TypeVar
 
+from tests.simulation.choices import Moment
 from tests.simulation.server import KEYS
 from torrelque.core.protocol import Call
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ('LegacyClient',)
 
 T = TypeVar('T')
-Steps = Generator[float, None, None]
+Steps = Generator['float | Moment', None, None]
 PENDING, DEQUEUEING, UNDEQUEUED = KEYS['pending'], KEYS['dequeueing'], KEYS['undequeued']
 WORKING, DELAYED, TASKS = KEYS['working'], KEYS['delayed'], KEYS['tasks']
 
@@ -26,17 +27,19 @@ WORKING, DELAYED, TASKS = KEYS['working'], KEYS['delayed'], KEYS['tasks']
 class LegacyClient:
     """Produces, consumes and sweeps."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, nonce: str) -> None:
         self._world = world
+        self.nonce = nonce
         self._random = world.random
-        self._dead = False
+        self.dead = False
         self._go_on(self._live())
 
     def kill(self) -> None:
-        self._dead = True
+        self._world.tell(f'kill {self.nonce}')
+        self.dead = True
 
     def _go_on(self, steps: Steps) -> None:
-        if self._dead:
+        if self.dead:
             return
         delay = next(steps, None)
         if delay is not None:
@@ -44,7 +47,7 @@ class LegacyClient:
 
     def _live(self) -> Steps:
         yield self._random.random()
-        while not self._world.ending:
+        while not self._world.ending and (yield from self._world.choices.turn(self.nonce)):
             yield from self._random.choice((self._produce, self._consume, self._consume, self._sweep))()
             yield self._random.random() * 2
 
@@ -57,7 +60,7 @@ class LegacyClient:
     def _produce(self) -> Steps:
         task_id = self._world.new_id().encode()
         delay = self._random.choice((None, None, self._random.uniform(0, 10)))
-        call = self._world.server.call
+        call = self._world.command
 
         def enqueue() -> None:
             now = self._world.server_time()
@@ -95,11 +98,11 @@ class LegacyClient:
         pending = self._world.server.pending()
         front = {pending[-1]} if pending else set[bytes]()
         call = Call[bytes | None]('RPOPLPUSH', args=(PENDING, DEQUEUEING))
-        moved: bytes | None = self._atomically(front, lambda: self._world.server.call(call))
+        moved: bytes | None = self._atomically(front, lambda: self._world.command(call))
         return moved
 
     def _claim(self, task_id: bytes) -> float | None:
-        call, now, state = self._world.server.call, self._world.server_time(), KEYS['task'] + b':' + task_id
+        call, now, state = self._world.command, self._world.server_time(), KEYS['task'] + b':' + task_id
         if call(Call('LREM', args=(DEQUEUEING, 1, task_id))) == 0:
             return None
         timeout = float(call(Call('HGET', args=(state, 'timeout'))))
@@ -109,7 +112,7 @@ class LegacyClient:
         return timeout
 
     def _release(self, task_id: bytes) -> None:
-        call, state = self._world.server.call, KEYS['task'] + b':' + task_id
+        call, state = self._world.command, KEYS['task'] + b':' + task_id
         call(Call('ZREM', args=(WORKING, task_id)))
         call(Call('HDEL', args=(TASKS, task_id)))
         if self._random.random() < 0.3:
@@ -119,7 +122,7 @@ class LegacyClient:
             call(Call('DEL', args=(state,)))
 
     def _requeue(self, task_id: bytes) -> None:
-        call, now, state = self._world.server.call, self._world.server_time(), KEYS['task'] + b':' + task_id
+        call, now, state = self._world.command, self._world.server_time(), KEYS['task'] + b':' + task_id
         call(Call('ZREM', args=(WORKING, task_id)))
         if self._random.random() < 0.5:
             call(Call('LPUSH', args=(PENDING, task_id)))
@@ -134,7 +137,7 @@ class LegacyClient:
         yield 0.001
 
     def _sweep_now(self) -> None:
-        call, now = self._world.server.call, self._world.server_time()
+        call, now = self._world.command, self._world.server_time()
         for key in (WORKING, DELAYED):
             for task_id in call(Call('ZRANGEBYSCORE', args=(key, 0, f'{now:.6f}'))):
                 state = KEYS['task'] + b':' + task_id

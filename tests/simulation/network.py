@@ -3,57 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from random import Random
 from typing import Any
 
+from tests.simulation.choices import Choices, Dice
 from tests.simulation.configs import Faults
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.server import KEYS, ObservedServer
 from torrelque.core.protocol import Batch, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError
 
-__all__ = ('Network',)
+__all__ = ('Network', 'name_of')
 
 Execute = Callable[[Call[Any]], Reply]
 WAKE = KEYS['wake']
+
+
+def name_of(call: Call[Any]) -> str:
+    return call.command if isinstance(call.command, str) else call.command.name
 
 
 class Network:
     """Carries batches and waits. ``faults`` may be changed at any time."""
 
     def __init__(
-        self, scheduler: Scheduler, random: Random, server: ObservedServer, execute: Execute, faults: Faults
+        self,
+        scheduler: Scheduler,
+        dice: Dice,
+        choices: Choices,
+        server: ObservedServer,
+        execute: Execute,
+        tell: Callable[[str], object] | None,
+        faults: Faults,
     ) -> None:
         self._scheduler = scheduler
-        self._random = random
+        self._random = dice
+        self._choices = choices
         self._server = server
         self._execute = execute
+        self._tell = tell
         self.faults = faults
         self.last_arrival = 0.0  # when the last of the requests that are under way will arrive
 
-    def happens(self, probability: float) -> bool:
-        return probability > 0 and self._random.random() < probability
+    def happens(self, fault: str) -> bool:
+        """Whether this fault, by its name, befalls what is done now."""
+        return self._choices.happens(getattr(self.faults, fault), fault)
 
     def delay(self) -> float:
         """Seconds that one way takes."""
-        if self.happens(self.faults.stuck):
+        if self.happens('stuck'):
             return self._random.uniform(1, 60)
-        if self.happens(self.faults.slow):
+        if self.happens('slow'):
             return self._random.uniform(0.002, 1)
         return self._random.uniform(0.0002, 0.002)
 
     def send(self, batch: Batch, receive: Callable[[Sequence[Reply]], object]) -> None:
         """Carry a batch to the server and, if all goes well, the replies back."""
-        faults = self.faults
-        if self.happens(faults.repeat):
-            later = self._random.choice((0.01, 1, 30, 200)) * self._random.random()
-            self._arrive(self.delay() + later, batch, None)
-        if self.happens(faults.lose):
-            return
-        if self.happens(faults.cut):
-            self._arrive(self.delay(), batch[: self._random.randint(0, len(batch))], None)
-            return
-        self._arrive(self.delay(), batch, receive)
+        delay = self.delay()
+        if self.happens('lose'):
+            self._tell_of('lost', batch)
+        elif self.happens('cut'):
+            part = batch[: self._random.randint(0, len(batch))]
+            self._tell_of('cut off after', part)
+            self._arrive(delay, part, None)
+        else:
+            self._arrive(delay, batch, receive)
+        if self.happens('repeat'):
+            later = self.delay() + self._random.choice((0.01, 1, 30, 200)) * self._random.random()
+            self._tell_of(f'to come again {later:.3f} later', batch)
+            self._arrive(later, batch, None)
+
+    def _tell_of(self, what: str, batch: Batch) -> None:
+        if self._tell is not None:
+            self._tell(f'{what}: {", ".join(f"{name_of(call)} {call.args}" for call in batch)}')
 
     def _arrive(self, delay: float, batch: Batch, receive: Callable[[Sequence[Reply]], object] | None) -> None:
         self.last_arrival = max(self.last_arrival, self._scheduler.now + delay)
@@ -64,17 +85,22 @@ class Network:
         while len(replies) < len(batch):
             call = batch[len(replies)]
             known = bool(replies) and batch[len(replies) - 1].command == 'SCRIPT LOAD'
-            if isinstance(call.command, Script) and not known and self.happens(self.faults.forget):
+            if isinstance(call.command, Script) and not known and self.happens('forget'):
                 replies.append(TorrelqueReplyError('NOSCRIPT No matching script.'))
             else:
                 replies.append(self._execute(call))
-            if len(replies) < len(batch) and self.happens(self.faults.split):
+            if len(replies) < len(batch) and self.happens('split'):
                 delay = self.delay()
                 self.last_arrival = max(self.last_arrival, self._scheduler.now + delay)
                 self._scheduler.after(delay, lambda: self._run(batch, replies, receive))
                 return
-        if receive is not None and not self.happens(self.faults.lose):
-            self._scheduler.after(self.delay(), lambda: receive(replies))
+        if receive is None:
+            return
+        delay = self.delay()
+        if self.happens('lose'):
+            self._tell_of('the reply is lost', batch)
+        else:
+            self._scheduler.after(delay, lambda: receive(replies))
 
     def wait(self, seconds: float, receive: Callable[[bool], object]) -> Callable[[], None]:
         """Block on the hint. ``receive`` is told whether it came, or never called. Returns what breaks the connection.
@@ -82,8 +108,9 @@ class Network:
         The server does not notice at once that a connection broke: until then it may still pop the hint for it.
         """
         connection = _Blocked(self, seconds, receive)
-        if not self.happens(self.faults.lose):
-            self._scheduler.after(self.delay(), connection.arrive)
+        delay = self.delay()
+        if not self.happens('lose'):
+            self._scheduler.after(delay, connection.arrive)
         return connection.break_off
 
 
@@ -110,8 +137,9 @@ class _Blocked:
         if self._broken:
             return
         self._broken = True
-        slow = self._network.happens(0.3)
-        self._network._scheduler.after(self._network.delay() + slow * self._network._random.uniform(0, 3), self._notice)
+        random = self._network._random
+        slow = random.random() < 0.3
+        self._network._scheduler.after(self._network.delay() + slow * random.uniform(0, 3), self._notice)
 
     def _notice(self) -> None:
         self._noticed = self._over = True
@@ -124,8 +152,9 @@ class _Blocked:
 
     def _answer(self, *, hinted: bool) -> None:
         self._over = True
-        if not self._network.happens(self._network.faults.lose):
-            self._network._scheduler.after(self._network.delay(), lambda: self._arrive_back(hinted))
+        delay = self._network.delay()
+        if not self._network.happens('lose'):
+            self._network._scheduler.after(delay, lambda: self._arrive_back(hinted))
 
     def _arrive_back(self, hinted: bool) -> None:
         if not self._broken:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from random import Random
+from collections.abc import Callable, Collection
 from typing import Any
 
 from tests.simulation import callers
+from tests.simulation.choices import Choice, Choices, Dice
 from tests.simulation.clients import Client
 from tests.simulation.configs import NONE, Config
 from tests.simulation.ledger import Ledger
 from tests.simulation.legacy import LegacyClient
-from tests.simulation.network import Network
+from tests.simulation.network import Network, name_of
 from tests.simulation.rules import Rules, require
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.server import KEYS, ObservedServer
@@ -35,17 +35,22 @@ Tracer = Callable[[float, str], object]
 
 
 class World:
-    """``trace`` is told what the server executes, and what befalls clients."""
+    """``trace`` is told what the server executes, and what befalls clients. ``only``: the choices it may make."""
 
-    def __init__(self, seed: int, config: Config, trace: Tracer | None = None) -> None:
+    def __init__(
+        self, seed: int, config: Config, trace: Tracer | None = None, only: Collection[Choice] | None = None
+    ) -> None:
         self.config = config
-        self.random = Random(seed)
+        self.random = Dice(seed)
+        self.choices = Choices(self.random, only)
         self.scheduler = Scheduler(self.random)
         self.trace = trace
         self.server = ObservedServer(self.server_time)
         self.rules = Rules(self.server, self.server_time, legacy=bool(config.legacy))
         self.ledger = Ledger(self.rules, legacy=bool(config.legacy))
-        self.network = Network(self.scheduler, self.random, self.server, self.execute, config.faults)
+        self.network = Network(
+            self.scheduler, self.random, self.choices, self.server, self.execute, trace and self.tell, config.faults
+        )
         self.clients: list[Client] = []
         self.legacy_clients: list[LegacyClient] = []
         self.ending = False
@@ -59,11 +64,15 @@ class World:
         return BEGINNING + self.scheduler.now
 
     def execute(self, call: Call[Any]) -> Reply:
-        reply = self.server.call(call)
-        if self.trace is not None:
-            name = call.command if isinstance(call.command, str) else call.command.name
-            self.trace(self.scheduler.now, f'{name} {call.args} -> {reply}')
+        reply = self.command(call)
         self.rules.judge(call, reply)
+        return reply
+
+    def command(self, call: Call[Any]) -> Reply:
+        """Execute a call that is a part of something, which is judged as a whole."""
+        reply = self.server.call(call)
+        if self.trace is not None and reply is not None:
+            self.trace(self.scheduler.now, f'{name_of(call)} {call.args} -> {reply}')
         return reply
 
     def new_id(self) -> str:
@@ -75,7 +84,7 @@ class World:
 
     def cancels(self) -> bool:
         """Whether the call that is being made will be cancelled."""
-        return not self.ending and self.random.random() < self.config.cancel
+        return not self.ending and self.choices.happens(self.config.cancel, 'cancel')
 
     def tell(self, text: str) -> None:
         if self.trace is not None:
@@ -86,25 +95,27 @@ class World:
     def run(self) -> None:
         """Trouble, rest, sometimes once more after a long time, and the end."""
         for _ in range(self.random.randint(*self.config.clients)):
-            self.add_client()
+            self.add_client(f'c{len(self.clients)}')
         self._trouble()
         self._rest()
-        if self.random.random() < 0.2:
+        if self.choices.happens(0.2, 'again'):
             self.scheduler.run()
             self.scheduler.leap(LANE_TTL + 100)
             self._trouble()
             self._rest()
         self._drain()
 
-    def add_client(self) -> Client:
-        client = Client(self, f'nonce{len(self.clients)}')
+    def add_client(self, nonce: str) -> None:
+        client = Client(self, nonce)
         self.clients.append(client)
         self._people(client)
-        return client
 
     def _people(self, client: Client) -> None:
-        for _ in range(self.random.randint(*self.config.callers)):
-            client.spawn(callers.live(client))
+        """Callers for a client, and what will befall it."""
+        for number in range(self.random.randint(*self.config.callers)):
+            client.spawn(callers.live(client, f'{client.nonce}/{number}'))
+        for accident, rate in self.config.accidents.items():
+            self._plan(client, accident, rate)
 
     def _trouble(self) -> None:
         self.tell('trouble')
@@ -114,27 +125,28 @@ class World:
             for client in self.clients:
                 if client.available:
                     self._people(client)
-        self.legacy_clients = [LegacyClient(self) for _ in range(self.config.legacy)]
-        for accident, rate in self.config.accidents.items():
-            self._plan(accident, rate * len(self.clients))
+        self.legacy_clients = [LegacyClient(self, f'old{number}') for number in range(self.config.legacy)]
+        for legacy_client in self.legacy_clients:
+            self._plan(legacy_client, 'kill', self.config.accidents.get('kill', 0))
         if self.config.longest_wait is not None:
             self._watch(self.config.longest_wait)
         self.scheduler.run(self.scheduler.now + self.config.seconds)
 
-    def _plan(self, accident: str, rate: float) -> None:
+    def _plan(self, client: Client | LegacyClient, accident: str, rate: float) -> None:
+        """Let an accident befall somebody, again and again."""
+
         def happen() -> None:
-            if not self.ending:
-                self._befall(accident)
-                self._plan(accident, rate)
+            if not self.ending and not client.dead:
+                if self.choices.may(accident, client.nonce):
+                    self._befall(client, accident)
+                self._plan(client, accident, rate)
 
-        self.scheduler.after(self.random.expovariate(rate), happen)
+        if rate > 0:
+            self.scheduler.after(self.random.expovariate(rate), happen)
 
-    def _befall(self, accident: str) -> None:
-        everybody: list[Client | LegacyClient] = [*self.clients, *self.legacy_clients]
-        client = self.random.choice(everybody)
+    def _befall(self, client: Client | LegacyClient, accident: str) -> None:
         if isinstance(client, LegacyClient):
-            if accident == 'kill':
-                client.kill()
+            client.kill()
             return
         if not client.available:
             return
@@ -146,7 +158,8 @@ class World:
             client.kill()
         else:
             client.shut_down()
-        self.scheduler.after(self.random.random() * 5, lambda: None if self.ending else self.add_client())
+        successor = f'{client.nonce}+'
+        self.scheduler.after(self.random.random() * 5, lambda: None if self.ending else self.add_client(successor))
 
     def _rest(self) -> None:
         """The network works, callers come to an end: nothing is left in working for nobody."""
