@@ -3,72 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from tests.simulation.clients import CANCELLED, SCRIPTS, Behaviour, Client
+from tests.simulation.asking import ask, nobody, succeeded
+from tests.simulation.clients import SCRIPTS, Behaviour, Client
 from tests.simulation.ledger import key_of
-from tests.simulation.rules import require
+from tests.simulation.operators import operate, redrive_all
 from tests.simulation.server import KEYS
 from torrelque.core import operations
-from torrelque.core.merging import Ticket
 from torrelque.core.models import TorrelqueTaskStatus
 from torrelque.core.verbs import (
-    CANCEL,
     ENQUEUE,
     EXTEND,
     GIVEBACK,
     REJECT,
     RELEASE,
     REQUEUE,
-    Answer,
     ClaimedTask,
     Item,
     Verb,
-    cancel_item,
     claim_item,
     enqueue_item,
     extend_item,
     reject_item,
     release_item,
     requeue_item,
-)  # fmt: skip
-from torrelque.errors import TorrelqueConnectionError, TorrelqueTimeoutError
+)
 
-__all__ = ('CHOSEN', 'drain', 'live', 'wait_for_work')
-
-CHOSEN = tuple(f'chosen-{number}' for number in range(4))
-"""Ids that callers choose, again and again."""
+__all__ = ('drain', 'inherit', 'live', 'wait_for_work')
 
 VERBS = (RELEASE, RELEASE, RELEASE, RELEASE, REQUEUE, REJECT, GIVEBACK)
-
-
-def _nobody() -> None:
-    """A caller sets its own wake when it waits for the ticket."""
-
-
-def _ask(client: Client, verb: Verb, items: Sequence[Item]) -> Generator[Ticket, Any, list[Answer] | None]:
-    """The answers; None if it was cancelled, or failed."""
-    ticket = yield client.session.submit(verb, items, _nobody)
-    return ticket.value if _succeeded(client, ticket) else None
-
-
-def _succeeded(client: Client, ticket: Any) -> bool:  # noqa: ANN401 - a ticket, or CANCELLED
-    """Whether there is an answer. Where there is none, it is for a reason that callers may be told."""
-    if ticket is CANCELLED:
-        return False
-    error = ticket.error
-    if isinstance(error, TorrelqueConnectionError):
-        require(client.world.config.faults.lose + client.world.config.faults.unblock > 0, 'failed without a reason')
-    elif error is not None and not client.stopping:
-        require(isinstance(error, TorrelqueTimeoutError), 'a caller was told', error)
-    return error is None
 
 
 def live(client: Client, name: str) -> Behaviour:
     """Do this and that until the world ends."""
     random = client.random
-    acts = (_produce, _consume, _consume, _consume, _take, _cancel, _sweep)
+    acts = (_produce, _produce, *[_consume] * 6, _take, _take, operate, operate, operate)
     yield random.random()
     while not client.stopping and (yield from client.world.choices.turn(name)):
         act = random.choice(acts)
@@ -79,39 +50,65 @@ def live(client: Client, name: str) -> Behaviour:
 
 def _produce(client: Client) -> Behaviour:
     random = client.random
-    items, chosen = [], random.random() < 0.2
-    ids = []
-    for _ in range(random.choice((1, 1, 1, 2, 5))):
-        task_id = random.choice(CHOSEN) if chosen else client.world.new_id()
-        ids.append((task_id, client.world.new_id().encode()))
+    payloads = [client.world.new_id().encode() for _ in range(random.choice((1, 1, 1, 2, 5)))]
+    chosen = random.random() < 0.2
+    while not (yield from _enqueue(client, payloads, chosen=chosen)) and random.random() < 0.7:
+        yield random.random()
+        if client.stopping:
+            return
+
+
+def _enqueue(client: Client, payloads: Sequence[bytes], *, chosen: bool) -> Any:  # noqa: ANN401 - a behaviour that returns whether it is known to be done
+    """Where the ids are not chosen, each try has its own: what is not known to be done may be done twice."""
+    random, ledger = client.random, client.world.ledger
+    ids, items = [], []
+    for payload in payloads:
+        ids.append(random.choice(client.world.chosen) if chosen else client.world.new_id())
         delay = random.choice((None, None, None, -1.0, random.uniform(0, 3), random.uniform(0, 25)))
         limit = random.choice((None, None, 1, 2, 3))
         timeout = round(random.choice((2, 10, 40)) * random.uniform(0.5, 1), 3)
-        items.append(enqueue_item(task_id, ids[-1][1], timeout, delay, limit, random.choice((b'', b'{"a":"b"}'))))
-    answers = yield from _ask(client, ENQUEUE, items)
-    for (task_id, payload), answer in zip(ids, answers or (), strict=answers is not None):
-        client.world.ledger.enqueued(task_id, payload, answer, unique=not chosen)
+        items.append(enqueue_item(ids[-1], payload, timeout, delay, limit, random.choice((b'', b'{"a":"b"}'))))
+        ledger.enqueues(payload)
+    answers = yield from ask(client, ENQUEUE, items)
+    for task_id, payload, answer in zip(ids, payloads, answers or (), strict=False):
+        ledger.enqueued(task_id, payload, answer, unique=not chosen)
+    return answers is not None
 
 
 def _consume(client: Client) -> Behaviour:
     want, timeout = client.random.choice((1, 1, 2, 5)), client.random.choice((0.01, 1, 5, 20, math.inf))
-    ticket = yield client.session.dequeue(want, client.clock() + timeout, _nobody)
-    if _succeeded(client, ticket):
-        yield from _work(client, ticket.value, want)
+    ticket = yield client.session.dequeue(want, client.clock() + timeout, nobody)
+    if succeeded(client, ticket):
+        yield from _work(client, ticket.value)
 
 
 def _take(client: Client) -> Behaviour:
     want = client.random.choice((1, 3))
-    ticket = yield client.session.dequeue_nowait(want, _nobody)
-    if _succeeded(client, ticket):
-        yield from _work(client, ticket.value, want)
+    ticket = yield client.session.dequeue_nowait(want, nobody)
+    if succeeded(client, ticket):
+        yield from _work(client, ticket.value)
 
 
-def _work(client: Client, tasks: Sequence[ClaimedTask], want: int) -> Behaviour:
-    random, ledger = client.random, client.world.ledger
+def _work(client: Client, tasks: Sequence[ClaimedTask]) -> Behaviour:
+    ledger = client.world.ledger
     ledger.delivered(tasks)
-    if not tasks:
-        return
+    client.held.update(dict.fromkeys(tasks))
+    if tasks:
+        yield from _handle(client, tasks)
+    for task in tasks:
+        del client.held[task]
+
+
+def inherit(client: Client) -> Behaviour:
+    """Do to tasks what was meant to be done to them when the process forked."""
+    tasks = list(client.held)
+    client.world.ledger.inherited(tasks)
+    if tasks:
+        yield from _handle(client, tasks)
+
+
+def _handle(client: Client, tasks: Sequence[ClaimedTask]) -> Behaviour:
+    random, ledger = client.random, client.world.ledger
     yield random.choice((0, 0.01, 1, 10, 30 if client.world.network.faults.stuck else 1)) * random.random()
     for _ in range(random.choice((0, 0, 1, 2))):
         yield from _act(client, EXTEND, tasks)
@@ -128,11 +125,11 @@ def _work(client: Client, tasks: Sequence[ClaimedTask], want: int) -> Behaviour:
         yield random.random() * 2
         yield from _act(client, random.choice((*VERBS, EXTEND)), tasks)
     elif random.random() < 0.05 and not client.world.config.legacy:  # whoever has it now
-        yield from _ask(client, RELEASE, [_item(client, RELEASE, tasks[0].receipt.id)])
+        yield from ask(client, RELEASE, [_item(client, RELEASE, tasks[0].receipt.id)])
 
 
 def _act(client: Client, verb: Verb, tasks: Sequence[ClaimedTask]) -> Behaviour:
-    answers = yield from _ask(client, verb, [_item(client, verb, task.receipt) for task in tasks])
+    answers = yield from ask(client, verb, [_item(client, verb, task.receipt) for task in tasks])
     ledger = client.world.ledger
     if answers is not None:
         for task, answer in zip(tasks, answers, strict=True):
@@ -159,37 +156,27 @@ def _item(client: Client, verb: Verb, target: Any) -> Item:  # noqa: ANN401 - a 
     return claim_item(target)
 
 
-def _cancel(client: Client) -> Behaviour:
-    known = client.world.some_id()
-    if known is not None:
-        yield from _ask(client, CANCEL, [cancel_item(known)])
-
-
-def _sweep(client: Client) -> Behaviour:
-    if client.random.random() < 0.3:
-        client.run(operations.sweep(SCRIPTS, KEYS))
-    yield 0.1
-
-
 def wait_for_work(client: Client) -> Behaviour:
     """Take one task after another and release it at once."""
     while True:
-        ticket = yield client.session.dequeue(1, math.inf, _nobody)
-        if not _succeeded(client, ticket):
+        ticket = yield client.session.dequeue(1, math.inf, nobody)
+        if not succeeded(client, ticket):
             return
         client.world.ledger.delivered(ticket.value)
         yield from _act(client, RELEASE, ticket.value)
 
 
 def drain(client: Client) -> Behaviour:
-    """Work everything off."""
+    """Work everything off; sometimes the dead letters, too."""
+    if client.random.random() < 0.5:
+        yield from redrive_all(client, math.inf)
     for _ in range(2):  # what 0.9 left in dequeueing is returned by the second of two sweeps
         client.run(operations.sweep(SCRIPTS, KEYS))
         yield 0.5
     while client.world.working_off:
-        ticket = yield client.session.dequeue(5, math.inf, _nobody)
-        if not _succeeded(client, ticket):
+        ticket = yield client.session.dequeue(5, math.inf, nobody)
+        if not succeeded(client, ticket):
             return
         client.world.ledger.delivered(ticket.value)
         items = [release_item(task.receipt, TorrelqueTaskStatus.COMPLETED, None, b'') for task in ticket.value]
-        yield from _ask(client, RELEASE, items)
+        yield from ask(client, RELEASE, items)

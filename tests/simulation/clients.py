@@ -14,7 +14,8 @@ from torrelque.core.combinators import together
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Interrupted, Operation, Reply
 from torrelque.core.session import Session
-from torrelque.errors import TorrelqueConnectionError
+from torrelque.core.verbs import ClaimedTask
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -32,16 +33,16 @@ Behaviour = Generator['float | Moment | Ticket', Any, None]
 class Client:
     """One queue object, in one process."""
 
-    def __init__(self, world: World, nonce: str) -> None:
+    def __init__(self, world: World, nonce: str, offset: float | None = None) -> None:
         self.world = world
         self.nonce = nonce
         self.random = world.random
-        self._offset = world.random.uniform(-1e6, 1e6)  # clients' clocks are not the server's
-        self.session = Session(
-            SCRIPTS, KEYS, nonce=nonce, clock=self.clock, jitter=world.random.random,
-            block_limit=world.random.choice((8.0, 8.0, 2.5)),
-        )  # fmt: skip
+        # Clients' clocks are not the server's; those of one machine are one.
+        self.offset = world.random.uniform(-1e6, 1e6) if offset is None else offset
+        self.session = self.make_session(nonce)
         self.callers: list[Caller] = []
+        self.held: dict[ClaimedTask, None] = {}  # what callers of the plain sort have in their hands
+        self.before_closing: list[Callable[[], object]] = []
         self.dead = False
         self.closed_cleanly = False
         self._closing = False
@@ -52,8 +53,14 @@ class Client:
         self._stop_waiting: Callable[[], None] | None = None
         self._wait_over: list[Event] = []
 
+    def make_session(self, nonce: str) -> Session:
+        return Session(
+            SCRIPTS, KEYS, nonce=nonce, clock=self.clock, jitter=self.random.random,
+            block_limit=self.random.choice((8.0, 8.0, 2.5)),
+        )  # fmt: skip
+
     def clock(self) -> float:
-        return self.world.scheduler.now + self._offset
+        return self.world.scheduler.now + self.offset
 
     @property
     def available(self) -> bool:
@@ -110,8 +117,10 @@ class Client:
     def shut_down(self) -> None:
         """As the engine does: finish within a time, cut off what is left, and be gone."""
         self._closing = True
-        for caller in self.callers:
+        for caller in list(self.callers):
             caller.cancel()
+        for prepare in list(self.before_closing):
+            prepare()
         self.session.close()
         if self._stop_waiting is not None:
             self._stop_waiting()
@@ -126,10 +135,25 @@ class Client:
 
     # The engine's part ---------------------------------------------------------
 
-    def spawn(self, behaviour: Behaviour) -> None:
-        caller = Caller(self, behaviour)
+    def spawn(self, behaviour: Behaviour, *, steady: bool = False) -> Caller:
+        """Somebody begins to use the client; ``steady``: who is cancelled by nothing but the end."""
+        caller = Caller(self, behaviour, steady=steady)
         self.callers.append(caller)
         caller.resume(None)
+        return caller
+
+    def perform(self, operation: Operation[Any]) -> Ticket:
+        """Run an operation that is not merged, for somebody who waits for what comes of it."""
+        ticket = _Performance()
+        ticket.run = self.run(_told(operation, ticket))
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """Somebody waits for it no longer."""
+        if not isinstance(ticket, _Performance):
+            self.session.leave(ticket)
+        elif not ticket.done:
+            ticket.run.interrupt()
 
     def poke(self) -> None:
         """Something changed: step soon, once for all that changes meanwhile."""
@@ -151,16 +175,17 @@ class Client:
         if self._timer is not None:
             self._timer.cancel()
         # A little later, lest it comes by rounding a little early, again and again.
-        self._timer = self.world.scheduler.at(self.session.timer() - self._offset + 1e-6, lambda: self.do(self.poke))
+        self._timer = self.world.scheduler.at(self.session.timer() - self.offset + 1e-6, lambda: self.do(self.poke))
         if self._closing and not self._runs and not operations:
             self.closed_cleanly = not (self.session._owed or self.session._lanes.unsettled)
             self.kill()
 
-    def run(self, operation: Operation[Any]) -> None:
+    def run(self, operation: Operation[Any]) -> _Run:
         """Drive an operation to its end."""
         run = _Run(self, operation)
         self._runs[run] = None
         run.step(operation.send, None)
+        return run
 
     def ended(self, run: _Run) -> None:
         del self._runs[run]
@@ -194,6 +219,25 @@ class Client:
         self._stop_waiting = None
         for event in self._wait_over:
             event.cancel()
+
+
+class _Performance(Ticket):
+    """A ticket that no session knows of."""
+
+    __slots__ = ('run',)
+    run: _Run
+
+    def __init__(self) -> None:
+        super().__init__((), lambda: None)
+
+
+def _told(operation: Operation[Any], ticket: Ticket) -> Operation[None]:
+    """Run it, and tell what came of it."""
+    try:
+        ticket.resolve((yield from operation))
+    except Interrupted as interrupted:
+        ticket.fail(interrupted.cause or TorrelqueError('the queue was closed during the call'))
+        raise
 
 
 class _Run:
@@ -249,10 +293,12 @@ class _Run:
 class Caller:
     """Somebody who uses a client: a behaviour, which waits for one thing at a time."""
 
-    def __init__(self, client: Client, behaviour: Behaviour) -> None:
+    def __init__(self, client: Client, behaviour: Behaviour, *, steady: bool = False) -> None:
         self.client = client
         self._behaviour = behaviour
+        self._steady = steady
         self._ticket: Ticket | None = None
+        self._sleep: object = None
 
     def resume(self, value: object) -> None:
         try:
@@ -266,20 +312,31 @@ class Caller:
             if wanted.done:
                 self._wake()
             self.client.poke()
-            if self.client.world.cancels():
+            if not self._steady and self.client.world.cancels():
                 # Around the time of the round trip, or while it waits.
                 delay = self.client.random.choice((0, 0.004, 0.004, 1, 10)) * self.client.random.random()
                 self.client.later(delay, lambda: self.cancel() if self._ticket is wanted else None)
         else:
-            self.client.later(wanted, lambda: self.resume(None))
+            self._sleep = sleep = object()
+            self.client.later(wanted, lambda: self._awake(None) if self._sleep is sleep else None)
 
     def cancel(self) -> None:
+        """Whatever it asked for, it does not wait for the answer."""
         ticket, self._ticket = self._ticket, None
         if ticket is not None:
             self.client.world.tell(f'{self.client.nonce}: a caller leaves, done: {ticket.done}')
-            self.client.session.leave(ticket)
+            self.client.leave(ticket)
             self.client.poke()
             self.resume(CANCELLED)
+
+    def interrupt(self) -> None:
+        """It sleeps no longer."""
+        if self._sleep is not None:
+            self._awake(CANCELLED)
+
+    def _awake(self, value: object) -> None:
+        self._sleep = None
+        self.resume(value)
 
     def _wake(self) -> None:
         # The event loop takes a while to come to it; a cancellation may come first.

@@ -40,16 +40,20 @@ ALL = Faults(lose=0.1, repeat=0.15, cut=0.05, split=0.2, slow=0.1, stuck=0.02, f
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """``clients``, and ``callers`` of each, are from-to; the trouble lasts for ``seconds`` before all comes to rest."""
+    """``clients``, and ``callers`` and ``workers`` of each, are from-to.
+
+    The trouble lasts for ``seconds``, then all comes to rest.
+    """
 
     clients: tuple[int, int] = (3, 6)
     callers: tuple[int, int] = (1, 3)
+    workers: tuple[int, int] = (0, 0)
     seconds: float = 40.0
     faults: Faults = field(default=ALL)
     cancel: float = 0.1
     """Of the calls, those that are cancelled."""
     accidents: Mapping[str, float] = field(default_factory=dict)
-    """How often a second each client is killed, paused, or shut down; it is replaced after a while."""
+    """How often a second each client is killed, paused, shut down, or forks; who is gone is replaced after a while."""
     legacy: int = 0
     """Clients of 0.9."""
     longest_wait: float | None = None
@@ -57,15 +61,20 @@ class Config:
 
 
 ACCIDENTS: Mapping[str, float] = MappingProxyType({'kill': 0.02, 'pause': 0.03, 'shut': 0.03})
+PAUSES: Mapping[str, float] = MappingProxyType({**ACCIDENTS, 'pause': 0.06})
 
 CONFIGS: Mapping[str, Config] = MappingProxyType(
     {
         'alone': Config(accidents=ACCIDENTS),
         'cancel': Config(cancel=0.5, accidents=ACCIDENTS),
-        'mixed': Config(clients=(2, 4), legacy=3, accidents={'kill': 0.01, 'pause': 0.015, 'shut': 0.015}),
+        'mixed': Config(clients=(1, 3), legacy=6, accidents={'kill': 0.01, 'pause': 0.03, 'shut': 0.01}),
         # A hint that dies with a connection costs a slice, of at most eight seconds.
         'cuts': Config(faults=CUTS, cancel=0.3, accidents={'kill': 0.05, 'shut': 0.05}, longest_wait=8.5),
         # Where nothing breaks, a task is claimed within a few round trips, whoever cancels.
         'calm': Config(faults=NONE, cancel=0.3, longest_wait=0.1),
+        # Pauses of up to a minute are longer than any lease here.
+        'workers': Config(clients=(3, 5), callers=(1, 2), workers=(1, 2), accidents=PAUSES),
+        'crew': Config(clients=(1, 3), callers=(1, 2), workers=(1, 2), faults=NONE, longest_wait=0.1),
+        'forks': Config(clients=(1, 3), workers=(0, 1), accidents={**ACCIDENTS, 'fork': 0.03}),
     }
 )

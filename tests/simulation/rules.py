@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ Changes = Mapping[bytes, tuple[View, View]]
 Args = Sequence[bytes]
 
 PENDING, WORKING, DELAYED, COMPLETED, REJECTED = b'0', b'1', b'2', b'3', b'4'
-LANED = frozenset(('enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'cancel'))
+LANED = frozenset(('enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'cancel', 'redrive', 'purge'))
 TAKEN_BACK = frozenset(('claim', 'tick', 'sweep', 'bare', 'legacy'))
 """How a claim may end that its holder did not end: stale, or at the hands of somebody who knew the plain id."""
 
@@ -35,14 +36,16 @@ def require(condition: bool, text: str, *details: object) -> None:
 class ClaimRecord:
     """A claim that the server made: how it ended, and whether a caller ever got it."""
 
-    __slots__ = ('delivered', 'ended', 'incarnation', 'legacy', 'limit', 'made')
+    __slots__ = ('base', 'delivered', 'ended', 'incarnation', 'legacy', 'limit', 'made', 'returned')
 
-    def __init__(self, made: float, incarnation: int, limit: int | None, *, legacy: bool) -> None:
+    def __init__(self, made: float, incarnation: int, limit: int | None, base: int, *, legacy: bool) -> None:
         self.made = made
         self.legacy = legacy  # made by 0.9, over a token that 1.0 left behind
         self.incarnation = incarnation
         self.limit = limit
+        self.base = base  # the deliveries that do not count against the limit
         self.ended: str | None = None
+        self.returned = False  # to be claimed again
         self.delivered = False
 
 
@@ -57,6 +60,7 @@ class Rules:
         self.claims: dict[Key, ClaimRecord] = {}
         self.incarnations: dict[bytes, int] = {}
         self.handed_out: dict[tuple[bytes, int], int] = {}  # by id and incarnation: deliveries not given back
+        self.redrives: Counter[bytes] = Counter()  # by payload
         self.last_claim = 0.0
         self._answers: dict[tuple[bytes, ...], Reply] = {}
         self._undone: set[tuple[bytes, ...]] = set()
@@ -68,6 +72,9 @@ class Rules:
             'reject': self._reject,
             'giveback': self._giveback,
             'cancel': self._cancel,
+            'redrive': self._redrive,
+            'purge': self._purge,
+            'mend': self._mend,
             'extend': self._extend,
             'settle': self._settle,
             'tick': self._returned,
@@ -171,7 +178,11 @@ class Rules:
         require(key not in self.claims, 'a claim came to life again', key)
         limit = view.state.get(b'max_dequeues')
         self.claims[key] = ClaimRecord(
-            self._clock(), self.incarnations.get(task_id, 0), None if limit is None else int(limit), legacy=legacy
+            self._clock(),
+            self.incarnations.get(task_id, 0),
+            None if limit is None else int(limit),
+            _base(view),
+            legacy=legacy,
         )
 
     def _end_claims(self, name: str, changes: Changes) -> None:
@@ -180,6 +191,8 @@ class Rules:
                 continue
             claim = self.claims[(task_id, *old.receipt)]
             claim.ended = claim.ended or name
+            claim.returned = new.payload is not None and new.rejected is None
+            require(name != 'settle' or not claim.delivered, 'undid a claim that was handed out', task_id, old, new)
             if name == 'giveback' and claim.delivered:
                 self.handed_out[task_id, claim.incarnation] -= 1
 
@@ -358,6 +371,41 @@ class Rules:
         require(not here or self._after(task_id) == NOWHERE, 'cancelled wrongly', task_id, self._after(task_id))
         return {task_id} if here else set()
 
+    def _redrive(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
+        done: set[bytes] = set()
+        for letter, (task_id,) in zip(reply[1], _items(args, 1), strict=True):
+            old, new = self._before(task_id, changes), self._after(task_id)
+            dead = old.rejected is not None and task_id not in done
+            require(letter == b'uo'[dead], 'redrive answered wrongly', task_id, chr(letter), old)
+            if not dead:
+                continue
+            done.add(task_id)
+            require(new.pending == 1 and new.payload == old.payload, 'redriven wrongly', task_id, old, new)
+            require(_base(new) == new.dequeue_count == old.dequeue_count, 'not counted anew', task_id, old, new)
+            clean = not {b'claim', b'reason', b'release_time'} & new.state.keys()
+            require(clean, 'redriven with a trace of its end', task_id, new)
+            assert old.payload is not None
+            self._count_incarnation(task_id)
+            self.redrives[old.payload] += 1
+        return done
+
+    def _purge(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
+        done: set[bytes] = set()
+        for letter, (task_id, before) in zip(reply[1], _items(args, 2), strict=True):
+            score = self._before(task_id, changes).rejected
+            dead = score is not None and task_id not in done and (not before or score <= float(before))
+            require(letter == b'uo'[dead], 'purge answered wrongly', task_id, before, chr(letter), score)
+            if dead:
+                done.add(task_id)
+                require(self._after(task_id) == NOWHERE, 'purged wrongly', task_id, self._after(task_id))
+        return done
+
+    def _mend(self, args: Args, reply: int, changes: Changes) -> set[bytes]:
+        """Nothing is ever wrong here, but that a hint is left when no task is."""
+        require(not reply or args[0] == b'leftover', 'mended what was whole', args, changes)
+        require(not reply or not self._server.tasks(), 'took for a leftover what was in use', args)
+        return set()
+
     def _undequeue(self, args: Args, reply: int, changes: Changes) -> set[bytes]:
         for task_id, (old, new) in changes.items():
             require(old.dequeueing == 1 and new.pending == 1, 'a sweep moved', task_id, old, new)
@@ -388,3 +436,7 @@ def _tasks(reply: Sequence[Any]) -> dict[bytes, tuple[bytes, int, float, bytes, 
 def _exhausted(view: View) -> bool:
     limit = view.state.get(b'max_dequeues')
     return limit is not None and view.attempt >= int(limit)
+
+
+def _base(view: View) -> int:
+    return view.dequeue_count - view.attempt

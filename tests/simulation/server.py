@@ -159,8 +159,12 @@ class ObservedServer(MemoryServer):
     def pending(self) -> Sequence[bytes]:
         return self._db.list_at(PENDING)
 
+    def tasks(self) -> Iterable[bytes]:
+        """Ids with a payload."""
+        return self._db.hash_at(TASKS)
+
     def queued(self) -> Iterable[bytes]:
-        """Ids with a payload, but for the dead letters."""
+        """The same, but for the dead letters."""
         dead = self._db.zset_at(REJECTED).scores
         return [task_id for task_id in self._db.hash_at(TASKS) if task_id not in dead]
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-from tests.simulation import callers
+from tests.simulation import callers, operators, workers
 from tests.simulation.choices import Choice, Choices, Dice
-from tests.simulation.clients import Client
+from tests.simulation.clients import SCRIPTS, Client
 from tests.simulation.configs import NONE, Config
+from tests.simulation.forks import fork
 from tests.simulation.ledger import Ledger
 from tests.simulation.legacy import LegacyClient
 from tests.simulation.network import Network, name_of
 from tests.simulation.rules import Rules, require
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.server import KEYS, ObservedServer
-from torrelque.core.protocol import Call, Reply
+from torrelque.core.auditing import audit
+from torrelque.core.idle import SLICE
+from torrelque.core.protocol import Call, Reply, blocking_drive
 
 __all__ = ('World', 'simulate')
+
+CHOSEN = tuple(f'chosen-{number}' for number in range(4))
 
 BEGINNING = 1_700_000_000.0
 REST = 30.0
@@ -47,7 +52,8 @@ class World:
         self.trace = trace
         self.server = ObservedServer(self.server_time)
         self.rules = Rules(self.server, self.server_time, legacy=bool(config.legacy))
-        self.ledger = Ledger(self.rules, legacy=bool(config.legacy))
+        calm = config.faults is NONE and not config.accidents
+        self.ledger = Ledger(self.rules, legacy=bool(config.legacy), calm=calm)
         self.network = Network(
             self.scheduler, self.random, self.choices, self.server, self.execute, trace and self.tell, config.faults
         )
@@ -59,6 +65,9 @@ class World:
         self._idle_since: float | None = None
 
     # What clients need ---------------------------------------------------------
+
+    chosen = CHOSEN
+    """Ids that callers choose, again and again."""
 
     def server_time(self) -> float:
         return BEGINNING + self.scheduler.now
@@ -79,8 +88,8 @@ class World:
         self._ids.append(f't{len(self._ids)}')
         return self._ids[-1]
 
-    def some_id(self) -> str | None:
-        return self.random.choice((*callers.CHOSEN, *self._ids[-20:]))
+    def some_id(self) -> str:
+        return self.random.choice((*self.chosen, *self._ids[-20:]))
 
     def cancels(self) -> bool:
         """Whether the call that is being made will be cancelled."""
@@ -111,9 +120,11 @@ class World:
         self._people(client)
 
     def _people(self, client: Client) -> None:
-        """Callers for a client, and what will befall it."""
+        """Callers and workers for a client, and what will befall it."""
         for number in range(self.random.randint(*self.config.callers)):
             client.spawn(callers.live(client, f'{client.nonce}/{number}'))
+        for number in range(self.random.randint(*self.config.workers)):
+            client.spawn(workers.employ(client, f'{client.nonce}/w{number}'))
         for accident, rate in self.config.accidents.items():
             self._plan(client, accident, rate)
 
@@ -154,6 +165,12 @@ class World:
         if accident == 'pause':
             client.pause(self.random.choice((1, 10, 60)) * self.random.random())
             return
+        if accident == 'fork':
+            child = fork(client, f'{client.nonce}&{self.scheduler.now:.6f}')
+            self.clients.append(child)
+            child.spawn(callers.inherit(child))
+            self._people(child)
+            return
         if accident == 'kill':
             client.kill()
         else:
@@ -175,6 +192,7 @@ class World:
             require(client.dead or client.quiet, 'a client that does not come to rest', client.nonce)
         self._check_nobodys()
         self.rules.check_all()
+        self._audit('leftover')
 
     def _check_nobodys(self) -> None:
         """Cancellation: what is in working is there for somebody who is gone, or who gave up."""
@@ -199,13 +217,23 @@ class World:
         until = max(max(events) - BEGINNING, self.network.last_arrival) + 5
         self.scheduler.run(until, unless=self._worked_off)
         require(not self.server.queued(), 'not worked off in time', self.server.queued(), self.server.working())
+        self.scheduler.run(self.scheduler.now + SLICE + 1)  # a hint that is left over is taken down by who waits
         self.working_off = False
         for caller in list(client.callers):
             caller.cancel()
         self.scheduler.run()
         self.rules.check_all()
+        self._audit()
         self.scheduler.leap(LANE_TTL + 1)
         self._check_left()
+        self._audit()
+
+    def _audit(self, *excused: str) -> None:
+        found = blocking_drive(
+            audit(SCRIPTS, KEYS, operators.RESULT_TTL, repair=False),
+            lambda batch: [self.execute(call) for call in batch],
+        )
+        require(all(each.kind in excused for each in found), 'an audit found something', found)
 
     def _worked_off(self) -> bool:
         return self.scheduler.now > self.network.last_arrival and not self.server.queued()

@@ -1,0 +1,36 @@
+"""How callers ask for a verb, and what they may be told."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+from tests.simulation.clients import CANCELLED, Client
+from tests.simulation.rules import require
+from torrelque.core.merging import Ticket
+from torrelque.core.verbs import Answer, Item, Verb
+from torrelque.errors import TorrelqueConnectionError, TorrelqueTimeoutError
+
+__all__ = ('ask', 'nobody', 'succeeded')
+
+
+def nobody() -> None:
+    """A caller sets its own wake when it waits for the ticket."""
+
+
+def ask(client: Client, verb: Verb, items: Sequence[Item]) -> Generator[Ticket, Any, list[Answer] | None]:
+    """The answers; None if it was cancelled, or failed."""
+    ticket = yield client.session.submit(verb, items, nobody)
+    return ticket.value if succeeded(client, ticket) else None
+
+
+def succeeded(client: Client, ticket: Any) -> bool:  # noqa: ANN401 - a ticket, or CANCELLED
+    """Whether there is an answer. Where there is none, it is for a reason that callers may be told."""
+    if ticket is CANCELLED:
+        return False
+    error = ticket.error
+    if isinstance(error, TorrelqueConnectionError):
+        require(client.world.config.faults.lose + client.world.config.faults.unblock > 0, 'failed without a reason')
+    elif error is not None and not client.stopping:
+        require(isinstance(error, TorrelqueTimeoutError), 'a caller was told', error)
+    return error is None

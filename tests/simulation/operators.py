@@ -1,0 +1,103 @@
+"""What those do who look after a queue: sweep, cancel, redrive, purge and audit, at any moment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from tests.simulation.asking import ask, succeeded
+from tests.simulation.clients import SCRIPTS, Behaviour, Client
+from tests.simulation.rules import require
+from tests.simulation.server import KEYS
+from torrelque.core import operations
+from torrelque.core.auditing import audit
+from torrelque.core.protocol import Operation
+from torrelque.core.verbs import CANCEL, PURGE, REDRIVE, Item, Outcome, Verb, cancel_item, purge_item, redrive_item
+
+__all__ = ('RESULT_TTL', 'operate', 'redrive_all')
+
+RESULT_TTL = 100.0
+"""For how long an audit has results kept that would be kept for ever."""
+
+Write = Callable[[str, float], Item]
+
+
+def operate(client: Client) -> Behaviour:
+    """Do one of these."""
+    act = client.random.choice((_cancel, _cancel, _sweep, _redrive, _redrive, _redrive_all, _purge, _purge_old, _audit))
+    yield from act(client)
+
+
+def _cancel(client: Client) -> Behaviour:
+    yield from ask(client, CANCEL, [cancel_item(client.world.some_id())])
+
+
+def _sweep(client: Client) -> Behaviour:
+    yield from _perform(client, operations.sweep(SCRIPTS, KEYS))
+
+
+def _audit(client: Client) -> Behaviour:
+    repair = client.random.random() < 0.5
+    found = yield from _perform(client, audit(SCRIPTS, KEYS, RESULT_TTL, repair=repair))
+    if found is not None:
+        client.world.ledger.tally['audits'] += 1
+        # A hint is left until somebody looks, so this is found, and true, where nobody does.
+        require(all(each.kind == 'leftover' for each in found), 'an audit found what is not so', found)
+
+
+# Dead letters: those with given ids, or all up to an age, as in torrelque/dead_letters.py
+
+
+def _redrive(client: Client) -> Behaviour:
+    yield from _do_to_some(client, REDRIVE, redrive_item)
+
+
+def _redrive_all(client: Client) -> Behaviour:
+    yield from redrive_all(client, client.random.choice((1, 2, 5, math.inf)))
+
+
+def redrive_all(client: Client, limit: float) -> Behaviour:
+    """Have at most so many dead letters delivered again, the oldest first."""
+    yield from _do_to_oldest(client, REDRIVE, redrive_item, 0.0, limit)
+
+
+def _purge(client: Client) -> Behaviour:
+    yield from _do_to_some(client, PURGE, purge_item)
+
+
+def _purge_old(client: Client) -> Behaviour:
+    age = client.random.choice((0, 5, 30)) * client.random.random()
+    yield from _do_to_oldest(client, PURGE, purge_item, age, client.random.choice((1, 3, math.inf)))
+
+
+def _do_to_some(client: Client, verb: Verb, write: Write) -> Behaviour:
+    ids = [client.world.some_id() for _ in range(client.random.choice((1, 1, 3)))]
+    known = yield from _perform(client, operations.rejected_before(KEYS, math.inf, 20))
+    if known:
+        ids += client.random.sample(known, min(len(known), 2))
+    if client.random.random() < 0.5:  # `redrive` and `purge` refuse unknown ids, of which some may be known by then
+        found = yield from _perform(client, operations.are_rejected(KEYS, ids))
+        ids = [task_id for task_id, is_known in zip(ids, found or (), strict=found is not None) if is_known]
+    if ids:
+        answers = yield from ask(client, verb, [write(task_id, math.inf) for task_id in ids])
+        client.world.ledger.tally[f'{verb.name} of ids'] += (answers or []).count(Outcome.OK)
+
+
+def _do_to_oldest(client: Client, verb: Verb, write: Write, age: float, most: float) -> Behaviour:
+    now = yield from _perform(client, operations.server_time())
+    done = 0
+    while now is not None and done < most:
+        ids = yield from _perform(client, operations.rejected_before(KEYS, now - age, int(min(3, most - done))))
+        answers = (yield from ask(client, verb, [write(task_id, now - age) for task_id in ids])) if ids else None
+        if not answers or Outcome.OK not in answers:
+            return
+        done += answers.count(Outcome.OK)
+        require(done <= most, 'more than the limit', verb.name, done, most)
+        client.world.ledger.tally[f'{verb.name} of all'] += answers.count(Outcome.OK)
+
+
+def _perform(client: Client, operation: Operation[Any]) -> Any:  # noqa: ANN401 - a behaviour that returns a result
+    """The result; None if it was cancelled, or failed."""
+    ticket = yield client.perform(operation)
+    return ticket.value if succeeded(client, ticket) else None
