@@ -1,4 +1,4 @@
-"""Run worlds: one with a trace, some, or as many as time allows."""
+"""Run worlds: one with a trace, some, or as many as time allows. What fails is trimmed to a short trace."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import argparse
 import sys
 import time
 import traceback
+from collections.abc import Hashable
 from itertools import count
 
 from tests.simulation.configs import CONFIGS
+from tests.simulation.trimming import SECONDS, Failure, failure_of, trim
 from tests.simulation.world import simulate
 
 
@@ -22,9 +24,31 @@ def _replay(seed: int, name: str) -> int:
     return 0
 
 
-def _run(names: list[str], first: int, seeds: int | None, seconds: float) -> int:
+def _trim(seed: int, name: str, seconds: float) -> int:
+    whole = failure_of(seed, CONFIGS[name])
+    if whole is None:
+        print(f'{name} {seed}: no violation')
+        return 0
+    _print_trimmed(seed, name, whole, seconds)
+    return 1
+
+
+def _print_trimmed(seed: int, name: str, whole: Failure, seconds: float) -> None:
+    trimmed = trim(seed, CONFIGS[name], whole, seconds)
+    for now, text in trimmed.lines:
+        _trace(now, text)
+    print(*traceback.format_exception_only(trimmed.failure.error), end='')
+    print(
+        f'{name} {seed}: {len(trimmed.lines)} lines of {trimmed.whole_lines}, {len(trimmed.failure.made)} choices of '
+        f'{len(whole.made)}, after {trimmed.runs} runs',
+        flush=True,
+    )
+
+
+def _run(names: list[str], first: int, seeds: int | None, seconds: float, trim_seconds: float) -> int:
     begin = time.perf_counter()
     total = done = failed = 0
+    known: set[Hashable] = set()
     for seed in count(first) if seeds is None else range(first, first + seeds):
         for name in names:
             try:
@@ -32,6 +56,10 @@ def _run(names: list[str], first: int, seeds: int | None, seconds: float) -> int
             except Exception:  # noqa: BLE001 - whatever it is, the seed replays it
                 failed += 1
                 print(f'{name} {seed}: {traceback.format_exc(limit=-1)}', flush=True)
+                failure = failure_of(seed, CONFIGS[name])
+                if failure is not None and failure.kind not in known:
+                    known.add(failure.kind)
+                    _print_trimmed(seed, name, failure, trim_seconds)
             done += 1
         elapsed = time.perf_counter() - begin
         if seeds is None and seed % 100 == 0:
@@ -47,16 +75,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog='python -m tests.simulation', description=__doc__)
     parser.add_argument('--config', choices=CONFIGS, action='append', help='only this kind of world')
     parser.add_argument('--seed', type=int, help='replay one seed, with a trace')
+    parser.add_argument('--trim', action='store_true', help='trim that seed, which fails, to a short trace')
+    parser.add_argument('--trim-seconds', type=float, default=SECONDS, help='how long to look for a shorter trace')
     parser.add_argument('--seeds', type=int, help='how many seeds of each kind; default: until stopped, or a violation')
     parser.add_argument('--first', type=int, default=0, help='the first of the seeds')
     parser.add_argument('--seconds', type=float, default=float('inf'), help='stop after so much time')
     parser.add_argument('--forever', action='store_true', help='the default: until stopped, or a violation')
     arguments = parser.parse_args()
     names = arguments.config or list(CONFIGS)
+    if arguments.trim and arguments.seed is None:
+        parser.error('--trim needs --seed')
     if arguments.seed is not None:
+        if arguments.trim:
+            return max(_trim(arguments.seed, name, arguments.trim_seconds) for name in names)
         return max(_replay(arguments.seed, name) for name in names)
+    seeds = None if arguments.forever else arguments.seeds
     try:
-        return _run(names, arguments.first, None if arguments.forever else arguments.seeds, arguments.seconds)
+        return _run(names, arguments.first, seeds, arguments.seconds, arguments.trim_seconds)
     except KeyboardInterrupt:
         return 0
 

@@ -25,12 +25,17 @@ TAKEN_BACK = frozenset(('claim', 'tick', 'sweep', 'bare', 'legacy'))
 
 
 class Violation(AssertionError):  # noqa: N818 - that is the word for it
-    """A property does not hold."""
+    """A property does not hold: ``text`` tells which, ``details`` of what."""
+
+    def __init__(self, text: str, *details: object) -> None:
+        super().__init__(' '.join([text, *map(repr, details)]))
+        self.text = text
+        self.details = details
 
 
 def require(condition: bool, text: str, *details: object) -> None:
     if not condition:
-        raise Violation(' '.join([text, *map(repr, details)]))
+        raise Violation(text, *details)
 
 
 class ClaimRecord:

@@ -33,7 +33,7 @@ def test_worlds(name: str, first: int) -> None:
         try:
             simulate(seed, CONFIGS[name])
         except Violation as violation:
-            raise AssertionError(f'python -m tests.simulation --config {name} --seed {seed}') from violation
+            raise AssertionError(f'python -m tests.simulation --config {name} --seed {seed} --trim') from violation
 
 
 @pytest.mark.parametrize('name', CONFIGS)
