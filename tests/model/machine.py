@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from tests.model.real import EPOCH, RealServer
+from tests.model.real import EPOCH, RealServer, comparable
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.protocol import Arg, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError
@@ -138,7 +138,7 @@ class ModelMachine(RuleBasedStateMachine):
         expected, keys, published = self._real.call(call)
         name = call.command.name if isinstance(call.command, Script) else call.command
         said = f'{name} {call.args} on {self._real.name}: {expected}'
-        assert _comparable(call, answered) == _comparable(call, expected), said
+        assert comparable(call, answered) == comparable(call, expected), said
         self._snapshot = self._memory.snapshot()
         assert self._snapshot == keys, said
         assert self._published == published, said
@@ -454,15 +454,3 @@ class ModelMachine(RuleBasedStateMachine):
 
 def _state(task_id: bytes) -> bytes:
     return KEYS['task'] + b':' + task_id
-
-
-def _comparable(call: Call[Reply], reply: Reply) -> object:
-    """A reply without what may differ from server to server."""
-    if isinstance(reply, TorrelqueReplyError):
-        return 'WRONGTYPE' if 'WRONGTYPE' in str(reply) else reply.code
-    if isinstance(call.command, Script) and call.command.name == 'page':
-        cursor, *found = reply
-        return cursor, sorted(found)
-    if call.command == 'ZPOPMIN':
-        return [float(word) if place % 2 else word for place, word in enumerate(reply)]
-    return reply

@@ -13,8 +13,12 @@ from tests.servers import Client, Server
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.core.scripts import ScriptSet, load
 from torrelque.errors import TorrelqueReplyError
+from torrelque.transports.memory.keyspace import Plain
 
-__all__ = ('EPOCH', 'Observed', 'RealServer', 'clocked_scripts')
+__all__ = (
+    'CLOCK_KEY', 'DUMP', 'EPOCH', 'EXPIRE', 'LEFT',
+    'Observed', 'RealServer', 'clocked_scripts', 'comparable', 'keys_of',
+)  # fmt: skip
 
 EPOCH = 4_000_000_000.0
 """When the tests take place: in 2096."""
@@ -40,17 +44,7 @@ local function put(key, value, milliseconds)
 end
 """
 
-DUMP = Script(
-    'dump',
-    """
-local readers = {
-  string = function(key) return redis.call('GET', key) end,
-  list = function(key) return redis.call('LRANGE', key, 0, -1) end,
-  hash = function(key) return redis.call('HGETALL', key) end,
-  set = function(key) return redis.call('SMEMBERS', key) end,
-  zset = function(key) return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end,
-}
-
+EXPIRY_LUA = """
 local function milliseconds()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
@@ -64,6 +58,19 @@ local function expiry(key)
   until before == after
   return left < 0 and '' or string.format('%.0f', before + left)
 end
+"""
+
+DUMP = Script(
+    'dump',
+    EXPIRY_LUA
+    + """
+local readers = {
+  string = function(key) return redis.call('GET', key) end,
+  list = function(key) return redis.call('LRANGE', key, 0, -1) end,
+  hash = function(key) return redis.call('HGETALL', key) end,
+  set = function(key) return redis.call('SMEMBERS', key) end,
+  zset = function(key) return redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end,
+}
 
 local dump = {}
 for _, key in ipairs(redis.call('KEYS', '*')) do
@@ -76,6 +83,40 @@ return dump
 """,
     (),
 )
+"""Each key with its type, content and expiry."""
+
+EXPIRE = Script(
+    'expire',
+    EXPIRY_LUA
+    + SERVER_LUA
+    + """
+local expired = 0
+for _, key in ipairs(ARGV) do
+  local at = tonumber(expiry(key))
+  if at and at < math.floor(clock() * 1000) then
+    expired = expired + redis.call('DEL', key)
+  end
+end
+return expired
+""",
+    (),
+)
+"""Removes those of the given keys whose time is over, by the server's own account; answers how many that were."""
+
+LEFT = Script(
+    'left',
+    EXPIRY_LUA
+    + SERVER_LUA
+    + """
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return -2
+end
+local at = tonumber(expiry(KEYS[1]))
+return at and at - math.floor(clock() * 1000) or -1
+""",
+    ('key',),
+)
+"""PTTL on the test's clock."""
 
 
 def clocked_scripts() -> ScriptSet:
@@ -131,10 +172,32 @@ class RealServer:
             raise keys
         while (message := self._listener.receive())[2] != MARK:
             published.append((message[2], message[3]))
-        return Observed(reply, {key: _plain(*rest) for key, *rest in keys}, published)
+        return Observed(reply, keys_of(keys), published)
 
 
-def _plain(kind: bytes, value: Any, expiry: bytes) -> tuple[str, object, int | None]:  # noqa: ANN401 - by its kind
+def keys_of(dump: Reply) -> dict[bytes, Plain]:
+    """What DUMP answered, as the server in memory tells it."""
+    return {key: _plain(*rest) for key, *rest in dump}
+
+
+def comparable(call: Call[Any], reply: Reply) -> object:
+    """A reply without what may differ from server to server."""
+    if isinstance(reply, TorrelqueReplyError):
+        return 'WRONGTYPE' if 'WRONGTYPE' in str(reply) else reply.code
+    if isinstance(call.command, Script) and call.command.name == 'page':
+        cursor, *found = reply
+        return cursor, sorted(found)
+    if call.command in ('SCAN', 'SSCAN'):
+        cursor, found = reply
+        return cursor, sorted(found)
+    if call.command == 'ZMSCORE':
+        return [score and float(score) for score in reply]
+    if call.command == 'ZPOPMIN':
+        return [float(word) if place % 2 else word for place, word in enumerate(reply)]
+    return reply
+
+
+def _plain(kind: bytes, value: Any, expiry: bytes) -> Plain:  # noqa: ANN401 - by its kind
     at = int(expiry) if expiry else None
     if kind == b'hash':
         return 'hash', dict(zip(value[::2], value[1::2], strict=True)), at

@@ -9,4 +9,5 @@ what is left when all has come to rest. A seed always replays exactly::
     python -m tests.simulation --config mixed --seed 17 --trim  # a failing seed, with a short trace
     python -m tests.simulation --seeds 1000                     # of each configuration
     python -m tests.simulation                                  # until it is stopped
+    python -m tests.simulation --real --seeds 100               # on a real server, too, with the same outcome
 """

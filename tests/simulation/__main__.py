@@ -6,12 +6,19 @@ import argparse
 import sys
 import time
 import traceback
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from itertools import count
 
+from tests.servers import SERVERS, Server, shared
 from tests.simulation.configs import CONFIGS
+from tests.simulation.replay import Replayer, record
 from tests.simulation.trimming import SECONDS, Failure, failure_of, trim
 from tests.simulation.world import simulate
+
+DEFAULT = 'valkey-9.1'
+
+Run = Callable[[int, str], int]
+"""Runs a seed of a kind of world; how many steps it took."""
 
 
 def _trace(now: float, text: str) -> None:
@@ -45,30 +52,52 @@ def _print_trimmed(seed: int, name: str, whole: Failure, seconds: float) -> None
     )
 
 
-def _run(names: list[str], first: int, seeds: int | None, seconds: float, trim_seconds: float) -> int:
+def _simulate(seed: int, name: str) -> int:
+    return simulate(seed, CONFIGS[name])
+
+
+def _run(run: Run, names: list[str], arguments: argparse.Namespace) -> int:
+    first, seeds = arguments.first, None if arguments.forever else arguments.seeds
     begin = time.perf_counter()
     total = done = failed = 0
     known: set[Hashable] = set()
     for seed in count(first) if seeds is None else range(first, first + seeds):
         for name in names:
             try:
-                total += simulate(seed, CONFIGS[name])
+                total += run(seed, name)
             except Exception:  # noqa: BLE001 - whatever it is, the seed replays it
                 failed += 1
                 print(f'{name} {seed}: {traceback.format_exc(limit=-1)}', flush=True)
                 failure = failure_of(seed, CONFIGS[name])
                 if failure is not None and failure.kind not in known:
                     known.add(failure.kind)
-                    _print_trimmed(seed, name, failure, trim_seconds)
+                    _print_trimmed(seed, name, failure, arguments.trim_seconds)
             done += 1
         elapsed = time.perf_counter() - begin
         if seeds is None and seed % 100 == 0:
             print(f'{done} worlds, {total / elapsed:,.0f} steps/s, {failed} violations', flush=True)
-        if elapsed > seconds or (seeds is None and failed):
+        if elapsed > arguments.seconds or (seeds is None and failed):
             break
     elapsed = time.perf_counter() - begin
     print(f'{done} worlds in {elapsed:.1f} s: {total} steps, {total / elapsed:,.0f} steps/s, {failed} violations')
     return 1 if failed else 0
+
+
+def _run_real(server: Server, names: list[str], arguments: argparse.Namespace) -> int:
+    """The same, each world also on a real server."""
+    calls = 0
+    with Replayer.on(server) as replayer:
+
+        def run(seed: int, name: str) -> int:
+            nonlocal calls
+            world, done = record(seed, CONFIGS[name])
+            replayer.replay(done)
+            calls += len(done)
+            return world.scheduler.steps
+
+        failed = _run(run, names, arguments)
+    print(f'{calls} calls and looks on {server.name}, version {server.version}')
+    return failed
 
 
 def main() -> int:
@@ -77,6 +106,9 @@ def main() -> int:
     parser.add_argument('--seed', type=int, help='replay one seed, with a trace')
     parser.add_argument('--trim', action='store_true', help='trim that seed, which fails, to a short trace')
     parser.add_argument('--trim-seconds', type=float, default=SECONDS, help='how long to look for a shorter trace')
+    parser.add_argument(
+        '--real', choices=SERVERS, nargs='?', const=DEFAULT, help=f'compare with a real server, {DEFAULT} or another'
+    )
     parser.add_argument('--seeds', type=int, help='how many seeds of each kind; default: until stopped, or a violation')
     parser.add_argument('--first', type=int, default=0, help='the first of the seeds')
     parser.add_argument('--seconds', type=float, default=float('inf'), help='stop after so much time')
@@ -89,9 +121,10 @@ def main() -> int:
         if arguments.trim:
             return max(_trim(arguments.seed, name, arguments.trim_seconds) for name in names)
         return max(_replay(arguments.seed, name) for name in names)
-    seeds = None if arguments.forever else arguments.seeds
     try:
-        return _run(names, arguments.first, seeds, arguments.seconds, arguments.trim_seconds)
+        if arguments.real is not None:
+            return _run_real(shared(arguments.real), names, arguments)
+        return _run(_simulate, names, arguments)
     except KeyboardInterrupt:
         return 0
 

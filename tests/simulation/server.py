@@ -9,7 +9,7 @@ from torrelque.core.keys import Keys
 from torrelque.transports.memory.keyspace import Keyspace
 from torrelque.transports.memory.server import MemoryServer
 
-__all__ = ('KEYS', 'NOWHERE', 'ObservedServer', 'View')
+__all__ = ('KEYS', 'NOWHERE', 'ObservedKeyspace', 'ObservedServer', 'View')
 
 KEYS = Keys.of_queue('q')
 PENDING, DEQUEUEING, WORKING = KEYS['pending'], KEYS['dequeueing'], KEYS['working']
@@ -53,7 +53,7 @@ class View(NamedTuple):
 NOWHERE = View()
 
 
-class _ObservedKeyspace(Keyspace):
+class ObservedKeyspace(Keyspace):
     """Notes the ids of tasks whose payload, place or state is written."""
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class ObservedServer(MemoryServer):
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(clock)
-        self._db: _ObservedKeyspace = _ObservedKeyspace()
+        self._db: ObservedKeyspace = ObservedKeyspace()
 
     def take_touched(self) -> set[bytes]:
         touched, self._db.touched = self._db.touched, set()

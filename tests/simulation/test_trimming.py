@@ -18,6 +18,8 @@ LONG = 150
 SHORT = 60
 """Lines."""
 
+SECONDS = 30
+
 
 def _first_failure(config: Config, choices: int = LONG) -> tuple[int, Failure]:
     """The first seed that fails after so many choices."""
@@ -47,7 +49,7 @@ def test_a_failure_is_trimmed(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     config = CONFIGS[config_name]
     mutate(monkeypatch)
     seed, whole = _first_failure(config)
-    trimmed = trim(seed, config, whole)
+    trimmed = trim(seed, config, whole, SECONDS)
     assert isinstance(whole.error, Violation)
     assert isinstance(trimmed.failure.error, Violation)
     assert trimmed.failure.error.text == whole.error.text

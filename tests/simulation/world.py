@@ -24,7 +24,9 @@ __all__ = ('World', 'simulate')
 
 CHOSEN = tuple(f'chosen-{number}' for number in range(4))
 
-BEGINNING = 1_700_000_000.0
+BEGINNING = 4_000_000_000.0
+"""In 2096, so that a real server on which this is replayed carries out no expiry by itself."""
+
 REST = 30.0
 """Seconds in which whatever is under way ends: four time-outs, and the pause before something is settled again."""
 
@@ -43,14 +45,19 @@ class World:
     """``trace`` is told what the server executes, and what befalls clients. ``only``: the choices it may make."""
 
     def __init__(
-        self, seed: int, config: Config, trace: Tracer | None = None, only: Collection[Choice] | None = None
+        self,
+        seed: int,
+        config: Config,
+        trace: Tracer | None = None,
+        only: Collection[Choice] | None = None,
+        make_server: Callable[[Callable[[], float]], ObservedServer] = ObservedServer,
     ) -> None:
         self.config = config
         self.random = Dice(seed)
         self.choices = Choices(self.random, only)
         self.scheduler = Scheduler(self.random)
         self.trace = trace
-        self.server = ObservedServer(self.server_time)
+        self.server = make_server(self.server_time)
         self.rules = Rules(self.server, self.server_time, legacy=bool(config.legacy))
         calm = config.faults is NONE and not config.accidents
         self.ledger = Ledger(self.rules, legacy=bool(config.legacy), calm=calm)
