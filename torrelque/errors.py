@@ -82,7 +82,8 @@ class TorrelqueReplyError(TorrelqueError):
     """The server answered with an error.
 
     ``code`` is the first word of the server's answer, in capitals, such as
-    ``NOSCRIPT`` or ``OOM``; ``ERR`` where the server gave no other.
+    ``NOSCRIPT`` or ``OOM``; ``ERR`` where the server gave no other. A missing
+    permission is ``NOPERM``, also within a script.
     """
 
     def __init__(self, message: str = '', code: str = '') -> None:
@@ -94,8 +95,17 @@ class TorrelqueRefusedError(TorrelqueHandshakeError, TorrelqueReplyError):
     """The server refused the user, the password or the database; ``code`` says which."""
 
 
+REFUSED_WITHIN_A_SCRIPT = ('ACL failure in script', "The user executing the script can't")
+"""How servers begin, or write in the middle of a message, what they say of a command that a script may not run."""
+
+
 def parse_code(message: str) -> str:
-    """The code at the start of a server's error message, ``ERR`` if there is none."""
+    """The code at the start of a server's error message, ``ERR`` if there is none.
+
+    ``NOPERM`` also where it was a script that ran into a missing permission.
+    """
+    if any(words in message for words in REFUSED_WITHIN_A_SCRIPT):
+        return 'NOPERM'
     word = message.partition(' ')[0]
     return word if word.isalpha() and word.isupper() else 'ERR'
 

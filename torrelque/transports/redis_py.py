@@ -100,7 +100,7 @@ def as_failure(error: exceptions.RedisError) -> TorrelqueError:
 
 def _code(error: Exception) -> str:
     told: str | None = getattr(error, 'status_code', None)
-    return told or CODES.get(type(error)) or parse_code(str(error))
+    return parse_code(f'{told} {error}') if told else CODES.get(type(error)) or parse_code(str(error))
 
 
 def _late(message: str) -> TorrelqueResponseTimeout:
