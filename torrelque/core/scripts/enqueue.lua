@@ -9,19 +9,15 @@ if outcome then
 end
 look()
 local enqueued = total('enqueued')
-local ids = {}
-for at = 4, #ARGV, 6 do
-  ids[#ids + 1] = ARGV[at]
-end
-local known = read('HMGET', tasks, ids)
 
 local answers, fresh, payloads, states, pushed, later, seen = {}, {}, {}, {}, {}, {}, {}
-for index, id in ipairs(ids) do
-  if known[index] or seen[id] then
-    answers[index] = 'e'
+for at = 4, #ARGV, 6 do
+  local id = ARGV[at]
+  -- Not HMGET: who may only enqueue needs no right to read payloads.
+  if seen[id] or redis.call('HEXISTS', tasks, id) == 1 then
+    answers[#answers + 1] = 'e'
   else
-    local at = 4 + (index - 1) * 6
-    answers[index] = 'n'
+    answers[#answers + 1] = 'n'
     seen[id] = true
     fresh[#fresh + 1] = at
     payloads[#payloads + 1] = id

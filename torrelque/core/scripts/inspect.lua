@@ -17,10 +17,10 @@ end
 local left = redis.call('HLEN', tasks) + redis.call('LLEN', pending) + redis.call('LLEN', dequeueing)
   + redis.call('ZCARD', working) + redis.call('ZCARD', delayed) + redis.call('ZCARD', rejected)
 local reply = { left == 0 and 1 or 0, redis.call('EXISTS', wake), redis.call('SCARD', undequeued) }
-local deadlines, due = read('ZMSCORE', working, ids), read('ZMSCORE', delayed, ids)
-local dead = read('ZMSCORE', rejected, ids)
+local due, dead = read('ZMSCORE', delayed, ids), read('ZMSCORE', rejected, ids)
 for index, id in ipairs(ids) do
-  local deadline = deadlines[index]
+  -- Not ZMSCORE, with which every end of a claim begins: who may not do that is stopped there, with nothing changed.
+  local deadline = redis.call('ZSCORE', working, id)
   local kind, status, result = redis.call('TYPE', state_key(id)).ok, '', 0
   if kind == 'hash' then
     status = redis.call('HGET', state_key(id), 'status') or ''

@@ -347,10 +347,10 @@ local function give_back(items)
   for index = #items, 1, -1 do
     ids[#ids + 1] = items[index].id
   end
+  variadic('RPUSH', pending, ids) -- first, as only consumers have the right to it: others change nothing
   variadic('ZREM', working, ids)
   for _, item in ipairs(items) do
     redis.call('HDEL', state_key(item.id), 'claim')
     transition(item.id, item.state, PENDING, 'dequeue_count', whole(item.state.dequeue_count - 1))
   end
-  variadic('RPUSH', pending, ids)
 end
