@@ -1,0 +1,282 @@
+"""What the users of each role do all day, down to the last thing that their scripts may come upon.
+
+A work is carried out on a stage; it fails if the role is refused anything that matters to the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.queue.transports import runs
+from torrelque import (
+    EnqueueItem,
+    Torrelque,
+    TorrelqueConnectionError,
+    TorrelqueTaskStatus,
+    TorrelqueTimeoutError,
+)
+from torrelque.core.protocol import Batch, Call, Reply
+from torrelque.transports.base import Listener, Transport
+
+PENDING, WORKING, DELAYED, COMPLETED, REJECTED = TorrelqueTaskStatus
+
+
+class Unsteady(Transport):
+    """Sends everything twice while told to ``repeat``; loses the reply to the next batch with the script ``lose``."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.block_limit = transport.block_limit
+        self.repeat = False
+        self.lose = ''
+
+    async def execute(self, batch: Batch) -> Sequence[Reply]:
+        replies = await self._transport.execute(batch)
+        if self.repeat:
+            replies = await self._transport.execute(batch)
+        if self.lose and runs(batch, self.lose) and not any(isinstance(reply, Exception) for reply in replies):
+            self.lose = ''
+            raise TorrelqueConnectionError('the reply was lost')
+        return replies
+
+    async def block(self, call: Call[Reply], timeout: float) -> Reply:
+        return await self._transport.block(call, timeout)
+
+    def listen(self) -> AbstractAsyncContextManager[Listener]:
+        return self._transport.listen()
+
+
+@dataclass
+class Stage:
+    """``queue`` is the role's, over ``network``; ``others`` the same queue as seen by those who may do everything."""
+
+    queue: Torrelque
+    network: Unsteady
+    others: Torrelque
+    command: Callable[..., Any]
+
+
+Work = Callable[[Stage], Awaitable[None]]
+
+# Producer -------------------------------------------------------------------------------------------------------------
+
+
+async def enqueues(stage: Stage) -> None:
+    one = await stage.queue.enqueue('a', task_id='1', headers={'a': 'b'})
+    assert await stage.queue.enqueue('other', task_id=one) == one
+    await stage.queue.enqueue_many(['b', EnqueueItem('c', delay=60, max_dequeues=3)])
+    assert (await stage.others.get_queue_stats())[:4] == (3, 2, 0, 1)
+    # Beside what others do: with tasks due, and in place of a finished one.
+    await stage.others.release(await stage.others.dequeue(20), result='done')
+    await stage.queue.enqueue('anew', task_id='1')
+    assert (await stage.others.get_task('1')).data == 'anew'
+
+
+async def enqueues_again(stage: Stage) -> None:
+    await stage.queue.enqueue('first')
+    stage.network.repeat = True
+    await stage.queue.enqueue('second')
+    stage.network.repeat = False
+    stage.network.lose = 'enqueue'
+    await stage.queue.enqueue('third')  # the server knows that it was done
+    assert [task.data for task in await stage.others.dequeue_nowait(max_tasks=9)] == ['first', 'second', 'third']
+    await stage.queue.enqueue('later', delay=60)  # none pending: the script looks at what comes next
+    assert (await stage.others.get_queue_stats()).delayed == 1
+
+
+# Consumer -------------------------------------------------------------------------------------------------------------
+
+
+async def claims(stage: Stage) -> None:
+    await stage.others.enqueue_many(['a', 'b', EnqueueItem('c', delay=0.001)])
+    await anyio.sleep(0.002)
+    assert [task.data for task in await stage.queue.dequeue_nowait(max_tasks=9)] == ['a', 'b', 'c']
+    assert await stage.queue.dequeue_nowait() == []
+    await stage.others.enqueue('d')
+    stage.network.repeat = True
+    assert [task.data for task in await stage.queue.dequeue_nowait()] == ['d']
+    stage.network.repeat = False
+
+
+async def ends_claims(stage: Stage) -> None:
+    await stage.others.enqueue_many(range(7))
+    tasks = await stage.queue.dequeue(20, max_tasks=7)
+    await stage.queue.extend(tasks[0])
+    await stage.queue.release(tasks[0])
+    await stage.queue.release(tasks[1], result='done')
+    await stage.queue.requeue(tasks[2])
+    await stage.queue.requeue(tasks[3], delay=60)
+    await stage.queue.reject(tasks[4], 'why')
+    await stage.queue.giveback(tasks[5])
+    assert (await stage.others.get_queue_stats())[:5] == (4, 2, 1, 1, 1)
+
+
+async def takes_back(stage: Stage) -> None:
+    await stage.others.enqueue_many([EnqueueItem(data, task_timeout=0.001) for data in 'ab'])
+    await stage.others.enqueue('c', task_timeout=0.001, max_dequeues=1)
+    await stage.queue.dequeue(20, max_tasks=3)
+    await anyio.sleep(0.002)
+    assert sorted(task.data for task in await stage.queue.dequeue_nowait(max_tasks=9)) == ['a', 'b']
+    assert (await stage.others.get_queue_stats()).rejected == 1
+
+
+async def loses_a_reply(stage: Stage) -> None:
+    await stage.others.enqueue_many(['a', 'b'])
+    stage.network.lose = 'claim'
+    with pytest.raises(TorrelqueConnectionError):
+        await stage.queue.dequeue_nowait()
+    assert (await stage.others.get_queue_stats()).pending == 2
+    task = await stage.queue.dequeue(20)
+    stage.network.lose = 'release'
+    await stage.queue.release(task)
+
+
+async def waits(stage: Stage) -> None:
+    await stage.others.enqueue('soon', delay=0.02)
+    with anyio.fail_after(20):
+        task = await stage.queue.dequeue()
+        assert task.data == 'soon'
+        await stage.queue.requeue(task, delay=5)
+        with pytest.raises(TorrelqueTimeoutError):
+            await stage.queue.dequeue(0.02)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stage.queue.dequeue)
+            while not int(stage.command('INFO', 'clients').split(b'blocked_clients:')[1].split()[0]):  # noqa: ASYNC110 - only the server knows
+                await anyio.sleep(0.001)
+            await stage.others.enqueue('now')
+
+
+# Observer -------------------------------------------------------------------------------------------------------------
+
+
+async def looks(stage: Stage) -> None:
+    await stage.others.enqueue_many(range(6))
+    await stage.others.enqueue('later', delay=60)
+    working, rejected, completed = await stage.others.dequeue(20, max_tasks=3)
+    await stage.others.reject(rejected, 'why')
+    await stage.others.release(completed, result='done')
+    stats = await stage.queue.get_queue_stats()
+    assert stats[:5] == (5, 3, 1, 1, 1)
+    assert stats.oldest_pending_age is not None
+    assert (await stage.queue.get_task(working)).deadline is not None
+    assert (await stage.queue.get_task_state(completed)).result == 'done'
+    assert await stage.queue.get_server_time() >= working.deadline - 300
+    for status, count in ((None, 6), (PENDING, 3), (WORKING, 1), (DELAYED, 1), (REJECTED, 1)):
+        assert len([task_id async for task_id, _ in stage.queue.tasks(status)]) == count
+
+
+async def watches(stage: Stage) -> None:
+    one, other = await stage.others.enqueue('a'), await stage.others.enqueue('b')
+    results: dict[str, Any] = {}
+
+    async def wait(task_id: str) -> None:
+        results[task_id] = (await stage.queue.wait(task_id)).result
+
+    def listeners(task_id: str) -> int:
+        count: int = stage.command('PUBSUB', 'NUMSUB', f'q:task:{task_id}')[1]
+        return count
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait, one)
+            tasks.start_soon(wait, other)
+            with anyio.move_on_after(0.2):  # who may not subscribe never gets there
+                while not listeners(other):  # noqa: ASYNC110 - only the server knows
+                    await anyio.sleep(0.001)
+            await stage.others.release(await stage.others.dequeue(20), result=1)
+            while one not in results or listeners(one):  # noqa: ASYNC110 - as above
+                await anyio.sleep(0.001)
+            await stage.others.release(await stage.others.dequeue(20), result=2)
+    assert results == {one: 1, other: 2}
+
+
+# Operator -------------------------------------------------------------------------------------------------------------
+
+
+async def cancels(stage: Stage) -> None:
+    for task_id in (await stage.others.enqueue('a'), await stage.others.enqueue('b', delay=60)):
+        await stage.queue.cancel(task_id)
+    assert (await stage.others.get_queue_stats()).tasks == 0
+    await stage.others.enqueue('later', delay=60)
+    await stage.others.enqueue('a', task_id='1')
+    stage.network.repeat = True
+    await stage.queue.cancel('1')
+    stage.network.repeat = False
+    await stage.others.enqueue('a', task_id='1')
+    stage.network.lose = 'cancel'
+    await stage.queue.cancel('1')
+
+
+async def sweeps(stage: Stage) -> None:
+    items = [EnqueueItem('a', task_timeout=0.001), EnqueueItem('b', task_timeout=0.001, max_dequeues=1)]
+    await stage.others.enqueue_many([*items, 'c'])
+    await stage.others.dequeue(20, max_tasks=2)
+    await stage.others.enqueue('d', delay=0.001)
+    await anyio.sleep(0.002)
+    stage.command('RPOPLPUSH', 'q:pending', 'q:dequeueing')
+    assert await stage.queue.sweep() == (1, 1, 0)
+    assert await stage.queue.sweep() == (0, 0, 1)
+    assert (await stage.others.get_queue_stats())[:5] == (3, 3, 0, 0, 1)
+
+
+async def works_off_dead_letters(stage: Stage) -> None:
+    await stage.others.enqueue_many(range(4))
+    ids = [str(task.id) for task in await stage.others.dequeue(20, max_tasks=4)]
+    for task_id in ids:
+        await stage.others.reject(task_id, 'why')
+    assert await stage.queue.redrive(ids[3]) == 1
+    assert await stage.queue.redrive(limit=1) == 1
+    assert await stage.queue.purge(ids[1]) == 1
+    assert await stage.queue.purge(older_than=0) == 1
+
+
+async def audits(stage: Stage) -> None:
+    await stage.others.enqueue_many(range(5))
+    for number in range(3):
+        await stage.others.enqueue(number, task_id=f't{number}')
+    await stage.others.enqueue('d', delay=60)
+    await stage.others.reject(await stage.others.dequeue(20), 'why')
+    endless = await stage.others.dequeue(20)
+    pushed = stage.command('LINDEX', 'q:pending', 0)
+    for words in (
+        'SET q:timer 1|0',
+        'SET q:lane:5 x',
+        'LPUSH q:dequeueing ghost',
+        'HSET q:task:ghost status 0',
+        'HSET q:task:result status 3 result 1',
+        'HSET q:tasks lost payload',
+        'HSET q:task:lost status 0 claim x',
+        f'LPUSH q:pending {pushed.decode()}',
+        f'ZADD q:working inf {endless.id}',
+        'EXPIRE q:task:t1 1000',
+        'SADD q:undequeued x',
+        'EXPIRE q:epoch 1000',
+        'EXPIRE q:counters 1000',
+    ):
+        stage.command(*words.split())
+    for key in ('pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'rejected', 'tasks', 'wake'):
+        stage.command('EXPIRE', f'q:{key}', 1000)
+    found = await stage.queue.audit(repair=True)
+    assert [violation for violation in found if not violation.repaired] == []
+    assert len(found) == 18, found
+    assert await stage.queue.audit() == []
+
+
+async def audits_what_is_left(stage: Stage) -> None:
+    stage.command('ZADD', 'q:wake', 0, '0')
+    stage.command('SADD', 'q:undequeued', 'x')
+    assert [found.repaired for found in await stage.queue.audit(repair=True)] == [True, True]
+
+
+WORKS: Mapping[str, Sequence[Work]] = {
+    'producer': (enqueues, enqueues_again),
+    'consumer': (claims, ends_claims, takes_back, loses_a_reply, waits),
+    'observer': (looks, watches),
+    'operator': (cancels, sweeps, works_off_dead_letters, audits, audits_what_is_left),
+}

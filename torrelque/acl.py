@@ -1,0 +1,152 @@
+"""What each role may do on the server: the words of an ``ACL SETUSER``, as few rights as the role can do with.
+
+A server checks the commands that a script runs against the rights of the user
+who calls it. So a role needs each command on each key that its scripts touch,
+and anybody who logs in as its user can do that much, by other scripts, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from torrelque.core.checks import check_text
+from torrelque.core.keys import LOGICAL_NAMES
+from torrelque.errors import TorrelqueValueError
+
+__all__ = ('ROLES', 'rules')
+
+_LANES = {'epoch': 'get set', 'lane': 'del', 'lane:*': 'get pexpire set'}
+
+_RIGHTS: Mapping[str, Mapping[str, str]] = {
+    'producer': {
+        **_LANES,
+        'pending': 'llen lpush',
+        'working': 'zcard zrange',
+        'delayed': 'zadd zcard zrange',
+        'tasks': 'hexists hset',
+        'task': '',
+        'task:*': 'hset unlink',
+        'wake': 'zadd zcard',
+        'timer': 'get',
+        'counters': 'hget hset',
+    },
+    'consumer': {
+        **_LANES,
+        'pending': 'llen lpush lrange ltrim rpush',
+        'working': 'zadd zcard zmscore zrange zrangebyscore zrem zscore',
+        'delayed': 'zadd zcard zmscore zrange zrangebyscore zrem',
+        'rejected': 'zadd zcard zmscore',
+        'tasks': 'hdel hexists hget hlen hmget',
+        'task': '',
+        'task:*': 'hdel hmget hset pexpire unlink',
+        'wake': 'bzpopmin del zadd zcard',
+        'timer': 'del get set',
+        'counters': 'hget hset',
+    },
+    'observer': {
+        'pending': 'lindex llen',
+        'working': 'zcard zscan zscore',
+        'delayed': 'zcard zscan zscore',
+        'rejected': 'zcard zscan',
+        'tasks': 'hget hlen hscan',
+        'task': '',
+        'task:*': 'hget hmget',
+        'counters': 'hget',
+    },
+    'operator': {
+        'epoch': 'get persist pttl set type',
+        'lane': 'del',
+        'lane:*': 'get pexpire pttl set',
+        'pending': 'llen lpos lpush lrange lrem persist pttl type',
+        'dequeueing': 'llen lpos lrange lrem persist pttl type',
+        'undequeued': 'del persist pttl sadd scard srem sscan type',
+        'working': 'persist pttl type zadd zcard zrange zrangebyscore zrem zscan zscore',
+        'delayed': 'persist pttl type zcard zmscore zrange zrangebyscore zrem zscan zscore',
+        'rejected': 'persist pttl type zadd zcard zmscore zrangebyscore zrem zscan zscore',
+        'tasks': 'hdel hexists hlen hmget hscan persist pttl type',
+        'task': '',
+        'task:*': 'hdel hexists hget hmget hset persist pexpire pttl type unlink',
+        'wake': 'del exists persist pttl type zadd zcard',
+        'timer': 'get pexpire pttl type',
+        'counters': 'hget hset persist pttl type',
+    },
+}
+"""Role -> logical name of a key (``:*``: of those that begin with it) -> commands on it."""
+
+_WITHOUT_KEYS: Mapping[str, tuple[str, ...]] = {
+    'producer': ('publish',),
+    'consumer': ('publish',),
+    'observer': ('subscribe', 'unsubscribe'),
+    'operator': ('publish', 'scan'),
+}
+
+ROLES = tuple(_RIGHTS)
+"""``producer`` enqueues; ``consumer`` claims tasks and ends the claims, which is what a Worker does; ``observer``
+looks at tasks and watches them; ``operator`` cancels, redrives, purges, sweeps and audits."""
+
+
+def rules(
+    role: str,
+    queue: str = 'trq',
+    *,
+    keys: Mapping[str, str] = MappingProxyType({}),
+    selectors: bool = True,
+    pipelines: bool = False,
+) -> list[str]:
+    """The rights of a role on one queue, as words for ``ACL SETUSER``.
+
+    ::
+
+        words = rules('producer', 'email')
+        await client.execute_command('ACL', 'SETUSER', 'web', 'reset', 'resetchannels', 'on', '>secret', *words)
+
+    They only add rights: give a user those of several roles or queues one
+    after the other. With ``selectors`` each command is allowed on the keys that
+    it is needed on. Redis 6.2 and KeyDB have none: there each is allowed
+    on all keys of the role.
+
+    ``keys`` are those that a subclass of Torrelque renames, as in its attribute.
+    ``pipelines`` adds what ``pipeline=`` takes besides. Sends nothing. Raises
+    TorrelqueValueError for an unknown role or key, and for names with
+    white space, which no ACL can express.
+    """
+    if role not in _RIGHTS:
+        raise TorrelqueValueError(f'role must be one of {", ".join(ROLES)}, got {role!r}')
+    unknown = sorted(set(keys) - set(LOGICAL_NAMES))
+    if unknown:
+        raise TorrelqueValueError(f'keys: there are none named {", ".join(map(repr, unknown))}')
+    check_text('queue', queue)
+    full = {logical: _literally(f'{queue}:{key}') for logical, key in {**LOGICAL_NAMES, **keys}.items()}
+    of_pattern: dict[str, str] = {}
+    for name, commands in _RIGHTS[role].items():
+        logical, colon, star = name.partition(':')
+        of_pattern[f'~{full[logical]}{colon}{star}'] = commands
+    declared = [pattern for pattern in of_pattern if not pattern.endswith(':*')]
+    root = ['evalsha', 'script|load', 'time', *_WITHOUT_KEYS[role], *(('eval', 'exec', 'multi') if pipelines else ())]
+    words = [*declared, f'&{full["task"]}:*', *(f'+{command}' for command in root)]
+    return words + (_selectors(of_pattern) if selectors else _flat(of_pattern))
+
+
+def _selectors(of_pattern: Mapping[str, str]) -> list[str]:
+    alike: dict[str, list[str]] = {}
+    for pattern, commands in of_pattern.items():
+        if commands:
+            alike.setdefault(commands, []).append(pattern)
+    return [
+        f'({" ".join([*patterns, *(f"+{command}" for command in commands.split())])})'
+        for commands, patterns in alike.items()
+    ]
+
+
+def _flat(of_pattern: Mapping[str, str]) -> list[str]:
+    commands = {f'+{command}' for commands in of_pattern.values() for command in commands.split()}
+    return [*(pattern for pattern in of_pattern if pattern.endswith(':*')), *sorted(commands)]
+
+
+def _literally(text: str) -> str:
+    """A pattern that matches just this text."""
+    if re.search(r'[\s\0]', text):
+        raise TorrelqueValueError(f'an ACL cannot name a key with white space, got {text!r}')
+    return re.sub(r'([*?\[\]^\\])', r'\\\1', text)
