@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.simulation.asking import ask, succeeded
 from tests.simulation.clients import SCRIPTS, Behaviour, Client
 from tests.simulation.rules import require
 from tests.simulation.server import KEYS
 from torrelque.core import operations
-from torrelque.core.auditing import audit
-from torrelque.core.protocol import Operation
+from torrelque.core.auditing import Violation, audit
+from torrelque.core.protocol import Batch, Operation
 from torrelque.core.verbs import CANCEL, PURGE, REDRIVE, Item, Outcome, Verb, cancel_item, purge_item, redrive_item
 
-__all__ = ('RESULT_TTL', 'operate', 'redrive_all')
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+__all__ = ('RESULT_TTL', 'audit_all_along', 'operate', 'redrive_all')
 
 RESULT_TTL = 100.0
 """For how long an audit has results kept that would be kept for ever."""
@@ -38,12 +41,39 @@ def _sweep(client: Client) -> Behaviour:
 
 
 def _audit(client: Client) -> Behaviour:
-    repair = client.random.random() < 0.5
-    found = yield from _perform(client, audit(SCRIPTS, KEYS, RESULT_TTL, repair=repair))
+    found = yield from _perform(client, _begin_audit(client.world))
     if found is not None:
-        client.world.ledger.tally['audits'] += 1
-        # A hint is left until somebody looks, so this is found, and true, where nobody does.
-        require(all(each.kind == 'leftover' for each in found), 'an audit found what is not so', found)
+        _check_audit(client.world, found)
+
+
+def audit_all_along(world: World) -> None:
+    """Audit again and again over a connection that never fails, as few audits get through where most do."""
+    operation = _begin_audit(world)
+
+    def step(batch: Batch) -> None:
+        try:
+            following = operation.send([world.execute(call) for call in batch])
+        except StopIteration as stop:
+            _check_audit(world, stop.value)
+            world.scheduler.after(
+                world.random.expovariate(0.1), lambda: None if world.ending else audit_all_along(world)
+            )
+        else:
+            world.scheduler.after(
+                world.random.choice((0.002, 0.05, 1)) * world.random.random(), lambda: step(following)
+            )
+
+    step(next(operation))
+
+
+def _begin_audit(world: World) -> Operation[list[Violation]]:
+    return audit(SCRIPTS, KEYS, RESULT_TTL, repair=world.random.random() < 0.5)
+
+
+def _check_audit(world: World, found: list[Violation]) -> None:
+    world.ledger.tally['audits'] += 1
+    # A hint is left until somebody looks, so this is found, and true, where nobody does.
+    require(all(each.kind == 'leftover' for each in found), 'an audit found what is not so', found)
 
 
 # Dead letters: those with given ids, or all up to an age, as in torrelque/dead_letters.py
@@ -80,7 +110,9 @@ def _do_to_some(client: Client, verb: Verb, write: Write) -> Behaviour:
         found = yield from _perform(client, operations.are_rejected(KEYS, ids))
         ids = [task_id for task_id, is_known in zip(ids, found or (), strict=found is not None) if is_known]
     if ids:
-        answers = yield from ask(client, verb, [write(task_id, math.inf) for task_id in ids])
+        # A time in the past is that of an old list of them, some of which have been redriven and rejected again.
+        before = client.random.choice((math.inf, client.world.server_time() - 5 * client.random.random()))
+        answers = yield from ask(client, verb, [write(task_id, before) for task_id in ids])
         client.world.ledger.tally[f'{verb.name} of ids'] += (answers or []).count(Outcome.OK)
 
 

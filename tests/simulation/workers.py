@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -31,7 +32,7 @@ from torrelque.core.verbs import (
 )
 from torrelque.errors import TorrelqueConnectionError
 
-__all__ = ('employ',)
+__all__ = ('Worker', 'employ')
 
 FAILURE = ValueError('a handler failed')
 
@@ -40,7 +41,9 @@ def employ(client: Client, name: str) -> Behaviour:
     """Have one worker after the other, each for a while."""
     random = client.random
     while not client.stopping and (yield from client.world.choices.turn(name)):
-        worker = _Worker(client, random.choice((1, 2, 2, 5)))
+        worker = Worker(
+            client, random.choice((1, 2, 2, 5)), lambda: random.choice((0, 0.1, 1, 5, 30)) * random.random()
+        )
         client.before_closing.append(worker.cancel)
         left = random.choice((5, 20, 60)) * random.random()
         while left > 0 and not client.stopping:
@@ -69,13 +72,14 @@ class _Slot:
     job: _Job | None = None
 
 
-class _Worker:
-    """As many slots as tasks are handled at once, and what minds the leases."""
+class Worker:
+    """As many slots as tasks are handled at once, and what minds the leases. ``seconds``: how long a handler takes."""
 
-    def __init__(self, client: Client, concurrency: int) -> None:
+    def __init__(self, client: Client, concurrency: int, seconds: Callable[[], float]) -> None:
         self._client = client
         self._ledger = client.world.ledger
         self._random = client.random
+        self._seconds = seconds
         self._back_off = retry.exponential(0.05, 2, 0.5, jitter=0.5, rng=client.random.random)
         self._retry = retry.exponential(0.5, 2, 20, attempts=4, rng=client.random.random)
         self._leases: Leases[_Job] = Leases()
@@ -161,7 +165,7 @@ class _Worker:
             return None
         slot.job = job
         self._look_at(self._leases.add(job, job.expires, self._client.clock()))
-        ended = yield self._random.choice((0, 0.1, 1, 5, 30)) * self._random.random()
+        ended = yield self._seconds()
         slot.job = None
         job.expires = self._leases.remove(job)
         if job.lost:

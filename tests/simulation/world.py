@@ -148,6 +148,7 @@ class World:
             self._plan(legacy_client, 'kill', self.config.accidents.get('kill', 0))
         if self.config.longest_wait is not None:
             self._watch(self.config.longest_wait)
+        operators.audit_all_along(self)
         self.scheduler.run(self.scheduler.now + self.config.seconds)
 
     def _plan(self, client: Client | LegacyClient, accident: str, rate: float) -> None:

@@ -1,0 +1,113 @@
+"""Rules left out of what is beyond claims: leases, forks, dead letters, audits, repetitions by users."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from tests.simulation import forks
+from tests.simulation.mutants import Mutant
+from torrelque.core import auditing, leases
+from torrelque.core.lanes import Lane, Lanes
+from torrelque.core.leases import Leases
+from torrelque.core.protocol import Arg, Interrupted, Operation, Reply
+from torrelque.transports.memory import verbs
+from torrelque.transports.memory.prelude import Run, State
+
+__all__ = ('MUTANTS',)
+
+Fields = Mapping[bytes, bytes]
+
+
+def lanes_kept_by_a_child(patch: pytest.MonkeyPatch) -> None:
+    """After a fork the child goes on as if it were its parent."""
+    patch.setattr(forks, 'settle_in', lambda *_: None)
+
+
+def leases_renewed_too_late(patch: pytest.MonkeyPatch) -> None:
+    """A lease is renewed when it has run out."""
+    patch.setattr(leases, 'DUE', 1.0)
+
+
+def leases_renewed_once(patch: pytest.MonkeyPatch) -> None:
+    """Only the first of the renewals is made."""
+    renewed = Leases.renewed
+
+    def mutant(self: Leases[Any], key: Any, sent: float) -> float:  # noqa: ANN401 - as the original's
+        renewed(self, key, sent)
+        self._leases[key].renewing = True
+        return self._leases[key].expires
+
+    patch.setattr(Leases, 'renewed', mutant)
+
+
+def redriven_but_not_counted_anew(patch: pytest.MonkeyPatch) -> None:
+    """A dead letter that is redriven has no more deliveries than it had."""
+    transition = Run.transition
+
+    def mutant(
+        self: Run, task_id: bytes, state: State, status: bytes, fields: Fields, *, claimed: bool = False
+    ) -> None:
+        rest = {name: value for name, value in fields.items() if name != b'dequeue_base'}
+        transition(self, task_id, state, status, rest, claimed=claimed)
+
+    patch.setattr(Run, 'transition', mutant)
+
+
+def purged_whatever_its_age(patch: pytest.MonkeyPatch) -> None:
+    """A dead letter that was redriven and rejected again meanwhile is purged as if it were the old one."""
+    purge = verbs.VERBS['purge']
+
+    def mutant(run: Run) -> Reply:
+        run.args = [b'' if at > 3 and at % 2 == 0 else word for at, word in enumerate(run.args)]
+        return purge(run)
+
+    patch.setattr('torrelque.transports.memory.server.VERBS', {**verbs.VERBS, 'purge': mutant})
+
+
+def audits_that_look_once(patch: pytest.MonkeyPatch) -> None:
+    """What looked wrong from afar is reported as it looked."""
+
+    def mutant(self: Any, ids: Sequence[bytes], lists: Any) -> Operation[set[bytes]]:  # noqa: ANN401 - as the original's
+        suspects: set[bytes] = yield from narrow(self, ids, lists)
+        for task_id in suspects:
+            self._found.append(auditing.Violation('lost', '', task_id.decode(), ''))
+        return suspects
+
+    narrow = auditing._Audit._narrow
+    patch.setattr(auditing._Audit, '_narrow', mutant)
+
+
+def enqueued_again_by_itself(patch: pytest.MonkeyPatch) -> None:
+    """A call that was cut off after it was done is done once more, with other ids, though its caller does not ask."""
+    attempt, settle = Lanes._attempt, Lanes._settle
+    made: dict[Lane, tuple[str, tuple[Arg, ...]]] = {}
+
+    def noted(self: Lanes, lane: Lane, name: str, args: tuple[Arg, ...]) -> Operation[Sequence[Reply]]:
+        made[lane] = name, args
+        return (yield from attempt(self, lane, name, args))
+
+    def mutant(self: Lanes, lane: Lane, interrupted: Interrupted) -> Operation[Sequence[Reply]]:
+        answer = yield from settle(self, lane, interrupted)
+        name, args = made[lane]
+        if name == 'enqueue':
+            again = tuple(f'again-{word!r}' if at % 6 == 0 else word for at, word in enumerate(args))
+            yield from attempt(self, Lane(), name, again)
+        return answer
+
+    patch.setattr(Lanes, '_attempt', noted)
+    patch.setattr(Lanes, '_settle', mutant)
+
+
+MUTANTS: dict[str, tuple[str, Mutant]] = {
+    'lanes kept by a child': ('forks', lanes_kept_by_a_child),
+    'leases renewed too late': ('crew', leases_renewed_too_late),
+    'leases renewed once': ('crew', leases_renewed_once),
+    'redriven but not counted anew': ('calm', redriven_but_not_counted_anew),
+    'purged whatever its age': ('cuts', purged_whatever_its_age),
+    'audits that look once': ('alone', audits_that_look_once),
+    'enqueued again by itself': ('alone', enqueued_again_by_itself),
+}
+"""By name: the world that has to notice, and the mutation."""
