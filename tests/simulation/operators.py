@@ -48,6 +48,14 @@ def _audit(client: Client) -> Behaviour:
 
 def audit_all_along(world: World) -> None:
     """Audit again and again over a connection that never fails, as few audits get through where most do."""
+    if world.ending:
+        return
+    if world.choices.may('audit'):
+        _audit_well(world)
+    world.scheduler.after(world.random.expovariate(0.1), lambda: audit_all_along(world))
+
+
+def _audit_well(world: World) -> None:
     operation = _begin_audit(world)
 
     def step(batch: Batch) -> None:
@@ -55,9 +63,6 @@ def audit_all_along(world: World) -> None:
             following = operation.send([world.execute(call) for call in batch])
         except StopIteration as stop:
             _check_audit(world, stop.value)
-            world.scheduler.after(
-                world.random.expovariate(0.1), lambda: None if world.ending else audit_all_along(world)
-            )
         else:
             world.scheduler.after(
                 world.random.choice((0.002, 0.05, 1)) * world.random.random(), lambda: step(following)
