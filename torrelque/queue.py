@@ -141,7 +141,7 @@ class Torrelque(Observer):
         max_dequeues: int | None = None,
         on_progress: Progress | None = None,
     ) -> list[str | Exception]:
-        """Add many tasks, at most a thousand a round trip.
+        """Add many tasks, at most 250 a round trip.
 
         An item is a task, or an :class:`~torrelque.EnqueueItem` where one needs
         arguments of its own. Returns an id for each, or the exception of those
@@ -237,7 +237,7 @@ class Torrelque(Observer):
         task_timeout: float | None = None,
         on_progress: Progress | None = None,
     ) -> list[Exception | None]:
-        """Requeue many, at most a thousand a round trip; None for each that was, else why not."""
+        """Requeue many, at most 250 a round trip; None for each that was, else why not."""
         entries = [
             write_requeue(item if isinstance(item, RequeueItem) else RequeueItem(item, delay, task_timeout))
             for item in items
@@ -273,7 +273,7 @@ class Torrelque(Observer):
         status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED,
         on_progress: Progress | None = None,
     ) -> list[Exception | None]:
-        """Release many, at most a thousand a round trip; None for each that was, else why not."""
+        """Release many, at most 250 a round trip; None for each that was, else why not."""
         entries = [
             self._write_release(item if isinstance(item, ReleaseItem) else ReleaseItem(item, status=status))
             for item in items

@@ -125,12 +125,12 @@ async def test_part_of_a_bulk_is_lost() -> None:
 
         def progress(done: int, _: int) -> None:
             seen.append(done)
-            transport.lose = 'enqueue' if done == 1_000 else ''
+            transport.lose = 'enqueue' if done == 250 else ''
 
-        outcomes = await queue.enqueue_many(range(2_500), on_progress=progress)
-        assert seen == [1_000, 2_000, 2_500]
+        outcomes = await queue.enqueue_many(range(625), on_progress=progress)
+        assert seen == [250, 500, 625]
         assert [isinstance(outcome, TorrelqueConnectionError) for outcome in outcomes] == (
-            [False] * 1_000 + [True] * 1_000 + [False] * 500
+            [False] * 250 + [True] * 250 + [False] * 125
         )
         errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         assert len({id(error) for error in errors}) == len(errors), 'one instance each'

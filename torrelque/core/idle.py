@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ('MAX_CLAIM', 'Claim', 'Idle', 'claim')
 
-MAX_CLAIM = 940
-"""Tasks a claim: with 20 stale, 20 due and 20 dropped ones a call still touches no more than a thousand."""
+MAX_CLAIM = 190
+"""Tasks a claim: with 20 stale, 20 due and 20 dropped ones a call touches no more than 250, as all calls do."""
 
 SLICE = 8.0
 """Longest wait on the hint, in seconds; a task that gave none (a 0.9 producer's) waits no longer than this."""

@@ -33,7 +33,7 @@ __all__ = (
     'task_states',
 )  # fmt: skip
 
-PAGE = 500
+PAGE = 250
 """Ids that one step of a sweep or a listing handles."""
 
 

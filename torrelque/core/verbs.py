@@ -17,8 +17,8 @@ __all__ = (
     'purge_item', 'redrive_item', 'reject_item', 'release_item', 'requeue_item',
 )  # fmt: skip
 
-MAX_ITEMS = 1000
-"""Items in one call of a script: it bounds how long the call holds the server."""
+MAX_ITEMS = 250
+"""Items in one call of a script, which holds the server for some 5 ms at most."""
 
 Item: TypeAlias = tuple[Arg, ...]
 """The arguments of one item of a call."""

@@ -1,4 +1,4 @@
--- Return stale claims or due tasks to pending, at most 500 a call.
+-- Return stale claims or due tasks to pending, at most 250 a call.
 -- KEYS: pending delayed working tasks task wake timer counters rejected lane
 -- ARGV: kind (stale or due)
 -- returns: how many were returned, 1 if there may be more
@@ -6,8 +6,8 @@
 look()
 redis.call('ZCARD', rejected)
 local requeued, refused = total('requeued'), total('rejected')
-local stale = ARGV[1] == 'stale' and expired(working, 500) or {}
-local due = ARGV[1] == 'due' and expired(delayed, 500) or {}
+local stale = ARGV[1] == 'stale' and expired(working, 250) or {}
+local due = ARGV[1] == 'due' and expired(delayed, 250) or {}
 local plan = plan_return(stale, due)
 
 begin_writing()
@@ -15,4 +15,4 @@ return_planned(plan)
 add(requeued, plan.stale_count)
 add(refused, #plan.dead)
 hint()
-return { #plan.pushed, (#stale == 500 or #due == 500) and 1 or 0 }
+return { #plan.pushed, (#stale == 250 or #due == 250) and 1 or 0 }

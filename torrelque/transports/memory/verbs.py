@@ -41,7 +41,7 @@ __all__ = ('VERBS',)
 K = 20
 """Stale claims, due tasks and ids to be dropped that one claim looks at."""
 
-SWEEP = 500
+SWEEP = 250
 
 
 def mint(run: Run) -> Reply:
