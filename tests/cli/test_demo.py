@@ -135,7 +135,7 @@ def test_extras_that_are_not_installed(missing: list[str], advice: str) -> None:
         timeout=PATIENCE,
         check=False,
     )
-    assert_one_line(ended, 1, advice)
+    assert_one_line(ended, 2, advice)
 
 
 # Processes -----------------------------------------------------------------------------------------------------------

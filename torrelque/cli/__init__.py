@@ -1,4 +1,8 @@
-"""The ``torrelque`` command. It uses the library as any other program would: only its public names."""
+"""The ``torrelque`` command. It uses the library as any other program would: only its public names.
+
+A verb is a function in a module of its group; ``app.py`` lists them all, and
+says how another one is added.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,17 @@ import importlib.util
 import sys
 from typing import NoReturn
 
-__all__ = ('main',)
+from torrelque.cli.exits import Exit
+
+__all__ = ('fail', 'main', 'require')
 
 
 def main() -> None:
     """Run the command line. Its packages are an extra, so it says which are missing before it needs them."""
     require({'rich': 'cli', 'typer': 'cli'})
-    from torrelque.cli.app import app  # noqa: PLC0415 - it cannot be imported without them
+    from torrelque.cli.running import run  # noqa: PLC0415 - it cannot be imported without them
 
-    app()
+    run(sys.argv[1:])
 
 
 def require(packages: dict[str, str]) -> None:
@@ -25,7 +31,7 @@ def require(packages: dict[str, str]) -> None:
         fail(f'not installed: {", ".join(sorted(missing))}. Install with: pip install "torrelque[{extras}]"')
 
 
-def fail(message: str, status: int = 1) -> NoReturn:
+def fail(message: str, status: int = Exit.USAGE) -> NoReturn:
     """Exit with one line on standard error."""
     print(f'torrelque: {" ".join(message.split())}', file=sys.stderr)  # noqa: T201 - what a command does
-    raise SystemExit(status)
+    raise SystemExit(int(status))

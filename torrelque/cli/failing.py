@@ -1,0 +1,116 @@
+"""Errors as a user of the command sees them: one line that says what to do, and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from torrelque import (
+    TorrelqueConnectionError,
+    TorrelqueError,
+    TorrelqueHandshakeError,
+    TorrelqueReplyError,
+    TorrelqueResponseTimeout,
+    TorrelqueTimeoutError,
+    TorrelqueTypeError,
+    TorrelqueValueError,
+)
+from torrelque.cli import fail
+from torrelque.cli.exits import Exit
+
+__all__ = ('Refusal', 'first_of', 'reported')
+
+DEBUG = 'TORRELQUE_DEBUG'
+"""An environment variable: with it, what went wrong is shown with its traceback."""
+
+ADVICE = {
+    'NOAUTH': 'it wants a password: redis://[user]:password@host in --url or TORRELQUE_URL',
+    'WRONGPASS': 'check user and password in --url or TORRELQUE_URL',
+    'NOPERM': 'this user may not do that here; the section "Access control" of the documentation lists what is needed',
+    'OOM': 'the server is full',
+    'LOADING': 'it still loads its data, try again later',
+    'READONLY': 'this is a replica, name the primary with --url or TORRELQUE_URL',
+}
+"""What to do about an error reply, by its code."""
+
+
+STATUSES: dict[type[Exception], Exit] = {
+    TorrelqueTypeError: Exit.USAGE,
+    TorrelqueValueError: Exit.USAGE,
+    TorrelqueReplyError: Exit.SERVER,
+    TorrelqueConnectionError: Exit.SERVER,
+    TorrelqueTimeoutError: Exit.TIMEOUT,
+    TorrelqueError: Exit.NEGATIVE,
+    OSError: Exit.USAGE,
+}
+"""Of an exception the first that it is an instance of."""
+
+
+class Refusal(TorrelqueError):  # noqa: N818 - an answer, not an error
+    """Raised by a verb: end with this line and this exit status."""
+
+    def __init__(self, message: str, status: Exit = Exit.NEGATIVE) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Exit with one line if anything is raised within."""
+    try:
+        yield
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever it is, groups of event loops included
+        _report(first_of(error), error)
+
+
+def first_of(error: BaseException) -> BaseException:
+    """The first exception in a group, however deep; Ctrl-C before all others."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    leaves = [first_of(each) for each in error.exceptions]
+    return next((leaf for leaf in leaves if isinstance(leaf, KeyboardInterrupt)), leaves[0])
+
+
+def _report(error: BaseException, whole: BaseException) -> NoReturn:
+    if isinstance(error, KeyboardInterrupt):
+        fail('interrupted', Exit.INTERRUPTED)
+    if isinstance(error, BrokenPipeError):
+        quiet_output()
+        raise SystemExit(int(Exit.BROKEN_PIPE))
+    if os.environ.get(DEBUG) or not isinstance(error, Exception) or type(error).__module__.startswith('typer'):
+        raise whole
+    message, status = explain(error)
+    fail(message, status)
+
+
+def quiet_output() -> None:
+    """Nobody reads the standard output: drop what is still buffered, of which Python would complain at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def explain(error: Exception) -> tuple[str, Exit]:
+    """What to say of an exception, and the exit status."""
+    text = str(error) or type(error).__name__
+    status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), Exit.BUG)
+    match error:
+        case Refusal():
+            status = error.status
+        case TorrelqueReplyError():
+            advice = ADVICE.get(error.code, '')
+            text = f'the server refuses: {text}{advice and f" ({advice})"}'
+        case TorrelqueHandshakeError() | TorrelqueResponseTimeout():
+            pass
+        case TorrelqueConnectionError():
+            text += '. Is the server running, and is --url or TORRELQUE_URL right?'
+        case OSError() if error.filename:
+            text = f'{error.filename}: {error.strerror}'
+    if status is Exit.BUG:
+        text = f'unexpected {type(error).__name__}: {text} (set {DEBUG}=1 to see where)'
+    return text, status

@@ -1,0 +1,63 @@
+"""Verbs that look at queues and change nothing."""
+
+from __future__ import annotations
+
+from torrelque import Torrelque, TorrelqueQueueStats
+from torrelque import queues as find_queues
+from torrelque.cli.exits import Exit
+from torrelque.cli.failing import Refusal
+from torrelque.cli.output import age, console, make_table, print_json, printable
+from torrelque.cli.settings import Settings
+
+__all__ = ('queues', 'stats')
+
+
+async def stats(settings: Settings) -> None:
+    """How many tasks are where, and totals."""
+    async with settings.open_known_queue() as queue:
+        counts = await queue.get_queue_stats()
+    if settings.json:
+        print_json({'queue': settings.queue, **counts._asdict()})
+        return
+    table = make_table('', 'now', '', 'since ever', right=('now', 'since ever'))
+    now = {'pending': counts.pending, 'working': counts.working, 'delayed': counts.delayed, 'rejected': counts.rejected}
+    ever = [
+        ('enqueued', counts.total_enqueued), ('claimed', counts.total_claimed), ('completed', counts.total_completed),
+        ('requeued', counts.total_requeued), ('rejected', counts.total_rejected),
+    ]  # fmt: skip
+    for (name, count), (total_name, total) in zip([*now.items(), ('', None)], ever, strict=True):
+        table.add_row(name, '' if count is None else f'{count:,}', total_name, f'{total:,}')
+    out = console()
+    out.print(f'queue {printable(settings.queue)}')
+    out.print(table)
+    if counts.oldest_pending_age is not None:
+        out.print(f'The task at the front of pending was enqueued {age(counts.oldest_pending_age)} ago.')
+
+
+async def queues(settings: Settings) -> None:
+    """The queues on the server.
+
+    Walks through all keys of the database, in bounded steps. Queues that only
+    Torrelque 0.9 has used are not found.
+    """
+    found: dict[str, TorrelqueQueueStats] = {}
+    async with settings.open_client() as client:
+        async for name in find_queues(client):
+            if name not in found:
+                async with Torrelque(client, queue=name) as queue:
+                    found[name] = await queue.get_queue_stats()
+    if settings.json:
+        for name in sorted(found):
+            print_json({'queue': name, **found[name]._asdict()})
+        return
+    if not found:
+        raise Refusal('there are no queues on this server', Exit.OK)
+    table = make_table(
+        'queue', 'pending', 'working', 'delayed', 'rejected', 'oldest',
+        right=('pending', 'working', 'delayed', 'rejected', 'oldest'), cut='queue',
+    )  # fmt: skip
+    for name in sorted(found):
+        counts = found[name]
+        numbers = (counts.pending, counts.working, counts.delayed, counts.rejected)
+        table.add_row(printable(name), *(f'{number:,}' for number in numbers), age(counts.oldest_pending_age))
+    console().print(table)

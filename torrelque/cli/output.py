@@ -1,0 +1,77 @@
+"""What verbs print: tables and lines for people, JSON lines for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ('age', 'console', 'errors', 'make_table', 'print_json', 'print_line', 'printable')
+
+WIDE = 10_000
+"""Columns where the output is no terminal: what is piped on is never cut off."""
+
+UNITS = ((86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's'))
+
+
+def console() -> Console:
+    """Standard output. Coloured and as wide as the terminal, if it is one."""
+    return _console(sys.stdout.isatty())
+
+
+def errors() -> Console:
+    """Standard error, for progress and remarks."""
+    return _console(sys.stderr.isatty(), stderr=True)
+
+
+def _console(terminal: bool, *, stderr: bool = False) -> Console:
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=None if terminal else WIDE)
+
+
+def make_table(*columns: str, right: tuple[str, ...] = (), cut: str = '') -> Table:
+    """A table without lines around it; ``right`` are aligned so, ``cut`` is the column that gives way to others."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in columns:
+        table.add_column(
+            name,
+            justify='right' if name in right else 'left',
+            no_wrap=True,
+            overflow='ellipsis' if name == cut else 'fold',
+            min_width=4 if name == cut else None,
+        )
+    return table
+
+
+def printable(text: str) -> str:
+    """The text with what is not printable escaped: an id or a reason must not steer the terminal."""
+    return ''.join(each if each.isprintable() else each.encode('unicode_escape').decode() for each in text)
+
+
+def print_json(fields: Mapping[str, Any]) -> None:
+    """One object on one line."""
+    print(json.dumps(fields), flush=True)  # noqa: T201 - what a command does
+
+
+def print_line(text: str) -> None:
+    """One line on standard output, as it is."""
+    print(text, flush=True)  # noqa: T201 - as above
+
+
+def age(seconds: float | None) -> str:
+    """A span of time, roughly: ``5s``, ``3m20s``, ``2d4h``."""
+    if seconds is None:
+        return ''
+    left = max(0, round(seconds))
+    parts: list[str] = []
+    for size, unit in UNITS:
+        count, left = divmod(left, size)
+        if count or parts:
+            parts.append(f'{count}{unit}' if count else '')
+        if len(parts) == 2:  # noqa: PLR2004 - more would be no rough idea
+            break
+    return ''.join(parts) or '0s'

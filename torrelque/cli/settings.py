@@ -1,0 +1,127 @@
+"""What all verbs share: which server, which queue, which form of output; and how a verb is made of a function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Annotated, Any
+
+import anyio
+import typer
+
+from torrelque import Torrelque, TorrelqueTaskSerialiser, Transport, connect
+from torrelque.cli.exits import Exit
+from torrelque.cli.failing import Refusal, reported
+
+__all__ = ('AS_BYTES', 'JsonOption', 'QueueOption', 'Settings', 'UrlOption', 'verb')
+
+DEFAULT_URL = 'redis://localhost:6379'
+DEFAULT_QUEUE = 'trq'
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        '--url',
+        metavar='URL',
+        show_default=False,
+        help=f'The server, as redis://, rediss:// or unix:// URL; else TORRELQUE_URL, else {DEFAULT_URL}.',
+    ),
+]
+QueueOption = Annotated[
+    str | None,
+    typer.Option(
+        '--queue',
+        '-q',
+        metavar='NAME',
+        show_default=False,
+        help=f'The queue; else TORRELQUE_QUEUE, else {DEFAULT_QUEUE}.',
+    ),
+]
+JsonOption = Annotated[
+    bool | None, typer.Option('--json', show_default=False, help='Machine output: one JSON object a line.')
+]
+
+OPTIONS: dict[str, Any] = {'url': UrlOption, 'queue': QueueOption, 'json': JsonOption}
+
+AS_BYTES = TorrelqueTaskSerialiser(dumps=bytes, loads=bytes)
+"""The command neither knows nor needs to know how an application serialises its payloads."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the options that all verbs share say. They may stand before the verb and after it; after it wins."""
+
+    url: str = DEFAULT_URL
+    queue: str = DEFAULT_QUEUE
+    json: bool = False
+
+    @asynccontextmanager
+    async def open_client(self) -> AsyncIterator[Transport]:
+        """A connected client.
+
+        Raises at once if the server is not there; later it is waited for, for a
+        while, as calls of the library do.
+        """
+        async with connect(self.url, retry_timeout=0):
+            pass
+        async with connect(self.url) as client:
+            yield client
+
+    @asynccontextmanager
+    async def open_queue(self, serialiser: TorrelqueTaskSerialiser = AS_BYTES) -> AsyncIterator[Torrelque]:
+        """The queue, over a client of its own. Payloads and results are bytes unless told otherwise."""
+        async with self.open_client() as client, Torrelque(client, queue=self.queue, serialiser=serialiser) as queue:
+            yield queue
+
+    @asynccontextmanager
+    async def open_known_queue(self) -> AsyncIterator[Torrelque]:
+        """The same. Raises Refusal if nothing was ever in a queue of this name."""
+        async with self.open_queue() as queue:
+            await self.check_known(queue)
+            yield queue
+
+    async def check_known(self, queue: Torrelque) -> None:
+        """Raise Refusal if nothing was ever in this queue."""
+        if not any(await queue.get_queue_stats()):
+            raise Refusal(f'there is no queue {self.queue!r} on this server; torrelque queues lists those there are')
+
+    def with_options(self, **given: Any) -> Settings:  # noqa: ANN401 - of the types of the fields
+        """The same but for the options that were given."""
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+
+def verb(function: Callable[..., Any], *, options: tuple[str, ...] = ('url', 'queue', 'json')) -> Callable[..., None]:
+    """What Typer is given for a verb.
+
+    ``function`` is a plain or a coroutine function whose first parameter is a
+    `Settings`; the others are what Typer makes options and arguments of, its
+    docstring is the help. It prints its answer with ``output.py``. It returns
+    None or the exit status, and may raise Refusal or any error of the library.
+    ``options`` are those of `Settings` that the verb has a use for.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    own = list(signature.parameters.values())[1:]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    shared = [inspect.Parameter(name, kind, default=None, annotation=OPTIONS[name]) for name in options]
+    context = inspect.Parameter('context', kind, annotation=typer.Context)
+
+    def command(*, context: typer.Context, **values: Any) -> None:  # noqa: ANN401 - whatever the verb's options are
+        given = {name: values.pop(name) for name in options}
+        before = context.obj if isinstance(context.obj, Settings) else Settings()
+        call = partial(function, before.with_options(**given), **values)
+        with reported():
+            status = anyio.run(call) if inspect.iscoroutinefunction(function) else call()
+        raise typer.Exit(int(Exit.OK if status is None else status))
+
+    command.__name__ = function.__name__
+    command.__doc__ = function.__doc__
+    parameters = [parameter.replace(kind=kind) for parameter in own]
+    command.__signature__ = inspect.Signature([context, *parameters, *shared])  # type: ignore[attr-defined]  # Typer's to read
+    command.__annotations__ = {each.name: each.annotation for each in (context, *parameters, *shared)}
+    return command
+
+
+assert set(OPTIONS) == {field.name for field in fields(Settings)}  # noqa: S101 - each is an option
