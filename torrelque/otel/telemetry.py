@@ -1,0 +1,249 @@
+"""What OpenTelemetry is told: an operation is a span and a duration, named by the messaging conventions.
+
+After version 1.44 of the semantic conventions for messaging spans and messaging
+client metrics, whose status is "development".
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.metadata import version
+from typing import NamedTuple
+
+from opentelemetry import context as contexts
+from opentelemetry import metrics, propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode
+
+from torrelque import Reject, Retry, Task, TorrelqueError
+
+__all__ = (
+    'Attributes',
+    'Operation',
+    'Telemetry',
+    'Verb',
+    'creation_of',
+    'describe',
+    'error_type',
+    'pushed',
+    'working_context',
+)
+
+SCOPE = 'torrelque.otel'
+SCHEMA = 'https://opentelemetry.io/schemas/1.44.0'
+
+BOUNDARIES = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+"""Seconds; those that the conventions name for both durations."""
+
+ERROR_TYPE = 'error.type'
+MESSAGE_ID = 'messaging.message.id'
+MESSAGE_COUNT = 'messaging.batch.message_count'
+ATTEMPT = 'messaging.torrelque.message.delivery_attempt'
+DELAY = 'messaging.torrelque.message.delay'
+REASON = 'messaging.torrelque.message.reject_reason'
+
+Attributes = dict[str, str | int | float]
+
+pushed: ContextVar[bool] = ContextVar('pushed', default=False)
+"""Whether tasks are dequeued by a worker, for a handler. The conventions know no "receive" where tasks are pushed."""
+
+
+class Verb(NamedTuple):
+    """What is done, as the conventions want it described."""
+
+    name: str
+    type: str
+    kind: SpanKind = SpanKind.CLIENT
+
+
+PROCESS = Verb('process', 'process', SpanKind.CONSUMER)
+
+
+class Telemetry:
+    """The instruments of one queue."""
+
+    def __init__(
+        self,
+        queue: str,
+        tracer_provider: trace.TracerProvider | None,
+        meter_provider: metrics.MeterProvider | None,
+    ) -> None:
+        self._queue = queue
+        self._tracer = trace.get_tracer(SCOPE, version('torrelque'), tracer_provider, SCHEMA)
+        meter = metrics.get_meter(SCOPE, version('torrelque'), meter_provider, SCHEMA)
+        self._sent = meter.create_counter(
+            'messaging.client.sent.messages',
+            '{message}',
+            'Number of messages producer attempted to send to the broker.',
+        )
+        self._consumed = meter.create_counter(
+            'messaging.client.consumed.messages',
+            '{message}',
+            'Number of messages that were delivered to the application.',
+        )
+        self._duration = meter.create_histogram(
+            'messaging.client.operation.duration',
+            's',
+            'Duration of messaging operation initiated by a producer or consumer client.',
+            explicit_bucket_boundaries_advisory=BOUNDARIES,
+        )
+        self._process_duration = meter.create_histogram(
+            'messaging.process.duration',
+            's',
+            'Duration of processing operation.',
+            explicit_bucket_boundaries_advisory=BOUNDARIES,
+        )
+
+    def start(
+        self,
+        verb: Verb,
+        attributes: Attributes,
+        links: Sequence[Link] = (),
+        context: Context | None = None,
+        begun: int | None = None,
+    ) -> Operation:
+        """Begin a span, by default of the current one; ``begun`` (ns) is when, if not now."""
+        start = time.time_ns() if begun is None else begun
+        span = self._tracer.start_span(
+            f'{verb.name} {self._queue}',
+            context,
+            verb.kind,
+            {**self._describe(verb), **attributes},
+            links,
+            start,
+        )
+        return Operation(self, verb, span, trace.set_span_in_context(span, context), start)
+
+    def process(self, task: Task) -> Operation:
+        """Begin the work on a task."""
+        creation = creation_of(task.headers)
+        links = [Link(creation)] if creation is not None else []
+        return self.start(PROCESS, describe(task), links, working_context(task.headers))
+
+    def sent(self, verb: Verb, count: int, error: str | None = None) -> None:
+        """Count tasks that were sent, or that it was tried to send."""
+        self._sent.add(count, self._describe(verb, error))
+
+    def consumed(self, verb: Verb, count: int) -> None:
+        """Count tasks that were handed to the application."""
+        self._consumed.add(count, self._describe(verb))
+
+    def lasted(self, verb: Verb, nanoseconds: int, error: str | None) -> None:
+        """Record a duration. Creating a message is none: nothing was sent."""
+        seconds = max(0, nanoseconds) / 1e9  # the clock may have been set back
+        if verb.type == 'process':
+            self._process_duration.record(seconds, self._describe(verb, error))
+        elif verb.type != 'create':
+            self._duration.record(seconds, self._describe(verb, error))
+
+    def _describe(self, verb: Verb, error: str | None = None) -> Attributes:
+        attributes: Attributes = {
+            'messaging.system': 'torrelque',
+            'messaging.destination.name': self._queue,
+            'messaging.operation.name': verb.name,
+            'messaging.operation.type': verb.type,
+        }
+        if error is not None:
+            attributes[ERROR_TYPE] = error
+        return attributes
+
+
+class Operation:
+    """One span from its start to its end, and how it failed."""
+
+    def __init__(self, telemetry: Telemetry, verb: Verb, span: Span, context: Context, start: int) -> None:
+        self.span = span
+        self.context = context
+        self.goes_on = False
+        """Whether `running` leaves it open."""
+        self._telemetry = telemetry
+        self._verb = verb
+        self._start = start
+        self._error: str | None = None
+
+    def fail(self, error: BaseException, description: str | None = None) -> None:
+        """It failed; only the first time counts."""
+        if self._error is None:
+            self._error = error_type(error)
+            self.span.set_attribute(ERROR_TYPE, self._error)
+            self.span.set_status(StatusCode.ERROR, description or str(error) or None)
+
+    def end(self) -> None:
+        """Record how long it took, the same in the span and in the metric."""
+        now = time.time_ns()
+        self._telemetry.lasted(self._verb, now - self._start, self._error)
+        self.span.end(now)
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """A call of the queue. Its errors are the caller's, who may record them."""
+        try:
+            yield
+        except BaseException as error:
+            self.fail(error)
+            raise
+        finally:
+            self.end()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Work of the application, whose spans become children of this one."""
+        self.goes_on = False
+        token = contexts.attach(self.context)
+        called = pushed.set(False)
+        try:
+            yield
+        except Retry as order:
+            self.span.add_event('torrelque.retry', {DELAY: order.delay})
+            raise
+        except Reject as order:
+            self.span.add_event('torrelque.reject', {REASON: order.reason})
+            self.fail(order)
+            raise
+        except BaseException as error:
+            if self._error is None and isinstance(error, Exception):
+                self.span.record_exception(error)
+            self.fail(error)
+            raise
+        finally:
+            pushed.reset(called)
+            contexts.detach(token)
+            if not self.goes_on:
+                self.end()
+
+
+def error_type(error: BaseException) -> str:
+    """A class of error. Of the library's, it is the same over every client; ``cancelled`` is no error but an end."""
+    if not isinstance(error, Exception):
+        return 'cancelled'
+    kinds = type(error).__mro__ if isinstance(error, TorrelqueError) else (type(error),)
+    kind = next((kind for kind in kinds if kind.__module__ == TorrelqueError.__module__), type(error))
+    return kind.__qualname__ if kind.__module__ == 'builtins' else f'{kind.__module__}.{kind.__qualname__}'
+
+
+def describe(task: object) -> Attributes:
+    """A single task, claimed or just an id."""
+    if isinstance(task, Task):
+        return {MESSAGE_ID: str(task.id), ATTEMPT: task.attempt}
+    return {MESSAGE_ID: str(task)} if isinstance(task, str) else {}
+
+
+def creation_of(headers: Mapping[str, str]) -> SpanContext | None:
+    """Where a task was created, if its headers tell."""
+    creation = trace.get_current_span(propagate.extract(headers, Context())).get_span_context()
+    return creation if creation.is_valid else None
+
+
+def working_context(headers: Mapping[str, str]) -> Context:
+    """The context to work on a task in.
+
+    The current one with the baggage that came along; its span, too, or, where
+    there is none, that in which the task was created.
+    """
+    current = contexts.get_current()
+    inner = propagate.extract(headers, current)
+    ambient = trace.get_current_span(current)
+    return trace.set_span_in_context(ambient, inner) if ambient.get_span_context().is_valid else inner

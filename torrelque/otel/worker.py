@@ -1,0 +1,135 @@
+"""A worker whose deliveries are spans."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import anyio
+from anyio.abc import TaskStatus
+
+from torrelque import Receipt, Task, TorrelqueLeaseLostError, TorrelqueTypeError, Worker, events, retry
+from torrelque.otel.queue import InstrumentedTorrelque
+from torrelque.otel.telemetry import Operation, Telemetry, pushed
+from torrelque.renewing import Clock
+
+__all__ = ('InstrumentedWorker',)
+
+Handler = Callable[[Task], Any]
+
+
+class InstrumentedWorker(Worker):
+    """A Worker that tells OpenTelemetry what becomes of each delivery, and is used like any other.
+
+    Each call of the handler is a span as of `InstrumentedTorrelque.processing`.
+    An exception, a lost claim, and a cancellation because the worker stops make
+    it an error; what the retry policy decided is in the span of the queue's call
+    that followed.
+    """
+
+    def __init__(
+        self,
+        queue: InstrumentedTorrelque,
+        handler: Handler,
+        *,
+        concurrency: int,
+        retry: retry.RetryPolicy | None = None,
+        result_ttl: float | None = None,
+        grace: float = 20.0,
+        handle_signals: bool = False,
+        on_event: Callable[[events.WorkerEvent], object] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        if not isinstance(queue, InstrumentedTorrelque):
+            raise TorrelqueTypeError(f'queue must be an InstrumentedTorrelque, got {queue!r}')
+        deliveries = _Deliveries(Telemetry(queue.queue, queue.tracer_provider, queue.meter_provider))
+        super().__init__(
+            queue,
+            deliveries.observe(handler),
+            concurrency=concurrency,
+            retry=retry,
+            result_ttl=result_ttl,
+            grace=grace,
+            handle_signals=handle_signals,
+            on_event=deliveries.listen(on_event),
+            clock=clock,
+        )
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """As in Worker."""
+        token = pushed.set(True)
+        try:
+            await super().run(task_status=task_status)
+        finally:
+            pushed.reset(token)
+
+
+class _Deliveries:
+    """The spans of the handlers that run."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+        self._operations: dict[Receipt, Operation] = {}
+
+    def observe(self, handler: Any) -> Any:  # noqa: ANN401 - what is no function is refused by Worker
+        """The handler in a span; of the same kind, as plain functions run in threads."""
+        if not callable(handler):
+            return handler
+        function: Handler = handler
+
+        @wraps(handler, updated=())
+        async def handle(task: Task) -> Any:  # noqa: ANN401 - what the handler returns
+            with self._delivery(task) as operation, operation.running():
+                return await function(task)
+
+        @wraps(handler, updated=())
+        def handle_plainly(task: Task) -> Any:  # noqa: ANN401 - what the handler returns
+            with self._delivery(task) as operation, operation.running():
+                result = function(task)
+                operation.goes_on = inspect.isawaitable(result)
+            return self._rest(task, operation, result) if operation.goes_on else result
+
+        return handle_plainly if _is_plain(function) else handle
+
+    async def _rest(self, task: Task, operation: Operation, result: Awaitable[Any]) -> Any:  # noqa: ANN401 - as above
+        """What a plain function returned to be awaited is a part of the work."""
+        with self._known(task, operation), operation.running():
+            return await result
+
+    @contextmanager
+    def _delivery(self, task: Task) -> Iterator[Operation]:
+        operation = self._telemetry.process(task)
+        with self._known(task, operation):
+            yield operation
+
+    @contextmanager
+    def _known(self, task: Task, operation: Operation) -> Iterator[None]:
+        self._operations[task.receipt] = operation
+        try:
+            yield
+        finally:
+            del self._operations[task.receipt]
+
+    def listen(self, on_event: Any) -> Any:  # noqa: ANN401 - as above
+        """The worker's hook: a claim is lost before its handler is cancelled."""
+        if on_event is not None and not _is_plain(on_event):
+            return on_event
+
+        def hear(event: events.WorkerEvent) -> None:
+            if isinstance(event, events.LeaseLost) and (operation := self._operations.get(event.task.receipt)):
+                operation.span.add_event('torrelque.lease_lost')
+                operation.fail(TorrelqueLeaseLostError('the claim was lost while the handler ran'))
+            if on_event is not None:
+                on_event(event)
+
+        return hear
+
+
+def _is_plain(function: object) -> bool:
+    """Whether it is a function, and one that the worker calls without awaiting it."""
+    return callable(function) and not (
+        inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+    )
