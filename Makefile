@@ -5,7 +5,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 PYTEST_ARGS ?= -n auto --maxprocesses 4
 
-.PHONY: demo test lint format types docs soak chaos
+.PHONY: demo test lint format types docs soak chaos bench
 
 demo: $(VENV)/.demo-installed
 	$(VENV)/bin/torrelque demo $(DEMO_ARGS)
@@ -36,6 +36,10 @@ soak: $(VENV)/.dev-installed
 # Until it is interrupted: make chaos CHAOS_ARGS='--seconds 600'
 chaos: $(VENV)/.dev-installed
 	$(PY) -m tests.chaos $(CHAOS_ARGS)
+
+# In about 5 minutes: make bench BENCH_ARGS='--quick'; more of them: make bench BENCH_ARGS='--help'
+bench: $(VENV)/.dev-installed
+	$(PY) -m benchmarks $(BENCH_ARGS)
 
 $(VENV)/.demo-installed: EXTRAS := cli,coredis,embedded,trio
 $(VENV)/.dev-installed: EXTRAS := dev

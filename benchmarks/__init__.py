@@ -1,0 +1,18 @@
+"""How fast the library is, beside its predecessor and its peers: ``make bench``.
+
+::
+
+    __main__      the command: run, report, profile
+    plan          which systems, on which clients and event loops, do which rows, how often
+    environments  a virtual environment for each system, under .bench/
+    running       a server and a process for each measurement, in turns
+    measure       that process: one row of one system, one line of JSON
+    rows          what is measured
+    metering      wall clock, the client's CPU, the server's CPU
+    systems       one module for each system: how it is configured, and why so
+    report        the tables of docs/performance.md, and the plots beside it
+    profiling     where the time of one task goes
+
+What runs in a measurement's process (measure, rows, metering, systems) is imported in
+environments without this project, so it imports nothing of it but in ``systems.current``.
+"""

@@ -1,0 +1,103 @@
+"""Which systems do which rows, on which clients and event loops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+TABLE_ROWS = (
+    'floor',
+    'enqueue',
+    'enqueue_100',
+    'work_off',
+    'lifecycle',
+    'lifecycle_100',
+    'handoff',
+    'delayed',
+    'memory',
+)
+DEPTH_ROWS = ('depth_pending', 'depth_delayed')
+PEER_ROWS = ('enqueue', 'work_off', 'handoff')
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A system on a client and an event loop."""
+
+    system: str
+    client: str
+    loop: str
+    rows: tuple[str, ...]
+    quick: bool = False
+
+    def __str__(self) -> str:
+        return f'{self.system}/{self.client}/{self.loop}'
+
+
+REFERENCE = Variant('published', 'redis_py', 'uvloop', TABLE_ROWS, quick=True)
+"""What ratios are taken against: 0.9 on uvloop."""
+
+VARIANTS = (
+    Variant('current', 'native', 'uvloop', TABLE_ROWS + DEPTH_ROWS, quick=True),
+    REFERENCE,
+    Variant('current', 'redis_py', 'uvloop', TABLE_ROWS, quick=True),
+    Variant('current', 'coredis', 'uvloop', TABLE_ROWS, quick=True),
+    Variant('current', 'native', 'asyncio', TABLE_ROWS),
+    Variant('current', 'native', 'trio', TABLE_ROWS),
+    Variant('current', 'redis_py', 'asyncio', TABLE_ROWS),
+    Variant('current', 'coredis', 'asyncio', TABLE_ROWS),
+    Variant('current', 'coredis', 'trio', TABLE_ROWS),
+    Variant('published', 'redis_py', 'asyncio', TABLE_ROWS),
+)
+
+ONCE = frozenset({'memory'})
+"""Rows that come out the same each time: on one event loop, in the first round."""
+
+FULL = {
+    'seconds': 2.0,
+    'backlog': 20_000,
+    'handoffs': 500,
+    'delayed': 300,
+    'delay_span': 4.0,
+    'stored': 100_000,
+    'deepest': 1_000_000,
+}
+QUICK = {**FULL, 'seconds': 1.0, 'backlog': 8_000, 'handoffs': 250, 'delayed': 100, 'delay_span': 2.0}
+QUICK |= {'stored': 20_000, 'deepest': 100_000}
+
+ROUNDS, QUICK_ROUNDS = 5, 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """One measurement to make."""
+
+    round: int
+    row: str
+    variant: Variant
+
+
+def steps(rounds: int, *, quick: bool, rows: list[str], systems: list[str]) -> Iterator[Step]:
+    """All measurements, in turns: a round does each row on all variants, beginning with another one each time.
+
+    ``rows`` and ``systems`` select, empty ones everything; a system is named as
+    a variant is, or by the beginning of that.
+    """
+    for number in range(rounds):
+        for row in TABLE_ROWS + DEPTH_ROWS:
+            if rows and row not in rows:
+                continue
+            chosen = [variant for variant in VARIANTS if row in variant.rows and _is_chosen(variant, quick, systems)]
+            if row in ONCE:
+                chosen = [variant for variant in chosen if variant.loop == 'uvloop'] if number == 0 else []
+            if row == 'delayed':  # 0.9 takes the half of its sweep interval for it
+                chosen = [variant for variant in chosen if variant.system != 'published' or number == 0]
+            turn = number % len(chosen) if chosen else 0
+            for variant in chosen[turn:] + chosen[:turn]:
+                yield Step(number, row, variant)
+
+
+def _is_chosen(variant: Variant, quick: bool, systems: list[str]) -> bool:
+    if systems:
+        return any(str(variant).startswith(system) for system in systems)
+    return variant.quick or not quick

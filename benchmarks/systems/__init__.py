@@ -1,0 +1,71 @@
+"""The systems that are measured, each behind the same few methods."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Any, Self, TypeAlias
+
+import anyio
+
+PAYLOAD_BYTES = 60
+
+Payload: TypeAlias = dict[str, Any]
+Handler: TypeAlias = Callable[[Payload], Awaitable[None]]
+
+
+def make_payload(number: int = 0) -> Payload:
+    """A task whose JSON text has 60 bytes."""
+    payload: Payload = {'number': number, 'text': ''}
+    payload['text'] = 'x' * (PAYLOAD_BYTES - len(json.dumps(payload)))
+    return payload
+
+
+class System(ABC):
+    """A queue as one process uses it; entered while it is in use.
+
+    ``client`` names what connects it to the server, where there is a choice.
+    """
+
+    def __init__(self, url: str, client: str) -> None:
+        self.url = url
+        self.client = client
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        return None
+
+    @abstractmethod
+    async def enqueue(self, task: Payload, delay: float | None = None) -> None:
+        """Add one task."""
+
+    async def enqueue_many(self, tasks: list[Payload]) -> None:
+        """Add many in one call, or in single calls where there is no such call."""
+        for task in tasks:
+            await self.enqueue(task)
+
+    @abstractmethod
+    async def work(self, handler: Handler, concurrency: int, stop: anyio.Event) -> None:
+        """Consume, with acknowledgement, until `stop`."""
+
+    async def lifecycle(self, task: Payload) -> None:
+        """Add a task, claim one, end its claim."""
+        raise NotImplementedError
+
+    async def lifecycle_many(self, tasks: list[Payload]) -> int:
+        """The same with many at once; how many were ended."""
+        raise NotImplementedError
+
+    async def evaluate(self, script: str) -> None:
+        """Call a script by its hash: what a call costs on this client at least."""
+        raise NotImplementedError
+
+
+def load(name: str) -> type[System]:
+    """The class of a system, by its module's name."""
+    system: type[System] = importlib.import_module(f'benchmarks.systems.{name}').Subject
+    return system
