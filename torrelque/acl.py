@@ -75,6 +75,9 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
 }
 """Role -> logical name of a key (``:*``: of those that begin with it) -> commands on it."""
 
+_CAPPED: Mapping[str, str] = {'rejected': 'zadd zcard zmscore zrangebyscore zrem'}
+"""What a consumer that removes dead letters beyond a cap may do in place of the above."""
+
 _WITHOUT_KEYS: Mapping[str, tuple[str, ...]] = {
     'producer': ('publish',),
     'consumer': ('publish',),
@@ -94,6 +97,7 @@ def rules(
     keys: Mapping[str, str] = MappingProxyType({}),
     selectors: bool = True,
     pipelines: bool = False,
+    capped: bool = False,
 ) -> list[str]:
     """The rights of a role on one queue, as words for ``ACL SETUSER``.
 
@@ -108,8 +112,9 @@ def rules(
     on all keys of the role.
 
     ``keys`` are those that a subclass of Torrelque renames, as in its attribute.
-    ``pipelines`` adds what ``pipeline=`` takes besides. Sends nothing. Raises
-    TorrelqueValueError for an unknown role or key, and for names with
+    ``pipelines`` adds what ``pipeline=`` takes besides; ``capped`` what a consumer
+    with ``max_rejected`` does, the right to remove dead letters. Sends nothing.
+    Raises TorrelqueValueError for an unknown role or key, and for names with
     white space, which no ACL can express.
     """
     if role not in _RIGHTS:
@@ -120,7 +125,8 @@ def rules(
     check_text('queue', queue)
     full = {logical: _literally(f'{queue}:{key}') for logical, key in {**LOGICAL_NAMES, **keys}.items()}
     of_pattern: dict[str, str] = {}
-    for name, commands in _RIGHTS[role].items():
+    rights = {**_RIGHTS[role], **(_CAPPED if capped and role == 'consumer' else {})}
+    for name, commands in rights.items():
         logical, colon, star = name.partition(':')
         of_pattern[f'~{full[logical]}{colon}{star}'] = commands
     declared = [pattern for pattern in of_pattern if not pattern.endswith(':*')]

@@ -71,6 +71,8 @@ class Torrelque(Observer):
     ``async with torrelque.connect(url) as client`` gives, or any
     :class:`~torrelque.transports.base.Transport`; it stays the caller's to close.
     ``max_dequeues`` is the delivery limit of tasks enqueued without one.
+    ``max_rejected`` is the most dead letters that are kept: those that this object
+    adds beyond it, by whatever call, remove the oldest for good.
 
     ``async with Torrelque(...) as queue`` owns the background work: Trio needs
     it; on asyncio it is optional, and there the object starts what it needs by
@@ -87,9 +89,17 @@ class Torrelque(Observer):
     """Seconds between scheduled sweeps."""
 
     def __init__(
-        self, client: object, *, queue: str = 'trq', serialiser: Serialiser = JSON, max_dequeues: int | None = None
+        self,
+        client: object,
+        *,
+        queue: str = 'trq',
+        serialiser: Serialiser = JSON,
+        max_dequeues: int | None = None,
+        max_rejected: int | None = None,
     ) -> None:
-        super().__init__(client, queue=queue, serialiser=serialiser, max_dequeues=max_dequeues)
+        super().__init__(
+            client, queue=queue, serialiser=serialiser, max_dequeues=max_dequeues, max_rejected=max_rejected
+        )
         self._sweeper = Sweeper(self)
         self._dead_letters = DeadLetters(self)
 
@@ -200,7 +210,7 @@ class Torrelque(Observer):
                 data = self._serialiser.loads(task.payload)
             except Exception as error:  # noqa: BLE001 - whatever a serialiser may raise
                 logger.warning('Cannot deserialise task:%s, rejecting it: %r', task.receipt.id, error)
-                item = reject_item(task.receipt, f'cannot be deserialised: {error!r}'[:1000])
+                item = reject_item(task.receipt, f'cannot be deserialised: {error!r}'[:1000], self.max_rejected)
                 self._engine.submit_unheeded(REJECT, [item])
             else:
                 headers = load_headers(task.headers)
@@ -284,13 +294,13 @@ class Torrelque(Observer):
         return write_release(item, self._serialiser, self.result_ttl)
 
     async def reject(self, task_id: str | Task, reason: str) -> None:
-        """Move a claimed task to the dead letters, its payload kept.
+        """Move a claimed task to the dead letters, its payload kept, until `redrive`, `purge` or ``max_rejected``.
 
         Raises TorrelqueLeaseLostError if its claim is no longer the live one,
         TorrelqueLookupError for a plain id without a live claim.
         """
         target = checks.check_target(task_id)
-        item = reject_item(target, checks.check_text('reason', reason))
+        item = reject_item(target, checks.check_text('reason', reason), self.max_rejected)
         self._raise(target, await self._one(REJECT, item))
 
     async def giveback(self, task_id: str | Task) -> None:
@@ -367,7 +377,7 @@ class Torrelque(Observer):
         Consumers that wait do the first two by themselves. Safe to cancel and to
         repeat.
         """
-        return await self._engine.run(operations.sweep(self._scripts, self._keys))
+        return await self._engine.run(operations.sweep(self._scripts, self._keys, self.max_rejected))
 
     def schedule_sweep(self, interval: float | None = None) -> None:
         """Sweep now and every ``interval`` s (None: ``sweep_interval``) in the background."""

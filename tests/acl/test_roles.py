@@ -107,6 +107,26 @@ async def test_pipelines_are_an_extra(server: Server, role: str) -> None:
                         await pipeline.execute()
 
 
+@pytest.mark.parametrize('capped', [False, True])
+async def test_a_cap_on_dead_letters_is_an_extra(server: Server, capped: bool) -> None:
+    make_user(server, 'consumer', rules(server, 'consumer', 'q', capped=capped))
+    async with (
+        staged(server, 'native', 'consumer') as stage,
+        Torrelque(stage.network, queue='q', max_rejected=1) as queue,
+    ):
+        await stage.others.enqueue_many(range(2))
+        if capped or not has_selectors(server):
+            for task in await queue.dequeue(20, max_tasks=2):
+                await queue.reject(task, 'why')
+            assert (await stage.others.get_queue_stats()).rejected == 1
+        else:
+            before = contents(server)
+            with pytest.raises(TorrelqueReplyError) as caught:
+                await queue.dequeue_nowait()
+            assert caught.value.code == 'NOPERM'
+            assert contents(server) == before
+
+
 # What none needs ------------------------------------------------------------------------------------------------------
 
 

@@ -25,8 +25,10 @@ def has_selectors(server: Server) -> bool:
     return not server.version.startswith('6.')
 
 
-def rules(server: Server, role: str, queue: str, keys: Mapping[str, str] = LOGICAL_NAMES) -> list[str]:
-    return acl.rules(role, queue, keys=keys, selectors=has_selectors(server))
+def rules(
+    server: Server, role: str, queue: str, keys: Mapping[str, str] = LOGICAL_NAMES, *, capped: bool = False
+) -> list[str]:
+    return acl.rules(role, queue, keys=keys, selectors=has_selectors(server), capped=capped)
 
 
 def make_user(server: Server, name: str, words: Iterable[str] = ()) -> None:
@@ -80,7 +82,7 @@ _ROLE_OF_SCRIPT = {
 }
 _ROLE_OF_COMMAND = {
     **dict.fromkeys(('HGET', 'HMGET', 'ZSCORE', 'TIME'), 'observer'),
-    **dict.fromkeys(('SCAN', 'LRANGE', 'SSCAN'), 'operator'),
+    **dict.fromkeys(('SCAN', 'LRANGE', 'SSCAN', 'TYPE', 'PTTL'), 'operator'),
 }
 
 

@@ -21,10 +21,10 @@ CAUSE = TorrelqueConnectionError('gone')
 class Machine:
     """An idle machine whose lane is minted, and what it gave back."""
 
-    def __init__(self, jitter: float = 0.0, block_limit: float = 60.0) -> None:
+    def __init__(self, jitter: float = 0.0, block_limit: float = 60.0, cap: int | None = None) -> None:
         self.clock = Clock()
         self.returned: list[str] = []
-        self.idle = Idle(lanes(), self.clock, lambda: jitter, self._give_back, block_limit)
+        self.idle = Idle(lanes(), self.clock, lambda: jitter, self._give_back, block_limit, cap)
 
     def _give_back(self, tasks: Sequence[ClaimedTask]) -> None:
         self.returned += [task.receipt.id for task in tasks]
@@ -251,6 +251,17 @@ def test_the_last_that_leaves_passes_the_timer_on() -> None:
     assert only(batch) == ('tick', ('7', 0))
     end(operation, [b''])
     assert machine.idle.start() is None
+
+
+def test_a_cap_on_dead_letters_goes_along() -> None:
+    machine = Machine(cap=3)
+    ticket = machine.join(timeout=5)
+    operation, batch = machine.begin()
+    assert only(batch) == ('claim', ('7', 'nonce', 1, 1, '5.000000', 3))
+    end(operation, [claimed(alarm=b'2')])
+    machine.idle.leave(ticket)
+    _, batch = machine.begin()
+    assert only(batch) == ('tick', ('7', 0, 3))
 
 
 def test_a_hint_that_comes_when_all_have_left_is_put_back() -> None:

@@ -47,6 +47,7 @@ willing = st.sampled_from(('0.000000', '0.004000', '5.000000', '60.000000'))
 delays = st.sampled_from(('', '', '-5.000000', '0.000000', '0.250000', '3.000000', '9.999999', '86400.000000'))
 timeouts = st.sampled_from(('300', '5', '0.25', '4.123456'))
 limits = st.sampled_from(('', '', '1', '2'))
+caps = st.sampled_from(('', '', 1, 2))
 headers = st.sampled_from((b'', b'{"a": "b"}'))
 payloads = st.sampled_from((b'1', b'', b'\x00\r\n'))
 odd_numbers = st.sampled_from(
@@ -231,9 +232,9 @@ class ModelMachine(RuleBasedStateMachine):
     def enqueue(self, lane: int, items: list[tuple[Arg, ...]], skip: int) -> None:
         self._laned('enqueue', lane, *(word for item in items for word in item), skip=skip)
 
-    @step(14, lane=lane_numbers, n=st.integers(0, 5), willing=willing)
-    def claim(self, lane: int, n: int, willing: str) -> None:
-        self._laned('claim', lane, n, willing)
+    @step(14, lane=lane_numbers, n=st.integers(0, 5), willing=willing, cap=caps)
+    def claim(self, lane: int, n: int, willing: str, cap: Arg) -> None:
+        self._laned('claim', lane, n, willing, *([cap] if cap else []))
 
     @step(
         6,
@@ -255,9 +256,10 @@ class ModelMachine(RuleBasedStateMachine):
     def requeue(self, lane: int, items: list[tuple[Target, str, str]]) -> None:
         self._laned('requeue', lane, *(word for target, *rest in items for word in (*self._claim_of(target), *rest)))
 
-    @step(3, lane=lane_numbers, items=st.lists(targets, min_size=1, max_size=3))
-    def reject(self, lane: int, items: list[Target]) -> None:
-        self._laned('reject', lane, *(word for target in items for word in (*self._claim_of(target), b'no \xc3\xa9')))
+    @step(3, lane=lane_numbers, items=st.lists(targets, min_size=1, max_size=3), cap=caps)
+    def reject(self, lane: int, items: list[Target], cap: Arg) -> None:
+        words = (word for target in items for word in (*self._claim_of(target), b'no \xc3\xa9', cap))
+        self._laned('reject', lane, *words)
 
     @step(4, lane=lane_numbers, items=st.lists(targets, min_size=1, max_size=3))
     def giveback(self, lane: int, items: list[Target]) -> None:
@@ -280,13 +282,14 @@ class ModelMachine(RuleBasedStateMachine):
         before = '' if age is None else f'{self._now - age:.6f}'
         self._laned('purge', lane, *(word for task_id in task_ids for word in (task_id, before)))
 
-    @step(2, kind=st.sampled_from(('stale', 'due')))
-    def sweep(self, kind: str) -> None:
-        self._verb('sweep', kind)
+    @step(2, kind=st.sampled_from(('stale', 'due')), cap=caps)
+    def sweep(self, kind: str, cap: Arg) -> None:
+        self._verb('sweep', kind, *([cap] if cap else []))
 
-    @step(4, lane=lane_numbers, willing=willing)
-    def tick(self, lane: int, willing: str) -> None:
-        self._verb('tick', self._lanes[lane].number if lane < len(self._lanes) else '', willing)
+    @step(4, lane=lane_numbers, willing=willing, cap=caps)
+    def tick(self, lane: int, willing: str, cap: Arg) -> None:
+        number = self._lanes[lane].number if lane < len(self._lanes) else ''
+        self._verb('tick', number, willing, *([cap] if cap else []))
 
     @step(1, seen=some_ids, marked=some_ids, forgotten=some_ids)
     def undequeue(self, seen: list[bytes], marked: list[bytes], forgotten: list[bytes]) -> None:

@@ -80,6 +80,8 @@ def test_agrees_with_a_real_server(server: servers.Server) -> None:
         pytest.param(
             "redis.pcall('PUBLISH', state_key(id), whole(state.revision) .. ' ' .. status)", '', id='silent transitions'
         ),
+        pytest.param("    variadic('HDEL', tasks, ids)\n", '', id='a cap leaves payloads'),
+        pytest.param('math.min(surplus, added + 20)', 'surplus + 1', id='a cap removes one too many'),
         pytest.param(' - kept or 0', ' or 0', id='a repair of what is listed twice leaves none'),
         pytest.param("  redis.call('ZCARD', wake)\n", '', id='writes before a look at what may be of a wrong type'),
     ],

@@ -214,6 +214,13 @@ def test_a_bad_default_limit(transport: RecordingTransport, limit: Bad) -> None:
     assert names(caught.value, limit)
 
 
+@pytest.mark.parametrize('cap', NO_COUNTS, ids=repr)
+def test_a_bad_cap(transport: RecordingTransport, cap: Bad) -> None:
+    with pytest.raises((TorrelqueTypeError, TorrelqueValueError)) as caught:
+        Torrelque(transport, max_rejected=cap)
+    assert names(caught.value, cap)
+
+
 @pytest.mark.parametrize('serialiser', [None, ..., SimpleNamespace(dumps=str), SimpleNamespace(dumps=1, loads=2)])
 def test_a_bad_serialiser(transport: RecordingTransport, serialiser: Bad) -> None:
     with pytest.raises(TorrelqueTypeError) as caught:

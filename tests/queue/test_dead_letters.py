@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import anyio
 import pytest
 
@@ -175,6 +178,66 @@ async def test_an_unknown_id_changes_nothing(queue: Torrelque) -> None:
         with pytest.raises(TorrelqueLookupError, match=alive):
             await call([dead, alive])
     assert [task_id async for task_id, _ in queue.rejected()] == [dead]
+
+
+class Fussy:
+    """Does not take everything back."""
+
+    def dumps(self, task: object) -> bytes:
+        return json.dumps(task).encode()
+
+    def loads(self, data: bytes) -> Any:  # noqa: ANN401 - as a serialiser's
+        if b'broken' in data:
+            raise ValueError('that is broken')
+        return json.loads(data)
+
+
+async def rejected_times(queue: Torrelque) -> dict[str, float | None]:
+    return {task_id: state.release_time async for task_id, state in queue.rejected()}
+
+
+async def test_a_cap_on_what_was_there_before_is_reached_in_steps() -> None:
+    clock = VirtualClock()
+    transport = MemoryTransport(clock=clock)
+    async with Torrelque(transport) as queue, Torrelque(transport, max_rejected=5) as capped:
+        await queue.enqueue_many(range(100))
+        for task in await queue.dequeue_nowait(max_tasks=100):
+            await queue.reject(task, 'no good')
+            await clock.advance(1)
+        before = await rejected_times(queue)
+        left = []
+        for number in range(6):
+            await queue.enqueue(number)
+            await reject_all(capped)
+            left.append(len(await rejected_times(queue)))
+            await clock.advance(1)
+        assert left == [80, 60, 40, 20, 5, 5]  # one and twenty more each time
+        await queue.enqueue('beside')
+        await reject_all(queue)  # a queue object without a cap removes none
+        after = await rejected_times(queue)
+        assert len(after) == 6
+        assert not before.keys() & after.keys()
+        assert (await queue.get_queue_stats()).total_rejected == 107
+
+
+@pytest.mark.parametrize('how', ['claim', 'sweep', 'undeserialisable'])
+async def test_whatever_adds_dead_letters_minds_the_cap(how: str) -> None:
+    clock = VirtualClock()
+    transport = MemoryTransport(clock=clock)
+    async with Torrelque(transport, max_dequeues=1, max_rejected=3, serialiser=Fussy()) as queue:
+        ids = []
+        for number in range(7):  # taken back one after another, and all at once
+            ids.append(await queue.enqueue('broken' if how == 'undeserialisable' else number, task_timeout=1))
+            await queue.dequeue_nowait()
+        await clock.advance(2)
+        if how == 'claim':
+            assert await queue.dequeue_nowait() == []
+        elif how == 'sweep':
+            await queue.sweep()
+        await clock.advance(1)
+        assert (await rejected_times(queue)).keys() < set(ids)
+        stats = await queue.get_queue_stats()
+        assert (stats.rejected, stats.total_rejected, stats.tasks) == (3, 7, 0)
 
 
 async def test_bad_arguments(queue: Torrelque) -> None:

@@ -150,7 +150,7 @@ def _item(client: Client, verb: Verb, target: Any) -> Item:  # noqa: ANN401 - a 
     if verb is REQUEUE:
         return requeue_item(target, random.choice((None, None, random.uniform(0, 10))), random.choice((None, 5)))
     if verb is REJECT:
-        return reject_item(target, 'a reason')
+        return reject_item(target, 'a reason', client.max_rejected)
     if verb is EXTEND:
         return extend_item(target, random.choice((None, 1, 20)))
     return claim_item(target)
@@ -171,7 +171,7 @@ def drain(client: Client) -> Behaviour:
     if client.random.random() < 0.5:
         yield from redrive_all(client, math.inf)
     for _ in range(2):  # what 0.9 left in dequeueing is returned by the second of two sweeps
-        client.run(operations.sweep(SCRIPTS, KEYS))
+        client.run(operations.sweep(SCRIPTS, KEYS, client.max_rejected))
         yield 0.5
     while client.world.working_off:
         ticket = yield client.session.dequeue(5, math.inf, nobody)

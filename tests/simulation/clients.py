@@ -39,6 +39,7 @@ class Client:
         self.random = world.random
         # Clients' clocks are not the server's; those of one machine are one.
         self.offset = world.random.uniform(-1e6, 1e6) if offset is None else offset
+        self.max_rejected = world.cap()
         self.session = self.make_session(nonce)
         self.callers: list[Caller] = []
         self.held: dict[ClaimedTask, None] = {}  # what callers of the plain sort have in their hands
@@ -56,7 +57,7 @@ class Client:
     def make_session(self, nonce: str) -> Session:
         return Session(
             SCRIPTS, KEYS, nonce=nonce, clock=self.clock, jitter=self.random.random,
-            block_limit=self.random.choice((8.0, 8.0, 2.5)),
+            block_limit=self.random.choice((8.0, 8.0, 2.5)), max_rejected=self.max_rejected,
         )  # fmt: skip
 
     def clock(self) -> float:

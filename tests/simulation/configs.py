@@ -54,6 +54,8 @@ class Config:
     """Of the calls, those that are cancelled."""
     accidents: Mapping[str, float] = field(default_factory=dict)
     """How often a second each client is killed, paused, shut down, or forks; who is gone is replaced after a while."""
+    caps: tuple[int | None, ...] = (None,)
+    """How many dead letters clients keep, each of them one of these."""
     legacy: int = 0
     """Clients of 0.9."""
     longest_wait: float | None = None
@@ -61,6 +63,7 @@ class Config:
 
 
 ACCIDENTS: Mapping[str, float] = MappingProxyType({'kill': 0.02, 'pause': 0.03, 'shut': 0.03})
+CAPS = (None, 1, 4)
 PAUSES: Mapping[str, float] = MappingProxyType({**ACCIDENTS, 'pause': 0.06})
 
 CONFIGS: Mapping[str, Config] = MappingProxyType(
@@ -73,8 +76,8 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
         # Where nothing breaks, a task is claimed within a few round trips, whoever cancels.
         'calm': Config(faults=NONE, cancel=0.3, longest_wait=0.1),
         # Pauses of up to a minute are longer than any lease here.
-        'workers': Config(clients=(3, 5), callers=(1, 2), workers=(1, 2), accidents=PAUSES),
-        'crew': Config(clients=(1, 3), callers=(1, 2), workers=(1, 2), faults=NONE, longest_wait=0.1),
+        'workers': Config(clients=(3, 5), callers=(1, 2), workers=(1, 2), accidents=PAUSES, caps=CAPS),
+        'crew': Config(clients=(1, 3), callers=(1, 2), workers=(1, 2), faults=NONE, longest_wait=0.1, caps=CAPS),
         'forks': Config(clients=(1, 3), workers=(0, 1), accidents={**ACCIDENTS, 'fork': 0.03}),
     }
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from torrelque.core import auditing, leases
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.leases import Leases
 from torrelque.core.protocol import Arg, Interrupted, Operation, Reply
-from torrelque.transports.memory import verbs
+from torrelque.transports.memory import claims, verbs
 from torrelque.transports.memory.prelude import Run, State
 
 __all__ = ('MUTANTS',)
@@ -101,6 +102,39 @@ def enqueued_again_by_itself(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Lanes, '_settle', mutant)
 
 
+def the_newest_dead_letters_removed(patch: pytest.MonkeyPatch) -> None:
+    """A cap removes those that were added last."""
+
+    def mutant(run: Run, cap: Sequence[bytes], added: int) -> None:
+        rejected = run.db.zset_at(run.keys['rejected'])
+        surplus = len(rejected) - int(cap[0]) if added and cap and cap[0] else 0
+        newest = [member for _, member in rejected.between(-math.inf, math.inf, len(rejected))][::-1][: max(0, surplus)]
+        run.db.zrem(run.keys['rejected'], newest)
+        run.db.hdel(run.keys['tasks'], newest)
+        run.db.delete([run.state_key(task_id) for task_id in newest])
+
+    patch.setattr(verbs, 'trim', mutant)
+
+
+def dead_letters_removed_without_their_states(patch: pytest.MonkeyPatch) -> None:
+    """A cap removes the payloads only."""
+
+    def mutant(run: Run, cap: Sequence[bytes], added: int) -> None:
+        before = dict(run.db.zset_at(run.keys['rejected']).scores)
+        states = {task_id: dict(run.db.hash_at(run.state_key(task_id))) for task_id in before}
+        trim(run, cap, added)
+        for task_id in before.keys() - run.db.zset_at(run.keys['rejected']).scores.keys():
+            run.db.hset(run.state_key(task_id), states[task_id])
+
+    trim = claims.trim
+    patch.setattr(verbs, 'trim', mutant)
+
+
+def dead_letters_without_a_cap(patch: pytest.MonkeyPatch) -> None:
+    """Nobody minds the cap."""
+    patch.setattr(verbs, 'trim', lambda *_: None)
+
+
 MUTANTS: dict[str, tuple[str, Mutant]] = {
     'lanes kept by a child': ('forks', lanes_kept_by_a_child),
     'leases renewed too late': ('crew', leases_renewed_too_late),
@@ -109,5 +143,8 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'purged whatever its age': ('cuts', purged_whatever_its_age),
     'audits that look once': ('alone', audits_that_look_once),
     'enqueued again by itself': ('alone', enqueued_again_by_itself),
+    'the newest dead letters removed': ('crew', the_newest_dead_letters_removed),
+    'dead letters removed without their states': ('crew', dead_letters_removed_without_their_states),
+    'dead letters without a cap': ('crew', dead_letters_without_a_cap),
 }
 """By name: the world that has to notice, and the mutation."""

@@ -37,7 +37,7 @@ def _cancel(client: Client) -> Behaviour:
 
 
 def _sweep(client: Client) -> Behaviour:
-    yield from _perform(client, operations.sweep(SCRIPTS, KEYS))
+    yield from _perform(client, operations.sweep(SCRIPTS, KEYS, client.max_rejected))
 
 
 def _audit(client: Client) -> Behaviour:

@@ -67,6 +67,7 @@ class Rules:
         self.handed_out: dict[tuple[bytes, int], int] = {}  # by id and incarnation: deliveries not given back
         self.redrives: Counter[bytes] = Counter()  # by payload
         self.last_claim = 0.0
+        self.trimmed = 0
         self._answers: dict[tuple[bytes, ...], Reply] = {}
         self._undone: set[tuple[bytes, ...]] = set()
         self._verbs: Mapping[str, Callable[[Args, Any, Changes], set[bytes]]] = {
@@ -82,8 +83,8 @@ class Rules:
             'mend': self._mend,
             'extend': self._extend,
             'settle': self._settle,
-            'tick': self._returned,
-            'sweep': self._returned,
+            'tick': self._tick,
+            'sweep': self._sweep,
             'undequeue': self._undequeue,
         }
 
@@ -265,6 +266,7 @@ class Rules:
 
     def _claim(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
         now = self._clock() + 1e-6
+        gone, changes = self._trimmed(args[5:], changes)
         taken = _tasks(reply)
         require(len(taken) <= int(args[3]), 'claimed more than was asked for', taken)
         for task_id, (payload, count, deadline, headers, attempt) in taken.items():
@@ -290,10 +292,50 @@ class Rules:
         for task_id, (old, new) in others.items():
             if old.pending:
                 require(_exhausted(old) and new.rejected is not None, 'a claim put away', task_id, old, new)
-        self._returned(args, reply, {task_id: change for task_id, change in others.items() if not change[0].pending})
-        return set(changes)
+        self._returned({task_id: change for task_id, change in others.items() if not change[0].pending})
+        return set(changes) | gone
 
-    def _returned(self, args: Args, reply: object, changes: Changes) -> set[bytes]:
+    def _tick(self, args: Args, reply: object, changes: Changes) -> set[bytes]:
+        gone, others = self._trimmed(args[2:], changes)
+        return self._returned(others) | gone
+
+    def _sweep(self, args: Args, reply: object, changes: Changes) -> set[bytes]:
+        gone, others = self._trimmed(args[1:], changes)
+        return self._returned(others) | gone
+
+    def _trimmed(self, cap: Args, changes: Changes) -> tuple[set[bytes], Changes]:
+        """Dead letters beyond the cap are removed, the oldest first, and as many as were added and 20 at the most.
+
+        Returns those that were there before, and the other changes: those added are seen as if they were still there.
+        """
+        vanished = {task_id for task_id, (old, new) in changes.items() if old.payload is not None and new == NOWHERE}
+        buried = [
+            task_id
+            for task_id, (old, new) in changes.items()
+            if old.rejected is None and (new.rejected is not None or task_id in vanished)
+        ]
+        if not buried:
+            require(not vanished, 'removed without reason', vanished)
+            return set(), changes
+        letters = {**self._server.rejected(), **dict.fromkeys(buried, float(f'{self._clock():.6f}'))}
+        letters |= {task_id: score for task_id in vanished if (score := changes[task_id][0].rejected) is not None}
+        surplus = len(letters) - int(cap[0]) if cap and cap[0] else 0
+        oldest = sorted(letters, key=lambda task_id: (letters[task_id], task_id))
+        expected = set(oldest[: max(0, min(surplus, len(buried) + 20))])
+        require(vanished == expected, 'removed other dead letters than the oldest beyond the cap', vanished, expected)
+        self.trimmed += len(vanished)
+        seen = {
+            task_id: (old, old._replace(working=None, delayed=None, pending=0, rejected=letters[task_id]))
+            for task_id, (old, _) in changes.items()
+            if task_id in vanished and old.rejected is None
+        }
+        return vanished - seen.keys(), {
+            task_id: seen.get(task_id, change)
+            for task_id, change in changes.items()
+            if task_id not in vanished - seen.keys()
+        }
+
+    def _returned(self, changes: Changes) -> set[bytes]:
         """Stale claims and due tasks went back to pending, or to the dead letters."""
         now = self._clock() + 1e-6
         for task_id, (old, new) in changes.items():
@@ -340,11 +382,14 @@ class Rules:
         return {task_id for task_id, *_ in done}
 
     def _reject(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
-        done = self._claimed(args, 4, reply[1], changes)
-        for task_id, (reason,), old, new in done:
+        gone, others = self._trimmed(args[7:8], changes)
+        done = self._claimed(args, 5, reply[1], others)
+        for task_id, (reason, _), old, new in done:
             told = new.state.get(b'reason') == reason and new.payload == old.payload
-            require(new.rejected is not None and told, 'rejected wrongly', task_id, old, new)
-        return {task_id for task_id, *_ in done}
+            kept = new.rejected is not None and told
+            removed = new == NOWHERE and others[task_id][1].rejected is not None
+            require(kept or removed, 'rejected wrongly', task_id, old, new)
+        return {task_id for task_id, *_ in done} | gone
 
     def _giveback(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
         done = self._claimed(args, 3, reply[1], changes)

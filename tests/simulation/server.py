@@ -159,6 +159,9 @@ class ObservedServer(MemoryServer):
     def pending(self) -> Sequence[bytes]:
         return self._db.list_at(PENDING)
 
+    def rejected(self) -> Mapping[bytes, float]:
+        return self._db.zset_at(REJECTED).scores
+
     def tasks(self) -> Iterable[bytes]:
         """Ids with a payload."""
         return self._db.hash_at(TASKS)

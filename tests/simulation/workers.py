@@ -251,7 +251,7 @@ class Worker:
                 return REQUEUE, requeue_item(receipt, delay, None)
             verb = REJECT
         if verb is REJECT:
-            return REJECT, reject_item(receipt, 'the handler says so')
+            return REJECT, reject_item(receipt, 'the handler says so', self._client.max_rejected)
         if verb is GIVEBACK:
             return GIVEBACK, claim_item(receipt)
         ttl = self._random.choice((None, 2.0))

@@ -91,6 +91,11 @@ class World:
             self.trace(self.scheduler.now, f'{name_of(call)} {call.args} -> {reply}')
         return reply
 
+    def cap(self) -> int | None:
+        """How many dead letters one client keeps."""
+        caps = self.config.caps
+        return self.random.choice(caps) if len(caps) > 1 else caps[0]
+
     def new_id(self) -> str:
         self._ids.append(f't{len(self._ids)}')
         return self._ids[-1]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.models import Receipt
 from torrelque.core.protocol import Interrupted, Operation, Reply
-from torrelque.core.verbs import ClaimedTask
+from torrelque.core.verbs import ClaimedTask, cap
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueTimeoutError, renew
 
 if TYPE_CHECKING:
@@ -46,8 +46,13 @@ class Claim:
         self.again = again
 
 
-def claim(lanes: Lanes, want: int, willing: float, lane: Lane, sent: float) -> Operation[Claim]:
-    """Claim up to ``want`` tasks for somebody who would wait ``willing`` seconds more. ``sent``: the time now."""
+def claim(
+    lanes: Lanes, want: int, willing: float, lane: Lane, sent: float, max_rejected: int | None = None
+) -> Operation[Claim]:
+    """Claim up to ``want`` tasks for somebody who would wait ``willing`` seconds more.
+
+    ``sent``: the time now; ``max_rejected``: the most dead letters to be kept.
+    """
 
     def parse(reply: Reply) -> Claim:
         alarm, again, time, *values = reply
@@ -66,7 +71,7 @@ def claim(lanes: Lanes, want: int, willing: float, lane: Lane, sent: float) -> O
         ]
         return Claim(tasks, float(alarm) if alarm else None, bool(again))
 
-    return (yield from lanes.call('claim', (want, f'{min(willing, FOREVER):.6f}'), parse, lane))
+    return (yield from lanes.call('claim', (want, f'{min(willing, FOREVER):.6f}', *cap(max_rejected)), parse, lane))
 
 
 class _Waiter:
@@ -88,7 +93,8 @@ class Idle:
     """Serves waiting consumers, first come first served.
 
     ``clock`` counts seconds, ``jitter`` gives numbers from 0 to 1, ``give_back``
-    takes claims that nobody is there for any more.
+    takes claims that nobody is there for any more; ``max_rejected`` is the most
+    dead letters to be kept.
     """
 
     def __init__(
@@ -98,8 +104,10 @@ class Idle:
         jitter: Callable[[], float],
         give_back: Callable[[Sequence[ClaimedTask]], None],
         block_limit: float = SLICE,
+        max_rejected: int | None = None,
     ) -> None:
         self._lanes = lanes
+        self._max_rejected = max_rejected
         self._clock = clock
         self._jitter = jitter
         self._give_back = give_back
@@ -201,7 +209,7 @@ class Idle:
         want = min(MAX_CLAIM, sum(waiter.want - len(waiter.got) for waiter in served))
         willing = max(waiter.deadline for waiter in served) - now
         try:
-            answer = yield from claim(self._lanes, want, max(0.0, willing), self._lane, now)
+            answer = yield from claim(self._lanes, want, max(0.0, willing), self._lane, now, self._max_rejected)
         except Interrupted as interrupted:
             self.abort(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
         except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
@@ -234,7 +242,7 @@ class Idle:
     def _part(self) -> Operation[bool]:
         """Nobody waits any more: leave the timer and the hint to others."""
         try:
-            yield from self._lanes.script('tick', (self._lane.number, 0), bool)
+            yield from self._lanes.script('tick', (self._lane.number, 0, *cap(self._max_rejected)), bool)
         except (Interrupted, TorrelqueError):
             return False  # the timer expires by itself, the hint costs others a slice
         else:

@@ -17,6 +17,7 @@ from torrelque.core.models import (
 )
 from torrelque.core.protocol import Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
+from torrelque.core.verbs import cap
 
 __all__ = (
     'PAGE',
@@ -94,13 +95,16 @@ def queued_task(keys: Keys, task_id: str) -> Operation[TorrelqueTask | None]:
     )
 
 
-def sweep(scripts: ScriptSet, keys: Keys) -> Operation[tuple[int, int, int]]:
-    """Return stale, due and abandoned tasks to pending, in bounded steps; how many of each."""
+def sweep(scripts: ScriptSet, keys: Keys, max_rejected: int | None = None) -> Operation[tuple[int, int, int]]:
+    """Return stale, due and abandoned tasks to pending, in bounded steps; how many of each.
+
+    ``max_rejected``: the most dead letters to be kept.
+    """
     counts = []
     for kind in ('stale', 'due'):
         count, more = 0, True
         while more:
-            returned, more = yield from _call(scripts, keys, 'sweep', kind)
+            returned, more = yield from _call(scripts, keys, 'sweep', kind, *cap(max_rejected))
             count += returned
         counts.append(count)
     stale, due = counts

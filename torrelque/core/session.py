@@ -32,7 +32,8 @@ class Session:
 
     ``nonce`` is text without blanks that no other client has; ``clock`` counts
     seconds and never goes back; ``jitter`` gives random numbers from 0 to 1;
-    ``block_limit`` is the longest wait that the transport allows.
+    ``block_limit`` is the longest wait that the transport allows, ``max_rejected``
+    the most dead letters to be kept.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Session:
         clock: Callable[[], float],
         jitter: Callable[[], float],
         block_limit: float = SLICE,
+        max_rejected: int | None = None,
     ) -> None:
         self._clock = clock
+        self._max_rejected = max_rejected
         self._lanes = Lanes(scripts, keys, nonce)
         self._merger = Merger()
         self._takers: list[tuple[Ticket, int]] = []
-        self._idle = Idle(self._lanes, clock, jitter, self._give_back_unwanted, block_limit)
+        self._idle = Idle(self._lanes, clock, jitter, self._give_back_unwanted, block_limit, max_rejected)
         self._in_flight = 0
         self._owed: list[Item] = []  # claims to give back whose call was cut off
         self._repairing = False
@@ -174,7 +177,7 @@ class Session:
             more = True
             while more and len(got) < want and not ticket.gone:
                 asked = min(want - len(got), MAX_CLAIM)
-                answer = yield from claim(self._lanes, asked, 0.0, lane, self._clock())
+                answer = yield from claim(self._lanes, asked, 0.0, lane, self._clock(), self._max_rejected)
                 got += answer.tasks
                 more = answer.again or len(answer.tasks) == asked
         except Interrupted as interrupted:

@@ -113,8 +113,14 @@ def requeue_item(target: Receipt | str, delay: float | None, timeout: float | No
     return *claim_item(target), seconds(delay), '' if timeout is None else f'{timeout:.15g}'
 
 
-def reject_item(target: Receipt | str, reason: str) -> Item:
-    return *claim_item(target), reason.encode()
+def reject_item(target: Receipt | str, reason: str, max_rejected: int | None = None) -> Item:
+    """``max_rejected``: the most dead letters to be kept."""
+    return *claim_item(target), reason.encode(), *cap(max_rejected, '')
+
+
+def cap(max_rejected: int | None, *without: Arg) -> tuple[Arg, ...]:
+    """The most dead letters to be kept, as a script's last argument."""
+    return without if max_rejected is None else (max_rejected,)
 
 
 def extend_item(target: Receipt | str, timeout: float | None) -> Item:

@@ -1,6 +1,7 @@
 -- Claim up to n tasks for the caller, after returning stale and due ones to pending, at most 20 of each.
 -- KEYS: pending delayed working tasks task wake timer counters rejected lane
--- ARGV: lane nonce sequence n willing (seconds that the caller would go on waiting; 0: it does not wait)
+-- ARGV: lane nonce sequence n willing (seconds that the caller would go on waiting; 0: it does not wait), then the most
+--   dead letters to be kept, if there is a cap
 -- returns: OK, seconds until the event that the caller minds now or '', 1 if a budget ran out before n were found,
 --   the server's time, then for each task: id payload dequeue_count deadline headers attempt (which delivery it is since
 --   the task was enqueued or last redriven)
@@ -90,7 +91,7 @@ end
 local short = #taken < n
   and (#plan.stale_ids == K or #plan.due_ids == K or looked_at == n + K)
 
-begin_writing()
+begin_writing(ARGV[6])
 return_planned(plan)
 if looked_at > 0 then
   redis.call('LTRIM', pending, 0, -(looked_at + 1))
@@ -111,6 +112,7 @@ variadic('ZADD', working, deadlines)
 add(claimed, #taken)
 add(requeued, plan.stale_count)
 add(refused, #plan.dead + #dead)
+trim(ARGV[6], #plan.dead + #dead)
 if #taken == 0 then
   alarm = take_timer(willing)
 end

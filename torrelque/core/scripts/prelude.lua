@@ -183,8 +183,13 @@ local function look()
   redis.call('ZCARD', wake)
 end
 
-local function begin_writing()
-  redis.call('DEL', lane) -- the bare prefix: never a key
+-- A cap on the dead letters means that some may be removed: who has no right to that is stopped here.
+local function begin_writing(cap)
+  if tonumber(cap) then
+    redis.call('ZREM', rejected, '') -- never an id
+  else
+    redis.call('DEL', lane) -- the bare prefix: never a key
+  end
 end
 
 -- The first time at which a delayed task is due or a claim is stale.
@@ -286,6 +291,21 @@ local function bury(dead)
       redis.call('HDEL', state_key(item.id), 'claim')
       transition(item.id, item.state, REJECTED, 'reason', item.reason, 'release_time', stamp(now))
     end
+  end
+end
+
+-- Dead letters beyond the cap are removed for good, the oldest first: as many as were added, and some of those before.
+local function trim(cap, added)
+  local surplus = tonumber(cap) and added > 0 and redis.call('ZCARD', rejected) - tonumber(cap) or 0
+  if surplus > 0 then
+    local ids = redis.call('ZRANGEBYSCORE', rejected, '-inf', '+inf', 'LIMIT', 0, math.min(surplus, added + 20))
+    local states = {}
+    for index, id in ipairs(ids) do
+      states[index] = state_key(id)
+    end
+    variadic('ZREM', rejected, ids)
+    variadic('HDEL', tasks, ids)
+    remove_keys(states)
   end
 end
 

@@ -1,6 +1,7 @@
 -- Move claimed tasks to the dead letters, payload kept.
--- KEYS: pending delayed working task wake timer counters rejected lane
--- ARGV: lane nonce sequence, then for each task: id token dequeue_count reason
+-- KEYS: pending delayed working tasks task wake timer counters rejected lane
+-- ARGV: lane nonce sequence, then for each task: id token dequeue_count reason cap (the most dead letters to be kept,
+--   or ''; the first item's counts)
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
 
 local outcome, answer = enter()
@@ -9,15 +10,17 @@ if outcome then
 end
 look()
 redis.call('ZCARD', rejected)
+redis.call('HLEN', tasks)
 local refused = total('rejected')
-local items, answers = claimed_items(4)
+local items, answers = claimed_items(5)
 
-begin_writing()
+begin_writing(ARGV[8])
 variadic('ZREM', working, ids_of(items))
 for _, item in ipairs(items) do
   item.reason = ARGV[item.at + 3]
 end
 bury(items)
 add(refused, #items)
+trim(ARGV[8], #items)
 hint()
 return leave(table.concat(answers))

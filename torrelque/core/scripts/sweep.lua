@@ -1,6 +1,6 @@
 -- Return stale claims or due tasks to pending, at most 250 a call.
 -- KEYS: pending delayed working tasks task wake timer counters rejected lane
--- ARGV: kind (stale or due)
+-- ARGV: kind (stale or due), then the most dead letters to be kept, if there is a cap
 -- returns: how many were returned, 1 if there may be more
 
 look()
@@ -10,9 +10,10 @@ local stale = ARGV[1] == 'stale' and expired(working, 250) or {}
 local due = ARGV[1] == 'due' and expired(delayed, 250) or {}
 local plan = plan_return(stale, due)
 
-begin_writing()
+begin_writing(ARGV[2])
 return_planned(plan)
 add(requeued, plan.stale_count)
 add(refused, #plan.dead)
+trim(ARGV[2], #plan.dead)
 hint()
 return { #plan.pushed, (#stale == 250 or #due == 250) and 1 or 0 }

@@ -1,6 +1,6 @@
 -- Return stale and due tasks to pending, at most 20 of each, and mind the next event, or no longer (willing 0).
 -- KEYS: pending delayed working tasks task wake timer counters rejected lane
--- ARGV: lane willing
+-- ARGV: lane willing, then the most dead letters to be kept, if there is a cap
 -- returns: seconds until the event that the caller minds now, or ''
 
 look()
@@ -8,10 +8,11 @@ redis.call('ZCARD', rejected)
 local requeued, refused = total('requeued'), total('rejected')
 local plan = plan_return(expired(working, 20), expired(delayed, 20))
 
-begin_writing()
+begin_writing(ARGV[3])
 return_planned(plan)
 add(requeued, plan.stale_count)
 add(refused, #plan.dead)
+trim(ARGV[3], #plan.dead)
 drop_timer()
 local alarm = take_timer(tonumber(ARGV[2]))
 hint()

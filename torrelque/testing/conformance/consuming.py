@@ -12,7 +12,7 @@ import pytest
 
 from torrelque.core.codec import TorrelqueTaskSerialiser
 from torrelque.core.models import Task, TaskId, TorrelqueTaskStatus
-from torrelque.errors import TorrelqueLeaseLostError, TorrelqueTimeoutError
+from torrelque.errors import TorrelqueLeaseLostError, TorrelqueLookupError, TorrelqueTimeoutError
 from torrelque.items import EnqueueItem
 from torrelque.queue import Torrelque
 from torrelque.testing.conformance.support import PATIENCE, OnQueue, eventually, unique
@@ -147,6 +147,29 @@ class ConsumingConformance(OnQueue):
                 return (await queue.get_task_state(task_id)).status is TorrelqueTaskStatus.REJECTED
 
             await eventually(is_rejected)
+
+    async def test_a_cap_on_dead_letters(self, client: object) -> None:
+        async with Torrelque(client, queue=unique(), max_dequeues=1, max_rejected=2) as queue:
+            ids = await queue.enqueue_many(range(5))
+            first, second, *rest = await queue.dequeue(20, max_tasks=5)
+            for task in (first, second):
+                await queue.reject(task, 'no good')
+                await anyio.sleep(0.001)  # the oldest are told by the microsecond
+            for task in rest:
+                await queue.requeue(task)
+            with pytest.raises(TorrelqueTimeoutError):  # as all three are over their limit
+                await queue.dequeue(0.05)
+            kept = [task_id async for task_id, _ in queue.rejected()]
+            assert len(set(kept)) == 2
+            assert set(kept) < set(ids[2:])
+            for gone in set(ids) - set(kept):
+                with pytest.raises(TorrelqueLookupError):
+                    await queue.get_task_state(str(gone))
+            stats = await queue.get_queue_stats()
+            assert (stats.tasks, stats.rejected, stats.total_rejected) == (0, 2, 5)
+            assert await queue.audit() == []
+            assert await queue.enqueue('anew', task_id=str(ids[0])) == ids[0]
+            assert (await queue.get_task(str(ids[0]))).data == 'anew'
 
     async def test_what_cannot_be_deserialised_spoils_nothing(
         self, client: object, caplog: pytest.LogCaptureFixture

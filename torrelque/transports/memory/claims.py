@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torrelque.transports.memory.prelude import PENDING, REJECTED, Run, State, number, stamp, whole
 
-__all__ = ('BROKEN', 'Claimed', 'Dead', 'Plan', 'bury', 'claimed_items', 'give_back', 'plan_return', 'recorded')
+__all__ = ('BROKEN', 'Claimed', 'Dead', 'Plan', 'bury', 'claimed_items', 'give_back', 'plan_return', 'recorded', 'trim')
 
 BROKEN = b'its state is not a hash'
 
@@ -158,3 +159,17 @@ def bury(run: Run, dead: Sequence[Dead]) -> None:
         run.db.zadd(run.keys['rejected'], {item.id: float(stamp(run.now))})
         if item.state is not None:
             run.transition(item.id, item.state, REJECTED, {b'reason': item.reason, b'release_time': stamp(run.now)})
+
+
+def trim(run: Run, cap: Sequence[bytes], added: int) -> None:
+    """Remove dead letters beyond the cap, if there is one, the oldest first: as many as were added, and 20 more."""
+    if not (added and cap and cap[0]):
+        return
+    db, keys = run.db, run.keys
+    rejected = db.zset_at(keys['rejected'])
+    surplus = min(len(rejected) - int(cap[0]), added + 20)
+    if surplus > 0:
+        ids = [member for _, member in rejected.between(-math.inf, math.inf, surplus)]
+        db.zrem(keys['rejected'], ids)
+        db.hdel(keys['tasks'], ids)
+        db.delete([run.state_key(task_id) for task_id in ids])

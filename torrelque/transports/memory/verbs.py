@@ -20,6 +20,7 @@ from torrelque.transports.memory.claims import (
     give_back,
     plan_return,
     recorded,
+    trim,
 )
 from torrelque.transports.memory.prelude import (
     DELAYED,
@@ -87,7 +88,7 @@ def enqueue(run: Run) -> bytes:
 
 def claim(run: Run) -> Reply:
     """Claim up to n tasks, after returning stale and due ones to pending."""
-    *_, n, willing = run.args
+    n, willing, *cap = run.args[3:]
     seen = run.enter()
     if seen is not None:
         outcome, answer = seen
@@ -115,6 +116,7 @@ def claim(run: Run) -> Reply:
         receipts.append(b'%b:%d:%b' % (count, len(task.id), task.id))
         reply += _answered(task, choice.payloads[task.id], count, deadline)
     run.count(claimed=len(choice.taken), requeued=plan.stale_count, rejected=len(plan.dead) + len(choice.dead))
+    trim(run, cap, len(plan.dead) + len(choice.dead))
     alarm = None if choice.taken else run.take_timer(float(willing))
     run.hint(empty=not choice.taken)
     if alarm is not None:
@@ -223,10 +225,12 @@ def requeue(run: Run) -> bytes:
 @laned
 def reject(run: Run) -> bytes:
     """Move claimed tasks to the dead letters, payload kept."""
-    items, answers = claimed_items(run, 4)
+    run.db.hash_at(run.keys['tasks'])
+    items, answers = claimed_items(run, 5)
     run.db.zrem(run.keys['working'], [item.id for item in items])
     bury(run, [Dead(item.id, item.state, item.more[0]) for item in items])
     run.count(rejected=len(items))
+    trim(run, run.args[7:8], len(items))
     return b''.join(answers)
 
 
@@ -273,6 +277,7 @@ def tick(run: Run) -> Reply:
     plan = plan_return(run, stale=K, due=K)
     plan.carry_out(run)
     run.count(requeued=plan.stale_count, rejected=len(plan.dead))
+    trim(run, run.args[2:], len(plan.dead))
     run.drop_timer()
     alarm = run.take_timer(float(run.args[1]))
     run.hint()
@@ -285,6 +290,7 @@ def sweep(run: Run) -> Reply:
     plan = plan_return(run, stale=SWEEP) if run.args[0] == b'stale' else plan_return(run, due=SWEEP)
     plan.carry_out(run)
     run.count(requeued=plan.stale_count, rejected=len(plan.dead))
+    trim(run, run.args[1:], len(plan.dead))
     run.hint()
     return [len(plan.pushed), int(SWEEP in (len(plan.stale), len(plan.due)))]
 
