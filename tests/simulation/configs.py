@@ -54,7 +54,7 @@ class Config:
     """Of the calls, those that are cancelled."""
     accidents: Mapping[str, float] = field(default_factory=dict)
     """How often a second each client is killed, paused, shut down, or forks; who is gone is replaced after a while."""
-    caps: tuple[int | None, ...] = (None,)
+    caps: tuple[int | None, ...] = ()
     """How many dead letters clients keep, each of them one of these."""
     legacy: int = 0
     """Clients of 0.9."""

@@ -93,8 +93,7 @@ class World:
 
     def cap(self) -> int | None:
         """How many dead letters one client keeps."""
-        caps = self.config.caps
-        return self.random.choice(caps) if len(caps) > 1 else caps[0]
+        return self.random.choice(self.config.caps) if self.config.caps else None
 
     def new_id(self) -> str:
         self._ids.append(f't{len(self._ids)}')
