@@ -157,7 +157,7 @@ class Operation:
     def __init__(self, telemetry: Telemetry, verb: Verb, span: Span, context: Context, start: int) -> None:
         self.span = span
         self.context = context
-        self.goes_on = False
+        self.goes_on: bool = False
         """Whether `running` leaves it open."""
         self._telemetry = telemetry
         self._verb = verb
