@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from torrelque.cli import looking, require
+from torrelque.cli import exporter, looking, require
 from torrelque.cli.exits import Exit
 from torrelque.cli.settings import JsonOption, QueueOption, Settings, UrlOption, verb
 
@@ -74,3 +74,4 @@ def demo(
 add(looking.stats)
 add(looking.queues, options=('url', 'json'))
 add(demo, options=())
+add(exporter.exporter, options=('url',))

@@ -1,0 +1,288 @@
+"""`torrelque exporter`: what it serves, and that it outlives the server it reads."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import anyio
+import anyio.to_thread
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests import servers
+from tests.cli.support import Command
+from tests.servers import Server
+from torrelque import Torrelque, connect
+from torrelque.cli.metrics import Source
+from torrelque.cli.web import serve
+
+pytestmark = pytest.mark.anyio
+
+ENOUGH = 20  # seconds, for a machine under load
+
+
+@pytest.fixture(scope='module', params=[('asyncio', {})], ids=['asyncio'])
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    """The command's own loop."""
+    return request.param
+
+
+class Answer(NamedTuple):
+    """An HTTP response."""
+
+    status: int
+    kind: str
+    text: str
+
+
+def fetch(url: str, **headers: str) -> Answer:
+    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http, of the loopback interface
+    try:
+        with urllib.request.urlopen(request, timeout=ENOUGH) as response:  # noqa: S310 - as above
+            return Answer(response.status, response.headers['Content-Type'], response.read().decode())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, error.headers['Content-Type'], error.read().decode())
+
+
+Samples = dict[tuple[str, ...], float]
+
+
+def samples(text: str) -> Samples:
+    """Values by the metric's name and its labels'."""
+    return {
+        (sample.name.removeprefix('torrelque_'), *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+class Exporter:
+    """An exporter in this process."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        return await anyio.to_thread.run_sync(lambda: fetch(self.url + path, **headers))
+
+    async def scrape(self) -> Samples:
+        answer = await self.get('/metrics')
+        assert answer.status == 200
+        return samples(answer.text)
+
+    async def until(self, right: Callable[[Samples], bool]) -> Samples:
+        with anyio.fail_after(ENOUGH):
+            while not right(found := await self.scrape()):  # noqa: ASYNC110 - nothing tells but another scrape
+                await anyio.sleep(0.02)
+            return found
+
+
+@asynccontextmanager
+async def exporting(
+    url: str, names: Iterable[str] | None = None, timeout: float = ENOUGH, rescan: float = 30.0, host: str = '127.0.0.1'
+) -> AsyncIterator[Exporter]:
+    source = Source(lambda: connect(url, retry_timeout=0), names, timeout, rescan)
+    async with anyio.create_task_group() as group:
+        ready = anyio.Event()
+        told = list[str]()
+
+        def hear(address: str) -> None:
+            told.append(address)
+            ready.set()
+
+        group.start_soon(serve, source, host, 0, hear)
+        await ready.wait()
+        yield Exporter(told[0])
+        group.cancel_scope.cancel()
+
+
+async def on(url: str, name: str, function: Callable[[Torrelque], Awaitable[object]]) -> None:
+    async with connect(url) as client, Torrelque(client, queue=name) as queue:
+        await function(queue)
+
+
+async def fill(queue: Torrelque) -> None:
+    """One pending, one working, one delayed, one rejected, one completed; one was requeued."""
+    await queue.enqueue_many(range(4))
+    done, rejected, requeued, _ = await queue.dequeue(max_tasks=4)
+    await queue.release(done)
+    await queue.reject(rejected, 'no good')
+    await queue.requeue(requeued)
+    await queue.enqueue(4, delay=3600)
+
+
+async def test_what_is_told_of_a_queue(command: Command) -> None:
+    await on(command.url, 'mail', fill)
+    async with exporting(command.url) as exporter:
+        found = await exporter.scrape()
+    assert 0 < found.pop(('scrape_duration_seconds',)) < ENOUGH
+    assert 0 < found.pop(('oldest_pending_age_seconds', 'mail')) < ENOUGH
+    assert found == {
+        ('up',): 1,
+        ('queue_up', 'mail'): 1,
+        ('tasks', 'mail', 'pending'): 1,
+        ('tasks', 'mail', 'working'): 1,
+        ('tasks', 'mail', 'delayed'): 1,
+        ('tasks', 'mail', 'rejected'): 1,
+        ('enqueued_total', 'mail'): 5,
+        ('claimed_total', 'mail'): 4,
+        ('completed_total', 'mail'): 1,
+        ('requeued_total', 'mail'): 1,
+        ('rejected_total', 'mail'): 1,
+    }
+
+
+async def test_each_scrape_reads_anew(command: Command) -> None:
+    async with exporting(command.url, ['mail']) as exporter:
+        assert (await exporter.scrape())['tasks', 'mail', 'pending'] == 0
+        await on(command.url, 'mail', lambda queue: queue.enqueue(1))
+        found = await exporter.scrape()
+        assert (found['tasks', 'mail', 'pending'], found['enqueued_total', 'mail']) == (1, 1)
+
+
+async def test_queues_are_found_and_forgotten(command: Command) -> None:
+    strange = 'a "strange"\nname\\'
+    await on(command.url, strange, lambda queue: queue.enqueue(1))
+    async with exporting(command.url, rescan=0.02) as exporter:
+        assert (await exporter.scrape())['tasks', strange, 'pending'] == 1, 'the first scrape waits until it is found'
+        await on(command.url, 'mail', lambda queue: queue.enqueue(1))
+        await exporter.until(lambda found: ('queue_up', 'mail') in found)
+        servers.shared('valkey-9.1').flush()
+        await exporter.until(lambda found: ('queue_up', 'mail') not in found)
+
+
+async def test_only_the_queues_that_are_named(command: Command) -> None:
+    for name in ('mail', 'other'):
+        await on(command.url, name, lambda queue: queue.enqueue(1))
+    async with exporting(command.url, ['mail', 'new']) as exporter:
+        found = await exporter.scrape()
+    assert [key[1] for key in found if key[0] == 'queue_up'] == ['mail', 'new']
+    assert found['tasks', 'new', 'pending'] == 0
+
+
+async def test_a_damaged_queue_does_not_hide_the_others(command: Command) -> None:
+    await on(command.url, 'mail', lambda queue: queue.enqueue(1))
+    with servers.shared('valkey-9.1').client() as client:
+        client.command('SET', 'broken:pending', 'no list')
+    async with exporting(command.url, ['mail', 'broken']) as exporter:
+        found = await exporter.scrape()
+    assert (found['up',], found['queue_up', 'mail'], found['queue_up', 'broken']) == (1, 1, 0)
+    assert [key for key in found if key[1:2] == ('broken',)] == [('queue_up', 'broken')]
+
+
+@pytest.mark.parametrize('names', [None, ['mail']], ids=['found', 'named'])
+async def test_it_outlives_the_server(
+    fresh_server: Callable[..., Server], names: list[str] | None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server = fresh_server()
+    server.kill()
+    async with exporting(server.url, names) as exporter:
+        found = await exporter.scrape()
+        assert found.pop(('scrape_duration_seconds',)) >= 0
+        assert found == {('up',): 0}
+        assert (await exporter.scrape())['up',] == 0
+        assert (await exporter.get('/healthz')).status == 200
+        server.start()
+        await on(server.url, 'mail', lambda queue: queue.enqueue(1))
+        found = await exporter.until(lambda found: found['up',] == 1)
+        assert found['tasks', 'mail', 'pending'] == 1
+        server.kill()
+        assert (await exporter.until(lambda found: found['up',] == 0)).keys() == {('up',), ('scrape_duration_seconds',)}
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.split(':')[0] for line in lines] == [
+        'The queues cannot be read', 'The queues can be read again', 'The queues cannot be read',
+    ]  # fmt: skip
+
+
+async def test_a_server_that_does_not_answer_is_given_up(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(('127.0.0.1', 0)) as mute:
+        async with exporting(f'redis://127.0.0.1:{mute.getsockname()[1]}', timeout=0.2) as exporter:
+            found = await exporter.scrape()
+    assert found['up',] == 0
+    assert 0.2 <= found['scrape_duration_seconds',] < ENOUGH
+    assert 'did not answer within 0.2 s' in capfd.readouterr().err
+
+
+async def test_scrapes_at_once(command: Command) -> None:
+    await on(command.url, 'mail', fill)
+    answers = list[Samples]()
+    async with exporting(command.url) as exporter, anyio.create_task_group() as group:
+
+        async def scrape() -> None:
+            answers.append(await exporter.scrape())
+
+        for _ in range(10):
+            group.start_soon(scrape)
+    assert [found['completed_total', 'mail'] for found in answers] == [1] * 10
+
+
+async def test_paths_and_forms(command: Command) -> None:
+    async with exporting(command.url) as exporter:
+        assert await exporter.get('/healthz') == (200, 'text/plain; charset=utf-8', 'ok\n')
+        assert (await exporter.get('/')).status == 404
+        assert (await exporter.get('/metrics')).kind.startswith('text/plain; version=')
+        modern = await exporter.get('/metrics', Accept='application/openmetrics-text; version=1.0.0')
+        assert modern.kind.startswith('application/openmetrics-text')
+        assert modern.text.endswith('# EOF\n')
+
+
+async def test_on_ipv6(command: Command) -> None:
+    async with exporting(command.url, host='::1') as exporter:
+        assert exporter.url.startswith('http://[::1]:')
+        assert (await exporter.scrape())['up',] == 1
+
+
+# As a process --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_it_serves_until_it_is_stopped(command: Command, number: signal.Signals, status: int) -> None:
+    command.do(fill, 'mail')
+    with subprocess.Popen(
+        [Path(sys.executable).with_name('torrelque'), 'exporter', '--port', '0', '--queue', 'mail'],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'TORRELQUE_URL': command.url},
+    ) as process:
+        try:
+            assert process.stderr is not None
+            url = process.stderr.readline().removeprefix('Metrics are at ').strip()
+            assert samples(fetch(url).text)['tasks', 'mail', 'rejected'] == 1
+            process.send_signal(number)
+            assert process.wait(ENOUGH) == status
+        finally:
+            process.kill()
+
+
+def test_what_it_cannot_do_is_one_line(command: Command) -> None:
+    with subprocess.Popen([sys.executable, '-c', LISTEN], stdout=subprocess.PIPE, stdin=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        port = other.stdout.readline().decode().strip()
+        refused = command('exporter', '--port', port)
+        assert other.stdin is not None
+        other.stdin.close()
+    assert (refused.status, refused.err) == (
+        2, f'torrelque: cannot listen on 127.0.0.1, port {port}: Address already in use\n',
+    )  # fmt: skip
+    assert command('exporter', '--queue', '').err == 'torrelque: queue must not be empty\n'
+    assert command('exporter', '--url', 'http://localhost').status == 2
+    assert command('exporter', '--port', '70000').status == 2
+
+
+LISTEN = """
+import socket
+with socket.create_server(('127.0.0.1', 0)) as listener:
+    print(listener.getsockname()[1], flush=True)
+    input()
+"""

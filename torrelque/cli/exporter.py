@@ -1,0 +1,52 @@
+"""The verb that serves metrics for Prometheus."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from torrelque import Torrelque, connect
+from torrelque.cli import require
+from torrelque.cli.output import errors
+from torrelque.cli.settings import Settings
+
+__all__ = ('exporter',)
+
+
+async def exporter(
+    settings: Settings,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(
+            '--queue',
+            '-q',
+            metavar='NAME',
+            show_default=False,
+            help='A queue to tell of, may be repeated; if not given, all that are found on the server.',
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(metavar='ADDRESS', help='Where to listen.')] = '127.0.0.1',
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar='PORT', help='Where to listen; 0 is any free port.')
+    ] = 9752,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=60, metavar='SECONDS', help='How long reading the server may take.')
+    ] = 5.0,
+    rescan: Annotated[float, typer.Option(min=1, metavar='SECONDS', help='How often to look for new queues.')] = 30.0,
+) -> None:
+    """Serve metrics of the queues for Prometheus, until it is stopped.
+
+    At /metrics, read from the server when they are asked for; /healthz answers
+    as long as the exporter works. While the server is away torrelque_up is 0.
+    Looking for queues walks through all keys of the database, in bounded steps.
+    """
+    require({'prometheus_client': 'exporter'})
+    from torrelque.cli.metrics import Source  # noqa: PLC0415 - it cannot be imported without it
+    from torrelque.cli.web import serve  # noqa: PLC0415 - likewise
+
+    client = connect(settings.url)  # connects nothing, but raises what is wrong with the URL; so below with the names
+    for name in queue or ():
+        Torrelque(client, queue=name)
+    source = Source(lambda: connect(settings.url, retry_timeout=0), queue or None, timeout, rescan)
+    await serve(source, host, port, lambda url: errors().print(f'Metrics are at {url}/metrics'))

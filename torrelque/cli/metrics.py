@@ -1,0 +1,143 @@
+"""What the exporter tells of queues, read from the server when it is asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+
+import anyio
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from torrelque import Torrelque, TorrelqueError, TorrelqueQueueStats, TorrelqueReplyError, Transport
+from torrelque import queues as find_queues
+from torrelque.cli.output import errors
+
+__all__ = ('Source', 'families')
+
+RETRY = 1.0
+"""Seconds after which queues are looked for again when that failed."""
+
+STATUSES = ('pending', 'working', 'delayed', 'rejected')
+TOTALS = {
+    'enqueued': 'Tasks that were enqueued.',
+    'claimed': 'Deliveries: a task that is tried again counts again.',
+    'completed': 'Tasks that were released.',
+    'requeued': 'Tasks requeued by consumers, or taken back from those that did not finish in time.',
+    'rejected': 'Tasks that became dead letters.',
+}
+
+
+class Source:
+    """The queues of one server. Each look has a connection of its own, so a server may go and come back.
+
+    ``connect`` gives a client that gives up at once. ``names`` are the queues;
+    without, they are found, every ``rescan`` s, which goes on beside the looks.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], AbstractAsyncContextManager[Transport]],
+        names: Iterable[str] | None,
+        timeout: float,
+        rescan: float,
+    ) -> None:
+        self._connect = connect
+        self._names = set(names or ())
+        self._finds = names is None
+        self._timeout = timeout
+        self._rescan = rescan
+        self._searched = anyio.Event()
+        self._failure: Exception | None = None
+        """Why queues could not be looked for."""
+        self._reported = ''
+        """What was said last of why it cannot be read."""
+
+    async def search(self) -> None:
+        """Look for queues until it is cancelled, if they are not named."""
+        while self._finds:
+            found = set[str]()
+            try:
+                async with self._connect() as client:
+                    async for name in find_queues(client):
+                        found.add(name)
+                        self._names.add(name)
+            except TorrelqueError as error:
+                self._failure = error
+            else:
+                self._failure = None
+                self._names = found
+            self._searched.set()
+            await anyio.sleep(self._rescan if self._failure is None else RETRY)
+
+    async def read(self) -> Mapping[str, TorrelqueQueueStats | None] | None:
+        """The numbers of each queue, None for a queue that is damaged; None if the server cannot be read in time."""
+        try:
+            with anyio.fail_after(self._timeout):
+                if self._finds:
+                    await self._searched.wait()
+                if self._failure is not None:
+                    raise self._failure
+                async with self._connect() as client:
+                    found = {name: await self._read_one(client, name) for name in sorted(self._names)}
+        except TimeoutError:
+            self._report(f'the server did not answer within {self._timeout:g} s')
+        except TorrelqueError as error:
+            self._report(str(error))
+        else:
+            self._report('')
+            return found
+        return None
+
+    async def _read_one(self, client: Transport, name: str) -> TorrelqueQueueStats | None:
+        async with Torrelque(client, queue=name) as queue:
+            try:
+                return await queue.get_queue_stats()
+            except TorrelqueReplyError as error:
+                if error.code != 'WRONGTYPE':  # that is this queue's own trouble
+                    raise
+                return None
+
+    def _report(self, trouble: str) -> None:
+        """One line when the server goes, and one when it is back."""
+        if trouble and not self._reported:
+            errors().print(f'The queues cannot be read: {" ".join(trouble.split())}')
+        elif self._reported and not trouble:
+            errors().print('The queues can be read again')
+        self._reported = trouble
+
+
+def families(found: Mapping[str, TorrelqueQueueStats | None] | None, begun: float) -> Iterator[Metric]:
+    """The metrics; ``begun`` is when reading began, on the monotonic clock."""
+    yield GaugeMetricFamily('torrelque_up', 'Whether the server could be read in time.', value=found is not None)
+    yield GaugeMetricFamily(
+        'torrelque_scrape_duration_seconds', 'How long reading took.', value=time.monotonic() - begun
+    )
+    known = {name: stats for name, stats in (found or {}).items() if stats is not None}
+    yield _gauge('torrelque_queue_up', 'Whether the queue could be read.', {
+        name: stats is not None for name, stats in (found or {}).items()
+    })  # fmt: skip
+    tasks = GaugeMetricFamily(
+        'torrelque_tasks', 'Tasks by status; the rejected are dead letters.', labels=('queue', 'status')
+    )
+    for name, stats in known.items():
+        for status in STATUSES:
+            tasks.add_metric((name, status), getattr(stats, status))
+    yield tasks
+    yield _gauge(
+        'torrelque_oldest_pending_age_seconds',
+        'Time since the task at the front of the queue was enqueued; 0 where none is pending.',
+        {name: stats.oldest_pending_age or 0.0 for name, stats in known.items()},
+    )
+    for total, description in TOTALS.items():
+        counter = CounterMetricFamily(f'torrelque_{total}', description, labels=('queue',))
+        for name, stats in known.items():
+            counter.add_metric((name,), getattr(stats, f'total_{total}'))
+        yield counter
+
+
+def _gauge(name: str, description: str, values: Mapping[str, float]) -> Metric:
+    gauge = GaugeMetricFamily(name, description, labels=('queue',))
+    for queue, value in values.items():
+        gauge.add_metric((queue,), value)
+    return gauge
