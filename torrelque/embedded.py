@@ -37,6 +37,8 @@ LOOPBACK = '127.0.0.1'
 LAST_PORT = 65_535
 LOG_LINES = 10
 LONGEST_PARENT = 70
+LONGEST_SOCKET_PATH = 103
+"""Bytes; macOS allows no more, Linux four more."""
 
 
 class EmbeddedServer:
@@ -50,9 +52,10 @@ class EmbeddedServer:
     file: killing the process loses nothing, a power failure the last second. Only
     one server at a time may use a folder. Without it nothing outlives the server.
 
-    It listens on a unix socket that is open to the current user only. With
-    ``port`` also on the loopback interface, without a password, so to all users
-    of the machine; 0 picks a free one.
+    It listens on a unix socket that is open to the current user only, at
+    ``socket_path`` or else in a temporary folder. With ``port`` also on the
+    loopback interface, without a password, so to all users of the machine; 0
+    picks a free one.
 
     ``timeout`` is how many seconds a start may take. It takes about 0.1 s, more
     when there is much data to load, and blocks its thread meanwhile. Any thread
@@ -60,13 +63,23 @@ class EmbeddedServer:
     """
 
     def __init__(
-        self, data_dir: str | os.PathLike[str] | None = None, *, port: int | None = None, timeout: float = 10.0
+        self,
+        data_dir: str | os.PathLike[str] | None = None,
+        *,
+        port: int | None = None,
+        timeout: float = 10.0,
+        socket_path: str | os.PathLike[str] | None = None,
     ) -> None:
         if port is not None and not 0 <= port <= LAST_PORT:
             raise TorrelqueValueError(f'port must be None or from 0 to {LAST_PORT}, not {port!r}')
         if not timeout > 0:
             raise TorrelqueValueError(f'timeout must be positive, not {timeout!r}')
         self._data_dir = None if data_dir is None else Path(data_dir).absolute()
+        self._socket_path = None if socket_path is None else Path(socket_path).absolute()
+        if self._socket_path is not None and len(os.fsencode(self._socket_path)) > LONGEST_SOCKET_PATH:
+            raise TorrelqueValueError(
+                f'socket_path must have at most {LONGEST_SOCKET_PATH} bytes, not {str(self._socket_path)!r}'
+            )
         self._port = port
         self._timeout = timeout
         self._process: ServerProcess | None = None
@@ -76,12 +89,17 @@ class EmbeddedServer:
 
         Raises TorrelqueError if the package with the server is not installed, if
         the server ends at once or does not answer in time, and
-        TorrelqueUsageError if it runs already or another one uses ``data_dir``.
+        TorrelqueUsageError if it runs already, or if something else uses
+        ``data_dir`` or ``socket_path``.
         """
         if self._process is not None:
             raise TorrelqueUsageError('this server runs already: make another EmbeddedServer for a second one')
         persistence = ['--appendonly', 'no' if self._data_dir is None else 'yes']
-        process = ServerProcess(find_valkey(), persistence, data_dir=self._data_dir, port=self._port)
+        if self._socket_path is not None:
+            _check_unused(self._socket_path)
+        process = ServerProcess(
+            find_valkey(), persistence, data_dir=self._data_dir, port=self._port, socket_path=self._socket_path
+        )
         try:
             with contextlib.nullcontext() if self._data_dir is None else _locked(self._data_dir) as lock:
                 process.start(timeout=self._timeout, inherit=() if lock is None else (lock,))
@@ -145,10 +163,16 @@ class ServerProcess:
     """
 
     def __init__(
-        self, binary: Path, arguments: Sequence[str] = (), *, data_dir: Path | None = None, port: int | None = None
+        self,
+        binary: Path,
+        arguments: Sequence[str] = (),
+        *,
+        data_dir: Path | None = None,
+        port: int | None = None,
+        socket_path: Path | None = None,
     ) -> None:
         self.folder = _short_folder()
-        self.socket = self.folder / 'server.sock'
+        self.socket = socket_path or self.folder / 'server.sock'
         self.log = self.folder / 'server.log'
         self.port = port or None
         self._picks_port = port == 0
@@ -235,7 +259,7 @@ class ServerProcess:
         return [word for option in options.items() for word in option] + list(self._arguments)
 
     def _answers(self) -> bool:
-        # The socket lies in a folder of our own, so whoever answers there is this server; it binds its port before.
+        # Nobody else has the socket, so whoever answers there is this server; it binds its port before.
         with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
             connection.settimeout(1)
             connection.connect(str(self.socket))
@@ -325,6 +349,23 @@ def _short_folder() -> Path:
     if len(os.fsencode(parent)) > LONGEST_PARENT:
         parent = '/tmp'  # noqa: S108 - the folder made in it is private
     return Path(tempfile.mkdtemp(prefix='torrelque-', dir=parent))
+
+
+def _check_unused(path: Path) -> None:
+    """Raise TorrelqueUsageError unless a server may listen there. It removes the socket of one that was killed."""
+    if not path.exists():
+        return
+    if not path.is_socket():
+        raise TorrelqueUsageError(f'{path} is there already, and no socket')
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(1)
+        try:
+            connection.connect(str(path))
+        except ConnectionRefusedError:
+            return
+        except OSError as error:
+            raise TorrelqueUsageError(f'the socket {path} cannot be used: {error}') from None
+    raise TorrelqueUsageError(f'the socket {path} is in use by another server')
 
 
 def _free_port() -> int:

@@ -15,7 +15,18 @@ from typing import Annotated, Any
 
 import typer
 
-from torrelque.cli import exporter, looking, require
+from torrelque.cli import (
+    exporter,
+    keeping,
+    listing,
+    looking,
+    operating,
+    producing,
+    require,
+    serving,
+    showing,
+    working,
+)
 from torrelque.cli.exits import Exit
 from torrelque.cli.settings import JsonOption, QueueOption, Settings, UrlOption, verb
 
@@ -73,5 +84,18 @@ def demo(
 
 add(looking.stats)
 add(looking.queues, options=('url', 'json'))
+add(listing.tasks)
+add(showing.show)
+add(showing.watch)
+add(producing.enqueue)
+add(operating.requeue)
+add(operating.reject)
+add(operating.cancel)
+add(operating.redrive)
+add(operating.purge)
+add(keeping.sweep)
+add(keeping.audit)
+add(working.worker)
+add(serving.serve, options=('json',))
 add(demo, options=())
 add(exporter.exporter, options=('url',))

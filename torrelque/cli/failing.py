@@ -29,7 +29,7 @@ DEBUG = 'TORRELQUE_DEBUG'
 ADVICE = {
     'NOAUTH': 'it wants a password: redis://[user]:password@host in --url or TORRELQUE_URL',
     'WRONGPASS': 'check user and password in --url or TORRELQUE_URL',
-    'NOPERM': 'this user may not do that here; the section "Access control" of the documentation lists what is needed',
+    'NOPERM': 'this user lacks a right; torrelque.acl.rules() tells those of each role',
     'OOM': 'the server is full',
     'LOADING': 'it still loads its data, try again later',
     'READONLY': 'this is a replica, name the primary with --url or TORRELQUE_URL',

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from torrelque import Torrelque, TorrelqueQueueStats
 from torrelque import queues as find_queues
-from torrelque.cli.exits import Exit
-from torrelque.cli.failing import Refusal
-from torrelque.cli.output import age, console, make_table, print_json, printable
+from torrelque.cli.output import age, console, errors, make_table, print_json, printable
 from torrelque.cli.settings import Settings
 
 __all__ = ('queues', 'stats')
@@ -51,7 +49,8 @@ async def queues(settings: Settings) -> None:
             print_json({'queue': name, **found[name]._asdict()})
         return
     if not found:
-        raise Refusal('there are no queues on this server', Exit.OK)
+        errors().print('no queues', style='dim')
+        return
     table = make_table(
         'queue', 'pending', 'working', 'delayed', 'rejected', 'oldest',
         right=('pending', 'working', 'delayed', 'rejected', 'oldest'), cut='queue',

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import anyio
 import typer
 
-from torrelque import Torrelque, TorrelqueTaskSerialiser, Transport, connect
+from torrelque import Torrelque, TorrelqueReplyError, TorrelqueTaskSerialiser, Transport, connect
 from torrelque.cli.exits import Exit
 from torrelque.cli.failing import Refusal, reported
 
@@ -84,8 +84,14 @@ class Settings:
             yield queue
 
     async def check_known(self, queue: Torrelque) -> None:
-        """Raise Refusal if nothing was ever in this queue."""
-        if not any(await queue.get_queue_stats()):
+        """Raise Refusal if nothing was ever in this queue. Who may not look at statistics is not told."""
+        try:
+            stats = await queue.get_queue_stats()
+        except TorrelqueReplyError as error:
+            if error.code != 'NOPERM':
+                raise
+            return
+        if not any(stats):
             raise Refusal(f'there is no queue {self.queue!r} on this server; torrelque queues lists those there are')
 
     def with_options(self, **given: Any) -> Settings:  # noqa: ANN401 - of the types of the fields

@@ -1,0 +1,99 @@
+"""Lines of JSON from a file or a pipe, as they come."""
+
+from __future__ import annotations
+
+import io
+import json
+import select
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import NamedTuple
+
+import anyio
+
+from torrelque.cli.exits import Exit
+from torrelque.cli.failing import Refusal
+
+__all__ = ('Line', 'check_json', 'read_lines')
+
+PART = 1 << 18
+"""Bytes read at once."""
+
+
+class Line(NamedTuple):
+    """A line that is JSON, where it was, and how many bytes end with it."""
+
+    number: int
+    text: bytes
+    end: int
+
+
+def check_json(text: bytes | str, where: str) -> None:
+    """Raise Refusal unless it is JSON."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f'{where} is not JSON: {error}', Exit.USAGE) from None
+
+
+async def read_lines(stream: io.BufferedIOBase, name: str) -> AsyncIterator[list[Line]]:
+    """The lines that are there, again and again until the end; empty ones are left out.
+
+    Of a pipe that is each time what was written since, so nobody waits for a
+    batch to fill. Raises Refusal at the first line that is not JSON, after those
+    before it.
+    """
+    splitter = _Splitter(name)
+    while True:
+        await _readable(stream)
+        data = stream.read1(PART)
+        lines = splitter.feed(data)
+        checked: list[Line] = []
+        try:
+            for line in lines:
+                check_json(line.text, f'{name}, line {line.number}')
+                checked.append(line)
+        except Refusal:
+            if checked:
+                yield checked
+            raise
+        if checked:
+            yield checked
+        if not data:
+            return
+
+
+class _Splitter:
+    """Cuts what was read into lines."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._rest: list[bytes] = []
+        self._number = 0
+        self._end = 0
+
+    def feed(self, data: bytes) -> Iterator[Line]:
+        """The lines that are complete with these bytes; none are the end of all."""
+        head, newline, tail = data.rpartition(b'\n')
+        if data and not newline:
+            self._rest.append(data)
+            return iter(())
+        whole = b''.join([*self._rest, head])
+        self._rest = [tail] if tail else []
+        return self._cut(whole.split(b'\n') if data or whole else ())
+
+    def _cut(self, texts: Iterable[bytes]) -> Iterator[Line]:
+        for text in texts:
+            self._number += 1
+            self._end += len(text) + 1
+            if text.strip():
+                yield Line(self._number, text.strip(), self._end)
+
+
+async def _readable(stream: io.BufferedIOBase) -> None:
+    """Wait until there is something to read, in a way that can be interrupted; files are always ready."""
+    try:
+        number = stream.fileno()
+        if not select.select([number], [], [], 0)[0]:
+            await anyio.wait_readable(number)
+    except (PermissionError, io.UnsupportedOperation):
+        await anyio.lowlevel.checkpoint()

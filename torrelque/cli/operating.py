@@ -1,0 +1,204 @@
+"""Verbs that move tasks about: what operators do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated
+
+import anyio
+import typer
+
+from torrelque import Torrelque, TorrelqueError, TorrelqueLookupError
+from torrelque.cli.exits import Exit
+from torrelque.cli.failing import Refusal
+from torrelque.cli.output import errors, print_json, print_line
+from torrelque.cli.settings import Settings
+from torrelque.cli.values import TIME, IdsArgument, name_of, parse_time, read_ids
+
+__all__ = ('cancel', 'purge', 'redrive', 'reject', 'requeue')
+
+SomeIdsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar='[ID]...', show_default=False, help='The dead letters; - reads ids from standard input.'),
+]
+LimitOption = Annotated[
+    int | None, typer.Option('--limit', '-n', min=1, metavar='N', show_default=False, help='At most so many.')
+]
+
+
+# Tasks by id ---------------------------------------------------------------------------------------------------------
+
+
+async def requeue(
+    settings: Settings,
+    task_id: IdsArgument,
+    delay: Annotated[
+        float | None, typer.Option(metavar=TIME, parser=parse_time, show_default=False, help='Due that much later.')
+    ] = None,
+    task_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar=TIME, parser=parse_time, show_default=False, help='How long its next consumer may work on it.'
+        ),
+    ] = None,
+) -> int:
+    """Take tasks from those who work on them, and return them to the queue.
+
+    Their claims are lost to whoever holds them. For dead letters there is
+    redrive.
+    """
+
+    async def act(queue: Torrelque, each: str) -> None:
+        (error,) = await queue.requeue_many([each], delay=delay, task_timeout=task_timeout)
+        if error is not None:
+            raise error
+
+    return await _to_each(settings, task_id, act, 'requeued')
+
+
+async def reject(
+    settings: Settings,
+    task_id: IdsArgument,
+    reason: Annotated[
+        str, typer.Option('--reason', '-r', metavar='TEXT', help='Why; kept with the dead letters.')
+    ] = 'rejected by an operator',
+) -> int:
+    """Take tasks from those who work on them, and make them dead letters."""
+    return await _to_each(settings, task_id, lambda queue, each: queue.reject(each, reason), 'rejected')
+
+
+async def cancel(settings: Settings, task_id: IdsArgument) -> int:
+    """Remove pending or delayed tasks for good."""
+    return await _to_each(settings, task_id, lambda queue, each: queue.cancel(each), 'cancelled')
+
+
+async def _to_each(
+    settings: Settings, words: Sequence[str], act: Callable[[Torrelque, str], Awaitable[None]], done: str
+) -> int:
+    """Do something to tasks one by one, whatever becomes of the others; the exit status."""
+    count, refusals = 0, list[str]()
+    async with settings.open_known_queue() as queue:
+        for task_id in read_ids(words):
+            try:
+                await act(queue, task_id)
+                refusal = None
+                count += 1
+            except TorrelqueLookupError:
+                refusal = await _where(queue, task_id)
+                refusals.append(refusal)
+            if settings.json:
+                print_json({'id': task_id, 'done': refusal is None, 'error': refusal})
+    if not settings.json and (count or not refusals):
+        print_line(f'{done} {_tasks(count)}')
+    for refusal in refusals:
+        print(f'torrelque: {refusal}', file=sys.stderr)  # noqa: T201 - what a command does
+    return Exit.NEGATIVE if refusals else Exit.OK
+
+
+async def _where(queue: Torrelque, task_id: str) -> str:
+    """Why nothing could be done to a task."""
+    try:
+        state = await queue.get_task_state(task_id)
+    except TorrelqueLookupError:
+        return f'there is no task {task_id!r} in queue {queue.queue!r}'
+    except TorrelqueError:
+        return f'task {task_id!r} is not where it would have to be'
+    return f'task {task_id!r} is {name_of(state.status)}, nothing was done to it'
+
+
+# Dead letters --------------------------------------------------------------------------------------------------------
+
+
+async def redrive(
+    settings: Settings,
+    task_id: SomeIdsArgument = None,
+    *,
+    everything: Annotated[bool, typer.Option('--all', help='All there are, the oldest first.')] = False,
+    limit: LimitOption = None,
+) -> None:
+    """Return dead letters to the queue, their deliveries counted anew.
+
+    If one of the ids is no dead letter, nothing is done to any.
+    """
+    if bool(task_id) == everything:
+        raise Refusal('redrive takes either ids or --all', Exit.USAGE)
+    ids = read_ids(task_id) if task_id else None
+    async with settings.open_known_queue() as queue:
+        count = await queue.redrive(ids, limit=limit)
+    _tell_count(settings, 'redriven', count)
+
+
+def purge(
+    settings: Settings,
+    task_id: SomeIdsArgument = None,
+    *,
+    everything: Annotated[bool, typer.Option('--all', help='All there are.')] = False,
+    older_than: Annotated[
+        float | None,
+        typer.Option(
+            metavar=TIME, parser=parse_time, show_default=False, help='Those that were rejected so long ago, or longer.'
+        ),
+    ] = None,
+    limit: LimitOption = None,
+    yes: Annotated[bool, typer.Option('--yes', '-y', help='Do not ask.')] = False,
+) -> None:
+    """Remove dead letters for good. Asks first.
+
+    If one of the ids is no dead letter, nothing is done to any. With --limit
+    the oldest go first. Exit status 1 if the answer is no.
+    """
+    if [bool(task_id), everything, older_than is not None].count(True) != 1:
+        raise Refusal('purge takes either ids, --older-than or --all', Exit.USAGE)
+    if task_id and '-' in task_id and not yes:
+        raise Refusal('standard input cannot give ids and the answer, too: add --yes', Exit.USAGE)
+    ids = read_ids(task_id) if task_id else None
+    age = 0.0 if everything else older_than
+    if not yes:
+        # Asked between two event loops: within one, Ctrl-C would have to wait for the answer.
+        count = min(anyio.run(_count, settings, ids, age), limit or sys.maxsize)
+        if not count:
+            _tell_count(settings, 'purged', 0)
+            return
+        _ask(f'Remove {_tasks(count)} from the dead letters of queue {settings.queue!r} for good?')
+    _tell_count(settings, 'purged', anyio.run(_purge, settings, ids, age, limit))
+
+
+async def _count(settings: Settings, ids: Sequence[str] | None, age: float | None) -> int:
+    async with settings.open_known_queue() as queue:
+        if ids is not None:
+            return len(ids)
+        if not age:
+            return (await queue.get_queue_stats()).rejected
+        before = await queue.get_server_time() - age
+        found = {task_id async for task_id, state in queue.rejected() if (state.release_time or 0.0) <= before}
+        return len(found)
+
+
+async def _purge(settings: Settings, ids: Sequence[str] | None, age: float | None, limit: int | None) -> int:
+    async with settings.open_known_queue() as queue:
+        return await queue.purge(ids, older_than=age, limit=limit)
+
+
+def _ask(question: str) -> None:
+    """Raise Refusal unless the answer is yes."""
+    errors().print(f'{question} [y/N] ', end='')
+    answer = sys.stdin.readline()
+    if not answer:
+        raise Refusal('nobody answers: add --yes, or answer y', Exit.USAGE)
+    if answer.strip().lower() not in ('y', 'yes'):
+        raise Refusal('nothing was removed')
+
+
+# Within --------------------------------------------------------------------------------------------------------------
+
+
+def _tell_count(settings: Settings, done: str, count: int) -> None:
+    if settings.json:
+        print_json({done: count})
+    else:
+        print_line(f'{done} {_tasks(count)}')
+
+
+def _tasks(count: int) -> str:
+    return f'{count:,} task{"" if count == 1 else "s"}'

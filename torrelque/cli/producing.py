@@ -1,0 +1,175 @@
+"""The verb that puts tasks into a queue."""
+
+from __future__ import annotations
+
+import io
+import stat
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import anyio
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from torrelque import EnqueueItem, Torrelque
+from torrelque.cli.exits import Exit
+from torrelque.cli.failing import Refusal, explain
+from torrelque.cli.lines import Line, check_json, read_lines
+from torrelque.cli.output import errors, print_json, print_line, printable
+from torrelque.cli.settings import Settings
+from torrelque.cli.values import TIME, parse_headers, parse_time
+
+__all__ = ('enqueue',)
+
+ROUND_TRIP = 250
+"""Tasks that the library sends at once: either all of them are enqueued, or none."""
+
+
+async def enqueue(
+    settings: Settings,
+    task: Annotated[
+        str | None,
+        typer.Argument(
+            metavar='[JSON]', show_default=False, help='The payload; - reads JSON lines from standard input.'
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            '--file', '-f', metavar='FILE', show_default=False, help='A file with a task on each line; - as above.'
+        ),
+    ] = None,
+    delay: Annotated[
+        float | None,
+        typer.Option(metavar=TIME, parser=parse_time, show_default=False, help='Due that much later, such as 90s.'),
+    ] = None,
+    task_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar=TIME,
+            parser=parse_time,
+            show_default=False,
+            help='How long a consumer may work on it before others get it; 5m if not given.',
+        ),
+    ] = None,
+    task_id: Annotated[
+        str | None,
+        typer.Option(
+            metavar='ID',
+            show_default=False,
+            help='Its id: while that is queued, nothing changes. With many tasks ID-1 is the first line, and so on.',
+        ),
+    ] = None,
+    max_dequeues: Annotated[
+        int | None,
+        typer.Option(min=1, metavar='N', show_default=False, help='A dead letter after so many deliveries.'),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option('--header', '-H', metavar='NAME=VALUE', show_default=False, help='Travels with it; repeatable.'),
+    ] = None,
+) -> None:
+    """Enqueue a task, or each line of a file or of standard input.
+
+    Prints the task's id; of many tasks how many there were, or with --json an
+    object for each. Payloads are sent as they are given. A file is checked
+    before the first line is sent; lines on standard input are sent as they come.
+    Without a payload and a file, standard input is read unless it is a terminal.
+    """
+    if task not in (None, '-') and file is not None:
+        raise Refusal('enqueue takes either a payload or --file, not both', Exit.USAGE)
+    options: dict[str, Any] = {
+        'task_timeout': task_timeout,
+        'delay': delay,
+        'max_dequeues': max_dequeues,
+        'headers': parse_headers(header or ()) or None,
+    }
+    if task not in (None, '-'):
+        payload = str(task).encode(errors='surrogateescape')
+        check_json(payload, 'the payload')
+        async with settings.open_queue() as queue:
+            added = await queue.enqueue(payload, task_id=task_id, **options)
+        if settings.json:
+            print_json({'id': added})
+        else:
+            print_line(printable(added))
+        return
+    if task is None and file is None and sys.stdin.isatty():
+        raise Refusal('what is to be enqueued? Give a payload as JSON, --file, or - for standard input', Exit.USAGE)
+    with ExitStack() as stack:
+        stream = cast('io.BufferedIOBase', sys.stdin.buffer)
+        name, size = 'standard input', None
+        if file is not None and str(file) != '-':
+            name, stream = str(file), stack.enter_context(file.open('rb'))
+            if stat.S_ISREG(file.stat().st_mode):
+                size = file.stat().st_size
+                async for _ in read_lines(stream, name):
+                    pass
+                stream.seek(0)
+        async with settings.open_queue() as queue:
+            await _Loader(settings, queue, task_id, options).load(stream, name, size)
+
+
+class _Loader:
+    """Enqueues the lines of one stream."""
+
+    def __init__(self, settings: Settings, queue: Torrelque, prefix: str | None, options: dict[str, Any]) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._prefix = prefix
+        self._options = options
+        self._count = 0
+        self._last = 0
+
+    async def load(self, stream: io.BufferedIOBase, name: str, size: int | None) -> None:
+        """All lines, in their order. Raises Refusal if that is not possible, telling how far it came."""
+        begun = time.monotonic()
+        terminal = errors()
+        with Progress(
+            TextColumn('{task.description}'),
+            BarColumn(),
+            TextColumn('{task.fields[count]} tasks {task.fields[rate]}'),
+            TimeElapsedColumn() if size is None else TimeRemainingColumn(),
+            console=terminal,
+            disable=not terminal.is_terminal,
+        ) as progress:
+            bar = progress.add_task('enqueueing', total=size, count='0', rate='')
+            try:
+                async for lines in read_lines(stream, name):
+                    for first in range(0, len(lines), ROUND_TRIP):
+                        part = lines[first : first + ROUND_TRIP]
+                        await self._send(part)
+                        rate = f'{self._count / max(time.monotonic() - begun, 1e-3):,.0f}/s'
+                        progress.update(bar, completed=part[-1].end, count=f'{self._count:,}', rate=rate)
+                if size is not None:
+                    progress.update(bar, completed=size)
+            except anyio.get_cancelled_exc_class():
+                progress.stop()
+                terminal.print(self._how_far(name))
+                raise
+            except Exception as error:
+                message, status = explain(error)
+                raise Refusal(f'{message}; {self._how_far(name)}', status) from error
+        if not self._settings.json:
+            print_line(f'enqueued {self._count:,} task{"" if self._count == 1 else "s"}')
+
+    async def _send(self, lines: Sequence[Line]) -> None:
+        items = [
+            EnqueueItem(line.text, task_id=self._prefix and f'{self._prefix}-{line.number}', **self._options)
+            for line in lines
+        ]
+        for line, answer in zip(lines, await self._queue.enqueue_many(items), strict=True):
+            if isinstance(answer, Exception):
+                raise answer
+            if self._settings.json:
+                print_json({'line': line.number, 'id': answer})
+            self._count, self._last = self._count + 1, line.number
+
+    def _how_far(self, name: str) -> str:
+        if not self._count:
+            return 'nothing was enqueued'
+        return f'{self._count:,} tasks were enqueued, up to line {self._last} of {name}'

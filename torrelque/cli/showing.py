@@ -1,0 +1,172 @@
+"""Verbs about one task: what it is now, and what becomes of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import anyio
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from torrelque import Torrelque, TorrelqueLookupError, TorrelqueTask, TorrelqueTaskState, TorrelqueTaskStatus
+from torrelque.cli.exits import Exit
+from torrelque.cli.failing import Refusal
+from torrelque.cli.output import age, console, print_json, printable
+from torrelque.cli.payloads import show_bytes
+from torrelque.cli.settings import Settings
+from torrelque.cli.states import STYLES, deliveries, last_change, state_fields
+from torrelque.cli.values import TIME, name_of, parse_time
+
+__all__ = ('show', 'watch')
+
+IdArgument = Annotated[str, typer.Argument(metavar='ID', show_default=False, help='The task.')]
+
+
+# show ----------------------------------------------------------------------------------------------------------------
+
+
+async def show(
+    settings: Settings,
+    task_id: IdArgument,
+    *,
+    raw: Annotated[bool, typer.Option('--raw', help='Only the payload, byte for byte.')] = False,
+) -> None:
+    """Show a task: its state, what is known of its history, its payload and result.
+
+    Payload and result are shown as JSON or text if they are that, else as hex.
+    """
+    async with settings.open_known_queue() as queue:
+        now = await queue.get_server_time()
+        task = await _get(queue, task_id)
+    if raw:
+        if task.data is None:
+            raise Refusal(f'task {task_id!r} has ended, its payload is gone')
+        sys.stdout.buffer.write(task.data)
+        sys.stdout.flush()
+    elif settings.json:
+        print_json(_fields(settings.queue, task))
+    else:
+        _print(settings.queue, task, now)
+
+
+async def _get(queue: Torrelque, task_id: str) -> TorrelqueTask:
+    """A task; without its payload, None, if only its result is left."""
+    try:
+        return await queue.get_task(task_id)
+    except TorrelqueLookupError:
+        return TorrelqueTask(task_id, None, {}, await queue.get_task_state(task_id))
+
+
+def _fields(queue: str, task: TorrelqueTask) -> dict[str, Any]:
+    payload = None if task.data is None else show_bytes(task.data)
+    return {
+        'queue': queue,
+        **state_fields(task.id, task.state),
+        'deadline': task.deadline,
+        'due': task.due,
+        'headers': dict(task.headers),
+        'payload': payload and payload.value,
+        'payload_encoding': payload and payload.encoding,
+    }
+
+
+def _print(queue: str, task: TorrelqueTask, now: float) -> None:
+    out, state = console(), task.state
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style='dim', no_wrap=True)
+    facts.add_column(overflow='fold')
+    facts.add_row('task', printable(task.id))
+    facts.add_row('queue', printable(queue))
+    facts.add_row('status', Text(name_of(state.status), style=STYLES[state.status]))
+    if state.reason is not None:
+        facts.add_row('reason', printable(state.reason))
+    facts.add_row('tries', deliveries(state))
+    facts.add_row('timeout', age(state.timeout))
+    for name, value in task.headers.items():
+        facts.add_row('header', f'{printable(name)}={printable(value)}')
+    out.print(facts)
+    history = Table.grid(padding=(0, 2))
+    for moment, event in _history(task):
+        when = f'in {age(moment - now)}' if moment > now else f'{age(now - moment)} ago'
+        history.add_row('', _local_time(moment), Text(when, justify='right'), event)
+    out.print('history', style='dim')
+    out.print(history)
+    for name, data in (('payload', task.data), ('result', state.result)):
+        if data is not None:
+            shown = show_bytes(data)
+            out.print(f'{name} ({shown.encoding})', style='dim')
+            out.print(Text('\n'.join(f'  {printable(line)}' for line in shown.text.splitlines())), soft_wrap=True)
+
+
+def _history(task: TorrelqueTask) -> list[tuple[float, str]]:
+    """What is known to have happened, and what will, with its time."""
+    state = task.state
+    events = [
+        (state.enqueue_time, 'enqueued'),
+        (state.last_dequeue_time, f'delivered, {_times(state.dequeue_count)} in all'),
+        (state.last_requeue_time, f'back in the queue, {_times(state.requeue_count)} in all'),
+        (state.release_time, name_of(state.status)),
+        (task.deadline, 'the claim ends unless it is renewed'),
+        (task.due, 'due'),
+    ]
+    return sorted((moment, event) for moment, event in events if moment is not None)
+
+
+def _times(count: int) -> str:
+    return 'once' if count == 1 else f'{count} times'
+
+
+def _local_time(moment: float) -> str:
+    return time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(moment))
+
+
+# watch ---------------------------------------------------------------------------------------------------------------
+
+
+async def watch(
+    settings: Settings,
+    task_id: IdArgument,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar=TIME, parser=parse_time, show_default=False, help='Wait no longer; exit status 4 then.'),
+    ] = None,
+) -> int:
+    """Print a task's status now and at each change, until it ends.
+
+    Exit status 0 if it was completed, 1 if it was rejected or cancelled.
+    """
+    seen: list[TorrelqueTaskState] = []
+    async with settings.open_known_queue() as queue, anyio.create_task_group() as group:
+
+        async def await_end() -> None:
+            """The end of a task without a result: a watch ends without telling it."""
+            final = await queue.wait(task_id, timeout)
+            ended.append(final)
+
+        ended: list[TorrelqueTaskState] = []
+        group.start_soon(await_end)
+        async for state in queue.watch(task_id, timeout=timeout):
+            seen.append(state)
+            _print_change(settings, task_id, state)
+    if not seen[-1].status.isfinal():
+        seen.append(ended[0])
+        _print_change(settings, task_id, ended[0])
+    return Exit.OK if seen[-1].status is TorrelqueTaskStatus.COMPLETED else Exit.NEGATIVE
+
+
+def _print_change(settings: Settings, task_id: str, state: TorrelqueTaskState) -> None:
+    if settings.json:
+        print_json(state_fields(task_id, state))
+        return
+    moment = state.release_time if state.status.isfinal() else last_change(state)
+    line = Text(f'{_local_time(moment or time.time())}  ')
+    line.append(f'{name_of(state.status):9}', style=STYLES[state.status])
+    notes = [f'tries: {deliveries(state)}' if state.dequeue_count else '', printable(state.reason or '')]
+    if state.result is not None:
+        notes.append(f'result: {printable(" ".join(show_bytes(state.result).text.split()))}')
+    line.append('  ' + ', '.join(filter(None, notes)))
+    console().print(line, soft_wrap=True)
+    sys.stdout.flush()

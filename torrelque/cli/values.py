@@ -1,0 +1,74 @@
+"""Values on the command line: spans of time, headers, ids of tasks, names of statuses."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from torrelque import TorrelqueTaskStatus
+from torrelque.cli.exits import Exit
+from torrelque.cli.failing import Refusal
+
+__all__ = ('TIME', 'IdsArgument', 'Status', 'name_of', 'parse_headers', 'parse_time', 'read_ids')
+
+SECONDS = {'ms': 0.001, '': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86_400}
+
+TIME = 'TIME'
+"""How help texts call what `parse_time` takes."""
+
+
+class Status(StrEnum):
+    """A task's status, as one types it."""
+
+    PENDING = 'pending'
+    WORKING = 'working'
+    DELAYED = 'delayed'
+    COMPLETED = 'completed'
+    REJECTED = 'rejected'
+
+    @property
+    def meant(self) -> TorrelqueTaskStatus:
+        return TorrelqueTaskStatus[self.name]
+
+
+def name_of(status: TorrelqueTaskStatus) -> str:
+    """A status as it is printed."""
+    return status.name.lower()
+
+
+def parse_time(text: str | float) -> float:
+    """Seconds of ``90``, ``1.5s``, ``200ms``, ``10m``, ``2h30m``, ``7d``."""
+    words = re.findall(r'(\d+(?:\.\d+)?)(ms|[smhd]|\Z)', str(text))
+    if not words or ''.join(map(''.join, words)) != str(text):
+        raise typer.BadParameter(f'{text!r} is no time such as 90, 1.5s, 10m, 2h30m or 7d')
+    return sum(float(number) * SECONDS[unit] for number, unit in words)
+
+
+def parse_headers(words: Sequence[str]) -> dict[str, str]:
+    """Headers of ``name=value``. Raises Refusal."""
+    headers = {}
+    for word in words:
+        name, equals, value = word.partition('=')
+        if not (name and equals):
+            raise Refusal(f'--header expects NAME=VALUE, got {word!r}', Exit.USAGE)
+        headers[name] = value
+    return headers
+
+
+IdsArgument = Annotated[
+    list[str], typer.Argument(metavar='ID...', show_default=False, help='The tasks; - reads ids from standard input.')
+]
+
+
+def read_ids(words: Sequence[str]) -> list[str]:
+    """Ids as they were given, each once; those on standard input, one a line, in place of ``-``."""
+    ids: dict[str, None] = {}
+    for word in words:
+        given = [line.strip() for line in sys.stdin] if word == '-' else [word]
+        ids.update(dict.fromkeys(task_id for task_id in given if task_id))
+    return list(ids)
