@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import anyio
@@ -33,6 +38,8 @@ class Command:
 
     def __init__(self, url: str, capture: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> None:
         self.url = url
+        self.on_terminal = False
+        """Whether its standard input says that it is one."""
         self._capture = capture
         self._patch = patch
         patch.setenv('TORRELQUE_URL', url)
@@ -43,12 +50,20 @@ class Command:
         """Run it in this process, with ``TORRELQUE_URL`` set, and its standard input from memory."""
         data = stdin.encode() if isinstance(stdin, str) else stdin
         self._patch.setattr(sys, 'argv', ['torrelque', *arguments])
-        self._patch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(data)))
+        stream = io.TextIOWrapper(io.BytesIO(data), encoding='utf-8')
+        stream.isatty = lambda: self.on_terminal  # type: ignore[method-assign]  # of this one only
+        self._patch.setattr(sys, 'stdin', stream)
         self._capture.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
         out, err = self._capture.readouterr()
         return Ended(ended.value.code if isinstance(ended.value.code, int) else -1, out, err)
+
+    def assert_refused(self, arguments: list[str], status: int, said: str, stdin: str = '') -> None:
+        """It ends with this status, no output, and one line on standard error that matches."""
+        ended = self(*arguments, stdin=stdin)
+        assert (ended.status, ended.out) == (status, '')
+        assert re.fullmatch(rf'torrelque: {said}\n', ended.err), ended.err
 
     def do(self, function: Callable[[Torrelque], Any], queue: str = 'trq') -> Any:  # noqa: ANN401 - what it returns
         """Do something to a queue with the library."""
@@ -58,3 +73,29 @@ class Command:
                 return await function(opened)
 
         return anyio.run(use)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The rows of a table below its line, split at white space."""
+    lines = text.splitlines()
+    start = next(number for number, line in enumerate(lines) if set(line.strip()) == {'─'})
+    return [line.split() for line in lines[start + 1 :]]
+
+
+@contextmanager
+def started(*arguments: str, url: str = '', folder: Path | None = None) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process of its own, with pipes; it is killed at the end."""
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name('torrelque'), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env={**os.environ, 'TORRELQUE_URL': url},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()

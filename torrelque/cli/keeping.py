@@ -55,6 +55,6 @@ async def audit(
         line.append(' (repaired)' if found.repaired else '')
         out.print(line, soft_wrap=True)
     if not settings.json:
-        repaired = len(violations) - left
-        print_line(f'{left:,} violations{f", {repaired:,} repaired" if repair else ""}')
+        count = f'{left:,} violation{"" if left == 1 else "s"}'
+        print_line(f'{len(violations) - left:,} repaired, {count} left' if repair else count)
     return Exit.NEGATIVE if left else Exit.OK

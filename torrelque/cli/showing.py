@@ -139,14 +139,13 @@ async def watch(
     Exit status 0 if it was completed, 1 if it was rejected or cancelled.
     """
     seen: list[TorrelqueTaskState] = []
+    ended: list[TorrelqueTaskState] = []
     async with settings.open_known_queue() as queue, anyio.create_task_group() as group:
 
         async def await_end() -> None:
             """The end of a task without a result: a watch ends without telling it."""
-            final = await queue.wait(task_id, timeout)
-            ended.append(final)
+            ended.append(await queue.wait(task_id, timeout))
 
-        ended: list[TorrelqueTaskState] = []
         group.start_soon(await_end)
         async for state in queue.watch(task_id, timeout=timeout):
             seen.append(state)

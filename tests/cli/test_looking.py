@@ -1,0 +1,129 @@
+"""`stats`, `queues`, `tasks`: what they find and how they show it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests import servers
+from tests.cli.support import Command, rows
+from torrelque import Torrelque, TorrelqueQueueStats, TorrelqueTaskState
+
+STATE_FIELDS = {'id', *TorrelqueTaskState._fields, 'result_encoding'}
+
+
+async def fill(queue: Torrelque) -> None:
+    """A task of each status; those enqueued first are delivered first."""
+    for task_id in ('rejected', 'done', 'working', 'pending'):
+        await queue.enqueue({'n': 1}, task_id=task_id, max_dequeues=5)
+    await queue.enqueue('later', task_id='delayed', delay=3600)
+    first, second, _ = [await queue.dequeue() for _ in range(3)]
+    await queue.reject(first, 'no such\naddress')
+    await queue.release(second, result=['done'])
+
+
+def make_older(task_id: str, seconds: float, field: str = 'enqueue_time') -> None:
+    servers.shared('valkey-9.1').command('HSET', f'trq:task:{task_id}', field, str(time.time() - seconds))
+
+
+# stats ---------------------------------------------------------------------------------------------------------------
+
+
+def test_stats(command: Command) -> None:
+    command.do(fill)
+    make_older('pending', 200)
+    status, out, err = command('stats')
+    assert (status, err) == (0, '')
+    assert 'queue trq' in out
+    assert rows(out)[:5] == [
+        ['pending', '1', 'enqueued', '5'],
+        ['working', '1', 'claimed', '3'],
+        ['delayed', '1', 'completed', '1'],
+        ['rejected', '1', 'requeued', '0'],
+        ['rejected', '1'],
+    ]
+    assert 'front of pending was enqueued 3m2' in out
+
+
+def test_stats_for_programs(command: Command) -> None:
+    command.do(fill)
+    (fields,) = command('stats', '--json').lines
+    assert set(fields) == {'queue', *TorrelqueQueueStats._fields}
+    assert (fields['queue'], fields['tasks'], fields['rejected'], fields['total_claimed']) == ('trq', 3, 1, 3)
+
+
+# queues --------------------------------------------------------------------------------------------------------------
+
+
+def test_queues(command: Command) -> None:
+    assert command('queues') == (0, '', 'no queues\n')
+    for queue in ('mail', 'a [red]queue\x1b'):
+        command.do(lambda each: each.enqueue('task'), queue)
+    status, out, err = command('queues')
+    assert (status, err) == (0, '')
+    assert rows(out) == [['a', '[red]queue\\x1b', '1', '0', '0', '0', '0s'], ['mail', '1', '0', '0', '0', '0s']]
+    assert [line['queue'] for line in command('queues', '--json').lines] == ['a [red]queue\x1b', 'mail']
+
+
+# tasks ---------------------------------------------------------------------------------------------------------------
+
+
+def test_tasks(command: Command) -> None:
+    command.do(fill)
+    make_older('pending', 200)
+    status, out, err = command('tasks')
+    assert (status, err) == (0, '')
+    first, *others = rows(out)
+    assert first == ['pending', 'pending', '3m20s', '0/5']
+    assert sorted(others) == [
+        ['delayed', 'delayed', '0s', '0'],
+        ['rejected', 'rejected', '0s', '1/5', 'no', 'such\\naddress'],
+        ['working', 'working', '0s', '1/5'],
+    ]
+
+
+@pytest.mark.parametrize('status', ['pending', 'working', 'delayed', 'rejected'])
+def test_tasks_by_status(command: Command, status: str) -> None:
+    command.do(fill)
+    assert command('tasks', '--status', status, '--ids') == (0, f'{status}\n', '')
+
+
+def test_tasks_that_are_completed(command: Command) -> None:
+    command.do(fill)
+    (fields,) = command('tasks', '--status', 'completed', '--json').lines
+    assert set(fields) == STATE_FIELDS
+    assert (fields['id'], fields['status'], fields['dequeue_count']) == ('done', 'completed', 1)
+    assert (fields['result'], fields['result_encoding']) == (['done'], 'json')
+
+
+def test_tasks_by_age(command: Command) -> None:
+    command.do(fill)
+    make_older('pending', 3 * 3600)
+    make_older('working', 3 * 3600)  # it was delivered just now
+    assert command('tasks', '--older-than', '2h', '--ids').out == 'pending\n'
+    assert command('tasks', '--older-than', '4h', '--ids').out == ''
+    assert set(command('tasks', '--newer-than', '2h', '--ids').out.split()) == {'rejected', 'working', 'delayed'}
+    assert command('tasks', '--newer-than', '4h', '--older-than', '1h', '--ids').out == 'pending\n'
+
+
+def test_tasks_up_to_a_limit(command: Command) -> None:
+    command.do(lambda queue: queue.enqueue_many(range(1200)))
+    status, out, err = command('tasks', '-n', '2')
+    assert (status, len(rows(out)), err) == (0, 2, 'only 2 are shown: --limit shows more\n')
+    assert len(command('tasks', '-n', '2', '--json').lines) == 2
+    assert len(set(command('tasks', '--ids').out.splitlines())) == 1200
+    assert len(rows(command('tasks').out)) == 1200, 'all, where the output is no terminal'
+
+
+def test_no_such_tasks(command: Command) -> None:
+    command.do(lambda queue: queue.enqueue('task'))
+    assert command('tasks', '-s', 'rejected') == (0, '', 'no such tasks\n')
+    assert command('tasks', '-s', 'rejected', '--json') == (0, '', '')
+
+
+@pytest.mark.parametrize('time', ['', 'x', '-1', '5y', '1h 2m', 'h'])
+def test_what_is_no_time(command: Command, time: str) -> None:
+    status, out, err = command('tasks', f'--older-than={time}')
+    assert (status, out) == (2, '')
+    assert 'is no time such as 90, 1.5s, 10m, 2h30m or 7d (see torrelque tasks --help)' in err
