@@ -88,6 +88,15 @@ def worker(
         str | None,
         typer.Option(metavar='MODULE[:OBJECT]', show_default=False, help='Has dumps and loads; JSON if not given.'),
     ] = None,
+    max_rejected: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar='N',
+            show_default=False,
+            help='Dead letters that are kept; the oldest make room for new ones. All if not given.',
+        ),
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option(help='How much is logged, to standard error.')] = LogLevel.INFO,
 ) -> None:
     """Work on a queue: call a function of yours for each task.
@@ -100,7 +109,9 @@ def worker(
     _require_loop(loop)
     function = load(handler, 'the handler')
     policy = _policy(retry, attempts, retry_delay, retry_max)
-    options: dict[str, Any] = {} if serialiser is None else {'serialiser': load(serialiser, 'the serialiser')}
+    options: dict[str, Any] = {'max_rejected': max_rejected}
+    if serialiser is not None:
+        options['serialiser'] = load(serialiser, 'the serialiser')
     logging.basicConfig(
         level=log_level.upper(), stream=sys.stderr, format='%(asctime)s %(levelname)s %(name)s: %(message)s'
     )
