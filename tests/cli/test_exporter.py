@@ -22,7 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests import servers
 from tests.cli.support import Command
 from tests.servers import Server
-from torrelque import Torrelque, connect
+from torrelque import Torrelque, acl, connect
 from torrelque.cli.metrics import Source
 from torrelque.cli.web import serve
 
@@ -179,6 +179,22 @@ async def test_a_damaged_queue_does_not_hide_the_others(command: Command) -> Non
         found = await exporter.scrape()
     assert (found['up',], found['queue_up', 'mail'], found['queue_up', 'broken']) == (1, 1, 0)
     assert [key for key in found if key[1:2] == ('broken',)] == [('queue_up', 'broken')]
+
+
+async def test_the_rights_it_needs(fresh_server: Callable[..., Server], capfd: pytest.CaptureFixture[str]) -> None:
+    server = fresh_server()
+    words = ('ACL', 'SETUSER', 'eye', 'reset', 'resetchannels', 'on', '>secret', *acl.rules('observer', 'mail'))
+    server.command(*words)
+    url = server.url.replace('redis://', 'redis://eye:secret@')
+    async with exporting(url, ['mail']) as exporter:
+        assert (await exporter.scrape())['queue_up', 'mail'] == 1
+    await on(server.url, 'mail', lambda queue: queue.enqueue(1))
+    async with exporting(url) as exporter:
+        assert (await exporter.scrape())['up',] == 0
+        assert 'scan' in capfd.readouterr().err.lower()
+        server.command('ACL', 'SETUSER', 'eye', '+scan')
+        found = await exporter.until(lambda found: found['up',] == 1)
+        assert found['tasks', 'mail', 'pending'] == 1
 
 
 @pytest.mark.parametrize('names', [None, ['mail']], ids=['found', 'named'])
