@@ -102,6 +102,28 @@ def test_without_a_data_folder_nothing_outlives_the_server() -> None:
         assert ask(server, 'GET key') == b'$-1\r\n'
 
 
+def test_listens_on_a_socket_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / 'own.sock'
+    with EmbeddedServer(socket_path=path) as server:
+        assert server.url == f'unix://{path}'
+        assert path.stat().st_mode & 0o077 == 0
+        with pytest.raises(TorrelqueUsageError, match='in use by another server'):
+            EmbeddedServer(socket_path=path).start()
+        assert ask(server, 'PING') == b'+PONG\r\n', 'the first is unharmed'
+        os.kill(server.pid, signal.SIGKILL)
+        server.wait()
+    assert path.is_socket()
+    with EmbeddedServer(socket_path=path) as server:
+        assert ask(server, 'PING') == b'+PONG\r\n', 'what a killed one left is no hindrance'
+    assert not path.exists()
+    path.touch()
+    with pytest.raises(TorrelqueUsageError, match='is there already, and no socket'):
+        EmbeddedServer(socket_path=path).start()
+    assert path.is_file()
+    with pytest.raises(TorrelqueValueError, match='at most 103 bytes'):
+        EmbeddedServer(socket_path=tmp_path / ('x' * 100))
+
+
 def test_waiting_for_its_end() -> None:
     with EmbeddedServer() as server:
         assert not server.wait(0.01)
@@ -121,6 +143,7 @@ def test_a_signal_is_handled_while_its_end_is_waited_for() -> None:
             signal.setitimer(signal.ITIMER_REAL, 0.05)
             with pytest.raises(InterruptedError):
                 server.wait()
+            assert not server.wait(0.01), 'it goes on'
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -280,31 +280,31 @@ class TiedProcess:
 
     def __init__(self, command: Sequence[str], *, output: int, inherit: Sequence[int] = ()) -> None:
         started: Future[subprocess.Popen[bytes]] = Future()
-        self._thread = threading.Thread(target=self._mind, args=(command, output, inherit, started), daemon=True)
-        self._thread.start()
+        # Waited for in place of the thread, which counts as ended once a signal's handler has left its join().
+        self._ended = threading.Event()
+        threading.Thread(target=self._mind, args=(command, output, inherit, started), daemon=True).start()
         self._popen = started.result()
         self.pid = self._popen.pid
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return not self._ended.is_set()
 
     def wait(self, timeout: float | None = None) -> None:
-        self._thread.join(timeout)
+        self._ended.wait(timeout)
 
     def kill(self) -> None:
         self._popen.kill()
-        self._thread.join()
+        self._ended.wait()
 
     def terminate(self, timeout: float = 10.0) -> None:
         """Ask it to end, and kill it if it does not do so in time."""
         self._popen.terminate()
-        self._thread.join(timeout)
+        self._ended.wait(timeout)
         self.kill()
 
-    @staticmethod
     def _mind(
-        command: Sequence[str], output: int, inherit: Sequence[int], started: Future[subprocess.Popen[bytes]]
+        self, command: Sequence[str], output: int, inherit: Sequence[int], started: Future[subprocess.Popen[bytes]]
     ) -> None:
         try:
             process = subprocess.Popen(  # noqa: S603 - the caller's own command, without a shell's parsing
@@ -320,6 +320,8 @@ class TiedProcess:
         else:
             started.set_result(process)
             process.wait()
+        finally:
+            self._ended.set()
 
 
 def find_valkey() -> Path:

@@ -65,11 +65,11 @@ class Command:
         assert (ended.status, ended.out) == (status, '')
         assert re.fullmatch(rf'torrelque: {said}\n', ended.err), ended.err
 
-    def do(self, function: Callable[[Torrelque], Any], queue: str = 'trq') -> Any:  # noqa: ANN401 - what it returns
+    def do(self, function: Callable[[Torrelque], Any], queue: str = 'trq', **options: Any) -> Any:  # noqa: ANN401 - what it returns
         """Do something to a queue with the library."""
 
         async def use() -> Any:  # noqa: ANN401 - as above
-            async with connect(self.url) as client, Torrelque(client, queue=queue) as opened:
+            async with connect(self.url) as client, Torrelque(client, queue=queue, **options) as opened:
                 return await function(opened)
 
         return anyio.run(use)

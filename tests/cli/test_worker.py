@@ -1,0 +1,196 @@
+"""`worker`: a handler of the user's own, policies, loops, and how it ends."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.support import Command, started
+from torrelque import Torrelque
+from torrelque.cli.working import _policy
+
+HANDLERS = """
+import os, signal
+
+async def handle(task):
+    if task.data == 'stop':
+        os.kill(os.getpid(), signal.SIGTERM)
+    elif task.data == 'bad':
+        raise ValueError('bad')
+    return {'got': task.data}
+
+class Plain:
+    @staticmethod
+    def handle(task):
+        if task.data == 'stop':
+            os.kill(os.getpid(), signal.SIGTERM)
+
+given_up = 0
+
+def policy(attempt, error):
+    global given_up
+    if attempt == 1:
+        return 0
+    given_up += 1
+    if given_up == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+async def endless(task):
+    import anyio
+    print('started', flush=True)
+    await anyio.sleep(600)
+
+number = 5
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with the user's modules."""
+    (tmp_path / 'users_handlers.py').write_text(HANDLERS)
+    (tmp_path / 'users_mistake.py').write_text('a = 1\nb = a + None\n')
+    (tmp_path / 'users_typo.py').write_text('def f(:\n')
+    (tmp_path / 'users_import.py').write_text('import not_there\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', [*sys.path])
+    monkeypatch.delitem(sys.modules, 'users_handlers', raising=False)
+    return tmp_path
+
+
+async def fill(queue: Torrelque) -> None:
+    for data in ('good', 'bad', 'stop'):
+        await queue.enqueue(data, task_id=data)
+
+
+# Working -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('loop', ['asyncio', 'uvloop', 'trio'])
+def test_it_works_until_sigterm(command: Command, loop: str) -> None:
+    command.do(fill)
+    ended = command('worker', 'users_handlers:handle', '--loop', loop, '--retry', 'never', '--result-ttl', '90')
+    assert (ended.status, ended.out) == (0, '')
+    assert f'working on queue trq, on {loop}; Ctrl-C stops\n' in ended.err
+    assert 'stopped: 2 finished, 0 retried, 1 rejected, 0 given back\n' in ended.err
+    (fields,) = command('show', 'bad', '--json').lines
+    assert (fields['status'], fields['reason'], fields['dequeue_count']) == ('rejected', 'ValueError: bad', 1)
+    assert command('show', 'stop', '--json').lines[0]['result'] == {'got': 'stop'}, 'it finished what it had begun'
+
+
+def test_events_for_programs(command: Command) -> None:
+    command.do(fill)
+    lines = command('worker', 'users_handlers:handle', '-c', '1', '--retry', 'constant', '--json').lines
+    told = {(line['event'], line['id']) for line in lines}
+    ended = {('finished', 'good'), ('retried', 'bad'), ('finished', 'stop')}
+    assert told == ended | {('started', task_id) for task_id in ('good', 'bad', 'stop')}
+    fields = {'event', 'time', 'id', 'dequeue_count', 'delay', 'reason', 'error'}
+    assert all(set(line) == fields for line in lines)
+    (retried,) = [line for line in lines if line['event'] == 'retried']
+    assert (retried['dequeue_count'], retried['delay'], retried['error']) == (1, 1.0, 'ValueError: bad')
+
+
+def test_a_policy_of_ones_own_and_a_cap_on_dead_letters(command: Command) -> None:
+    command.do(lambda queue: queue.enqueue_many(['bad', 'bad']))
+    arguments = ['--concurrency', '1', '--retry', 'users_handlers:policy', '--max-rejected', '1']
+    assert 'stopped: 0 finished, 2 retried, 2 rejected' in command('worker', 'users_handlers:handle', *arguments).err
+    (left,) = command('tasks', '-s', 'rejected', '--json').lines
+    assert left['dequeue_count'] == 2
+
+
+def test_a_plain_function(command: Command) -> None:
+    command.do(lambda queue: queue.enqueue('stop'))
+    assert 'stopped: 1 finished' in command('worker', 'users_handlers:Plain.handle').err
+
+
+def test_a_serialiser_of_ones_own(command: Command) -> None:
+    command.do(lambda queue: queue.enqueue('stop', task_id='x'), serialiser=pickle)
+    assert command('worker', 'users_handlers:handle', '--serialiser', 'pickle').status == 0
+    (fields,) = command('show', 'x', '--json').lines
+    assert fields['result'] == pickle.dumps({'got': 'stop'}).hex(' ')
+
+
+@pytest.mark.parametrize('loop', ['asyncio', 'trio'])
+def test_the_second_signal_is_obeyed_at_once(command: Command, folder: Path, loop: str) -> None:
+    command.do(lambda queue: queue.enqueue('task', task_id='x'))
+    with started('worker', 'users_handlers:endless', '--loop', loop, url=command.url, folder=folder) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == 'started\n'
+        process.send_signal(signal.SIGINT)
+        said = ''
+        while 'Stopping: 1 handlers have 20 s to finish' not in said:
+            said = process.stderr.readline()
+            assert said
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == 'stopped: 0 finished, 0 retried, 0 rejected, 1 given back\n'
+    (fields,) = command('show', 'x', '--json').lines
+    assert (fields['status'], fields['dequeue_count']) == ('pending', 0)
+
+
+def test_events_that_nobody_reads_any_more(command: Command, folder: Path) -> None:
+    command.do(lambda queue: queue.enqueue_many(['good'] * 200))
+    with started('worker', 'users_handlers:handle', '--json', url=command.url, folder=folder) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(20) == 141
+    (stats,) = command('stats', '--json').lines
+    assert (stats['working'], stats['rejected']) == (0, 0)
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        (['nowhere:handle'], "cannot import 'nowhere': ModuleNotFoundError: No module named 'nowhere' .*"),
+        (['users_handlers:handel'], "the handler is not there: .* has no attribute 'handel'.*"),
+        (['users_handlers:'], "the handler is named as module:object, got 'users_handlers:'"),
+        (['users_handlers'], 'handler must be a function, got .*'),
+        (['users_handlers:number'], 'handler must be a function, got 5'),
+        (['users_mistake:f'], r"cannot import 'users_mistake': TypeError: .*users_mistake\.py, line 2\) .*"),
+        (['users_typo:f'], r"cannot import 'users_typo': SyntaxError: .*users_typo\.py, line 1.*"),
+        (['users_import:f'], r"cannot import .*No module named 'not_there' .*users_import\.py, line 1\) .*"),
+        (['users_handlers:handle', '--retry', 'often'], "no retry policy 'often': see torrelque worker --help"),
+        (['users_handlers:handle', '--retry', 'users_handlers:number'], 'retry must be a function, got 5'),
+        (['users_handlers:handle', '--serialiser', 'math'], 'serialiser must have dumps and loads, got .*'),
+        (['users_handlers:handle', '-c', '0'], 'Invalid value for .*'),
+        (['users_handlers:handle', '--loop', 'twisted'], 'Invalid value for .*'),
+    ],
+)
+def test_what_is_refused(command: Command, arguments: list[str], said: str) -> None:
+    command.assert_refused(['worker', *arguments], 2, said)
+
+
+def test_a_server_that_is_not_there(command: Command) -> None:
+    said = r'127\.0\.0\.1:1: cannot connect: .*\. Is the server running, .*'
+    command.assert_refused(['worker', 'users_handlers:handle', '--url', 'redis://127.0.0.1:1'], 3, said)
+
+
+def test_a_package_that_is_missing(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'uvloop', None)
+    said = 'not installed: uvloop. Install with: pip install uvloop'
+    command.assert_refused(['worker', 'users_handlers:handle', '--loop', 'uvloop'], 2, said)
+
+
+@pytest.mark.parametrize(
+    ('name', 'delays'),
+    [
+        ('exponential', [2, 4, 5, None]),
+        ('linear', [2, 4, 5, None]),
+        ('constant', [2, 2, 2, None]),
+        ('immediately', [0, 0, 0, None]),
+        ('never', [None, None, None, None]),
+    ],
+)
+def test_policies(name: str, delays: list[float | None]) -> None:
+    policy = _policy(name, 4, 2.0, 5.0)
+    for attempt, delay in enumerate(delays, 1):
+        given = policy(attempt, ValueError())
+        assert given == delay or (name == 'exponential' and given and delay and 0.8 * delay <= given <= delay)
