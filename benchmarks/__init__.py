@@ -14,5 +14,5 @@
     profiling     where the time of one task goes
 
 What runs in a measurement's process (measure, rows, metering, systems) is imported in
-environments without this project, so it imports nothing of it but in ``systems.current``.
+environments without this project, so it imports nothing of it but in ``systems.use_current``.
 """

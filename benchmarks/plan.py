@@ -48,6 +48,12 @@ VARIANTS = (
     Variant('current', 'coredis', 'asyncio', TABLE_ROWS),
     Variant('current', 'coredis', 'trio', TABLE_ROWS),
     Variant('published', 'redis_py', 'asyncio', TABLE_ROWS),
+    Variant('streaq', 'coredis', 'uvloop', PEER_ROWS),
+    Variant('saq', 'redis_py', 'uvloop', PEER_ROWS),
+    Variant('taskiq', 'redis_py', 'uvloop', PEER_ROWS),
+    Variant('arq', 'redis_py', 'uvloop', PEER_ROWS),
+    Variant('dramatiq', 'redis_py', 'asyncio', PEER_ROWS),  # its work is done in threads
+    Variant('bullmq', 'ioredis', 'node', PEER_ROWS),
 )
 
 ONCE = frozenset({'memory'})

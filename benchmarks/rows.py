@@ -23,6 +23,9 @@ WARM_UP = 0.3
 
 WARM_UP_TASKS = 500
 
+AFTERWARDS = 0.3
+"""Seconds that a worker has to acknowledge the last tasks; not measured."""
+
 TRIVIAL = 'return 1'
 
 Result = dict[str, Any]
@@ -128,7 +131,7 @@ async def work_off(system: System, meter: Meter, settings: Settings) -> Result:
     count = int(settings['backlog'])
     await _preload(system, count)
     started = 0
-    stop = anyio.Event()
+    ended, stop = anyio.Event(), anyio.Event()
 
     async def handle(task: Payload) -> None:
         nonlocal started
@@ -137,10 +140,13 @@ async def work_off(system: System, meter: Meter, settings: Settings) -> Result:
             meter.start()
         elif started == count:
             meter.stop()
-            stop.set()
+            ended.set()
 
-    with anyio.fail_after(120):
-        await system.work(handle, CALLERS, stop)
+    async with anyio.create_task_group() as group:
+        group.start_soon(system.work, handle, CALLERS, stop)
+        await ended.wait()
+        await anyio.sleep(AFTERWARDS)
+        stop.set()
     return meter.result(count - WARM_UP_TASKS)
 
 
@@ -169,6 +175,7 @@ async def handoff(system: System, meter: Meter, settings: Settings) -> Result:
                 await begun.wait()
             await anyio.sleep(0.003 + random.random() * 0.004)  # so that all are idle again, not in step with anything
         meter.stop()
+        await anyio.sleep(AFTERWARDS)
         stop.set()
     tenth = count // 10  # warms up
     return {**meter.result(count), 'latencies_ms': _in_ms(taken[tenth:])}
@@ -179,12 +186,12 @@ async def delayed(system: System, meter: Meter, settings: Settings) -> Result:
     count, span = int(settings['delayed']), settings['delay_span']
     due: dict[int, float] = {}
     late: list[float] = []
-    stop = anyio.Event()
+    ended, stop = anyio.Event(), anyio.Event()
 
     async def handle(task: Payload) -> None:
         late.append(time.time() - due[task['number']])
         if len(late) == count:
-            stop.set()
+            ended.set()
 
     async with type(system)(system.url, system.client) as consumer, anyio.create_task_group() as group:
         group.start_soon(consumer.work, handle, CALLERS, stop)
@@ -195,8 +202,10 @@ async def delayed(system: System, meter: Meter, settings: Settings) -> Result:
             due[number] = time.time() + delay  # before the call, so that nothing early can hide behind its duration
             await system.enqueue(make_payload(number), delay)
         with anyio.fail_after(span + 90):
-            await stop.wait()
+            await ended.wait()
         meter.stop()
+        await anyio.sleep(AFTERWARDS)
+        stop.set()
     return {**meter.result(count), 'early': sum(seconds < 0 for seconds in late), 'latencies_ms': _in_ms(late)}
 
 

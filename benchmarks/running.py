@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.environments import ENVIRONMENTS, FOLDER, ROOT, Environment, UnavailableError
-from benchmarks.plan import Step, Variant
+from benchmarks.plan import DEPTH_ROWS, Step, Variant
 from torrelque.embedded import EmbeddedServer
 
 BOOT = f'import sys; sys.path.append({str(ROOT)!r}); from benchmarks.measure import main; main()'
 """Appended, so that what an environment has installed comes first: there, torrelque is not the one of this folder."""
 
-LONGEST = 600.0
-"""Seconds that one measurement may take."""
+LONGEST = 300.0
+USUAL = 90.0
+"""Seconds that a measurement may take, with a million tasks and without."""
 
 
 class Runner:
@@ -42,19 +43,22 @@ class Runner:
             'loop': step.variant.loop,
         }
         with EmbeddedServer(port=0) as server:
-            done = subprocess.run(
-                [*_tie(), *self._command(environment, step.variant, step.row, server.url)],
-                cwd=FOLDER,
-                env={name: value for name, value in os.environ.items() if not name.startswith('PYTHON')},
-                capture_output=True,
-                text=True,
-                timeout=LONGEST,
-                check=False,
-            )
-        if done.returncode:
-            print(f'{step.row} {step.variant} FAILED:\n{done.stderr.strip()[-3000:]}', file=sys.stderr)
-            return entry | {'error': (done.stderr.strip().splitlines() or ['no output'])[-1]}
-        said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+            command = [*_tie(), *self._command(environment, step.variant, step.row, server.url)]
+            try:
+                output = subprocess.run(
+                    command,
+                    cwd=environment.folder if environment.node else FOLDER,
+                    env={name: value for name, value in os.environ.items() if not name.startswith('PYTHON')},
+                    capture_output=True,
+                    text=True,
+                    timeout=LONGEST if step.row in DEPTH_ROWS else USUAL,
+                    check=True,
+                ).stdout
+            except subprocess.CalledProcessError as error:
+                return entry | _failed(step, error.stderr)
+            except subprocess.TimeoutExpired as error:
+                return entry | _failed(step, str(error))
+        said: dict[str, Any] = json.loads(output.splitlines()[-1])
         self.versions |= {
             f'{step.variant.system}: {name}': version
             for name, version in said['versions'].items()
@@ -66,7 +70,7 @@ class Runner:
     def _command(self, environment: Environment, variant: Variant, row: str, url: str) -> list[str]:
         words = [variant.system, variant.client, variant.loop, row, url, json.dumps(dict(self._settings))]
         if environment.node:
-            return ['node', str(ROOT / f'benchmarks/systems/{variant.system}.mjs'), *words]
+            return ['node', str(ROOT / f'benchmarks/systems/use_{variant.system}.mjs'), *words]
         return [environment.python, '-P', '-c', BOOT, *words]
 
     def _has(self, environment: Environment) -> bool:
@@ -80,6 +84,11 @@ class Runner:
             else:
                 self._missing[environment.name] = ''
         return not self._missing[environment.name]
+
+
+def _failed(step: Step, said: str) -> dict[str, str]:
+    print(f'{step.row} {step.variant} FAILED:\n{said.strip()[-3000:]}', file=sys.stderr)
+    return {'error': (said.strip().splitlines() or ['no output'])[-1]}
 
 
 def _tie() -> list[str]:

@@ -66,6 +66,6 @@ class System(ABC):
 
 
 def load(name: str) -> type[System]:
-    """The class of a system, by its module's name."""
-    system: type[System] = importlib.import_module(f'benchmarks.systems.{name}').Subject
+    """The class of a system, by its name: that of a package is not a module's here, lest one be taken for the other."""
+    system: type[System] = importlib.import_module(f'benchmarks.systems.use_{name}').Subject
     return system
