@@ -30,6 +30,9 @@ def test_what_is_to_be_run_exists(command: str) -> None:
     match shlex.split(command):
         case ['python', '-m', 'pytest', folder]:
             assert (ROOT / folder).is_dir()
+        case ['python', '-m', module]:
+            main = ROOT / module.replace('.', '/') / '__main__.py'
+            assert command in main.read_text(encoding='utf-8')
         case ['python', file, *_]:
             assert command in (ROOT / file).read_text(encoding='utf-8').replace('FOLDER', 'torrelque')
         case _:
