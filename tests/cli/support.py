@@ -39,12 +39,14 @@ class Command:
     def __init__(self, url: str, capture: pytest.CaptureFixture[str], patch: pytest.MonkeyPatch) -> None:
         self.url = url
         self.on_terminal = False
-        """Whether its standard input says that it is one."""
+        """Whether its standard input and output say that they are one, of 80 columns."""
         self._capture = capture
         self._patch = patch
         patch.setenv('TORRELQUE_URL', url)
         patch.delenv('TORRELQUE_QUEUE', raising=False)
-        patch.setenv('COLUMNS', '80')
+        for name, value in (('COLUMNS', '80'), ('TERM', 'xterm-256color')):
+            patch.setenv(name, value)
+        patch.delenv('NO_COLOR', raising=False)
 
     def __call__(self, *arguments: str, stdin: str | bytes = '') -> Ended:
         """Run it in this process, with ``TORRELQUE_URL`` set, and its standard input from memory."""
@@ -53,6 +55,7 @@ class Command:
         stream = io.TextIOWrapper(io.BytesIO(data), encoding='utf-8')
         stream.isatty = lambda: self.on_terminal  # type: ignore[method-assign]  # of this one only
         self._patch.setattr(sys, 'stdin', stream)
+        self._patch.setattr(sys.stdout, 'isatty', lambda: self.on_terminal)
         self._capture.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -74,13 +75,34 @@ def test_tasks(command: Command) -> None:
     make_older('pending', 200)
     status, out, err = command('tasks')
     assert (status, err) == (0, '')
-    first, *others = rows(out)
-    assert first == ['pending', 'pending', '3m20s', '0/5']
+    header, *others = [line.split() for line in out.splitlines()]
+    assert header == ['id', 'status', 'changed', 'tries', 'note']
     assert sorted(others) == [
         ['delayed', 'delayed', '0s', '0'],
+        ['pending', 'pending', '3m20s', '0/5'],
         ['rejected', 'rejected', '0s', '1/5', 'no', 'such\\naddress'],
         ['working', 'working', '0s', '1/5'],
     ]
+
+
+def test_tasks_on_a_terminal(command: Command) -> None:
+    command.on_terminal = True
+    command.do(fill)
+    command.do(lambda queue: queue.enqueue_many(range(200)))
+    make_older('pending', 200)
+    servers.shared('valkey-9.1').command('HSET', 'trq:task:rejected', 'reason', 'long ' * 100)
+    status, out, err = command('tasks', '--limit', '300')
+    assert (status, err) == (0, '')
+    assert '\x1b[31m' in out, 'in colours'
+    shown = rows(re.sub(r'\x1b\[[\d;]*m', '', out))
+    assert len(shown) == 204
+    assert shown[0] == ['pending', 'pending', '3m20s', '0/5'], 'what did not change for longest'
+    (dead,) = [row for row in shown if row[0] == 'rejected']
+    assert dead[4:6] == ['long', 'long']
+    assert dead[-1].endswith('…'), 'cut off'
+    assert max(map(len, re.sub(r'\x1b\[[\d;]*m', '', out).splitlines())) <= 80
+    _, out, err = command('tasks')
+    assert (out.count('\n'), err) == (102, 'only 100 are shown: --limit shows more\n')
 
 
 @pytest.mark.parametrize('status', ['pending', 'working', 'delayed', 'rejected'])
@@ -109,11 +131,10 @@ def test_tasks_by_age(command: Command) -> None:
 
 def test_tasks_up_to_a_limit(command: Command) -> None:
     command.do(lambda queue: queue.enqueue_many(range(1200)))
-    status, out, err = command('tasks', '-n', '2')
-    assert (status, len(rows(out)), err) == (0, 2, 'only 2 are shown: --limit shows more\n')
+    assert len(command('tasks', '-n', '2').out.splitlines()) == 3
     assert len(command('tasks', '-n', '2', '--json').lines) == 2
     assert len(set(command('tasks', '--ids').out.splitlines())) == 1200
-    assert len(rows(command('tasks').out)) == 1200, 'all, where the output is no terminal'
+    assert len(command('tasks').out.splitlines()) == 1201, 'all, where the output is no terminal'
 
 
 def test_no_such_tasks(command: Command) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
 import typer
 
 from torrelque import Torrelque, TorrelqueTaskState
-from torrelque.cli.output import age, console, errors, make_table, print_json, print_line, printable
+from torrelque.cli.output import age, errors, make_table, print_json, print_line, print_table, printable
 from torrelque.cli.settings import Settings
 from torrelque.cli.states import STYLES, deliveries, last_change, state_fields
 from torrelque.cli.values import TIME, Status, name_of, parse_time
 
 __all__ = ('tasks',)
+
+COLUMNS = ('id', 'status', 'changed', 'tries', 'note')
 
 SCREENFUL = 100
 """Rows that a terminal shows without ``--limit``."""
@@ -58,18 +60,51 @@ async def tasks(
         latest = math.inf if older_than is None else now - older_than
         earliest = -math.inf if newer_than is None else now - newer_than
         found = _find(queue, status, earliest, latest)
-        if settings.json or ids:
-            count = 0
-            async for task_id, state in found:
-                if ids:
-                    print_line(printable(task_id))
-                else:
-                    print_json(state_fields(task_id, state))
-                count += 1
-                if count == limit:
-                    break
-        else:
-            await _show(found, now, limit or (SCREENFUL if sys.stdout.isatty() else None))
+        if sys.stdout.isatty() and not (settings.json or ids):
+            await _show(found, now, limit or SCREENFUL)
+            return
+        print_row = _print_json if settings.json else _print_id if ids else _Lines(now).print
+        count = 0
+        async for task_id, state in found:
+            print_row(task_id, state)
+            count += 1
+            if count == limit:
+                break
+        if not count and not settings.json:
+            errors().print('no such tasks', style='dim')
+
+
+def _print_json(task_id: str, state: TorrelqueTaskState) -> None:
+    print_json(state_fields(task_id, state), flush=False)
+
+
+def _print_id(task_id: str, _: TorrelqueTaskState) -> None:
+    print_line(printable(task_id), flush=False)
+
+
+class _Lines:
+    """The table as lines that are printed one by one: there may be millions of them."""
+
+    def __init__(self, now: float) -> None:
+        self._now = now
+        self._begun = False
+
+    def print(self, task_id: str, state: TorrelqueTaskState) -> None:
+        if not self._begun:
+            self._begun = True
+            self._print(COLUMNS)
+        self._print(_cells(task_id, state, self._now))
+
+    @staticmethod
+    def _print(cells: Sequence[str]) -> None:
+        task_id, status, changed, tries, note = cells
+        print_line(f'{task_id:32}  {status:9}  {changed:>7}  {tries:>5}  {note}'.rstrip(), flush=False)
+
+
+def _cells(task_id: str, state: TorrelqueTaskState, now: float) -> tuple[str, ...]:
+    changed = last_change(state)
+    ago = '' if changed is None else age(now - changed)
+    return printable(task_id), name_of(state.status), ago, deliveries(state), printable(state.reason or '')
 
 
 async def _find(
@@ -83,7 +118,8 @@ async def _find(
             yield task_id, state
 
 
-async def _show(found: AsyncIterator[tuple[str, TorrelqueTaskState]], now: float, limit: int | None) -> None:
+async def _show(found: AsyncIterator[tuple[str, TorrelqueTaskState]], now: float, limit: int) -> None:
+    """The first that are found, on a terminal; of those the one that changed least lately comes first."""
     rows: list[tuple[str, TorrelqueTaskState]] = []
     more = False
     async for row in found:
@@ -91,19 +127,11 @@ async def _show(found: AsyncIterator[tuple[str, TorrelqueTaskState]], now: float
         if more:
             break
         rows.append(row)
-    table = make_table('id', 'status', 'changed', 'tries', 'note', right=('changed', 'tries'), cut='note')
+    table = make_table(*COLUMNS, right=('changed', 'tries'))
     for task_id, state in sorted(rows, key=lambda row: last_change(row[1]) or 0.0):
-        changed = last_change(state)
-        table.add_row(
-            printable(task_id),
-            name_of(state.status),
-            '' if changed is None else age(now - changed),
-            deliveries(state),
-            printable(state.reason or ''),
-            style=STYLES[state.status],
-        )
+        table.add_row(*_cells(task_id, state, now), style=STYLES[state.status])
     if rows:
-        console().print(table)
+        print_table(table, cut=4)
     remark = f'only {len(rows)} are shown: --limit shows more' if more else '' if rows else 'no such tasks'
     if remark:
         errors().print(remark, style='dim')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torrelque import Torrelque, TorrelqueQueueStats
 from torrelque import queues as find_queues
-from torrelque.cli.output import age, console, errors, make_table, print_json, printable
+from torrelque.cli.output import age, console, errors, make_table, print_json, print_table, printable
 from torrelque.cli.settings import Settings
 
 __all__ = ('queues', 'stats')
@@ -53,10 +53,10 @@ async def queues(settings: Settings) -> None:
         return
     table = make_table(
         'queue', 'pending', 'working', 'delayed', 'rejected', 'oldest',
-        right=('pending', 'working', 'delayed', 'rejected', 'oldest'), cut='queue',
+        right=('pending', 'working', 'delayed', 'rejected', 'oldest'),
     )  # fmt: skip
     for name in sorted(found):
         counts = found[name]
         numbers = (counts.pending, counts.working, counts.delayed, counts.rejected)
         table.add_row(printable(name), *(f'{number:,}' for number in numbers), age(counts.oldest_pending_age))
-    console().print(table)
+    print_table(table, cut=0)

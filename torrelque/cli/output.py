@@ -8,13 +8,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ('age', 'console', 'errors', 'make_table', 'print_json', 'print_line', 'printable')
+__all__ = ('age', 'console', 'errors', 'make_table', 'print_json', 'print_line', 'print_table', 'printable')
 
 WIDE = 10_000
 """Columns where the output is no terminal: what is piped on is never cut off."""
+
+GAP = 3
+"""Blanks between the columns of a table."""
+
+LEAST_KEPT = 8
+"""Characters that are left of a column that gives way to others."""
 
 UNITS = ((86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's'))
 
@@ -33,18 +40,22 @@ def _console(terminal: bool, *, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=None if terminal else WIDE)
 
 
-def make_table(*columns: str, right: tuple[str, ...] = (), cut: str = '') -> Table:
-    """A table without lines around it; ``right`` are aligned so, ``cut`` is the column that gives way to others."""
+def make_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    """A table without lines around it; the columns ``right`` are aligned so."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in columns:
-        table.add_column(
-            name,
-            justify='right' if name in right else 'left',
-            no_wrap=True,
-            overflow='ellipsis' if name == cut else 'fold',
-            min_width=4 if name == cut else None,
-        )
+        table.add_column(name, justify='right' if name in right else 'left', no_wrap=True)
     return table
+
+
+def print_table(table: Table, *, cut: int) -> None:
+    """Print a table on standard output. Where it is too wide, the column ``cut`` gives way to the others."""
+    out = console()
+    others = [column for number, column in enumerate(table.columns) if number != cut]
+    taken = sum(GAP + max(cell_len(str(cell)) for cell in (column.header, *column.cells)) for column in others)
+    table.columns[cut].max_width = max(LEAST_KEPT, out.width - taken)
+    table.columns[cut].overflow = 'ellipsis'
+    out.print(table)
 
 
 def printable(text: str) -> str:
@@ -52,14 +63,14 @@ def printable(text: str) -> str:
     return ''.join(each if each.isprintable() else each.encode('unicode_escape').decode() for each in text)
 
 
-def print_json(fields: Mapping[str, Any]) -> None:
-    """One object on one line."""
-    print(json.dumps(fields), flush=True)  # noqa: T201 - what a command does
+def print_json(fields: Mapping[str, Any], *, flush: bool = True) -> None:
+    """One object on one line. Of lists, which may be long, lines need not be flushed one by one."""
+    print(json.dumps(fields), flush=flush)  # noqa: T201 - what a command does
 
 
-def print_line(text: str) -> None:
+def print_line(text: str, *, flush: bool = True) -> None:
     """One line on standard output, as it is."""
-    print(text, flush=True)  # noqa: T201 - as above
+    print(text, flush=flush)  # noqa: T201 - as above
 
 
 def age(seconds: float | None) -> str:

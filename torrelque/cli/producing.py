@@ -131,7 +131,7 @@ class _Loader:
         terminal = errors()
         with Progress(
             TextColumn('{task.description}'),
-            BarColumn(),
+            BarColumn(bar_width=30),
             TextColumn('{task.fields[count]} tasks {task.fields[rate]}'),
             TimeElapsedColumn() if size is None else TimeRemainingColumn(),
             console=terminal,
@@ -145,8 +145,7 @@ class _Loader:
                         await self._send(part)
                         rate = f'{self._count / max(time.monotonic() - begun, 1e-3):,.0f}/s'
                         progress.update(bar, completed=part[-1].end, count=f'{self._count:,}', rate=rate)
-                if size is not None:
-                    progress.update(bar, completed=size)
+                progress.update(bar, total=size or 1, completed=size or 1)
             except anyio.get_cancelled_exc_class():
                 progress.stop()
                 terminal.print(self._how_far(name))
