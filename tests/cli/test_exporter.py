@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -105,6 +106,10 @@ async def exporting(
         await ready.wait()
         yield Exporter(told[0])
         group.cancel_scope.cancel()
+    for thread in threading.enumerate():
+        if thread.name == 'exporter':
+            thread.join(ENOUGH)
+            assert not thread.is_alive()
 
 
 async def on(url: str, name: str, function: Callable[[Torrelque], Awaitable[object]]) -> None:
@@ -145,7 +150,8 @@ async def test_what_is_told_of_a_queue(command: Command) -> None:
 
 async def test_each_scrape_reads_anew(command: Command) -> None:
     async with exporting(command.url, ['mail']) as exporter:
-        assert (await exporter.scrape())['tasks', 'mail', 'pending'] == 0
+        found = await exporter.scrape()
+        assert (found['tasks', 'mail', 'pending'], found['oldest_pending_age_seconds', 'mail']) == (0, 0)
         await on(command.url, 'mail', lambda queue: queue.enqueue(1))
         found = await exporter.scrape()
         assert (found['tasks', 'mail', 'pending'], found['enqueued_total', 'mail']) == (1, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import anyio
 import pytest
-from opentelemetry import trace
+from opentelemetry import baggage, context, trace
 from opentelemetry.sdk.trace import ReadableSpan
 
 from tests.otel.support import (
@@ -60,7 +60,11 @@ async def test_what_is_counted(telescope: Telescope, queue: InstrumentedTorrelqu
 
 
 async def test_a_context_of_ones_own_stays(telescope: Telescope, queue: InstrumentedTorrelque) -> None:
-    task_id = await queue.enqueue(1, headers=CHOSEN)
+    token = context.attach(baggage.set_baggage('tenant', 'joe'))
+    try:
+        task_id = await queue.enqueue(1, headers=CHOSEN)
+    finally:
+        context.detach(token)
     span = telescope.one('enqueue q')
     assert operation(span) == ('enqueue', 'send', 'CLIENT')
     assert links(span) == [CHOSEN_IDENTITY]
@@ -81,8 +85,8 @@ async def test_many_tasks(telescope: Telescope, queue: InstrumentedTorrelque) ->
     assert attributes(span) == {'messaging.batch.message_count': 3}
     assert links(span) == [CHOSEN_IDENTITY]
     tasks = [await queue.get_task(str(task_id)) for task_id in ids]
-    context = {'traceparent': traceparent(span)}
-    assert [task.headers for task in tasks] == [context, {'mine': 'stays', **context}, CHOSEN]
+    added = {'traceparent': traceparent(span)}
+    assert [task.headers for task in tasks] == [added, {'mine': 'stays', **added}, CHOSEN]
     assert (tasks[0].data, tasks[0].state.max_dequeues) == ('one', 3)
     assert item.headers == {'mine': 'stays'}, "the caller's own is not changed"
 

@@ -204,7 +204,7 @@ class Operation:
             self.fail(order)
             raise
         except BaseException as error:
-            if self._error is None and isinstance(error, Exception):
+            if isinstance(error, Exception):
                 self.span.record_exception(error)
             self.fail(error)
             raise
