@@ -19,19 +19,26 @@ def main() -> int:
     parser.add_argument('--seconds', type=float, default=float('inf'), help='begin none after so much time')
     arguments = parser.parse_args()
     begun = time.monotonic()
+    exceeded: list[str] = []
     try:
         for seed in count(arguments.seed):
             for name in arguments.scenario or SCENARIOS:
                 if time.monotonic() - begun > arguments.seconds:
-                    return 0
+                    return told(exceeded)
                 print(f'{name}: seed {seed}', flush=True)
                 report = play(name, seed, arguments.each)
                 print(f'{name}: {report}', *report.violations, sep='\n    ', flush=True)
+                exceeded += [f'{name}: {each}' for each in report.exceeded]
                 if report.violations:
                     return 1
     except KeyboardInterrupt:
         pass
-    return 0
+    return told(exceeded)
+
+
+def told(exceeded: list[str]) -> int:
+    print(*(exceeded or ['no violation, no limit exceeded']), sep='\n')
+    return int(bool(exceeded))
 
 
 if __name__ == '__main__':

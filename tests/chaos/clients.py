@@ -1,7 +1,8 @@
-"""How a process comes by a client of each kind, and what it has to put up with."""
+"""How a process comes by a client of each kind, and what it has to put up with: trouble, and a wrong clock."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -39,3 +40,10 @@ def excuse(error: TorrelqueConnectionError | TorrelqueReplyError) -> None:
     """The server is away, or has just come back; anything else is raised."""
     if isinstance(error, TorrelqueReplyError) and error.code != 'LOADING':
         raise error
+
+
+def shift_clock(seconds: float) -> None:
+    """Make the time of day wrong in this process."""
+    right, right_ns = time.time, time.time_ns
+    time.time = lambda: right() + seconds
+    time.time_ns = lambda: right_ns() + int(seconds * 1e9)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from tests.chaos.clients import TROUBLE, excuse
+from tests.chaos.clients import CLIENTS, TROUBLE, excuse
 from tests.chaos.ledger import Ledger
 from torrelque import Task, Torrelque, TorrelqueLeaseLostError
 
@@ -36,6 +36,12 @@ class Spec:
     """How much a crew does that comes to an end; ``serve`` does not."""
 
     gate: str = ''
+    consumers: int = 0
+    objects: int = 1
+    """How many consumers, over how many queue objects, where a crew is a crowd."""
+
+    skew: float = 0.0
+    """Seconds by which the process's clock is wrong."""
 
 
 async def produce(spec: Spec, queue: Torrelque, ledger: Ledger, rng: random.Random) -> None:
@@ -133,14 +139,23 @@ async def hold(spec: Spec, queue: Torrelque, ledger: Ledger, rng: random.Random)
 async def cancel(spec: Spec, queue: Torrelque, ledger: Ledger, rng: random.Random) -> None:
     """Cancel a waiting consumer about a millisecond after an enqueue began, again and again.
 
-    The time follows the machine: about half of the consumers are to get their task.
+    The time follows the machine: about half of the consumers are to get their task. What the others do not get is
+    there for somebody else; the ledger tells how many microseconds after the cancellation and the enqueue.
     """
+    async with CLIENTS[spec.client](spec.url) as client, Torrelque(client, queue=spec.queue) as other:
+        await _cancel(spec, queue, other, ledger, rng)
+
+
+async def _cancel(spec: Spec, queue: Torrelque, other: Torrelque, ledger: Ledger, rng: random.Random) -> None:
     got: list[Task] = []
     window = 0.001
+    cancelled = begun = acknowledged = 0.0
 
     async def wait(scope: anyio.CancelScope) -> None:
         with scope:
             got.append(await queue.dequeue())
+        nonlocal cancelled
+        cancelled = anyio.current_time()
 
     for number in range(spec.rounds):
         task_id = f'{spec.name}.{number}'
@@ -148,19 +163,24 @@ async def cancel(spec: Spec, queue: Torrelque, ledger: Ledger, rng: random.Rando
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(wait, scope)
             await anyio.sleep(0.002)
-            scope.deadline = anyio.current_time() + window * rng.uniform(0, 2)
+            begun = anyio.current_time()
+            scope.deadline = begun + window * rng.uniform(0, 2)
             ledger.write('enqueuing', task_id)
             await queue.enqueue(number, task_id=task_id, task_timeout=spec.task_timeout)
+            acknowledged = anyio.current_time()
             ledger.write('enqueued', task_id)
         window *= 1.1 if scope.cancelled_caught else 0.9
         if scope.cancelled_caught:
-            ledger.write('cancelled')
-        if number + 1 < spec.rounds:  # so that the next one has to wait; what the last one left, others have to find
-            got += await queue.dequeue_nowait(max_tasks=10)
+            away = max(0.0, begun - cancelled, cancelled - acknowledged)
+            ledger.write('cancelled', task_id, int(away * 1e6))
+            if number + 1 < spec.rounds:  # what the last one left, others have to find
+                while not got:
+                    got += await other.dequeue_nowait(max_tasks=10)
+                ledger.write('back', task_id, int((anyio.current_time() - max(cancelled, acknowledged)) * 1e6))
         while got:
             task = got.pop()
             ledger.write('claimed', task.id, task.dequeue_count)
-            await release(queue, ledger, task)
+            await release(other, ledger, task)
 
 
 CREWS: dict[str, Crew] = {'serve': serve, 'hold': hold, 'cancel': cancel}

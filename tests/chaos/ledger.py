@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-Event = Literal['enqueuing', 'enqueued', 'claimed', 'releasing', 'released', 'requeued', 'lost', 'unknown', 'cancelled']
-"""The -ing ones are written before the call is sent; ``unknown`` is a call that ended with a connection error."""
+Event = Literal[
+    'enqueuing',
+    'enqueued',
+    'claimed',
+    'releasing',
+    'released',
+    'requeued',
+    'lost',
+    'unknown',
+    'cancelled',
+    'back',
+    'ready',
+]
+"""The -ing ones are written before the call is sent; ``unknown`` is a call that ended with a connection error.
+
+``cancelled`` and ``back`` count microseconds: how far from an enqueue, and how long until the task was to be had again.
+"""
 
 Claim = tuple[str, int]
 """Who claimed, and which delivery it was. The result of every released task is the claim that released it."""
@@ -33,7 +49,7 @@ class Ledger:
         os.close(self._file)
 
     def write(self, event: Event, task_id: str = '', count: int = 0) -> None:
-        os.write(self._file, f'{json.dumps([event, task_id, count])}\n'.encode())
+        os.write(self._file, f'{json.dumps([event, task_id, count, time.monotonic()])}\n'.encode())
 
 
 @dataclass
@@ -52,7 +68,7 @@ class Books:
     def read(cls, folder: Path) -> Self:
         books = cls()
         for path in sorted(folder.iterdir()):
-            for event, task_id, count in read(path):
+            for event, task_id, count, _ in read(path):
                 books.add(event, task_id, (path.name, count))
         return books
 
@@ -103,9 +119,28 @@ class Books:
         return problems
 
 
-def read(path: Path) -> list[tuple[str, str, int]]:
-    """The entries of one ledger: event, task, delivery; none if it was not begun."""
-    if not path.exists():
-        return []
-    whole, _, _ = path.read_text().rpartition('\n')  # the last line may be being written
-    return [tuple(json.loads(line)) for line in whole.splitlines()]
+Entry = tuple[str, str, int, float]
+"""Event, task, delivery, and when it was written, on the one monotonic clock that processes share."""
+
+
+def read(path: Path) -> list[Entry]:
+    """The entries of one ledger; none if it was not begun."""
+    return Reader(path).news()
+
+
+class Reader:
+    """A ledger that is read as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def news(self) -> list[Entry]:
+        """What was written since this was last asked for."""
+        if not self._path.exists():
+            return []
+        with self._path.open('rb') as file:
+            file.seek(self._offset)
+            whole, end, _ = file.read().rpartition(b'\n')  # the last line may be being written
+        self._offset += len(whole) + len(end)
+        return [tuple(json.loads(line)) for line in whole.splitlines()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import struct
+import sys
 import threading
 from collections import Counter
 from contextlib import suppress
@@ -21,10 +22,13 @@ class Proxy:
 
     - cut: what came before is delivered, and both sides see the end, or a reset;
     - stall: the rest waits, perhaps for longer than the client does, and is delivered late even if the client has gone.
+
+    Without ``mean`` it carries all until `sever`.
     """
 
-    def __init__(self, port: int, seed: int, mean: int = 8000) -> None:
+    def __init__(self, port: int, seed: int, mean: int | None = 8000) -> None:
         self.done: Counter[str] = Counter()
+        self._severed = 0
         self._target = ('127.0.0.1', port)
         self._seed = seed
         self._mean = mean
@@ -34,6 +38,10 @@ class Proxy:
     @property
     def url(self) -> str:
         return f'redis://127.0.0.1:{self._listener.getsockname()[1]}'
+
+    def sever(self) -> None:
+        """Cut all connections that there are, each at one of the next bytes that it carries."""
+        self._severed += 1
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -58,13 +66,15 @@ class Proxy:
                     threading.Thread(target=self._pump, args=(*ends, rng), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, rng: random.Random) -> None:
-        left = self._bytes(rng)
+        left, severed = self._bytes(rng), self._severed
         with suppress(OSError):
             while data := source.recv(65536):
+                if severed < self._severed:
+                    left = min(left, rng.randrange(400))
                 while len(data) > left:
                     sink.sendall(data[:left])
                     data, left = data[left:], self._bytes(rng)
-                    if rng.random() < 0.6:
+                    if severed < self._severed or rng.random() < 0.6:
                         self.done['cuts'] += 1
                         return self._close((source, sink), reset=rng.random() < 0.5)
                     self.done['stalls'] += 1
@@ -75,7 +85,7 @@ class Proxy:
         return None
 
     def _bytes(self, rng: random.Random) -> int:
-        return int(rng.expovariate(1 / self._mean))
+        return sys.maxsize if self._mean is None else int(rng.expovariate(1 / self._mean))
 
     def _close(self, ends: tuple[socket.socket, ...], *, reset: bool) -> None:
         for end in ends:

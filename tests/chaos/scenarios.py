@@ -12,41 +12,47 @@ import anyio
 
 from tests import servers
 from tests.chaos.crews import ENOUGH, release
-from tests.chaos.ledger import Ledger
+from tests.chaos.ledger import Ledger, read
+from tests.chaos.measured import due_at_once, idle_crowd, severed_connections
 from tests.chaos.nursery import Nursery
 from tests.chaos.proxy import Proxy
 from tests.chaos.stage import COMBINATIONS, LEASE, LONG_LEASE, QUEUE, Report, Stage
 from torrelque import Task, Torrelque, connect
 
 DURABLE = ('--appendonly', 'yes', '--appendfsync', 'always')
+RESUMED = 'every process worked again after the server came back within'
+TELLING = ('--slowlog-log-slower-than', '1000', '--slowlog-max-len', '10000')
 
 
-def killed_workers(stage: Stage, seconds: float, pause: float = 0.2) -> None:
+def killed_workers(stage: Stage, seconds: float, pause: float = 0.1) -> None:
     """Workers are killed and replaced, whatever they are doing."""
+    for _ in COMBINATIONS:
+        stage.serve()
     end = time.monotonic() + seconds
-    for _ in range(6):
-        stage.start('serve')
     while time.monotonic() < end:
         time.sleep(stage.rng.uniform(0, 2 * pause))
         stage.nursery.kill(stage.rng.choice(stage.nursery.names))
         stage.report.figures['workers killed'] += 1
-        stage.start('serve')
+        stage.serve()
     stage.nursery.kill_all()
     stage.settle()
 
 
 def killed_server(stage: Stage, seconds: float, pause: float = 0.6) -> None:
     """The server is killed under load and comes back with what it acknowledged."""
-    end = time.monotonic() + seconds
     for _ in COMBINATIONS:
-        stage.start('serve')
-    while time.monotonic() < end:
+        stage.serve()
+    end = time.monotonic() + seconds
+    while stage.report.measures.get(RESUMED) is None or time.monotonic() < end:
         time.sleep(stage.rng.uniform(0, 2 * pause))
+        stage.note_slow_scripts()
         stage.server.kill()
         stage.report.figures['servers killed'] += 1
         time.sleep(stage.rng.uniform(0, 0.3))
         stage.server.start()
-    time.sleep(pause)
+        stage.favour_server()
+        if stage.rng.random() < 0.3 or time.monotonic() > end:
+            stage.report.measure(RESUMED, stage.until_all_work(), 1000)
     stage.nursery.kill_all()
     stage.settle()
 
@@ -55,7 +61,7 @@ def broken_connections(stage: Stage, seconds: float) -> None:
     """Connections are cut, stalled and half-delivered; what comes late comes even after its sender gave up."""
     with Proxy(stage.server.port, stage.report.seed) as proxy:
         for _ in 2 * COMBINATIONS:
-            stage.start('serve', url=proxy.url)
+            stage.serve(url=proxy.url)
         time.sleep(seconds)
         stage.nursery.kill_all()
         stage.settle()
@@ -67,13 +73,17 @@ def cancelled_dequeues(stage: Stage, seconds: float) -> None:
 
     Their leases would outlast the test: what one of them kept is not delivered again.
     """
-    rounds = 250 + int(50 * seconds)
+    rounds = 140 + int(20 * seconds)
     queues = [f'{QUEUE}{number}' for number in range(len(COMBINATIONS))]
-    names = [stage.start('cancel', queue=queue, lease=LONG_LEASE, rounds=rounds) for queue in queues]
-    for name in names:
-        stage.nursery.join(name)
+    for queue in queues:  # one after the other, as their times are measured
+        stage.nursery.join(name := stage.start('cancel', queue=queue, lease=LONG_LEASE, rounds=rounds))
         stage.report.figures['cancelled'] += (cancelled := stage.count(name, 'cancelled'))
         assert 0.1 * rounds < cancelled < 0.9 * rounds, f'{name}: {cancelled} of {rounds} were cancelled: no race'
+        for event, _, microseconds, _ in read(stage.ledgers / name):
+            if event == 'back':
+                stage.report.measure('a cancelled task was available again after', microseconds / 1e6, 50)
+            elif event == 'cancelled':
+                stage.report.figures['within 2 ms of an enqueue'] += microseconds <= 2000
     stage.settle(*queues)
 
 
@@ -86,9 +96,9 @@ def stopped_workers(stage: Stage, seconds: float, tasks: int = 5) -> None:
     names = [stage.start('hold', queue=queue, rounds=tasks, gate=str(stage.gate)) for queue in queues]
     anyio.run(_outlive, stage, queues, names, tasks)
     stage.report.figures['workers stopped'] += len(names)
-    end = time.monotonic() + seconds
     for _ in COMBINATIONS:
-        stage.start('serve')
+        stage.serve()
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
         name = stage.rng.choice(stage.nursery.names)
         stage.nursery.stop(name)
@@ -142,7 +152,16 @@ async def _claim(consumer: Torrelque, ledger: Ledger) -> Task:
 
 SCENARIOS: dict[str, Callable[[Stage, float], None]] = {
     function.__name__: function
-    for function in (killed_workers, killed_server, broken_connections, cancelled_dequeues, stopped_workers)
+    for function in (
+        killed_workers,
+        killed_server,
+        broken_connections,
+        cancelled_dequeues,
+        stopped_workers,
+        severed_connections,
+        due_at_once,
+        idle_crowd,
+    )
 }
 
 
@@ -151,6 +170,7 @@ def play(name: str, seed: int, seconds: float) -> Report:
     begun = time.monotonic()
     with TemporaryDirectory() as folder, _serving(name) as server, Nursery(Path(folder, 'log')) as nursery:
         stage = Stage(seed, Path(folder), server, nursery)
+        stage.favour_server()
         SCENARIOS[name](stage, seconds)
         stage.report.seconds = time.monotonic() - begun
         return stage.report
@@ -158,7 +178,7 @@ def play(name: str, seed: int, seconds: float) -> Report:
 
 @contextmanager
 def _serving(name: str) -> Iterator[servers.Server]:
-    server = servers.start('valkey-9.1', *(DURABLE if name == killed_server.__name__ else ()))
+    server = servers.start('valkey-9.1', *TELLING, *(DURABLE if name == killed_server.__name__ else ()))
     try:
         yield server
     finally:

@@ -21,27 +21,32 @@ from typing import NoReturn
 
 import anyio
 import trio
+import uvloop
 
-from tests.chaos.clients import CLIENTS
+from tests.chaos.clients import CLIENTS, shift_clock
 from tests.chaos.crews import CREWS, ENOUGH, Spec
+from tests.chaos.crowds import CROWDS
 from tests.chaos.ledger import Ledger
 from torrelque import Torrelque
 
-PRELOADED = (trio,)
+PRELOADED = (trio, uvloop)
 
 
 async def work(spec: Spec, ledger: Ledger) -> None:
+    shift_clock(spec.skew)
     rng = random.Random(f'{spec.seed} {spec.name}')
     with anyio.fail_after(ENOUGH + spec.rounds if spec.rounds else math.inf):
         async with CLIENTS[spec.client](spec.url) as client, Torrelque(client, queue=spec.queue) as queue:
-            await CREWS[spec.crew](spec, queue, ledger, rng)
+            await {**CREWS, **CROWDS}[spec.crew](spec, queue, ledger, rng)
 
 
 def child(spec: Spec) -> NoReturn:
     status = 1
     try:
         with Ledger(Path(spec.folder), spec.name) as ledger:
-            anyio.run(work, spec, ledger, backend=spec.loop)
+            backend, _, uvloop = spec.loop.partition('+')
+            options = {'use_uvloop': True} if uvloop else {}
+            anyio.run(work, spec, ledger, backend=backend, backend_options=options)
         status = 0
     except BaseException:  # noqa: BLE001 - the parent's code must not go on in a fork
         sys.stderr.write(f'{asdict(spec)}\n{traceback.format_exc()}')
