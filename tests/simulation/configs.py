@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 __all__ = ('CONFIGS', 'Config', 'Faults')
@@ -17,6 +17,8 @@ class Faults:
     """A request or a reply never arrives."""
     repeat: float = 0.0
     """A batch arrives again, perhaps much later."""
+    ancient: float = 0.0
+    """A batch arrives again when its lane has expired, and nobody remembers it."""
     cut: float = 0.0
     """Only a part of a batch arrives, and no reply."""
     split: float = 0.0
@@ -78,6 +80,8 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
         # Pauses of up to a minute are longer than any lease here.
         'workers': Config(clients=(3, 5), callers=(1, 2), workers=(1, 2), accidents=PAUSES, caps=CAPS),
         'crew': Config(clients=(1, 3), callers=(1, 2), workers=(1, 2), faults=NONE, longest_wait=0.1, caps=CAPS),
-        'forks': Config(clients=(1, 3), workers=(0, 1), accidents={**ACCIDENTS, 'fork': 0.03}),
+        'forks': Config(
+            clients=(1, 3), workers=(0, 1), accidents={**ACCIDENTS, 'fork': 0.03}, faults=replace(ALL, ancient=0.02)
+        ),
     }
 )

@@ -16,6 +16,8 @@ __all__ = ('Network', 'name_of')
 
 Execute = Callable[[Call[Any]], Reply]
 WAKE = KEYS['wake']
+ANCIENT = 1000.0
+"""Seconds: longer than a lane lasts after it was last used."""
 
 
 def name_of(call: Call[Any]) -> str:
@@ -69,6 +71,10 @@ class Network:
             self._arrive(delay, batch, receive)
         if self.happens('repeat'):
             later = self.delay() + self._random.choice((0.01, 1, 30, 200)) * self._random.random()
+            self._tell_of(f'to come again {later:.3f} later', batch)
+            self._arrive(later, batch, None)
+        if self.happens('ancient'):
+            later = ANCIENT + 100 * self._random.random()
             self._tell_of(f'to come again {later:.3f} later', batch)
             self._arrive(later, batch, None)
 

@@ -10,12 +10,14 @@ import pytest
 from tests.simulation import callers
 from tests.simulation.clients import SCRIPTS, Behaviour, Client
 from tests.simulation.configs import NONE, Config
+from tests.simulation.mutants_waiting import every_waiter_keeps_the_timer, hint_left_over
 from tests.simulation.server import KEYS
 from tests.simulation.world import World
 from torrelque.core.idle import claim
 from torrelque.core.lanes import Lane, Lanes
+from torrelque.core.models import TorrelqueTaskStatus
 from torrelque.core.protocol import Arg, Call, Operation, blocking_drive
-from torrelque.core.verbs import ENQUEUE, Outcome, enqueue_item
+from torrelque.core.verbs import ENQUEUE, RELEASE, Outcome, enqueue_item, release_item
 
 T = TypeVar('T')
 
@@ -37,13 +39,13 @@ class Queue:
         for client in self.clients:
             for _ in range(callers_each):
                 client.spawn(callers.wait_for_work(client))
-        self._lanes = Lanes(SCRIPTS, KEYS, 'elsewhere')
+        self.lanes = Lanes(SCRIPTS, KEYS, 'elsewhere')
         execute = self.world.execute
 
         def watched(call: Call[object]) -> object:
             reply = execute(call)
             if call.command is SCRIPTS['claim']:
-                self.claims.append((self.world.scheduler.now, (len(reply) - 4) // 5))
+                self.claims.append((self.world.scheduler.now, (len(reply) - 4) // 6))
             return reply
 
         self.world.network._execute = watched
@@ -63,13 +65,13 @@ class Queue:
         words: tuple[Arg, ...] = ()
         for delay in delays:
             words += enqueue_item(self.world.new_id(), b'data', timeout, delay, None, b'')
-        assert Outcome.EXISTING not in self._drive(self._lanes.call('enqueue', words, ENQUEUE.parse))
+        assert Outcome.EXISTING not in self.drive(self.lanes.call('enqueue', words, ENQUEUE.parse))
 
     def claim(self) -> None:
         """As somebody elsewhere does who is never heard of again."""
-        assert len(self._drive(claim(self._lanes, 1, 0, Lane(), self.now)).tasks) == 1
+        assert len(self.drive(claim(self.lanes, 1, 0, Lane(), self.now)).tasks) == 1
 
-    def _drive(self, operation: Operation[T]) -> T:
+    def drive(self, operation: Operation[T]) -> T:
         return blocking_drive(operation, lambda batch: [self.world.execute(call) for call in batch])
 
     def taken(self) -> list[float]:
@@ -204,10 +206,46 @@ def test_idle_objects_beside_a_far_event_claim_no_more() -> None:
     assert len(queue.claims) <= 10 * 10 * 8 / 2  # the shortest slice is over two seconds
 
 
-def test_idle_objects_beside_a_near_event_do_not_fight_for_its_timer() -> None:
+def claims_for_a_near_event() -> tuple[int, int]:
+    """Before it is due, and then."""
     queue = Queue(100, 1)
     queue.run(1)
     queue.claims.clear()
     queue.enqueue(1.9)
     queue.run(1.8)
-    assert len(queue.claims) < 100
+    before = len(queue.claims)
+    queue.run(0.2)
+    return before, len(queue.claims) - before
+
+
+def test_idle_objects_beside_a_near_event_do_not_fight_for_its_timer() -> None:
+    before, then = claims_for_a_near_event()
+    assert before < 100
+    assert then < 5
+
+
+def test_a_timer_that_every_waiter_keeps_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    every_waiter_keeps_the_timer(monkeypatch)
+    _, then = claims_for_a_near_event()
+    assert then > 10
+
+
+def left_when_drained() -> set[bytes]:
+    """The names of the keys that last, after somebody who does not wait has taken all there is."""
+    queue = Queue(0, 0)
+    queue.enqueue(None)
+    queue.claim()
+    (task_id,) = queue.world.server.working()
+    item = release_item(task_id.decode(), TorrelqueTaskStatus.COMPLETED, None, b'')
+    queue.drive(queue.lanes.call('release', item, RELEASE.parse))
+    assert not queue.drive(claim(queue.lanes, 1, 0, Lane(), queue.now)).tasks
+    return {key for key, (_, _, expires) in queue.world.server.snapshot().items() if expires is None}
+
+
+def test_no_hint_is_left_over() -> None:
+    assert left_when_drained() == {KEYS['counters'], KEYS['epoch']}
+
+
+def test_a_hint_left_over_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    hint_left_over(monkeypatch)
+    assert KEYS['wake'] in left_when_drained()

@@ -1,0 +1,108 @@
+"""Rules left out of what wakes consumers, and of what tells one call from another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.simulation.mutants import Mutant
+from torrelque.transports.memory import claims, verbs
+from torrelque.transports.memory.prelude import Run
+
+__all__ = ('MUTANTS', 'every_waiter_keeps_the_timer', 'hint_left_over')
+
+LEAVING = 2
+"""Arguments of a tick without a cap; calls on lanes have three more."""
+
+
+def absent_lane_accepted(patch: pytest.MonkeyPatch) -> None:
+    """A call on a lane that has expired, or never was, is done."""
+    enter = Run.enter
+
+    def mutant(self: Run) -> tuple[bytes, bytes] | None:
+        return None if self.lane_record() is None else enter(self)
+
+    patch.setattr(Run, 'enter', mutant)
+
+
+def closed_call_done(patch: pytest.MonkeyPatch) -> None:
+    """A call that was settled before it arrived is done when it arrives."""
+    enter = Run.enter
+
+    def mutant(self: Run) -> tuple[bytes, bytes] | None:
+        seen = enter(self)
+        return None if seen is not None and seen[0] == b'CLOSED' else seen
+
+    patch.setattr(Run, 'enter', mutant)
+
+
+def no_record_left(patch: pytest.MonkeyPatch) -> None:
+    """A call leaves its lane as it was."""
+    patch.setattr(Run, 'record', lambda *_: None)
+
+
+def hint_left_over(patch: pytest.MonkeyPatch) -> None:
+    """A claim that finds nothing leaves the hint up."""
+    hint = Run.hint
+
+    def mutant(self: Run, *, empty: bool = False) -> None:
+        hint(self)
+
+    patch.setattr(Run, 'hint', mutant)
+
+
+def timer_kept_by_who_leaves(patch: pytest.MonkeyPatch) -> None:
+    """The last consumer of a queue object goes, and its timer stays."""
+    drop_timer = Run.drop_timer
+
+    def mutant(self: Run) -> None:
+        if len(self.args) > LEAVING:
+            drop_timer(self)
+
+    patch.setattr(Run, 'drop_timer', mutant)
+
+
+def no_hint_on_a_new_earliest(patch: pytest.MonkeyPatch) -> None:
+    """An event that comes before the one that is minded is told to nobody."""
+
+    def mutant(self: Run) -> bool:
+        event = self.earliest()
+        return event is not None and event <= self.now
+
+    patch.setattr(Run, '_needs_somebody', mutant)
+
+
+def every_waiter_keeps_the_timer(patch: pytest.MonkeyPatch) -> None:
+    """Each claim that finds nothing takes the timer from whoever has it, and so has each of them look again."""
+
+    def mutant(self: Run, event: float) -> bool:
+        return self._minds is not None and self._minds <= event and self._minder == self.args[0]
+
+    patch.setattr(Run, 'covered', mutant)
+
+
+def an_item_twice(patch: pytest.MonkeyPatch) -> None:
+    """Of two items with one id in a call the second does not see what the first did."""
+    claimed_items = claims.claimed_items
+
+    def mutant(run: Run, width: int) -> tuple[list[Any], list[bytes]]:
+        found, answers = claimed_items(run, width)
+        live = {item.id: item for item in found}
+        for place, (task_id, *_) in enumerate(run.items(width)):
+            if answers[place] == b'l' and task_id in live:
+                answers[place] = b'o'
+        return found, answers
+
+    patch.setattr(verbs, 'claimed_items', mutant)
+
+
+MUTANTS: dict[str, tuple[str, Mutant]] = {
+    'absent lane accepted': ('forks', absent_lane_accepted),
+    'settled calls done when they arrive': ('cancel', closed_call_done),
+    'no record left': ('alone', no_record_left),
+    'timer kept by who leaves': ('calm', timer_kept_by_who_leaves),
+    'no hint on a new earliest': ('calm', no_hint_on_a_new_earliest),
+    'an item twice': ('alone', an_item_twice),
+}
+"""By name: the world that has to notice, and the mutation."""
