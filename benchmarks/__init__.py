@@ -10,7 +10,9 @@
     rows          what is measured
     metering      wall clock, the client's CPU, the server's CPU
     systems       one module for each system: how it is configured, and why so
-    report        the tables of docs/performance.md, and the plots beside it
+    report        the tables
+    plots         the plots, in an environment with matplotlib
+    publishing    puts both into docs/performance/
     profiling     where the time of one task goes
 
 What runs in a measurement's process (measure, rows, metering, systems) is imported in

@@ -36,20 +36,25 @@ async def _call_for(seconds: float, call: Callable[[], Awaitable[int]], meter: M
     """Have 50 callers do one call after the other; how many tasks that was while the meter ran."""
     done = counted = 0
     stopped = False
+    news = anyio.Event()
 
     async def repeat() -> None:
         nonlocal done
         while not stopped:
             count = await call()
             done += count  # read only now: others have added meanwhile
+            news.set()
 
     async with anyio.create_task_group() as group:
         for _ in range(CALLERS):
             group.start_soon(repeat)
         await anyio.sleep(WARM_UP)
+        await news.wait()
+        news = anyio.Event()
         before = done
         meter.start()
         await anyio.sleep(seconds)
+        await news.wait()  # on a very busy machine
         counted = done - before
         meter.stop()
         stopped = True
@@ -115,11 +120,7 @@ async def _preload(system: System, count: int, delay: float | None = None) -> No
         while left > 0:
             now = min(BULK, left)
             left -= now
-            if delay is None:
-                await system.enqueue_many([make_payload()] * now)
-            else:
-                for _ in range(now):
-                    await system.enqueue(make_payload(), delay)
+            await system.enqueue_many([make_payload()] * now, delay)
 
     async with anyio.create_task_group() as group:
         for _ in range(CALLERS):

@@ -18,7 +18,7 @@ BOOT = f'import sys; sys.path.append({str(ROOT)!r}); from benchmarks.measure imp
 """Appended, so that what an environment has installed comes first: there, torrelque is not the one of this folder."""
 
 LONGEST = 300.0
-USUAL = 90.0
+USUAL = 150.0
 """Seconds that a measurement may take, with a million tasks and without."""
 
 
@@ -41,6 +41,7 @@ class Runner:
             'system': step.variant.system,
             'client': step.variant.client,
             'loop': step.variant.loop,
+            'load': os.getloadavg()[0],
         }
         with EmbeddedServer(port=0) as server:
             command = [*_tie(), *self._command(environment, step.variant, step.row, server.url)]
@@ -60,7 +61,7 @@ class Runner:
                 return entry | _failed(step, str(error))
         said: dict[str, Any] = json.loads(output.splitlines()[-1])
         self.versions |= {
-            f'{step.variant.system}: {name}': version
+            f'{step.variant.system} {name}': version
             for name, version in said['versions'].items()
             if name in environment.named
         }

@@ -43,10 +43,10 @@ class System(ABC):
     async def enqueue(self, task: Payload, delay: float | None = None) -> None:
         """Add one task."""
 
-    async def enqueue_many(self, tasks: list[Payload]) -> None:
+    async def enqueue_many(self, tasks: list[Payload], delay: float | None = None) -> None:
         """Add many in one call, or in single calls where there is no such call."""
         for task in tasks:
-            await self.enqueue(task)
+            await self.enqueue(task, delay)
 
     @abstractmethod
     async def work(self, handler: Handler, concurrency: int, stop: anyio.Event) -> None:

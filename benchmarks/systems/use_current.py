@@ -36,8 +36,8 @@ class Subject(System):
     async def enqueue(self, task: Payload, delay: float | None = None) -> None:
         await self._queue.enqueue(task, delay=delay)
 
-    async def enqueue_many(self, tasks: list[Payload]) -> None:
-        await self._queue.enqueue_many(tasks)
+    async def enqueue_many(self, tasks: list[Payload], delay: float | None = None) -> None:
+        await self._queue.enqueue_many(tasks, delay=delay)
 
     async def work(self, handler: Handler, concurrency: int, stop: anyio.Event) -> None:
         async def handle(task: torrelque.Task) -> None:

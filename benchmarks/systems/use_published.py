@@ -29,10 +29,10 @@ class Subject(System):
     async def enqueue(self, task: Payload, delay: float | None = None) -> None:
         await self._queue.enqueue(task, delay=delay)
 
-    async def enqueue_many(self, tasks: list[Payload]) -> None:
+    async def enqueue_many(self, tasks: list[Payload], delay: float | None = None) -> None:
         async with self._client.pipeline() as pipeline:
             for task in tasks:
-                await self._queue.enqueue(task, pipeline=pipeline)
+                await self._queue.enqueue(task, delay=delay, pipeline=pipeline)
             await pipeline.execute()
 
     async def work(self, handler: Handler, concurrency: int, stop: anyio.Event) -> None:

@@ -28,7 +28,7 @@ class Subject(System):
     async def enqueue(self, task: Payload, delay: float | None = None) -> None:
         await self._task.enqueue(task)
 
-    async def enqueue_many(self, tasks: list[Payload]) -> None:
+    async def enqueue_many(self, tasks: list[Payload], delay: float | None = None) -> None:
         await self._worker.enqueue_many([self._task.enqueue(task) for task in tasks])
 
     async def work(self, handler: Handler, concurrency: int, stop: anyio.Event) -> None:

@@ -7,12 +7,20 @@ from typing import Any
 
 import pytest
 
-from benchmarks import measure, report
+from benchmarks import measure, profiling, report
 from benchmarks.plan import DEPTH_ROWS, TABLE_ROWS, steps
 from benchmarks.systems import PAYLOAD_BYTES, make_payload
 from tests import servers
 
-SETTINGS = {'seconds': 0.1, 'backlog': 700, 'handoffs': 20, 'delayed': 10, 'delay_span': 0.2, 'stored': 500}
+SETTINGS = {
+    'seconds': 0.1,
+    'backlog': 700,
+    'handoffs': 20,
+    'delayed': 10,
+    'delay_span': 0.2,
+    'stored': 500,
+    'deepest': 1000,
+}
 
 
 @pytest.fixture
@@ -38,6 +46,31 @@ def test_a_row_is_measured_and_reported(row: str, valkey: servers.Server) -> Non
     entry = {'round': 0, 'row': row, 'system': 'current', 'client': 'native', 'loop': loop, **result}
     (line,) = [line for line in report.tables({'measured': [entry]}).splitlines() if 'Torrelque' in line]
     assert line.startswith(f'| Torrelque | native | {loop} |')
+
+
+@pytest.mark.server
+def test_depth_is_reported_by_point(valkey: servers.Server) -> None:
+    result = measure.run('current', 'native', 'asyncio', 'depth_delayed', valkey.url, SETTINGS)
+
+    entry = {'round': 0, 'row': 'depth_delayed', 'system': 'current', 'client': 'native', 'loop': 'asyncio', **result}
+    assert '| 1,000 | ' in report.tables({'measured': [entry]})
+    assert int(valkey.command('ZCARD', 'trq:delayed')) == 1000
+
+
+@pytest.mark.server
+def test_profile_tells_the_cost_of_each_script(valkey: servers.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiling, 'TASKS', 500)
+
+    lines = profiling.tables().splitlines()
+
+    for script in ('enqueue', 'claim', 'release'):
+        single, bulk = (
+            [float(cell) for cell in line.split('|')[3:-1]] for line in lines if line.startswith(f'| {script} | ')
+        )
+        assert single[0] == 50.0, 'single calls of one tick are one call of the script'
+        assert bulk[0] >= 100.0
+        assert single[2] > single[3] > 0, 'a script takes longer than its commands'
+    assert any(line.startswith('| core | ') for line in lines)
 
 
 def test_payloads_are_of_one_size() -> None:
@@ -69,4 +102,4 @@ def test_a_ratio_is_that_of_the_same_round() -> None:
     ]
     text = report.tables({'measured': measured})
 
-    assert '| Torrelque | native | uvloop | 1,800 (600 - 3,000) | 1 (1 - 1) | 1 (1 - 1) | 3.00 x |' in text
+    assert '| Torrelque | native | uvloop | 1,800 (600 - 3,000) | 1 (1 - 1) | 1 (1 - 1) | 3.00 x | 1.00 x |' in text

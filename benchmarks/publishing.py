@@ -1,0 +1,24 @@
+"""Puts results into the documentation: the tables, and the plots."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.environments import ENVIRONMENTS, FOLDER, ROOT
+
+PAGES = ROOT / 'docs/performance'
+BOOT = f'import sys; sys.path.append({str(ROOT)!r}); from benchmarks import plots; plots.main(sys.argv[1:])'
+
+
+def publish(results: Path, pages: Path = PAGES) -> None:
+    """Write the tables and plots of a results file into a folder. Raises UnavailableError without matplotlib."""
+    pages.mkdir(parents=True, exist_ok=True)
+    (pages / 'table.md').write_text(report.tables(json.loads(results.read_text())))
+    FOLDER.mkdir(exist_ok=True)
+    environment = ENVIRONMENTS['plots']
+    environment.make()
+    command = [environment.python, '-P', '-c', BOOT, str(results.absolute()), str(pages.absolute())]
+    subprocess.run(command, cwd=FOLDER, check=True)
