@@ -10,7 +10,7 @@ import pytest
 
 from tests import servers
 from tests.cli.support import Command, started
-from torrelque import Torrelque, TorrelqueTask
+from torrelque import Torrelque, TorrelqueConnectionError, TorrelqueTask
 
 
 def take_all(command: Command) -> list[object]:
@@ -159,3 +159,27 @@ def test_what_is_piped_in_is_sent_as_it_comes(command: Command) -> None:
             process.stderr.read() == '2 tasks were enqueued, up to line 2 of standard input\ntorrelque: interrupted\n'
         )
     assert take_all(command) == ['x', 'x']
+
+
+def test_a_connection_that_breaks_half_way(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What became of a round trip that was not answered is not known, and not claimed to be."""
+    real, rounds = Torrelque.enqueue_many, 0
+
+    async def cut_off(self: Torrelque, items: list[object]) -> list[str | Exception]:
+        nonlocal rounds
+        rounds += 1
+        return [TorrelqueConnectionError('gone') for _ in items] if rounds == 2 else await real(self, items)
+
+    monkeypatch.setattr(Torrelque, 'enqueue_many', cut_off)
+    said = r'gone\. Is .*; 250 tasks were enqueued, up to line 250 of standard input, and perhaps 250 more'
+    command.assert_refused(['enqueue'], 3, said, stdin='1\n' * 600)
+
+
+def test_ids_that_nobody_reads_any_more(command: Command) -> None:
+    with started('enqueue', '--json', url=command.url) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdin.write('1\n' * 1000)
+        process.stdin.close()
+        assert process.wait(20) == 141

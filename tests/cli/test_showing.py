@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -11,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests import servers
-from tests.cli.support import Command
+from tests.cli.support import Command, started
 from tests.cli.test_looking import STATE_FIELDS, fill
 from torrelque import Torrelque, TorrelqueTaskSerialiser
 from torrelque.cli.payloads import show_bytes
@@ -178,3 +179,14 @@ def test_waiting_no_longer_than_wanted(command: Command) -> None:
     status, out, err = command('watch', 'x', '--timeout', '50ms')
     assert (status, err) == (4, "torrelque: task 'x' did not end in time\n")
     assert 'pending' in out
+
+
+def test_ctrl_c(command: Command) -> None:
+    command.do(lambda queue: queue.enqueue('task', task_id='x'))
+    with started('watch', 'x', url=command.url) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert 'pending' in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        assert process.stderr.read() == 'torrelque: interrupted\n'

@@ -7,7 +7,7 @@ import stat
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -15,7 +15,7 @@ import anyio
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from torrelque import EnqueueItem, Torrelque
+from torrelque import EnqueueItem, Torrelque, TorrelqueConnectionError
 from torrelque.cli.exits import Exit
 from torrelque.cli.failing import Refusal, explain
 from torrelque.cli.lines import Line, check_json, read_lines
@@ -124,19 +124,21 @@ class _Loader:
         self._options = options
         self._count = 0
         self._last = 0
+        self._under_way = 0
+        """Tasks that were sent, and not answered for."""
 
     async def load(self, stream: io.BufferedIOBase, name: str, size: int | None) -> None:
         """All lines, in their order. Raises Refusal if that is not possible, telling how far it came."""
         begun = time.monotonic()
         terminal = errors()
-        with Progress(
+        progress = Progress(
             TextColumn('{task.description}'),
             BarColumn(bar_width=30),
             TextColumn('{task.fields[count]} tasks {task.fields[rate]}'),
             TimeElapsedColumn() if size is None else TimeRemainingColumn(),
             console=terminal,
-            disable=not terminal.is_terminal,
-        ) as progress:
+        )
+        with progress if terminal.is_terminal else nullcontext():
             bar = progress.add_task('enqueueing', total=size, count='0', rate='')
             try:
                 async for lines in read_lines(stream, name):
@@ -147,10 +149,15 @@ class _Loader:
                         progress.update(bar, completed=part[-1].end, count=f'{self._count:,}', rate=rate)
                 progress.update(bar, total=size or 1, completed=size or 1)
             except anyio.get_cancelled_exc_class():
-                progress.stop()
+                if terminal.is_terminal:
+                    progress.stop()
                 terminal.print(self._how_far(name))
                 raise
+            except BrokenPipeError:
+                raise
             except Exception as error:
+                if not isinstance(error, TorrelqueConnectionError):
+                    self._under_way = 0
                 message, status = explain(error)
                 raise Refusal(f'{message}; {self._how_far(name)}', status) from error
         if not self._settings.json:
@@ -161,14 +168,17 @@ class _Loader:
             EnqueueItem(line.text, task_id=self._prefix and f'{self._prefix}-{line.number}', **self._options)
             for line in lines
         ]
+        self._under_way = len(items)
         for line, answer in zip(lines, await self._queue.enqueue_many(items), strict=True):
             if isinstance(answer, Exception):
                 raise answer
             if self._settings.json:
                 print_json({'line': line.number, 'id': answer})
             self._count, self._last = self._count + 1, line.number
+        self._under_way = 0
 
     def _how_far(self, name: str) -> str:
+        perhaps = f', and perhaps {self._under_way:,} more' if self._under_way else ''
         if not self._count:
-            return 'nothing was enqueued'
-        return f'{self._count:,} tasks were enqueued, up to line {self._last} of {name}'
+            return f'nothing was enqueued{perhaps and f" for certain{perhaps}"}'
+        return f'{self._count:,} tasks were enqueued, up to line {self._last} of {name}{perhaps}'
