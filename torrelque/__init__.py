@@ -9,7 +9,8 @@ The layers, from the outside in::
     errors      the exceptions of all
 
 ``embedded`` is a server for demonstrations, ``testing`` what users' tests import,
-``cli`` the ``torrelque`` command.
+``cli`` the ``torrelque`` command, ``otel`` a queue and a worker that tell
+OpenTelemetry what they do.
 """
 
 from torrelque import events, retry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -285,6 +286,13 @@ def test_it_serves_until_it_is_stopped(command: Command, number: signal.Signals,
             assert process.wait(ENOUGH) == status
         finally:
             process.kill()
+
+
+def test_it_says_which_extra_it_needs(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None if name == 'prometheus_client' else find(name))
+    advice = 'Install with: pip install "torrelque[exporter]"'
+    assert command('exporter') == (2, '', f'torrelque: not installed: prometheus_client. {advice}\n')
 
 
 def test_what_it_cannot_do_is_one_line(command: Command) -> None:

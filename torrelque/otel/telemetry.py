@@ -115,7 +115,10 @@ class Telemetry:
             links,
             start,
         )
-        return Operation(self, verb, span, trace.set_span_in_context(span, context), start)
+        inner = contexts.get_current() if context is None else context
+        if span.get_span_context().is_valid:  # else nothing is set up, and the context is passed on as it is
+            inner = trace.set_span_in_context(span, inner)
+        return Operation(self, verb, span, inner, start)
 
     def process(self, task: Task) -> Operation:
         """Begin the work on a task."""
