@@ -7,7 +7,7 @@ from typing import Any
 
 from torrelque import Reject, Task, Torrelque, Worker, retry
 
-REMINDER_DELAY = 3600
+REMINDER_DELAY = 15 * 60
 MAIL_RETRY = retry.exponential(base=60, factor=2, attempts=4, jitter=0)
 
 

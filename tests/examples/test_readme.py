@@ -24,7 +24,19 @@ def test_both_pages_have_the_same_commands() -> None:
     assert first == second
 
 
-@pytest.mark.parametrize('command', commands(PAGES[0]))
+SETTING_UP = [
+    'python3 -m venv .venv',
+    '. .venv/bin/activate',
+    "pip install -c constraints.txt -e '.[dev]'",
+    'torrelque serve',
+]
+
+
+def test_an_environment_and_a_server_come_first() -> None:
+    assert commands(PAGES[0])[: len(SETTING_UP)] == SETTING_UP
+
+
+@pytest.mark.parametrize('command', commands(PAGES[0])[len(SETTING_UP) :])
 def test_what_is_to_be_run_exists(command: str) -> None:
     """That it works is what the other tests are about."""
     match shlex.split(command):
