@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 40.0
+PATIENCE = 50.0
 PYTHON = [sys.executable, '-u', '-W', 'error']
 
 
