@@ -47,7 +47,8 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     'cli': ('torrelque.cli',),
     'otel': ('torrelque.otel', 'torrelque.renewing'),
     'renewing.py': ('torrelque.core.leases',),
-    'worker.py': ('torrelque.renewing',),
+    'settling.py': ('torrelque.renewing',),
+    'worker.py': ('torrelque.renewing', 'torrelque.settling'),
 }
 """What uses the library as its users do, and the parts of its own that it consists of."""
 

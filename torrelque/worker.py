@@ -9,11 +9,12 @@ from __future__ import annotations
 import inspect
 import logging
 import math
-import re
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable
 from itertools import count
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -27,11 +28,7 @@ from torrelque import (
     Task,
     Torrelque,
     TorrelqueConnectionError,
-    TorrelqueHandshakeError,
-    TorrelqueLeaseLostError,
-    TorrelqueLookupError,
     TorrelqueReplyError,
-    TorrelqueTimeoutError,
     TorrelqueTypeError,
     TorrelqueUsageError,
     TorrelqueValueError,
@@ -39,20 +36,15 @@ from torrelque import (
 )
 from torrelque import retry as policies
 from torrelque.renewing import Clock, Renewer
+from torrelque.settling import BACK_OFF, Settler, sleep, will_pass
 
 __all__ = ('Worker',)
 
 CLOSING_TIME = 5.0
 """Seconds that the end of a run may spend on writing outcomes and giving claims back."""
 
-BACK_OFF = policies.exponential(0.05, 2, 0.5, jitter=0.5)
-"""Between tries to reach a server that is away."""
-
-PASSING = re.compile(
-    r'\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN|UNBLOCKED)\b'
-    r'|max number of clients'
-)
-"""Answers of a server that will work again by itself. Old servers put a script's code in the middle of the message."""
+TURN = 0.001
+"""Seconds after which handlers that never wait let others have a turn of the event loop."""
 
 LONGEST = 1e9
 """Seconds. Beyond it a time is a mistake."""
@@ -77,7 +69,7 @@ class _Job:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.expires = task.expires
-        self.scope = anyio.CancelScope()
+        self.scope: anyio.CancelScope | None = None  # while its handler runs
         self.in_thread = False
         self.lost = False
 
@@ -136,9 +128,11 @@ class Worker:
         self._stopping = False
         self._stopped_at = math.inf  # when the last handlers are cancelled
         self._failure: Exception | None = None
-        self._outage: Exception | None = None
         self._jobs: set[_Job] = set()
-        self._claiming: set[anyio.CancelScope] = set()
+        self._ready: deque[_Job] = deque()  # claimed, and about to be started: never more than there are free slots
+        self._resting: deque[anyio.Event] = deque()
+        self._waking = False
+        self._claiming: anyio.CancelScope | None = None
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Work until `stop`, once.
@@ -157,11 +151,11 @@ class Worker:
             raise TorrelqueUsageError('handle_signals=True works in the main thread only: there call stop()')
         self._begun = True
         self._limiter = anyio.CapacityLimiter(self._concurrency)
-        self._probing = anyio.Lock()
         self._renewer = Renewer(self._queue, self._clock, self._lose)
+        self._settler = Settler[_Job](self._queue, self._clock, self._result_ttl, self._judge, self._lose, self._tell)
         self._stop_news = anyio.Event()
         async with anyio.create_task_group() as group:
-            await group.start(self._host_settlements)
+            await group.start(self._settler.run)
             try:
                 async with anyio.create_task_group() as helpers:
                     helpers.start_soon(self._renewer.run)
@@ -175,8 +169,8 @@ class Worker:
                     helpers.cancel_scope.cancel()
             finally:
                 self._stopping = True
-                self._settlement.deadline = anyio.current_time() + CLOSING_TIME
-                self._all_ended.set()
+                self._give_back_ready()
+                self._settler.end(CLOSING_TIME)
         if self._failure is not None:
             raise self._failure
 
@@ -197,97 +191,141 @@ class Worker:
             return
         self._stopped_at = min(self._stopped_at, self._clock.now() + seconds)
         self._stop_news.set()
-        for scope in self._claiming:
-            scope.cancel()
+        if self._claiming is not None:
+            self._claiming.cancel()
 
     # Claiming --------------------------------------------------------------------------------------------------------
+    # Slots take turns at claiming for all that are free. One that has a job and leaves others ready wakes the next, so
+    # that handlers which never wait are called in a row, without a switch of tasks between them.
 
     async def _fill_slot(self) -> None:
-        while (job := await self._claim()) is not None:
-            outcome = await self._work(job)
-            if outcome is not None:
-                self._settle_soon(job, outcome)
-            await checkpoint()  # the outcome is asked for first, so that it travels with the claim that follows
-
-    async def _claim(self) -> _Job | None:
-        """The next task; None when the worker stops."""
         job: _Job | None = None
-        if self._stopping:
-            return None
+        while True:
+            with anyio.CancelScope() as scope:  # a handler's, and the next one's; a new one after it was cancelled
+                turn = monotonic()
+                while not scope.cancel_called:
+                    job = await self._next_job()
+                    if job is None:
+                        return
+                    outcome = await self._work(job, scope)
+                    if outcome is not None:
+                        self._settler.settle_soon(job, outcome)
+                    if self._ready and monotonic() - turn > TURN:
+                        await checkpoint()
+                        turn = monotonic()
+
+    async def _next_job(self) -> _Job | None:
+        """The next task; None when the worker stops."""
+        ready = self._ready
+        while not self._stopping:
+            if ready and (self._claiming is not None or self._free() <= len(ready)):
+                job = ready.popleft()
+                if ready or self._claiming is None:
+                    self._wake_one()
+                return job
+            if self._claiming is not None:
+                await self._rest()
+            else:
+                if ready:
+                    self._wake_one()
+                await self._claim()
+        self._give_back_ready()
+        self._wake_one()
+        return None
+
+    def _give_back_ready(self) -> None:
+        while self._ready:
+            job = self._ready.popleft()
+            self._settler.settle_soon(job, events.GivenBack(job.task))
+
+    def _wake_one(self) -> None:
+        if self._resting and not self._waking:
+            self._waking = True
+            self._resting.popleft().set()
+
+    async def _rest(self) -> None:
+        woken = anyio.Event()
+        self._resting.append(woken)
+        try:
+            await woken.wait()
+        finally:
+            if woken.is_set():
+                self._waking = False
+            else:
+                self._resting.remove(woken)
+
+    def _free(self) -> int:
+        return self._concurrency - len(self._jobs) - len(self._ready)
+
+    async def _claim(self) -> None:
+        """Claim for all free slots: what came is ready then."""
         with anyio.CancelScope() as scope:
-            self._claiming.add(scope)
+            self._claiming = scope
             try:
-                job = _Job(await self._next_task())
+                await checkpoint()  # others may end at this moment, too; what became of them travels with the claim
+                self._ready.extend([_Job(task) for task in await self._next_tasks()])
             except Exception as error:  # noqa: BLE001 - `run` raises it
                 self._failure = self._failure or error
                 self.stop()
             finally:
-                self._claiming.discard(scope)
-        if job is not None and self._stopping:
-            self._settle_soon(job, events.GivenBack(job.task))
-            return None
-        return job
+                self._claiming = None
 
-    async def _next_task(self) -> Task:
-        while True:
-            if self._outage is not None:
-                tasks = await self._until_back()
-                if tasks:
-                    return tasks[0]
+    async def _next_tasks(self) -> list[Task]:
+        try:
+            if (free := self._free()) > 1:
+                return await self._queue.dequeue(max_tasks=free)
+            return [await self._queue.dequeue()]
+        except (TorrelqueConnectionError, TorrelqueReplyError) as error:
+            if not will_pass(error):
+                raise
+            logger.warning('The server cannot be used, trying again until it can: %s', error)
+            self._tell(events.Disconnected(error))
+            return await self._until_back(error)
+
+    async def _until_back(self, error: Exception) -> list[Task]:
+        """Try until the server answers. What it claimed thereby."""
+        for failures in count(1):
+            await sleep(self._clock, BACK_OFF(failures, error) or 0.0)
             try:
-                return await self._queue.dequeue()
-            except (TorrelqueConnectionError, TorrelqueReplyError) as error:
-                if not _will_pass(error):
+                tasks = await self._queue.dequeue_nowait(max_tasks=self._free())
+            except (TorrelqueConnectionError, TorrelqueReplyError) as failure:
+                if not will_pass(failure):
                     raise
-                if self._outage is None:
-                    self._outage = error
-                    logger.warning('The server cannot be used, trying again until it can: %s', error)
-                    self._tell(events.Disconnected(error))
-
-    async def _until_back(self) -> list[Task]:
-        """Try until the server answers; one slot does for all. What it claimed thereby."""
-        async with self._probing:
-            for failures in count(1):
-                if self._outage is None:
-                    break
-                await self._sleep(BACK_OFF(failures, self._outage) or 0.0)
-                try:
-                    tasks = await self._queue.dequeue_nowait()
-                except (TorrelqueConnectionError, TorrelqueReplyError) as error:
-                    if not _will_pass(error):
-                        raise
-                else:
-                    self._outage = None
-                    logger.info('The server can be used again')
-                    self._tell(events.Reconnected())
-                    return tasks
-        return []
+            else:
+                break
+        logger.info('The server can be used again')
+        self._tell(events.Reconnected())
+        return tasks
 
     # Handling --------------------------------------------------------------------------------------------------------
 
-    async def _work(self, job: _Job) -> events.Outcome | None:
-        """Call the handler. None if the claim was lost meanwhile."""
+    async def _work(self, job: _Job, scope: anyio.CancelScope) -> events.Outcome | None:
+        """Call the handler, within a scope that cancels it. None if the claim was lost meanwhile."""
         if job.expires <= self._clock.now():
             self._lose(job)
             return None
-        outcome: events.Outcome = events.GivenBack(job.task)
+        job.scope = scope
         self._jobs.add(job)
         self._renewer.add(job)
-        self._tell(events.Started(job.task))
+        if self._on_event is not None:
+            self._tell(events.Started(job.task))
+        outcome: events.Outcome
         try:
-            with job.scope:
-                outcome = events.Finished(job.task, await self._call(job))
+            outcome = events.Finished(job.task, await self._call(job))
         except (Retry, Reject) as error:
             outcome = self._judge(job.task, error)
         except Exception as error:  # noqa: BLE001 - the policy's
             # A handler that is cancelled may well fail of it.
-            if not job.scope.cancel_called and anyio.current_effective_deadline() != -math.inf:
+            if scope.cancel_called or anyio.current_effective_deadline() == -math.inf:
+                outcome = events.GivenBack(job.task)
+            else:
                 outcome = self._judge(job.task, error)
         except BaseException:
             if not job.lost:
-                self._settle_soon(job, outcome)
+                self._settler.settle_soon(job, events.GivenBack(job.task))
             raise
         finally:
+            job.scope = None
             self._jobs.discard(job)
             job.expires = self._renewer.remove(job)
         return None if job.lost else outcome
@@ -301,7 +339,7 @@ class Worker:
         )
         job.in_thread = False
         if inspect.isawaitable(result):
-            if job.lost:
+            if job.lost and job.scope is not None:
                 job.scope.cancel()
             return await result
         return result
@@ -331,67 +369,6 @@ class Worker:
         )
         return events.Retried(task, delay, error)
 
-    # Settling --------------------------------------------------------------------------------------------------------
-
-    async def _host_settlements(self, *, task_status: TaskStatus[None]) -> None:
-        """Where outcomes are written: a cancellation of `run` leaves them a bounded time."""
-        self._all_ended = anyio.Event()
-        with anyio.CancelScope(shield=True) as self._settlement:
-            async with anyio.create_task_group() as self._settling:
-                task_status.started()
-                await self._all_ended.wait()
-
-    def _settle_soon(self, job: _Job, outcome: events.Outcome) -> None:
-        self._settling.start_soon(self._settle, job, outcome)
-
-    async def _settle(self, job: _Job, outcome: events.Outcome) -> None:
-        """Write an outcome; while the server is away, try for as long as the lease lasts."""
-        error: Exception = TorrelqueTimeoutError('the worker ended before the server answered')
-        try:
-            for tries in count(1):
-                try:
-                    await self._write(outcome)
-                except (TorrelqueLeaseLostError, TorrelqueLookupError):
-                    self._lose(job)
-                    return
-                except (TorrelqueConnectionError, TorrelqueReplyError) as failure:
-                    error = failure
-                    if not _will_pass(error) or self._clock.now() >= job.expires:
-                        break
-                    await self._sleep(BACK_OFF(tries, error) or 0.0)
-                except Exception as failure:  # noqa: BLE001 - a result that cannot be serialised is the handler's fault
-                    error = failure
-                    if not isinstance(outcome, events.Finished):
-                        break
-                    outcome = self._judge(outcome.task, error)
-                else:
-                    self._tell(outcome)
-                    return
-        except BaseException:
-            self._give_up(outcome, error)
-            raise
-        self._give_up(outcome, error)
-
-    async def _write(self, outcome: events.Outcome) -> None:
-        match outcome:
-            case events.Finished(task, result):
-                await self._queue.release(task, result=result, result_ttl=self._result_ttl)
-            case events.Retried(task, delay):
-                await self._queue.requeue(task, delay)
-            case events.Rejected(task, reason):
-                await self._queue.reject(task, reason)
-            case events.GivenBack(task):
-                await self._queue.giveback(task)
-
-    def _give_up(self, outcome: events.Outcome, error: Exception) -> None:
-        logger.error(
-            'Task:%s stays claimed until its lease ends, its outcome (%s) could not be written: %r',
-            outcome.task.id,
-            type(outcome).__name__,
-            error,
-        )
-        self._tell(events.Unsettled(outcome.task, outcome, error))
-
     def _lose(self, job: _Job) -> None:
         """End a handler whose claim is lost. A thread cannot be: what it returns is dropped."""
         if job.lost:
@@ -399,7 +376,7 @@ class Worker:
         job.lost = True
         logger.warning('Delivery %d of task:%s lost its claim, nothing is written', job.task.dequeue_count, job.task.id)
         self._tell(events.LeaseLost(job.task))
-        if not job.in_thread:
+        if not job.in_thread and job.scope is not None:
             job.scope.cancel()
 
     # Stopping --------------------------------------------------------------------------------------------------------
@@ -410,7 +387,8 @@ class Worker:
             self._stop_news = anyio.Event()
             await self._clock.pause(self._stop_news, self._stopped_at)
         for job in self._jobs:
-            job.scope.cancel()
+            if job.scope is not None:
+                job.scope.cancel()
 
     async def _heed_signals(self, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
@@ -422,9 +400,6 @@ class Worker:
 
     # Within ----------------------------------------------------------------------------------------------------------
 
-    async def _sleep(self, seconds: float) -> None:
-        await self._clock.pause(anyio.Event(), self._clock.now() + seconds)
-
     def _tell(self, event: events.WorkerEvent) -> None:
         if self._on_event is None:
             return
@@ -432,13 +407,6 @@ class Worker:
             self._on_event(event)
         except Exception:
             logger.exception('on_event failed for %s', type(event).__name__)
-
-
-def _will_pass(error: Exception) -> bool:
-    """Whether the server can be expected to work again without anybody's doing."""
-    if isinstance(error, TorrelqueReplyError):
-        return bool(PASSING.search(f'{error.code} {error}'))
-    return isinstance(error, TorrelqueConnectionError) and not isinstance(error, TorrelqueHandshakeError)
 
 
 def _is_coroutine_function(function: Any) -> bool:  # noqa: ANN401 - that is what is asked
