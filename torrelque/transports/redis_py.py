@@ -338,6 +338,9 @@ class RedisPyTransport(base.Transport):
                 await checkpoint()
                 replies = []
         except exceptions.RedisError as error:
+            if isinstance(error, exceptions.ConnectionError):
+                # What broke one connection has probably broken the others, which would fail a call each.
+                await self._client.connection_pool.disconnect(inuse_connections=False)
             raise as_failure(error) from error
         if task.cancelling() > cancellations:
             await _cancel_again(task)
