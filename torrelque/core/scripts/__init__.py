@@ -1,11 +1,13 @@
 """The server's side of the protocol: one verb a file, on one shared prelude.
 
 Each file's header names its keys (``-- KEYS:``); the loader declares a local of
-that name for each, so header and code cannot disagree.
+that name for each, so header and code cannot disagree. Of the prelude a script
+gets what it uses: the server makes every function anew with each call.
 """
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 
 from torrelque.core.protocol import Script
@@ -30,6 +32,27 @@ def _declared_keys(source: str) -> tuple[str, ...]:
     return tuple(line.removeprefix('-- KEYS: ').split())
 
 
+def _used_of(shared: str, source: str) -> str:
+    """The definitions of the prelude that a script needs, directly or by way of others."""
+    definitions = [_code(each) for each in re.split(r'^(?=local )', shared, flags=re.MULTILINE)[1:]]
+    names = [_words(re.split(r'=|\(|--', each)[0]) for each in definitions]
+    needed, wanted = set[int](), _words(source)
+    while more := {at for at, defined in enumerate(names) if at not in needed and wanted.intersection(defined)}:
+        needed |= more
+        wanted = set().union(*(_words(definitions[at]) for at in more))
+    return ''.join(definitions[at] for at in sorted(needed))
+
+
+def _code(source: str) -> str:
+    """Without lines of comment and indentation: pipelines send the source along."""
+    lines = (line.strip() for line in source.splitlines())
+    return ''.join(f'{line}\n' for line in lines if line and not line.startswith('--'))
+
+
+def _words(source: str) -> set[str]:
+    return set(re.findall(r'\b[A-Za-z_]\w*', source)) - {'local', 'function'}
+
+
 def load(server: str | None = None) -> ScriptSet:
     """All scripts. ``server`` replaces server.lua, where time and expiry come from; tests pass a clock of their own."""
     shared = (server or _read('server.lua')) + _read('prelude.lua')
@@ -38,5 +61,6 @@ def load(server: str | None = None) -> ScriptSet:
         source = _read(f'{verb}.lua')
         keys = _declared_keys(source)
         values = ', '.join(f'KEYS[{number}]' for number in range(1, len(keys) + 1))
-        scripts[verb] = Script(verb, f'local {", ".join(keys)} = {values}\n{shared}{source}', keys)
+        code = f'local {", ".join(keys)} = {values}\n{_used_of(shared, _code(source))}{_code(source)}'
+        scripts[verb] = Script(verb, code, keys)
     return scripts
