@@ -251,16 +251,16 @@ async def test_the_clients_retries_are_used() -> None:
 
 
 async def test_the_idle_connections_go_with_one_that_broke() -> None:
-    async with fake_server(greets(lambda _, words: CUT if words[0] == b'DEL' else b'$1\r\na\r\n')) as fake:
-        async with transport_to(Redis(host='127.0.0.1', port=fake.port, protocol=2, retry=ONCE)) as transport:
-            async with anyio.create_task_group() as group:
-                for _ in range(3):
-                    group.start_soon(ask, transport, 'GET', 'a')
-            assert fake.connections == 3
-            with pytest.raises(TorrelqueConnectionError):
-                await ask(transport, 'DEL', 'a')
-            assert await ask(transport, 'GET', 'a') == b'a'
-            assert asked(fake)[-1] == (4, b'GET')
+    async with (
+        fake_server(greets(lambda _, words: CUT if words[0] == b'DEL' else b'$1\r\na\r\n')) as fake,
+        transport_to(Redis(host='127.0.0.1', port=fake.port, protocol=2, retry=ONCE)) as transport,
+    ):
+        await asyncio.gather(*(ask(transport, 'GET', 'a') for _ in range(3)))
+        assert fake.connections == 3
+        with pytest.raises(TorrelqueConnectionError):
+            await ask(transport, 'DEL', 'a')
+        assert await ask(transport, 'GET', 'a') == b'a'
+        assert asked(fake)[-1] == (4, b'GET')
 
 
 async def test_a_pool_that_is_used_up(server: Server) -> None:
