@@ -292,10 +292,10 @@ class Worker:
                 if not will_pass(failure):
                     raise
             else:
-                break
-        logger.info('The server can be used again')
-        self._tell(events.Reconnected())
-        return tasks
+                logger.info('The server can be used again')
+                self._tell(events.Reconnected())
+                return tasks
+        raise AssertionError('there is always another try')  # for type checkers
 
     # Handling --------------------------------------------------------------------------------------------------------
 

@@ -188,7 +188,7 @@ class ModelMachine(RuleBasedStateMachine):
             '': (task_id, token, count),
             'token': (task_id, b'1:n:1', count),
             'count': (task_id, token, int(count) + 1),
-            'odd count': (task_id, token, b' %b.0' % count),
+            'odd count': (task_id, token, f' {int(count)}.0'),
         }
         return flawed[target.flaw]
 

@@ -10,7 +10,7 @@ end
 look()
 local id = ARGV[4]
 local known = redis.call('HEXISTS', tasks, id) == 1 and not redis.call('ZSCORE', working, id)
-local state = read_state(id)
+local state = read_claim(id)
 
 begin_writing()
 local letter = 'u'

@@ -10,15 +10,31 @@ local K = 20
 local n, willing = tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local function answer_task(reply, id, payload, count, deadline, state)
-  local attempt = whole(tonumber(count) - state.dequeue_base)
-  for _, value in ipairs({ id, payload, count, deadline, state.headers or '', attempt }) do
-    reply[#reply + 1] = value
+  local at = #reply
+  reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, payload, count, deadline
+  reply[at + 5], reply[at + 6] = state.headers or '', whole(count - state.dequeue_base)
+end
+
+-- As much of a task's state as a claim needs; nil where the key is of a wrong type.
+local function read_task(id)
+  local values = redis.pcall('HMGET', state_key(id), 'timeout', 'dequeue_count', 'revision', 'max_dequeues',
+    'dequeue_base', 'headers')
+  if values.err then
+    return nil
   end
+  return {
+    timeout = number(values[1], DEFAULT_TIMEOUT),
+    dequeue_count = number(values[2], 0),
+    revision = number(values[3], 1),
+    max_dequeues = number(values[4], nil),
+    dequeue_base = number(values[5], 0),
+    headers = values[6],
+  }
 end
 
 -- A repeat answers what of the first answer is still the caller's; with nothing left it is told to claim anew.
 local function repeated(answer)
-  local reply, at = { 'OK', '', 0, stamp(now) }, 2
+  local reply, at = { 'OK', '', 0, present }, 2
   while at <= #answer do
     local count, length, first = string.match(answer, '^(%-?%d+):(%d+):()', at)
     local id = string.sub(answer, first, first + tonumber(length) - 1)
@@ -26,7 +42,7 @@ local function repeated(answer)
     local score, payload = redis.call('ZSCORE', working, id), redis.call('HGET', tasks, id)
     local state = score and payload and read_state(id)
     if state and is_live(score, state, token(), count) then
-      answer_task(reply, id, payload, count, stamp(tonumber(score)), state)
+      answer_task(reply, id, payload, whole(tonumber(count)), stamp(tonumber(score)), state)
     end
   end
   if #reply == 4 then
@@ -44,7 +60,7 @@ elseif outcome then
 end
 
 look()
-redis.call('ZCARD', rejected)
+local buried = redis.call('ZCARD', rejected)
 local claimed, requeued, refused = total('claimed'), total('requeued'), total('rejected')
 local plan = plan_return(expired(working, K), expired(delayed, K))
 
@@ -63,6 +79,11 @@ local function page(from, count)
   return ids
 end
 
+-- Which of the ids are in a collection; it is not asked while it is empty, as it mostly is.
+local function scores_in(key, size, ids)
+  return size > 0 and read('ZMSCORE', key, ids) or {}
+end
+
 local taken, dead, looked_at, mine = {}, {}, 0, {}
 while #taken < n and looked_at < n + K do
   local ids = page(looked_at + 1, math.min(n - #taken, n + K - looked_at))
@@ -71,14 +92,14 @@ while #taken < n and looked_at < n + K do
   end
   looked_at = looked_at + #ids
   local payloads = read('HMGET', tasks, ids)
-  local in_working, in_delayed = read('ZMSCORE', working, ids), read('ZMSCORE', delayed, ids)
-  local in_rejected = read('ZMSCORE', rejected, ids)
+  local in_working, in_delayed = read('ZMSCORE', working, ids), scores_in(delayed, waiting, ids)
+  local in_rejected = scores_in(rejected, buried, ids)
   for index, id in ipairs(ids) do
     local elsewhere = (in_working[index] and not plan.stale[id]) or (in_delayed[index] and not plan.due[id])
       or in_rejected[index] or mine[id]
     if payloads[index] and not elsewhere then
       mine[id] = true
-      local state = plan.returned[id] or read_state(id)
+      local state = plan.returned[id] or read_task(id)
       local reason = not state and 'its state is not a hash' or exhausted(state)
       if reason then
         dead[#dead + 1] = { id = id, state = state, reason = reason }
@@ -99,16 +120,17 @@ end
 bury(dead)
 local alarm
 drop_timer()
-local reply, receipts, deadlines = { 'OK', '', short and 1 or 0, stamp(now) }, {}, {}
-for _, item in ipairs(taken) do
-  local deadline, count = stamp(now + item.state.timeout), whole(item.state.dequeue_count + 1)
-  deadlines[#deadlines + 1] = deadline
-  deadlines[#deadlines + 1] = item.id
-  transition(item.id, item.state, WORKING, 'claim', token(), 'last_dequeue_time', stamp(now), 'dequeue_count', count)
-  receipts[#receipts + 1] = count .. ':' .. #item.id .. ':' .. item.id
-  answer_task(reply, item.id, item.payload, count, deadline, item.state)
+local reply, receipts, scores, deadlines, mark = { 'OK', '', short and 1 or 0, present }, {}, {}, {}, token()
+for index, item in ipairs(taken) do
+  local id, timeout, count = item.id, item.state.timeout, whole(item.state.dequeue_count + 1)
+  local deadline = deadlines[timeout] or stamp(now + timeout)
+  deadlines[timeout] = deadline -- mostly the same for all
+  scores[2 * index - 1], scores[2 * index] = deadline, id
+  transition(id, item.state, WORKING, 'claim', mark, 'last_dequeue_time', present, 'dequeue_count', count)
+  receipts[index] = count .. ':' .. #id .. ':' .. id
+  answer_task(reply, id, item.payload, count, deadline, item.state)
 end
-variadic('ZADD', working, deadlines)
+variadic('ZADD', working, scores)
 add(claimed, #taken)
 add(requeued, plan.stale_count)
 add(refused, #plan.dead + #dead)

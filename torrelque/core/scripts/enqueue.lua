@@ -37,7 +37,7 @@ variadic('HSET', tasks, payloads)
 remove_keys(states) -- a finished result of the same id must not expire under the new task
 for _, at in ipairs(fresh) do
   local status = ARGV[at + 3] == '' and PENDING or DELAYED
-  local fields = { 'status', status, 'timeout', ARGV[at + 2], 'enqueue_time', stamp(now) }
+  local fields = { 'status', status, 'timeout', ARGV[at + 2], 'enqueue_time', present }
   if ARGV[at + 4] ~= '' then
     fields[7], fields[8] = 'max_dequeues', ARGV[at + 4]
   end

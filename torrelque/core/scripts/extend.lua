@@ -3,7 +3,7 @@
 -- ARGV: '' '' '', then for each task: id token dequeue_count timeout (seconds; '' for the task's own)
 -- returns: for each task its new deadline, or a letter: l claim lost, u unknown, x state of a wrong type
 
-local items, answers = claimed_items(4)
+local items, answers = claimed_items(4, read_state)
 local ids, scores = ids_of(items), {}
 begin_writing()
 for _, item in ipairs(items) do

@@ -8,7 +8,7 @@ if outcome then
   return again(outcome, answer)
 end
 look()
-local items, answers = claimed_items(3)
+local items, answers = claimed_items(3, read_claim)
 
 begin_writing()
 give_back(items)

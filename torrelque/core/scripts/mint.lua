@@ -4,7 +4,7 @@
 -- returns: the lane's number. A repeat leaves one lane that nobody uses, and that expires.
 
 local last = number(redis.call('GET', epoch), 0)
-local new = whole(math.max(last + 1, math.floor(now * 1000000)))
+local new = string.format('%.0f', math.max(last + 1, math.floor(now * 1000000)))
 begin_writing()
 redis.call('SET', epoch, new)
 put(lane .. ':' .. new, '0 ' .. ARGV[1] .. ' closed ', LANE_TTL)

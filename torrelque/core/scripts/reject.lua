@@ -12,7 +12,7 @@ look()
 redis.call('ZCARD', rejected)
 redis.call('HLEN', tasks)
 local refused = total('rejected')
-local items, answers = claimed_items(5)
+local items, answers = claimed_items(5, read_claim)
 
 begin_writing(ARGV[8])
 variadic('ZREM', working, ids_of(items))

@@ -10,7 +10,7 @@ end
 look()
 local completed, refused = total('completed'), total('rejected')
 redis.call('HLEN', tasks)
-local items, answers = claimed_items(6)
+local items, answers = claimed_items(6, read_claim)
 
 begin_writing()
 local ids, states, refusals = ids_of(items), {}, 0
@@ -26,7 +26,7 @@ for _, item in ipairs(items) do
     redis.pcall('PUBLISH', key, whole(item.state.revision + 1) .. ' ' .. status)
   else
     redis.call('HDEL', key, 'claim')
-    transition(item.id, item.state, status, 'result', ARGV[item.at + 5], 'release_time', stamp(now))
+    transition(item.id, item.state, status, 'result', ARGV[item.at + 5], 'release_time', present)
     expire(key, ttl)
   end
 end

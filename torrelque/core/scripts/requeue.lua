@@ -9,7 +9,7 @@ if outcome then
 end
 look()
 local requeued = total('requeued')
-local items, answers = claimed_items(5)
+local items, answers = claimed_items(5, read_state)
 
 begin_writing()
 variadic('ZREM', working, ids_of(items))
@@ -27,7 +27,7 @@ for _, item in ipairs(items) do
     transition(id, state, DELAYED, unpack(fields))
   else
     pushed[#pushed + 1] = id
-    fields[#fields + 1], fields[#fields + 2] = 'last_requeue_time', stamp(now)
+    fields[#fields + 1], fields[#fields + 2] = 'last_requeue_time', present
     fields[#fields + 1], fields[#fields + 2] = 'requeue_count', whole(state.requeue_count + 1)
     transition(id, state, PENDING, unpack(fields))
   end

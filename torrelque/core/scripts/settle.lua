@@ -28,7 +28,7 @@ if ahead == 0 and phase == 'open' then
     local id = string.sub(answer, first, first + tonumber(length) - 1)
     at = first + tonumber(length)
     local score = redis.call('ZSCORE', working, id)
-    local state = score and read_state(id)
+    local state = score and read_claim(id)
     if state and is_live(score, state, token(), count) then
       items[#items + 1] = { id = id, state = state }
     end

@@ -31,6 +31,7 @@ from torrelque.transports.memory.prelude import (
     Run,
     State,
     Verb,
+    as_answer,
     laned,
     number,
     stamp,
@@ -163,9 +164,9 @@ class _Choice:
         self.short = len(self.taken) < n and (len(plan.stale) == K or len(plan.due) == K or self.looked_at == n + K)
 
 
-def _answered(task: Claimed, payload: bytes, count: bytes, deadline: bytes) -> list[bytes]:
+def _answered(task: Claimed, payload: bytes, count: bytes, deadline: bytes) -> list[Reply]:
     attempt = whole(float(count) - task.state.dequeue_base)
-    return [task.id, payload, count, deadline, task.state.headers, attempt]
+    return [task.id, payload, as_answer(count), deadline, task.state.headers, as_answer(attempt)]
 
 
 def _claimed_before(run: Run, answer: bytes) -> Reply:
@@ -382,7 +383,7 @@ def stats(run: Run) -> Reply:
         len(db.zset_at(keys['delayed'])),
         refused,
         _age(run, pending[-1]) if pending else b'',
-        *(whole(number(counters.get(name), 0.0)) for name in COUNTERS),
+        *(as_answer(whole(number(counters.get(name), 0.0))) for name in COUNTERS),
     ]
 
 
