@@ -30,11 +30,19 @@ class TorrelqueTaskSerialiser(NamedTuple):
     loads: Any
 
 
+_encode = json.JSONEncoder().encode  # what json.dumps and json.loads come to, without their way there
+_decode = json.JSONDecoder().decode
+
+
 def _dump_json(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON can write
-    return json.dumps(value).encode()
+    return _encode(value).encode()
 
 
-JSON = TorrelqueTaskSerialiser(_dump_json, json.loads)
+def _load_json(data: bytes) -> Any:  # noqa: ANN401 - whatever JSON can write
+    return _decode(data.decode())
+
+
+JSON = TorrelqueTaskSerialiser(_dump_json, _load_json)
 """The default. It runs no code that a payload brings along."""
 
 
