@@ -46,6 +46,9 @@ CLOSING_TIME = 5.0
 TURN = 0.001
 """Seconds after which handlers that never wait let others have a turn of the event loop."""
 
+HEAD_START = 3
+"""Turns of the event loop until a claim that was asked for has left, from the worker to the socket."""
+
 LONGEST = 1e9
 """Seconds. Beyond it a time is a mistake."""
 
@@ -253,6 +256,9 @@ class Worker:
                 self._waking = False
             else:
                 self._resting.remove(woken)
+        if self._claiming is not None and self._ready:
+            for _ in range(HEAD_START):  # so that the server works on the next tasks while handlers do on these
+                await checkpoint()
 
     def _free(self) -> int:
         return self._concurrency - len(self._jobs) - len(self._ready)
@@ -262,7 +268,8 @@ class Worker:
         with anyio.CancelScope() as scope:
             self._claiming = scope
             try:
-                await checkpoint()  # others may end at this moment, too; what became of them travels with the claim
+                if not self._ready:
+                    await checkpoint()  # others may end at this moment, too; what became of them travels with the claim
                 self._ready.extend([_Job(task) for task in await self._next_tasks()])
             except Exception as error:  # noqa: BLE001 - `run` raises it
                 self._failure = self._failure or error
