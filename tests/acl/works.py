@@ -94,6 +94,8 @@ async def enqueues_again(stage: Stage) -> None:
 
 
 async def claims(stage: Stage) -> None:
+    await stage.others.enqueue('poison')
+    await stage.others.reject(await stage.others.dequeue(20), 'with a dead letter there, a claim looks for it')
     await stage.others.enqueue_many(['a', 'b', EnqueueItem('c', delay=0.001)])
     await anyio.sleep(0.002)
     assert [task.data for task in await stage.queue.dequeue_nowait(max_tasks=9)] == ['a', 'b', 'c']
