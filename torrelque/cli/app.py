@@ -25,6 +25,7 @@ from torrelque.cli import (
     require,
     serving,
     showing,
+    top,
     working,
 )
 from torrelque.cli.exits import Exit
@@ -99,3 +100,4 @@ add(working.worker)
 add(serving.serve, options=('json',))
 add(demo, options=())
 add(exporter.exporter, options=('url',))
+add(top.top, options=('url',))

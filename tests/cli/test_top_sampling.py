@@ -1,0 +1,193 @@
+"""What `torrelque top` makes of what it read: rates, charts, units, payloads. No server, no screen."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+
+import pytest
+
+from torrelque import TorrelqueQueueStats
+from torrelque.cli.top.payloads import MOST, preview, show
+from torrelque.cli.top.sampling import KEPT, History, Sample, bars
+from torrelque.cli.top.units import count, duration, rate
+
+
+def stats(pending: int = 0, *, enqueued: int = 0, completed: int = 0, rejected: int = 0) -> TorrelqueQueueStats:
+    return TorrelqueQueueStats(
+        pending, pending, 0, 0, total_enqueued=enqueued, total_completed=completed, total_rejected=rejected
+    )
+
+
+def history(*samples: tuple[float, TorrelqueQueueStats]) -> History:
+    made = History()
+    for time, each in samples:
+        made.add(Sample(time, each))
+    return made
+
+
+# Rates ---------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_known_from_one_sample() -> None:
+    one = history((100.0, stats(5, enqueued=5)))
+    assert (one.rate_in(), one.rate_out(), one.time_to_drain()) == (None, None, None)
+    assert (History().latest, History().rate_in(), History().span(), History().series_in()) == (None, None, 0.0, [])
+    assert one.latest == stats(5, enqueued=5)
+
+
+def test_rates_are_changes_of_totals_on_the_servers_time() -> None:
+    two = history((100.0, stats(10, enqueued=50)), (104.0, stats(30, enqueued=90, completed=18, rejected=2)))
+    assert two.rate_in() == 10.0
+    assert two.rate_out() == 5.0
+
+
+def test_rates_are_of_the_last_ten_seconds() -> None:
+    samples = [(float(time), stats(enqueued=1000 if time else 0)) for time in range(0, 25, 2)]
+    assert history(*samples[:2]).rate_in() == 500.0
+    assert history(*samples[:6]).rate_in() == 100.0  # ten seconds, the leap included
+    assert history(*samples).rate_in() == 0.0
+
+
+def test_rare_samples_still_make_a_rate() -> None:
+    assert history((0.0, stats()), (60.0, stats(enqueued=60)), (120.0, stats(enqueued=180))).rate_in() == 2.0
+
+
+def test_time_to_drain() -> None:
+    assert history((0.0, stats(100)), (10.0, stats(80))).time_to_drain() == 40.0
+    assert history((0.0, stats(80)), (10.0, stats(80))).time_to_drain() == math.inf
+    assert history((0.0, stats(80)), (10.0, stats(100))).time_to_drain() == math.inf
+    assert history((0.0, stats(80)), (10.0, stats(0))).time_to_drain() == 0.0
+
+
+@pytest.mark.parametrize(
+    ('time', 'after'),
+    [
+        (101.0, stats(1, enqueued=1)),  # removed, and made again
+        (101.0, stats(1, enqueued=10, completed=4)),
+        (100.0, stats(1, enqueued=10, completed=5)),  # a clock that stands still, or was set back
+        (99.0, stats(1, enqueued=10, completed=5)),
+    ],
+)
+def test_what_cannot_follow_begins_anew(time: float, after: TorrelqueQueueStats) -> None:
+    made = history((100.0, stats(5, enqueued=10, completed=5)), (time, after))
+    assert (made.latest, made.rate_in(), made.series_in()) == (after, None, [])
+
+
+def test_series() -> None:
+    made = history((0.0, stats(1)), (1.0, stats(4, enqueued=4)), (3.0, stats(2, enqueued=6, completed=4)))
+    assert made.series(lambda each: each.pending) == [1, 4, 2]
+    assert made.series(lambda each: each.pending, 2) == [4, 2]
+    assert made.series_in() == [4.0, 1.0]
+    assert made.series_in(1) == [1.0]
+    assert made.series_out() == [0.0, 2.0]
+    assert (made.span(), made.span(2)) == (3.0, 2.0)
+
+
+def test_a_history_does_not_grow_for_ever() -> None:
+    made = history(*((float(time), stats(time)) for time in range(KEPT + 50)))
+    assert made.series(lambda each: each.pending) == list(range(50, KEPT + 50))
+
+
+# Charts --------------------------------------------------------------------------------------------------------------
+
+
+def test_bars_reach_from_zero_to_the_peak() -> None:
+    assert bars([0, 1, 2, 4, 8], 5) == ['▁▁▂▄█']
+    assert bars([7, 7, 7], 3) == ['███']
+    assert bars([0, 0], 2) == ['▁▁']
+    assert bars([0.001, 1000], 2) == ['▁█']
+
+
+def test_bars_keep_to_the_right() -> None:
+    assert bars([1, 2], 4) == ['  ▄█']
+    assert bars([9, 1, 2], 2) == ['▄█']
+    assert bars([], 3) == ['   ']
+    assert bars([1], 0) == ['']
+
+
+def test_bars_of_several_lines() -> None:
+    assert bars([0, 1, 8, 12, 16], 5, 2) == ['   ▄█', '▁▁███']
+
+
+# Units ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('value', 'text'),
+    [
+        (0, '0'), (999, '999'), (9_999, '9,999'), (10_000, '10.0k'), (12_345, '12.3k'), (99_950, '100k'),
+        (999_499, '999k'), (999_500, '1.00M'), (1_234_567, '1.23M'), (12_345_678_901, '12.3G'),
+    ],
+)  # fmt: skip
+def test_counts(value: int, text: str) -> None:
+    assert count(value) == text
+
+
+@pytest.mark.parametrize(
+    ('value', 'text'),
+    [(None, '–'), (0.0, '0'), (0.004, '0'), (0.25, '0.25'), (9.996, '10.0'), (99.96, '100'), (1234.5, '1.23k')],  # noqa: RUF001 - a dash for nothing
+)
+def test_rates(value: float | None, text: str) -> None:
+    assert rate(value) == text
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'text'),
+    [
+        (None, '–'), (0.0, '0s'), (0.4, '<1s'), (59.4, '59s'), (59.6, '1m 0s'), (250.0, '4m 10s'), (3_599.0, '59m 59s'),  # noqa: RUF001 - as above
+        (12_000.0, '3h 20m'), (86_400.0, '1d 0h'), (math.inf, '∞'),
+    ],
+)  # fmt: skip
+def test_durations(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+# Payloads ------------------------------------------------------------------------------------------------------------
+
+
+def test_json_is_indented() -> None:
+    assert show(b'{"a": ["Z\\u00f6e", 1]}') == ('json', '{\n  "a": [\n    "Zöe",\n    1\n  ]\n}')
+
+
+def test_json_cannot_steer_the_terminal() -> None:
+    language, text = show(json.dumps('a\x9b31m\u202e').encode())
+    assert (language, text) == ('json', '"a\\u009b31m\\u202e"')
+
+
+def test_text_is_shown_as_it_is() -> None:
+    assert show('Zöe\n\tline'.encode()) == ('text', 'Zöe\n\tline')
+
+
+@pytest.mark.parametrize('data', [b'\x1b[31mred', b'\xff\xfe', pickle.dumps({'a': 1})])
+def test_anything_else_is_hexadecimal(data: bytes) -> None:
+    language, text = show(data)
+    assert language == 'hex'
+    assert text.isascii()
+    assert bytes.fromhex(text.splitlines()[0][8:55]) == data[:16]
+
+
+def test_a_dump_has_addresses_and_what_can_be_read() -> None:
+    assert show(b'\x00' * 16 + b'ab\xff').text.splitlines() == [
+        '000000  00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00  ................',
+        '000010  61 62 ff                                         ab.',
+    ]
+
+
+def test_deep_json_is_no_trouble() -> None:
+    assert show(b'[' * 50_000).language == 'text'
+
+
+def test_of_large_payloads_the_beginning_is_shown() -> None:
+    assert show(b'a' * (MOST + 1000)) == ('text', 'a' * MOST + '\n… 1,000 bytes more')
+    assert show('ä'.encode() * MOST).language == 'text'  # also where it is cut within a character
+    assert show(b'a' + 'ä'.encode() * MOST).language == 'text'
+    assert show(b'a' * 100 + b'\xff' + b'a' * MOST).language == 'hex'
+
+
+def test_previews_are_on_one_line() -> None:
+    assert preview(b'{"a":\n 1}') == '{"a": 1}'
+    assert preview(b'\x80\x04') == '80 04'
+    assert preview(b'\x1b[31m') == '1b 5b 33 31 6d'
+    assert preview(None) == ''

@@ -1,0 +1,40 @@
+"""`torrelque top`: every queue on a server, live.
+
+From the bottom up: ``sampling``, ``paging`` and ``payloads`` know what there
+is to show, ``monitor`` looks at the server, ``widgets`` and ``screens`` show
+it, ``app`` holds all of it together.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from torrelque.cli import require
+from torrelque.cli.settings import Settings
+
+__all__ = ('top',)
+
+
+def top(
+    settings: Settings,
+    *,
+    interval: Annotated[float, typer.Option(metavar='SECONDS', min=0.1, help='Seconds between two looks.')] = 1.0,
+    queue: Annotated[
+        str | None,
+        typer.Option('--queue', '-q', metavar='NAME', show_default=False, help='Only this queue, also one of 0.9.'),
+    ] = None,
+) -> None:
+    """All queues of the server, live; their tasks, and what can be done to them.
+
+    Finds the queues by itself: it walks through all keys of the database, in
+    bounded steps. Press ? for the keys.
+    """
+    require({'textual': 'cli'})
+    from torrelque.cli.top.app import TopApp  # noqa: PLC0415 - takes as long as all other verbs do together
+
+    app = TopApp(settings.url, queue=queue, interval=interval)
+    app.run()
+    if app.failure is not None:
+        raise app.failure

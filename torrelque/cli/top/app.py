@@ -1,0 +1,64 @@
+"""The application: the monitor beside the screens."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar
+
+from textual import work
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.signal import Signal
+
+from torrelque import TorrelqueError
+from torrelque.cli.top.monitor import Monitor
+from torrelque.cli.top.screens.dialogs import Help
+from torrelque.cli.top.screens.queues import QueuesScreen
+from torrelque.cli.top.styles import THEME
+
+__all__ = ('TopApp',)
+
+
+class TopApp(App[None]):
+    """`torrelque top`. ``failure`` is why it ended, if the server could not be reached in the first place."""
+
+    CSS_PATH = 'styles.tcss'
+    TITLE = 'torrelque top'
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding('question_mark', 'explain', 'Help', key_display='?'),
+        Binding('q', 'quit', 'Quit'),
+    ]
+
+    def __init__(self, url: str, *, queue: str | None = None, interval: float = 1.0) -> None:
+        """Raises TorrelqueValueError or TorrelqueTypeError for a bad URL."""
+        super().__init__()
+        self.failure: TorrelqueError | None = None
+        self.server = without_password(url)
+        self.sampled: Signal[Monitor] = Signal(self, 'sampled')
+        self.monitor = Monitor(url, queue=queue, interval=interval, on_change=self._tell)
+
+    def on_mount(self) -> None:
+        self.register_theme(THEME)
+        self.theme = THEME.name
+        self.push_screen(QueuesScreen())
+        self._watch()
+
+    @work(group='monitor')
+    async def _watch(self) -> None:
+        try:
+            await self.monitor.run()
+        except TorrelqueError as error:
+            self.failure = error
+            self.exit(return_code=1)
+
+    def _tell(self) -> None:
+        self.sampled.publish(self.monitor)
+
+    def action_explain(self) -> None:
+        self.push_screen(Help())
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
+    return re.sub(r'://[^/]*@', '://', url)

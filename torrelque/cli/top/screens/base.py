@@ -1,0 +1,125 @@
+"""What the screens share: the status line, figures that arrive, the filter, and doing something to tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, cast
+
+from textual import work
+from textual.screen import Screen
+from textual.widgets import Input
+
+from torrelque import TorrelqueConnectionError, TorrelqueError
+from torrelque.cli.output import printable
+from torrelque.cli.top.monitor import Monitor
+from torrelque.cli.top.screens.dialogs import Confirm
+from torrelque.cli.top.widgets import RowTable, StatusLine
+
+if TYPE_CHECKING:
+    from torrelque.cli.top.app import TopApp
+
+__all__ = ('FilteredScreen', 'TopScreen')
+
+
+class TopScreen(Screen[None]):
+    """A screen that is shown anew with each sample."""
+
+    VERTICAL_BREAKPOINTS = [(0, '-low'), (34, '-tall')]  # noqa: RUF012 - as Textual declares it
+
+    @property
+    def top(self) -> TopApp:
+        return cast('TopApp', self.app)
+
+    @property
+    def monitor(self) -> Monitor:
+        return self.top.monitor
+
+    def on_mount(self) -> None:
+        self.top.sampled.subscribe(self, self.on_sample)
+
+    def on_sample(self, _: Monitor) -> None:
+        """There are new figures; extended by screens that read more."""
+        self.show_figures()
+
+    def on_screen_resume(self) -> None:
+        self.call_after_refresh(self.show_figures)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self.show_figures)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is something to show figures in: not before the screen is made up, nor when it is left."""
+        return self.is_running and bool(self.query(StatusLine))
+
+    def show_figures(self) -> None:
+        """Show what is known, if there is a screen to show it on."""
+        if self.is_there:
+            self.query_one(StatusLine).show(self.monitor)
+            self.draw()
+
+    def draw(self) -> None:
+        """Show what is known below the status line."""
+
+    def do(self, question: str, act: Callable[[], Awaitable[str]]) -> None:
+        """Change something in the background, asking first if there is a question; ``act`` returns what was done."""
+        self._do(question, act)
+
+    @work(group='doing')
+    async def _do(self, question: str, act: Callable[[], Awaitable[str]]) -> None:
+        if question and not await self.app.push_screen_wait(Confirm(question)):
+            return
+        try:
+            message = await act()
+        except TorrelqueConnectionError as error:
+            self.notify(f'No answer, so perhaps it was done: {error}', severity='error', markup=False)
+        except TorrelqueError as error:
+            self.notify(printable(str(error)), severity='warning', markup=False)
+        else:
+            self.notify(printable(message), markup=False)
+        self.monitor.look_again()
+        if self.is_there:
+            self.changed()
+
+    def changed(self) -> None:
+        """Something was changed, or was found to be otherwise than shown."""
+
+
+class FilteredScreen(TopScreen):
+    """A screen with a table, and a line to type a filter for it in."""
+
+    wanted = ''
+    """What is filtered for."""
+
+    def make_filter(self) -> Input:
+        return Input(
+            placeholder='filter: Enter keeps it, Esc clears it', id='filter', compact=True, select_on_focus=False
+        )
+
+    def action_filter(self) -> None:
+        self.add_class('-filtering')
+        self.query_one('#filter', Input).focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        if event.value.strip() != self.wanted:
+            self.wanted = event.value.strip()
+            self.filter_changed()
+
+    def on_input_submitted(self) -> None:
+        self._leave_filter()
+
+    def action_back(self) -> None:
+        """Give up the filter, or leave the screen."""
+        field = self.query_one('#filter', Input)
+        if field.has_focus or field.value:
+            field.value = ''
+            self._leave_filter()
+        elif len(self.app.screen_stack) > 2:  # noqa: PLR2004 - Textual's own first screen, and that of the queues
+            self.app.pop_screen()
+
+    def _leave_filter(self) -> None:
+        self.set_class(bool(self.query_one('#filter', Input).value), '-filtering')
+        self.query_one(RowTable).focus()
+
+    def filter_changed(self) -> None:
+        """The filter is another one."""

@@ -1,0 +1,7 @@
+"""What the screens of `torrelque top` are made of."""
+
+from torrelque.cli.top.widgets.charts import Charts
+from torrelque.cli.top.widgets.status import StatusLine
+from torrelque.cli.top.widgets.table import Column, RowTable, cell
+
+__all__ = ('Charts', 'Column', 'RowTable', 'StatusLine', 'cell')

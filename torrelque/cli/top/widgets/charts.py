@@ -1,0 +1,83 @@
+"""How a queue went, lately."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import attrgetter
+from typing import NamedTuple
+
+from rich.text import Text
+from textual.widgets import Static
+
+from torrelque import TorrelqueTaskStatus
+from torrelque.cli.output import printable
+from torrelque.cli.top.monitor import Watched
+from torrelque.cli.top.sampling import History, bars
+from torrelque.cli.top.styles import CALM, IN, OUT, STATUS
+from torrelque.cli.top.units import NOTHING, count, duration, rate
+
+__all__ = ('Charts',)
+
+LABEL, VALUE, PEAK = 9, 8, 12
+"""Widths of what stands beside the bars."""
+
+STATUSES = (
+    TorrelqueTaskStatus.PENDING,
+    TorrelqueTaskStatus.WORKING,
+    TorrelqueTaskStatus.DELAYED,
+    TorrelqueTaskStatus.REJECTED,
+)
+
+
+class Line(NamedTuple):
+    label: str
+    colour: str
+    series: list[float]
+    now: str
+    peak: str
+
+
+class Charts(Static):
+    """Depth by status and rates of one queue, each as high as there is room."""
+
+    def show(self, watched: Watched | None) -> None:
+        room = self.content_size
+        if watched is None or not room.width:
+            self.border_title = self.border_subtitle = ''
+            self.update()
+            return
+        width = max(room.width - LABEL - VALUE - PEAK, 10)
+        self.border_title = Text(printable(watched.name)).markup
+        self.border_subtitle = f'last {duration(watched.history.span(width))}'
+        lines = list(_lines(watched.history, width))
+        gap = room.height >= len(lines) * 3 - 1
+        height = max((room.height + gap) // len(lines) - gap, 1)
+        charts = [_draw(line, width, height) for line in lines]
+        self.update(Text('\n\n' if gap else '\n', no_wrap=True, overflow='crop').join(charts))
+
+
+def _lines(history: History, most: int) -> Iterator[Line]:
+    for label, colour, series, now in (
+        ('in', IN, history.series_in(most), history.rate_in()),
+        ('out', OUT, history.series_out(most), history.rate_out()),
+    ):
+        yield Line(label, colour, series, f'{rate(now)}/s', rate(max(series, default=0.0)))
+    stats = history.latest
+    for status in STATUSES:
+        name = status.name.lower()
+        depths = history.series(attrgetter(name), most)
+        now_there = NOTHING if stats is None else count(getattr(stats, name))
+        yield Line(name, STATUS[status], depths, now_there, count(int(max(depths, default=0))))
+
+
+def _draw(line: Line, width: int, height: int) -> Text:
+    is_flat = not any(line.series)
+    *upper, lowest = bars(line.series, width, height)
+    text = Text(no_wrap=True)
+    for bar in upper:
+        text.append(' ' * LABEL + bar + '\n', style=line.colour)
+    text.append(f'{line.label:<{LABEL}}', style=CALM)
+    text.append(lowest, style=CALM if is_flat else line.colour)
+    text.append(f'{line.now:>{VALUE}}', style=CALM if is_flat else 'bold')
+    text.append('' if is_flat else f'{"peak " + line.peak:>{PEAK}}', style=CALM)
+    return text
