@@ -37,7 +37,7 @@ class TopScreen(Screen[None]):
     def on_mount(self) -> None:
         self.top.sampled.subscribe(self, self.on_sample)
 
-    def on_sample(self, _: Monitor) -> None:
+    def on_sample(self, monitor: Monitor) -> None:
         """There are new figures; extended by screens that read more."""
         self.show_figures()
 
