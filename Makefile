@@ -5,7 +5,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 PYTEST_ARGS ?= -n auto --maxprocesses 4
 
-.PHONY: demo test lint format types docs soak chaos bench
+.PHONY: demo test lint format types docs screenshots soak chaos bench
 
 demo: $(VENV)/.demo-installed
 	$(VENV)/bin/torrelque demo $(DEMO_ARGS)
@@ -28,6 +28,10 @@ types: $(VENV)/.dev-installed
 docs: $(VENV)/.dev-installed
 	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo 'The documentation is in docs/_build/html/index.html'
+
+# The pictures of `torrelque top` in docs/images, taken anew.
+screenshots: $(VENV)/.dev-installed
+	$(PY) -m docs.screenshots
 
 # Until it is interrupted: make soak SOAK_ARGS='--seconds 600'
 soak: $(VENV)/.dev-installed

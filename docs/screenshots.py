@@ -119,13 +119,13 @@ async def take(folder: Path) -> None:
             async with app.run_test(size=SIZE) as pilot:
                 await pilot.pause(SECONDS)
                 await pilot.press('down', 'down', 'down')
-                await pilot.pause(0.5)
+                await pilot.pause(1.5)
                 save(app, folder, 'top')
                 await pilot.press('down', 'enter', '4')
-                await pilot.pause(0.5)
+                await pilot.pause(1.5)
                 save(app, folder, 'top-tasks')
                 await pilot.press('down', 'enter')
-                await pilot.pause(0.5)
+                await pilot.pause(1.5)
                 save(app, folder, 'top-task')
 
 

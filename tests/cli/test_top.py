@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -198,7 +199,8 @@ async def test_filtering(server: servers.Server) -> None:
         assert not stage.app.screen.query_one('#filter', Input).value
 
 
-async def test_it_helps_and_quits(server: servers.Server) -> None:
+@pytest.mark.parametrize('key', ['q', 'ctrl+c'])
+async def test_it_helps_and_quits(server: servers.Server, key: str) -> None:
     async with staged(server.url) as stage:
         await stage.until_on(QueuesScreen)
         await stage.press('question_mark')
@@ -206,7 +208,7 @@ async def test_it_helps_and_quits(server: servers.Server) -> None:
         await stage.press('escape')
         await stage.until_on(QueuesScreen)
         await stage.press('escape')  # there is nowhere to go back to
-        await stage.press('q')
+        await stage.press(key)
         await stage.until(lambda: stage.app._exit)
 
 
@@ -253,6 +255,7 @@ async def test_the_last_figures_stay_while_the_server_is_away(
 
 def test_a_server_that_is_not_there_is_an_error_of_one_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('torrelque.cli.top.monitor.RETRY_TIMEOUT', 0.0)
+    monkeypatch.setattr('torrelque.cli.top.has_terminal', lambda: True)
     monkeypatch.setattr(TopApp, 'run', lambda app: anyio.run(run_headless, app))
     ended = command('top', '--url', 'unix:///nowhere/at-all')
     assert ended.status == Exit.SERVER
@@ -266,8 +269,16 @@ async def run_headless(app: TopApp) -> None:
             await pilot.pause(0.01)
 
 
+def test_it_needs_a_terminal(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('torrelque.cli.top.has_terminal', lambda: False)
+    ended = command('top')
+    assert (ended.status, ended.err.count('\n')) == (Exit.USAGE, 1)
+    assert 'terminal' in ended.err
+
+
 @pytest.mark.parametrize('arguments', [('--url', 'http://nowhere'), ('--interval', '0')])
-def test_bad_options(command: Command, arguments: tuple[str, str]) -> None:
+def test_bad_options(command: Command, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, str]) -> None:
+    monkeypatch.setattr('torrelque.cli.top.has_terminal', lambda: True)
     ended = command('top', *arguments)
     assert (ended.status, ended.err.count('\n')) == (Exit.USAGE, 1)
 
@@ -295,7 +306,7 @@ async def test_tasks_by_status(server: servers.Server) -> None:
         await stage.open_tasks()
         expected = [
             ['pending', '0', '{"to": "zoe"}'],
-            ['working', '1/3', '{"to": "joe"}'],
+            ['working', '1', '{"to": "joe"}'],
             ['delayed', '0', '"later"'],
             ['rejected', '1', 'no such address'],
             ['done', '1', '{"sent": true}'],
@@ -386,7 +397,7 @@ async def test_a_task_its_state_and_payload(server: servers.Server, serialiser: 
         await stage.press('enter')
         await stage.until_on(TaskScreen)
         await stage.until(lambda: 'working' in stage.text('#state'))
-        assert '1 of 4' in stage.text('#state')
+        assert re.search(r'deliveries +1\b(?s:.*)at most +4\b', stage.text('#state'))
         assert 'in 4m' in stage.text('#state') or 'in 5m' in stage.text('#state')
         assert shown in stage.text('#data')
         assert 'tenant: shop' in stage.text('#data')

@@ -7,11 +7,14 @@ it, ``app`` holds all of it together.
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from torrelque.cli import require
+from torrelque.cli.exits import Exit
+from torrelque.cli.failing import Refusal
 from torrelque.cli.settings import Settings
 
 __all__ = ('top',)
@@ -32,9 +35,16 @@ def top(
     bounded steps. Press ? for the keys.
     """
     require({'textual': 'cli'})
+    if not has_terminal():
+        raise Refusal('top needs a terminal; torrelque queues lists the queues elsewhere', Exit.USAGE)
     from torrelque.cli.top.app import TopApp  # noqa: PLC0415 - takes as long as all other verbs do together
 
     app = TopApp(settings.url, queue=queue, interval=interval)
     app.run()
     if app.failure is not None:
         raise app.failure
+
+
+def has_terminal() -> bool:
+    """Whether there is somebody to look at it: it reads standard input, and draws on standard error."""
+    return all(stream is not None and stream.isatty() for stream in (sys.__stdin__, sys.__stderr__))

@@ -28,6 +28,7 @@ class TopApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding('question_mark', 'explain', 'Help', key_display='?'),
         Binding('q', 'quit', 'Quit'),
+        Binding('ctrl+c', 'quit', show=False, priority=True),
     ]
 
     def __init__(self, url: str, *, queue: str | None = None, interval: float = 1.0) -> None:

@@ -117,7 +117,8 @@ class TaskScreen(TopScreen):
         if self._trouble.startswith('gone'):
             status = Text(f'was {state.status.name.lower()}', style=CALM)
         yield 'status', status
-        yield 'deliveries', Text(f'{state.dequeue_count}' + (f' of {state.max_dequeues}' if state.max_dequeues else ''))
+        yield 'deliveries', Text(f'{state.dequeue_count}')
+        yield 'at most', Text(f'{state.max_dequeues}' if state.max_dequeues else NOTHING)
         yield 'requeued', Text(f'{state.requeue_count} times' if state.requeue_count != 1 else 'once')
         yield 'time-out', Text(duration(state.timeout))
         yield 'enqueued', self._time(state.enqueue_time)

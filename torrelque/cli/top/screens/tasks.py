@@ -230,13 +230,11 @@ class TasksScreen(FilteredScreen):
         now = self.monitor.server_time or 0.0
         moved = not self._is_here(row)
         age = None if state.enqueue_time is None else max(now - state.enqueue_time, 0)
-        limit = f'/{state.max_dequeues}' if state.max_dequeues else ''
-        tries = f'{state.dequeue_count}{limit}'
         what = f'now {state.status.name.lower()}' if moved else self._what(task)
         cells = [
             cell(row.id, right=False),
             cell(duration(age)),
-            cell(tries),
+            cell(f'{state.dequeue_count}'),
             cell(NOTHING if moved else self._when(task, now)),
             cell(f'  {what[: columns[-1].width]}', BAD if state.reason and not moved else '', right=False),
         ]
