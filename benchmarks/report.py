@@ -27,10 +27,10 @@ ORDER = ('current', 'published')
 TITLES = {
     'floor': 'Floor: EVALSHA of a script that does nothing, 50 callers',
     'enqueue': 'Enqueue, single calls by 50 callers',
-    'enqueue_100': 'Enqueue, 100 a call',
+    'enqueue_100': 'Enqueue, 100 a call, by 10 callers',
     'work_off': 'Work off a backlog, with acknowledgement, 50 at a time',
     'lifecycle': 'Enqueue, dequeue, release by 50 tasks, single calls',
-    'lifecycle_100': 'The same, 100 a call',
+    'lifecycle_100': 'Enqueue, dequeue, release by 10 tasks, 100 a call',
     'handoff': 'Idle worker: from the enqueue call to the start of the handler',
     'delayed': 'Delayed tasks: start of the handler after due',
     'memory': 'Server memory of a pending task',
@@ -135,9 +135,11 @@ def _circumstances(results: Results) -> str:
         used.setdefault(NAMES.get(system) or system, []).append(f'{package} {version}')
     versions = '\n'.join(f'- {system}: {", ".join(packages)}' for system, packages in used.items())
     rounds = 1 + max((entry['round'] for entry in results['measured']), default=0)
-    text = f'{results["cores"]} cores, Python {results["python"]}, {rounds} rounds.'
+    text = f'{results["cores"]} cores, Python {results["python"]}, rounds: {rounds}.'
     if loads := [entry['load'] for entry in results['measured'] if 'load' in entry]:
-        text += f' Processes that were ready to run before each measurement (load average): {_spread(loads)}.'
+        text += f' Load average before each measurement: {_spread(loads)}.'
+        if median(loads) > results['cores']:
+            text += ' The machine was busy with other things: compare CPU, which depends little on that, not rates.'
     return f'{text}\n\n{versions}'
 
 
