@@ -26,6 +26,7 @@ from benchmarks.report import TITLES, Results, Subject, grouped, named, quantile
 SPEED_ROWS = ('enqueue', 'enqueue_100', 'work_off', 'lifecycle', 'lifecycle_100', 'floor')
 CURVE_POINTS = 200
 COLOURS = {'current': 'tab:blue', 'published': 'tab:red'}
+PEERS = {'arq': 'olive', 'bullmq': 'orange', 'dramatiq': 'pink', 'saq': 'green', 'streaq': 'purple', 'taskiq': 'brown'}
 STYLES = {'native': '-', 'redis_py': '--', 'coredis': ':'}
 
 
@@ -94,7 +95,9 @@ def _curves(results: Results, row: str, label: str) -> Any:  # noqa: ANN401 - as
         pooled = sorted(value for entry in entries for value in entry['latencies_ms'])
         parts = [number / CURVE_POINTS for number in range(CURVE_POINTS + 1)]
         style = STYLES.get(subject[1], '-') if subject[0] in COLOURS else '-.'
-        colour = COLOURS.get(subject[0]) if subject[2] != 'trio' else 'tab:cyan'
+        colour = COLOURS.get(subject[0]) or f'tab:{PEERS[subject[0]]}'
+        if subject[2] == 'trio':
+            colour = 'tab:cyan'
         panel.plot([quantile(pooled, part) for part in parts], parts, style, color=colour, label=_label(subject))
     panel.set_xscale('log')
     panel.set_xlabel(label)

@@ -137,7 +137,7 @@ def _circumstances(results: Results) -> str:
     rounds = 1 + max((entry['round'] for entry in results['measured']), default=0)
     text = f'{results["cores"]} cores, Python {results["python"]}, rounds: {rounds}.'
     if loads := [entry['load'] for entry in results['measured'] if 'load' in entry]:
-        text += f' Load average before each measurement: {_spread(loads)}.'
+        text += f' Load average before a measurement: {_spread(loads)}.'
         if median(loads) > results['cores']:
             text += ' The machine was busy with other things: compare CPU, which depends little on that, not rates.'
     return f'{text}\n\n{versions}'
