@@ -45,7 +45,7 @@ LOADS = (
     Load('webhooks', 90, 120, 1.0, rejected=0.06, delayed=0.25),
 )
 REASONS = (
-    'delivery limit of 5 reached',
+    'TimeoutError: no answer within 30 s',
     'HTTPError: 410 Gone from https://shop.example/hooks/orders',
     'ConnectError: [Errno -2] Name or service not known',
     'ValidationError: amount: must not be negative',

@@ -392,7 +392,7 @@ async def test_a_task_its_state_and_payload(server: servers.Server, serialiser: 
         await queue.enqueue({'to': 'joe'}, task_id='one', max_dequeues=4, headers={'tenant': 'shop'})
         task = await queue.dequeue()
         await stage.until(lambda: stage.names() == ['mail'])
-        await stage.open_tasks()
+        await stage.open_tasks(2)
         await stage.until(lambda: stage.names() == ['one'])
         await stage.press('enter')
         await stage.until_on(TaskScreen)
@@ -411,6 +411,21 @@ async def test_a_task_its_state_and_payload(server: servers.Server, serialiser: 
         assert shown in stage.text('#data')
         await stage.press('escape')
         await stage.until_on(TasksScreen)
+
+
+async def test_the_foot_of_the_screen_does_not_flicker(server: servers.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with staged(server.url) as stage:
+        await reject(stage.queue('mail'), 'one')
+        await stage.until(lambda: stage.names() == ['mail'])
+        await stage.open_tasks(4)
+        await stage.until(lambda: stage.names() == ['one'])
+        await stage.press('enter')
+        await stage.until(lambda: 'd' in stage.offered() and 'rejected' in stage.text('#state'))
+        redrawn: list[None] = []
+        monkeypatch.setattr(stage.app.screen, 'refresh_bindings', lambda: redrawn.append(None))
+        first = stage.app.monitor.server_time or 0
+        await stage.until(lambda: (stage.app.monitor.server_time or 0) > first + 0.5)  # some looks later
+        assert redrawn == []
 
 
 # Verbs ---------------------------------------------------------------------------------------------------------------
@@ -517,7 +532,7 @@ async def test_what_cannot_be_done_is_told(server: servers.Server) -> None:
         await queue.enqueue(1, task_id='one')
         task = await queue.dequeue()
         await stage.until(lambda: stage.names() == ['mail'])
-        await stage.open_tasks()
+        await stage.open_tasks(2)
         await stage.until(lambda: stage.names() == ['one'])
         await stage.press('r')
         await stage.until_on(Confirm)

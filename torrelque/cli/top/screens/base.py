@@ -24,6 +24,7 @@ __all__ = ('FilteredScreen', 'TopScreen')
 class TopScreen(Screen[None]):
     """A screen that is shown anew with each sample."""
 
+    _offered: tuple[object, ...] = ()
     VERTICAL_BREAKPOINTS = [(0, '-low'), (34, '-tall')]  # noqa: RUF012 - as Textual declares it
 
     @property
@@ -57,6 +58,12 @@ class TopScreen(Screen[None]):
         if self.is_there:
             self.query_one(StatusLine).show(self.monitor)
             self.draw()
+
+    def offer(self, *what: object) -> None:
+        """Show at the foot what can be done now, if that depends on something else than before: doing so flickers."""
+        if self.is_there and what != self._offered:
+            self._offered = what
+            self.refresh_bindings()
 
     def draw(self) -> None:
         """Show what is known below the status line."""

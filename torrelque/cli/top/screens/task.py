@@ -83,7 +83,7 @@ class TaskScreen(TopScreen):
         if self._seen is not None and (before is None or before[:4] != self._seen[:4]):
             self._show_body(self._seen)
         self.show_figures()
-        self.refresh_bindings()
+        self.offer(trouble, *(ACTIONS[name].fits(self._seen) for name in ACTIONS if self._seen is not None))
 
     # Showing
 

@@ -170,8 +170,7 @@ class TasksScreen(FilteredScreen):
 
     def _show(self) -> None:
         self.show_figures()
-        if self.is_there:
-            self.refresh_bindings()
+        self.offer(self._tab, self._page, self._pager is not None and self._pager.has(self._page + 1))
 
     # Showing
 
@@ -279,7 +278,7 @@ class TasksScreen(FilteredScreen):
         self._tab = number
         self._rows = []
         self.action_again()
-        self.refresh_bindings()
+        self.offer(number)
 
     def filter_changed(self) -> None:
         self.action_again()
