@@ -171,9 +171,9 @@ class ServerProcess:
         port: int | None = None,
         socket_path: Path | None = None,
     ) -> None:
-        self.folder = _short_folder()
-        self.socket = socket_path or self.folder / 'server.sock'
-        self.log = self.folder / 'server.log'
+        self.folder: Path = _short_folder()
+        self.socket: Path = socket_path or self.folder / 'server.sock'
+        self.log: Path = self.folder / 'server.log'
         self.port = port or None
         self._picks_port = port == 0
         self._binary = binary
@@ -284,7 +284,7 @@ class TiedProcess:
         self._ended = threading.Event()
         threading.Thread(target=self._mind, args=(command, output, inherit, started), daemon=True).start()
         self._popen = started.result()
-        self.pid = self._popen.pid
+        self.pid: int = self._popen.pid
 
     @property
     def alive(self) -> bool:

@@ -88,7 +88,7 @@ class TorrelqueReplyError(TorrelqueError):
 
     def __init__(self, message: str = '', code: str = '') -> None:
         super().__init__(message)
-        self.code = code or parse_code(message)
+        self.code: str = code or parse_code(message)
 
 
 class TorrelqueRefusedError(TorrelqueHandshakeError, TorrelqueReplyError):

@@ -51,9 +51,13 @@ class Observer:
         max_dequeues: int | None = None,
         max_rejected: int | None = None,
     ) -> None:
-        self.queue = checks.check_text('queue', queue)
-        self.max_dequeues = None if max_dequeues is None else checks.check_count('max_dequeues', max_dequeues)
-        self.max_rejected = None if max_rejected is None else checks.check_count('max_rejected', max_rejected)
+        self.queue: str = checks.check_text('queue', queue)
+        self.max_dequeues: int | None = (
+            None if max_dequeues is None else checks.check_count('max_dequeues', max_dequeues)
+        )
+        self.max_rejected: int | None = (
+            None if max_rejected is None else checks.check_count('max_rejected', max_rejected)
+        )
         if not (callable(getattr(serialiser, 'dumps', None)) and callable(getattr(serialiser, 'loads', None))):
             raise TorrelqueTypeError(f'serialiser must have dumps and loads, got {serialiser!r}')
         self.keys = {name: f'{queue}:{key}' for name, key in {**LOGICAL_NAMES, **type(self).keys}.items()}

@@ -61,7 +61,7 @@ __all__ = ('Torrelque',)
 
 Progress = Callable[[int, int], object]
 
-logger = logging.getLogger('torrelque')
+logger: logging.Logger = logging.getLogger('torrelque')
 
 
 class Torrelque(Observer):

@@ -14,7 +14,7 @@ from torrelque.core.leases import Leases
 
 __all__ = ('Clock', 'Renewer')
 
-logger = logging.getLogger('torrelque.worker')
+logger: logging.Logger = logging.getLogger('torrelque.worker')
 
 
 class Clock(Protocol):

@@ -33,7 +33,7 @@ class Retry(Exception):  # noqa: N818 - an order, not an error
     """
 
     def __init__(self, delay: float = 0.0) -> None:
-        self.delay = _seconds('delay', delay)
+        self.delay: float = _seconds('delay', delay)
         super().__init__(f'to be tried again in {self.delay:g} s')
 
 
@@ -41,7 +41,7 @@ class Reject(Exception):  # noqa: N818 - an order, not an error
     """Raised by a handler: move the task to the dead letters, with ``reason``, whatever the policy says."""
 
     def __init__(self, reason: str) -> None:
-        self.reason = checks.check_text('reason', reason)
+        self.reason: str = checks.check_text('reason', reason)
         super().__init__(reason)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ('Sweeper',)
 
-logger = logging.getLogger('torrelque')
+logger: logging.Logger = logging.getLogger('torrelque')
 
 
 class Sweeper:

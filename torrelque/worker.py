@@ -52,7 +52,7 @@ HEAD_START = 3
 LONGEST = 1e9
 """Seconds. Beyond it a time is a mistake."""
 
-logger = logging.getLogger('torrelque.worker')
+logger: logging.Logger = logging.getLogger('torrelque.worker')
 
 
 class _LoopClock:

@@ -33,7 +33,7 @@ from torrelque.cli.settings import JsonOption, QueueOption, Settings, UrlOption,
 
 __all__ = ('app',)
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     rich_markup_mode=None, pretty_exceptions_enable=False, context_settings={'help_option_names': ['-h', '--help']}
 )
 

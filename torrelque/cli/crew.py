@@ -23,10 +23,10 @@ class Worker:
     """A process that takes tasks over one client on one event loop. It ends with this process, however that ends."""
 
     def __init__(self, number: int, loop: str, client: str, url: str, folder: Path) -> None:
-        self.name = str(number)
+        self.name: str = str(number)
         self.loop = loop
         self.client = client
-        self.killed = False
+        self.killed: bool = False
         self.replaces: Worker | None = None
         self._log = folder / f'{number}.log'
         with self._log.open('wb') as log:

@@ -16,7 +16,7 @@ from torrelque.cli.failing import Refusal
 
 __all__ = ('TIME', 'IdsArgument', 'Status', 'name_of', 'parse_headers', 'parse_time', 'read_ids')
 
-SECONDS = {'ms': 0.001, '': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86_400}
+SECONDS: dict[str, float] = {'ms': 0.001, '': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86_400}
 
 TIME = 'TIME'
 """How help texts call what `parse_time` takes."""

@@ -41,9 +41,9 @@ class Claim:
     __slots__ = ('again', 'alarm', 'tasks')
 
     def __init__(self, tasks: list[ClaimedTask], alarm: float | None, again: bool) -> None:
-        self.tasks = tasks
-        self.alarm = alarm
-        self.again = again
+        self.tasks: list[ClaimedTask] = tasks
+        self.alarm: float | None = alarm
+        self.again: bool = again
 
 
 def claim(

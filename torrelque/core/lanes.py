@@ -29,8 +29,8 @@ class Lane:
     __slots__ = ('number', 'sequence')
 
     def __init__(self) -> None:
-        self.number = ''
-        self.sequence = 0
+        self.number: str = ''
+        self.sequence: int = 0
 
 
 class Lanes:

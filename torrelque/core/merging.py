@@ -20,10 +20,10 @@ class Ticket:
     __slots__ = ('done', 'error', 'gone', 'items', 'value', 'wake')
 
     def __init__(self, items: Sequence[Item], wake: Callable[[], None]) -> None:
-        self.items = items
-        self.wake = wake
-        self.done = False
-        self.gone = False
+        self.items: Sequence[Item] = items
+        self.wake: Callable[[], None] = wake
+        self.done: bool = False
+        self.gone: bool = False
         self.value: Any = None
         self.error: Exception | None = None
 

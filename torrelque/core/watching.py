@@ -20,9 +20,9 @@ class Watch:
 
     def __init__(self) -> None:
         self.last: TorrelqueTaskState | None = None
-        self.ended = False
+        self.ended: bool = False
         self.final: TorrelqueTaskStatus | None = None
-        self.cancelled = False
+        self.cancelled: bool = False
         self._published: list[tuple[int, TorrelqueTaskStatus]] = []
         self._ahead: list[tuple[int, TorrelqueTaskStatus]] = []
 

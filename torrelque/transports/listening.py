@@ -33,9 +33,9 @@ class Inbox:
     def __init__(self, hub: Hub, channel: bytes) -> None:
         self._hub = hub
         self.channel = channel
-        self.news = anyio.Event()
+        self.news: anyio.Event = anyio.Event()
         self.messages: deque[bytes] = deque()
-        self.may_have_missed = False
+        self.may_have_missed: bool = False
 
     def tell(self, data: bytes | None) -> None:
         if data is None:

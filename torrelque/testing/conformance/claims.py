@@ -26,7 +26,7 @@ VERBS: dict[str, Callable[[Torrelque, str | Task], Awaitable[object]]] = {
     'extend': lambda queue, task: queue.extend(task, 3600),
 }
 WARNING_VERBS = ('release', 'requeue')
-each_verb = pytest.mark.parametrize('verb', VERBS)
+each_verb: pytest.MarkDecorator = pytest.mark.parametrize('verb', VERBS)
 
 
 async def claimed(queue: Torrelque, data: object = 'a') -> Task:

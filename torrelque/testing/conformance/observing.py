@@ -25,7 +25,7 @@ class Watched:
         self._timeout = timeout
         self._news = anyio.Event()
         self.states: list[TorrelqueTaskState] = []
-        self.ended = False
+        self.ended: bool = False
 
     @property
     def statuses(self) -> list[TorrelqueTaskStatus]:

@@ -48,7 +48,7 @@ async def eventually(condition: Callable[[], Awaitable[Any]]) -> None:
 class OnClient:
     """Fixtures: a client and its transport."""
 
-    pytestmark = pytest.mark.anyio
+    pytestmark: pytest.MarkDecorator = pytest.mark.anyio
 
     @pytest.fixture
     def client_factory(self) -> ClientFactory:

@@ -36,7 +36,7 @@ class Keyspace:
     """``now`` is the server's time in Unix seconds, which `move_to` sets; it stands still in between."""
 
     def __init__(self) -> None:
-        self.now = 0.0
+        self.now: float = 0.0
         self._values: dict[bytes, Value] = {}
         self._expiries: dict[bytes, int] = {}
         self._first_expiry: float = math.inf  # no key expires before

@@ -79,14 +79,14 @@ class State:
     )  # fmt: skip
 
     def __init__(self, fields: Mapping[bytes, bytes]) -> None:
-        self.claim = fields.get(b'claim')
-        self.dequeue_count = number(fields.get(b'dequeue_count'), 0.0)
-        self.requeue_count = number(fields.get(b'requeue_count'), 0.0)
-        self.revision = number(fields.get(b'revision'), 1.0)
-        self.timeout = number(fields.get(b'timeout'), DEFAULT_TIMEOUT)
-        self.max_dequeues = number(fields.get(b'max_dequeues'), None)
-        self.dequeue_base = number(fields.get(b'dequeue_base'), 0.0)
-        self.headers = fields.get(b'headers', b'')
+        self.claim: bytes | None = fields.get(b'claim')
+        self.dequeue_count: float = number(fields.get(b'dequeue_count'), 0.0)
+        self.requeue_count: float = number(fields.get(b'requeue_count'), 0.0)
+        self.revision: float = number(fields.get(b'revision'), 1.0)
+        self.timeout: float = number(fields.get(b'timeout'), DEFAULT_TIMEOUT)
+        self.max_dequeues: float | None = number(fields.get(b'max_dequeues'), None)
+        self.dequeue_base: float = number(fields.get(b'dequeue_base'), 0.0)
+        self.headers: bytes = fields.get(b'headers', b'')
 
     def exhausted(self) -> bytes | None:
         """Where the delivery limit is reached, the reason for the dead letter."""
@@ -128,10 +128,10 @@ class Run:
         args: Sequence[bytes],
         publish: Callable[[bytes, bytes], object],
     ) -> None:
-        self.db = db
-        self.keys = keys
-        self.args = args
-        self.now = db.now
+        self.db: Keyspace = db
+        self.keys: Mapping[str, bytes] = keys
+        self.args: Sequence[bytes] = args
+        self.now: float = db.now
         self._publish = publish
         self._minder: bytes | None = None  # number of the lane that minds the next event
         self._minds: float | None = None  # when that is

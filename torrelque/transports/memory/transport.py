@@ -36,7 +36,7 @@ class MemoryTransport(Transport):
 
     def __init__(self, *, clock: VirtualClock | None = None, server: MemoryServer | None = None) -> None:
         self._clock = clock
-        self.server = server or MemoryServer(clock.time if clock else time.time)
+        self.server: MemoryServer = server or MemoryServer(clock.time if clock else time.time)
 
     async def execute(self, batch: Batch) -> Sequence[Reply]:
         await self._travel()

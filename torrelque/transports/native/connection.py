@@ -37,7 +37,7 @@ STREAM_ERRORS = (
 )
 NOTHING = object()
 
-pack_words = cast('Callable[[tuple[Arg, ...]], bytes]', hiredis.pack_command)
+pack_words: Callable[[tuple[Arg, ...]], bytes] = cast('Callable[[tuple[Arg, ...]], bytes]', hiredis.pack_command)
 """One command as it goes over the wire. Its published type allows one word only."""
 
 
@@ -68,7 +68,7 @@ class Connection:
             replyError=TorrelqueReplyError,
             notEnoughData=NOTHING,
         )
-        self.progress = 0
+        self.progress: int = 0
         """Goes up whenever bytes went either way: how a silent server is told from a slow one."""
 
     async def send(self, data: bytes) -> None:

@@ -35,13 +35,13 @@ class Slot:
     __slots__ = ('abandoned', 'count', 'data', 'deadline', 'done', 'error', 'replies')
 
     def __init__(self, data: bytes, count: int, deadline: float, done: Once) -> None:
-        self.data = data
-        self.count = count
-        self.deadline = deadline
-        self.done = done
+        self.data: bytes = data
+        self.count: int = count
+        self.deadline: float = deadline
+        self.done: Once = done
         self.replies: list[Reply] = []
         self.error: TorrelqueConnectionError | None = None
-        self.abandoned = False
+        self.abandoned: bool = False
         """Its caller was cancelled: it is not sent (again), and its replies are dropped."""
 
     def fail(self, error: TorrelqueConnectionError) -> None:
