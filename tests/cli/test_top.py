@@ -420,6 +420,7 @@ async def test_the_foot_of_the_screen_does_not_flicker(server: servers.Server, m
         await stage.open_tasks(4)
         await stage.until(lambda: stage.names() == ['one'])
         await stage.press('enter')
+        await stage.until_on(TaskScreen)
         await stage.until(lambda: 'd' in stage.offered() and 'rejected' in stage.text('#state'))
         redrawn: list[None] = []
         monkeypatch.setattr(stage.app.screen, 'refresh_bindings', lambda: redrawn.append(None))
