@@ -32,6 +32,7 @@ def severed_connections(stage: Stage, seconds: float) -> None:
             stage.start('take', url=proxy.url, lease=LONG_LEASE)
         anyio.run(_sever, stage, proxy, 25 if seconds >= LONG else 6)
         stage.nursery.kill_all()
+        proxy.finish()
         stage.settle()
         stage.report.figures.update(proxy.done)
 

@@ -29,6 +29,7 @@ class Proxy:
     def __init__(self, port: int, seed: int, mean: int | None = 8000) -> None:
         self.done: Counter[str] = Counter()
         self._severed = 0
+        self._pumps: list[threading.Thread] = []
         self._target = ('127.0.0.1', port)
         self._seed = seed
         self._mean = mean
@@ -42,6 +43,12 @@ class Proxy:
     def sever(self) -> None:
         """Cut all connections that there are, each at one of the next bytes that it carries."""
         self._severed += 1
+
+    def finish(self) -> None:
+        """When all clients have gone: wait until what they sent has arrived, however late."""
+        for pump in list(self._pumps):
+            pump.join(60)
+            assert not pump.is_alive(), 'something is still under way'
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -63,7 +70,9 @@ class Proxy:
                 server = socket.create_connection(self._target)
                 for direction, ends in enumerate([(client, server), (server, client)]):
                     rng = random.Random(f'{self._seed} {self.done["connections"]} {direction}')
-                    threading.Thread(target=self._pump, args=(*ends, rng), daemon=True).start()
+                    thread = threading.Thread(target=self._pump, args=(*ends, rng), daemon=True)
+                    self._pumps.append(thread)
+                    thread.start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, rng: random.Random) -> None:
         left, severed = self._bytes(rng), self._severed

@@ -64,6 +64,7 @@ def broken_connections(stage: Stage, seconds: float) -> None:
             stage.serve(url=proxy.url)
         time.sleep(seconds)
         stage.nursery.kill_all()
+        proxy.finish()
         stage.settle()
         stage.report.figures.update(proxy.done)
 
