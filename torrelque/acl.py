@@ -27,7 +27,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'delayed': 'zadd zcard zrange',
         'tasks': 'hexists hset',
         'task': '',
-        'task:*': 'hset unlink',
+        'task:*': 'exists hset unlink',
         'wake': 'zadd zcard',
         'timer': 'get',
         'counters': 'hget hset',

@@ -72,7 +72,9 @@ def test_agrees_with_a_real_server(server: servers.Server) -> None:
         pytest.param("return 'LATE'", 'return nil', id='late calls are done'),
         pytest.param("record('closed', '')", '', id='settled calls are done when they arrive'),
         pytest.param(
-            'remove_keys(states) -- a finished', '-- a finished', id='a result expires under a new task of the same id'
+            'remove_keys(finished) -- a finished',
+            '-- a finished',
+            id='a result expires under a new task of the same id',
         ),
         pytest.param('if #reply == 4 then', 'if false then', id='a repeated claim with nothing left is not told so'),
         pytest.param("0, '0', 1, '1'", "0, '0'", id='one hint for many tasks'),

@@ -12,9 +12,14 @@ local enqueued = total('enqueued')
 
 local answers, fresh, payloads, states, pushed, later, seen = {}, {}, {}, {}, {}, {}, {}
 for at = 4, #ARGV, 6 do
+  states[#states + 1] = state_key(ARGV[at])
+end
+local any = exist(states) -- mostly none of the ids has ever been used, and none need be looked at alone
+for at = 4, #ARGV, 6 do
   local id = ARGV[at]
   -- Not HMGET: who may only enqueue needs no right to read payloads.
-  if seen[id] or redis.call('HEXISTS', tasks, id) == 1 then
+  local queued = any and redis.call('EXISTS', state_key(id)) == 1 and redis.call('HEXISTS', tasks, id) == 1
+  if queued or seen[id] then
     answers[#answers + 1] = 'e'
   else
     answers[#answers + 1] = 'n'
@@ -22,7 +27,6 @@ for at = 4, #ARGV, 6 do
     fresh[#fresh + 1] = at
     payloads[#payloads + 1] = id
     payloads[#payloads + 1] = ARGV[at + 1]
-    states[#states + 1] = state_key(id)
     if ARGV[at + 3] == '' then
       pushed[#pushed + 1] = id
     else
@@ -34,8 +38,15 @@ end
 
 -- Begins with a write that grows: on a full server it fails here, with nothing done.
 variadic('HSET', tasks, payloads)
-remove_keys(states) -- a finished result of the same id must not expire under the new task
+if any then
+  local finished = {}
+  for index, at in ipairs(fresh) do
+    finished[index] = state_key(ARGV[at])
+  end
+  remove_keys(finished) -- a finished result of the same id must not expire under the new task
+end
 for _, at in ipairs(fresh) do
+  local key = state_key(ARGV[at])
   local status = ARGV[at + 3] == '' and PENDING or DELAYED
   local fields = { 'status', status, 'timeout', ARGV[at + 2], 'enqueue_time', present }
   if ARGV[at + 4] ~= '' then
@@ -44,8 +55,8 @@ for _, at in ipairs(fresh) do
   if ARGV[at + 5] ~= '' then
     fields[#fields + 1], fields[#fields + 2] = 'headers', ARGV[at + 5]
   end
-  redis.call('HSET', state_key(ARGV[at]), unpack(fields))
-  redis.pcall('PUBLISH', state_key(ARGV[at]), '1 ' .. status)
+  redis.call('HSET', key, unpack(fields))
+  redis.pcall('PUBLISH', key, '1 ' .. status)
 end
 variadic('LPUSH', pending, pushed)
 variadic('ZADD', delayed, later)

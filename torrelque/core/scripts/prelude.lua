@@ -57,6 +57,16 @@ local function remove_keys(keys)
   end
 end
 
+-- Whether any of the keys exists.
+local function exist(keys)
+  for first = 1, #keys, CHUNK do
+    if redis.call('EXISTS', unpack(keys, first, math.min(first + CHUNK - 1, #keys))) > 0 then
+      return true
+    end
+  end
+  return false
+end
+
 -- HMGET, ZMSCORE, SMISMEMBER: one answer for each value.
 local function read(command, key, values)
   local answers = {}

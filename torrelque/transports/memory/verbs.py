@@ -64,7 +64,8 @@ def enqueue(run: Run) -> bytes:
     fresh: dict[bytes, tuple[bytes, ...]] = {}
     answers = []
     for task_id, *rest in run.items(6):
-        known = task_id in tasks or task_id in fresh
+        queued = task_id in tasks and db.type_at(run.state_key(task_id)) != 'none'
+        known = queued or task_id in fresh
         answers.append(b'e' if known else b'n')
         if not known:
             fresh[task_id] = tuple(rest)
