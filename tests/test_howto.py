@@ -1,0 +1,209 @@
+"""The how-to guides: what they show works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import typer.main
+
+from tests.servers import Server
+from tests.test_docs import blocks
+from tests.transports.settings import CLIENTS
+from torrelque import Torrelque, TorrelqueLookupError, TorrelqueReplyError, Worker
+from torrelque.cli.app import app
+from torrelque.testing import MemoryTransport, VirtualClock
+
+PATIENCE = 50
+
+# Test without a server ------------------------------------------------------------------------------------------------
+
+
+def test_the_tests_that_are_shown_pass(tmp_path: Path) -> None:
+    pieces = blocks('testing', 'python')
+    (fixture,) = (piece for piece in pieces if 'def anyio_backend' in piece)
+    shown = ''.join(piece for piece in pieces if piece is not fixture)
+    written = shown.count('async def test_')
+    assert written > 4
+
+    def run() -> str:
+        command = [sys.executable, '-m', 'pytest', '-q', '-W', 'error', '-p', 'no:valkey', '-p', 'no:cacheprovider']
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stdout
+        return ended.stdout
+
+    (tmp_path / 'test_mail.py').write_text(shown, encoding='utf-8')
+    passed = re.search(r'(\d+) passed', run())
+    assert passed
+    assert int(passed[1]) >= 2 * written  # on asyncio and on Trio
+    (tmp_path / 'conftest.py').write_text(f'import pytest\n{fixture}', encoding='utf-8')
+    assert f'{written} passed' in run()
+
+
+# Retries and dead letters ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_retries_and_dead_letters() -> None:
+    clock = VirtualClock()
+    async with Torrelque(MemoryTransport(clock=clock), queue='mail') as queue:
+        names = await run_shown('retries', queue=queue, client=MemoryTransport())
+        async with anyio.create_task_group() as group:
+            await group.start(Worker(queue, names['send'], concurrency=1, retry=names['policy'], clock=clock).run)
+            busy = await queue.enqueue({'to': 'a@b', 'busy': True})
+            await queue.enqueue({'to': 'joe'}, task_id='bad-1')
+            await queue.enqueue({}, task_id='bad-2')
+            await clock.advance(119)
+            assert (await queue.get_task_state(busy)).status.name == 'DELAYED'
+            await clock.advance(1)
+            assert (await queue.get_task_state(busy)).result == 'sent'
+            group.cancel_scope.cancel()
+        assert sorted(await names['report']()) == [
+            "bad-1: joe is no address, after 1 deliveries: {'to': 'joe'}",
+            "bad-2: KeyError: 'to', after 1 deliveries: {}",
+        ]
+        await names['send_back']('bad-1')
+        assert (await queue.get_queue_stats()).pending == 2
+        for task in await queue.dequeue(max_tasks=2):
+            await queue.reject(task, 'again')
+        await clock.advance(6 * 86400)
+        await names['remove']('bad-1')
+        await clock.advance(86400)
+        with pytest.raises(TorrelqueLookupError):
+            await names['remove']('bad-1')
+        assert (await queue.get_queue_stats()).rejected == 1
+        await queue.purge(older_than=7 * 86400)
+        assert (await queue.get_queue_stats()).rejected == 0
+        await names['capped'].aclose()
+
+
+@pytest.mark.anyio
+async def test_policies_do_as_their_comments_say() -> None:
+    async with Torrelque(MemoryTransport(), queue='mail') as queue:
+        names = await run_shown('retries', queue=queue, client=MemoryTransport())
+        assert await queue.dequeue_nowait() != []
+    for attempt, most in enumerate((10, 20, 40), 1):
+        assert 0.8 * most <= names['gentle'](attempt, OSError()) <= most
+    assert names['gentle'](8, OSError()) is None
+    assert names['policy'](1, KeyError()) is None
+    assert [names['steady'](attempt, OSError()) for attempt in (1, 4, 5)] == [30, 30, None]
+    assert [names['at_once'](attempt, OSError()) for attempt in (1, 3)] == [0, None]
+    assert names['one_try'](1, OSError()) is None
+
+
+async def run_shown(page: str, **given: Any) -> dict[str, Any]:  # noqa: ANN401 - whatever the page takes for granted
+    """The names that the page's blocks define, carried out one after the other."""
+    names: dict[str, Any] = dict(given)
+    for block in blocks(page, 'python'):
+        if re.search(r'^await ', block, re.MULTILINE):
+            indented = ''.join(f'    {line}\n' for line in block.splitlines())
+            exec(f'async def block():\n{indented}', names)  # noqa: S102 - the documentation's own code
+            await names['block']()
+        else:
+            exec(block, names)  # noqa: S102 - as above
+    return names
+
+
+# The command line -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('page', ['retries'])
+def test_commands_have_the_options_that_are_shown(page: str) -> None:
+    verbs: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # of a group
+    lines = [line for block in blocks(page, 'shell') for line in block.splitlines()]
+    assert lines
+    for line in lines:
+        program, verb, *words = shlex.split(line)
+        assert program == 'torrelque'
+        verbs[verb].make_context(verb, words)  # raises what is wrong, and calls nothing
+
+
+# Run on a managed server ----------------------------------------------------------------------------------------------
+
+FORBIDDING = [
+    word for command in ('CONFIG', 'ACL', 'INFO', 'KEYS', 'DEBUG') for word in ('--rename-command', command, '')
+]
+"""Options of a server that has none of these commands, for anybody."""
+
+
+@pytest.mark.parametrize('name', ['valkey-9.1', 'redis-6.2'])
+def test_the_probe_where_administration_is_forbidden(
+    fresh_server: Callable[..., Server], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = fresh_server(*FORBIDDING, name=name)
+    probe = next(block for block in blocks('managed-redis', 'python') if 'probe' in block)
+    names: dict[str, Any] = {'__name__': 'probe'}
+    exec(probe, names)  # noqa: S102 - the documentation's own code
+    anyio.run(names['main'], server.url)
+    assert capsys.readouterr().out == 'done\n'
+    with server.client() as client, pytest.raises(TorrelqueReplyError, match='unknown command'):
+        client.command('CONFIG', 'GET', 'maxmemory')
+
+
+def test_the_words_for_users_are_accepted(
+    fresh_server: Callable[..., Server], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = (block for block in blocks('managed-redis', 'python') if 'acl' in block)
+    exec(block, {})  # noqa: S102 - the documentation's own code
+    consumer, producer = capsys.readouterr().out.splitlines()
+    for name, line in (('valkey-9.1', consumer), ('redis-6.2', producer)):
+        words = re.findall(r'\(.*?\)|\S+', line)
+        assert fresh_server(name=name).command('ACL', 'SETUSER', 'one', *words) == b'OK'
+
+
+def test_the_context_that_is_shown_knows_an_authority(tmp_path: Path) -> None:
+    names: dict[str, Any] = {}
+    (block,) = (block for block in blocks('managed-redis', 'python') if 'ssl' in block)
+    exec(block, names)  # noqa: S102 - the documentation's own code
+    with pytest.raises(FileNotFoundError):
+        names['connect_to']('rediss://localhost', str(tmp_path / 'none.pem'))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ('anyio_backend', 'kind'),
+    [('asyncio', 'native'), ('asyncio', 'redis_py'), ('asyncio', 'coredis'), ('trio', 'native'), ('trio', 'coredis')],
+)
+async def test_as_many_connections_as_the_page_says(fresh_server: Callable[..., Server], kind: str) -> None:
+    """Of two queue objects with ten consumers and ten watchers each."""
+    server = fresh_server()
+
+    def listed() -> list[str]:
+        text: bytes = client.command('CLIENT', 'LIST')
+        return text.decode().splitlines()
+
+    def watched() -> int:
+        counts: list[int] = client.command('PUBSUB', 'NUMSUB', *channels(ids))[1::2]
+        return sum(counts)
+
+    async with AsyncExitStack() as stack:
+        client = stack.enter_context(server.client())
+        connected = await stack.enter_async_context(CLIENTS[kind].make(server))
+        queues = [await stack.enter_async_context(Torrelque(connected, queue=name)) for name in 'ab']
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        ids = [[await queue.enqueue(each, delay=600) for each in range(10)] for queue in queues]
+        for queue, some in zip(queues, ids, strict=True):
+            for task_id in some:
+                tasks.start_soon(queue.dequeue)
+                tasks.start_soon(queue.wait, task_id)
+        with anyio.fail_after(PATIENCE):
+            while watched() < 20 or sum('cmd=bzpopmin' in line for line in listed()) < 2:  # noqa: ASYNC110 - only the server knows
+                await anyio.sleep(0.01)
+        there = listed()
+        assert sum('cmd=bzpopmin' in line for line in there) == 2
+        assert sum(' sub=0 ' not in line for line in there) == 2
+        if kind == 'native':
+            assert len(there) == 1 + 2 + 2 + 1  # the last one is the test's own
+        tasks.cancel_scope.cancel()
+
+
+def channels(ids: list[list[str]]) -> list[str]:
+    return [f'{queue}:task:{task_id}' for queue, some in zip('ab', ids, strict=True) for task_id in some]
