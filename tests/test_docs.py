@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 
 import torrelque.core
+from docs.transitions import render
 from tests import servers
 from torrelque import Torrelque, connect
 from torrelque.core.keys import LOGICAL_NAMES, Keys
@@ -105,6 +106,10 @@ def fields(script: Path) -> set[str]:
     text = script.read_text(encoding='utf-8')
     read_state = re.search(r"redis\.pcall\('HMGET', state_key\(id\), ((?s:.*?))\)", text)
     return set(re.findall(r"'(\w+)'", read_state[1])) if read_state else set()
+
+
+def test_the_transitions_are_those_that_happen() -> None:
+    assert f'\n{render()}' in read('data-model')
 
 
 # Protocol and architecture -------------------------------------------------------------------------------------------
