@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+import importlib
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import anyio
 
+import torrelque
 import torrelque.core
 from docs.transitions import render
 from tests import servers
@@ -140,5 +143,15 @@ def test_modules_that_are_named_exist() -> None:
         assert (package / name).exists() or (DOCS.parent / name).exists(), name
 
 
-def test_the_example_of_the_core_works() -> None:
-    assert doctest.testmod(torrelque.core) == doctest.TestResults(failed=0, attempted=6)
+# Docstrings ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_examples_in_docstrings_work() -> None:
+    """Of all modules, whether or not they have any."""
+    modules = [found.name for found in pkgutil.walk_packages(torrelque.__path__, 'torrelque.')]
+    attempted = {}
+    for name in modules:
+        results = doctest.testmod(importlib.import_module(name))
+        assert results.failed == 0, name
+        attempted[name] = results.attempted
+    assert {'torrelque.core', 'torrelque.retry', 'torrelque.acl'} <= {name for name in modules if attempted[name]}

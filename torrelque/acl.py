@@ -116,6 +116,9 @@ def rules(
     with ``max_rejected`` does, the right to remove dead letters. Sends nothing.
     Raises TorrelqueValueError for an unknown role or key, and for names with
     white space, which no ACL can express.
+
+    >>> rules('observer', 'email')[:3]
+    ['~email:pending', '~email:working', '~email:delayed']
     """
     if role not in _RIGHTS:
         raise TorrelqueValueError(f'role must be one of {", ".join(ROLES)}, got {role!r}')

@@ -62,7 +62,12 @@ def constant(delay: float, attempts: int | None = None) -> RetryPolicy:
 
 
 def linear(base: float, maximum: float = 3600.0, attempts: int | None = None) -> RetryPolicy:
-    """A delay of ``base`` s after the first delivery, twice that after the second, and so on up to ``maximum``."""
+    """A delay of ``base`` s after the first delivery, twice that after the second, and so on up to ``maximum``.
+
+    >>> policy = linear(10, maximum=25, attempts=4)
+    >>> [policy(attempt, OSError()) for attempt in (1, 2, 3, 4)]
+    [10.0, 20.0, 25.0, None]
+    """
     step, most = _seconds('base', base), _seconds('maximum', maximum)
     return _limited(attempts, lambda attempt: min(most, step * attempt))
 
@@ -81,6 +86,10 @@ def exponential(
     It grows up to ``maximum``, and is shortened by a random part of at most
     ``jitter`` (0 to 1) of it, so that what failed together does not come back
     together. ``rng`` gives numbers from 0 to 1.
+
+    >>> policy = exponential(base=1, maximum=5, jitter=0, attempts=5)
+    >>> [policy(attempt, OSError()) for attempt in (1, 2, 3, 4, 5)]
+    [1.0, 2.0, 4.0, 5.0, None]
     """
     first, most = _seconds('base', base), _seconds('maximum', maximum)
     growth, part = _seconds('factor', factor), _seconds('jitter', jitter)

@@ -24,9 +24,16 @@ class MemoryTransport(Transport):
     """A queue without a server, for tests: give it to ``Torrelque`` in place of a client.
 
     It behaves as a real server does (model tests hold it against four), on
-    asyncio and Trio, and keeps everything in this process::
+    asyncio and Trio, and keeps everything in this process:
 
-        queue = Torrelque(MemoryTransport())
+    >>> import asyncio
+    >>> from torrelque import Torrelque
+    >>> async def main():
+    ...     queue = Torrelque(MemoryTransport())
+    ...     await queue.enqueue('tea')
+    ...     return (await queue.dequeue()).data
+    >>> asyncio.run(main())
+    'tea'
 
     Queue objects share their tasks if they share a transport, or if their
     transports share a :class:`MemoryServer`, given as ``server``. With
