@@ -72,11 +72,14 @@ class Renewer(Generic[J]):
                 for job in self._leases.due(now):
                     renewals.start_soon(self._renew, job)
                 self._news = anyio.Event()
-                self._next_look = self._leases.timer()
+                # With no lease left the next look stands as it was: tasks that come and go need none each.
+                if self._leases or self._next_look <= now:
+                    self._next_look = self._leases.timer()
                 await self._clock.pause(self._news, self._next_look)
 
     def _look_at(self, moment: float) -> None:
         if moment < self._next_look:
+            self._next_look = moment
             self._news.set()
 
     async def _renew(self, job: J) -> None:

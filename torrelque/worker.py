@@ -6,6 +6,7 @@ and may serve as an example of its use.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import math
@@ -20,7 +21,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 from anyio.abc import TaskStatus
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, current_token
 
 from torrelque import (
     Reject,
@@ -56,11 +57,14 @@ logger: logging.Logger = logging.getLogger('torrelque.worker')
 
 
 class _LoopClock:
-    def now(self) -> float:
-        return anyio.current_time()
+    """The clock of the event loop that runs when it is made: each task asks, so it is asked directly."""
+
+    def __init__(self) -> None:
+        loop = current_token().native_token
+        self.now: Callable[[], float] = loop.time if isinstance(loop, asyncio.AbstractEventLoop) else anyio.current_time
 
     async def pause(self, event: anyio.Event, until: float) -> None:
-        with anyio.move_on_after(until - anyio.current_time()):
+        with anyio.move_on_after(until - self.now()):
             await event.wait()
 
 
@@ -125,7 +129,7 @@ class Worker:
         self._grace = _check_seconds('grace', grace)
         self._handle_signals = handle_signals
         self._on_event = None if on_event is None else _check_plain_function('on_event', on_event)
-        self._clock: Clock = _LoopClock() if clock is None else clock
+        self._given_clock = clock
 
         self._begun = False
         self._stopping = False
@@ -154,6 +158,7 @@ class Worker:
             raise TorrelqueUsageError('handle_signals=True works in the main thread only: there call stop()')
         self._begun = True
         self._limiter = anyio.CapacityLimiter(self._concurrency)
+        self._clock: Clock = self._given_clock or _LoopClock()
         self._renewer = Renewer(self._queue, self._clock, self._lose)
         self._settler = Settler[_Job](self._queue, self._clock, self._result_ttl, self._judge, self._lose, self._tell)
         self._stop_news = anyio.Event()
