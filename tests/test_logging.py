@@ -18,7 +18,7 @@ from torrelque import Reject, Retry, Task, Torrelque, TorrelqueTimeoutError, Wor
 from torrelque.testing import MemoryTransport
 
 PACKAGE = Path(torrelque.__file__).parent
-PAGE = PACKAGE.parent / 'docs' / 'monitoring.md'
+PAGE = Path(__file__).parents[1] / 'docs' / 'monitoring.md'
 LEVELS = {'exception': 'ERROR', **{name.lower(): name for name in ('DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL')}}
 ENOUGH = 20
 
