@@ -36,7 +36,7 @@ PASSING = re.compile(
 )
 """Answers of a server that will work again by itself. Old servers put a script's code in the middle of the message."""
 
-logger = logging.getLogger('torrelque.worker')
+logger: logging.Logger = logging.getLogger('torrelque.worker')
 
 
 def will_pass(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 from typing import ClassVar
 
 from textual import work
@@ -22,9 +23,9 @@ __all__ = ('TopApp',)
 class TopApp(App[None]):
     """`torrelque top`. ``failure`` is why it ended, if the server could not be reached in the first place."""
 
-    CSS_PATH = 'styles.tcss'
-    TITLE = 'torrelque top'
-    ENABLE_COMMAND_PALETTE = False
+    CSS_PATH: ClassVar[str | PurePath | list[str | PurePath] | None] = 'styles.tcss'
+    TITLE: str | None = 'torrelque top'
+    ENABLE_COMMAND_PALETTE: ClassVar[bool] = False
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding('question_mark', 'explain', 'Help', key_display='?'),
         Binding('q', 'quit', 'Quit'),
@@ -35,9 +36,9 @@ class TopApp(App[None]):
         """Raises TorrelqueValueError or TorrelqueTypeError for a bad URL."""
         super().__init__()
         self.failure: TorrelqueError | None = None
-        self.server = without_password(url)
+        self.server: str = without_password(url)
         self.sampled: Signal[Monitor] = Signal(self, 'sampled')
-        self.monitor = Monitor(url, queue=queue, interval=interval, on_change=self._tell)
+        self.monitor: Monitor = Monitor(url, queue=queue, interval=interval, on_change=self._tell)
 
     def on_mount(self) -> None:
         self.register_theme(THEME)

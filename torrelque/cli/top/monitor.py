@@ -73,11 +73,11 @@ class Monitor:
         self._on_change = on_change
         self._watched: dict[str, Watched] = {}
         self._look_again = anyio.Event()
-        self.connected = False
+        self.connected: bool = False
         """Whether it was ever."""
-        self.searched = False
+        self.searched: bool = False
         """Whether all keys were walked through once, so that no queues means that there are none."""
-        self.away = ''
+        self.away: str = ''
         """Why the server cannot be asked; empty while it can."""
         self._away_since = 0.0
         self.server_time: float | None = None

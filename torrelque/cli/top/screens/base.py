@@ -25,7 +25,7 @@ class TopScreen(Screen[None]):
     """A screen that is shown anew with each sample."""
 
     _offered: tuple[object, ...] = ()
-    VERTICAL_BREAKPOINTS = [(0, '-low'), (34, '-tall')]  # noqa: RUF012 - as Textual declares it
+    VERTICAL_BREAKPOINTS: list[tuple[int, str]] | None = [(0, '-low'), (34, '-tall')]  # noqa: RUF012 - as Textual declares it
 
     @property
     def top(self) -> TopApp:
@@ -95,7 +95,7 @@ class TopScreen(Screen[None]):
 class FilteredScreen(TopScreen):
     """A screen with a table, and a line to type a filter for it in."""
 
-    wanted = ''
+    wanted: str = ''
     """What is filtered for."""
 
     def make_filter(self) -> Input:

@@ -40,15 +40,18 @@ class Line(NamedTuple):
 class Charts(Static):
     """Depth by status and rates of one queue, each as high as there is room."""
 
+    def _head(self, title: str, subtitle: str) -> None:
+        widget: Static = self  # set on itself the titles would count as attributes declared anew
+        widget.border_title, widget.border_subtitle = title, subtitle
+
     def show(self, watched: Watched | None) -> None:
         room = self.content_size
         if watched is None or not room.width:
-            self.border_title = self.border_subtitle = ''
+            self._head('', '')
             self.update()
             return
         width = max(room.width - LABEL - VALUE - PEAK, 10)
-        self.border_title = Text(printable(watched.name)).markup
-        self.border_subtitle = f'last {duration(watched.history.span(width))}'
+        self._head(Text(printable(watched.name)).markup, f'last {duration(watched.history.span(width))}')
         lines = list(_lines(watched.history, width))
         gap = room.height >= len(lines) * 3 - 1
         height = max((room.height + gap) // len(lines) - gap, 1)
