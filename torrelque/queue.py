@@ -129,7 +129,7 @@ class Torrelque(Observer):
         deliveries. ``headers`` travel with it.
 
         With a ``task_id`` of one's own the call is safe to repeat: while that id
-        is queued (or a dead letter), nothing changes. With a redis-py ``pipeline``
+        is queued (or a dead letter), nothing changes. With a ``pipeline`` of redis-py or coredis
         one EVAL is queued on it, and the id returned at once.
 
         Raises TorrelqueTypeError or TorrelqueValueError for bad arguments and
