@@ -70,7 +70,7 @@ def test_profile_tells_the_cost_of_each_script(valkey: servers.Server, monkeypat
         assert single[0] == 50.0, 'single calls of one tick are one call of the script'
         assert bulk[0] >= 100.0
         assert single[2] > single[3] > 0, 'a script takes longer than its commands'
-    assert any(line.startswith('| core | ') for line in lines)
+    assert any(line.startswith('| together | ') for line in lines)  # which layers were met is a matter of chance
 
 
 def test_payloads_are_of_one_size() -> None:
