@@ -94,7 +94,7 @@ class Transport(ABC):
     def append(self, pipeline: object, call: Call[Reply]) -> None:
         """Queue a call, without loading scripts, on a pipeline of the client that the user holds."""
         raise TorrelqueUsageError(
-            f'{type(self).__name__} has no pipelines: pipeline={pipeline!r} works with a redis.asyncio.Redis or a coredis.Redis client'
+            f'{type(self).__name__} has no pipelines: pipeline={pipeline!r} works with a client of redis-py or coredis'
         )
 
     def now(self) -> float:
