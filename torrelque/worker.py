@@ -139,6 +139,7 @@ class Worker:
         self._ready: deque[_Job] = deque()  # claimed, and about to be started: never more than there are free slots
         self._resting: deque[anyio.Event] = deque()
         self._waking = False
+        self._many = max(2, self._concurrency // 4)
         self._claiming: anyio.CancelScope | None = None
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -226,7 +227,8 @@ class Worker:
         """The next task; None when the worker stops."""
         ready = self._ready
         while not self._stopping:
-            if ready and (self._claiming is not None or self._free() <= len(ready)):
+            # With many ready, and more places free than those will take, the next claim leaves before they are started.
+            if ready and (self._claiming is not None or not self._many <= len(ready) < self._free()):
                 job = ready.popleft()
                 if ready or self._claiming is None:
                     self._wake_one()
