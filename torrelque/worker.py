@@ -208,7 +208,6 @@ class Worker:
     # that handlers which never wait are called in a row, without a switch of tasks between them.
 
     async def _fill_slot(self) -> None:
-        job: _Job | None = None
         while True:
             with anyio.CancelScope() as scope:  # a handler's, and the next one's; a new one after it was cancelled
                 turn = monotonic()

@@ -15,23 +15,6 @@ local function answer_task(reply, id, payload, count, deadline, state)
   reply[at + 5], reply[at + 6] = state.headers or '', whole(count - state.dequeue_base)
 end
 
--- As much of a task's state as a claim needs; nil where the key is of a wrong type.
-local function read_task(id)
-  local values = redis.pcall('HMGET', state_key(id), 'timeout', 'dequeue_count', 'revision', 'max_dequeues',
-    'dequeue_base', 'headers')
-  if values.err then
-    return nil
-  end
-  return {
-    timeout = number(values[1], DEFAULT_TIMEOUT),
-    dequeue_count = number(values[2], 0),
-    revision = number(values[3], 1),
-    max_dequeues = number(values[4], nil),
-    dequeue_base = number(values[5], 0),
-    headers = values[6],
-  }
-end
-
 -- A repeat answers what of the first answer is still the caller's; with nothing left it is told to claim anew.
 local function repeated(answer)
   local reply, at = { 'OK', '', 0, present }, 2
@@ -99,7 +82,7 @@ while #taken < n and looked_at < n + K do
       or in_rejected[index] or mine[id]
     if payloads[index] and not elsewhere then
       mine[id] = true
-      local state = plan.returned[id] or read_task(id)
+      local state = plan.returned[id] or read_state(id)
       local reason = not state and 'its state is not a hash' or exhausted(state)
       if reason then
         dead[#dead + 1] = { id = id, state = state, reason = reason }

@@ -99,7 +99,7 @@ local function read_state(id)
   }
 end
 
--- The part of it that the end of a claim needs, for half the cost.
+-- The part of it that the end of a claim needs: what is not there is looked for to the end of the hash.
 local function read_claim(id)
   local values = redis.pcall('HMGET', state_key(id), 'claim', 'dequeue_count', 'revision')
   if values.err then
