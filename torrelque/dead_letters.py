@@ -52,7 +52,7 @@ class DeadLetters:
 
     async def _do_to_oldest(self, verb: Verb, write: Callable[[str, float], Item], age: float, most: float) -> int:
         engine, keys = self._queue._engine, self._queue._keys  # noqa: SLF001 - as above
-        before = await engine.run(operations.server_time()) - age
+        before = await engine.run(operations.server_time(keys)) - age
         count = 0
         while count < most:
             page = int(min(operations.PAGE, most - count))

@@ -6,11 +6,11 @@ import os
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from types import TracebackType
-from typing import ClassVar, Self
+from typing import Self
 
 from torrelque.core import checks, operations
 from torrelque.core.codec import JSON, Serialiser
-from torrelque.core.keys import LOGICAL_NAMES, Keys
+from torrelque.core.keys import LOGICAL_NAMES, Keys, tagged, untagged
 from torrelque.core.models import (
     Task,
     TorrelqueQueueStats,
@@ -27,6 +27,9 @@ from torrelque.watching import Watcher
 
 __all__ = ('Observer', 'queues')
 
+SCRIPTS: ScriptSet = load()
+CLUSTER_SCRIPTS: ScriptSet = load(on_cluster=True)
+
 
 class Observer:
     """What `Torrelque` is built on: holds the transport and the engine, and reads."""
@@ -39,8 +42,6 @@ class Observer:
 
     keys: Mapping[str, str] = dict(LOGICAL_NAMES)
     """Logical name -> key; on an instance with the queue's name in front. Read at the first call."""
-
-    _scripts: ClassVar[ScriptSet] = load()
 
     def __init__(
         self,
@@ -60,10 +61,12 @@ class Observer:
         )
         if not (callable(getattr(serialiser, 'dumps', None)) and callable(getattr(serialiser, 'loads', None))):
             raise TorrelqueTypeError(f'serialiser must have dumps and loads, got {serialiser!r}')
-        self.keys = {name: f'{queue}:{key}' for name, key in {**LOGICAL_NAMES, **type(self).keys}.items()}
         self._serialiser = serialiser
         self._client = client
         self._transport = adapt(client)
+        self._scripts = CLUSTER_SCRIPTS if self._transport.on_cluster else SCRIPTS
+        self._prefix = tagged(queue) if self._transport.on_cluster else queue
+        self.keys = {name: f'{self._prefix}:{key}' for name, key in {**LOGICAL_NAMES, **type(self).keys}.items()}
         self._known_keys: Keys | None = None
         self._running_engine: Engine | None = None
 
@@ -91,7 +94,7 @@ class Observer:
     @property
     def _keys(self) -> Keys:
         if self._known_keys is None:
-            defaults = {name: f'{self.queue}:{key}' for name, key in LOGICAL_NAMES.items()}
+            defaults = {name: f'{self._prefix}:{key}' for name, key in LOGICAL_NAMES.items()}
             self._known_keys = Keys({**defaults, **self.keys})
         return self._known_keys
 
@@ -120,7 +123,7 @@ class Observer:
 
     async def get_server_time(self) -> float:
         """The server's clock, in Unix time: what the times of states are to be compared with."""
-        return await self._engine.run(operations.server_time())
+        return await self._engine.run(operations.server_time(self._keys))
 
     async def get_task_state(self, task_id: str | Task) -> TorrelqueTaskState:
         """A task's state. Raises TorrelqueLookupError if it is unknown."""
@@ -216,10 +219,10 @@ async def queues(client: object) -> AsyncIterator[str]:
     are not marked, and not found.
     """
     transport = adapt(client)
-    cursor = b'0'
-    while True:
-        cursor, names = await drive(transport, operations.scan_queues(cursor))
-        for name in names:
-            yield name
-        if cursor == b'0':
-            return
+    for near in await transport.nodes():
+        cursor, first = b'0', True
+        while first or cursor != b'0':
+            cursor, names = await drive(transport, operations.scan_queues(cursor, near))
+            first = False
+            for name in names:
+                yield untagged(name) if transport.on_cluster else name

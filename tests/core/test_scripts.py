@@ -53,6 +53,15 @@ def test_the_prelude_is_shared_with_no_more_than_it_takes() -> None:
     assert all('\n--' not in each.source for each in SCRIPTS.values())
 
 
+def test_on_a_cluster_what_publishes_does_so_to_the_shard() -> None:
+    sharded = scripts.load(on_cluster=True)
+    publishing = {name for name, each in SCRIPTS.items() if "redis.pcall('PUBLISH'" in each.source}
+    assert publishing == {name for name, each in sharded.items() if "redis.pcall('SPUBLISH'" in each.source}
+    assert all(sharded[name].source.count("'PUBLISH'") == 1 for name in publishing)  # for servers without the other
+    assert all(sharded[name].sha == SCRIPTS[name].sha for name in set(SCRIPTS) - publishing)
+    assert publishing
+
+
 def test_keys_are_declared_known_and_made_locals(script: Script) -> None:
     assert set(script.keys) <= set(LOGICAL_NAMES)
     assert len(set(script.keys)) == len(script.keys)

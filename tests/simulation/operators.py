@@ -122,7 +122,7 @@ def _do_to_some(client: Client, verb: Verb, write: Write) -> Behaviour:
 
 
 def _do_to_oldest(client: Client, verb: Verb, write: Write, age: float, most: float) -> Behaviour:
-    now = yield from _perform(client, operations.server_time())
+    now = yield from _perform(client, operations.server_time(KEYS))
     done = 0
     while now is not None and done < most:
         ids = yield from _perform(client, operations.rejected_before(KEYS, now - age, int(min(3, most - done))))

@@ -240,7 +240,7 @@ class _Audit:
 
     def _scan(self, prefix: bytes, cursor: bytes) -> Operation[tuple[bytes, Sequence[bytes]]]:
         pattern = literally(prefix) + b'*'
-        next_cursor, found = yield from Call[Reply]('SCAN', args=(cursor, 'MATCH', pattern, 'COUNT', PAGE))
+        next_cursor, found = yield from Call[Reply]('SCAN', args=(cursor, 'MATCH', pattern, 'COUNT', PAGE), near=prefix)
         return next_cursor, found
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from torrelque.core.protocol import Script
+from torrelque.errors import TorrelqueValueError
 
-__all__ = ('LOGICAL_NAMES', 'Keys')
+__all__ = ('LOGICAL_NAMES', 'Keys', 'tagged', 'untagged')
 
 LOGICAL_NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -47,3 +48,23 @@ class Keys:
     def state(self, task_id: str) -> bytes:
         """The hash that holds a task's state; also the channel of its transitions."""
         return b'%b:%b' % (self._encoded['task'], task_id.encode())
+
+
+def tagged(queue: str) -> str:
+    """A queue's name with a hash tag, by which a cluster keeps all keys that begin with it in one slot.
+
+    A name that has one stays as it is. Raises TorrelqueValueError for one that cannot be given any.
+    """
+    _, opening, rest = queue.partition('{')
+    tag, closing, _ = rest.partition('}')
+    if opening and closing and tag:
+        return queue
+    if queue.startswith('}'):
+        raise TorrelqueValueError(f"queue: on a cluster a name must not begin with '}}', got {queue!r}")
+    return f'{{{queue}}}'
+
+
+def untagged(name: str) -> str:
+    """The plain name that `tagged` gave a hash tag."""
+    inner = name[1:-1]
+    return inner if inner and tagged(inner) == name else name

@@ -15,7 +15,7 @@ from torrelque.core.models import (
     make_state,
     number_of,
 )
-from torrelque.core.protocol import Call, Operation, Reply
+from torrelque.core.protocol import Arg, Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
 from torrelque.core.verbs import cap
 
@@ -168,8 +168,8 @@ def scan_tasks(
     return next_cursor, [task_id.decode() for task_id in ids]
 
 
-def _scan(pattern: bytes, cursor: bytes) -> Operation[tuple[bytes, Sequence[bytes]]]:
-    next_cursor, found = yield from Call[Reply]('SCAN', args=(cursor, 'MATCH', pattern, 'COUNT', PAGE))
+def _scan(near: Arg | None, pattern: bytes, cursor: bytes) -> Operation[tuple[bytes, Sequence[bytes]]]:
+    next_cursor, found = yield from Call[Reply]('SCAN', args=(cursor, 'MATCH', pattern, 'COUNT', PAGE), near=near)
     return next_cursor, found
 
 
@@ -181,20 +181,20 @@ def literally(text: bytes) -> bytes:
 def scan_results(keys: Keys, cursor: bytes) -> Operation[tuple[bytes, list[str]]]:
     """A step through the ids that have a state at all, also those whose result is kept."""
     prefix = keys.state('')
-    next_cursor, found = yield from _scan(literally(prefix) + b'*', cursor)
+    next_cursor, found = yield from _scan(prefix, literally(prefix) + b'*', cursor)
     return next_cursor, [key[len(prefix) :].decode(errors='replace') for key in found]
 
 
-def scan_queues(cursor: bytes) -> Operation[tuple[bytes, list[str]]]:
-    """A step through the names of the queues on a server."""
+def scan_queues(cursor: bytes, near: Arg | None = None) -> Operation[tuple[bytes, list[str]]]:
+    """A step through the names of the queues on a server, of a cluster the one that holds the key ``near``."""
     suffix = b':counters'
-    next_cursor, found = yield from _scan(b'*' + suffix, cursor)
+    next_cursor, found = yield from _scan(near, b'*' + suffix, cursor)
     return next_cursor, [key[: -len(suffix)].decode(errors='replace') for key in found]
 
 
-def server_time() -> Operation[float]:
-    """The server's clock, Unix time."""
-    seconds, microseconds = yield from Call[Reply]('TIME')
+def server_time(keys: Keys) -> Operation[float]:
+    """The clock of the queue's server, Unix time."""
+    seconds, microseconds = yield from Call[Reply]('TIME', near=keys['pending'])
     return int(seconds) + int(microseconds) / 1e6
 
 

@@ -76,13 +76,20 @@ class Call(Generic[T]):
     ``command`` is a :class:`Script` or a command's name (of one or more words);
     ``parse`` makes the result of a reply that is no error. Iterating runs it as
     an operation: a script that the server does not know is loaded, here and
-    nowhere else.
+    nowhere else. ``near`` is, for a call without keys, the key whose server on a
+    cluster is to be asked; None for any.
     """
 
     command: Script | str
     keys: tuple[Arg, ...] = ()
     args: tuple[Arg, ...] = ()
     parse: Callable[[Reply], T] = as_is
+    near: Arg | None = None
+
+    @property
+    def place(self) -> Arg | None:
+        """The key that tells which server of a cluster to ask; None if any will do."""
+        return self.keys[0] if self.keys else self.near
 
     def words(self) -> list[Arg]:
         """The command as it goes over the wire."""
@@ -99,7 +106,7 @@ class Call(Generic[T]):
     def __iter__(self) -> Operation[T]:
         (reply,) = yield (self,)
         if isinstance(reply, TorrelqueReplyError) and reply.code == 'NOSCRIPT' and isinstance(self.command, Script):
-            load: Call[Reply] = Call('SCRIPT LOAD', args=(self.command.source,))
+            load: Call[Reply] = Call('SCRIPT LOAD', args=(self.command.source,), near=self.place)
             _, reply = yield (load, self)
         if isinstance(reply, TorrelqueReplyError):
             raise reply

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import anyio
 
-from torrelque.core.protocol import Batch, Call, Reply
+from torrelque.core.protocol import Arg, Batch, Call, Reply
 from torrelque.errors import TorrelqueUsageError
 
 __all__ = ('Listener', 'Message', 'Transport')
@@ -64,6 +64,13 @@ class Transport(ABC):
     block_limit: float = 8.0
     """The longest time, in seconds, that one :meth:`block` may ask the server to wait."""
 
+    on_cluster: bool = False
+    """Whether keys lie on the servers of a cluster by their hash slot.
+
+    A batch's calls are of one slot then, that of their keys or of the key that
+    they are to be run ``near``.
+    """
+
     @abstractmethod
     async def execute(self, batch: Batch) -> Sequence[Reply]:
         """Send the calls in order on one connection and return a reply for each.
@@ -74,6 +81,10 @@ class Transport(ABC):
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
         """Like :meth:`execute`, for the last calls as the event loop ends, when the client may be closed already."""
         return await self.execute(batch)
+
+    async def nodes(self) -> Sequence[Arg | None]:
+        """A key (there need be none of that name) for each server that holds keys, for calls to run ``near``."""
+        return (None,)
 
     @abstractmethod
     async def block(self, call: Call[Reply], timeout: float) -> Reply:

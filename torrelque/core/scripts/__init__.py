@@ -23,6 +23,9 @@ ScriptSet = dict[str, Script]
 """The scripts by the name of their verb."""
 
 
+PUBLISH = "redis.pcall('PUBLISH', "
+
+
 def _read(name: str) -> str:
     return resources.files(__name__).joinpath(name).read_text(encoding='utf-8')
 
@@ -49,16 +52,28 @@ def _code(source: str) -> str:
     return ''.join(f'{line}\n' for line in lines if line and not line.startswith('--'))
 
 
+def _sharded(source: str) -> str:
+    """Published by what cluster.lua defines."""
+    return source.replace(PUBLISH, 'publish(')
+
+
 def _words(source: str) -> set[str]:
     return set(re.findall(r'\b[A-Za-z_]\w*', source)) - {'local', 'function'}
 
 
-def load(server: str | None = None) -> ScriptSet:
-    """All scripts. ``server`` replaces server.lua, where time and expiry come from; tests pass a clock of their own."""
-    shared = (server or _read('server.lua')) + _read('prelude.lua')
+def load(server: str | None = None, *, on_cluster: bool = False) -> ScriptSet:
+    """All scripts, as they are on a single server or ``on_cluster``.
+
+    ``server`` replaces server.lua, where time and expiry come from; tests pass a clock of their own.
+    """
+    shared = server or _read('server.lua')
+    if on_cluster:
+        shared += _read('cluster.lua') + _sharded(_read('prelude.lua'))
+    else:
+        shared += _read('prelude.lua')
     scripts = {}
     for verb in VERBS:
-        source = _read(f'{verb}.lua')
+        source = _sharded(_read(f'{verb}.lua')) if on_cluster else _read(f'{verb}.lua')
         keys = _declared_keys(source)
         values = ', '.join(f'KEYS[{number}]' for number in range(1, len(keys) + 1))
         code = f'local {", ".join(keys)} = {values}\n{_used_of(shared, _code(source))}{_code(source)}'

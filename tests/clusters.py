@@ -1,0 +1,133 @@
+"""Real clusters for tests: servers of one kind that share the slots, in good order when they are handed out."""
+
+from __future__ import annotations
+
+import atexit
+import socket
+import time
+from collections.abc import Callable
+from functools import cache
+
+from tests import servers
+from tests.servers import Server
+
+SLOTS = 16384
+
+KINDS: tuple[str, ...] = tuple(name for name in servers.SERVERS if name != 'redis-6.2')
+"""Kinds of servers that clusters are made of: older ones know no sharded publishing."""
+
+PATIENCE = 30.0
+"""Seconds until a cluster must be ready."""
+
+
+class Cluster:
+    """``primaries`` that share the slots evenly, and ``replicas`` of each. ``arguments`` go to every server.
+
+    ``primaries`` come first in ``nodes``, then the first replica of each, and so on: the replicas of the primary at
+    ``i`` are at ``i + n``, ``i + 2 * n``... of n primaries.
+    """
+
+    def __init__(self, name: str, *arguments: str, primaries: int = 3, replicas: int = 0) -> None:
+        self.name = name
+        self._size = primaries
+        self.nodes: list[Server] = []
+        try:
+            for _ in range(primaries * (1 + replicas)):
+                self.nodes.append(servers.start(name, *_options(), *arguments))
+            self._introduce()
+            self._replicate()
+            self._until_ready()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def primaries(self) -> list[Server]:
+        """Those that were primaries when the cluster was made."""
+        return self.nodes[: self._size]
+
+    @property
+    def hosts(self) -> str:
+        """The addresses of all, as URLs of a cluster list them."""
+        return ','.join(f'127.0.0.1:{node.port}' for node in self.nodes)
+
+    def slot_of(self, key: str | bytes) -> int:
+        slot: int = self.nodes[0].command('CLUSTER', 'KEYSLOT', key)
+        return slot
+
+    def owner_of(self, key: str | bytes) -> Server:
+        """The primary that now serves a key, as the nodes that are alive see it."""
+        slot = self.slot_of(key)
+        asked = next(node for node in self.nodes if node.alive)
+        for first, last, primary, *_ in asked.command('CLUSTER', 'SLOTS'):
+            if first <= slot <= last:
+                return next(node for node in self.nodes if node.port == primary[1])
+        raise LookupError(f'nobody serves slot {slot}')
+
+    def flush(self) -> None:
+        """Remove all keys."""
+        for node in self.primaries:
+            node.flush()
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.close()
+
+    def _introduce(self) -> None:
+        for index, node in enumerate(self.nodes):
+            node.command('CLUSTER', 'SET-CONFIG-EPOCH', index + 1)
+            self.nodes[0].command('CLUSTER', 'MEET', '127.0.0.1', node.port, _bus_port(node))
+        for index, node in enumerate(self.primaries):
+            first, last = SLOTS * index // self._size, SLOTS * (index + 1) // self._size - 1
+            node.command('CLUSTER', 'ADDSLOTSRANGE', first, last)
+
+    def _replicate(self) -> None:
+        _until(lambda: all(_known(node) == len(self.nodes) for node in self.nodes))
+        for index, node in enumerate(self.nodes[self._size :]):
+            node.command('CLUSTER', 'REPLICATE', self.nodes[index % self._size].command('CLUSTER', 'MYID'))
+
+    def _until_ready(self) -> None:
+        _until(lambda: all(self._is_ready(node) for node in self.nodes))
+        followers = self.nodes[self._size :]
+        _until(lambda: all(node.info('replication').get('master_link_status') == 'up' for node in followers))
+
+    def _is_ready(self, node: Server) -> bool:
+        served = sum(last - first + 1 for first, last, *_ in node.command('CLUSTER', 'SLOTS'))
+        replicas = sum(len(told) - 3 for told in node.command('CLUSTER', 'SLOTS'))
+        ok = b'cluster_state:ok' in node.command('CLUSTER', 'INFO')
+        return ok and served == SLOTS and replicas == len(self.nodes) - self._size
+
+
+def _options() -> tuple[str, ...]:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        bus = probe.getsockname()[1]
+    return (
+        *('--cluster-enabled', 'yes', '--cluster-node-timeout', '1000', '--cluster-port', str(bus)),
+        *('--cluster-replica-validity-factor', '0', '--repl-ping-replica-period', '1'),
+    )
+
+
+def _bus_port(node: Server) -> str:
+    return node.arguments[node.arguments.index('--cluster-port') + 1]
+
+
+def _known(node: Server) -> int:
+    told: bytes = node.command('CLUSTER', 'NODES')
+    return sum(b'handshake' not in line and b' connected' in line for line in told.splitlines())
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError('the cluster did not become ready')
+        time.sleep(0.02)
+
+
+@cache
+def shared(name: str) -> Cluster:
+    """The one cluster of this kind in this test process: three primaries."""
+    cluster = Cluster(name)
+    atexit.register(cluster.close)
+    return cluster
