@@ -11,7 +11,7 @@ from tests.core.support import KEYS, SCRIPTS, Clock, claimed, end, names, only
 from torrelque.core.merging import Ticket
 from torrelque.core.models import Receipt
 from torrelque.core.protocol import Interrupted, Operation
-from torrelque.core.session import MAX_IN_FLIGHT, Session
+from torrelque.core.session import BULK, MAX_IN_FLIGHT, Session
 from torrelque.core.verbs import CANCEL, ENQUEUE, EXTEND, GIVEBACK, RELEASE, Outcome, cancel_item, claim_item
 from torrelque.core.verbs import enqueue_item as full_enqueue_item
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
@@ -62,6 +62,31 @@ class Driver:
 def ids(ticket: Ticket) -> list[str]:
     assert ticket.done
     return [task.receipt.id for task in ticket.value]
+
+
+def test_large_groups_are_run_each_by_itself_and_the_rest_together() -> None:
+    driver = Driver()
+    bulks = [driver.enqueue(*(f'{name}{number}' for number in range(BULK))) for name in 'abc']
+    single = driver.session.submit(RELEASE, [claim_item(Receipt('d', 'token', 1))], nobody)
+    apart = driver.session.start_bulks()
+    assert len(apart) == 2  # of 200 and 100, as one call takes 250
+    (rest,) = driver.start()
+    assert rest[1][0] == 'release'
+    assert [names(next(operation)) for operation in apart] == [['mint']] * 2
+    for operation, lane in zip(apart, (b'8', b'9'), strict=True):
+        _, args = only(operation.send([lane]))
+        end(operation, [[b'OK', b'n' * (len(args[3:]) // 6)]])
+    end(rest[0], [[b'OK', b'o']])
+    assert all(ticket.value == [Outcome.NEW] * BULK for ticket in bulks)
+    assert single.value == [Outcome.OK]
+
+
+def test_few_items_are_no_bulk() -> None:
+    driver = Driver()
+    tickets = [driver.enqueue(f'{number}') for number in range(BULK - 1)]
+    assert driver.session.start_bulks() == []
+    driver.one()
+    assert not any(ticket.done for ticket in tickets)
 
 
 def test_nothing_asked_for_nothing_to_do() -> None:

@@ -8,11 +8,13 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from tests.queue.transports import runs
 from torrelque import Torrelque
 from torrelque.core.protocol import Batch, Reply
 from torrelque.core.session import MAX_IN_FLIGHT
 from torrelque.core.verbs import MAX_ITEMS
 from torrelque.testing import MemoryTransport
+from torrelque.testing.conformance.support import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +53,32 @@ async def test_a_burst_is_held_back_and_merged_while_the_server_is_slow() -> Non
         assert transport.most <= MAX_IN_FLIGHT + 1
         assert (await queue.get_queue_stats()).pending == callers
     assert callers / MAX_ITEMS > MAX_IN_FLIGHT  # else nothing would have had to wait
+
+
+class MeetingTransport(MemoryTransport):
+    """Answers no enqueue before two batches with one are under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met = anyio.Event()
+        self._waiting = 0
+
+    async def execute(self, batch: Batch) -> Sequence[Reply]:
+        if runs(batch, 'enqueue'):
+            self._waiting += 1
+            if self._waiting == 2:
+                self.met.set()
+            await self.met.wait()
+        return await super().execute(batch)
+
+
+async def test_large_merged_calls_do_not_wait_for_each_other() -> None:
+    async with Torrelque(MeetingTransport(), queue='q') as queue:
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as group:
+                for _ in range(2):
+                    group.start_soon(queue.enqueue_many, range(MAX_ITEMS))
+        assert (await queue.get_queue_stats()).pending == 2 * MAX_ITEMS
 
 
 async def test_large_payloads_go_through_and_small_ones_beside_them(queue: Torrelque) -> None:

@@ -51,11 +51,14 @@ class Merger:
     def __bool__(self) -> bool:
         return any(self._waiting.values())
 
-    def take(self, most: float) -> list[tuple[Verb, list[Ticket]]]:
-        """At most so many groups, each of one verb, first come first served; tickets whose caller left are dropped."""
+    def take(self, most: float, least: int = 0) -> list[tuple[Verb, list[Ticket]]]:
+        """At most so many groups, each of one verb, first come first served; tickets whose caller left are dropped.
+
+        Of a verb for which fewer than ``least`` items wait none is taken.
+        """
         groups: list[tuple[Verb, list[Ticket]]] = []
         for verb, waiting in self._waiting.items():
-            while waiting and len(groups) < most:
+            while waiting and len(groups) < most and (not least or _count(waiting) >= least):
                 group = self._group(verb, waiting)
                 if group:
                     groups.append((verb, group))
@@ -78,3 +81,7 @@ class Merger:
                 group.append(ticket)
             waiting.popleft()
         return group
+
+
+def _count(waiting: deque[Ticket]) -> int:
+    return sum([len(ticket.items) for ticket in waiting])

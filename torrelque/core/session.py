@@ -26,6 +26,9 @@ __all__ = ('Session',)
 MAX_IN_FLIGHT = 32
 """Merged calls under way at once. What is asked for beyond waits, and is merged."""
 
+BULK = 100
+"""Items of one verb from which on a merged call is run by itself: they take far longer than one more call costs."""
+
 
 class Session:
     """The state machine of one queue object.
@@ -89,6 +92,14 @@ class Session:
 
     # Driver ------------------------------------------------------------------
 
+    def start_bulks(self) -> list[Operation[None]]:
+        """Those of the operations to run now that are so large that each is to be run by itself.
+
+        The server then works on one while the next is written and the answers of the last are read. A driver that
+        does not ask for them gets them from `start`.
+        """
+        return self._start_merged(BULK)
+
     def start(self) -> list[Operation[None]]:
         """The operations to run now, together. Each settles the tickets it is for, and returns."""
         operations: list[Operation[None]] = []
@@ -102,10 +113,13 @@ class Session:
         for ticket, want in takers:
             if not ticket.gone:
                 operations.append(self._take(ticket, want))
-        for verb, tickets in self._merger.take(MAX_IN_FLIGHT - self._in_flight):
-            self._in_flight += 1
-            operations.append(self._act(verb, tickets))
+        operations += self._start_merged()
         return operations
+
+    def _start_merged(self, least: int = 0) -> list[Operation[None]]:
+        groups = self._merger.take(MAX_IN_FLIGHT - self._in_flight, least)
+        self._in_flight += len(groups)
+        return [self._act(verb, tickets) for verb, tickets in groups]
 
     def block(self) -> float | None:
         """Seconds for which to wait on the hint, if a wait should begin now; then call one of the next two."""

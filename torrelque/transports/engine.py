@@ -311,18 +311,22 @@ class Engine:
             driver.hand(None)
 
     def _step(self, tasks: TaskGroup) -> None:
+        for bulk in self._session.start_bulks():
+            self._start(tasks, bulk)
         operations = self._session.start()
         if operations:
-            self._running += 1
-            operation = together(operations)
-            if self._drivers:
-                self._drivers.pop().hand(operation)
-            else:
-                tasks.start_soon(self._drive, operation)
+            self._start(tasks, together(operations))
         seconds = self._session.block()
         if seconds is not None:
             self._running += 1
             tasks.start_soon(self._block, seconds)
+
+    def _start(self, tasks: TaskGroup, operation: Operation[Any]) -> None:
+        self._running += 1
+        if self._drivers:
+            self._drivers.pop().hand(operation)
+        else:
+            tasks.start_soon(self._drive, operation)
 
     def _quiet(self) -> bool:
         return not self._running and not self._wake.is_set() and self._session.timer() == math.inf
