@@ -16,6 +16,7 @@ OpenTelemetry what they do.
 from torrelque import events, retry
 from torrelque.core.auditing import Violation
 from torrelque.core.codec import TorrelqueTaskSerialiser
+from torrelque.core.durability import Durability
 from torrelque.core.models import (
     Receipt,
     Task,
@@ -27,6 +28,7 @@ from torrelque.core.models import (
 )
 from torrelque.errors import (
     TorrelqueConnectionError,
+    TorrelqueDurabilityError,
     TorrelqueError,
     TorrelqueHandshakeError,
     TorrelqueLeaseLostError,
@@ -48,6 +50,7 @@ from torrelque.transports.native import connect
 from torrelque.worker import Worker
 
 __all__ = (
+    'Durability',
     'EnqueueItem',
     'Receipt',
     'Reject',
@@ -58,6 +61,7 @@ __all__ = (
     'TaskId',
     'Torrelque',
     'TorrelqueConnectionError',
+    'TorrelqueDurabilityError',
     'TorrelqueError',
     'TorrelqueHandshakeError',
     'TorrelqueLeaseLostError',

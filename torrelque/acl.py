@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from torrelque.core.checks import check_text
+from torrelque.core.durability import Durability
 from torrelque.core.keys import LOGICAL_NAMES
 from torrelque.errors import TorrelqueValueError
 
@@ -98,6 +99,7 @@ def rules(
     selectors: bool = True,
     pipelines: bool = False,
     capped: bool = False,
+    durability: Durability | None = None,
 ) -> list[str]:
     """The rights of a role on one queue, as words for ``ACL SETUSER``.
 
@@ -113,7 +115,8 @@ def rules(
 
     ``keys`` are those that a subclass of Torrelque renames, as in its attribute.
     ``pipelines`` adds what ``pipeline=`` takes besides; ``capped`` what a consumer
-    with ``max_rejected`` does, the right to remove dead letters. Sends nothing.
+    with ``max_rejected`` does, the right to remove dead letters; ``durability``
+    what a queue object with it does, to wait. Sends nothing.
     Raises TorrelqueValueError for an unknown role or key, and for names with
     white space, which no ACL can express.
 
@@ -135,6 +138,8 @@ def rules(
     declared = [pattern for pattern in of_pattern if not pattern.endswith(':*')]
     root = ['evalsha', 'script|load', 'time', *_WITHOUT_KEYS[role], *(('eval', 'exec', 'multi') if pipelines else ())]
     words = [*declared, f'&{full["task"]}:*', *(f'+{command}' for command in root)]
+    if durability is not None:
+        words.append('+waitaof' if durability.fsynced else '+wait')
     return words + (_selectors(of_pattern) if selectors else _flat(of_pattern))
 
 

@@ -6,6 +6,7 @@
     ├── TorrelqueTimeoutError           a wait ran out: dequeue, watch, wait
     ├── TorrelqueLookupError            no such task, or no live claim on it
     ├── TorrelqueLeaseLostError         the claim is no longer the live one; nothing was changed
+    ├── TorrelqueDurabilityError        written, but not confirmed in time to be as durable as was asked for
     ├── TorrelqueUsageError             the library is held wrongly: the message says what to do instead
     ├── TorrelqueValueError             an argument's value (also a ValueError)
     ├── TorrelqueTypeError              an argument's type (also a TypeError)
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 __all__ = (
     'TorrelqueConnectionError',
+    'TorrelqueDurabilityError',
     'TorrelqueError',
     'TorrelqueHandshakeError',
     'TorrelqueLeaseLostError',
@@ -52,6 +54,18 @@ class TorrelqueLookupError(TorrelqueError):
 
 class TorrelqueLeaseLostError(TorrelqueError):
     """The claim ended (its lease ran out, or it was released); nothing was changed."""
+
+
+class TorrelqueDurabilityError(TorrelqueError):
+    """The write was made and stands, but the server did not confirm in time that it is as durable as was asked for.
+
+    ``task_id`` is the task that was written. Enqueueing it again under that id
+    is safe: it changes nothing while the task is queued, and waits anew.
+    """
+
+    def __init__(self, message: str = '', task_id: str = '') -> None:
+        super().__init__(message)
+        self.task_id: str = task_id
 
 
 class TorrelqueUsageError(TorrelqueError):

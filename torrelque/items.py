@@ -12,6 +12,7 @@ from torrelque.core.codec import Serialiser, dump_headers, dump_payload
 from torrelque.core.models import Receipt, TorrelqueTaskStatus
 from torrelque.core.verbs import Answer, Item, Outcome, enqueue_item, release_item, requeue_item
 from torrelque.errors import (
+    TorrelqueDurabilityError,
     TorrelqueError,
     TorrelqueLeaseLostError,
     TorrelqueLookupError,
@@ -107,6 +108,8 @@ def _check_final(status: TorrelqueTaskStatus | None, *, with_result: bool) -> To
 
 def claim_error(target: Receipt | str, answer: Answer) -> TorrelqueError | None:
     """What an answer means to somebody who acted on a claim; None if it was done."""
+    if isinstance(answer, TorrelqueDurabilityError):
+        return answer
     task_id = target.id if isinstance(target, Receipt) else str(target)
     if answer is Outcome.LOST:
         return TorrelqueLeaseLostError(f'the claim on task {task_id!r} is no longer live, nothing was changed')

@@ -10,6 +10,7 @@ from typing import Self
 
 from torrelque.core import checks, operations
 from torrelque.core.codec import JSON, Serialiser
+from torrelque.core.durability import Confirmer, Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys, tagged, untagged
 from torrelque.core.models import (
     Task,
@@ -51,6 +52,7 @@ class Observer:
         serialiser: Serialiser = JSON,
         max_dequeues: int | None = None,
         max_rejected: int | None = None,
+        durability: Durability | None = None,
     ) -> None:
         self.queue: str = checks.check_text('queue', queue)
         self.max_dequeues: int | None = (
@@ -59,6 +61,9 @@ class Observer:
         self.max_rejected: int | None = (
             None if max_rejected is None else checks.check_count('max_rejected', max_rejected)
         )
+        if durability is not None and not isinstance(durability, Durability):
+            raise TorrelqueTypeError(f'durability must be a torrelque.Durability, got {durability!r}')
+        self.durability: Durability | None = durability
         if not (callable(getattr(serialiser, 'dumps', None)) and callable(getattr(serialiser, 'loads', None))):
             raise TorrelqueTypeError(f'serialiser must have dumps and loads, got {serialiser!r}')
         self._serialiser = serialiser
@@ -101,7 +106,8 @@ class Observer:
     @property
     def _engine(self) -> Engine:
         if self._running_engine is None:
-            self._running_engine = Engine(self._transport, self._make_session, self._keys['wake'])
+            patience = 0.0 if self.durability is None else self.durability.timeout
+            self._running_engine = Engine(self._transport, self._make_session, self._keys['wake'], patience)
         return self._running_engine
 
     def _make_session(self) -> Session:
@@ -113,6 +119,7 @@ class Observer:
             jitter=random.random,
             block_limit=self._transport.block_limit,
             max_rejected=self.max_rejected,
+            confirmer=Confirmer(self.durability, self._scripts, self._keys) if self.durability else None,
         )
 
     # Looking ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any, Literal, overload
 from torrelque.core import checks, operations
 from torrelque.core.auditing import Violation, audit
 from torrelque.core.codec import JSON, Serialiser, load_headers
+from torrelque.core.durability import Durability
 from torrelque.core.models import (
     Receipt,
     Task,
@@ -40,9 +41,11 @@ from torrelque.core.verbs import (
 from torrelque.dead_letters import DeadLetters
 from torrelque.errors import (
     TorrelqueConnectionError,
+    TorrelqueDurabilityError,
     TorrelqueLookupError,
     TorrelqueReplyError,
     TorrelqueTypeError,
+    TorrelqueUsageError,
     renew,
 )
 from torrelque.items import (
@@ -72,7 +75,11 @@ class Torrelque(Observer):
     :class:`~torrelque.transports.base.Transport`; it stays the caller's to close.
     ``max_dequeues`` is the delivery limit of tasks enqueued without one.
     ``max_rejected`` is the most dead letters that are kept: those that this object
-    adds beyond it, by whatever call, remove the oldest for good.
+    adds beyond it, by whatever call, remove the oldest for good. With
+    ``durability`` enqueue, release, requeue and reject, and their bulk calls,
+    return once the write is as durable as that says; they raise TorrelqueDurabilityError
+    where it was written but not confirmed in time, and TorrelqueUsageError,
+    with nothing written, where the server cannot confirm it at all.
 
     ``async with Torrelque(...) as queue`` owns the background work: Trio needs
     it; on asyncio it is optional, and there the object starts what it needs by
@@ -96,9 +103,15 @@ class Torrelque(Observer):
         serialiser: Serialiser = JSON,
         max_dequeues: int | None = None,
         max_rejected: int | None = None,
+        durability: Durability | None = None,
     ) -> None:
         super().__init__(
-            client, queue=queue, serialiser=serialiser, max_dequeues=max_dequeues, max_rejected=max_rejected
+            client,
+            queue=queue,
+            serialiser=serialiser,
+            max_dequeues=max_dequeues,
+            max_rejected=max_rejected,
+            durability=durability,
         )
         self._sweeper = Sweeper(self)
         self._dead_letters = DeadLetters(self)
@@ -139,7 +152,9 @@ class Torrelque(Observer):
         if pipeline is not None:
             self._append(pipeline, ENQUEUE, item, fenced=False)
         else:
-            await self._engine.submit(ENQUEUE, [item])
+            answer = await self._one(ENQUEUE, item)
+            if isinstance(answer, TorrelqueDurabilityError):
+                raise answer
         return new_id
 
     async def enqueue_many(
@@ -420,6 +435,10 @@ class Torrelque(Observer):
         ]
 
     def _append(self, pipeline: object, verb: Verb, item: Item, *, fenced: bool) -> None:
+        if self.durability is not None:
+            raise TorrelqueUsageError(
+                f'a write in a pipeline cannot be confirmed: use a queue object without durability for {verb.name}'
+            )
         script = self._scripts[verb.name]
         call = Call[Reply](script, self._keys.of(script), ('', 'raise' if fenced else '', '', *item))
         self._transport.append(pipeline, call)
@@ -427,7 +446,7 @@ class Torrelque(Observer):
     def _warn(self, action: str, given: str | Task, target: Receipt | str, answer: Answer) -> None:
         """0.9 logged a warning where an id had no claim to act on; whoever passes the task wants to know."""
         error = claim_error(target, answer)
-        if isinstance(given, Task) or isinstance(error, TorrelqueReplyError):
+        if isinstance(given, Task) or isinstance(error, (TorrelqueReplyError, TorrelqueDurabilityError)):
             self._raise(target, answer)
         elif error is not None:
             logger.warning('Inconsistent %s of task:%s: %s', action, str(given), error)

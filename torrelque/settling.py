@@ -15,6 +15,7 @@ from torrelque import (
     Task,
     Torrelque,
     TorrelqueConnectionError,
+    TorrelqueDurabilityError,
     TorrelqueHandshakeError,
     TorrelqueLeaseLostError,
     TorrelqueLookupError,
@@ -137,6 +138,9 @@ class Settler(Generic[J]):
             while True:
                 if error is None:
                     error = await self._write(outcome)
+                if isinstance(error, TorrelqueDurabilityError):
+                    logger.warning('%s', error)  # it is written, and writing it again would find no claim
+                    error = None
                 if error is None:
                     self._tell(outcome)
                     return

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
+from torrelque.core.durability import CONFIRMED, Confirmer
 from torrelque.core.idle import MAX_CLAIM, SLICE, Idle, claim
 from torrelque.core.keys import Keys
 from torrelque.core.lanes import Lanes
@@ -29,6 +30,9 @@ MAX_IN_FLIGHT = 32
 BULK = 100
 """Items of one verb from which on a merged call is run by itself: they take far longer than one more call costs."""
 
+MAX_CONFIRMING = 16
+"""Merged calls that wait for their confirmation at once, each on a connection of its own."""
+
 
 class Session:
     """The state machine of one queue object.
@@ -36,7 +40,8 @@ class Session:
     ``nonce`` is text without blanks that no other client has; ``clock`` counts
     seconds and never goes back; ``jitter`` gives random numbers from 0 to 1;
     ``block_limit`` is the longest wait that the transport allows, ``max_rejected``
-    the most dead letters to be kept.
+    the most dead letters to be kept. With a ``confirmer`` writes wait until they
+    are durable.
     """
 
     def __init__(
@@ -49,11 +54,15 @@ class Session:
         jitter: Callable[[], float],
         block_limit: float = SLICE,
         max_rejected: int | None = None,
+        confirmer: Confirmer | None = None,
     ) -> None:
         self._clock = clock
         self._max_rejected = max_rejected
         self._lanes = Lanes(scripts, keys, nonce)
         self._merger = Merger()
+        self._confirmer = confirmer
+        self._to_confirm = Merger()
+        self._confirming = 0
         self._takers: list[tuple[Ticket, int]] = []
         self._idle = Idle(self._lanes, clock, jitter, self._give_back_unwanted, block_limit, max_rejected)
         self._in_flight = 0
@@ -67,7 +76,8 @@ class Session:
     def submit(self, verb: Verb, items: Sequence[Item], wake: Callable[[], None]) -> Ticket:
         """Ask for a verb on at most ``verb.limit`` items. The ticket's value will be a list of answers."""
         ticket = Ticket(items, wake)
-        self._merger.add(verb, ticket)
+        apart = self._confirmer is not None and verb in CONFIRMED
+        (self._to_confirm if apart else self._merger).add(verb, ticket)
         return ticket
 
     def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:
@@ -121,6 +131,14 @@ class Session:
         self._in_flight += len(groups)
         return [self._act(verb, tickets) for verb, tickets in groups]
 
+    def start_apart(self) -> list[Operation[None]]:
+        """Likewise, but each to be run by itself, every batch on a connection on which nobody else waits."""
+        operations: list[Operation[None]] = []
+        for verb, tickets in self._to_confirm.take(MAX_CONFIRMING - self._confirming):
+            self._confirming += 1
+            operations.append(self._act(verb, tickets, self._confirmer))
+        return operations
+
     def block(self) -> float | None:
         """Seconds for which to wait on the hint, if a wait should begin now; then call one of the next two."""
         return self._idle.block()
@@ -147,16 +165,20 @@ class Session:
         """Fail all whose calls have not begun."""
         self._idle.abort(error)
         takers, self._takers = self._takers, []
-        waiting = [ticket for _, tickets in self._merger.take(math.inf) for ticket in tickets]
+        groups = [*self._merger.take(math.inf), *self._to_confirm.take(math.inf)]
+        waiting = [ticket for _, tickets in groups for ticket in tickets]
         self._fail([ticket for ticket, _ in takers] + waiting, error)
 
     # Operations --------------------------------------------------------------
 
-    def _act(self, verb: Verb, tickets: list[Ticket]) -> Operation[None]:
-        """One merged call."""
+    def _act(self, verb: Verb, tickets: list[Ticket], confirmer: Confirmer | None = None) -> Operation[None]:
+        """One merged call; with a ``confirmer`` one that waits."""
         args = tuple(chain.from_iterable(item for ticket in tickets for item in ticket.items))
         try:
-            if verb.laned:
+            if confirmer is not None:
+                items = [item for ticket in tickets for item in ticket.items]
+                answers = yield from confirmer.act(verb, items, self._lanes.call(verb.name, args, verb.parse))
+            elif verb.laned:
                 answers = yield from self._lanes.call(verb.name, args, verb.parse)
             else:
                 answers = yield from self._lanes.script(verb.name, ('', '', '', *args), verb.parse)
@@ -174,7 +196,10 @@ class Session:
                 at += len(ticket.items)
             self._repair_soon()
         finally:
-            self._in_flight -= 1
+            if confirmer is not None:
+                self._confirming -= 1
+            else:
+                self._in_flight -= 1
 
     def _serve(self, waiting: Operation[bool]) -> Operation[None]:
         """A call of the idle machine, which tells those who wait what came of it."""

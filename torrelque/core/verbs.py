@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from torrelque.core.models import Receipt, TorrelqueTaskStatus
 from torrelque.core.protocol import Arg, Reply
+from torrelque.errors import TorrelqueDurabilityError
 
 __all__ = (
     'CANCEL', 'ENQUEUE', 'EXTEND', 'GIVEBACK', 'MAX_ITEMS', 'PURGE', 'REDRIVE', 'REJECT', 'RELEASE', 'REQUEUE',
@@ -38,8 +39,8 @@ class Outcome(Enum):
 
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}  # quicker than Outcome(letter), and each item asks
 
-Answer: TypeAlias = 'Outcome | float'
-"""An outcome, or the new deadline of a claim that was extended."""
+Answer: TypeAlias = 'Outcome | float | TorrelqueDurabilityError'
+"""An outcome, the new deadline of a claim that was extended, or the error for what was done but is not confirmed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,16 @@ class Transport(ABC):
         """A key (there need be none of that name) for each server that holds keys, for calls to run ``near``."""
         return (None,)
 
+    async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
+        """Like :meth:`execute`, on a connection that nobody else uses meanwhile.
+
+        The server may take ``timeout`` seconds longer over the last call, a WAIT
+        or WAITAOF, than over any other. When cancelled, the connection is closed.
+        What is inherited calls :meth:`execute`: right where that takes a connection
+        for each batch and waits long enough, otherwise it holds up the others.
+        """
+        return await self.execute(batch)
+
     @abstractmethod
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         """Run a call that the server answers after at most ``timeout`` seconds, on a connection of its own.

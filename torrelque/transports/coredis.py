@@ -293,10 +293,20 @@ class CoredisTransport(base.Transport):
         return await self._client.retry_policy.call_with_retries(lambda: self._attempt(commands))
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
-        command = encoded(call.words())
+        (reply,) = await self._ask_apart([encoded(call.words())], timeout + MARGIN)
+        return reply
+
+    async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
+        """Send the calls on a connection of their own, as often as the client's ``retry_policy`` says."""
+        commands = [encoded(call.words()) for call in batch]
+        seconds = self._response_timeout + timeout
+        return await self._client.retry_policy.call_with_retries(lambda: self._ask_apart(commands, seconds))
+
+    async def _ask_apart(self, commands: Sequence[Command], seconds: float) -> list[Reply]:
         connection = await self._take()
         try:
-            reply = _value(await _request(connection, command, timeout + MARGIN))
+            requests = [_request(connection, command, seconds) for command in commands]
+            replies = [_value(await request) for request in requests]
         except BaseException as error:
             self._dialer.close(connection)
             if isinstance(error, TorrelqueConnectionError):
@@ -306,7 +316,7 @@ class CoredisTransport(base.Transport):
             self._idle.append(connection)
         else:
             self._dialer.close(connection)
-        return reply
+        return replies
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
         return self._listen()

@@ -14,7 +14,8 @@ import math
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -22,7 +23,7 @@ from anyio.lowlevel import current_token
 
 from torrelque.core.combinators import together
 from torrelque.core.merging import Ticket
-from torrelque.core.protocol import Call, Interrupted, Operation, Reply
+from torrelque.core.protocol import Batch, Call, Interrupted, Operation, Reply
 from torrelque.core.session import Session
 from torrelque.core.verbs import Answer, ClaimedTask, Item, Verb
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueUsageError
@@ -34,17 +35,26 @@ __all__ = ('Background', 'Engine', 'drive')
 
 T = TypeVar('T')
 
+Execute: TypeAlias = Callable[[Batch], Awaitable[Sequence[Reply]]]
+
 CLOSING_TIME = 2.0
 """Seconds that shutting down may spend on settling calls and giving claims back."""
 
 
-async def drive(transport: Transport, operation: Operation[T], *, at_end: bool = False) -> T:
+async def drive(
+    transport: Transport, operation: Operation[T], *, at_end: bool = False, apart: float | None = None
+) -> T:
     """Run an operation to its end; ``at_end`` of the event loop over what is left then.
+
+    With ``apart`` it has connections of its own, on which the server may take so
+    many seconds longer to answer.
 
     Raises what the operation raises, and TorrelqueConnectionError if it was cut
     off. When cancelled, the operation is given a little time to clean up.
     """
-    execute = transport.execute_at_end if at_end else transport.execute
+    execute: Execute = transport.execute_at_end if at_end else transport.execute
+    if apart is not None:
+        execute = partial(transport.execute_apart, timeout=apart)
     try:
         batch = next(operation)
         while True:
@@ -54,7 +64,7 @@ async def drive(transport: Transport, operation: Operation[T], *, at_end: bool =
                 batch = operation.throw(Interrupted(error))
             except anyio.get_cancelled_exc_class():
                 with anyio.move_on_after(CLOSING_TIME, shield=True):
-                    await _finish(transport, operation)
+                    await _finish(transport.execute if apart is None else execute, operation)
                 raise
             except Exception as error:  # noqa: BLE001 - the operation tells it to its callers
                 batch = operation.throw(error)
@@ -67,12 +77,12 @@ async def drive(transport: Transport, operation: Operation[T], *, at_end: bool =
         raise interrupted.cause or TorrelqueError('the operation was interrupted') from None
 
 
-async def _finish(transport: Transport, operation: Operation[Any]) -> None:
+async def _finish(execute: Execute, operation: Operation[Any]) -> None:
     with suppress(StopIteration, Interrupted, TorrelqueError):
         batch = operation.throw(Interrupted())
         while True:
             try:
-                replies = await transport.execute(batch)
+                replies = await execute(batch)
             except TorrelqueConnectionError as error:
                 batch = operation.throw(Interrupted(error))
             else:
@@ -115,13 +125,17 @@ class Engine:
     """The engine of one queue object.
 
     ``make_session`` makes the state machine, anew after a fork and on another
-    event loop; ``wake_key`` is where hints are put.
+    event loop; ``wake_key`` is where hints are put. ``patience`` is how long
+    the server may take to confirm a write, in seconds, where that is asked for.
     """
 
-    def __init__(self, transport: Transport, make_session: Callable[[], Session], wake_key: bytes) -> None:
+    def __init__(
+        self, transport: Transport, make_session: Callable[[], Session], wake_key: bytes, patience: float = 0.0
+    ) -> None:
         self._transport = transport
         self._make_session = make_session
         self._wake_key = wake_key
+        self._patience = patience
         self._home: tuple[int, object] | None = None  # process and event loop that the state belongs to
         self._entered = False
         self._host: TaskGroup | None = None
@@ -316,6 +330,9 @@ class Engine:
         operations = self._session.start()
         if operations:
             self._start(tasks, together(operations))
+        for waiting in self._session.start_apart():
+            self._running += 1
+            tasks.start_soon(self._drive_apart, waiting)
         seconds = self._session.block()
         if seconds is not None:
             self._running += 1
@@ -342,6 +359,13 @@ class Engine:
             self._drivers.append(driver)
             operation = await driver.next()
 
+    async def _drive_apart(self, operation: Operation[None]) -> None:
+        try:
+            await drive(self._transport, operation, apart=self._patience)
+        finally:
+            self._running -= 1
+            self._wake.set()
+
     async def _block(self, seconds: float) -> None:
         call = Call[Reply]('BZPOPMIN', (self._wake_key,), (f'{seconds:.3f}',))
         try:
@@ -364,8 +388,13 @@ class Engine:
         self._waiting.cancel()
         while True:
             operations = self._session.start()
+            apart = self._session.start_apart()
+            for operation in apart:
+                await drive(self._transport, operation, apart=self._patience)
             if operations:
                 await drive(self._transport, together(operations), at_end=at_end)
+            elif apart:
+                continue
             elif self._running:
                 self._wake = anyio.Event()
                 await self._wake.wait()

@@ -8,6 +8,7 @@ the pool's settings: it would use the pool up, and must not be repeated.
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -53,6 +54,9 @@ CONNECT_TIMEOUT = 10.0
 
 SEND_TIMEOUT = 5.0
 
+RESPONSE_TIMEOUT = 10.0
+"""How long an answer may take, where the client's settings do not limit it."""
+
 LAST_CALL = 1.0
 """Seconds that a call may take as the event loop ends."""
 
@@ -79,8 +83,6 @@ ANSWERS_THAT_END_A_CONNECTION = (
     exceptions.AuthorizationError,
 )
 
-NOTHING = object()
-
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
@@ -105,6 +107,10 @@ def _code(error: Exception) -> str:
 
 def _late(message: str) -> TorrelqueResponseTimeout:
     return pair(TorrelqueResponseTimeout, exceptions.TimeoutError(message))
+
+
+async def _pass(_: Exception) -> None:
+    """Nothing is to be done before another attempt."""
 
 
 # asyncio --------------------------------------------------------------------------------------------------------------
@@ -352,15 +358,33 @@ class RedisPyTransport(base.Transport):
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         _this_task()
-        words = self._command(call)
+        late = f'no answer to a call that blocks for {timeout:g} s at most'
+        (reply,) = await self._ask_apart([self._command(call)], timeout + MARGIN, late)
+        return reply
+
+    async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
+        """Send the calls on a connection that is not the pool's, as often as the client's retries say."""
+        _this_task()
+        commands = [self._command(call) for call in batch]
+        settings = self._client.connection_pool.connection_kwargs
+        seconds = timeout + (settings.get('socket_timeout') or RESPONSE_TIMEOUT)
+        retry = copy.deepcopy(settings.get('retry')) or Retry(NoBackoff(), 0)
+        replies: list[Reply] = await retry.call_with_retry(
+            lambda: self._ask_apart(commands, seconds, f'no answer within {seconds:g} s'), _pass
+        )
+        return replies
+
+    async def _ask_apart(self, commands: Sequence[Sequence[Any]], seconds: float, late: str) -> list[Reply]:
         connection = await self._dialer.take()
-        reply: Any = NOTHING
+        replies: list[Any] = []
         try:
-            with anyio.move_on_after(timeout + MARGIN):
-                await connection.send_command(*words)
-                reply = await connection.read_response(disable_decoding=True)
-        except exceptions.ResponseError as error:
-            reply = error
+            with anyio.move_on_after(seconds):
+                await connection.send_packed_command(connection.pack_commands(commands))
+                while len(replies) < len(commands):
+                    try:
+                        replies.append(await connection.read_response(disable_decoding=True))
+                    except exceptions.ResponseError as error:
+                        replies.append(error)
         except exceptions.RedisError as error:
             await self._dialer.close(connection)
             await self._dialer.close_idle()  # what broke one has probably broken the others
@@ -368,11 +392,11 @@ class RedisPyTransport(base.Transport):
         except BaseException:
             await self._dialer.close(connection)
             raise
-        if reply is NOTHING:
+        if len(replies) < len(commands):
             await self._dialer.close(connection)
-            raise _late(f'no answer to a call that blocks for {timeout:g} s at most')
+            raise _late(late)
         await self._dialer.keep(connection)
-        return plain(reply, as_reply_error)
+        return [plain(reply, as_reply_error) for reply in replies]
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
         _this_task()

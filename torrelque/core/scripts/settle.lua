@@ -17,6 +17,7 @@ elseif ahead == 0 and phase == 'open' and string.sub(answer, 1, 1) ~= 'c' then
   begin_writing()
   drop_timer()
   hint()
+  expire(lane_key(), LANE_TTL) -- a write: who waits until this one is durable knows that the call is
   return { 'finished', string.sub(answer, 2) }
 end
 

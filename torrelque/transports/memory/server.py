@@ -31,6 +31,12 @@ class MemoryServer:
         stats = blocking_drive(queue_stats(scripts, keys), server.execute)
     """
 
+    replicas: int = 0
+    """How many replicas a WAIT or WAITAOF is told of, at once: there are none, so nothing is waited for."""
+
+    fsyncs: bool = True
+    """Whether a WAITAOF is told that all is on disc; False makes writes that are to be confirmed end unconfirmed."""
+
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._db = Keyspace()
@@ -117,6 +123,12 @@ class MemoryServer:
         if name == 'BZPOPMIN':  # as in a transaction: it does not wait; `wait` does
             key, _ = args
             return self._pop(key)
+        if name == 'WAIT':
+            _, _ = map(int, args)
+            return self.replicas
+        if name == 'WAITAOF':
+            _, _, _ = map(int, args)
+            return [int(self.fsyncs), self.replicas]
         if name == 'SCRIPT' and len(args) == 2 and args[0].upper() == b'LOAD':  # noqa: PLR2004 - a word and a source
             return hashlib.sha1(args[1], usedforsecurity=False).hexdigest().encode()
         return TorrelqueReplyError(f'ERR unknown command {name!r}')

@@ -265,6 +265,7 @@ def settle(run: Run) -> Reply:
     if done and not record.answer.startswith(b'c'):
         run.drop_timer()
         run.hint()
+        run.refresh_lane()
         return [b'finished', record.answer[1:]]
     give_back(run, [item for item, _ in recorded(run, record.answer)] if done else [])
     run.drop_timer()

@@ -1,4 +1,4 @@
-"""Connections for the calls that the server answers late: one for each call at a time."""
+"""Connections for what the server answers late: one for each call, or batch, at a time."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ MOST_IDLE = 4
 class BlockingPool:
     """Lends a connection to a call, and keeps it for the next one only after a clean and complete answer."""
 
-    def __init__(self, dialer: Dialer) -> None:
+    def __init__(self, dialer: Dialer, most_idle: int = MOST_IDLE) -> None:
         self._dialer = dialer
+        self._most_idle = most_idle
         self._idle: list[Connection] = []
 
     async def execute(self, data: bytes, timeout: float) -> Reply:
@@ -28,32 +29,37 @@ class BlockingPool:
 
         Never repeats. Raises TorrelqueConnectionError; when cancelled, closes the connection.
         """
+        (reply,) = await self.execute_all(data, 1, timeout)
+        return reply
+
+    async def execute_all(self, data: bytes, count: int, timeout: float) -> list[Reply]:
+        """The same for ``count`` calls, which may take so long together."""
         connection = self._idle.pop() if self._idle else await self._dialer.open()
         replies: list[Reply] = []
         try:
             with anyio.move_on_after(timeout + MARGIN):
                 await connection.send(data)
-                replies = await connection.receive()
-            reply = self._only(replies, timeout)
+                while len(replies) < count:
+                    replies += await connection.receive()
+            self._check(replies, count, timeout)
         except BaseException as error:
             await self._dialer.close(connection)
             if isinstance(error, TorrelqueConnectionError):
                 await self._forget_idle()
             raise
         await self._keep(connection)
-        return reply
+        return replies
 
-    def _only(self, replies: list[Reply], timeout: float) -> Reply:
-        if not replies:
+    def _check(self, replies: list[Reply], count: int, timeout: float) -> None:
+        if len(replies) < count:
             raise TorrelqueResponseTimeout(
                 f'{self._dialer.address}: no answer to a call that blocks for {timeout:g} s at most'
             )
-        if len(replies) > 1:
-            raise TorrelqueConnectionError(f'{self._dialer.address}: {len(replies)} answers to one call')
-        return replies[0]
+        if len(replies) > count:
+            raise TorrelqueConnectionError(f'{self._dialer.address}: {len(replies)} answers to {count} calls')
 
     async def _keep(self, connection: Connection) -> None:
-        if len(self._idle) < MOST_IDLE:
+        if len(self._idle) < self._most_idle:
             self._idle.append(connection)
         else:
             await self._dialer.close(connection)

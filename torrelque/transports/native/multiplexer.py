@@ -21,7 +21,7 @@ from torrelque.errors import TorrelqueConnectionError, TorrelqueHandshakeError, 
 from torrelque.transports.native.connection import Connection, Dialer
 from torrelque.transports.once import Once, once_maker
 
-__all__ = ('Multiplexer',)
+__all__ = ('Multiplexer', 'back_off')
 
 SHORTEST_DELAY = 0.05
 LONGEST_DELAY = 0.5
@@ -133,12 +133,7 @@ class Multiplexer:
         return None
 
     def _delay(self) -> float:
-        """Doubles with each failure in a row; jitter keeps many clients from coming back in step."""
-        if not self._failures:
-            return 0.0
-        delay = min(LONGEST_DELAY, SHORTEST_DELAY * 2.0 ** min(self._failures - 1, 10))
-        delay *= random.uniform(0.5, 1)  # noqa: S311 - no secret
-        return max(0.0, min(delay, self._queue[0].deadline - time.monotonic()))
+        return max(0.0, min(back_off(self._failures), self._queue[0].deadline - time.monotonic()))
 
     def _fail_all(self, error: TorrelqueConnectionError) -> None:
         for slot in (*self._sent, *self._queue):
@@ -192,6 +187,14 @@ class Multiplexer:
             still = still + 1 if self._sent and connection.progress == progress else 0
             progress = connection.progress
         raise TorrelqueResponseTimeout(f'{self._dialer.address}: no answer for {self._response_timeout:g} s')
+
+
+def back_off(failures: int) -> float:
+    """Seconds until the next attempt: none at first, then doubled each time; jitter keeps clients out of step."""
+    if not failures:
+        return 0.0
+    delay = min(LONGEST_DELAY, SHORTEST_DELAY * 2.0 ** min(failures - 1, 10))
+    return delay * random.uniform(0.5, 1)  # noqa: S311 - no secret
 
 
 async def _until_broken(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
@@ -14,15 +15,24 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from torrelque.core.protocol import Batch, Call, Reply
-from torrelque.errors import TorrelqueTypeError, TorrelqueUsageError, TorrelqueValueError
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueHandshakeError,
+    TorrelqueTypeError,
+    TorrelqueUsageError,
+    TorrelqueValueError,
+)
 from torrelque.transports import base
 from torrelque.transports.native.blocking import BlockingPool
 from torrelque.transports.native.connection import Dialer, pack
 from torrelque.transports.native.listener import NativeListener
-from torrelque.transports.native.multiplexer import Multiplexer
+from torrelque.transports.native.multiplexer import Multiplexer, back_off
 from torrelque.transports.native.url import Address, parse_url
 
 __all__ = ('NativeTransport', 'connect')
+
+MOST_APART = 16
+"""So many connections are kept for batches that want one of their own."""
 
 LONGEST = 300.0
 """What each time-out may be at most: a call and its repeats must end long before the lanes that guard them expire."""
@@ -51,6 +61,7 @@ class NativeTransport(base.Transport):
         self._retry_timeout = retry_timeout
         self._response_timeout = response_timeout
         self._pool = BlockingPool(self._dialer)
+        self._apart = BlockingPool(self._dialer, MOST_APART)
         self._multiplexer: Multiplexer | None = None
         self._group: TaskGroup | None = None
         self._pid = 0
@@ -99,6 +110,24 @@ class NativeTransport(base.Transport):
             await anyio.lowlevel.checkpoint()
             return []
         return await multiplexer.execute(pack(batch), len(batch))
+
+    async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
+        """Send the calls on a connection of their own, and again, all of them, on another if it breaks."""
+        data = pack(batch)
+        deadline = time.monotonic() + self._retry_timeout
+        failures = 0
+        while True:
+            self._usable()
+            try:
+                return await self._apart.execute_all(data, len(batch), self._response_timeout + timeout)
+            except TorrelqueHandshakeError:
+                raise
+            except TorrelqueConnectionError:
+                delay = back_off(failures)
+                failures += 1
+                if not self._open or time.monotonic() + delay >= deadline:
+                    raise
+            await anyio.sleep(delay)
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         self._usable()
