@@ -132,7 +132,7 @@ class Session:
         return [self._act(verb, tickets) for verb, tickets in groups]
 
     def start_apart(self) -> list[Operation[None]]:
-        """Likewise, but each to be run by itself, every batch on a connection on which nobody else waits."""
+        """The writes to run now that wait: each by itself, on connections that nobody else uses meanwhile."""
         operations: list[Operation[None]] = []
         for verb, tickets in self._to_confirm.take(MAX_CONFIRMING - self._confirming):
             self._confirming += 1
