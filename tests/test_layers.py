@@ -21,6 +21,7 @@ PURE = (
     '__future__',
     'abc',
     'base64',
+    'binascii',
     'bisect',
     'collections',
     'contextlib',

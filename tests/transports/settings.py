@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import coredis
 import redis.asyncio
 
-from tests import servers
+from tests import clusters, servers
+from tests.clusters import Cluster
 from tests.servers import Server
 from torrelque.testing import MemoryServer, MemoryTransport
 from torrelque.transports.native import connect
@@ -62,6 +63,18 @@ CLIENTS: dict[str, Client] = {
 """The settings of a client that decode or time out differently take turns over the event loops, to save time."""
 
 
+class ClusterClient(NamedTuple):
+    """A way to reach a cluster. ``make(cluster)`` is a context that holds a client."""
+
+    make: Callable[[Cluster], AbstractAsyncContextManager[object]]
+    loops: tuple[str, ...] = tuple(LOOPS)
+
+
+CLUSTER_CLIENTS: dict[str, ClusterClient] = {
+    'native-cluster': ClusterClient(lambda cluster: connect(f'redis+cluster://{cluster.hosts}')),
+}
+
+
 @asynccontextmanager
 async def memory_client(server: MemoryServer) -> AsyncIterator[object]:
     yield MemoryTransport(server=server)
@@ -90,3 +103,11 @@ def settings() -> Iterator[Setting]:
         for loop in loops:
             for server in servers.SERVERS:
                 yield Setting(client, loop, server)
+
+
+def cluster_settings() -> Iterator[Setting]:
+    """Those with a cluster."""
+    for client, (_, loops) in CLUSTER_CLIENTS.items():
+        for loop in loops:
+            for kind in clusters.KINDS:
+                yield Setting(client, loop, kind)

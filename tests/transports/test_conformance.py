@@ -7,8 +7,17 @@ from typing import Any
 
 import pytest
 
-from tests import servers
-from tests.transports.settings import CLIENTS, LOOPS, Setting, memory_client, memory_settings, settings
+from tests import clusters, servers
+from tests.transports.settings import (
+    CLIENTS,
+    CLUSTER_CLIENTS,
+    LOOPS,
+    Setting,
+    cluster_settings,
+    memory_client,
+    memory_settings,
+    settings,
+)
 from torrelque.testing import MemoryServer
 from torrelque.testing.conformance import ClientFactory, QueueConformance, ServerConformance, TransportConformance
 
@@ -31,6 +40,23 @@ class TestConformance(ServerConformance, QueueConformance):
         except servers.MissingServerError as error:
             pytest.skip(str(error))
         return partial(CLIENTS[setting.client].make, server)
+
+
+class TestClusterConformance(QueueConformance):
+    """What queues promise, on clusters."""
+
+    @pytest.fixture(params=cluster_settings(), ids=str)
+    def setting(self, request: pytest.FixtureRequest) -> Setting:
+        chosen: Setting = request.param
+        return chosen
+
+    @pytest.fixture
+    def client_factory(self, setting: Setting) -> ClientFactory:
+        try:
+            cluster = clusters.shared(setting.server)
+        except servers.MissingServerError as error:
+            pytest.skip(str(error))
+        return partial(CLUSTER_CLIENTS[setting.client].make, cluster)
 
 
 class TestMemoryConformance(TransportConformance, QueueConformance):

@@ -1,7 +1,7 @@
 import pytest
 
 from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
-from torrelque.transports.native.url import Address, parse_url
+from torrelque.transports.native.url import Address, parse_url, parse_urls
 
 
 @pytest.mark.parametrize(
@@ -103,3 +103,31 @@ def test_the_password_is_in_no_text_form() -> None:
     assert str(address) == 'h:6379'
     assert str(parse_url('redis://[::1]')) == '[::1]:6379'
     assert str(parse_url('unix://:hidden@/a.sock')) == '/a.sock'
+
+
+def test_a_cluster_has_several_nodes() -> None:
+    assert parse_urls('rediss+cluster://me:s%2Fx@a:7000,[::1],c') == [
+        Address(host='a', port=7000, tls=True, user='me', password='s/x'),
+        Address(host='::1', tls=True, user='me', password='s/x'),
+        Address(host='c', tls=True, user='me', password='s/x'),
+    ]
+    assert parse_urls('Redis+Cluster://a/0') == [Address(host='a')]
+    assert parse_urls('redis://a/1') == [Address(host='a', db=1)]
+
+
+@pytest.mark.parametrize(
+    ('url', 'says'),
+    [
+        ('redis+cluster://a,b/1', 'a cluster has only the database 0, not 1'),
+        ('redis+cluster://a?db=2', 'a cluster has only the database 0, not 2'),
+        ('redis+cluster://a,,b', 'expected a host'),
+        ('redis+cluster://', 'expected a host'),
+        ('redis+cluster://a:0,b', 'port from 1'),
+        ('redis+cluster://me:pass/word@a', 'percent-encoded'),
+        ('unix+cluster:///a', 'unknown scheme'),
+    ],
+)
+def test_refuses_of_a_cluster(url: str, says: str) -> None:
+    with pytest.raises(TorrelqueValueError, match=says) as refused:
+        parse_urls(url)
+    assert 'pass/' not in str(refused.value)

@@ -80,11 +80,20 @@ local function read(command, key, values)
   return answers
 end
 
+-- Whether a read was refused as the key is of a wrong type. Any other error ends the script, which has written nothing
+-- yet: on a cluster the key may have left for another node before the rest.
+local function mistyped(answer)
+  if answer.err and not string.find(answer.err, 'WRONGTYPE', 1, true) then
+    error(answer.err)
+  end
+  return answer.err
+end
+
 -- A task's state as far as the verbs need it; nil where the key is of a wrong type.
 local function read_state(id)
   local values = redis.pcall('HMGET', state_key(id), 'claim', 'dequeue_count', 'revision', 'timeout', 'requeue_count',
     'max_dequeues', 'dequeue_base', 'headers')
-  if values.err then
+  if mistyped(values) then
     return nil
   end
   return {
@@ -102,7 +111,7 @@ end
 -- The part of it that the end of a claim needs: what is not there is looked for to the end of the hash.
 local function read_claim(id)
   local values = redis.pcall('HMGET', state_key(id), 'claim', 'dequeue_count', 'revision')
-  if values.err then
+  if mistyped(values) then
     return nil
   end
   return { claim = values[1], dequeue_count = number(values[2], 0), revision = number(values[3], 1) }

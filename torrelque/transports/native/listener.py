@@ -37,10 +37,14 @@ class NativeListener(base.Listener):
     async def receive(self) -> base.Message:
         while True:
             while self._arrived:
-                message = _as_message(self._arrived.popleft())
+                message = await self._arrive(self._arrived.popleft())
                 if message is not None:
                     return message
             await self._wait()
+
+    async def _arrive(self, reply: Reply) -> base.Message | None:
+        """What a reply tells the one who receives."""
+        return _as_message(reply)
 
     async def _wait(self) -> None:
         """Let something arrive. A connection that is open at this end only is found out by its silence."""

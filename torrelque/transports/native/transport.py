@@ -27,7 +27,7 @@ from torrelque.transports.native.blocking import BlockingPool
 from torrelque.transports.native.connection import Dialer, pack
 from torrelque.transports.native.listener import NativeListener
 from torrelque.transports.native.multiplexer import Multiplexer, back_off
-from torrelque.transports.native.url import Address, parse_url
+from torrelque.transports.native.url import Address, is_of_cluster, parse_urls
 
 __all__ = ('NativeTransport', 'connect')
 
@@ -76,20 +76,24 @@ class NativeTransport(base.Transport):
         Raises TorrelqueConnectionError, of which TorrelqueRefusedError says
         that user, password or database are wrong.
         """
-        if self._multiplexer is not None:
+        if self._group is not None:
             raise TorrelqueUsageError('this client was used before: call connect() again for a new one')
         self._pid = os.getpid()
-        self._multiplexer = Multiplexer(self._dialer, self._retry_timeout, self._response_timeout)
         group = self._group = anyio.create_task_group()
         await group.__aenter__()
-        group.start_soon(self._multiplexer.run)
         self._open = True
         try:
-            await self.execute((Call('PING'),))
+            await self._start(group)
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
         return self
+
+    async def _start(self, group: TaskGroup) -> None:
+        """Begin what serves the callers, and see that the server is there."""
+        self._multiplexer = Multiplexer(self._dialer, self._retry_timeout, self._response_timeout)
+        group.start_soon(self._multiplexer.run)
+        await self.execute((Call('PING'),))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -105,11 +109,12 @@ class NativeTransport(base.Transport):
         When the connection breaks they are sent again on the next one, unless
         ``retry_timeout`` has passed; then TorrelqueConnectionError is raised.
         """
-        multiplexer = self._usable()
+        self._usable()
         if not batch:
             await anyio.lowlevel.checkpoint()
             return []
-        return await multiplexer.execute(pack(batch), len(batch))
+        assert self._multiplexer is not None  # noqa: S101 - as it is usable
+        return await self._multiplexer.execute(pack(batch), len(batch))
 
     async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """Send the calls on a connection of their own, and again, all of them, on another if it breaks."""
@@ -152,9 +157,10 @@ class NativeTransport(base.Transport):
             await self._multiplexer.aclose()
         await self._dialer.aclose()
 
-    def _usable(self) -> Multiplexer:
-        if not self._open or self._multiplexer is None:
-            state = 'not connected yet' if self._multiplexer is None else 'closed'
+    def _usable(self) -> None:
+        """Raise TorrelqueUsageError unless the context is entered, by this process."""
+        if not self._open:
+            state = 'not connected yet' if self._group is None else 'closed'
             raise TorrelqueUsageError(
                 f'the client is {state}: use it inside its context, `async with torrelque.connect(url) as client:`'
             )
@@ -162,7 +168,6 @@ class NativeTransport(base.Transport):
             raise TorrelqueUsageError(
                 'the client was connected by the process that this one was forked from: connect() anew in the child'
             )
-        return self._multiplexer
 
 
 def connect(
@@ -181,7 +186,9 @@ def connect(
             queue = torrelque.Torrelque(client, queue='mail')
 
     ``url`` is one of ``redis://[user[:password]@]host[:port][/db]``, the same
-    with ``rediss://`` for TLS, and ``unix://[user[:password]@]/path[?db=N]``.
+    with ``rediss://`` for TLS, ``unix://[user[:password]@]/path[?db=N]``, and
+    for a cluster ``redis+cluster://[user[:password]@]host[:port][,host[:port]...]``
+    or ``rediss+cluster://``, with any of its nodes: the others are found.
     TLS is verified against the system's certificates unless ``ssl_context``
     says otherwise.
 
@@ -194,19 +201,29 @@ def connect(
     Checks its arguments and connects nothing. Raises TorrelqueValueError or
     TorrelqueTypeError.
     """
-    address = parse_url(url)
+    addresses = parse_urls(url)
     _check_seconds('retry_timeout', retry_timeout, zero=True)
     _check_seconds('connect_timeout', connect_timeout)
     _check_seconds('response_timeout', response_timeout)
     if ssl_context is not None:
         if not isinstance(ssl_context, ssl.SSLContext):
             raise TorrelqueTypeError(f'ssl_context: expected an ssl.SSLContext, not {ssl_context!r}')
-        if not address.tls:
+        if not addresses[0].tls:
             raise TorrelqueValueError('ssl_context: only a rediss:// URL connects with TLS')
-    elif address.tls:
+    elif addresses[0].tls:
         ssl_context = ssl.create_default_context()
+    if is_of_cluster(url):
+        from torrelque.transports.native.cluster import ClusterTransport  # noqa: PLC0415 - it is a transport like this
+
+        return ClusterTransport(
+            addresses,
+            ssl_context=ssl_context,
+            retry_timeout=retry_timeout,
+            connect_timeout=connect_timeout,
+            response_timeout=response_timeout,
+        )
     return NativeTransport(
-        address,
+        addresses[0],
         ssl_context=ssl_context,
         retry_timeout=retry_timeout,
         connect_timeout=connect_timeout,

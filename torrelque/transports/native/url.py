@@ -8,13 +8,16 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
 
-__all__ = ('Address', 'parse_url')
+__all__ = ('Address', 'is_of_cluster', 'parse_url', 'parse_urls')
 
 FORMS = (
     'redis://[user[:password]@]host[:port][/db]',
     'rediss://[user[:password]@]host[:port][/db]',
     'unix://[user[:password]@]/path[?db=N]',
+    'redis+cluster://[user[:password]@]host[:port][,host[:port]...]',
+    'rediss+cluster://[user[:password]@]host[:port][,host[:port]...]',
 )
+CLUSTER = re.compile(r'(?i)(rediss?)\+cluster(?=://)')
 DEFAULT_PORT = 6379
 DB_DIGITS = 9
 """More could not be a database, and overflow what a server reads."""
@@ -47,11 +50,49 @@ def parse_url(url: str) -> Address:
     or TorrelqueValueError, whose message does not show a password.
     """
     if not isinstance(url, str):
-        raise TorrelqueTypeError(f'url: expected a str such as {FORMS[0]!r}, not {type(url).__name__}')
+        raise _no_text(url)
     try:
         return _parse(url)
     except ValueError as error:
         raise TorrelqueValueError(f'url {_redacted(url)!r}: {error}') from None
+
+
+def _no_text(url: object) -> TorrelqueTypeError:
+    return TorrelqueTypeError(f'url: expected a str such as {FORMS[0]!r}, not {type(url).__name__}')
+
+
+def is_of_cluster(url: str) -> bool:
+    return CLUSTER.match(url) is not None
+
+
+def parse_urls(url: str) -> list[Address]:
+    """The addresses that ``url`` stands for: of a cluster all the nodes that it lists, otherwise one.
+
+    Raises like :func:`parse_url`, also for a database of a cluster that is not 0: there is no other.
+    """
+    if not isinstance(url, str):
+        raise _no_text(url)
+    if not is_of_cluster(url):
+        return [parse_url(url)]
+    try:
+        return [_node(each) for each in _apart(CLUSTER.sub(r'\1', url))]
+    except ValueError as error:
+        raise TorrelqueValueError(f'url {_redacted(url)!r}: {error}') from None
+
+
+def _apart(url: str) -> list[str]:
+    """A URL for each of the hosts in this one."""
+    scheme, _, rest = url.partition('://')
+    end = min((rest.find(mark) for mark in '/?#' if mark in rest), default=len(rest))
+    credentials, at, hosts = rest[:end].rpartition('@')
+    return [f'{scheme}://{credentials}{at}{host}{rest[end:]}' for host in hosts.split(',')]
+
+
+def _node(url: str) -> Address:
+    address = _parse(url)
+    if address.db:
+        raise ValueError(f'a cluster has only the database 0, not {address.db}')
+    return address
 
 
 def _parse(url: str) -> Address:
