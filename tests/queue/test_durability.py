@@ -232,9 +232,13 @@ async def test_others_are_not_held_up_and_one_wait_serves_a_group(fresh_server: 
 # What breaks ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_connection_that_breaks_while_it_waits(fresh_server: Start) -> None:
+@pytest.mark.parametrize(('retry_timeout', 'kills'), [(30.0, 3), (0.0, 1)], ids=['repeated', 'settled'])
+async def test_a_connection_that_breaks_while_it_waits(fresh_server: Start, retry_timeout: float, kills: int) -> None:
     primary, replica = with_replica(fresh_server, 'valkey-9.1')
-    async with queue_on('native', primary, REPLICATED) as queue:
+    async with (
+        connect(primary.url, retry_timeout=retry_timeout) as client,
+        Torrelque(client, queue='q', durability=REPLICATED) as queue,
+    ):
         await queue.enqueue('first')
         ids: list[str] = []
 
@@ -247,9 +251,11 @@ async def test_a_connection_that_breaks_while_it_waits(fresh_server: Start) -> N
         with stopped(replica):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(enqueue)
-                for _ in range(3):
+                for _ in range(kills):
                     await until(waiting)
-                    primary.command('CLIENT', 'KILL', 'TYPE', 'normal')
+                    for line in primary.command('CLIENT', 'LIST').decode().splitlines():
+                        if 'cmd=wait ' in line:
+                            primary.command('CLIENT', 'KILL', 'ID', line.split()[0].partition('=')[2])
                 await until(waiting)
                 assert not ids, 'a repeat that writes nothing would be confirmed at once'
                 os.kill(replica.pid, signal.SIGCONT)
