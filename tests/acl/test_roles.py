@@ -15,7 +15,17 @@ from redis.exceptions import NoPermissionError
 from tests.acl.users import as_user, has_selectors, make_user, password_url, refusals, rules
 from tests.acl.works import WORKS, Stage, Unsteady
 from tests.servers import Server
-from torrelque import Task, Torrelque, TorrelqueReplyError, TorrelqueTaskStatus, Worker, acl, connect
+from torrelque import (
+    Durability,
+    Task,
+    Torrelque,
+    TorrelqueDurabilityError,
+    TorrelqueReplyError,
+    TorrelqueTaskStatus,
+    Worker,
+    acl,
+    connect,
+)
 from torrelque.core.protocol import Call, Reply, Script
 
 pytestmark = pytest.mark.anyio
@@ -125,6 +135,26 @@ async def test_a_cap_on_dead_letters_is_an_extra(server: Server, capped: bool) -
                 await queue.dequeue_nowait()
             assert caught.value.code == 'NOPERM'
             assert contents(server) == before
+
+
+@pytest.mark.parametrize('allowed', [False, True])
+async def test_to_wait_until_a_write_is_safe_is_an_extra(server: Server, allowed: bool) -> None:
+    durability = Durability(replicas=1, timeout=0.01)
+    words = acl.rules('producer', 'q', selectors=has_selectors(server), durability=durability if allowed else None)
+    make_user(server, 'producer', words)
+    async with (
+        staged(server, 'native', 'producer') as stage,
+        as_user(server, 'native', 'producer') as transport,
+        Torrelque(transport, queue='q', durability=durability) as queue,
+    ):
+        with pytest.raises(TorrelqueDurabilityError if allowed else TorrelqueReplyError):
+            await queue.enqueue('a')
+        assert (await stage.others.get_queue_stats()).tasks == int(allowed)
+
+
+def test_the_right_to_wait_until_a_write_is_fsynced() -> None:
+    words = acl.rules('producer', 'q', durability=Durability(fsynced=True))
+    assert set(words) - set(acl.rules('producer', 'q')) == {'+waitaof'}
 
 
 # What none needs ------------------------------------------------------------------------------------------------------

@@ -41,14 +41,15 @@ class Durability:
     disc (needs Redis 7.2, or Valkey, with ``appendonly yes``). With ``replicas``
     so many replicas have it, in their memory, or with ``fsynced`` on their
     discs, too. ``timeout`` (s) is how long the server may take to confirm it,
-    above 0 and at most 300.
+    above 0 and at most 300; a server that fsyncs once a second needs more than
+    one.
 
     Raises TorrelqueTypeError or TorrelqueValueError.
     """
 
     fsynced: bool = False
     replicas: int = 0
-    timeout: float = 1.0
+    timeout: float = 5.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.fsynced, bool):
