@@ -1,0 +1,294 @@
+"""The native transport over a cluster: who it can enter, slots that move, primaries that die."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+import anyio
+import pytest
+
+from tests import clusters, servers
+from tests.clusters import Cluster
+from tests.servers import Server
+from tests.transports.fake import fake_server
+from tests.transports.native_support import Start, blocked, until
+from torrelque import Torrelque
+from torrelque.core.protocol import Call, Reply, Script
+from torrelque.core.slots import slot_of
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueHandshakeError,
+    TorrelqueReplyError,
+    TorrelqueUsageError,
+    TorrelqueValueError,
+)
+from torrelque.transports.base import Message
+from torrelque.transports.engine import drive
+from torrelque.transports.native import NativeTransport, connect
+
+pytestmark = pytest.mark.anyio
+
+KEY = '{moving}:key'
+
+
+@pytest.fixture(scope='module', params=['asyncio', 'trio'])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    backend: str = request.param
+    return backend
+
+
+@pytest.fixture(scope='module', params=clusters.KINDS)
+def cluster(request: pytest.FixtureRequest) -> Cluster:
+    try:
+        return clusters.shared(request.param)
+    except servers.MissingServerError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+async def client(cluster: Cluster) -> AsyncIterator[NativeTransport]:
+    cluster.flush()
+    async with connect(f'redis+cluster://{cluster.hosts}') as client:
+        yield client
+
+
+def call(command: str, *args: str | bytes | int, key: str = KEY) -> Call[Reply]:
+    return Call(command, (key,), args)
+
+
+class Move:
+    """A slot on its way from one node to another, as ``redis-cli --cluster reshard`` does it, step by step."""
+
+    def __init__(self, cluster: Cluster, key: str = KEY) -> None:
+        self.slot = slot_of(key)
+        self.cluster = cluster
+        self.source = cluster.owner_of(key)
+        self.target = next(node for node in cluster.primaries if node is not self.source)
+        self.target.command('CLUSTER', 'SETSLOT', self.slot, 'IMPORTING', self._id(self.source))
+        self.source.command('CLUSTER', 'SETSLOT', self.slot, 'MIGRATING', self._id(self.target))
+
+    def carry(self, *keys: str | bytes) -> None:
+        """Move these keys, or all that there are."""
+        there = keys or self.source.command('CLUSTER', 'GETKEYSINSLOT', self.slot, 1000)
+        if there:
+            self.source.command('MIGRATE', '127.0.0.1', self.target.port, '', 0, 5000, 'KEYS', *there)
+
+    def keys(self) -> list[bytes]:
+        """All that there are, wherever."""
+        both = (node.command('CLUSTER', 'GETKEYSINSLOT', self.slot, 1000) for node in (self.source, self.target))
+        return sorted(key for keys in both for key in keys if b':lane:' not in key)
+
+    def finish(self) -> None:
+        self.carry()
+        for node in (self.target, self.source, *self.cluster.primaries):
+            node.command('CLUSTER', 'SETSLOT', self.slot, 'NODE', self._id(self.target))
+
+    def _id(self, node: Server) -> str:
+        told: bytes = node.command('CLUSTER', 'MYID')
+        return told.decode()
+
+
+@contextmanager
+def calls_of(server: Server, command: str) -> Iterator[Callable[[], int]]:
+    """How often the server was asked for a command meanwhile, also in vain."""
+
+    def count() -> int:
+        line = server.info('commandstats').get(f'cmdstat_{command}', '')
+        return sum(int(number) for number in re.findall(r'(?:^|rejected_)calls=(\d+)', line))
+
+    before = count()
+    yield lambda: count() - before
+
+
+# Entering ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_no_cluster_is_told(fresh_server: Start) -> None:
+    server = fresh_server()
+    with pytest.raises(TorrelqueHandshakeError, match='not a node of a cluster'):
+        async with connect(server.url.replace('redis://', 'redis+cluster://')):
+            pass
+
+
+async def test_another_database_is_refused() -> None:
+    with pytest.raises(TorrelqueValueError, match='only the database 0, not 2'):
+        connect('redis+cluster://localhost/2')
+
+
+async def test_one_seed_that_is_there_is_enough(cluster: Cluster) -> None:
+    client = connect(f'redis+cluster://127.0.0.1:1,127.0.0.1:{cluster.nodes[1].port}')
+    async with client:
+        for number in range(20):
+            key = f'seed {number}'
+            assert list(await client.execute([call('SET', 'x', key=key), call('GET', key=key)])) == [b'OK', b'x']
+    with pytest.raises(TorrelqueUsageError, match='closed'):
+        await client.execute([call('GET')])
+
+
+async def test_no_node_is_there() -> None:
+    with pytest.raises(TorrelqueConnectionError, match='cannot connect'):
+        async with connect('redis+cluster://127.0.0.1:1', retry_timeout=0.1):
+            pass
+
+
+async def test_a_node_without_a_host_is_where_the_one_asked_is() -> None:
+    def answer(_: int, words: list[bytes]) -> bytes:
+        if words[0] == b'CLUSTER':
+            return b'*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$-1\r\n:%d\r\n$2\r\nid\r\n' % fake.port
+        return b'$1\r\nx\r\n'
+
+    async with fake_server(answer) as fake, connect(fake.url.replace('redis://', 'redis+cluster://')) as client:
+        assert list(await client.execute([call('GET')])) == [b'x']
+
+
+async def test_a_key_for_each_node(cluster: Cluster, client: NativeTransport) -> None:
+    keys = [key for key in await client.nodes() if key is not None]
+    assert sorted(cluster.owner_of(str(key)).port for key in keys) == sorted(node.port for node in cluster.primaries)
+
+
+# Moving slots --------------------------------------------------------------------------------------------------------
+
+
+async def test_moved_is_followed_and_the_slots_are_read_once(cluster: Cluster, client: NativeTransport) -> None:
+    await client.execute([call('SET', 0)])
+    move = Move(cluster)
+    move.finish()
+    with calls_of(move.target, 'cluster|slots') as count:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(client.execute, [call('INCR')])
+        assert count() == 1
+    assert move.target.command('GET', KEY) == b'50'
+
+
+async def test_a_script_is_loaded_where_its_call_goes(cluster: Cluster, client: NativeTransport) -> None:
+    await client.execute([call('SET', 'here')])
+    script = Script('got', f"return redis.call('GET', KEYS[1]) -- {KEY} {cluster.owner_of(KEY).port}", ('key',))
+    Move(cluster).finish()
+    assert await drive(client, iter(Call[Reply](script, (KEY,)))) == b'here'
+
+
+async def test_ask_is_followed_for_that_call_only(cluster: Cluster, client: NativeTransport) -> None:
+    there, gone = KEY, '{moving}:gone'
+    await client.execute([call('SET', 'a', key=there), call('SET', 'b', key=gone)])
+    move = Move(cluster)
+    try:
+        move.carry(gone)
+        script = Script('asked', f"return redis.call('GET', KEYS[1]) -- {move.source.port}", ('key',))
+        batch = [call('GET', key=there), call('GET', key=gone), call('INCR', key='{moving}:new')]
+        assert list(await client.execute(batch)) == [b'a', b'b', 1]
+        assert await drive(client, iter(Call[Reply](script, (gone,)))) == b'b'
+        assert cluster.owner_of(KEY) is move.source
+    finally:
+        move.finish()
+    assert list(await client.execute([call('GET', key='{moving}:new')])) == [b'1']
+
+
+async def test_try_again_is_the_reply_when_the_time_is_over(cluster: Cluster) -> None:
+    async with connect(f'redis+cluster://{cluster.hosts}', retry_timeout=0.2) as client:
+        await client.execute([call('SET', 'a'), call('SET', 'b', key='{moving}:gone')])
+        move = Move(cluster)
+        try:
+            move.carry('{moving}:gone')
+            (reply,) = await client.execute([Call('MGET', (KEY, '{moving}:gone'))])
+            assert isinstance(reply, TorrelqueReplyError)
+            assert reply.code == 'TRYAGAIN'
+        finally:
+            move.finish()
+        assert list(await client.execute([Call('MGET', (KEY, '{moving}:gone'))])) == [[b'a', b'b']]
+
+
+async def test_a_wait_goes_on_at_the_other_node(cluster: Cluster, client: NativeTransport) -> None:
+    wake = '{moving}:wake'
+    replies: list[Reply] = []
+
+    async def wait() -> None:
+        replies.append(await client.block(Call('BZPOPMIN', (wake,), ('8',)), 8))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait)
+        source = cluster.owner_of(wake)
+        await until(lambda: bool(blocked(source)))
+        move = Move(cluster)
+        move.finish()
+        await until(lambda: bool(blocked(move.target)))
+        await client.execute([call('ZADD', 0, 'hint', key=wake)])
+    assert replies == [[wake.encode(), b'hint', b'0']]
+
+
+async def test_a_listener_ends_when_its_slot_moves(cluster: Cluster, client: NativeTransport) -> None:
+    channel = b'{moving}:channel'
+    publish: Call[Reply] = Call('SPUBLISH', (channel,), ('news',))
+    with anyio.fail_after(20):
+        async with client.listen() as listener:
+            await listener.subscribe(channel)
+            assert await listener.receive() == Message(channel, None)
+            await client.execute([publish])
+            assert await listener.receive() == Message(channel, b'news')
+            await listener.unsubscribe(channel)
+            await listener.subscribe(channel)
+            assert await listener.receive() == Message(channel, None)
+            Move(cluster).finish()
+            with pytest.raises(TorrelqueConnectionError, match='moved'):
+                await listener.receive()
+        async with client.listen() as listener:
+            await listener.subscribe(channel)
+            assert await listener.receive() == Message(channel, None)
+            await client.execute([publish])
+            assert await listener.receive() == Message(channel, b'news')
+
+
+async def test_a_claim_during_the_move_is_done_once_the_slot_has_arrived(
+    cluster: Cluster, client: NativeTransport
+) -> None:
+    async with Torrelque(client, queue='moving') as queue:
+        ids = [str(await queue.enqueue(number)) for number in range(10)]
+        move = Move(cluster)
+        keys = move.keys()
+        claimed: list[str] = []
+
+        async def claim() -> None:
+            claimed.extend(str(task.id) for task in await queue.dequeue_nowait(max_tasks=10))
+
+        try:
+            move.carry(*(queue.keys['task'] + f':{task_id}' for task_id in ids[::2]))
+            async with anyio.create_task_group() as tasks:
+                with calls_of(move.source, 'evalsha') as count:
+                    tasks.start_soon(claim)
+                    await until(lambda: count() > 2)
+                assert not claimed
+                assert move.keys() == keys
+                assert move.source.command('LLEN', queue.keys['pending']) == 10
+                move.finish()
+        finally:
+            move.finish()
+        assert claimed == ids
+        assert not await queue.audit()
+
+
+# Primaries that die --------------------------------------------------------------------------------------------------
+
+
+async def test_calls_resume_when_a_replica_was_promoted() -> None:
+    try:
+        cluster = Cluster('valkey-9.1', replicas=1)
+    except servers.MissingServerError as error:
+        pytest.skip(str(error))
+    try:
+        async with connect(f'redis+cluster://{cluster.hosts}') as client, Torrelque(client, queue='moving') as queue:
+            first = await queue.enqueue('before')
+            primary = cluster.owner_of(queue.keys['pending'])
+            replica = cluster.nodes[cluster.nodes.index(primary) + 3]
+            await until(lambda: bool(replica.command('CLUSTER', 'COUNTKEYSINSLOT', slot_of('{moving}'))))
+            primary.kill()
+            with anyio.fail_after(30):
+                await queue.enqueue('after')
+                one, other = await queue.dequeue(), await queue.dequeue()
+            assert replica.info('replication')['role'] == 'master'
+            assert {one.data, other.data} == {'before', 'after'}
+            await queue.release(first)
+            assert await queue.get_queue_stats()
+    finally:
+        cluster.close()
