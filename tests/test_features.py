@@ -65,6 +65,8 @@ def test_urls() -> None:
 
 def test_clusters_are_refused() -> None:
     assert yes('Redis Cluster') == set()
+    assert ROWS['Redis Cluster']['native'] == '`redis+cluster://`'
+    assert connect('redis+cluster://host').on_cluster
     with pytest.raises(TorrelqueUsageError, match='Redis Cluster is not supported'):
         adapt(redis.asyncio.RedisCluster(host='localhost'))
 

@@ -14,7 +14,7 @@ from tests.clusters import Cluster
 from tests.servers import Server
 from tests.transports.fake import fake_server
 from tests.transports.native_support import Start, blocked, until
-from torrelque import Torrelque
+from torrelque import Durability, Torrelque
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.core.slots import slot_of
 from torrelque.errors import (
@@ -278,10 +278,10 @@ async def test_calls_resume_when_a_replica_was_promoted() -> None:
         pytest.skip(str(error))
     try:
         async with connect(f'redis+cluster://{cluster.hosts}') as client, Torrelque(client, queue='moving') as queue:
-            first = await queue.enqueue('before')
+            async with Torrelque(client, queue='moving', durability=Durability(replicas=1)) as durable:
+                first = await durable.enqueue('before')
             primary = cluster.owner_of(queue.keys['pending'])
             replica = cluster.nodes[cluster.nodes.index(primary) + 3]
-            await until(lambda: bool(replica.command('CLUSTER', 'COUNTKEYSINSLOT', slot_of('{moving}'))))
             primary.kill()
             with anyio.fail_after(30):
                 await queue.enqueue('after')

@@ -6,6 +6,10 @@
 - :mod:`~torrelque.transports.native.blocking`: a connection for each blocking call
 - :mod:`~torrelque.transports.native.listener`: a connection for subscriptions
 - :mod:`~torrelque.transports.native.transport`: all of them behind the transport interface
+- :mod:`~torrelque.transports.native.cluster`: the same over a cluster, with
+  :mod:`~torrelque.transports.native.topology` (which node serves a slot),
+  :mod:`~torrelque.transports.native.redirection` (what a node answers when it does not) and
+  :mod:`~torrelque.transports.native.sharded` (subscriptions)
 """
 
 from torrelque.transports.native.transport import NativeTransport, connect
