@@ -52,14 +52,13 @@ class Cluster:
         return ','.join(f'127.0.0.1:{node.port}' for node in self.nodes)
 
     def slot_of(self, key: str | bytes) -> int:
-        slot: int = self.nodes[0].command('CLUSTER', 'KEYSLOT', key)
+        slot: int = self._alive().command('CLUSTER', 'KEYSLOT', key)
         return slot
 
     def owner_of(self, key: str | bytes) -> Server:
         """The primary that now serves a key, as the nodes that are alive see it."""
         slot = self.slot_of(key)
-        asked = next(node for node in self.nodes if node.alive)
-        for first, last, primary, *_ in asked.command('CLUSTER', 'SLOTS'):
+        for first, last, primary, *_ in self._alive().command('CLUSTER', 'SLOTS'):
             if first <= slot <= last:
                 return next(node for node in self.nodes if node.port == primary[1])
         raise LookupError(f'nobody serves slot {slot}')
@@ -72,6 +71,9 @@ class Cluster:
     def close(self) -> None:
         for node in self.nodes:
             node.close()
+
+    def _alive(self) -> Server:
+        return next(node for node in self.nodes if node.alive)
 
     def _introduce(self) -> None:
         for index, node in enumerate(self.nodes):
