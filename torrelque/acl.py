@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from torrelque.core.checks import check_text
 from torrelque.core.durability import Durability
-from torrelque.core.keys import LOGICAL_NAMES
+from torrelque.core.keys import LOGICAL_NAMES, tagged
 from torrelque.errors import TorrelqueValueError
 
 __all__ = ('ROLES', 'rules')
@@ -86,6 +86,9 @@ _WITHOUT_KEYS: Mapping[str, tuple[str, ...]] = {
     'operator': ('publish', 'scan'),
 }
 
+_ON_CLUSTER: Mapping[str, str] = {'publish': 'spublish', 'subscribe': 'ssubscribe', 'unsubscribe': 'sunsubscribe'}
+"""What takes the place of a command on a cluster."""
+
 ROLES = tuple(_RIGHTS)
 """``producer`` enqueues; ``consumer`` claims tasks and ends the claims, which is what a Worker does; ``observer``
 looks at tasks and watches them; ``operator`` cancels, redrives, purges, sweeps and audits."""
@@ -100,6 +103,7 @@ def rules(
     pipelines: bool = False,
     capped: bool = False,
     durability: Durability | None = None,
+    cluster: bool = False,
 ) -> list[str]:
     """The rights of a role on one queue, as words for ``ACL SETUSER``.
 
@@ -116,7 +120,8 @@ def rules(
     ``keys`` are those that a subclass of Torrelque renames, as in its attribute.
     ``pipelines`` adds what ``pipeline=`` takes besides; ``capped`` what a consumer
     with ``max_rejected`` does, the right to remove dead letters; ``durability``
-    what a queue object with it does, to wait. Sends nothing.
+    what a queue object with it does, to wait. With ``cluster`` they are those on a
+    cluster of Redis 7.0 and later or Valkey, to be set on every node. Sends nothing.
     Raises TorrelqueValueError for an unknown role or key, and for names with
     white space, which no ACL can express.
 
@@ -129,6 +134,8 @@ def rules(
     if unknown:
         raise TorrelqueValueError(f'keys: there are none named {", ".join(map(repr, unknown))}')
     check_text('queue', queue)
+    if cluster:
+        queue = tagged(queue)
     full = {logical: _literally(f'{queue}:{key}') for logical, key in {**LOGICAL_NAMES, **keys}.items()}
     of_pattern: dict[str, str] = {}
     rights = {**_RIGHTS[role], **(_CAPPED if capped and role == 'consumer' else {})}
@@ -137,6 +144,8 @@ def rules(
         of_pattern[f'~{full[logical]}{colon}{star}'] = commands
     declared = [pattern for pattern in of_pattern if not pattern.endswith(':*')]
     root = ['evalsha', 'script|load', 'time', *_WITHOUT_KEYS[role], *(('eval', 'exec', 'multi') if pipelines else ())]
+    if cluster:
+        root = [*(_ON_CLUSTER.get(command, command) for command in root), 'asking', 'cluster|slots']
     words = [*declared, f'&{full["task"]}:*', *(f'+{command}' for command in root)]
     if durability is not None:
         words.append('+waitaof' if durability.fsynced else '+wait')
