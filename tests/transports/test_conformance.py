@@ -42,8 +42,8 @@ class TestConformance(ServerConformance, QueueConformance):
         return partial(CLIENTS[setting.client].make, server)
 
 
-class TestClusterConformance(QueueConformance):
-    """What queues promise, on clusters."""
+class TestClusterConformance(ServerConformance, QueueConformance):
+    """The same, on clusters."""
 
     @pytest.fixture(params=cluster_settings(), ids=str)
     def setting(self, request: pytest.FixtureRequest) -> Setting:

@@ -14,7 +14,7 @@ from torrelque.core.protocol import Arg, Call, Reply
 from torrelque.queue import Torrelque
 from torrelque.transports import Transport, adapt
 
-__all__ = ('PATIENCE', 'ClientFactory', 'OnClient', 'OnQueue', 'ask', 'call', 'eventually', 'unique')
+__all__ = ('PATIENCE', 'ClientFactory', 'OnClient', 'OnQueue', 'ask', 'call', 'eventually', 'unique', 'unique_key')
 
 ClientFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[object]]
 """Makes a client, which lives as long as the context."""
@@ -28,8 +28,14 @@ def unique(prefix: str = 'conformance') -> str:
     return f'{prefix}-{uuid4().hex[:16]}'
 
 
+def unique_key() -> str:
+    """The same with a hash tag: what begins with it is in one slot of a cluster."""
+    return f'{{{unique()}}}'
+
+
 def call(*words: Arg) -> Call[Reply]:
-    return Call(str(words[0]), args=words[1:])
+    """A command; on a cluster for the server of its first argument, as if that were a key."""
+    return Call(str(words[0]), args=words[1:], near=words[1] if len(words) > 1 else None)
 
 
 async def ask(transport: Transport, *words: Arg) -> Reply:

@@ -9,7 +9,7 @@ import pytest
 
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError
-from torrelque.testing.conformance.support import PATIENCE, OnClient, ask, call, eventually, unique
+from torrelque.testing.conformance.support import PATIENCE, OnClient, ask, call, eventually, unique_key
 from torrelque.transports.base import Listener, Message, Transport
 from torrelque.transports.engine import drive
 
@@ -25,11 +25,21 @@ async def confirmed(listener: Listener, channel: bytes) -> None:
     assert await listener.receive() == Message(channel, None)
 
 
+async def publish(transport: Transport, channel: bytes, data: bytes) -> Reply:
+    return await ask(transport, 'SPUBLISH' if transport.on_cluster else 'PUBLISH', channel, data)
+
+
+async def kill(transport: Transport, key: str, *words: str) -> Reply:
+    """Cut connections on the server that a key is on."""
+    (reply,) = await transport.execute([Call('CLIENT KILL', args=words, near=key)])
+    return reply
+
+
 async def unheard(transport: Transport, channel: bytes) -> None:
     """Until nobody listens any more."""
 
     async def nobody_listens() -> bool:
-        listeners: int = await ask(transport, 'PUBLISH', channel, 'unheard')
+        listeners: int = await publish(transport, channel, b'unheard')
         return listeners == 0
 
     await eventually(nobody_listens)
@@ -41,7 +51,7 @@ class TransportConformance(OnClient):
     # Execute ---------------------------------------------------------------------------------------------------------
 
     async def test_one_call(self, transport: Transport) -> None:
-        key = unique()
+        key = unique_key()
         assert list(await transport.execute([call('LPUSH', key, 'a')])) == [1]
         assert list(await transport.execute([call('LRANGE', key, 0, -1)])) == [[b'a']]
 
@@ -49,14 +59,14 @@ class TransportConformance(OnClient):
         assert list(await transport.execute([])) == []
 
     async def test_calls_are_answered_in_order(self, transport: Transport) -> None:
-        key = unique()
+        key = unique_key()
         calls = [call('HSET', key, f'field {number}', number) for number in range(100)]
         calls += [call('HGET', key, f'field {number}') for number in reversed(range(100))]
         replies = list(await transport.execute(calls))
         assert replies == [1] * 100 + [str(number).encode() for number in reversed(range(100))]
 
     async def test_strings_are_bytes_whatever_they_hold(self, transport: Transport) -> None:
-        key = unique()
+        key = unique_key()
         values = [b'', b'text', 'gr\u00fc\u00df'.encode(), b'\x00\r\n\xff\xfe', b'1', b'1.5', bytes(range(256))]
         await transport.execute([call('LPUSH', key, *values), call('HSET', key + 'h', b'\xff', b'\x00')])
         listed, got, missing = await transport.execute(
@@ -66,12 +76,12 @@ class TransportConformance(OnClient):
         assert (got, missing) == (b'\x00', None)
 
     async def test_missing_values_within_a_list(self, transport: Transport) -> None:
-        key = unique()
+        key = unique_key()
         await ask(transport, 'HSET', key, 'b', '2')
         assert list(await ask(transport, 'HMGET', key, 'a', 'b', 'c')) == [None, b'2', None]
 
     async def test_an_error_is_a_value_and_the_rest_is_done(self, transport: Transport) -> None:
-        key = unique()
+        key = unique_key()
         done, error, got = await transport.execute(
             [call('HSET', key, 'a', '1'), call('LPUSH', key, 'x'), call('HGET', key, 'a')]
         )
@@ -81,22 +91,22 @@ class TransportConformance(OnClient):
         assert 'wrong kind of value' in str(error)
 
     async def test_an_error_alone_is_a_value(self, transport: Transport) -> None:
-        key = unique()
+        key = unique_key()
         await ask(transport, 'HSET', key, 'a', '1')
         error = await ask(transport, 'LRANGE', key, 0, -1)
         assert isinstance(error, TorrelqueReplyError)
         assert error.code == 'WRONGTYPE'
 
     async def test_an_unknown_script_is_told_by_its_code(self, transport: Transport) -> None:
-        nobody_has_it = Script('unknown', f"return '{unique()}'", ())
+        nobody_has_it = Script('unknown', f"return '{unique_key()}'", ())
         alone = [Call[Reply](nobody_has_it)]
-        for batch in (alone, [call('HGET', unique(), 'a'), *alone]):
+        for batch in (alone, [call('HGET', unique_key(), 'a'), *alone]):
             error = (await transport.execute(batch))[-1]
             assert isinstance(error, TorrelqueReplyError)
             assert error.code == 'NOSCRIPT'
 
     async def test_long_calls_and_replies(self, transport: Transport) -> None:
-        key, large = unique(), b'x' * 1_000_000
+        key, large = unique_key(), b'x' * 1_000_000
         words = [f'{number:05d}' for number in range(5_000)]
         pushed, listed, _, got = await transport.execute(
             [
@@ -111,7 +121,7 @@ class TransportConformance(OnClient):
         assert got == large
 
     async def test_many_callers_at_once_get_their_own_replies(self, transport: Transport) -> None:
-        key = unique()
+        key = unique_key()
         answered: list[int] = []
 
         async def caller(number: int) -> None:
@@ -127,7 +137,7 @@ class TransportConformance(OnClient):
         assert sorted(answered) == list(range(60))
 
     async def test_cancelled_callers_leave_nobody_out_of_step(self, transport: Transport) -> None:
-        key = unique()
+        key = unique_key()
         undisturbed: list[int] = []
 
         async def caller(number: int, patience: float) -> None:
@@ -149,10 +159,10 @@ class TransportConformance(OnClient):
     async def test_block_ends_with_its_time(self, transport: Transport) -> None:
         assert transport.block_limit > 0
         with anyio.fail_after(PATIENCE):
-            assert await transport.block(wait_for_hint(unique(), 0.02), 0.02) is None
+            assert await transport.block(wait_for_hint(unique_key(), 0.02), 0.02) is None
 
     async def test_block_is_woken(self, transport: Transport) -> None:
-        key, seconds = unique(), transport.block_limit
+        key, seconds = unique_key(), transport.block_limit
         replies: list[Reply] = []
 
         async def wait() -> None:
@@ -173,23 +183,23 @@ class TransportConformance(OnClient):
         seconds = transport.block_limit
         async with anyio.create_task_group() as tasks:
             for _ in range(5):
-                tasks.start_soon(transport.block, wait_for_hint(unique(), seconds), seconds)
+                tasks.start_soon(transport.block, wait_for_hint(unique_key(), seconds), seconds)
             await anyio.sleep(0.01)
             before = transport.now()
             for _ in range(5):
-                assert await ask(transport, 'HGET', unique(), 'a') is None
+                assert await ask(transport, 'HGET', unique_key(), 'a') is None
             assert transport.now() - before < seconds
             tasks.cancel_scope.cancel()
 
     async def test_block_tells_an_error_as_a_value(self, transport: Transport) -> None:
-        key = unique()
+        key = unique_key()
         await ask(transport, 'HSET', key, 'a', '1')
         error = await transport.block(wait_for_hint(key, 0.1), 0.1)
         assert isinstance(error, TorrelqueReplyError)
         assert error.code == 'WRONGTYPE'
 
     async def test_a_cancelled_block_takes_nothing_in_the_end(self, transport: Transport) -> None:
-        key, seconds = unique(), transport.block_limit
+        key, seconds = unique_key(), transport.block_limit
         with anyio.move_on_after(0.02):
             await transport.block(wait_for_hint(key, seconds), seconds)
 
@@ -201,7 +211,7 @@ class TransportConformance(OnClient):
         assert await transport.block(wait_for_hint(key, 0.1), 0.1) is not None
 
     async def test_blocks_cancelled_at_any_moment(self, transport: Transport) -> None:
-        key, seconds = unique(), transport.block_limit
+        key, seconds = unique_key(), transport.block_limit
 
         async def wait(patience: float) -> None:
             with anyio.move_on_after(patience):
@@ -212,32 +222,33 @@ class TransportConformance(OnClient):
                 tasks.start_soon(wait, number * 0.0005)
         await ask(transport, 'HSET', key + 'h', 'a', '1')
         assert await ask(transport, 'HGET', key + 'h', 'a') == b'1'
-        assert await transport.block(wait_for_hint(unique(), 0.01), 0.01) is None
+        assert await transport.block(wait_for_hint(unique_key(), 0.01), 0.01) is None
 
     # Listen ----------------------------------------------------------------------------------------------------------
 
     async def test_what_is_published_after_the_confirmation_arrives(self, transport: Transport) -> None:
-        channel = unique().encode() + b'\xff'
+        channel = unique_key().encode() + b'\xff'
         with anyio.fail_after(PATIENCE):
             async with transport.listen() as listener:
                 await confirmed(listener, channel)
                 for data in (b'1 0', b'', b'\x00\xff\r\n'):
-                    assert await ask(transport, 'PUBLISH', channel, data) == 1
+                    assert await publish(transport, channel, data) == 1
                     assert await listener.receive() == Message(channel, data)
 
     async def test_several_channels_and_leaving_one(self, transport: Transport) -> None:
-        one, other = unique().encode(), unique().encode()
+        tag = unique_key().encode()
+        one, other = tag + b'one', tag + b'other'
         with anyio.fail_after(PATIENCE):
             async with transport.listen() as listener:
                 await confirmed(listener, one)
                 await confirmed(listener, other)
-                await ask(transport, 'PUBLISH', other, 'to the other')
+                await publish(transport, other, b'to the other')
                 assert await listener.receive() == Message(other, b'to the other')
                 await listener.unsubscribe(one)
                 await listener.unsubscribe(b'never asked for')
 
                 await unheard(transport, one)
-                await ask(transport, 'PUBLISH', other, 'last')
+                await publish(transport, other, b'last')
                 heard = await listener.receive()
                 while heard == Message(one, b'unheard'):  # on its way as the channel was left
                     heard = await listener.receive()
@@ -245,7 +256,8 @@ class TransportConformance(OnClient):
                 await confirmed(listener, one)
 
     async def test_subscribing_while_another_task_receives(self, transport: Transport) -> None:
-        channels = [unique().encode() for _ in range(10)]
+        tag = unique_key().encode()
+        channels = [tag + b'%d' % number for number in range(10)]
         heard: set[Message] = set()
         wanted = {Message(channel, data) for channel in channels for data in (None, b'1 1')}
 
@@ -254,7 +266,7 @@ class TransportConformance(OnClient):
                 message = await listener.receive()
                 heard.add(message)
                 if message.data is None:
-                    await ask(transport, 'PUBLISH', message.channel, b'1 1')
+                    await publish(transport, message.channel, b'1 1')
 
         with anyio.fail_after(PATIENCE):
             async with transport.listen() as listener, anyio.create_task_group() as tasks:
@@ -264,16 +276,16 @@ class TransportConformance(OnClient):
         assert heard == wanted
 
     async def test_each_listener_hears(self, transport: Transport) -> None:
-        channel = unique().encode()
+        channel = unique_key().encode()
         with anyio.fail_after(PATIENCE):
             async with transport.listen() as one, transport.listen() as other:
                 await confirmed(one, channel)
                 await confirmed(other, channel)
-                assert await ask(transport, 'PUBLISH', channel, 'news') == 2
+                assert await publish(transport, channel, b'news') == 2
                 assert await one.receive() == await other.receive() == Message(channel, b'news')
 
     async def test_a_listener_left_is_closed(self, transport: Transport) -> None:
-        channel = unique().encode()
+        channel = unique_key().encode()
 
         async def fail() -> None:
             async with transport.listen() as listener:
@@ -313,13 +325,13 @@ class TransportConformance(OnClient):
         assert scope.cancelled_caught
 
     async def test_closing_may_be_repeated(self, transport: Transport) -> None:
-        await ask(transport, 'HGET', unique(), 'a')
+        await ask(transport, 'HGET', unique_key(), 'a')
         await transport.aclose()
         await transport.aclose()
 
     async def test_a_strange_pipeline_is_refused(self, transport: Transport) -> None:
         with pytest.raises(TorrelqueError, match="'no pipeline'"):
-            transport.append('no pipeline', call('HGET', unique(), 'a'))
+            transport.append('no pipeline', call('HGET', unique_key(), 'a'))
 
 
 NESTED = Script('nested', "return {1, redis.error_reply('MINE alone'), {false, 'a', {'b\\255'}}}", ())
@@ -331,7 +343,7 @@ class ServerConformance(TransportConformance):
     """Scripts of one's own, and connections that the server cuts."""
 
     async def test_scripts_are_loaded_when_they_are_missing(self, transport: Transport) -> None:
-        name = unique()
+        name = unique_key()
         script = Script('echo', f"return {{KEYS[1], ARGV[1], '{name}'}}", ('key',))
         for _ in range(2):
             reply = await drive(transport, iter(Call[Reply](script, (b'k\xff',), (7,))))
@@ -344,26 +356,28 @@ class ServerConformance(TransportConformance):
         assert error.code == 'MINE'
 
     async def test_a_script_can_answer_an_error_of_its_own(self, transport: Transport) -> None:
-        await ask(transport, 'SCRIPT LOAD', CUSTOM.source)
-        for batch in ([Call[Reply](CUSTOM)], [call('PING'), Call[Reply](CUSTOM), call('PING')]):
+        key = unique_key()
+        custom = Call[Reply](CUSTOM, near=key)
+        await transport.execute([Call('SCRIPT LOAD', args=(CUSTOM.source,), near=key)])
+        for batch in ([custom], [call('PING'), custom, call('PING')]):
             error = next(reply for reply in await transport.execute(batch) if isinstance(reply, Exception))
             assert isinstance(error, TorrelqueReplyError)
             assert error.code == 'MINE'
             assert 'because I say so' in str(error)
 
     async def test_a_failing_script_is_an_error(self, transport: Transport) -> None:
-        key = unique()
+        key = unique_key()
         await transport.execute([call('HSET', key, 'a', '1'), call('SCRIPT LOAD', FAILING.source)])
         (error,) = await transport.execute([Call(FAILING, (key,))])
         assert isinstance(error, TorrelqueReplyError)
         assert 'WRONGTYPE' in f'{error.code} {error}'
 
     async def test_works_again_after_its_connections_were_cut(self, transport: Transport) -> None:
-        key = unique()
+        key = unique_key()
         await ask(transport, 'HSET', key, 'a', '1')
         for skip_me in ('yes', 'no'):
             try:
-                await ask(transport, 'CLIENT KILL', 'TYPE', 'normal', 'SKIPME', skip_me)
+                await kill(transport, key, 'TYPE', 'normal', 'SKIPME', skip_me)
                 await ask(transport, 'HGET', key, 'a')
             except TorrelqueConnectionError:
                 pass  # that it is told is enough
@@ -371,17 +385,18 @@ class ServerConformance(TransportConformance):
 
     async def test_a_cut_block_is_told_and_not_repeated(self, transport: Transport) -> None:
         transport.block_limit = min(transport.block_limit, 5.0)
+        key = unique_key()
         errors: list[Exception] = []
 
         async def wait() -> None:
             try:
                 while True:
-                    await transport.block(wait_for_hint(unique(), transport.block_limit), transport.block_limit)
+                    await transport.block(wait_for_hint(key, transport.block_limit), transport.block_limit)
             except TorrelqueConnectionError as error:
                 errors.append(error)
 
         async def cut() -> bool:
-            await ask(transport, 'CLIENT KILL', 'TYPE', 'normal')
+            await kill(transport, key, 'TYPE', 'normal')
             return bool(errors)
 
         with anyio.fail_after(PATIENCE):
@@ -393,9 +408,10 @@ class ServerConformance(TransportConformance):
     async def test_a_cut_listener_is_told(self, transport: Transport) -> None:
         with anyio.fail_after(PATIENCE):
             async with transport.listen() as listener:
-                await confirmed(listener, unique().encode())
-                await ask(transport, 'CLIENT KILL', 'TYPE', 'pubsub')
+                channel = unique_key()
+                await confirmed(listener, channel.encode())
+                await kill(transport, channel, 'TYPE', 'pubsub')
                 with pytest.raises(TorrelqueConnectionError):
                     await listener.receive()
             async with transport.listen() as listener:
-                await confirmed(listener, unique().encode())
+                await confirmed(listener, unique_key().encode())

@@ -30,6 +30,8 @@ class ShardListener(NativeListener):
         await self._send(self._prefix + b'SUBSCRIBE', channel)
 
     async def unsubscribe(self, channel: bytes) -> None:
+        if channel not in self._wanted:
+            return  # a node refuses to leave a channel of another node's
         self._wanted.discard(channel)
         self._leaving[channel] += 1
         await self._send(self._prefix + b'UNSUBSCRIBE', channel)
