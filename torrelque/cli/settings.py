@@ -27,7 +27,8 @@ UrlOption = Annotated[
         '--url',
         metavar='URL',
         show_default=False,
-        help=f'The server, as redis://, rediss:// or unix:// URL; else TORRELQUE_URL, else {DEFAULT_URL}.',
+        help='The server, as redis://, rediss://, unix:// or redis+cluster:// URL; else TORRELQUE_URL, '
+        f'else {DEFAULT_URL}.',
     ),
 ]
 QueueOption = Annotated[
