@@ -12,6 +12,7 @@ import coredis
 import pytest
 import redis.asyncio
 
+from tests.clusters import Cluster
 from tests.queue.transports import LosingTransport, RepeatingTransport
 from tests.servers import Server
 from torrelque import (
@@ -229,6 +230,19 @@ async def test_others_are_not_held_up_and_one_wait_serves_a_group(fresh_server: 
         assert calls(primary, 'wait') == 1
 
 
+@asyncio_only
+async def test_on_a_cluster() -> None:
+    cluster = Cluster('valkey-9.1', replicas=1)
+    try:
+        async with connect(f'redis+cluster://{cluster.hosts}') as client:
+            for name in ('a', 'b', 'c'):  # on a node each, as their slots have it
+                async with Torrelque(client, queue=name, durability=REPLICATED) as queue:
+                    await use(queue)
+        assert [calls(node, 'wait') for node in cluster.primaries] == [7, 7, 7]
+    finally:
+        cluster.close()
+
+
 # What breaks ----------------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +275,22 @@ async def test_a_connection_that_breaks_while_it_waits(fresh_server: Start, retr
                 os.kill(replica.pid, signal.SIGCONT)
         assert replica.command('HLEN', 'q:tasks') == 2
         assert primary.command('HLEN', 'q:tasks') == 2
+
+
+async def test_a_caller_that_is_cancelled_and_a_queue_that_is_closed_meanwhile(fresh_server: Start) -> None:
+    primary, replica = with_replica(fresh_server, 'valkey-9.1')
+    with stopped(replica), anyio.fail_after(15):
+        async with queue_on('native', primary, Durability(replicas=1, timeout=300)) as queue:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(queue.enqueue, 'x')
+
+                async def waiting() -> bool:
+                    return is_waited_on(primary)
+
+                await until(waiting)
+                tasks.cancel_scope.cancel()
+            assert (await queue.dequeue()).data == 'x'
+    assert primary.command('HLEN', 'q:tasks') == 1
 
 
 async def test_a_reply_that_is_lost() -> None:

@@ -65,6 +65,15 @@ class TransportConformance(OnClient):
         replies = list(await transport.execute(calls))
         assert replies == [1] * 100 + [str(number).encode() for number in reversed(range(100))]
 
+    async def test_calls_that_are_executed_apart(self, transport: Transport) -> None:
+        key = unique_key()
+        calls = [call('LPUSH', key, 'a'), call('HGET', key, 'no hash'), call('LRANGE', key, 0, -1)]
+        for count in (1, 2, 3):  # on a connection that is kept, too
+            pushed, error, listed = await transport.execute_apart(calls, 0.1)
+            assert isinstance(error, TorrelqueReplyError)
+            assert error.code == 'WRONGTYPE'
+            assert (pushed, listed) == (count, [b'a'] * count)
+
     async def test_strings_are_bytes_whatever_they_hold(self, transport: Transport) -> None:
         key = unique_key()
         values = [b'', b'text', 'gr\u00fc\u00df'.encode(), b'\x00\r\n\xff\xfe', b'1', b'1.5', bytes(range(256))]
