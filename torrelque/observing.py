@@ -21,9 +21,10 @@ from torrelque.core.models import (
 )
 from torrelque.core.scripts import ScriptSet, load
 from torrelque.core.session import Session
-from torrelque.errors import TorrelqueLookupError, TorrelqueTypeError
+from torrelque.errors import TorrelqueLookupError, TorrelqueTypeError, TorrelqueValueError
 from torrelque.transports import adapt
 from torrelque.transports.engine import Engine, drive
+from torrelque.transports.patience import LONGEST, patient
 from torrelque.watching import Watcher
 
 __all__ = ('Observer', 'queues')
@@ -53,6 +54,7 @@ class Observer:
         max_dequeues: int | None = None,
         max_rejected: int | None = None,
         durability: Durability | None = None,
+        failover_timeout: float | None = None,
     ) -> None:
         self.queue: str = checks.check_text('queue', queue)
         self.max_dequeues: int | None = (
@@ -68,7 +70,12 @@ class Observer:
             raise TorrelqueTypeError(f'serialiser must have dumps and loads, got {serialiser!r}')
         self._serialiser = serialiser
         self._client = client
-        self._transport = adapt(client)
+        self.failover_timeout: float | None = checks.check_seconds('failover_timeout', failover_timeout)
+        if (failover_timeout or 0) > LONGEST:
+            raise TorrelqueValueError(f'failover_timeout must be at most {LONGEST:g} s, got {failover_timeout!r}')
+        adapted = adapt(client)
+        self._lent = adapted is client
+        self._transport = patient(adapted, self.failover_timeout)
         self._scripts = CLUSTER_SCRIPTS if self._transport.on_cluster else SCRIPTS
         self._prefix = tagged(queue) if self._transport.on_cluster else queue
         self.keys = {name: f'{self._prefix}:{key}' for name, key in {**LOGICAL_NAMES, **type(self).keys}.items()}
@@ -93,7 +100,7 @@ class Observer:
         await self._close_transport()
 
     async def _close_transport(self) -> None:
-        if self._transport is not self._client:  # the caller's own stays open
+        if not self._lent:  # the caller's own stays open
             await self._transport.aclose()
 
     @property

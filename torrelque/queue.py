@@ -80,6 +80,11 @@ class Torrelque(Observer):
     return once the write is as durable as that says; they raise TorrelqueDurabilityError
     where it was written but not confirmed in time, and TorrelqueUsageError,
     with nothing written, where the server cannot confirm it at all.
+    ``failover_timeout`` is how long, in seconds from its start, each call is repeated while
+    the connection breaks or the server answers that it is not to be written to (READONLY,
+    LOADING, MASTERDOWN, CLUSTERDOWN, TRYAGAIN, and MOVED or ASK where they could not be followed);
+    then the last error is raised. 0 repeats nothing; None, the default, is 10 on a cluster and by way
+    of Sentinel, otherwise 0; 300 is the most.
 
     ``async with Torrelque(...) as queue`` owns the background work: Trio needs
     it; on asyncio it is optional, and there the object starts what it needs by
@@ -104,6 +109,7 @@ class Torrelque(Observer):
         max_dequeues: int | None = None,
         max_rejected: int | None = None,
         durability: Durability | None = None,
+        failover_timeout: float | None = None,
     ) -> None:
         super().__init__(
             client,
@@ -112,6 +118,7 @@ class Torrelque(Observer):
             max_dequeues=max_dequeues,
             max_rejected=max_rejected,
             durability=durability,
+            failover_timeout=failover_timeout,
         )
         self._sweeper = Sweeper(self)
         self._dead_letters = DeadLetters(self)

@@ -71,6 +71,9 @@ class Transport(ABC):
     they are to be run ``near``.
     """
 
+    fails_over: bool = False
+    """Whether another server is found by itself when the one in use fails, as Sentinel tells of them."""
+
     @abstractmethod
     async def execute(self, batch: Batch) -> Sequence[Reply]:
         """Send the calls in order on one connection and return a reply for each.
@@ -108,6 +111,9 @@ class Transport(ABC):
     @abstractmethod
     def listen(self) -> AbstractAsyncContextManager[Listener]:
         """Open a connection for subscriptions; closed when the context is left."""
+
+    async def reconnect(self) -> None:
+        """A server answered that it is not to be written to: let further calls go over new connections."""
 
     async def aclose(self) -> None:
         """Close what the transport itself opened, not a client that it was given. May be repeated."""

@@ -21,6 +21,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from coredis import exceptions
 from coredis.connection import BaseConnection
 from coredis.patterns.pipeline import Pipeline
+from coredis.pool import SentinelConnectionPool
 
 from torrelque.core.protocol import Batch, Call, Reply, Script
 from torrelque.errors import (
@@ -105,6 +106,10 @@ def _value(reply: Any) -> Reply:  # noqa: ANN401 - as coredis has it
         if not answered or isinstance(reply, (exceptions.ConnectionError, exceptions.InvalidResponse)):
             raise as_failure(reply) from reply
     return plain(reply, as_reply_error)
+
+
+def _is_of_sentinel(pool: object) -> bool:
+    return isinstance(pool, SentinelConnectionPool)
 
 
 # Connections ----------------------------------------------------------------------------------------------------------
@@ -199,6 +204,10 @@ class _SharedConnection:
                 raise
         return self._connection
 
+    def close(self) -> None:
+        if self._connection is not None:
+            self._dialer.close(self._connection)
+
 
 class CoredisListener(base.Listener):
     """See :class:`torrelque.transports.base.Listener`."""
@@ -276,6 +285,7 @@ class CoredisTransport(base.Transport):
             raise TorrelqueUsageError('the coredis client is made with noreply=True, but a queue needs the replies')
         self._client = client
         self._dialer = _Dialer(client)
+        self.fails_over = _is_of_sentinel(client.connection_pool)
         self._shared = _SharedConnection(self._dialer)
         self._idle: list[BaseConnection] = []
         settings: dict[str, Any] = dict(client.connection_pool.connection_kwargs)
@@ -291,6 +301,12 @@ class CoredisTransport(base.Transport):
             await checkpoint()
             return []
         return await self._client.retry_policy.call_with_retries(lambda: self._attempt(commands))
+
+    async def reconnect(self) -> None:
+        await checkpoint()
+        if self.fails_over:
+            self._shared.close()
+            self._close_idle()
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         (reply,) = await self._ask_apart([encoded(call.words())], timeout + MARGIN)

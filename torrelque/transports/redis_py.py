@@ -21,6 +21,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from torrelque.core.protocol import Batch, Call, Reply
@@ -323,6 +324,7 @@ class RedisPyTransport(base.Transport):
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._dialer = _Dialer(client)
+        self.fails_over = isinstance(client.connection_pool, SentinelConnectionPool)
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} over a {class_name(self._client)}>'
@@ -355,6 +357,11 @@ class RedisPyTransport(base.Transport):
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
         # A client that is closed would open a connection once more, and leave it open.
         return [await self.block(call, LAST_CALL) for call in batch]
+
+    async def reconnect(self) -> None:
+        if self.fails_over:
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+            await self._dialer.close_idle()
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         _this_task()

@@ -45,7 +45,7 @@ class BlockingPool:
         except BaseException as error:
             await self._dialer.close(connection)
             if isinstance(error, TorrelqueConnectionError):
-                await self._forget_idle()
+                await self.forget_idle()
             raise
         await self._keep(connection)
         return replies
@@ -64,7 +64,7 @@ class BlockingPool:
         else:
             await self._dialer.close(connection)
 
-    async def _forget_idle(self) -> None:
+    async def forget_idle(self) -> None:
         """What broke one connection has probably broken those beside it."""
         while self._idle:
             await self._dialer.close(self._idle.pop())

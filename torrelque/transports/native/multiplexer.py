@@ -70,6 +70,7 @@ class Multiplexer:
         self._started = self._closed = False
         self._failures = 0
         self._make_once = once_maker()
+        self._connection: Connection | None = None
 
     async def execute(self, data: bytes, count: int) -> Sequence[Reply]:
         """Send a batch of ``count`` calls and return their replies.
@@ -103,6 +104,11 @@ class Multiplexer:
         finally:
             self._fail_all(self._dialer.closed())
             self._finished.set()
+
+    async def reconnect(self) -> None:
+        """Break the connection; what it owes an answer to goes over the next one."""
+        if self._connection is not None:
+            await self._dialer.close(self._connection)
 
     async def aclose(self) -> None:
         """Stop; whoever still waits gets TorrelqueConnectionError. May be repeated."""
@@ -147,11 +153,13 @@ class Multiplexer:
         """Use the connection until it breaks, then put back what it did not answer."""
         self._failures += 1  # until it has answered something
         causes: list[TorrelqueConnectionError] = []
+        self._connection = connection
         try:
             async with anyio.create_task_group() as group:
                 for work in (self._write, self._read, self._watch):
                     group.start_soon(_until_broken, work, connection, causes, group.cancel_scope)
         finally:
+            self._connection = None
             await self._dialer.close(connection)
         self._queue[:0] = _survivors(self._sent, causes[0])
         self._sent.clear()

@@ -27,7 +27,7 @@ from torrelque.transports.native.blocking import BlockingPool
 from torrelque.transports.native.connection import Dialer, pack
 from torrelque.transports.native.listener import NativeListener
 from torrelque.transports.native.multiplexer import Multiplexer, back_off
-from torrelque.transports.native.url import Address, is_of_cluster, parse_urls
+from torrelque.transports.native.url import Address, is_of_cluster, is_of_sentinel, parse_sentinel_url, parse_urls
 
 __all__ = ('NativeTransport', 'connect')
 
@@ -55,9 +55,10 @@ class NativeTransport(base.Transport):
         retry_timeout: float,
         connect_timeout: float,
         response_timeout: float,
+        dialer: Dialer | None = None,
     ) -> None:
         self._address = address
-        self._dialer = Dialer(address, ssl_context, connect_timeout)
+        self._dialer = dialer or Dialer(address, ssl_context, connect_timeout)
         self._retry_timeout = retry_timeout
         self._response_timeout = response_timeout
         self._pool = BlockingPool(self._dialer)
@@ -134,6 +135,13 @@ class NativeTransport(base.Transport):
                     raise
             await anyio.sleep(delay)
 
+    async def reconnect(self) -> None:
+        self._usable()
+        if self.fails_over and self._multiplexer is not None:
+            await self._multiplexer.reconnect()
+            await self._pool.forget_idle()
+            await self._apart.forget_idle()
+
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         self._usable()
         return await self._pool.execute(pack((call,)), timeout)
@@ -189,6 +197,10 @@ def connect(
     with ``rediss://`` for TLS, ``unix://[user[:password]@]/path[?db=N]``, and
     for a cluster ``redis+cluster://[user[:password]@]host[:port][,host[:port]...]``
     or ``rediss+cluster://``, with any of its nodes: the others are found.
+    For a service that Sentinel watches over it is
+    ``redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/service[?db=N]``
+    or ``rediss+sentinel://``, with the sentinels (port 26379 unless given), which
+    are asked before each connection; user, password and database are the server's.
     TLS is verified against the system's certificates unless ``ssl_context``
     says otherwise.
 
@@ -201,7 +213,7 @@ def connect(
     Checks its arguments and connects nothing. Raises TorrelqueValueError or
     TorrelqueTypeError.
     """
-    addresses = parse_urls(url)
+    service, addresses = parse_sentinel_url(url) if is_of_sentinel(url) else ('', parse_urls(url))
     _check_seconds('retry_timeout', retry_timeout, zero=True)
     _check_seconds('connect_timeout', connect_timeout)
     _check_seconds('response_timeout', response_timeout)
@@ -217,6 +229,17 @@ def connect(
 
         return ClusterTransport(
             addresses,
+            ssl_context=ssl_context,
+            retry_timeout=retry_timeout,
+            connect_timeout=connect_timeout,
+            response_timeout=response_timeout,
+        )
+    if service:
+        from torrelque.transports.native.sentinel import SentinelTransport  # noqa: PLC0415 - it is a transport like this
+
+        return SentinelTransport(
+            addresses,
+            service,
             ssl_context=ssl_context,
             retry_timeout=retry_timeout,
             connect_timeout=connect_timeout,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
 
-__all__ = ('Address', 'is_of_cluster', 'parse_url', 'parse_urls')
+__all__ = ('Address', 'is_of_cluster', 'is_of_sentinel', 'parse_sentinel_url', 'parse_url', 'parse_urls')
 
 FORMS = (
     'redis://[user[:password]@]host[:port][/db]',
@@ -16,7 +16,13 @@ FORMS = (
     'unix://[user[:password]@]/path[?db=N]',
     'redis+cluster://[user[:password]@]host[:port][,host[:port]...]',
     'rediss+cluster://[user[:password]@]host[:port][,host[:port]...]',
+    'redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/service[?db=N]',
+    'rediss+sentinel://[user[:password]@]host[:port][,host[:port]...]/service[?db=N]',
 )
+SENTINEL = re.compile(r'(?i)(rediss?)\+sentinel(?=://)')
+SENTINEL_PORT = 26379
+"""Where sentinels listen, unless the URL says otherwise."""
+
 CLUSTER = re.compile(r'(?i)(rediss?)\+cluster(?=://)')
 DEFAULT_PORT = 6379
 DB_DIGITS = 9
@@ -78,6 +84,34 @@ def parse_urls(url: str) -> list[Address]:
         return [_node(each) for each in _apart(CLUSTER.sub(r'\1', url))]
     except ValueError as error:
         raise TorrelqueValueError(f'url {_redacted(url)!r}: {error}') from None
+
+
+def is_of_sentinel(url: object) -> bool:
+    return isinstance(url, str) and SENTINEL.match(url) is not None
+
+
+def parse_sentinel_url(url: str) -> tuple[str, list[Address]]:
+    """The service, and the addresses of its sentinels with the user, password and database of its servers.
+
+    Raises like :func:`parse_url`.
+    """
+    try:
+        parts = [_sentinel(each) for each in _apart(SENTINEL.sub(r'\1', url))]
+    except ValueError as error:
+        raise TorrelqueValueError(f'url {_redacted(url)!r}: {error}') from None
+    return parts[0][0], [address for _, address in parts]
+
+
+def _sentinel(url: str) -> tuple[str, Address]:
+    start, _, query = url.partition('?')
+    scheme, _, rest = start.partition('://')
+    place, _, path = rest.partition('/')
+    service = _decoded(path)
+    if not service or '/' in path:
+        raise ValueError(f'expected the name of a service: {FORMS[5]}')
+    server = f'{scheme}://{place}{"?" if query else ""}{query}'
+    address = _parse(server)
+    return service, replace(address, port=SENTINEL_PORT) if urlsplit(server).port is None else address
 
 
 def _apart(url: str) -> list[str]:
