@@ -116,8 +116,8 @@ async def test_an_idle_consumer_outlasts_a_fail_over(fault: Fault) -> None:
         transport.until = transport.now() + 8
         await transport.clock.advance(20)
         assert transport.failures > 5
-        task_id = await producer.enqueue('tea')
-    assert got == [task_id]
+        await producer.enqueue('tea', task_id='tea')
+    assert got == ['tea']
 
 
 @pytest.mark.parametrize('fault', FAULTS)

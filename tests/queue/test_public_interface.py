@@ -35,7 +35,10 @@ NAMES_OF_0_9 = {
 
 # A star stands before keywords; what follows the bar is new.
 SIGNATURES = {
-    '__init__': "client, *, queue='trq', serialiser=JSON | max_dequeues=None, max_rejected=None, durability=None",
+    '__init__': (
+        "client, *, queue='trq', serialiser=JSON | max_dequeues=None, max_rejected=None, durability=None, "
+        'failover_timeout=None'
+    ),
     'enqueue': 'task, *, task_timeout=None, delay=None, pipeline=None | task_id=None, max_dequeues=None, headers=None',
     'dequeue': 'timeout=None, *, max_tasks=1',
     'requeue': 'task_id, delay=None, *, task_timeout=None, pipeline=None',
