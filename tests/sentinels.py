@@ -1,0 +1,92 @@
+"""Sentinels for tests: they watch over a primary and its replica, and promote that when the primary is gone."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import redis
+
+from tests.servers import Server, find, start
+from torrelque.embedded import TiedProcess, _free_port  # the ports that Server takes, too
+
+SERVICE = 'mail'
+PATIENCE = 30.0
+"""Seconds until they must know each other."""
+
+CONFIG = """
+port {port}
+bind 127.0.0.1
+dir {folder}
+sentinel monitor {service} 127.0.0.1 {primary} 2
+sentinel down-after-milliseconds {service} 500
+sentinel failover-timeout {service} 2000
+"""
+
+
+class Watched:
+    """A primary, a replica, and three sentinels that watch over them. They die with this process."""
+
+    def __init__(self, name: str = 'valkey-9.1') -> None:
+        self._stack = ExitStack()
+        self.ports: list[int] = []
+        try:
+            self.primary: Server = self._start_server(name)
+            self.replica: Server = self._start_server(name, '--replicaof', f'127.0.0.1 {self.primary.port}')
+            binary, _ = find(name)
+            for _ in range(3):
+                self._start_sentinel(binary)
+            self._until_ready()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    @property
+    def hosts(self) -> str:
+        """The sentinels' addresses, as a URL lists them."""
+        return ','.join(f'127.0.0.1:{port}' for port in self.ports)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _start_server(self, name: str, *arguments: str) -> Server:
+        server = start(name, '--repl-diskless-sync-delay', '0', *arguments)
+        self._stack.callback(server.close)
+        return server
+
+    def _start_sentinel(self, binary: Path) -> None:
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix='sentinel-')))
+        port = _free_port()
+        config = folder / 'sentinel.conf'
+        config.write_text(CONFIG.format(port=port, folder=folder, service=SERVICE, primary=self.primary.port))
+        with (folder / 'log').open('wb') as log:
+            process = TiedProcess([str(binary), str(config), '--sentinel'], output=log.fileno())
+        self._stack.callback(process.kill)
+        self.ports.append(port)
+
+    def _until_ready(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not all(map(self._knows_all, self.ports)):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f'the sentinels at {self.ports} do not find each other')
+            time.sleep(0.05)
+
+    def _knows_all(self, port: int) -> bool:
+        """Whether it sees the replica in step and the other two."""
+        try:
+            with redis.Redis(port=port, decode_responses=True) as client:
+                state: Any = client.sentinel_master(SERVICE)
+                (replica,) = client.sentinel_slaves(SERVICE) or ({},)
+        except redis.RedisError:
+            return False
+        in_step = 'state=online' in self.primary.info('replication').get('slave0', '')
+        return state['num-other-sentinels'] == 2 and bool(replica) and in_step
