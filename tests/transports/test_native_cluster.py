@@ -268,6 +268,29 @@ async def test_a_claim_during_the_move_is_done_once_the_slot_has_arrived(
         assert not await queue.audit()
 
 
+async def test_an_idle_consumer_and_a_watcher_outlive_a_move(cluster: Cluster, client: NativeTransport) -> None:
+    async with Torrelque(client, queue='moving') as queue:
+        results: list[object] = []
+
+        async def consume() -> None:
+            task = await queue.dequeue()
+            await queue.release(task, result=task.data)
+
+        async def watch() -> None:
+            results.append((await queue.wait(later)).result)
+
+        later = await queue.enqueue('later', delay=1.5)
+        source = cluster.owner_of(queue.keys['pending'])
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watch)
+                tasks.start_soon(consume)
+                await until(lambda: bool(blocked(source)))
+                Move(cluster).finish()
+        assert results == ['later']
+        assert cluster.owner_of(KEY) is not source
+
+
 # Primaries that die --------------------------------------------------------------------------------------------------
 
 
