@@ -5,6 +5,7 @@
 - :mod:`~torrelque.transports.native.multiplexer`: one connection for many tasks, with repeats
 - :mod:`~torrelque.transports.native.blocking`: a connection for each blocking call
 - :mod:`~torrelque.transports.native.listener`: a connection for subscriptions
+- :mod:`~torrelque.transports.native.sentinel`: connections to the primary that sentinels tell of
 - :mod:`~torrelque.transports.native.transport`: all of them behind the transport interface
 - :mod:`~torrelque.transports.native.cluster`: the same over a cluster, with
   :mod:`~torrelque.transports.native.topology` (which node serves a slot),
