@@ -147,7 +147,6 @@ class Patient(Transport):
     def _gives_up(self) -> bool:
         if self._waits_fail_since is None:
             self._waits_fail_since = self.now()
-            self._failed_waits = 0
         return self.now() - self._waits_fail_since >= self._budget
 
     async def _sleep(self, seconds: float) -> None:
