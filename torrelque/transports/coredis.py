@@ -285,7 +285,7 @@ class CoredisTransport(base.Transport):
             raise TorrelqueUsageError('the coredis client is made with noreply=True, but a queue needs the replies')
         self._client = client
         self._dialer = _Dialer(client)
-        self.fails_over = _is_of_sentinel(client.connection_pool)
+        self.fails_over: bool = _is_of_sentinel(client.connection_pool)
         self._shared = _SharedConnection(self._dialer)
         self._idle: list[BaseConnection] = []
         settings: dict[str, Any] = dict(client.connection_pool.connection_kwargs)

@@ -51,9 +51,9 @@ class Patient(Transport):
 
     def __init__(self, transport: Transport, budget: float) -> None:
         self.inner = transport
-        self.block_limit = transport.block_limit
-        self.on_cluster = transport.on_cluster
-        self.fails_over = transport.fails_over
+        self.block_limit: float = transport.block_limit
+        self.on_cluster: bool = transport.on_cluster
+        self.fails_over: bool = transport.fails_over
         self._budget = budget
         self._waits_fail_since: float | None = None
         self._failed_waits = 0

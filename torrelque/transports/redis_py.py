@@ -324,7 +324,7 @@ class RedisPyTransport(base.Transport):
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._dialer = _Dialer(client)
-        self.fails_over = isinstance(client.connection_pool, SentinelConnectionPool)
+        self.fails_over: bool = isinstance(client.connection_pool, SentinelConnectionPool)
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} over a {class_name(self._client)}>'

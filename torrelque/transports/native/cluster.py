@@ -38,10 +38,10 @@ class Node:
 
     def __init__(self, dialer: Dialer, response_timeout: float) -> None:
         self.dialer = dialer
-        self.pool = BlockingPool(dialer)
-        self.apart = BlockingPool(dialer, MOST_APART)
+        self.pool: BlockingPool = BlockingPool(dialer)
+        self.apart: BlockingPool = BlockingPool(dialer, MOST_APART)
         # It repeats nothing by itself: the call's place may be at another node next time.
-        self.multiplexer = Multiplexer(dialer, 0, response_timeout)
+        self.multiplexer: Multiplexer = Multiplexer(dialer, 0, response_timeout)
 
     async def aclose(self) -> None:
         with anyio.CancelScope(shield=True):
