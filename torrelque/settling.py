@@ -139,7 +139,7 @@ class Settler(Generic[J]):
                 if error is None:
                     error = await self._write(outcome)
                 if isinstance(error, TorrelqueDurabilityError):
-                    logger.warning('%s', error)  # it is written, and writing it again would find no claim
+                    logger.warning('Written, not confirmed: %s', error)  # writing it again would find no claim
                     error = None
                 if error is None:
                     self._tell(outcome)
