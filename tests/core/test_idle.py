@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from tests.core.support import Clock, claimed, end, end_by, lanes, names, only
-from torrelque.core.idle import FIRST_LOOK, FOREVER, MAX_CLAIM, SLICE, Idle
+from torrelque.core.idle import FOREVER, MAX_CLAIM, SLICE, Idle
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Interrupted, Operation
 from torrelque.core.verbs import ClaimedTask
+from torrelque.core.waiters import FIRST_LOOK
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueTimeoutError
 
 CAUSE = TorrelqueConnectionError('gone')

@@ -15,7 +15,8 @@ from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.models import Receipt
 from torrelque.core.protocol import Interrupted, Operation, Reply
 from torrelque.core.verbs import ClaimedTask, cap
-from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueTimeoutError, renew
+from torrelque.core.waiters import Waiter, Waiters
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError
 
 if TYPE_CHECKING:
     from torrelque.core.merging import Ticket
@@ -27,9 +28,6 @@ MAX_CLAIM = 190
 
 SLICE = 8.0
 """Longest wait on the hint, in seconds; a task that gave none (a 0.9 producer's) waits no longer than this."""
-
-FIRST_LOOK = 1.0
-"""How far past its time a consumer waits for the answer of its first claim, in seconds."""
 
 FOREVER = 86400.0
 _MAX_FAILURES = 4
@@ -74,21 +72,6 @@ def claim(
     return (yield from lanes.call('claim', (want, f'{min(willing, FOREVER):.6f}', *cap(max_rejected)), parse, lane))
 
 
-class _Waiter:
-    __slots__ = ('deadline', 'got', 'looked', 'ticket', 'want')
-
-    def __init__(self, ticket: Ticket, want: int, deadline: float) -> None:
-        self.ticket = ticket
-        self.want = want
-        self.deadline = deadline
-        self.got: list[ClaimedTask] = []
-        self.looked = False
-
-    @property
-    def expiry(self) -> float:
-        return self.deadline if self.looked else self.deadline + FIRST_LOOK
-
-
 class Idle:
     """Serves waiting consumers, first come first served.
 
@@ -110,10 +93,9 @@ class Idle:
         self._max_rejected = max_rejected
         self._clock = clock
         self._jitter = jitter
-        self._give_back = give_back
         self._longest_slice = min(SLICE, block_limit)
         self._lane = Lane()
-        self._waiters: dict[Ticket, _Waiter] = {}
+        self._waiters = Waiters(give_back)
         self._busy = False
         self._claim_wanted = False
         self._blocking = False
@@ -126,21 +108,19 @@ class Idle:
 
     def join(self, ticket: Ticket, want: int, deadline: float) -> None:
         """Wait for up to ``want`` tasks until ``deadline`` (maybe infinite)."""
-        self._waiters[ticket] = _Waiter(ticket, want, deadline)
+        self._waiters.join(ticket, want, deadline)
         self._claim_wanted = True
 
     def leave(self, ticket: Ticket) -> None:
         """The caller has gone. What was already claimed for it goes back."""
-        waiter = self._waiters.pop(ticket, None)
-        if waiter is not None and waiter.got:
-            self._give_back(waiter.got)
+        self._waiters.leave(ticket)
 
     # Driver ------------------------------------------------------------------
 
     def start(self) -> Operation[bool] | None:
         """What to run now, if anything. It returns whether the server answered."""
         now = self._clock()
-        self._time_out(now)
+        self._waiters.time_out(now)
         if self._busy:
             return None
         if self._waiters:
@@ -163,7 +143,7 @@ class Idle:
         if self._blocking or self._busy or self._claim_wanted or not self._waiters or now < self._block_not_before:
             return None
         self._blocking = True
-        longest = min(self._longest_slice, max(waiter.deadline for waiter in self._waiters.values()) - now)
+        longest = min(self._longest_slice, self._waiters.deadline - now)
         return max(0.001, longest * (1 - 0.15 * self._jitter()))
 
     def unblocked(self, hinted: bool) -> None:
@@ -185,13 +165,13 @@ class Idle:
 
     def timer(self) -> float:
         """When to call `start` and `block` again at the latest, whatever happens."""
-        times = [waiter.expiry for waiter in self._waiters.values()]
+        times = [self._waiters.expiry]
         if self._waiters:
             if not self._busy:
                 times.append(self._alarm)
             if not self._blocking and not self._busy:
                 times.append(self._block_not_before)
-        return min(times, default=math.inf)
+        return min(times)
 
     def close(self) -> None:
         """The queue object is being closed: fail those who wait; the wait that is cancelled may take a hint along."""
@@ -202,12 +182,12 @@ class Idle:
     # Within ------------------------------------------------------------------
 
     def _claim(self) -> Operation[bool]:
-        served = list(self._waiters.values())
-        if not served:  # all have left before it began; what it was for, a hint or the timer, is left to others
+        if not self._waiters:  # all have left before it began; what it was for, a hint or the timer, is left to others
             return (yield from self._part())
         now = self._clock()
-        want = min(MAX_CLAIM, sum(waiter.want - len(waiter.got) for waiter in served))
-        willing = max(waiter.deadline for waiter in served) - now
+        served = self._waiters.now_there()
+        want = min(MAX_CLAIM, self._waiters.wanted)
+        willing = self._waiters.deadline - now
         try:
             answer = yield from claim(self._lanes, want, max(0.0, willing), self._lane, now, self._max_rejected)
         except Interrupted as interrupted:
@@ -223,20 +203,9 @@ class Idle:
             self._busy = False
         return False
 
-    def _hand_out(self, served: list[_Waiter], answer: Claim, want: int) -> None:
-        tasks = answer.tasks
-        more = answer.again or len(tasks) == want
-        for waiter in served:
-            waiter.looked = True
-        for waiter in list(self._waiters.values()):
-            missing = waiter.want - len(waiter.got)
-            waiter.got += tasks[:missing]
-            tasks = tasks[missing:]
-            if len(waiter.got) == waiter.want or (waiter.got and not more):
-                del self._waiters[waiter.ticket]
-                waiter.ticket.resolve(waiter.got)
-        if tasks:
-            self._give_back(tasks)
+    def _hand_out(self, served: list[Waiter], answer: Claim, want: int) -> None:
+        more = answer.again or len(answer.tasks) == want
+        self._waiters.hand_out(served, answer.tasks, more=more)
         self._claim_wanted = self._claim_wanted or (more and bool(self._waiters))
 
     def _part(self) -> Operation[bool]:
@@ -250,20 +219,7 @@ class Idle:
         finally:
             self._busy = False
 
-    def _time_out(self, now: float) -> None:
-        for waiter in [waiter for waiter in self._waiters.values() if waiter.expiry <= now]:
-            del self._waiters[waiter.ticket]
-            if waiter.got:
-                waiter.ticket.resolve(waiter.got)
-            else:
-                waiter.ticket.fail(TorrelqueTimeoutError('no task in time'))
-
     def abort(self, error: Exception) -> None:
         """Tell all who wait; what was claimed for one that wants more is its."""
-        waiters, self._waiters = self._waiters, {}
         self._claim_wanted = False
-        for waiter in waiters.values():
-            if waiter.got:
-                waiter.ticket.resolve(waiter.got)
-            else:
-                waiter.ticket.fail(renew(error))
+        self._waiters.abort(error)
