@@ -8,7 +8,7 @@ from types import MappingProxyType
 from torrelque.core.protocol import Script
 from torrelque.errors import TorrelqueValueError
 
-__all__ = ('LOGICAL_NAMES', 'Keys', 'tagged', 'untagged')
+__all__ = ('LOGICAL_NAMES', 'SHARD_NAMES', 'Keys', 'tagged', 'untagged')
 
 LOGICAL_NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -22,8 +22,12 @@ LOGICAL_NAMES: Mapping[str, str] = MappingProxyType(
 """Logical name -> key, before the queue's name is put in front."""
 
 
+SHARD_NAMES: Mapping[str, str] = MappingProxyType({'bell': 'bell', 'ring': 'ring'})
+"""The same for what only the shards of a queue have."""
+
+
 class Keys:
-    """The keys of one queue, encoded. ``names`` maps each logical name to its full key."""
+    """The keys of one queue, or of a shard of one, encoded. ``names`` maps each logical name to its full key."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._encoded = {logical: key.encode() for logical, key in names.items()}
@@ -32,7 +36,7 @@ class Keys:
     @classmethod
     def of_queue(cls, queue: str) -> Keys:
         """The keys of a queue that renames none of them."""
-        return cls({logical: f'{queue}:{key}' for logical, key in LOGICAL_NAMES.items()})
+        return cls({logical: f'{queue}:{key}' for logical, key in {**LOGICAL_NAMES, **SHARD_NAMES}.items()})
 
     def __getitem__(self, logical: str) -> bytes:
         return self._encoded[logical]

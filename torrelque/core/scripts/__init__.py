@@ -12,12 +12,15 @@ from importlib import resources
 
 from torrelque.core.protocol import Script
 
-__all__ = ('VERBS', 'ScriptSet', 'load')
+__all__ = ('SHARD_VERBS', 'VERBS', 'ScriptSet', 'load')
 
 VERBS = (
     'mint', 'enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'settle', 'tick', 'sweep',
     'undequeue', 'cancel', 'redrive', 'purge', 'stats', 'page', 'inspect', 'mend',
 )  # fmt: skip
+
+SHARD_VERBS = ('survey',)
+"""Those that only a queue of several shards has."""
 
 ScriptSet = dict[str, Script]
 """The scripts by the name of their verb."""
@@ -36,9 +39,11 @@ def _declared_keys(source: str) -> tuple[str, ...]:
 
 
 def _used_of(shared: str, source: str) -> str:
-    """The definitions of the prelude that a script needs, directly or by way of others."""
+    """The definitions of the prelude that a script needs, directly or by way of others; the last of each name."""
     definitions = [_code(each) for each in re.split(r'^(?=local )', shared, flags=re.MULTILINE)[1:]]
     names = [_words(re.split(r'=|\(|--', each)[0]) for each in definitions]
+    last = {name: at for at, defined in enumerate(names) for name in defined}
+    names = [{name for name in defined if last[name] == at} for at, defined in enumerate(names)]
     needed, wanted = set[int](), _words(source)
     while more := {at for at, defined in enumerate(names) if at not in needed and wanted.intersection(defined)}:
         needed |= more
@@ -52,7 +57,7 @@ def _code(source: str) -> str:
     return ''.join(f'{line}\n' for line in lines if line and not line.startswith('--'))
 
 
-def _sharded(source: str) -> str:
+def _by_shard(source: str) -> str:
     """Published by what cluster.lua defines."""
     return source.replace(PUBLISH, 'publish(')
 
@@ -61,21 +66,26 @@ def _words(source: str) -> set[str]:
     return set(re.findall(r'\b[A-Za-z_]\w*', source)) - {'local', 'function'}
 
 
-def load(server: str | None = None, *, on_cluster: bool = False) -> ScriptSet:
-    """All scripts, as they are on a single server or ``on_cluster``.
+def load(server: str | None = None, *, on_cluster: bool = False, sharded: bool = False) -> ScriptSet:
+    """All scripts, as they are on a single server or ``on_cluster``, of a plain queue or one that is ``sharded``.
 
     ``server`` replaces server.lua, where time and expiry come from; tests pass a clock of their own.
     """
     shared = server or _read('server.lua')
     if on_cluster:
-        shared += _read('cluster.lua') + _sharded(_read('prelude.lua'))
+        shared += _read('cluster.lua') + _by_shard(_read('prelude.lua'))
     else:
         shared += _read('prelude.lua')
+    if sharded:
+        shared += _read('bells.lua')
     scripts = {}
-    for verb in VERBS:
-        source = _sharded(_read(f'{verb}.lua')) if on_cluster else _read(f'{verb}.lua')
+    for verb in VERBS + SHARD_VERBS if sharded else VERBS:
+        source = _by_shard(_read(f'{verb}.lua')) if on_cluster else _read(f'{verb}.lua')
         keys = _declared_keys(source)
+        used = _used_of(shared, _code(source))
+        if sharded and 'local function hint' in used:
+            keys += ('bell',)
         values = ', '.join(f'KEYS[{number}]' for number in range(1, len(keys) + 1))
-        code = f'local {", ".join(keys)} = {values}\n{_used_of(shared, _code(source))}{_code(source)}'
+        code = f'local {", ".join(keys)} = {values}\n{used}{_code(source)}'
         scripts[verb] = Script(verb, code, keys)
     return scripts

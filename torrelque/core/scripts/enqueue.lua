@@ -1,21 +1,26 @@
 -- Add tasks to the back of pending, or to delayed. A task id that is queued already changes nothing.
 -- KEYS: pending delayed working tasks task wake timer counters lane
--- ARGV: lane nonce sequence, then for each task: id payload timeout delay max_dequeues headers (the last three may be '')
--- returns: OK and a letter for each task: n new, e existing
+-- ARGV: lane nonce sequence, then for each task: id payload timeout delay max_dequeues headers (the last three may be ''),
+--   then, in a queue of several shards, how many there are
+-- returns: OK and a letter for each task: n new, e existing; RESHARDED if there is another number of shards by now
 
 local outcome, answer = enter()
 if outcome then
   return again(outcome, answer)
 end
+local shards = (#ARGV - 3) % 6 == 1 and redis.call('HGET', counters, 'shards')
+if shards and shards ~= ARGV[#ARGV] then
+  return { 'RESHARDED' }
+end
 look()
 local enqueued = total('enqueued')
 
 local answers, fresh, payloads, states, pushed, later, seen = {}, {}, {}, {}, {}, {}, {}
-for at = 4, #ARGV, 6 do
+for at = 4, #ARGV - 5, 6 do
   states[#states + 1] = state_key(ARGV[at])
 end
 local any = exist(states) -- mostly none of the ids has ever been used, and none need be looked at alone
-for at = 4, #ARGV, 6 do
+for at = 4, #ARGV - 5, 6 do
   local id = ARGV[at]
   -- Not HMGET: who may only enqueue needs no right to read payloads.
   local queued = any and redis.call('EXISTS', state_key(id)) == 1 and redis.call('HEXISTS', tasks, id) == 1

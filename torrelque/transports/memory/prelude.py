@@ -278,12 +278,31 @@ class Run:
     def hint(self, *, empty: bool = False) -> None:
         """Wake idle consumers if there is something for them; ends every verb that may have changed that."""
         wake, left = self.keys['wake'], len(self.db.list_at(self.keys['pending']))
-        if left > 1:
+        if 'bell' in self.keys:
+            self._ring(left, empty=empty)
+        elif left > 1:
             self.db.zadd(wake, {b'0': 0.0, b'1': 1.0})
         elif left == 1 or self._needs_somebody():
             self.db.zadd(wake, {b'0': 0.0})
         elif empty:
             self.db.delete((wake,))
+
+    def _ring(self, left: int, *, empty: bool) -> None:
+        """The same for one shard of several: where those wait who wait for all of its server."""
+        up = left > 0 or self._needs_somebody()
+        try:
+            ring = self.db.string_at(self.keys['bell']) if up or empty else None
+            if ring is None:
+                return
+            members = [self.keys['wake'], self.keys['wake'] + b'+']
+            if up:
+                there = self.db.zset_at(ring).scores
+                new = [member for member in members[: min(2, left or 1)] if member not in there]
+                self.db.zadd(ring, dict.fromkeys(new, float(stamp(self.now))))
+            else:
+                self.db.zrem(ring, members)
+        except TorrelqueReplyError:  # of a wrong type: as scripts do it
+            return
 
     def _needs_somebody(self) -> bool:
         """Whether an event has passed, or is near with nobody to mind it."""
