@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from torrelque.core import checks, operations
+from torrelque.core.keys import Keys
 from torrelque.core.verbs import Item, Outcome, Verb
 from torrelque.errors import TorrelqueLookupError
 
@@ -44,28 +45,33 @@ class DeadLetters:
         return await self._do_to(verb, [write(task_id, math.inf) for task_id in wanted])
 
     async def _check_known(self, ids: list[str]) -> None:
-        known = await self._queue._engine.run(operations.are_rejected(self._queue._keys, ids))  # noqa: SLF001 - a part of the queue in a module of its own
-        unknown = [task_id for task_id, is_known in zip(ids, known, strict=True) if not is_known]
+        of_place: dict[Keys, list[str]] = {}
+        for task_id in ids:
+            of_place.setdefault(await self._queue._routes.keys_of(task_id), []).append(task_id)  # noqa: SLF001 - a part of the queue in a module of its own
+        unknown: list[str] = []
+        for keys, here in of_place.items():
+            known = await self._queue._engine.run(operations.are_rejected(keys, here))  # noqa: SLF001 - as above
+            unknown += [task_id for task_id, is_known in zip(here, known, strict=True) if not is_known]
         if unknown:
             names = ', '.join(repr(task_id) for task_id in unknown[:10])
             raise TorrelqueLookupError(f'no dead letters in queue {self._queue.queue!r}: {names}')
 
     async def _do_to_oldest(self, verb: Verb, write: Callable[[str, float], Item], age: float, most: float) -> int:
-        engine, keys = self._queue._engine, self._queue._keys  # noqa: SLF001 - as above
-        before = await engine.run(operations.server_time(keys)) - age
-        count = 0
-        while count < most:
-            page = int(min(operations.PAGE, most - count))
-            ids = await engine.run(operations.rejected_before(keys, before, page))
-            done = await self._do_to(verb, [write(task_id, before) for task_id in ids])
-            if not done:  # none are left, or none that it can be done to: the state is of a wrong type
-                break
-            count += done
+        engine, count = self._queue._engine, 0  # noqa: SLF001 - as above
+        for keys in await self._queue._routes.keys():  # noqa: SLF001 - as above
+            before = await engine.run(operations.server_time(keys)) - age
+            while count < most:
+                page = int(min(operations.PAGE, most - count))
+                ids = await engine.run(operations.rejected_before(keys, before, page))
+                done = await self._do_to(verb, [write(task_id, before) for task_id in ids])
+                if not done:  # none are left, or none that it can be done to: the state is of a wrong type
+                    break
+                count += done
         return count
 
     async def _do_to(self, verb: Verb, items: list[Item]) -> int:
-        count = 0
-        for first in range(0, len(items), verb.limit):
-            answers = await self._queue._engine.submit(verb, items[first : first + verb.limit])  # noqa: SLF001 - as above
-            count += answers.count(Outcome.OK)
-        return count
+        answers = await self._queue._routes.many(verb, items, None)  # noqa: SLF001 - as above
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers.count(Outcome.OK)

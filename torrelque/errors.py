@@ -8,6 +8,7 @@
     ├── TorrelqueLeaseLostError         the claim is no longer the live one; nothing was changed
     ├── TorrelqueDurabilityError        written, but not confirmed in time to be as durable as was asked for
     ├── TorrelqueUsageError             the library is held wrongly: the message says what to do instead
+    │   └── TorrelqueShardsError        the queue has another number of shards
     ├── TorrelqueValueError             an argument's value (also a ValueError)
     ├── TorrelqueTypeError              an argument's type (also a TypeError)
     ├── TorrelqueConnectionError        the server cannot be reached, or the connection broke
@@ -33,6 +34,7 @@ __all__ = (
     'TorrelqueRefusedError',
     'TorrelqueReplyError',
     'TorrelqueResponseTimeout',
+    'TorrelqueShardsError',
     'TorrelqueTimeoutError',
     'TorrelqueTypeError',
     'TorrelqueUsageError',
@@ -70,6 +72,10 @@ class TorrelqueDurabilityError(TorrelqueError):
 
 class TorrelqueUsageError(TorrelqueError):
     """The library is used in a way that cannot work; the message names the one that does."""
+
+
+class TorrelqueShardsError(TorrelqueUsageError):
+    """The queue has another number of shards than the caller thinks; nothing was changed."""
 
 
 class TorrelqueValueError(TorrelqueError, ValueError):

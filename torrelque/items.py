@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = (
     'ReleaseItem',
     'RequeueItem',
     'claim_error',
+    'random_id',
     'write_enqueue',
     'write_release',
     'write_requeue',
@@ -62,11 +63,20 @@ class ReleaseItem:
     status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED
 
 
+def random_id() -> str:
+    """An id for a task that was given none."""
+    return os.urandom(16).hex()
+
+
 def write_enqueue(
-    new: EnqueueItem, serialiser: Serialiser, default_timeout: float, default_limit: int | None
+    new: EnqueueItem,
+    serialiser: Serialiser,
+    default_timeout: float,
+    default_limit: int | None,
+    new_id: Callable[[], str] = random_id,
 ) -> tuple[str, Item]:
     """The task's id and its arguments."""
-    task_id = os.urandom(16).hex() if new.task_id is None else str(checks.check_text('task_id', new.task_id))
+    task_id = new_id() if new.task_id is None else str(checks.check_text('task_id', new.task_id))
     timeout = checks.check_seconds('task_timeout', new.task_timeout)
     timeout = timeout or checks.check_seconds('Torrelque.task_timeout', default_timeout)
     if not timeout:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import cache, partial
 from types import TracebackType
 from typing import Self
 
@@ -18,10 +18,13 @@ from torrelque.core.models import (
     TorrelqueTask,
     TorrelqueTaskState,
     TorrelqueTaskStatus,
+    add_stats,
 )
 from torrelque.core.scripts import ScriptSet, load
 from torrelque.core.session import Session
 from torrelque.errors import TorrelqueLookupError, TorrelqueTypeError, TorrelqueValueError
+from torrelque.routes import Routes
+from torrelque.shards import ShardedRoutes
 from torrelque.transports import adapt
 from torrelque.transports.engine import Engine, drive
 from torrelque.transports.patience import LONGEST, patient
@@ -31,6 +34,13 @@ __all__ = ('Observer', 'queues')
 
 SCRIPTS: ScriptSet = load()
 CLUSTER_SCRIPTS: ScriptSet = load(on_cluster=True)
+
+
+@cache
+def _scripts_for(*, on_cluster: bool, sharded: bool) -> ScriptSet:
+    if sharded:
+        return load(on_cluster=on_cluster, sharded=True)
+    return CLUSTER_SCRIPTS if on_cluster else SCRIPTS
 
 
 class Observer:
@@ -55,6 +65,7 @@ class Observer:
         max_rejected: int | None = None,
         durability: Durability | None = None,
         failover_timeout: float | None = None,
+        shards: int | None = None,
     ) -> None:
         self.queue: str = checks.check_text('queue', queue)
         self.max_dequeues: int | None = (
@@ -76,11 +87,13 @@ class Observer:
         adapted = adapt(client)
         self._lent = adapted is client
         self._transport = patient(adapted, self.failover_timeout)
-        self._scripts = CLUSTER_SCRIPTS if self._transport.on_cluster else SCRIPTS
-        self._prefix = tagged(queue) if self._transport.on_cluster else queue
+        self.shards: int | None = None if shards is None else checks.check_count('shards', shards)
+        self._scripts = _scripts_for(on_cluster=self._transport.on_cluster, sharded=shards is not None)
+        self._prefix = tagged(queue) if self._transport.on_cluster or shards is not None else queue
         self.keys = {name: f'{self._prefix}:{key}' for name, key in {**LOGICAL_NAMES, **type(self).keys}.items()}
         self._known_keys: Keys | None = None
         self._running_engine: Engine | None = None
+        self._routes: Routes = Routes(self) if self.shards is None else ShardedRoutes(self, self.shards)
 
     # Life ------------------------------------------------------------------------------------------------------------
 
@@ -114,42 +127,44 @@ class Observer:
     def _engine(self) -> Engine:
         if self._running_engine is None:
             patience = 0.0 if self.durability is None else self.durability.timeout
-            self._running_engine = Engine(self._transport, self._make_session, self._keys['wake'], patience)
+            self._running_engine = Engine(self._transport, self._routes.make_session, patience)
         return self._running_engine
 
-    def _make_session(self) -> Session:
+    def _session_of(self, keys: Keys, nonce: str) -> Session:
         return Session(
             self._scripts,
-            self._keys,
-            nonce=os.urandom(8).hex(),
+            keys,
+            nonce=nonce,
             clock=self._transport.now,
             jitter=random.random,
             block_limit=self._transport.block_limit,
             max_rejected=self.max_rejected,
-            confirmer=Confirmer(self.durability, self._scripts, self._keys) if self.durability else None,
+            confirmer=Confirmer(self.durability, self._scripts, keys) if self.durability else None,
         )
 
     # Looking ---------------------------------------------------------------------------------------------------------
 
     async def get_queue_stats(self) -> TorrelqueQueueStats:
         """Counts at one moment, and totals."""
-        return await self._engine.run(operations.queue_stats(self._scripts, self._keys))
+        return add_stats(await self._routes.each(partial(operations.queue_stats, self._scripts)))
 
     async def get_server_time(self) -> float:
         """The server's clock, in Unix time: what the times of states are to be compared with."""
-        return await self._engine.run(operations.server_time(self._keys))
+        keys, *_ = await self._routes.keys()
+        return await self._engine.run(operations.server_time(keys))
 
     async def get_task_state(self, task_id: str | Task) -> TorrelqueTaskState:
         """A task's state. Raises TorrelqueLookupError if it is unknown."""
-        (state,) = await self._states([checks.check_id(task_id)])
+        plain = str(checks.check_id(task_id))
+        (state,) = await self._states(await self._routes.keys_of(plain), [plain])
         if state is None:
-            raise TorrelqueLookupError(f'no task {str(checks.check_id(task_id))!r} in queue {self.queue!r}')
+            raise TorrelqueLookupError(f'no task {plain!r} in queue {self.queue!r}')
         return state
 
     async def get_task(self, task_id: str | Task) -> TorrelqueTask:
         """Payload, headers and state of a queued task or dead letter. Raises TorrelqueLookupError if there is none."""
         plain = str(checks.check_id(task_id))
-        found = await self._engine.run(operations.queued_task(self._keys, plain))
+        found = await self._engine.run(operations.queued_task(await self._routes.keys_of(plain), plain))
         if found is None:
             raise TorrelqueLookupError(f'no task {plain!r} in queue {self.queue!r}')
         return found._replace(data=self._serialiser.loads(found.data), state=self._with_result(found.state))
@@ -162,17 +177,17 @@ class Observer:
         least once, perhaps more often.
         """
         wanted = None if status is None else TorrelqueTaskStatus(status)
-        cursor = b'0'
-        while True:
-            if wanted is TorrelqueTaskStatus.COMPLETED:
-                cursor, ids = await self._engine.run(operations.scan_results(self._keys, cursor))
-            else:
-                cursor, ids = await self._engine.run(operations.scan_tasks(self._scripts, self._keys, wanted, cursor))
-            for task_id, state in zip(ids, await self._states(ids), strict=True):
-                if state is not None and wanted in (None, state.status):
-                    yield task_id, state
-            if cursor == b'0':
-                return
+        for keys in await self._routes.keys():
+            cursor, first = b'0', True
+            while first or cursor != b'0':
+                first = False
+                if wanted is TorrelqueTaskStatus.COMPLETED:
+                    cursor, ids = await self._engine.run(operations.scan_results(keys, cursor))
+                else:
+                    cursor, ids = await self._engine.run(operations.scan_tasks(self._scripts, keys, wanted, cursor))
+                for task_id, state in zip(ids, await self._states(keys, ids), strict=True):
+                    if state is not None and wanted in (None, state.status):
+                        yield task_id, state
 
     async def rejected(self) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
         """The dead letters: ids and states, in no order, read in bounded steps.
@@ -190,7 +205,8 @@ class Observer:
         tells which it was. Raises TorrelqueLookupError if the task is unknown,
         TorrelqueTimeoutError after ``timeout`` s. Stopping to iterate is safe.
         """
-        watcher = Watcher(self, checks.check_id(task_id), checks.check_wait('timeout', timeout))
+        plain, seconds = str(checks.check_id(task_id)), checks.check_wait('timeout', timeout)
+        watcher = Watcher(self, await self._routes.keys_of(plain), plain, seconds)
         try:
             while not watcher.ended:
                 for state in await watcher.next_states():
@@ -206,7 +222,8 @@ class Observer:
         cancelled, or went while the connection was cut; TorrelqueTimeoutError
         after ``timeout`` s.
         """
-        watcher = Watcher(self, checks.check_id(task_id), checks.check_wait('timeout', timeout))
+        plain, seconds = str(checks.check_id(task_id)), checks.check_wait('timeout', timeout)
+        watcher = Watcher(self, await self._routes.keys_of(plain), plain, seconds)
         try:
             while not watcher.ended:
                 await watcher.next_states()
@@ -214,10 +231,10 @@ class Observer:
         finally:
             watcher.close()
 
-    async def _states(self, ids: Sequence[str]) -> list[TorrelqueTaskState | None]:
+    async def _states(self, keys: Keys, ids: Sequence[str]) -> list[TorrelqueTaskState | None]:
         if not ids:
             return []
-        states = await self._engine.run(operations.task_states(self._keys, ids))
+        states = await self._engine.run(operations.task_states(keys, ids))
         return [state and self._with_result(state) for state in states]
 
     def _with_result(self, state: TorrelqueTaskState) -> TorrelqueTaskState:

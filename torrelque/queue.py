@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, overload
 
 from torrelque.core import checks, operations
@@ -40,13 +41,11 @@ from torrelque.core.verbs import (
 )
 from torrelque.dead_letters import DeadLetters
 from torrelque.errors import (
-    TorrelqueConnectionError,
     TorrelqueDurabilityError,
     TorrelqueLookupError,
     TorrelqueReplyError,
     TorrelqueTypeError,
     TorrelqueUsageError,
-    renew,
 )
 from torrelque.items import (
     EnqueueItem,
@@ -58,11 +57,10 @@ from torrelque.items import (
     write_requeue,
 )
 from torrelque.observing import Observer
+from torrelque.routes import Progress
 from torrelque.sweeping import Sweeper
 
 __all__ = ('Torrelque',)
-
-Progress = Callable[[int, int], object]
 
 logger: logging.Logger = logging.getLogger('torrelque')
 
@@ -85,6 +83,10 @@ class Torrelque(Observer):
     LOADING, MASTERDOWN, CLUSTERDOWN, TRYAGAIN, and MOVED or ASK where they could not be followed);
     then the last error is raised. 0 repeats nothing; None, the default, is 10 on a cluster and by way
     of Sentinel, otherwise 0; 300 is the most.
+    With ``shards`` the queue is spread over so many, on a cluster over its servers: the keys of each begin with
+    ``{queue:0}`` and so on, tasks are first in, first out within a shard, and consumers take from all of
+    them in turn. The number is recorded with the queue: an object with another raises
+    TorrelqueShardsError; `reshard` changes it.
 
     ``async with Torrelque(...) as queue`` owns the background work: Trio needs
     it; on asyncio it is optional, and there the object starts what it needs by
@@ -110,6 +112,7 @@ class Torrelque(Observer):
         max_rejected: int | None = None,
         durability: Durability | None = None,
         failover_timeout: float | None = None,
+        shards: int | None = None,
     ) -> None:
         super().__init__(
             client,
@@ -119,6 +122,7 @@ class Torrelque(Observer):
             max_rejected=max_rejected,
             durability=durability,
             failover_timeout=failover_timeout,
+            shards=shards,
         )
         self._sweeper = Sweeper(self)
         self._dead_letters = DeadLetters(self)
@@ -157,9 +161,9 @@ class Torrelque(Observer):
         """
         new_id, item = self._write_new(EnqueueItem(task, task_timeout, delay, task_id, max_dequeues, headers))
         if pipeline is not None:
-            self._append(pipeline, ENQUEUE, item, fenced=False)
+            await self._append(pipeline, ENQUEUE, item, fenced=False)
         else:
-            answer = await self._one(ENQUEUE, item)
+            answer = await self._routes.one(ENQUEUE, item)
             if isinstance(answer, TorrelqueDurabilityError):
                 raise answer
         return new_id
@@ -186,14 +190,14 @@ class Torrelque(Observer):
             )
             for item in items
         ]
-        answers = await self._submit_many(ENQUEUE, [item for _, item in entries], on_progress)
+        answers = await self._routes.many(ENQUEUE, [item for _, item in entries], on_progress)
         return [
             answer if isinstance(answer, Exception) else new_id
             for (new_id, _), answer in zip(entries, answers, strict=True)
         ]
 
     def _write_new(self, new: EnqueueItem) -> tuple[str, Item]:
-        return write_enqueue(new, self._serialiser, self.task_timeout, self.max_dequeues)
+        return write_enqueue(new, self._serialiser, self.task_timeout, self.max_dequeues, self._routes.new_id)
 
     # Consuming -------------------------------------------------------------------------------------------------------
 
@@ -216,6 +220,7 @@ class Torrelque(Observer):
         """
         deadline = self._transport.now() + checks.check_wait('timeout', timeout)
         checks.check_count('max_tasks', max_tasks)
+        await self._routes.ready()
         while True:
             tasks = self._load(await self._engine.dequeue(max_tasks, deadline))
             if tasks:
@@ -223,7 +228,9 @@ class Torrelque(Observer):
 
     async def dequeue_nowait(self, *, max_tasks: int = 1) -> list[Task]:
         """Claim up to ``max_tasks`` of the tasks that are there; perhaps none."""
-        return self._load(await self._engine.dequeue_nowait(checks.check_count('max_tasks', max_tasks)))
+        checks.check_count('max_tasks', max_tasks)
+        await self._routes.ready()
+        return self._load(await self._engine.dequeue_nowait(max_tasks))
 
     def _load(self, claimed: Sequence[ClaimedTask]) -> list[Task]:
         tasks: list[Task] = []
@@ -233,7 +240,7 @@ class Torrelque(Observer):
             except Exception as error:  # noqa: BLE001 - whatever a serialiser may raise
                 logger.warning('Cannot deserialise task:%s, rejecting it: %r', task.receipt.id, error)
                 item = reject_item(task.receipt, f'cannot be deserialised: {error!r}'[:1000], self.max_rejected)
-                self._engine.submit_unheeded(REJECT, [item])
+                self._routes.unheeded(REJECT, item)
             else:
                 headers = load_headers(task.headers)
                 tasks.append(Task(task.receipt, data, task.deadline, task.expires, headers, task.attempt))
@@ -257,9 +264,9 @@ class Torrelque(Observer):
         """
         target, item = write_requeue(RequeueItem(task_id, delay, task_timeout))
         if pipeline is not None:
-            self._append(pipeline, REQUEUE, item, fenced=isinstance(task_id, Task))
+            await self._append(pipeline, REQUEUE, item, fenced=isinstance(task_id, Task))
         else:
-            self._warn('requeue', task_id, target, await self._one(REQUEUE, item))
+            self._warn('requeue', task_id, target, await self._routes.one(REQUEUE, item))
 
     async def requeue_many(
         self,
@@ -294,9 +301,9 @@ class Torrelque(Observer):
         """
         target, item = self._write_release(ReleaseItem(task_id, result, result_ttl, status))
         if pipeline is not None:
-            self._append(pipeline, RELEASE, item, fenced=isinstance(task_id, Task))
+            await self._append(pipeline, RELEASE, item, fenced=isinstance(task_id, Task))
         else:
-            self._warn('release', task_id, target, await self._one(RELEASE, item))
+            self._warn('release', task_id, target, await self._routes.one(RELEASE, item))
 
     async def release_many(
         self,
@@ -323,7 +330,7 @@ class Torrelque(Observer):
         """
         target = checks.check_target(task_id)
         item = reject_item(target, checks.check_text('reason', reason), self.max_rejected)
-        self._raise(target, await self._one(REJECT, item))
+        self._raise(target, await self._routes.one(REJECT, item))
 
     async def giveback(self, task_id: str | Task) -> None:
         """Return a claim as if the task had not been delivered: to the front, this delivery not counted.
@@ -331,7 +338,7 @@ class Torrelque(Observer):
         Raises as `reject` does.
         """
         target = checks.check_target(task_id)
-        self._raise(target, await self._one(GIVEBACK, claim_item(target)))
+        self._raise(target, await self._routes.one(GIVEBACK, claim_item(target)))
 
     async def extend(self, task_id: str | Task, timeout: float | None = None) -> float:
         """Renew a claim for ``timeout`` s from now (None or 0: the task's own), never shortening it.
@@ -340,7 +347,7 @@ class Torrelque(Observer):
         repeat. Raises as `reject` does.
         """
         target = checks.check_target(task_id)
-        answer = await self._one(EXTEND, extend_item(target, checks.check_seconds('timeout', timeout) or None))
+        answer = await self._routes.one(EXTEND, extend_item(target, checks.check_seconds('timeout', timeout) or None))
         self._raise(target, answer)
         assert isinstance(answer, float)  # noqa: S101 - what is left when nothing was raised
         return answer
@@ -354,7 +361,7 @@ class Torrelque(Observer):
         TorrelqueLookupError if the task is neither, and leaves it alone.
         """
         plain = checks.check_id(task_id)
-        if await self._one(CANCEL, cancel_item(plain)) is not Outcome.OK:
+        if await self._routes.one(CANCEL, cancel_item(plain)) is not Outcome.OK:
             raise TorrelqueLookupError(f'no pending or delayed task {str(plain)!r} in queue {self.queue!r}')
 
     async def redrive(self, task_ids: str | Iterable[str] | None = None, *, limit: int | None = None) -> int:
@@ -391,7 +398,10 @@ class Torrelque(Observer):
         memory, and walks through all keys of the database. Safe to cancel and to
         repeat.
         """
-        return await self._engine.run(audit(self._scripts, self._keys, self.result_ttl, repair=repair))
+        found: list[Violation] = []
+        for keys in await self._routes.keys():
+            found += await self._engine.run(audit(self._scripts, keys, self.result_ttl, repair=repair))
+        return found
 
     async def sweep(self) -> tuple[int, int, int]:
         """Return to pending what is stale, due, or abandoned by a 0.9 consumer; how many of each.
@@ -399,7 +409,9 @@ class Torrelque(Observer):
         Consumers that wait do the first two by themselves. Safe to cancel and to
         repeat.
         """
-        return await self._engine.run(operations.sweep(self._scripts, self._keys, self.max_rejected))
+        counts = await self._routes.each(partial(operations.sweep, self._scripts, max_rejected=self.max_rejected))
+        stale, due, abandoned = (sum(each) for each in zip(*counts, strict=True))
+        return stale, due, abandoned
 
     def schedule_sweep(self, interval: float | None = None) -> None:
         """Sweep now and every ``interval`` s (None: ``sweep_interval``) in the background."""
@@ -414,40 +426,23 @@ class Torrelque(Observer):
 
     # Within ----------------------------------------------------------------------------------------------------------
 
-    async def _one(self, verb: Verb, item: Item) -> Answer:
-        (answer,) = await self._engine.submit(verb, [item])
-        return answer
-
-    async def _submit_many(
-        self, verb: Verb, items: list[Item], on_progress: Progress | None
-    ) -> list[Answer | Exception]:
-        answers: list[Answer | Exception] = []
-        for first in range(0, len(items), verb.limit):
-            part = items[first : first + verb.limit]
-            try:
-                answers += await self._engine.submit(verb, part)
-            except (TorrelqueConnectionError, TorrelqueReplyError) as error:
-                answers += [renew(error) for _ in part]
-            if on_progress is not None:
-                on_progress(len(answers), len(items))
-        return answers
-
     async def _end_many(
         self, verb: Verb, entries: list[tuple[Receipt | str, Item]], on_progress: Progress | None
     ) -> list[Exception | None]:
-        answers = await self._submit_many(verb, [item for _, item in entries], on_progress)
+        answers = await self._routes.many(verb, [item for _, item in entries], on_progress)
         return [
             answer if isinstance(answer, Exception) else claim_error(target, answer)
             for (target, _), answer in zip(entries, answers, strict=True)
         ]
 
-    def _append(self, pipeline: object, verb: Verb, item: Item, *, fenced: bool) -> None:
+    async def _append(self, pipeline: object, verb: Verb, item: Item, *, fenced: bool) -> None:
         if self.durability is not None:
             raise TorrelqueUsageError(
                 f'a write in a pipeline cannot be confirmed: use a queue object without durability for {verb.name}'
             )
         script = self._scripts[verb.name]
-        call = Call[Reply](script, self._keys.of(script), ('', 'raise' if fenced else '', '', *item))
+        keys, trailer = await self._routes.keys_for(verb, item)
+        call = Call[Reply](script, keys.of(script), ('', 'raise' if fenced else '', '', *item, *trailer))
         self._transport.append(pipeline, call)
 
     def _warn(self, action: str, given: str | Task, target: Receipt | str, answer: Answer) -> None:

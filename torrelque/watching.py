@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torrelque.core import operations
+from torrelque.core.keys import Keys
 from torrelque.core.models import TorrelqueTaskState
 from torrelque.core.watching import Watch
 from torrelque.errors import TorrelqueLookupError, TorrelqueTimeoutError
@@ -27,13 +28,14 @@ LAG = 1.0
 class Watcher:
     """One watch of one task. Holds no scope between calls, so a generator may stop between any two."""
 
-    def __init__(self, queue: Observer, task_id: str, timeout: float) -> None:
+    def __init__(self, queue: Observer, keys: Keys, task_id: str, timeout: float) -> None:
         self._queue = queue
-        self._task_id = str(task_id)
+        self._keys = keys
+        self._task_id = task_id
         self._transport = queue._transport  # noqa: SLF001 - a part of the queue in a module of its own
         self._deadline = self._transport.now() + timeout
         self._watch = Watch()
-        self._inbox = queue._engine.open_inbox(queue._keys.state(self._task_id))  # noqa: SLF001 - as above
+        self._inbox = queue._engine.open_inbox(keys.state(self._task_id))  # noqa: SLF001 - as above
         self._heard = False
 
     @property
@@ -54,7 +56,7 @@ class Watcher:
         missed = self._inbox.may_have_missed
         self._heard = self._heard or missed
         self._take()
-        (state,) = await self._queue._engine.run(operations.task_states(self._queue._keys, [self._task_id]))  # noqa: SLF001 - as above
+        (state,) = await self._queue._engine.run(operations.task_states(self._keys, [self._task_id]))  # noqa: SLF001 - as above
         if state is None and self._watch.last is None:
             raise TorrelqueLookupError(f'no task {self._task_id!r} in queue {self._queue.queue!r}')
         if self._heard and (state is None or not missed):

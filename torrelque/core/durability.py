@@ -24,7 +24,7 @@ __all__ = ('CONFIRMED', 'Confirmer', 'Durability')
 
 T = TypeVar('T')
 
-CONFIRMED: frozenset[Verb] = frozenset({ENQUEUE, RELEASE, REQUEUE, REJECT})
+CONFIRMED: frozenset[str] = frozenset(verb.name for verb in (ENQUEUE, RELEASE, REQUEUE, REJECT))
 """The verbs that are waited for. Of a claim or a renewal that is lost nothing is lost but time."""
 
 LONGEST = 300.0
@@ -100,9 +100,7 @@ class Confirmer:
     def _probe(self) -> Operation[None]:
         """Ask for the confirmation of nothing, which a server that can give one gives at once."""
         # Along with it the scripts, so that no write is waited for in vain because the server does not know its script.
-        loads = [
-            Call[Reply]('SCRIPT LOAD', args=(self._scripts[verb.name].source,), near=self._key) for verb in CONFIRMED
-        ]
+        loads = [Call[Reply]('SCRIPT LOAD', args=(self._scripts[name].source,), near=self._key) for name in CONFIRMED]
         reply, *_ = yield (self._wait(replicas=0, milliseconds=1), *loads)
         if isinstance(reply, TorrelqueReplyError):
             if reply.code != 'ERR':

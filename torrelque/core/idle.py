@@ -15,13 +15,13 @@ from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.models import Receipt
 from torrelque.core.protocol import Interrupted, Operation, Reply
 from torrelque.core.verbs import ClaimedTask, cap
-from torrelque.core.waiters import Waiter, Waiters
+from torrelque.core.waiters import Waiters
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError
 
 if TYPE_CHECKING:
     from torrelque.core.merging import Ticket
 
-__all__ = ('MAX_CLAIM', 'Claim', 'Idle', 'claim')
+__all__ = ('MAX_CLAIM', 'MAX_FAILURES', 'SLICE', 'Claim', 'Idle', 'claim')
 
 MAX_CLAIM = 190
 """Tasks a claim: with 20 stale, 20 due and 20 dropped ones a call touches no more than 250, as all calls do."""
@@ -30,7 +30,8 @@ SLICE = 8.0
 """Longest wait on the hint, in seconds; a task that gave none (a 0.9 producer's) waits no longer than this."""
 
 FOREVER = 86400.0
-_MAX_FAILURES = 4
+MAX_FAILURES = 4
+"""So many waits in a row may break before those who wait are told."""
 
 
 class Claim:
@@ -160,7 +161,7 @@ class Idle:
         self._claim_wanted = bool(self._waiters)
         self._hint_taken = True
         self._block_not_before = self._clock() + 0.05 * 2**self._failures
-        if self._failures >= _MAX_FAILURES or not isinstance(error, TorrelqueConnectionError):
+        if self._failures >= MAX_FAILURES or not isinstance(error, TorrelqueConnectionError):
             self.abort(error)
 
     def timer(self) -> float:
@@ -203,7 +204,7 @@ class Idle:
             self._busy = False
         return False
 
-    def _hand_out(self, served: list[Waiter], answer: Claim, want: int) -> None:
+    def _hand_out(self, served: list[Ticket], answer: Claim, want: int) -> None:
         more = answer.again or len(answer.tasks) == want
         self._waiters.hand_out(served, answer.tasks, more=more)
         self._claim_wanted = self._claim_wanted or (more and bool(self._waiters))

@@ -13,7 +13,7 @@ from typing import TypeVar
 from torrelque.core.keys import Keys
 from torrelque.core.protocol import Arg, Call, Interrupted, Operation, Reply, as_is
 from torrelque.core.scripts import ScriptSet
-from torrelque.errors import TorrelqueError, TorrelqueReplyError
+from torrelque.errors import TorrelqueError, TorrelqueReplyError, TorrelqueShardsError
 
 __all__ = ('Lane', 'Lanes')
 
@@ -100,6 +100,8 @@ class Lanes:
             outcome = parts[0]
             if outcome == b'OK':
                 return parts[1:]
+            if outcome == b'RESHARDED':
+                raise TorrelqueShardsError('the queue has another number of shards by now')
             lane.number = ''
             if outcome != b'NOLANE':
                 break

@@ -17,6 +17,7 @@ __all__ = (
     'TorrelqueTask',
     'TorrelqueTaskState',
     'TorrelqueTaskStatus',
+    'add_stats',
     'make_state',
     'number_of',
 )
@@ -141,6 +142,19 @@ class TorrelqueQueueStats(NamedTuple):
     total_requeued: int = 0
     """Requeued by a consumer, or taken back when a claim became stale."""
     total_rejected: int = 0
+
+
+def add_stats(parts: Sequence[TorrelqueQueueStats]) -> TorrelqueQueueStats:
+    """The stats of a whole of its parts'."""
+    if len(parts) == 1:
+        return parts[0]
+    sums = {
+        name: sum(getattr(part, name) for part in parts)
+        for name in TorrelqueQueueStats._fields
+        if name != 'oldest_pending_age'
+    }
+    ages = [part.oldest_pending_age for part in parts if part.oldest_pending_age is not None]
+    return TorrelqueQueueStats(oldest_pending_age=max(ages, default=None), **sums)
 
 
 class TorrelqueTaskState(NamedTuple):

@@ -21,6 +21,8 @@ from torrelque.core.verbs import cap
 
 __all__ = (
     'PAGE',
+    'are_known',
+    'are_queued',
     'are_rejected',
     'literally',
     'queue_stats',
@@ -212,3 +214,21 @@ def are_rejected(keys: Keys, task_ids: Sequence[str]) -> Operation[list[bool]]:
         scores = yield from Call[Reply]('ZMSCORE', (keys['rejected'],), part)
         found += [score is not None for score in scores]
     return found
+
+
+def are_queued(keys: Keys, task_ids: Sequence[Arg]) -> Operation[list[bool]]:
+    """Which of some ids are queued, or dead letters."""
+    replies = yield [Call[Reply]('HEXISTS', (keys['tasks'],), (task_id,)) for task_id in task_ids]
+    return [bool(_raised(reply)) for reply in replies]
+
+
+def are_known(keys: Keys, task_ids: Sequence[str]) -> Operation[list[bool]]:
+    """Which of some ids have a state."""
+    replies = yield [Call[Reply]('EXISTS', (keys.state(task_id),)) for task_id in task_ids]
+    return [bool(_raised(reply)) for reply in replies]
+
+
+def _raised(reply: Reply) -> Reply:
+    if isinstance(reply, Exception):
+        raise reply
+    return reply

@@ -20,6 +20,7 @@ from torrelque.core.models import Receipt
 from torrelque.core.protocol import Interrupted, Operation
 from torrelque.core.scripts import ScriptSet
 from torrelque.core.verbs import GIVEBACK, ClaimedTask, Item, Verb, claim_item
+from torrelque.core.waiting import Wait
 from torrelque.errors import TorrelqueError, renew
 
 __all__ = ('Session',)
@@ -57,6 +58,7 @@ class Session:
         confirmer: Confirmer | None = None,
     ) -> None:
         self._clock = clock
+        self._wake_key = keys['wake']
         self._max_rejected = max_rejected
         self._lanes = Lanes(scripts, keys, nonce)
         self._merger = Merger()
@@ -71,12 +73,17 @@ class Session:
         self._repair_at = math.inf
         self._repair_delay = 0.0
 
+    @property
+    def lanes(self) -> Lanes:
+        """The lanes that its calls run on."""
+        return self._lanes
+
     # Callers -----------------------------------------------------------------
 
-    def submit(self, verb: Verb, items: Sequence[Item], wake: Callable[[], None]) -> Ticket:
+    def submit(self, verb: Verb, items: Sequence[Item], wake: Callable[[], None], _shard: int = 0) -> Ticket:
         """Ask for a verb on at most ``verb.limit`` items. The ticket's value will be a list of answers."""
         ticket = Ticket(items, wake)
-        apart = self._confirmer is not None and verb in CONFIRMED
+        apart = self._confirmer is not None and verb.name in CONFIRMED
         (self._to_confirm if apart else self._merger).add(verb, ticket)
         return ticket
 
@@ -102,6 +109,14 @@ class Session:
 
     # Driver ------------------------------------------------------------------
 
+    def groups(self) -> list[list[Operation[None]]]:
+        """The operations to run now: those of a group together, each group by itself."""
+        groups = [[bulk] for bulk in self.start_bulks()]
+        together = self.start()
+        if together:
+            groups.append(together)
+        return groups
+
     def start_bulks(self) -> list[Operation[None]]:
         """Those of the operations to run now that are so large that each is to be run by itself.
 
@@ -118,7 +133,7 @@ class Session:
             operations.append(self._repair())
         waiting = self._idle.start()
         if waiting is not None:
-            operations.append(self._serve(waiting))
+            operations.append(self.serve(waiting))
         takers, self._takers = self._takers, []
         for ticket, want in takers:
             if not ticket.gone:
@@ -142,6 +157,19 @@ class Session:
     def block(self) -> float | None:
         """Seconds for which to wait on the hint, if a wait should begin now; then call one of the next two."""
         return self._idle.block()
+
+    def waits(self) -> list[Wait]:
+        """The waits that are to begin now."""
+        seconds = self.block()
+        return [] if seconds is None else [Wait(self._wake_key, seconds, self)]
+
+    def ended(self, member: bytes | None) -> None:
+        """The wait ended, by a hint or with its time."""
+        self._idle.unblocked(hinted=member is not None)
+
+    def failed(self, error: Exception) -> None:
+        """The wait broke."""
+        self._idle.block_failed(error)
 
     def unblocked(self, hinted: bool) -> None:
         """The wait ended, by a hint or with its time."""
@@ -173,7 +201,7 @@ class Session:
 
     def _act(self, verb: Verb, tickets: list[Ticket], confirmer: Confirmer | None = None) -> Operation[None]:
         """One merged call; with a ``confirmer`` one that waits."""
-        args = tuple(chain.from_iterable(item for ticket in tickets for item in ticket.items))
+        args = (*chain.from_iterable(item for ticket in tickets for item in ticket.items), *verb.trailer)
         try:
             if confirmer is not None:
                 items = [item for ticket in tickets for item in ticket.items]
@@ -201,8 +229,8 @@ class Session:
             else:
                 self._in_flight -= 1
 
-    def _serve(self, waiting: Operation[bool]) -> Operation[None]:
-        """A call of the idle machine, which tells those who wait what came of it."""
+    def serve(self, waiting: Operation[bool]) -> Operation[None]:
+        """A call for those who wait, which tells them what came of it and returns whether the server answered."""
         if (yield from waiting):
             self._repair_soon()
         else:

@@ -14,8 +14,8 @@ from torrelque.errors import TorrelqueDurabilityError
 
 __all__ = (
     'CANCEL', 'ENQUEUE', 'EXTEND', 'GIVEBACK', 'MAX_ITEMS', 'PURGE', 'REDRIVE', 'REJECT', 'RELEASE', 'REQUEUE',
-    'Answer', 'ClaimedTask', 'Item', 'Outcome', 'Verb', 'cancel_item', 'claim_item', 'enqueue_item', 'extend_item',
-    'purge_item', 'redrive_item', 'reject_item', 'release_item', 'requeue_item',
+    'Answer', 'ClaimedTask', 'Item', 'Outcome', 'Verb', 'cancel_item', 'claim_item', 'enqueue_item', 'enqueue_to',
+    'extend_item', 'purge_item', 'redrive_item', 'reject_item', 'release_item', 'requeue_item',
 )  # fmt: skip
 
 MAX_ITEMS = 250
@@ -45,11 +45,15 @@ Answer: TypeAlias = 'Outcome | float | TorrelqueDurabilityError'
 
 @dataclass(frozen=True, slots=True)
 class Verb:
-    """A script that takes items. ``laned``: made safe to repeat by a lane; ``limit``: items a call."""
+    """A script that takes items. ``laned``: made safe to repeat by a lane; ``limit``: items a call.
+
+    ``trailer`` comes after the items.
+    """
 
     name: str
     laned: bool = True
     limit: int = MAX_ITEMS
+    trailer: Item = ()
 
     def parse(self, reply: Reply) -> list[Answer]:
         """One answer an item, of a laned verb's letters or of extend's list."""
@@ -69,6 +73,11 @@ EXTEND = Verb('extend', laned=False)
 CANCEL = Verb('cancel', limit=1)
 REDRIVE = Verb('redrive')
 PURGE = Verb('purge')
+
+
+def enqueue_to(shards: int) -> Verb:
+    """To enqueue in a queue that is thought to have so many shards."""
+    return Verb(ENQUEUE.name, trailer=(shards,))
 
 
 class ClaimedTask(NamedTuple):

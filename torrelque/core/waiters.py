@@ -19,14 +19,15 @@ FIRST_LOOK = 1.0
 
 
 class Waiter:
-    """A consumer that waits until ``deadline`` for ``want`` tasks, of which it ``got`` some."""
+    """A consumer that waits until ``deadline`` for ``want`` tasks and ``got`` some; or takes what is there."""
 
-    __slots__ = ('deadline', 'got', 'looked', 'ticket', 'want')
+    __slots__ = ('deadline', 'got', 'looked', 'stays', 'ticket', 'want')
 
-    def __init__(self, ticket: Ticket, want: int, deadline: float) -> None:
+    def __init__(self, ticket: Ticket, want: int, deadline: float, *, stays: bool) -> None:
         self.ticket: Ticket = ticket
         self.want: int = want
         self.deadline: float = deadline
+        self.stays: bool = stays
         self.got: list[ClaimedTask] = []
         self.looked: bool = False
 
@@ -46,6 +47,12 @@ class Waiters:
     def __bool__(self) -> bool:
         return bool(self._waiters)
 
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    def __contains__(self, ticket: Ticket) -> bool:
+        return ticket in self._waiters
+
     @property
     def wanted(self) -> int:
         """Tasks that they want and have not got."""
@@ -53,20 +60,20 @@ class Waiters:
 
     @property
     def deadline(self) -> float:
-        """Until when the most patient of them waits. There must be one."""
-        return max(waiter.deadline for waiter in self._waiters.values())
+        """Until when the most patient of them waits; the past, if nobody does."""
+        return max([waiter.deadline for waiter in self._waiters.values() if waiter.stays], default=-math.inf)
 
     @property
     def expiry(self) -> float:
         """When the first of them has waited long enough; infinite if there is none."""
         return min([waiter.expiry for waiter in self._waiters.values()], default=math.inf)
 
-    def now_there(self) -> list[Waiter]:
-        return list(self._waiters.values())
+    def now_there(self) -> list[Ticket]:
+        return list(self._waiters)
 
-    def join(self, ticket: Ticket, want: int, deadline: float) -> None:
-        """Wait for up to ``want`` tasks until ``deadline`` (maybe infinite)."""
-        self._waiters[ticket] = Waiter(ticket, want, deadline)
+    def join(self, ticket: Ticket, want: int, deadline: float, *, stays: bool = True) -> None:
+        """Wait for up to ``want`` tasks until ``deadline`` (maybe infinite); without ``stays`` for one look."""
+        self._waiters[ticket] = Waiter(ticket, want, deadline, stays=stays)
 
     def leave(self, ticket: Ticket) -> None:
         """The caller has gone. What was already claimed for it goes back."""
@@ -74,15 +81,17 @@ class Waiters:
         if waiter is not None and waiter.got:
             self._give_back(waiter.got)
 
-    def hand_out(self, served: Iterable[Waiter], tasks: Sequence[ClaimedTask], *, more: bool) -> None:
+    def hand_out(self, served: Iterable[Ticket], tasks: Sequence[ClaimedTask], *, more: bool) -> None:
         """Share out what a claim for those ``served`` brought; ``more``: there may be further tasks at once."""
-        for waiter in served:
-            waiter.looked = True
+        for ticket in served:
+            if ticket in self._waiters:
+                self._waiters[ticket].looked = True
         for waiter in list(self._waiters.values()):
             missing = waiter.want - len(waiter.got)
             waiter.got += tasks[:missing]
             tasks = tasks[missing:]
-            if len(waiter.got) == waiter.want or (waiter.got and not more):
+            enough = waiter.got or (waiter.looked and not waiter.stays)
+            if len(waiter.got) == waiter.want or (enough and not more):
                 del self._waiters[waiter.ticket]
                 waiter.ticket.resolve(waiter.got)
         if tasks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple
 
@@ -88,6 +88,10 @@ class Transport(ABC):
     async def nodes(self) -> Sequence[Arg | None]:
         """A key (there need be none of that name) for each server that holds keys, for calls to run ``near``."""
         return (None,)
+
+    def place(self, _key: bytes) -> Hashable:
+        """Which server has a key, as far as is known now, by something that is the same for all keys of that server."""
+        return None
 
     async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """Like :meth:`execute`, on a connection that nobody else uses meanwhile.

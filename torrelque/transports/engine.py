@@ -25,7 +25,9 @@ from torrelque.core.combinators import together
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Call, Interrupted, Operation, Reply
 from torrelque.core.session import Session
+from torrelque.core.sharded import ShardedSession
 from torrelque.core.verbs import Answer, ClaimedTask, Item, Verb
+from torrelque.core.waiting import Wait
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueUsageError
 from torrelque.transports.base import Transport
 from torrelque.transports.listening import Hub, Inbox
@@ -125,17 +127,18 @@ class Engine:
     """The engine of one queue object.
 
     ``make_session`` makes the state machine, anew after a fork and on another
-    event loop; ``wake_key`` is where hints are put. ``patience`` is how long
-    the server may take to confirm a write, in seconds, where that is asked for.
+    event loop. ``patience`` is how long the server may take to confirm a write,
+    in seconds, where that is asked for.
     """
 
     def __init__(
-        self, transport: Transport, make_session: Callable[[], Session], wake_key: bytes, patience: float = 0.0
+        self, transport: Transport, make_session: Callable[[], Session | ShardedSession], patience: float = 0.0
     ) -> None:
         self._transport = transport
         self._make_session = make_session
-        self._wake_key = wake_key
         self._patience = patience
+        self.turns: int = 0
+        """Goes up each time the session was asked what to run: what is submitted between is merged."""
         self._home: tuple[int, object] | None = None  # process and event loop that the state belongs to
         self._entered = False
         self._host: TaskGroup | None = None
@@ -205,17 +208,38 @@ class Engine:
         """Run an operation that is not merged. Cancelling it may leave it half done; it is safe to repeat."""
         return await drive(self._transport, operation)
 
-    async def submit(self, verb: Verb, items: Sequence[Item]) -> list[Answer]:
-        """Have a verb done to at most ``verb.limit`` items, merged with what others ask for in the same tick."""
+    async def run_each(self, operations: Sequence[Operation[T]]) -> list[T]:
+        """The same for operations on different shards, all at once; their results in order."""
+        if self._transport.on_cluster:  # what travels together has to be of one slot
+            results: list[T | Exception] = [TorrelqueError('the operation did not run')] * len(operations)
+
+            async def run(at: int) -> None:
+                try:
+                    results[at] = await drive(self._transport, operations[at])
+                except TorrelqueError as error:
+                    results[at] = error
+
+            async with anyio.create_task_group() as group:
+                for at in range(len(operations)):
+                    group.start_soon(run, at)
+        else:
+            results = await drive(self._transport, together(operations))
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return results  # type: ignore[return-value]  # none of them is an exception
+
+    async def submit(self, verb: Verb, items: Sequence[Item], shard: int = 0) -> list[Answer]:
+        """Have a verb done to at most ``verb.limit`` items of a shard, merged with what is asked for in that tick."""
         self._ensure()
         once = self._make_once()
-        answers: list[Answer] = await self._settled(self._session.submit(verb, items, once.set), once)
+        answers: list[Answer] = await self._settled(self._session.submit(verb, items, once.set, shard), once)
         return answers
 
-    def submit_unheeded(self, verb: Verb, items: Sequence[Item]) -> None:
+    def submit_unheeded(self, verb: Verb, items: Sequence[Item], shard: int = 0) -> None:
         """The same, for an answer that nobody waits for."""
         self._ensure()
-        self._session.submit(verb, items, _nobody)
+        self._session.submit(verb, items, _nobody, shard)
         self._wake.set()
 
     async def dequeue(self, want: int, deadline: float) -> list[ClaimedTask]:
@@ -269,7 +293,7 @@ class Engine:
         self._running = 0
         self._drivers: list[_Driver] = []
         self._closing = False
-        self._waiting = anyio.CancelScope()
+        self._waiting: set[anyio.CancelScope] = set()
         self._session = self._make_session()
         self._hub = Hub(self._transport, self.spawn)
 
@@ -325,18 +349,15 @@ class Engine:
             driver.hand(None)
 
     def _step(self, tasks: TaskGroup) -> None:
-        for bulk in self._session.start_bulks():
-            self._start(tasks, bulk)
-        operations = self._session.start()
-        if operations:
-            self._start(tasks, together(operations))
+        self.turns += 1
+        for group in self._session.groups():
+            self._start(tasks, group[0] if len(group) == 1 else together(group))
         for waiting in self._session.start_apart():
             self._running += 1
             tasks.start_soon(self._drive_apart, waiting)
-        seconds = self._session.block()
-        if seconds is not None:
+        for wait in self._session.waits():
             self._running += 1
-            tasks.start_soon(self._block, seconds)
+            tasks.start_soon(self._block, wait)
 
     def _start(self, tasks: TaskGroup, operation: Operation[Any]) -> None:
         self._running += 1
@@ -366,36 +387,40 @@ class Engine:
             self._running -= 1
             self._wake.set()
 
-    async def _block(self, seconds: float) -> None:
-        call = Call[Reply]('BZPOPMIN', (self._wake_key,), (f'{seconds:.3f}',))
+    async def _block(self, wait: Wait) -> None:
+        call = Call[Reply]('BZPOPMIN', (wait.key,), (f'{wait.seconds:.3f}',))
+        scope = anyio.CancelScope()
+        self._waiting.add(scope)
         try:
-            with anyio.CancelScope() as self._waiting:
+            with scope:
                 if self._closing:
                     return
-                reply = await self._transport.block(call, seconds)
+                reply = await self._transport.block(call, wait.seconds)
                 if isinstance(reply, TorrelqueReplyError):
                     raise reply  # noqa: TRY301 - goes where a broken connection goes
-                self._session.unblocked(hinted=reply is not None)
+                wait.then.ended(None if reply is None else reply[1])
         except Exception as error:  # noqa: BLE001 - told to those who wait
-            self._session.block_failed(error)
+            wait.then.failed(error)
         finally:
+            self._waiting.discard(scope)
             self._running -= 1
             self._wake.set()
 
     async def _close_down(self, *, at_end: bool = False) -> None:
         """Let what is under way finish, and run what the session has left to do."""
         self._session.close()
-        self._waiting.cancel()
+        for waiting in list(self._waiting):
+            waiting.cancel()
         while True:
-            operations = self._session.start()
+            groups = self._session.groups()
             apart = self._session.start_apart()
             for operation in apart:
                 await drive(self._transport, operation, apart=self._patience)
-            if operations:
-                await drive(self._transport, together(operations), at_end=at_end)
-            elif apart:
+            for group in groups:
+                await drive(self._transport, together(group), at_end=at_end)
+            if groups or apart:
                 continue
-            elif self._running:
+            if self._running:
                 self._wake = anyio.Event()
                 await self._wake.wait()
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from itertools import count
 
@@ -156,6 +156,9 @@ class Patient(Transport):
 
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
         return await self.inner.execute_at_end(batch)
+
+    def place(self, key: bytes) -> Hashable:
+        return self.inner.place(key)
 
     async def nodes(self) -> Sequence[Arg | None]:
         return await self.inner.nodes()

@@ -3,8 +3,8 @@
 -- KEYS: ring
 -- ARGV: for how many milliseconds they are to ring there (0: the caller waits no more, and what there is to do is rung to
 --   whoever does), then for each shard its pending delayed working timer bell wake
--- returns: a letter for each shard: y there is something to do, e an event is near that nobody minds, n nothing, x it could
---   not be looked at, as its slot is not on this server
+-- returns: for each shard, with a blank between: how many tasks are to be had, 0 for none; e if an event is near that nobody
+--   minds; x if it could not be looked at, as its slot is not on this server
 
 local lifetime = tonumber(ARGV[1])
 
@@ -12,32 +12,32 @@ local function first_time(key)
   return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
 end
 
-local function letter_of(pending, delayed, working, timer, bell, wake)
+local function finding_of(pending, delayed, working, timer, bell, wake)
   local due, stale = first_time(delayed), first_time(working)
   local event = due and stale and math.min(due, stale) or due or stale
-  local letter = 'n'
-  if redis.call('LLEN', pending) > 0 or (event and event <= now) then
-    letter = 'y'
-  elseif event and event <= now + HORIZON then
+  local finding = redis.call('LLEN', pending)
+  if event and event <= now then
+    finding = math.max(finding, 1)
+  elseif finding == 0 and event and event <= now + HORIZON then
     local held = redis.call('GET', timer)
     local minded = held and tonumber(string.match(held, '|(.*)$') or '')
-    letter = minded and minded <= event and 'n' or 'e'
+    finding = minded and minded <= event and 0 or 'e'
   end
   if lifetime > 0 then
     put(bell, ring, lifetime)
-  elseif letter ~= 'n' then
+  elseif finding ~= 0 then
     local other = redis.call('GET', bell)
     if other then
       redis.pcall('ZADD', other, 'NX', present, wake)
     end
   end
-  return letter
+  return finding
 end
 
 redis.call('ZREM', ring, '')
-local letters = {}
+local findings = {}
 for at = 2, #ARGV, 6 do
-  local looked, letter = pcall(letter_of, unpack(ARGV, at, at + 5))
-  letters[#letters + 1] = looked and letter or 'x'
+  local looked, finding = pcall(finding_of, unpack(ARGV, at, at + 5))
+  findings[#findings + 1] = looked and finding or 'x'
 end
-return table.concat(letters)
+return table.concat(findings, ' ')

@@ -140,6 +140,11 @@ def hset(db: Keyspace, args: Args) -> Reply:
     return db.hset(key, dict(pairs(values)))
 
 
+def hsetnx(db: Keyspace, args: Args) -> Reply:
+    key, field, value = args
+    return 0 if field in db.hash_at(key) else db.hset(key, {field: value})
+
+
 def hincrby(db: Keyspace, args: Args) -> Reply:
     key, field, amount = args
     value = int(db.hash_at(key).get(field, b'0')) + int(amount)
@@ -375,7 +380,8 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
         'PING': ping, 'TIME': time, 'DEL': delete, 'UNLINK': delete, 'EXISTS': exists, 'TYPE': type_, 'PTTL': pttl,
         'PEXPIRE': pexpire, 'FLUSHALL': flushall, 'GET': get, 'SET': set_, 'INCR': incr, 'HGET': hget, 'HMGET': hmget,
-        'HSET': hset, 'HINCRBY': hincrby, 'HDEL': hdel, 'HLEN': hlen, 'HGETALL': hgetall, 'HEXISTS': hexists,
+        'HSET': hset, 'HSETNX': hsetnx, 'HINCRBY': hincrby, 'HDEL': hdel, 'HLEN': hlen, 'HGETALL': hgetall,
+        'HEXISTS': hexists,
         'LLEN': llen, 'LRANGE': lrange, 'LINDEX': lindex, 'LPUSH': lpush, 'RPUSH': rpush, 'LREM': lrem, 'LPOP': lpop,
         'RPOP': rpop, 'LMOVE': lmove, 'RPOPLPUSH': rpoplpush, 'BRPOPLPUSH': rpoplpush, 'SADD': sadd, 'SREM': srem,
         'SCARD': scard, 'SMEMBERS': smembers, 'SISMEMBER': sismember, 'SMISMEMBER': smismember, 'ZADD': zadd,

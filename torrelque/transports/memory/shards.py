@@ -1,4 +1,4 @@
-"""The script that looks at several shards of a queue at once."""
+"""What scripts do with the shards of a queue: record how many there are, look at several at once."""
 
 from __future__ import annotations
 
@@ -6,16 +6,31 @@ from contextlib import suppress
 
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueReplyError
-from torrelque.transports.memory.prelude import HORIZON, Run, stamp
+from torrelque.transports.memory.prelude import HORIZON, Run, number, stamp
 
-__all__ = ('survey',)
+__all__ = ('layout', 'survey')
+
+
+def layout(run: Run) -> Reply:
+    """Record how many shards a queue has, unless a later generation did."""
+    generation, shards = run.args
+    counters = run.keys['counters']
+    fields = run.db.hash_at(counters)
+    recorded, intended = number(fields.get(b'generation'), 0.0), fields.get(b'intended')
+    if int(generation) > recorded:
+        recorded = int(generation)
+        run.db.hset(counters, {b'generation': generation, b'shards': shards})
+    if intended is not None and number(intended.partition(b' ')[0], 0.0) <= recorded:
+        run.db.hdel(counters, (b'intended',))
+    return [int(recorded), run.db.hash_at(counters).get(b'shards')]
 
 
 def survey(run: Run) -> Reply:
     """Look at all shards of a server, and have them ring where the caller waits."""
     lifetime, *names = run.args
     shards = [names[at : at + 6] for at in range(0, len(names), 6)]
-    return b''.join(_survey(run, int(lifetime), *shard) for shard in shards)
+    run.db.zset_at(run.keys['ring'])
+    return b' '.join(_survey(run, int(lifetime), *shard) for shard in shards)
 
 
 def _survey(
@@ -26,21 +41,22 @@ def _survey(
     shard = Run(db, keys, (), _tell_nobody)
     try:
         event = shard.earliest()
-        letter = b'n'
-        if db.list_at(pending) or (event is not None and event <= run.now):
-            letter = b'y'
-        elif event is not None and event <= run.now + HORIZON:
+        left = len(db.list_at(pending))
+        finding = b'%d' % left
+        if event is not None and event <= run.now:
+            finding = b'%d' % max(left, 1)
+        elif not left and event is not None and event <= run.now + HORIZON:
             shard.look()
-            letter = b'n' if shard.covered(event) else b'e'
+            finding = b'0' if shard.covered(event) else b'e'
         if lifetime:
             db.put(bell, run.keys['ring'], lifetime)
-        elif letter != b'n':
+        elif finding != b'0':
             ring = db.string_at(bell)
             if ring is not None:
                 _ring(run, ring, wake)
     except TorrelqueReplyError:
         return b'x'
-    return letter
+    return finding
 
 
 def _ring(run: Run, ring: bytes, wake: bytes) -> None:

@@ -440,5 +440,6 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
         'inspect': auditing.inspect,
         'mend': auditing.mend,
         'survey': shards.survey,
+        'layout': shards.layout,
     }
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 import anyio
@@ -207,6 +207,9 @@ class ClusterTransport(NativeTransport):
                 del wanted[place]
             else:
                 wanted[place] = again
+
+    def place(self, key: bytes) -> Hashable:
+        return self._topology.known_owner(slot_of(key))
 
     async def nodes(self) -> Sequence[Arg | None]:
         self._usable()

@@ -62,6 +62,10 @@ class Topology:
             raise TorrelqueConnectionError(f'{self.primaries[0]}: no node of the cluster serves slot {slot}')
         return owner
 
+    def known_owner(self, slot: int) -> Address | None:
+        """The primary of a slot, as it was when the slots were read last."""
+        return self._owners[slot]
+
     def doubt(self, version: int, ask: Address | None = None) -> None:
         """What was read as ``version`` turned out to be wrong; the next one who wants to know reads anew.
 

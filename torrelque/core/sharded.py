@@ -1,0 +1,130 @@
+"""All that one queue object over several shards decides: a session for each, and one machine for those who wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import chain
+
+from torrelque.core.keys import Keys
+from torrelque.core.merging import Ticket
+from torrelque.core.protocol import Operation
+from torrelque.core.session import Session
+from torrelque.core.sharding import shard_of_claim
+from torrelque.core.spread import Spread
+from torrelque.core.verbs import GIVEBACK, ClaimedTask, Item, Verb, claim_item
+from torrelque.core.waiting import Wait
+from torrelque.errors import renew
+
+__all__ = ('ShardedSession',)
+
+
+class ShardedSession:
+    """The state machine of one queue object over several shards, driven like a `Session`.
+
+    ``make`` makes the session of one shard. ``place`` tells by a key which server
+    has it now; with ``at_once`` that is one for all, and the calls of all shards
+    may travel together.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], Session],
+        keys: Sequence[Keys],
+        *,
+        place: Callable[[bytes], Hashable],
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+        block_limit: float,
+        max_rejected: int | None,
+        at_once: bool,
+    ) -> None:
+        self._make = make
+        self._at_once = at_once
+        self._spread = Spread(place, clock, jitter, self._give_back, block_limit, max_rejected)
+        self._sessions: list[Session] = []
+        self.grow(keys)
+
+    def grow(self, keys: Sequence[Keys]) -> None:
+        """Know these shards; those before stay as they are."""
+        for shard in range(len(self._sessions), len(keys)):
+            session = self._make(shard)
+            self._sessions.append(session)
+            self._spread.add(session.lanes, keys[shard])
+
+    # Callers -----------------------------------------------------------------
+
+    def submit(self, verb: Verb, items: Sequence[Item], wake: Callable[[], None], shard: int = 0) -> Ticket:
+        """Ask for a verb on at most ``verb.limit`` items of one shard. The ticket's value will be a list of answers."""
+        return self._sessions[shard].submit(verb, items, wake)
+
+    def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:
+        """Wait for up to ``want`` tasks until ``deadline``. The value will be a list of at least one."""
+        ticket = Ticket((), wake)
+        self._spread.join(ticket, want, deadline)
+        return ticket
+
+    def dequeue_nowait(self, want: int, wake: Callable[[], None]) -> Ticket:
+        """Take up to ``want`` tasks that are there. The value will be a list, perhaps empty."""
+        ticket = Ticket((), wake)
+        self._spread.join(ticket, want, float('inf'), stays=False)
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """The caller has gone. What was not sent is dropped; tasks claimed for it are given back."""
+        ticket.gone = True
+        self._spread.leave(ticket)
+        if ticket.done:
+            self._give_back([task for task in ticket.value or () if isinstance(task, ClaimedTask)])
+
+    # Driver ------------------------------------------------------------------
+
+    def groups(self) -> list[list[Operation[None]]]:
+        """The operations to run now: those of a group together, each group by itself."""
+        of_shard: list[list[Operation[None]]] = [[] for _ in self._sessions]
+        for shard, operation in self._spread.start():
+            of_shard[shard].append(self._sessions[shard].serve(operation))
+        groups: list[list[Operation[None]]] = []
+        for session, operations in zip(self._sessions, of_shard, strict=True):
+            groups += [[bulk] for bulk in session.start_bulks()]
+            operations.extend(session.start())
+        if self._at_once:
+            of_shard = [list(chain.from_iterable(of_shard))]
+        return groups + [operations for operations in of_shard if operations]
+
+    def start_apart(self) -> list[Operation[None]]:
+        """The writes to run now that wait: each by itself, on connections that nobody else uses meanwhile."""
+        return [operation for session in self._sessions for operation in session.start_apart()]
+
+    def waits(self) -> list[Wait]:
+        """The waits that are to begin now."""
+        return self._spread.waits()
+
+    def timer(self) -> float:
+        """When to come back at the latest, on the session's clock; infinite if only when something happens."""
+        return min(self._spread.timer(), *(session.timer() for session in self._sessions))
+
+    def close(self) -> None:
+        """Fail those who wait for tasks. What `groups` returns then is the last to run."""
+        self._spread.close()
+        for session in self._sessions:
+            session.close()
+
+    def abort(self, error: Exception) -> None:
+        """Fail all whose calls have not begun."""
+        self._spread.abort(renew(error))
+        for session in self._sessions:
+            session.abort(error)
+
+    # Within ------------------------------------------------------------------
+
+    def _give_back(self, tasks: Iterable[ClaimedTask]) -> None:
+        of_shard: dict[int, list[Item]] = {}
+        for task in tasks:
+            of_shard.setdefault(shard_of_claim(task.receipt) or 0, []).append(claim_item(task.receipt))
+        for shard, items in of_shard.items():
+            for first in range(0, len(items), GIVEBACK.limit):
+                self.submit(GIVEBACK, items[first : first + GIVEBACK.limit], _nobody, shard)
+
+
+def _nobody() -> None:
+    """Wakes nobody: the caller of a ticket that nobody waits for."""

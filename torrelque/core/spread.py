@@ -1,0 +1,376 @@
+"""The consumers that wait for tasks of several shards: one wait a server, whatever the number of shards.
+
+The machine *surveys* a server, one call that looks at all its shards and has
+them ring where it is going to wait. It claims from those that have tasks, in
+turn, and waits on the server once none has. It never polls; while it is busy
+with some shards it surveys now and then, so that the others do not wait long.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from torrelque.core.idle import MAX_CLAIM, MAX_FAILURES, SLICE, claim
+from torrelque.core.lanes import Lane, Lanes
+from torrelque.core.protocol import Interrupted, Operation, Reply
+from torrelque.core.verbs import ClaimedTask, cap
+from torrelque.core.waiters import Waiters
+from torrelque.core.waiting import Wait
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError
+
+if TYPE_CHECKING:
+    from torrelque.core.keys import Keys
+    from torrelque.core.merging import Ticket
+
+__all__ = ('FAIRNESS', 'Spread')
+
+FAIRNESS = 0.1
+"""Seconds after which consumers that have enough to do look whether other shards have something, too."""
+
+REGISTERED = 20.0
+"""Seconds for which shards ring where a consumer said that it waits: two slices and some time to spare."""
+
+HINTED = 64
+"""Tasks that a shard is taken to have when it rang."""
+
+
+class Shard:
+    """One shard as its consumers see it."""
+
+    __slots__ = ('alarm', 'busy', 'expected', 'hinted', 'lane', 'lanes', 'names', 'ring', 'wake')
+
+    def __init__(self, lanes: Lanes, keys: Keys) -> None:
+        self.lanes: Lanes = lanes
+        self.lane: Lane = Lane()
+        self.wake: bytes = keys['wake']
+        self.ring: bytes = keys['ring']
+        self.names: list[bytes] = [keys[name] for name in ('pending', 'delayed', 'working', 'timer', 'bell', 'wake')]
+        self.busy: bool = False
+        self.expected: int = 0  # tasks that are likely to be there
+        self.alarm: float = math.inf  # when an event is due that the server counts on us to mind
+        self.hinted: bool = False  # it rang, and no claim began after: if nobody here can use it, others must be rung
+
+    @property
+    def promising(self) -> bool:
+        return self.busy or self.expected > 0
+
+
+class Place:
+    """A server, and which of the shards it holds."""
+
+    __slots__ = (
+        'blocking', 'done', 'failures', 'hint_lost', 'not_before', 'shards', 'survey_wanted', 'surveyed_at',
+        'surveying',
+    )  # fmt: skip
+
+    def __init__(self, shards: Sequence[int]) -> None:
+        self.shards: Sequence[int] = shards
+        self.survey_wanted: bool = True
+        self.surveying: bool = False
+        self.surveyed_at: float = -math.inf
+        self.done: int = 0  # the latest survey of it that was answered
+        self.blocking: bool = False
+        self.hint_lost: bool = False
+        self.failures: int = 0
+        self.not_before: float = -math.inf
+
+
+class Spread:
+    """Serves waiting consumers, first come first served, from several shards, each in its turn.
+
+    ``place`` tells by a key which server has it now; ``give_back`` takes claims
+    that nobody is there for any more. The rest is as of :class:`~torrelque.core.idle.Idle`.
+    """
+
+    def __init__(
+        self,
+        place: Callable[[bytes], Hashable],
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+        give_back: Callable[[Sequence[ClaimedTask]], None],
+        block_limit: float = SLICE,
+        max_rejected: int | None = None,
+    ) -> None:
+        self._place = place
+        self._clock = clock
+        self._jitter = jitter
+        self._max_rejected = max_rejected
+        self._longest_slice = min(SLICE, block_limit)
+        self._shards: list[Shard] = []
+        self._of_wake: dict[bytes, Shard] = {}
+        self._places: dict[Hashable, Place] = {}
+        self._waiters = Waiters(give_back)
+        self._joined: dict[Ticket, int] = {}  # the number of surveys begun before
+        self._surveys = 0
+        self._look_wanted = False
+        self._asked = 0  # tasks that claims in flight asked for
+        self._turn = 0
+
+    def add(self, lanes: Lanes, keys: Keys) -> None:
+        """One more shard."""
+        shard = Shard(lanes, keys)
+        self._shards.append(shard)
+        self._look_wanted = bool(self._waiters)
+        for member in (shard.wake, shard.wake + b'+'):
+            self._of_wake[member] = shard
+        self._places = {}
+
+    # Callers -----------------------------------------------------------------
+
+    def join(self, ticket: Ticket, want: int, deadline: float, *, stays: bool = True) -> None:
+        """Want up to ``want`` tasks until ``deadline``; or, unless it ``stays``, those that are there."""
+        self._waiters.join(ticket, want, deadline, stays=stays)
+        self._joined[ticket] = self._surveys
+        self._look_wanted = True
+
+    def leave(self, ticket: Ticket) -> None:
+        """The caller has gone. What was already claimed for it goes back."""
+        self._waiters.leave(ticket)
+
+    # Driver ------------------------------------------------------------------
+
+    def start(self) -> list[tuple[int, Operation[bool]]]:
+        """What to run now, each with the shard that it is for. They return whether the server answered."""
+        now = self._clock()
+        self._waiters.time_out(now)
+        self._forget_those_gone()
+        if not self._waiters:
+            return self._start_parting()
+        for shard in self._shards:
+            if shard.alarm <= now:
+                shard.expected = max(shard.expected, 1)
+        started = self._start_claims()
+        if self._look_wanted and self._waiters.wanted > self._asked:
+            self._look_wanted = False
+            self._want_surveys()
+        return started + self._start_surveys(now, busy=bool(started))
+
+    def waits(self) -> list[Wait]:
+        """The waits that are to begin now."""
+        now = self._clock()
+        waits: list[Wait] = []
+        if self._look_wanted or self._waiters.deadline <= now:
+            return waits
+        for place in list(self._places.values()):
+            idle = not (place.blocking or place.surveying or place.survey_wanted) and now >= place.not_before
+            if not idle or any(self._shards[at].promising for at in place.shards):
+                continue
+            if now - place.surveyed_at > SLICE or self._regrouped():
+                place.survey_wanted = True
+                continue
+            place.blocking = True
+            longest = min(self._longest_slice, self._waiters.deadline - now)
+            seconds = max(0.001, longest * (1 - 0.15 * self._jitter()))
+            waits.append(Wait(self._shards[place.shards[0]].ring, seconds, _Waiting(self, place)))
+        return waits
+
+    def timer(self) -> float:
+        """When to call `start` and `waits` again at the latest, whatever happens."""
+        times = [self._waiters.expiry]
+        if self._waiters:
+            times += [shard.alarm for shard in self._shards if not shard.busy]
+            times += [
+                place.not_before for place in self._places.values() if place.survey_wanted and not place.surveying
+            ]
+        return min(times)
+
+    def close(self) -> None:
+        """The queue object is being closed: fail those who wait; the waits that are cancelled may take hints along."""
+        self.abort(TorrelqueError('the queue was closed while waiting for a task'))
+        for place in self._places.values():
+            place.hint_lost = place.hint_lost or place.blocking
+            place.blocking = False
+
+    def abort(self, error: Exception) -> None:
+        """Tell all who wait; what was claimed for one that wants more is its."""
+        self._look_wanted = False
+        self._waiters.abort(error)
+
+    # Waits -------------------------------------------------------------------
+
+    def ended(self, place: Place, member: bytes | None) -> None:
+        """A wait ended: a shard rang, or its time was over."""
+        if place not in self._places.values():  # the shards were on other servers meanwhile
+            self._want_surveys()
+        place.blocking = False
+        place.failures = 0
+        shard = None if member is None else self._of_wake.get(member)
+        if shard is not None:
+            shard.expected = max(shard.expected, HINTED)
+            shard.hinted = True
+        else:
+            place.survey_wanted = True
+            place.hint_lost = place.hint_lost or member is not None
+
+    def failed(self, place: Place, error: Exception) -> None:
+        """A wait broke. A hint may be lost with it; the survey that follows finds what it told of."""
+        place.blocking = False
+        place.failures += 1
+        place.survey_wanted = place.hint_lost = True
+        self._look_wanted = bool(self._waiters)
+        place.not_before = self._clock() + 0.05 * 2**place.failures
+        if place.failures >= MAX_FAILURES or not isinstance(error, TorrelqueConnectionError):
+            self.abort(error)
+
+    # Claims ------------------------------------------------------------------
+
+    def _start_claims(self) -> list[tuple[int, Operation[bool]]]:
+        started: list[tuple[int, Operation[bool]]] = []
+        count = len(self._shards)
+        missing = self._waiters.wanted - self._asked
+        for step in range(count):
+            at = (self._turn + step) % count
+            shard = self._shards[at]
+            if missing <= 0:
+                break
+            if shard.busy or not shard.expected:
+                continue
+            if not started:
+                self._turn = at + 1
+            asked = min(missing, shard.expected, MAX_CLAIM)
+            missing -= asked
+            self._asked += asked
+            shard.busy, shard.hinted, shard.alarm = True, False, math.inf
+            started.append((at, self._claim(shard, asked)))
+        return started
+
+    def _claim(self, shard: Shard, asked: int) -> Operation[bool]:
+        try:
+            if not self._waiters:  # all have left before it began; what it was for is left to others
+                return (yield from self._tick(shard))
+            now = self._clock()
+            willing = max(0.0, self._waiters.deadline - now)
+            answer = yield from claim(shard.lanes, asked, willing, shard.lane, now, self._max_rejected)
+        except Interrupted as interrupted:
+            self.abort(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
+        except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
+            self.abort(error)
+        else:
+            if answer.alarm is not None:
+                shard.alarm = self._clock() + answer.alarm
+            full = answer.again or len(answer.tasks) == asked
+            shard.expected = max(1, shard.expected - asked) if full else 0
+            shard.busy = False
+            self._hand_out(answer.tasks)
+            return True
+        finally:
+            shard.busy = False
+            self._asked -= asked
+        shard.expected = 0
+        return False
+
+    def _tick(self, shard: Shard) -> Operation[bool]:
+        """Nobody waits any more: leave the shard's timer and hint to others."""
+        shard.expected = 0
+        try:
+            yield from shard.lanes.script('tick', (shard.lane.number, 0, *cap(self._max_rejected)), bool)
+        except (Interrupted, TorrelqueError):
+            return False  # the timer expires by itself, the hint costs others a slice
+        return True
+
+    def _hand_out(self, tasks: Sequence[ClaimedTask]) -> None:
+        promising = any(shard.promising for shard in self._shards)
+        looked = () if promising else self._looked()
+        self._waiters.hand_out(looked, tasks, more=promising)
+        self._forget_those_gone()
+
+    def _looked(self) -> Iterable[Ticket]:
+        """Whose shards were all looked at since they came."""
+        done = min((place.done for place in self._places.values()), default=0)
+        return [ticket for ticket, joined in self._joined.items() if joined < done]
+
+    def _forget_those_gone(self) -> None:
+        if len(self._joined) > len(self._waiters):
+            self._joined = {ticket: joined for ticket, joined in self._joined.items() if ticket in self._waiters}
+
+    # Surveys -----------------------------------------------------------------
+
+    def _regrouped(self) -> bool:
+        """See which server has which shard now; whether that changed."""
+        groups: dict[Hashable, list[int]] = {}
+        for at, shard in enumerate(self._shards):
+            groups.setdefault(self._place(shard.wake), []).append(at)
+        if {name: place.shards for name, place in self._places.items()} == groups:
+            return False
+        old = self._places
+        self._places = {
+            name: old[name] if name in old and old[name].shards == shards else Place(shards)
+            for name, shards in groups.items()
+        }
+        return True
+
+    def _want_surveys(self) -> None:
+        self._regrouped()
+        for place in self._places.values():
+            place.survey_wanted = True
+
+    def _start_surveys(self, now: float, *, busy: bool) -> list[tuple[int, Operation[bool]]]:
+        started: list[tuple[int, Operation[bool]]] = []
+        for place in self._places.values():
+            due = busy and not place.blocking and now - place.surveyed_at > FAIRNESS
+            if (place.survey_wanted or due) and not place.surveying and now >= place.not_before:
+                place.survey_wanted, place.surveying, place.surveyed_at = False, True, now
+                self._surveys += 1
+                started.append((place.shards[0], self._survey(place, self._surveys, REGISTERED)))
+        return started
+
+    def _survey(self, place: Place, number: int, registered: float) -> Operation[bool]:
+        shards = [self._shards[at] for at in place.shards]
+        names = [name for shard in shards for name in shard.names]
+        lanes = shards[0].lanes
+        try:
+            findings = yield from lanes.script('survey', (round(registered * 1000), *names), _findings)
+        except Interrupted as interrupted:
+            if registered:
+                self.abort(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
+            return False
+        except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
+            if registered:
+                self.abort(error)
+            return False
+        finally:
+            place.surveying = False
+        if registered:
+            place.done = number
+            place.hint_lost = False
+            for shard, finding in zip(shards, findings, strict=True):
+                if not shard.busy and not shard.hinted:
+                    shard.expected = finding
+            self._hand_out(())
+        return True
+
+    def _start_parting(self) -> list[tuple[int, Operation[bool]]]:
+        """Nobody waits any more: leave timers and hints to others."""
+        started: list[tuple[int, Operation[bool]]] = []
+        for at, shard in enumerate(self._shards):
+            if not shard.busy and (shard.alarm < math.inf or shard.hinted):
+                shard.alarm, shard.hinted = math.inf, False
+                started.append((at, self._tick(shard)))
+        for place in self._places.values():
+            if place.hint_lost and not place.surveying:
+                place.hint_lost, place.surveying = False, True
+                started.append((place.shards[0], self._survey(place, 0, 0.0)))
+        return started
+
+
+class _Waiting:
+    """Where the end of one wait is told."""
+
+    __slots__ = ('_place', '_spread')
+
+    def __init__(self, spread: Spread, place: Place) -> None:
+        self._spread = spread
+        self._place = place
+
+    def ended(self, member: bytes | None) -> None:
+        self._spread.ended(self._place, member)
+
+    def failed(self, error: Exception) -> None:
+        self._spread.failed(self._place, error)
+
+
+def _findings(reply: Reply) -> list[int]:
+    """How many tasks to expect. Where an event is near, or the shard was not looked at, a claim will tell."""
+    return [int(finding) if finding.isdigit() else 1 for finding in reply.split()]

@@ -1,0 +1,86 @@
+"""Where calls go: in a plain queue all to one place; `torrelque.shards` has the routes of one with shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from torrelque.core.keys import Keys
+from torrelque.core.protocol import Operation
+from torrelque.core.session import Session
+from torrelque.core.sharded import ShardedSession
+from torrelque.core.verbs import Answer, Item, Verb
+from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError, renew
+from torrelque.items import random_id
+from torrelque.transports.engine import Engine
+
+if TYPE_CHECKING:
+    from torrelque.observing import Observer
+
+__all__ = ('Progress', 'Routes')
+
+T = TypeVar('T')
+
+Progress = Callable[[int, int], object]
+
+
+class Routes:
+    """The routes of a plain queue."""
+
+    def __init__(self, queue: Observer) -> None:
+        self._queue = queue
+
+    @property
+    def _engine(self) -> Engine:
+        return self._queue._engine  # noqa: SLF001 - a part of the queue in a module of its own
+
+    def make_session(self) -> Session | ShardedSession:
+        """The state machine for all places."""
+        return self._queue._session_of(self._queue._keys, os.urandom(8).hex())  # noqa: SLF001 - as above
+
+    async def ready(self) -> None:
+        """Know where calls go. Raises TorrelqueUsageError if that is not as the queue object was told."""
+
+    def new_id(self) -> str:
+        """An id for a task that was given none."""
+        return random_id()
+
+    async def keys(self) -> Sequence[Keys]:
+        """The keys of each place where tasks may be."""
+        return (self._queue._keys,)  # noqa: SLF001 - as above
+
+    async def keys_of(self, task_id: str) -> Keys:
+        """The keys of the place where a task is, or would be."""
+        del task_id
+        return self._queue._keys  # noqa: SLF001 - as above
+
+    async def keys_for(self, verb: Verb, item: Item) -> tuple[Keys, Item]:
+        """The keys for a verb to an item, and what comes after it."""
+        return self._queue._keys, verb.trailer  # noqa: SLF001 - as above
+
+    async def each(self, make: Callable[[Keys], Operation[T]]) -> list[T]:
+        """Run an operation in each place; the results."""
+        return [await self._engine.run(make(self._queue._keys))]  # noqa: SLF001 - as above
+
+    async def one(self, verb: Verb, item: Item) -> Answer:
+        """Do a verb to one item."""
+        (answer,) = await self._engine.submit(verb, [item])
+        return answer
+
+    async def many(self, verb: Verb, items: Sequence[Item], on_progress: Progress | None) -> list[Answer | Exception]:
+        """Do a verb to many items; an answer for each, or the error of the call that it was in."""
+        answers: list[Answer | Exception] = []
+        for first in range(0, len(items), verb.limit):
+            part = items[first : first + verb.limit]
+            try:
+                answers += await self._engine.submit(verb, part)
+            except (TorrelqueConnectionError, TorrelqueReplyError) as error:
+                answers += [renew(error) for _ in part]
+            if on_progress is not None:
+                on_progress(len(answers), len(items))
+        return answers
+
+    def unheeded(self, verb: Verb, item: Item) -> None:
+        """Do a verb to one item whose answer nobody waits for."""
+        self._engine.submit_unheeded(verb, [item])

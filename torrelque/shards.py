@@ -1,0 +1,279 @@
+"""The routes of a queue that is spread over several shards."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+
+from torrelque.core import sharding
+from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, tagged
+from torrelque.core.models import Receipt
+from torrelque.core.operations import are_known, are_queued
+from torrelque.core.protocol import Arg, Operation
+from torrelque.core.sharded import ShardedSession
+from torrelque.core.sharding import MAX_SHARDS, Layout
+from torrelque.core.verbs import CANCEL, ENQUEUE, PURGE, REDRIVE, Answer, Item, Outcome, Verb, enqueue_to
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueReplyError,
+    TorrelqueShardsError,
+    TorrelqueUsageError,
+    TorrelqueValueError,
+    renew,
+)
+from torrelque.items import random_id
+from torrelque.routes import Progress, Routes
+
+if TYPE_CHECKING:
+    from torrelque.observing import Observer
+
+__all__ = ('ShardedRoutes',)
+
+T = TypeVar('T')
+
+TRIES = 5
+"""How often a call is tried anew because the number of shards changed under it."""
+
+MOST_FORMER = 8
+"""Former numbers of shards that may still hold tasks: each makes looking for an unknown id longer."""
+
+IDS_A_TURN = 250
+"""Ids of one shard before those of the next, if nothing else ends its turn."""
+
+_BY_ID = (ENQUEUE, CANCEL, REDRIVE, PURGE)
+
+
+class ShardedRoutes(Routes):
+    """Each task has a home, the shard that its id belongs to; claims know where they were made."""
+
+    def __init__(self, queue: Observer, shards: int) -> None:
+        super().__init__(queue)
+        if shards > MAX_SHARDS:
+            raise TorrelqueValueError(f'shards must be at most {MAX_SHARDS}, got {shards}')
+        if '{' in queue.queue or '}' in queue.queue:
+            raise TorrelqueValueError(f'queue: with shards a name must have no braces, got {queue.queue!r}')
+        self._wanted = shards
+        self._names = {**LOGICAL_NAMES, **SHARD_NAMES, **type(queue).keys}
+        self._main = self._keys_at(tagged(queue.queue))
+        self._keys: list[Keys] = []
+        self._scripts = queue._scripts  # noqa: SLF001 - a part of the queue in a module of its own
+        self._session: ShardedSession | None = None
+        self._enqueue = enqueue_to(shards)
+        self._layout: Layout | None = None
+        self._opening = anyio.Lock()
+        self._turn = (-1, 0)
+        self._next = 0
+        self._know(shards)
+
+    def _keys_at(self, prefix: str) -> Keys:
+        return Keys({logical: f'{prefix}:{key}' for logical, key in self._names.items()})
+
+    def _know(self, total: int) -> None:
+        for shard in range(len(self._keys), total):
+            self._keys.append(self._keys_at(f'{{{self._queue.queue}:{shard}}}'))
+
+    @property
+    def known(self) -> Sequence[Keys]:
+        """The keys of all shards that are known of."""
+        return self._keys
+
+    # The layout ------------------------------------------------------------------------------------------------------
+
+    async def ready(self) -> None:
+        if self._layout is not None:
+            return
+        async with self._opening:
+            if self._layout is None:
+                plain = self._keys_at(self._queue.queue)
+                found, is_begun = await self._engine.run(sharding.open_layout(self._main, plain, self._keys))
+                sharding.check_number(found, self._wanted, self._queue.queue)
+                await self._adopt(found, is_begun=is_begun)
+
+    async def _reload(self) -> None:
+        layout, begun = await self._engine.run(sharding.read_layout(self._main))
+        newest = begun or layout
+        if newest is None:
+            raise TorrelqueUsageError(f'the record of how many shards queue {self._queue.queue!r} has is gone')
+        await self._adopt(newest, is_begun=begun is not None)
+
+    async def _adopt(self, layout: Layout, *, is_begun: bool) -> None:
+        """Use a layout, carried out first if it was only begun."""
+        self._know(layout.total)
+        if is_begun:
+            shards = self._keys[: layout.total]
+            layout = await self._engine.run(sharding.relayout(self._scripts, self._main, shards, layout))
+            self._know(layout.total)
+        if self._session is not None:
+            self._session.grow(self._keys)
+        self._enqueue = enqueue_to(layout.shards)
+        self._layout = layout
+
+    def make_session(self) -> ShardedSession:
+        """The state machine for all shards."""
+        nonce, queue = os.urandom(8).hex(), self._queue
+        transport = queue._transport  # noqa: SLF001 - as above
+        self._session = ShardedSession(
+            lambda shard: queue._session_of(self._keys[shard], sharding.nonce_of(nonce, shard)),  # noqa: SLF001 - as above
+            self._keys,
+            place=transport.place,
+            clock=transport.now,
+            jitter=random.random,
+            block_limit=transport.block_limit,
+            max_rejected=queue.max_rejected,
+            at_once=not transport.on_cluster,
+        )
+        return self._session
+
+    async def reshard(self, shards: int) -> Layout:
+        """Have another number of shards from now on."""
+        await self.ready()
+        for _ in range(TRIES):
+            await self._reload()
+            layout = self._ready_layout()
+            former = tuple(number for number in (layout.shards, *layout.former) if number != shards)
+            if layout.shards == shards:
+                return layout
+            if len(former) > MOST_FORMER:
+                raise TorrelqueUsageError(
+                    f'queue {self._queue.queue!r} may have tasks of {len(former)} former numbers of shards: '
+                    'call forget_former_shards() first'
+                )
+            wanted = Layout(layout.generation + 1, shards, former)
+            await self._engine.run(sharding.intend(self._main, wanted))
+        raise TorrelqueUsageError(f'the number of shards of queue {self._queue.queue!r} is being changed by others')
+
+    def _ready_layout(self) -> Layout:
+        assert self._layout is not None  # noqa: S101 - whoever asks waited for `ready`
+        return self._layout
+
+    # Places ----------------------------------------------------------------------------------------------------------
+
+    def new_id(self) -> str:
+        """One of the shard whose turn it is: what is added at once is so one call to one shard."""
+        engine_turn, count = self._turn
+        if engine_turn != self._engine.turns or count >= IDS_A_TURN:
+            engine_turn, count = self._engine.turns, 0
+            self._next += 1
+        self._turn = engine_turn, count + 1
+        shards = self._wanted if self._layout is None else self._layout.shards
+        return sharding.write_id(random_id(), self._next % shards, shards)
+
+    async def keys(self) -> Sequence[Keys]:
+        await self.ready()
+        return tuple(self._keys)
+
+    async def keys_of(self, task_id: str) -> Keys:
+        await self.ready()
+        homes = self._ready_layout().homes(task_id)
+        for home in homes[1:]:
+            if await self._engine.run(are_known(self._keys[home], [task_id])) == [True]:
+                return self._keys[home]
+        return self._keys[homes[0]]
+
+    async def keys_for(self, verb: Verb, item: Item) -> tuple[Keys, Item]:
+        await self.ready()
+        trailer = self._enqueue.trailer if verb is ENQUEUE else verb.trailer
+        return self._keys[self._places(verb, item)[0]], trailer
+
+    async def each(self, make: Callable[[Keys], Operation[T]]) -> list[T]:
+        return await self._engine.run_each([make(keys) for keys in await self.keys()])
+
+    def _places(self, verb: Verb, item: Item) -> list[int]:
+        """The shards where an item's task can be, the likeliest first."""
+        task_id, *rest = item
+        plain = task_id.decode() if isinstance(task_id, bytes) else str(task_id)
+        if verb not in _BY_ID and rest[0]:
+            shard = sharding.shard_of_claim(Receipt(plain, str(rest[0]), 0))
+            if shard is not None and shard < len(self._keys):
+                return [shard]
+        return self._ready_layout().homes(plain)
+
+    # Calls -----------------------------------------------------------------------------------------------------------
+
+    async def one(self, verb: Verb, item: Item) -> Answer:
+        await self.ready()
+        for last in range(TRIES - 1, -1, -1):
+            try:
+                return await self._one(verb, item)
+            except TorrelqueShardsError:
+                if not last:
+                    raise
+                await self._reload()
+        raise AssertionError  # the last try returned or raised
+
+    async def _one(self, verb: Verb, item: Item) -> Answer:
+        first, *others = self._places(verb, item)
+        if verb is ENQUEUE:
+            (answer,) = await self._add([item], first)
+            return answer
+        (answer,) = await self._engine.submit(verb, [item], first)
+        for shard in others:
+            if answer is not Outcome.UNKNOWN:
+                break
+            (answer,) = await self._engine.submit(verb, [item], shard)
+        return answer
+
+    async def _add(self, items: Sequence[Item], shard: int) -> list[Answer]:
+        """Enqueue on the shard where they are at home, unless they are queued where they were before.
+
+        Nobody adds to former homes any more, so what is not there now will not be.
+        """
+        verb, layout = self._enqueue, self._ready_layout()
+        elsewhere: dict[int, list[Arg]] = {}
+        if layout.former:
+            for item in items:
+                for place in self._places(ENQUEUE, item)[1:]:
+                    elsewhere.setdefault(place, []).append(item[0])
+        queued: set[Arg] = set()
+        for place, ids in elsewhere.items():
+            found = await self._engine.run(are_queued(self._keys[place], ids))
+            queued.update(task_id for task_id, is_queued in zip(ids, found, strict=True) if is_queued)
+        new = [item for item in items if item[0] not in queued]
+        answers = iter(await self._engine.submit(verb, new, shard) if new else ())
+        return [Outcome.EXISTING if item[0] in queued else next(answers) for item in items]
+
+    async def many(self, verb: Verb, items: Sequence[Item], on_progress: Progress | None) -> list[Answer | Exception]:
+        await self.ready()
+        answers: list[Answer | Exception | None] = [None] * len(items)
+        of_shard: dict[int, list[int]] = {}
+        for at, item in enumerate(items):
+            of_shard.setdefault(self._places(verb, item)[0], []).append(at)
+        done = 0
+
+        async def submit(shard: int, places: Sequence[int]) -> None:
+            nonlocal done
+            for first in range(0, len(places), verb.limit):
+                part = places[first : first + verb.limit]
+                for at, answer in zip(part, await self._part(verb, [items[at] for at in part], shard), strict=True):
+                    answers[at] = answer
+                done += len(part)
+                if on_progress is not None:
+                    on_progress(done, len(items))
+
+        async with anyio.create_task_group() as group:
+            for shard, places in of_shard.items():
+                group.start_soon(submit, shard, places)
+        return [answer for answer in answers if answer is not None]
+
+    async def _part(self, verb: Verb, items: list[Item], shard: int) -> Sequence[Answer | Exception]:
+        """Do a verb to items that are at home on one shard."""
+        try:
+            if verb is ENQUEUE:
+                return await self._add(items, shard)
+            answers: list[Answer | Exception] = [*await self._engine.submit(verb, items, shard)]
+            for at, answer in enumerate(answers):
+                if answer is Outcome.UNKNOWN and self._ready_layout().former:
+                    answers[at] = await self.one(verb, items[at])
+        except TorrelqueShardsError:
+            await self._reload()
+            return [await self.one(verb, item) for item in items]
+        except (TorrelqueConnectionError, TorrelqueReplyError) as error:
+            return [renew(error) for _ in items]
+        return answers
+
+    def unheeded(self, verb: Verb, item: Item) -> None:
+        self._engine.submit_unheeded(verb, [item], self._places(verb, item)[0])
