@@ -107,7 +107,7 @@ def test_every_field_of_a_state_is_documented() -> None:
 def fields(script: Path) -> set[str]:
     """Fields of the state that the prelude reads for the verbs."""
     text = script.read_text(encoding='utf-8')
-    read_state = re.search(r"redis\.pcall\('HMGET', state_key\(id\), ((?s:.*?))\)", text)
+    read_state = re.search(r"redis\.pcall\('HMGET', key, ((?s:.*?))\)", text)
     return set(re.findall(r"'(\w+)'", read_state[1])) if read_state else set()
 
 

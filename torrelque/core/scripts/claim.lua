@@ -9,10 +9,29 @@
 local K = 20
 local n, willing = tonumber(ARGV[4]), tonumber(ARGV[5])
 
-local function answer_task(reply, id, payload, count, deadline, state)
-  local at = #reply
-  reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, payload, count, deadline
+local function answer_task(reply, at, id, payload, count, deadline, state)
+  reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, payload, whole(count), deadline
   reply[at + 5], reply[at + 6] = state.headers or '', whole(count - state.dequeue_base)
+end
+
+-- A state as far as it is needed for a delivery; nil where the key is of a wrong type.
+local function read_pending(id)
+  local key = state_key(id)
+  local values = redis.pcall('HMGET', key, 'dequeue_count', 'revision', 'timeout', 'max_dequeues', 'dequeue_base',
+    'headers')
+  if mistyped(values) then
+    return nil
+  end
+  local count, revision, limit, base = values[1], values[2], values[4], values[5]
+  return {
+    key = key,
+    dequeue_count = count and number(count, 0) or 0,
+    revision = revision and number(revision, 1) or 1,
+    timeout = number(values[3], DEFAULT_TIMEOUT),
+    max_dequeues = limit and number(limit, nil),
+    dequeue_base = base and number(base, 0) or 0,
+    headers = values[6],
+  }
 end
 
 -- A repeat answers what of the first answer is still the caller's; with nothing left it is told to claim anew.
@@ -25,7 +44,7 @@ local function repeated(answer)
     local score, payload = redis.call('ZSCORE', working, id), redis.call('HGET', tasks, id)
     local state = score and payload and read_state(id)
     if state and is_live(score, state, token(), count) then
-      answer_task(reply, id, payload, whole(tonumber(count)), stamp(tonumber(score)), state)
+      answer_task(reply, #reply, id, payload, tonumber(count), stamp(tonumber(score)), state)
     end
   end
   if #reply == 4 then
@@ -77,12 +96,13 @@ while #taken < n and looked_at < n + K do
   local payloads = read('HMGET', tasks, ids)
   local in_working, in_delayed = read('ZMSCORE', working, ids), scores_in(delayed, waiting, ids)
   local in_rejected = scores_in(rejected, buried, ids)
-  for index, id in ipairs(ids) do
+  for index = 1, #ids do
+    local id = ids[index]
     local elsewhere = (in_working[index] and not plan.stale[id]) or (in_delayed[index] and not plan.due[id])
       or in_rejected[index] or mine[id]
     if payloads[index] and not elsewhere then
       mine[id] = true
-      local state = plan.returned[id] or read_state(id)
+      local state = plan.returned[id] or read_pending(id)
       local reason = not state and 'its state is not a hash' or exhausted(state)
       if reason then
         dead[#dead + 1] = { id = id, state = state, reason = reason }
@@ -104,14 +124,17 @@ bury(dead)
 local alarm
 drop_timer()
 local reply, receipts, scores, deadlines, mark = { 'OK', '', short and 1 or 0, present }, {}, {}, {}, token()
-for index, item in ipairs(taken) do
-  local id, timeout, count = item.id, item.state.timeout, whole(item.state.dequeue_count + 1)
+for index = 1, #taken do
+  local item = taken[index]
+  local id, state = item.id, item.state
+  local timeout, count = state.timeout, state.dequeue_count + 1
+  local delivery = whole(count)
   local deadline = deadlines[timeout] or stamp(now + timeout)
   deadlines[timeout] = deadline -- mostly the same for all
   scores[2 * index - 1], scores[2 * index] = deadline, id
-  transition(id, item.state, WORKING, 'claim', mark, 'last_dequeue_time', present, 'dequeue_count', count)
-  receipts[index] = count .. ':' .. #id .. ':' .. id
-  answer_task(reply, id, item.payload, count, deadline, item.state)
+  transition(state, WORKING, 'claim', mark, 'last_dequeue_time', present, 'dequeue_count', delivery)
+  receipts[index] = delivery .. ':' .. whole(#id) .. ':' .. id
+  answer_task(reply, 6 * index - 2, id, item.payload, count, deadline, state)
 end
 variadic('ZADD', working, scores)
 add(claimed, #taken)

@@ -20,18 +20,18 @@ for at = 4, #ARGV - 5, 6 do
   states[#states + 1] = state_key(ARGV[at])
 end
 local any = exist(states) -- mostly none of the ids has ever been used, and none need be looked at alone
-for at = 4, #ARGV - 5, 6 do
+for index = 1, #states do
+  local at = 6 * index - 2
   local id = ARGV[at]
   -- Not HMGET: who may only enqueue needs no right to read payloads.
-  local queued = any and redis.call('EXISTS', state_key(id)) == 1 and redis.call('HEXISTS', tasks, id) == 1
+  local queued = any and redis.call('EXISTS', states[index]) == 1 and redis.call('HEXISTS', tasks, id) == 1
   if queued or seen[id] then
-    answers[#answers + 1] = 'e'
+    answers[index] = 'e'
   else
-    answers[#answers + 1] = 'n'
+    answers[index] = 'n'
     seen[id] = true
-    fresh[#fresh + 1] = at
-    payloads[#payloads + 1] = id
-    payloads[#payloads + 1] = ARGV[at + 1]
+    fresh[#fresh + 1] = index
+    payloads[2 * #fresh - 1], payloads[2 * #fresh] = id, ARGV[at + 1]
     if ARGV[at + 3] == '' then
       pushed[#pushed + 1] = id
     else
@@ -45,22 +45,27 @@ end
 variadic('HSET', tasks, payloads)
 if any then
   local finished = {}
-  for index, at in ipairs(fresh) do
-    finished[index] = state_key(ARGV[at])
+  for place, index in ipairs(fresh) do
+    finished[place] = states[index]
   end
   remove_keys(finished) -- a finished result of the same id must not expire under the new task
 end
-for _, at in ipairs(fresh) do
-  local key = state_key(ARGV[at])
+for _, index in ipairs(fresh) do
+  local key, at = states[index], 6 * index - 2
+  local timeout, limit, headers = ARGV[at + 2], ARGV[at + 4], ARGV[at + 5]
   local status = ARGV[at + 3] == '' and PENDING or DELAYED
-  local fields = { 'status', status, 'timeout', ARGV[at + 2], 'enqueue_time', present }
-  if ARGV[at + 4] ~= '' then
-    fields[7], fields[8] = 'max_dequeues', ARGV[at + 4]
+  if limit == '' and headers == '' then
+    redis.call('HSET', key, 'status', status, 'timeout', timeout, 'enqueue_time', present)
+  else
+    local fields = { 'status', status, 'timeout', timeout, 'enqueue_time', present }
+    if limit ~= '' then
+      fields[7], fields[8] = 'max_dequeues', limit
+    end
+    if headers ~= '' then
+      fields[#fields + 1], fields[#fields + 2] = 'headers', headers
+    end
+    redis.call('HSET', key, unpack(fields))
   end
-  if ARGV[at + 5] ~= '' then
-    fields[#fields + 1], fields[#fields + 2] = 'headers', ARGV[at + 5]
-  end
-  redis.call('HSET', key, unpack(fields))
   redis.pcall('PUBLISH', key, '1 ' .. status)
 end
 variadic('LPUSH', pending, pushed)

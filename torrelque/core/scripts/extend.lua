@@ -8,7 +8,7 @@ local ids, scores = ids_of(items), {}
 begin_writing()
 for _, item in ipairs(items) do
   local timeout = tonumber(ARGV[item.at + 3]) or item.state.timeout
-  local deadline = stamp(math.max(item.score, now + timeout))
+  local deadline = stamp(math.max(tonumber(item.score), now + timeout))
   answers[(item.at - 4) / 4 + 1] = deadline
   scores[#scores + 1] = deadline
   scores[#scores + 1] = item.id

@@ -42,8 +42,8 @@ function repairs.lost()
   if not state or deadline or due or dead or redis.call('LPOS', pending, id) or redis.call('LPOS', dequeueing, id) then
     return false
   end
-  redis.call('HDEL', state_key(id), 'claim')
-  transition(id, state, PENDING)
+  redis.call('HDEL', state.key, 'claim')
+  transition(state, PENDING)
   redis.call('LPUSH', pending, id)
   return true
 end

@@ -33,11 +33,15 @@ end
 
 local present = stamp(now)
 
+local texts = {} -- formatting a number costs half as much as a command, and most are the same few
+
 local function whole(value)
-  if value % 1 == 0 and value < 1e14 and value > -1e14 then
-    return value -- as it is: Lua and the server write such a number in full, and formatting it costs as much as a command
+  local text = texts[value]
+  if not text then
+    text = string.format('%.0f', value)
+    texts[value] = text
   end
-  return string.format('%.0f', value)
+  return text
 end
 
 local function state_key(id)
@@ -69,6 +73,9 @@ end
 
 -- HMGET, ZMSCORE, SMISMEMBER: one answer for each value.
 local function read(command, key, values)
+  if #values > 0 and #values <= CHUNK then
+    return redis.call(command, key, unpack(values))
+  end
   local answers = {}
   for first = 1, #values, CHUNK do
     local last = math.min(first + CHUNK - 1, #values)
@@ -91,12 +98,14 @@ end
 
 -- A task's state as far as the verbs need it; nil where the key is of a wrong type.
 local function read_state(id)
-  local values = redis.pcall('HMGET', state_key(id), 'claim', 'dequeue_count', 'revision', 'timeout', 'requeue_count',
+  local key = state_key(id)
+  local values = redis.pcall('HMGET', key, 'claim', 'dequeue_count', 'revision', 'timeout', 'requeue_count',
     'max_dequeues', 'dequeue_base', 'headers')
   if mistyped(values) then
     return nil
   end
   return {
+    key = key,
     claim = values[1],
     dequeue_count = number(values[2], 0),
     revision = number(values[3], 1),
@@ -110,11 +119,12 @@ end
 
 -- The part of it that the end of a claim needs: what is not there is looked for to the end of the hash.
 local function read_claim(id)
-  local values = redis.pcall('HMGET', state_key(id), 'claim', 'dequeue_count', 'revision')
+  local key = state_key(id)
+  local values = redis.pcall('HMGET', key, 'claim', 'dequeue_count', 'revision')
   if mistyped(values) then
     return nil
   end
-  return { claim = values[1], dequeue_count = number(values[2], 0), revision = number(values[3], 1) }
+  return { key = key, claim = values[1], dequeue_count = number(values[2], 0), revision = number(values[3], 1) }
 end
 
 -- Where the limit is reached, the reason for the dead letter.
@@ -126,9 +136,10 @@ local function exhausted(state)
 end
 
 -- Write a transition into the state and tell the watchers. A user without the right to publish still works.
-local function transition(id, state, status, ...)
-  local key, revision = state_key(id), whole(state.revision + 1)
+local function transition(state, status, ...)
+  local key = state.key
   state.revision = state.revision + 1
+  local revision = whole(state.revision)
   redis.call('HSET', key, 'status', status, 'revision', revision, ...)
   redis.pcall('PUBLISH', key, revision .. ' ' .. status)
 end
@@ -326,8 +337,8 @@ local function bury(dead)
   for _, item in ipairs(dead) do
     redis.call('ZADD', rejected, present, item.id)
     if item.state then
-      redis.call('HDEL', state_key(item.id), 'claim')
-      transition(item.id, item.state, REJECTED, 'reason', item.reason, 'release_time', present)
+      redis.call('HDEL', item.state.key, 'claim')
+      transition(item.state, REJECTED, 'reason', item.reason, 'release_time', present)
     end
   end
 end
@@ -353,8 +364,8 @@ local function return_planned(plan)
   for _, id in ipairs(plan.pushed) do
     local state = plan.returned[id]
     state.requeue_count = state.requeue_count + 1
-    redis.call('HDEL', state_key(id), 'claim')
-    transition(id, state, PENDING, 'last_requeue_time', present, 'requeue_count', whole(state.requeue_count))
+    redis.call('HDEL', state.key, 'claim')
+    transition(state, PENDING, 'last_requeue_time', present, 'requeue_count', whole(state.requeue_count))
   end
   variadic('LPUSH', pending, plan.pushed)
   bury(plan.dead)
@@ -376,15 +387,15 @@ local function claimed_items(width, read_of)
     ids[#ids + 1] = ARGV[at]
   end
   local scores = read('ZMSCORE', working, ids)
-  for index, id in ipairs(ids) do
-    local at = 4 + (index - 1) * width
+  for index = 1, #ids do
+    local id, at = ids[index], 4 + (index - 1) * width
     local state = scores[index] and not seen[id] and read_of(id)
     if state == nil then
       answers[index] = 'x'
     elseif state and is_live(scores[index], state, ARGV[at + 1], ARGV[at + 2]) then
       seen[id] = true
       answers[index] = 'o'
-      items[#items + 1] = { id = id, at = at, state = state, score = tonumber(scores[index]) }
+      items[#items + 1] = { id = id, at = at, state = state, score = scores[index] }
     else
       answers[index] = ARGV[at + 1] == '' and 'u' or 'l'
     end
@@ -409,7 +420,7 @@ local function give_back(items)
   variadic('RPUSH', pending, ids) -- first, as only consumers have the right to it: others change nothing
   variadic('ZREM', working, ids)
   for _, item in ipairs(items) do
-    redis.call('HDEL', state_key(item.id), 'claim')
-    transition(item.id, item.state, PENDING, 'dequeue_count', whole(item.state.dequeue_count - 1))
+    redis.call('HDEL', item.state.key, 'claim')
+    transition(item.state, PENDING, 'dequeue_count', whole(item.state.dequeue_count - 1))
   end
 end

@@ -31,8 +31,8 @@ end
 begin_writing()
 variadic('ZREM', rejected, ids_of(items))
 for _, item in ipairs(items) do
-  redis.call('HDEL', state_key(item.id), 'claim', 'reason', 'release_time')
-  transition(item.id, item.state, PENDING, 'dequeue_base', whole(item.state.dequeue_count))
+  redis.call('HDEL', item.state.key, 'claim', 'reason', 'release_time')
+  transition(item.state, PENDING, 'dequeue_base', whole(item.state.dequeue_count))
 end
 variadic('LPUSH', pending, ids_of(items))
 hint()

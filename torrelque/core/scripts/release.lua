@@ -17,17 +17,17 @@ local ids, states, refusals = ids_of(items), {}, 0
 variadic('ZREM', working, ids)
 variadic('HDEL', tasks, ids)
 for _, item in ipairs(items) do
-  local key, status, ttl = state_key(item.id), ARGV[item.at + 3], ARGV[item.at + 4]
+  local state, status, ttl = item.state, ARGV[item.at + 3], ARGV[item.at + 4]
   if status == REJECTED then
     refusals = refusals + 1
   end
   if ttl == '' then
-    states[#states + 1] = key
-    redis.pcall('PUBLISH', key, whole(item.state.revision + 1) .. ' ' .. status)
+    states[#states + 1] = state.key
+    redis.pcall('PUBLISH', state.key, whole(state.revision + 1) .. ' ' .. status)
   else
-    redis.call('HDEL', key, 'claim')
-    transition(item.id, item.state, status, 'result', ARGV[item.at + 5], 'release_time', present)
-    expire(key, ttl)
+    redis.call('HDEL', state.key, 'claim')
+    transition(state, status, 'result', ARGV[item.at + 5], 'release_time', present)
+    expire(state.key, ttl)
   end
 end
 remove_keys(states)

@@ -16,7 +16,7 @@ variadic('ZREM', working, ids_of(items))
 local pushed, later = {}, {}
 for _, item in ipairs(items) do
   local id, state, delay, timeout = item.id, item.state, ARGV[item.at + 3], ARGV[item.at + 4]
-  redis.call('HDEL', state_key(id), 'claim')
+  redis.call('HDEL', state.key, 'claim')
   local fields = {}
   if timeout ~= '' then
     fields = { 'timeout', timeout }
@@ -24,12 +24,12 @@ for _, item in ipairs(items) do
   if delay ~= '' then
     later[#later + 1] = stamp(now + tonumber(delay))
     later[#later + 1] = id
-    transition(id, state, DELAYED, unpack(fields))
+    transition(state, DELAYED, unpack(fields))
   else
     pushed[#pushed + 1] = id
     fields[#fields + 1], fields[#fields + 2] = 'last_requeue_time', present
     fields[#fields + 1], fields[#fields + 2] = 'requeue_count', whole(state.requeue_count + 1)
-    transition(id, state, PENDING, unpack(fields))
+    transition(state, PENDING, unpack(fields))
   end
 end
 variadic('LPUSH', pending, pushed)

@@ -17,7 +17,7 @@ from torrelque.errors import TorrelqueReplyError
 from torrelque.transports.memory.keyspace import Keyspace
 
 __all__ = (
-    'DELAYED', 'PENDING', 'REJECTED', 'WORKING', 'Run', 'State', 'Verb', 'as_answer', 'laned', 'number', 'stamp',
+    'DELAYED', 'PENDING', 'REJECTED', 'WORKING', 'Run', 'State', 'Verb', 'laned', 'number', 'stamp',
     'whole',
 )  # fmt: skip
 
@@ -37,9 +37,6 @@ DEFAULT_TIMEOUT = 300.0
 
 _MOST = 9e15
 """Up to here the whole numbers among the floats have no gaps."""
-
-WRITTEN_OUT = 1e14
-"""From here on Lua would write a number with an exponent, so the scripts write it out."""
 
 _RECORD = re.compile(rb'(\d+) (\S+) ([A-Za-z]+) (.*)', re.DOTALL)
 
@@ -63,12 +60,6 @@ def stamp(time: float) -> bytes:
 
 def whole(value: float) -> bytes:
     return b'%.0f' % value
-
-
-def as_answer(number: bytes) -> int | bytes:
-    """A whole number in a reply: an integer, unless it is so large that the scripts write it out."""
-    value = int(number)
-    return value if abs(value) < WRITTEN_OUT else number
 
 
 class State:

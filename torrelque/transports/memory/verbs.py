@@ -31,7 +31,6 @@ from torrelque.transports.memory.prelude import (
     Run,
     State,
     Verb,
-    as_answer,
     laned,
     number,
     stamp,
@@ -177,7 +176,7 @@ class _Choice:
 
 def _answered(task: Claimed, payload: bytes, count: bytes, deadline: bytes) -> list[Reply]:
     attempt = whole(float(count) - task.state.dequeue_base)
-    return [task.id, payload, as_answer(count), deadline, task.state.headers, as_answer(attempt)]
+    return [task.id, payload, count, deadline, task.state.headers, attempt]
 
 
 def _claimed_before(run: Run, answer: bytes) -> Reply:
@@ -395,7 +394,7 @@ def stats(run: Run) -> Reply:
         len(db.zset_at(keys['delayed'])),
         refused,
         _age(run, pending[-1]) if pending else b'',
-        *(as_answer(whole(number(counters.get(name), 0.0))) for name in COUNTERS),
+        *(whole(number(counters.get(name), 0.0)) for name in COUNTERS),
     ]
 
 
