@@ -69,7 +69,7 @@ def as_redis_cli(reply: Any) -> str:  # noqa: ANN401 - whatever a server answers
 
 def without_chance(text: str) -> str:
     """Without the times, and what a client drew at random."""
-    return re.sub(r'\d{10,}(\.\d+|:[0-9a-f]{16}:\d+)', 'T', text)
+    return re.sub(r'\d{10,}(\.\d+|:[0-9a-f]{16}\.[0-9a-f]+:\d+)', 'T', text)
 
 
 async def prepare(url: str, code: str) -> None:

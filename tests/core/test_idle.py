@@ -80,7 +80,7 @@ def test_what_is_handed_out_is_the_claim() -> None:
     ticket = machine.join()
     machine.claim('a')
     (task,) = ticket.value
-    assert task.receipt == ('a', '7:nonce:1', 1)
+    assert task.receipt == ('a', '7:nonce.1:1', 1)
     assert (task.payload, task.deadline, task.headers, task.attempt) == (b'payload', 1300.0, b'', 1)
     assert task.expires == machine.clock.now + 300
 
@@ -258,7 +258,7 @@ def test_a_cap_on_dead_letters_goes_along() -> None:
     machine = Machine(cap=3)
     ticket = machine.join(timeout=5)
     operation, batch = machine.begin()
-    assert only(batch) == ('claim', ('7', 'nonce', 1, 1, '5.000000', 3))
+    assert only(batch) == ('claim', ('7', 'nonce.1', 1, 1, '5.000000', 3))
     end(operation, [claimed(alarm=b'2')])
     machine.idle.leave(ticket)
     _, batch = machine.begin()
@@ -392,7 +392,7 @@ def test_a_claim_that_is_cut_off_is_settled_and_fails_each_of_those_who_wait() -
     machine = Machine()
     first, second = machine.join(), machine.join()
     operation, _ = machine.begin()
-    assert only(operation.throw(Interrupted(CAUSE))) == ('settle', ('7', 'nonce', 1))
+    assert only(operation.throw(Interrupted(CAUSE))) == ('settle', ('7', 'nonce.1', 1))
     end(operation, [[b'aborted']])
     assert isinstance(first.error, TorrelqueConnectionError)
     assert isinstance(second.error, TorrelqueConnectionError)

@@ -29,8 +29,8 @@ def minted(pool: Lanes, number: bytes = b'7') -> Lane:
 
 def test_the_first_call_mints_its_lane() -> None:
     operation = call(lanes())
-    assert only(next(operation)) == ('mint', ('nonce',))
-    assert only(operation.send([b'7'])) == ('enqueue', ('7', 'nonce', 1, 'item'))
+    assert only(next(operation)) == ('mint', ('nonce.1',))
+    assert only(operation.send([b'7'])) == ('enqueue', ('7', 'nonce.1', 1, 'item'))
     assert end(operation, [[b'OK', b'n']]) == b'n'
 
 
@@ -38,7 +38,7 @@ def test_the_next_call_uses_the_same_lane_and_the_next_sequence() -> None:
     pool = lanes()
     minted(pool)
     operation = call(pool)
-    assert only(next(operation)) == ('enqueue', ('7', 'nonce', 2, 'item'))
+    assert only(next(operation)) == ('enqueue', ('7', 'nonce.1', 2, 'item'))
 
 
 def test_a_lane_has_one_call_in_flight() -> None:
@@ -63,8 +63,8 @@ def test_a_lane_that_the_server_lost_is_made_anew() -> None:
     minted(pool)
     operation = call(pool)
     next(operation)
-    assert only(operation.send([[b'NOLANE']])) == ('mint', ('nonce',))
-    assert only(operation.send([b'8'])) == ('enqueue', ('8', 'nonce', 1, 'item'))
+    assert only(operation.send([[b'NOLANE']])) == ('mint', ('nonce.2',))
+    assert only(operation.send([b'8'])) == ('enqueue', ('8', 'nonce.2', 1, 'item'))
     assert end(operation, [[b'OK', b'n']]) == b'n'
 
 
@@ -97,7 +97,7 @@ def test_an_error_reply_leaves_the_lane_to_others() -> None:
     next(operation)
     with pytest.raises(TorrelqueReplyError):
         operation.send([TorrelqueReplyError('OOM command not allowed')])
-    assert only(next(call(pool))) == ('enqueue', ('7', 'nonce', 3, 'item'))
+    assert only(next(call(pool))) == ('enqueue', ('7', 'nonce.1', 3, 'item'))
 
 
 def test_interrupted_while_minting_nothing_needs_to_be_settled() -> None:
@@ -115,7 +115,7 @@ def interrupted_call(pool: Lanes) -> Operation[Reply]:
     minted(pool)
     operation = call(pool)
     next(operation)
-    assert only(operation.throw(Interrupted(CAUSE))) == ('settle', ('7', 'nonce', 2))
+    assert only(operation.throw(Interrupted(CAUSE))) == ('settle', ('7', 'nonce.1', 2))
     return operation
 
 
@@ -134,7 +134,7 @@ def test_a_call_that_was_undone_raises_the_interruption_and_keeps_its_lane(outco
         operation.send([[outcome]])
     assert interrupted.value.cause is CAUSE
     assert not pool.unsettled
-    assert only(next(call(pool))) == ('enqueue', ('7', 'nonce', 3, 'item'))
+    assert only(next(call(pool))) == ('enqueue', ('7', 'nonce.1', 3, 'item'))
 
 
 def test_a_lane_that_cannot_be_settled_is_retired_and_settled_later() -> None:
@@ -147,7 +147,7 @@ def test_a_lane_that_cannot_be_settled_is_retired_and_settled_later() -> None:
     assert only(next(call(pool)))[0] == 'mint'
 
     repair = pool.settle_all()
-    assert only(next(repair)) == ('settle', ('7', 'nonce', 2))
+    assert only(next(repair)) == ('settle', ('7', 'nonce.1', 2))
     end(repair, [[b'aborted']])
     assert not pool.unsettled
 

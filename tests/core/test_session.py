@@ -101,7 +101,7 @@ def test_concurrent_calls_of_a_verb_are_one_call_and_each_gets_its_own_answers()
     first, second = driver.enqueue('a', 'b'), driver.enqueue('c')
     operation, (name, args) = driver.one()
     assert name == 'enqueue'
-    assert args == ('1', 'nonce', 1, *enqueue_item('a'), *enqueue_item('b'), *enqueue_item('c'))
+    assert args == ('1', 'nonce.1', 1, *enqueue_item('a'), *enqueue_item('b'), *enqueue_item('c'))
     end(operation, [[b'OK', b'nen']])
     assert first.value == [Outcome.NEW, Outcome.EXISTING]
     assert second.value == [Outcome.NEW]
@@ -172,7 +172,7 @@ def test_a_call_that_was_cut_off_is_settled_and_answers_if_it_was_done() -> None
     driver = Driver()
     ticket = driver.enqueue('a')
     operation, _ = driver.one()
-    assert only(operation.throw(Interrupted(CAUSE))) == ('settle', ('1', 'nonce', 1))
+    assert only(operation.throw(Interrupted(CAUSE))) == ('settle', ('1', 'nonce.1', 1))
     end(operation, [[b'finished', b'n']])
     assert ticket.value == [Outcome.NEW]
 
@@ -194,7 +194,7 @@ def test_what_cannot_be_settled_is_settled_later() -> None:
     assert driver.session.start() == []
     driver.pass_time()
     operation, call = driver.one()
-    assert call == ('settle', ('1', 'nonce', 1))
+    assert call == ('settle', ('1', 'nonce.1', 1))
     assert driver.session.timer() == math.inf
     end(operation, [[b'aborted']])
     assert driver.session.timer() == math.inf
@@ -235,7 +235,7 @@ def test_a_waiting_consumers_claim_that_cannot_be_settled_is_settled_later() -> 
         operation.throw(Interrupted(CAUSE))
     assert isinstance(ticket.error, TorrelqueConnectionError)
     driver.pass_time()
-    assert driver.one()[1] == ('settle', ('1', 'nonce', 1))
+    assert driver.one()[1] == ('settle', ('1', 'nonce.1', 1))
 
 
 def test_a_waiting_consumers_claim_that_gets_through_is_followed_by_settling() -> None:
@@ -282,7 +282,7 @@ def test_dequeue_nowait_claims_again_where_a_budget_ran_out() -> None:
     driver = Driver()
     ticket = driver.session.dequeue_nowait(3, nobody)
     operation, _ = driver.one()
-    assert only(operation.send([claimed('a', again=1)])) == ('claim', ('1', 'nonce', 2, 2, '0.000000'))
+    assert only(operation.send([claimed('a', again=1)])) == ('claim', ('1', 'nonce.1', 2, 2, '0.000000'))
     end(operation, [claimed('b')])
     assert ids(ticket) == ['a', 'b']
 
@@ -292,7 +292,7 @@ def test_what_dequeue_nowait_got_before_it_was_cut_off_is_handed_out() -> None:
     ticket = driver.session.dequeue_nowait(3, nobody)
     operation, _ = driver.one()
     operation.send([claimed('a', again=1)])
-    assert only(operation.throw(Interrupted(CAUSE))) == ('settle', ('1', 'nonce', 2))
+    assert only(operation.throw(Interrupted(CAUSE))) == ('settle', ('1', 'nonce.1', 2))
     end(operation, [[b'aborted']])
     assert ids(ticket) == ['a']
 
@@ -318,7 +318,7 @@ def test_a_task_for_a_caller_that_left_is_given_back() -> None:
     operation, _ = driver.one()
     driver.session.leave(ticket)
     end(operation, [claimed('a')])
-    assert given_back(driver)[1] == (b'a', '1:nonce:1', 1)
+    assert given_back(driver)[1] == (b'a', '1:nonce.1:1', 1)
 
 
 def test_a_task_that_came_as_its_caller_left_is_given_back() -> None:
@@ -327,7 +327,7 @@ def test_a_task_that_came_as_its_caller_left_is_given_back() -> None:
     operation, _ = driver.one()
     end(operation, [claimed('a')])
     driver.session.leave(ticket)
-    assert given_back(driver)[1] == (b'a', '1:nonce:1', 1)
+    assert given_back(driver)[1] == (b'a', '1:nonce.1:1', 1)
 
 
 def test_answers_of_other_verbs_are_not_given_back() -> None:
@@ -353,7 +353,7 @@ def test_a_giveback_that_was_cut_off_is_made_again_later() -> None:
     end(operation, [[b'aborted']])
     driver.pass_time()
     operation, call = driver.one()
-    assert call == ('giveback', ('1', 'nonce', 2, b'a', '9:nonce:9', 1))
+    assert call == ('giveback', ('1', 'nonce.1', 2, b'a', '9:nonce:9', 1))
     end(operation, [[b'OK', b'o']])
     assert driver.session.timer() == math.inf
 

@@ -415,4 +415,4 @@ def test_an_object_that_went_through_a_fork(server: Server) -> None:
 
 def nonce(task: Task) -> str:
     """Of the client that claimed it."""
-    return task.receipt.token.split(':')[1]
+    return task.receipt.token.split(':')[1].rpartition('.')[0]

@@ -214,7 +214,7 @@ class World:
             if receipt is None or (task_id, *receipt) in self.ledger.abandoned:
                 continue
             claim = self.rules.claims[(task_id, *receipt)]
-            client = clients[receipt[0].split(b':')[1].decode()]
+            client = clients[receipt[0].split(b':')[1].decode().rpartition('.')[0]]
             gone = client.dead and (claim.delivered or not client.closed_cleanly)
             require(gone or claim.legacy, 'in working for nobody', task_id, receipt)
 
@@ -283,7 +283,7 @@ class World:
             receipt = self.rules.shadow[task_id].receipt
             assert receipt is not None
             claim = self.rules.claims[(task_id, *receipt)]
-            if not claim.delivered and clients[receipt[0].split(b':')[1].decode()].available:
+            if not claim.delivered and clients[receipt[0].split(b':')[1].decode().rpartition('.')[0]].available:
                 require(
                     self.server_time() - claim.made < PROMPT, 'neither handed over nor given back', task_id, receipt
                 )

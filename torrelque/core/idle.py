@@ -55,7 +55,7 @@ def claim(
 
     def parse(reply: Reply) -> Claim:
         alarm, again, time, *values = reply
-        token = f'{lane.number}:{lanes.nonce}:{lane.sequence}'
+        token = f'{lane.number}:{lane.nonce}:{lane.sequence}'
         offset = sent - float(time)
         tasks = [
             ClaimedTask(

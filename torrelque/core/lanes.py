@@ -24,24 +24,31 @@ _MINTS_A_CALL = 3
 
 
 class Lane:
-    """A lane as its client knows it: ``number`` (empty until the server made it) and the last ``sequence`` used."""
+    """A lane as its client knows it: ``number`` (empty until the server made it), ``nonce``, last ``sequence``."""
 
-    __slots__ = ('number', 'sequence')
+    __slots__ = ('nonce', 'number', 'sequence')
 
     def __init__(self) -> None:
         self.number: str = ''
+        self.nonce: str = ''
         self.sequence: int = 0
 
 
 class Lanes:
-    """The lanes of one client, whose ``nonce`` nobody else has."""
+    """The lanes of one client, whose ``nonce`` nobody else has.
+
+    Each lane that is made gets a nonce of its own, this one and a number: after
+    a fail-over to a replica that lagged a server may give out a lane's number
+    again, to the same client, too.
+    """
 
     def __init__(self, scripts: ScriptSet, keys: Keys, nonce: str) -> None:
         self._scripts = scripts
         self._keys = keys
-        self.nonce = nonce
+        self._nonce = nonce
+        self._made = 0
         self._free: list[Lane] = []
-        self._unsettled: list[tuple[str, int]] = []
+        self._unsettled: list[tuple[str, str, int]] = []
 
     @property
     def unsettled(self) -> bool:
@@ -83,19 +90,20 @@ class Lanes:
     def settle_all(self) -> Operation[None]:
         """Settle what could not be settled when it was interrupted. Stops at the first that cannot be now."""
         while self._unsettled:
-            number, sequence = self._unsettled[0]
-            yield from self.script('settle', (number, self.nonce, sequence), as_is)
+            yield from self.script('settle', self._unsettled[0], as_is)
             self._unsettled.pop(0)
 
     def _attempt(self, lane: Lane, name: str, args: tuple[Arg, ...]) -> Operation[Sequence[Reply]]:
         outcome = b''
         for _ in range(_MINTS_A_CALL):
             if not lane.number:
-                lane.number = yield from self.script('mint', (self.nonce,), _text)
+                self._made += 1
+                lane.nonce = f'{self._nonce}.{self._made:x}'
+                lane.number = yield from self.script('mint', (lane.nonce,), _text)
                 lane.sequence = 0
             lane.sequence += 1
             parts: Sequence[Reply] = yield from self.script(
-                name, (lane.number, self.nonce, lane.sequence, *args), as_is
+                name, (lane.number, lane.nonce, lane.sequence, *args), as_is
             )
             outcome = parts[0]
             if outcome == b'OK':
@@ -109,14 +117,14 @@ class Lanes:
         raise TorrelqueError(f'the server refused {name!r} as {outcome!r}')
 
     def _settle(self, lane: Lane, interrupted: Interrupted) -> Operation[Sequence[Reply]]:
-        number, sequence = lane.number, lane.sequence
-        if not number:  # it was a lane being made that was cut off: nothing was sent on it
+        call = lane.number, lane.nonce, lane.sequence
+        if not lane.number:  # it was a lane being made that was cut off: nothing was sent on it
             raise interrupted
         try:
-            parts: Sequence[Reply] = yield from self.script('settle', (number, self.nonce, sequence), as_is)
+            parts: Sequence[Reply] = yield from self.script('settle', call, as_is)
         except (Interrupted, TorrelqueReplyError):
             lane.number = ''
-            self._unsettled.append((number, sequence))
+            self._unsettled.append(call)
             raise interrupted from None
         if parts[0] != b'finished':
             raise interrupted
