@@ -58,6 +58,7 @@ from torrelque.items import (
 )
 from torrelque.observing import Observer
 from torrelque.routes import Progress
+from torrelque.shards import ShardedRoutes
 from torrelque.sweeping import Sweeper
 
 __all__ = ('Torrelque',)
@@ -387,6 +388,24 @@ class Torrelque(Observer):
         if (task_ids is None) == (age is None):
             raise TorrelqueTypeError(f'purge takes either task ids or older_than, got {task_ids!r} and {older_than!r}')
         return await self._dead_letters.do(PURGE, purge_item, task_ids, age or 0.0, limit)
+
+    async def reshard(self, shards: int) -> bool:
+        """Spread the queue over another number of shards from now on, while it is in use.
+
+        New tasks go to the new homes of their ids. What is queued already stays
+        where it is until it is done, and consumers take from there, too. Objects that
+        know the old number follow by themselves; ones made later must be given the
+        new one. True once no task and no result is left at a former home: then
+        what is looked for by its id is looked for in one place again. Call it
+        with the same number to ask again. Goes on where it was cut off; safe to cancel and to
+        repeat. Raises TorrelqueUsageError without shards.
+        """
+        routes = self._routes
+        if not isinstance(routes, ShardedRoutes):
+            raise TorrelqueUsageError(
+                f'queue {self.queue!r} has no shards: give shards= to all its objects from the start'
+            )
+        return await routes.reshard(checks.check_count('shards', shards))
 
     async def audit(self, *, repair: bool = False) -> list[Violation]:
         """Check that everything in the queue is as it should be; what is not.

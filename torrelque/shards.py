@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
@@ -12,7 +14,7 @@ import anyio
 from torrelque.core import sharding
 from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, tagged
 from torrelque.core.models import Receipt
-from torrelque.core.operations import are_known, are_queued
+from torrelque.core.operations import are_known, are_queued, scan_results, scan_tasks
 from torrelque.core.protocol import Arg, Operation
 from torrelque.core.sharded import ShardedSession
 from torrelque.core.sharding import MAX_SHARDS, Layout
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ('ShardedRoutes',)
 
 T = TypeVar('T')
+
+logger: logging.Logger = logging.getLogger('torrelque')
 
 TRIES = 5
 """How often a call is tried anew because the number of shards changed under it."""
@@ -64,6 +68,7 @@ class ShardedRoutes(Routes):
         self._session: ShardedSession | None = None
         self._enqueue = enqueue_to(shards)
         self._layout: Layout | None = None
+        self._following = False
         self._opening = anyio.Lock()
         self._turn = (-1, 0)
         self._next = 0
@@ -84,13 +89,17 @@ class ShardedRoutes(Routes):
     # The layout ------------------------------------------------------------------------------------------------------
 
     async def ready(self) -> None:
+        await self._open(self._wanted)
+
+    async def _open(self, wanted: int | None) -> None:
+        """Know the layout. Raises TorrelqueShardsError if it is of another number than is wanted."""
         if self._layout is not None:
             return
         async with self._opening:
             if self._layout is None:
                 plain = self._keys_at(self._queue.queue)
                 found, is_begun = await self._engine.run(sharding.open_layout(self._main, plain, self._keys))
-                sharding.check_number(found, self._wanted, self._queue.queue)
+                sharding.check_number(found, wanted or found.shards, self._queue.queue)
                 await self._adopt(found, is_begun=is_begun)
 
     async def _reload(self) -> None:
@@ -112,6 +121,20 @@ class ShardedRoutes(Routes):
         self._enqueue = enqueue_to(layout.shards)
         self._layout = layout
 
+    def _hear(self, shards: int) -> None:
+        """The servers say that there are so many shards."""
+        if self._layout is not None and shards != self._layout.shards and not self._following:
+            self._following = True
+            self._engine.spawn(self._follow)
+
+    async def _follow(self) -> None:
+        try:
+            await self._reload()
+        except (TorrelqueConnectionError, TorrelqueReplyError):
+            logger.warning('Cannot read how many shards queue %r has', self._queue.queue, exc_info=True)
+        finally:
+            self._following = False
+
     def make_session(self) -> ShardedSession:
         """The state machine for all shards."""
         nonce, queue = os.urandom(8).hex(), self._queue
@@ -120,6 +143,7 @@ class ShardedRoutes(Routes):
             lambda shard: queue._session_of(self._keys[shard], sharding.nonce_of(nonce, shard)),  # noqa: SLF001 - as above
             self._keys,
             place=transport.place,
+            told=self._hear,
             clock=transport.now,
             jitter=random.random,
             block_limit=transport.block_limit,
@@ -128,23 +152,42 @@ class ShardedRoutes(Routes):
         )
         return self._session
 
-    async def reshard(self, shards: int) -> Layout:
-        """Have another number of shards from now on."""
-        await self.ready()
+    async def reshard(self, shards: int) -> bool:
+        """Have so many shards from now on. Whether nothing is left where it belonged before."""
+        if shards > MAX_SHARDS:
+            raise TorrelqueValueError(f'shards must be at most {MAX_SHARDS}, got {shards}')
+        await self._open(None)
         for _ in range(TRIES):
             await self._reload()
             layout = self._ready_layout()
             former = tuple(number for number in (layout.shards, *layout.former) if number != shards)
             if layout.shards == shards:
-                return layout
-            if len(former) > MOST_FORMER:
+                if not layout.former:
+                    return True
+                if not await self._is_drained(layout):
+                    return False
+                former = ()
+            elif len(former) > MOST_FORMER:
                 raise TorrelqueUsageError(
-                    f'queue {self._queue.queue!r} may have tasks of {len(former)} former numbers of shards: '
-                    'call forget_former_shards() first'
+                    f'queue {self._queue.queue!r} had too many numbers of shards, {former}, '
+                    f'of which tasks may be left: reshard({layout.shards}) until it returns True'
                 )
             wanted = Layout(layout.generation + 1, shards, former)
             await self._engine.run(sharding.intend(self._main, wanted))
         raise TorrelqueUsageError(f'the number of shards of queue {self._queue.queue!r} is being changed by others')
+
+    async def _is_drained(self, layout: Layout) -> bool:
+        """Whether every task and every result is at home. Nobody adds to a former home, so it stays so."""
+        for shard, keys in enumerate(self._keys[: layout.total]):
+            scans = partial(scan_tasks, self._scripts, keys, None), partial(scan_results, keys)
+            for scan in scans:  # in this order, as tasks become results
+                cursor, first = b'0', True
+                while first or cursor != b'0':
+                    first = False
+                    cursor, ids = await self._engine.run(scan(cursor))
+                    if any(sharding.home_of(task_id, layout.shards) != shard for task_id in ids):
+                        return False
+        return True
 
     def _ready_layout(self) -> Layout:
         assert self._layout is not None  # noqa: S101 - whoever asks waited for `ready`

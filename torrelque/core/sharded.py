@@ -22,7 +22,8 @@ class ShardedSession:
     """The state machine of one queue object over several shards, driven like a `Session`.
 
     ``make`` makes the session of one shard. ``place`` tells by a key which server
-    has it now; with ``at_once`` that is one for all, and the calls of all shards
+    has it now; ``told`` hears how many shards there are, whenever the server says
+    so; with ``at_once`` that is one for all, and the calls of all shards
     may travel together.
     """
 
@@ -32,6 +33,7 @@ class ShardedSession:
         keys: Sequence[Keys],
         *,
         place: Callable[[bytes], Hashable],
+        told: Callable[[int], None],
         clock: Callable[[], float],
         jitter: Callable[[], float],
         block_limit: float,
@@ -40,7 +42,7 @@ class ShardedSession:
     ) -> None:
         self._make = make
         self._at_once = at_once
-        self._spread = Spread(place, clock, jitter, self._give_back, block_limit, max_rejected)
+        self._spread = Spread(place, clock, jitter, self._give_back, told, block_limit, max_rejected)
         self._sessions: list[Session] = []
         self.grow(keys)
 

@@ -81,7 +81,8 @@ class Spread:
     """Serves waiting consumers, first come first served, from several shards, each in its turn.
 
     ``place`` tells by a key which server has it now; ``give_back`` takes claims
-    that nobody is there for any more. The rest is as of :class:`~torrelque.core.idle.Idle`.
+    that nobody is there for any more; ``told`` hears how many shards there are,
+    as far as the server knows. The rest is as of :class:`~torrelque.core.idle.Idle`.
     """
 
     def __init__(
@@ -90,10 +91,12 @@ class Spread:
         clock: Callable[[], float],
         jitter: Callable[[], float],
         give_back: Callable[[Sequence[ClaimedTask]], None],
+        told: Callable[[int], None],
         block_limit: float = SLICE,
         max_rejected: int | None = None,
     ) -> None:
         self._place = place
+        self._told = told
         self._clock = clock
         self._jitter = jitter
         self._max_rejected = max_rejected
@@ -321,7 +324,9 @@ class Spread:
         names = [name for shard in shards for name in shard.names]
         lanes = shards[0].lanes
         try:
-            findings = yield from lanes.script('survey', (round(registered * 1000), *names), _findings)
+            number_of_shards, findings = yield from lanes.script(
+                'survey', (round(registered * 1000), *names), _findings
+            )
         except Interrupted as interrupted:
             if registered:
                 self.abort(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
@@ -339,6 +344,8 @@ class Spread:
                 if not shard.busy and not shard.hinted:
                     shard.expected = finding
             self._hand_out(())
+        if number_of_shards:
+            self._told(number_of_shards)
         return True
 
     def _start_parting(self) -> list[tuple[int, Operation[bool]]]:
@@ -371,6 +378,10 @@ class _Waiting:
         self._spread.failed(self._place, error)
 
 
-def _findings(reply: Reply) -> list[int]:
-    """How many tasks to expect. Where an event is near, or the shard was not looked at, a claim will tell."""
-    return [int(finding) if finding.isdigit() else 1 for finding in reply.split()]
+def _findings(reply: Reply) -> tuple[int, list[int]]:
+    """How many shards there are (0: not known), and how many tasks to expect of each that was looked at.
+
+    Where an event is near, or a shard could not be looked at, a claim will tell.
+    """
+    shards, findings = reply
+    return int(shards or 0), [int(finding) if finding.isdigit() else 1 for finding in findings.split()]

@@ -12,4 +12,4 @@ end
 if intended and number(string.match(intended, '^%d+'), 0) <= generation then
   redis.call('HDEL', counters, 'intended')
 end
-return { whole(generation), redis.call('HGET', counters, 'shards') }
+return { generation, redis.call('HGET', counters, 'shards') }

@@ -1,9 +1,9 @@
 -- Look at all shards of a queue that are on one server, and have them ring where the caller is going to wait. It changes
 -- nothing else, so it may read and write by turns.
--- KEYS: ring
+-- KEYS: ring counters
 -- ARGV: for how many milliseconds they are to ring there (0: the caller waits no more, and what there is to do is rung to
 --   whoever does), then for each shard its pending delayed working timer bell wake
--- returns: for each shard, with a blank between: how many tasks are to be had, 0 for none; e if an event is near that nobody
+-- returns: how many shards the queue has, as far as the shard of the declared keys was told, or ''; then for each shard, with a blank between: how many tasks are to be had, 0 for none; e if an event is near that nobody
 --   minds; x if it could not be looked at, as its slot is not on this server
 
 local lifetime = tonumber(ARGV[1])
@@ -40,4 +40,4 @@ for at = 2, #ARGV, 6 do
   local looked, finding = pcall(finding_of, unpack(ARGV, at, at + 5))
   findings[#findings + 1] = looked and finding or 'x'
 end
-return table.concat(findings, ' ')
+return { redis.call('HGET', counters, 'shards') or '', table.concat(findings, ' ') }

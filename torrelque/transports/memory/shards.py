@@ -30,7 +30,8 @@ def survey(run: Run) -> Reply:
     lifetime, *names = run.args
     shards = [names[at : at + 6] for at in range(0, len(names), 6)]
     run.db.zset_at(run.keys['ring'])
-    return b' '.join(_survey(run, int(lifetime), *shard) for shard in shards)
+    findings = b' '.join(_survey(run, int(lifetime), *shard) for shard in shards)
+    return [run.db.hash_at(run.keys['counters']).get(b'shards', b''), findings]
 
 
 def _survey(
