@@ -11,7 +11,7 @@ from typing import Self
 from torrelque.core import checks, operations
 from torrelque.core.codec import JSON, Serialiser
 from torrelque.core.durability import Confirmer, Durability
-from torrelque.core.keys import LOGICAL_NAMES, Keys, tagged, untagged
+from torrelque.core.keys import LOGICAL_NAMES, Keys, shard_of_name, tagged, untagged
 from torrelque.core.models import (
     Task,
     TorrelqueQueueStats,
@@ -247,7 +247,7 @@ async def queues(client: object) -> AsyncIterator[str]:
     """The names of the queues on a server, found by SCAN in bounded steps; a name may come twice.
 
     ``client`` is what :class:`Torrelque` takes. Queues that only 0.9 has used
-    are not marked, and not found.
+    are not marked, and not found. One with shards comes once, without their numbers.
     """
     transport = adapt(client)
     for near in await transport.nodes():
@@ -256,4 +256,10 @@ async def queues(client: object) -> AsyncIterator[str]:
             cursor, names = await drive(transport, operations.scan_queues(cursor, near))
             first = False
             for name in names:
+                if shard_of_name(name) is not None or (name.startswith('{') and not transport.on_cluster):
+                    shards = await drive(transport, operations.recorded_shards(name))
+                    if shards is not None:
+                        if shard_of_name(name) is None:
+                            yield untagged(name)
+                        continue
                 yield untagged(name) if transport.on_cluster else name

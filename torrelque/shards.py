@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from torrelque.core import sharding
-from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, tagged
+from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, shard_name, shard_of_name, tagged
 from torrelque.core.models import Receipt
 from torrelque.core.operations import are_known, are_queued, scan_results, scan_tasks
 from torrelque.core.protocol import Arg, Operation
@@ -60,6 +60,10 @@ class ShardedRoutes(Routes):
             raise TorrelqueValueError(f'shards must be at most {MAX_SHARDS}, got {shards}')
         if '{' in queue.queue or '}' in queue.queue:
             raise TorrelqueValueError(f'queue: with shards a name must have no braces, got {queue.queue!r}')
+        if shard_of_name(tagged(queue.queue)) is not None:
+            raise TorrelqueValueError(
+                f'queue: with shards a name must not end like that of a shard, got {queue.queue!r}'
+            )
         self._wanted = shards
         self._names = {**LOGICAL_NAMES, **SHARD_NAMES, **type(queue).keys}
         self._main = self._keys_at(tagged(queue.queue))
@@ -79,7 +83,7 @@ class ShardedRoutes(Routes):
 
     def _know(self, total: int) -> None:
         for shard in range(len(self._keys), total):
-            self._keys.append(self._keys_at(f'{{{self._queue.queue}:{shard}}}'))
+            self._keys.append(self._keys_at(shard_name(self._queue.queue, shard)))
 
     @property
     def known(self) -> Sequence[Keys]:

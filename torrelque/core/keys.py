@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from torrelque.core.protocol import Script
 from torrelque.errors import TorrelqueValueError
 
-__all__ = ('LOGICAL_NAMES', 'SHARD_NAMES', 'Keys', 'tagged', 'untagged')
+__all__ = ('LOGICAL_NAMES', 'SHARD_NAMES', 'Keys', 'shard_name', 'shard_of_name', 'tagged', 'untagged')
 
 LOGICAL_NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -24,6 +25,20 @@ LOGICAL_NAMES: Mapping[str, str] = MappingProxyType(
 
 SHARD_NAMES: Mapping[str, str] = MappingProxyType({'bell': 'bell', 'ring': 'ring'})
 """The same for what only the shards of a queue have."""
+
+
+_SHARD = re.compile(r'\{(.+):(\d+)\}', re.DOTALL)
+
+
+def shard_name(queue: str, shard: int) -> str:
+    """What the keys of one shard begin with: on a cluster each is in a slot of its own."""
+    return f'{{{queue}:{shard}}}'
+
+
+def shard_of_name(name: str) -> tuple[str, int] | None:
+    """The queue and the number of the shard that may be meant by what a key begins with."""
+    match = _SHARD.fullmatch(name)
+    return match and (match[1], int(match[2]))
 
 
 class Keys:

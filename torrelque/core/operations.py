@@ -27,6 +27,7 @@ __all__ = (
     'literally',
     'queue_stats',
     'queued_task',
+    'recorded_shards',
     'rejected_before',
     'scan_queues',
     'scan_results',
@@ -192,6 +193,12 @@ def scan_queues(cursor: bytes, near: Arg | None = None) -> Operation[tuple[bytes
     suffix = b':counters'
     next_cursor, found = yield from _scan(near, b'*' + suffix, cursor)
     return next_cursor, [key[: -len(suffix)].decode(errors='replace') for key in found]
+
+
+def recorded_shards(name: str) -> Operation[int | None]:
+    """How many shards are recorded with what begins with ``name``, a queue or a shard; None if nothing is."""
+    recorded = yield from Call[bytes | None]('HGET', (f'{name}:counters',), ('shards',))
+    return None if recorded is None else int(recorded.split()[0])
 
 
 def server_time(keys: Keys) -> Operation[float]:

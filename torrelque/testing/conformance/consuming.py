@@ -94,7 +94,7 @@ class ConsumingConformance(OnQueue):
             got.extend(await queue.dequeue(max_tasks=5))
 
         with anyio.fail_after(PATIENCE):
-            async with Torrelque(client, queue=queue.queue) as producer, anyio.create_task_group() as tasks:
+            async with self.make_queue(client, queue.queue) as producer, anyio.create_task_group() as tasks:
                 tasks.start_soon(consume)
                 await anyio.sleep(0.02)
                 await producer.enqueue('theirs')
@@ -138,7 +138,7 @@ class ConsumingConformance(OnQueue):
         assert (stats.tasks, stats.rejected, stats.total_rejected) == (0, 1, 1)
 
     async def test_the_delivery_limit_of_stale_claims(self, client: object) -> None:
-        async with Torrelque(client, queue=unique(), max_dequeues=1) as queue:
+        async with self.make_queue(client, unique(), max_dequeues=1) as queue:
             task_id = await queue.enqueue('deadly', task_timeout=0.01)
             await queue.dequeue(20)
 
@@ -149,7 +149,7 @@ class ConsumingConformance(OnQueue):
             await eventually(is_rejected)
 
     async def test_a_cap_on_dead_letters(self, client: object) -> None:
-        async with Torrelque(client, queue=unique(), max_dequeues=1, max_rejected=2) as queue:
+        async with self.make_queue(client, unique(), max_dequeues=1, max_rejected=2) as queue:
             ids = await queue.enqueue_many(range(5))
             first, second, *rest = await queue.dequeue(20, max_tasks=5)
             for task in (first, second):
@@ -174,7 +174,7 @@ class ConsumingConformance(OnQueue):
     async def test_what_cannot_be_deserialised_spoils_nothing(
         self, client: object, caplog: pytest.LogCaptureFixture
     ) -> None:
-        async with Torrelque(client, queue=unique(), serialiser=_FUSSY) as queue:
+        async with self.make_queue(client, unique(), serialiser=_FUSSY) as queue:
             ids = await queue.enqueue_many(['a', 'broken', 'b'])
             assert [task.data for task in await queue.dequeue(20, max_tasks=3)] == ['a', 'b']
             broken = str(ids[1])
@@ -190,7 +190,7 @@ class ConsumingConformance(OnQueue):
     async def test_a_wait_goes_on_past_what_cannot_be_deserialised(
         self, client: object, caplog: pytest.LogCaptureFixture
     ) -> None:
-        async with Torrelque(client, queue=unique(), serialiser=_FUSSY) as queue:
+        async with self.make_queue(client, unique(), serialiser=_FUSSY) as queue:
             await queue.enqueue('broken')
             with pytest.raises(TorrelqueTimeoutError):
                 await queue.dequeue(0.05)

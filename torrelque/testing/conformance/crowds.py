@@ -32,7 +32,7 @@ class CrowdConformance(OnQueue):
             for number in range(part * 30, part * 30 + 30):
                 await queue.enqueue(number)
 
-        async with client_factory() as client, Torrelque(client, queue=queue.queue) as other:
+        async with client_factory() as client, self.make_queue(client, queue.queue) as other:
             with anyio.fail_after(PATIENCE):
                 async with anyio.create_task_group() as tasks:
                     for own in (queue, other) * 5:
@@ -95,7 +95,7 @@ class CrowdConformance(OnQueue):
                 taken.append(await queue.dequeue())
 
         ids: list[str] = []
-        async with Torrelque(client, queue=queue.queue) as producer:
+        async with self.make_queue(client, queue.queue) as producer:
             for round_ in range(10):
                 async with anyio.create_task_group() as tasks:
                     for number in range(3):
@@ -112,7 +112,7 @@ class CrowdConformance(OnQueue):
                 taken.append(await queue.dequeue(patience))
 
         ids: list[str] = []
-        async with Torrelque(client, queue=queue.queue) as producer:
+        async with self.make_queue(client, queue.queue) as producer:
             for round_ in range(10):
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(consume, 0.003)
@@ -182,7 +182,7 @@ class CrowdConformance(OnQueue):
         async def consume(own: Torrelque) -> None:
             taken.append(await own.dequeue())
 
-        async with Torrelque(client, queue=queue.queue) as other, anyio.create_task_group() as tasks:
+        async with self.make_queue(client, queue.queue) as other, anyio.create_task_group() as tasks:
             for _ in range(10):
                 tasks.start_soon(consume, other)
             await anyio.sleep(0.01)
@@ -193,7 +193,7 @@ class CrowdConformance(OnQueue):
         assert {task.dequeue_count for task in left} <= {1}
 
     async def test_leaving_and_entering_again(self, client: object) -> None:
-        queue = Torrelque(client, queue=unique())
+        queue = self.make_queue(client, unique())
         for number in range(3):
             async with queue:
                 await queue.enqueue(number)

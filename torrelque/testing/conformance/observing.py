@@ -128,7 +128,7 @@ class ObservingConformance(OnQueue):
 
     async def test_finding_queues(self, client: object, queue: Torrelque) -> None:
         await queue.enqueue('a')
-        async with Torrelque(client, queue=unique('odd*[x]:')) as other:
+        async with self.make_queue(client, unique('odd*[x]:')) as other:
             await other.enqueue('a')
             assert {name async for name in queues(client)} >= {queue.queue, other.queue}
 
@@ -271,7 +271,7 @@ class ObservingConformance(OnQueue):
         async def nothing_left() -> bool:
             return (await queue.get_queue_stats()).tasks == 0
 
-        async with Torrelque(client, queue=queue.queue) as other:
+        async with self.make_queue(client, queue.queue) as other:
             task_id = await other.enqueue('a')
             watching = other.watch(task_id)
             async for state in watching:

@@ -31,7 +31,7 @@ class ProducingConformance(OnQueue):
             assert (got_id, got, type(got)) == (task_id, data, type(data))
 
     async def test_a_serialiser_of_bytes(self, client: object) -> None:
-        async with Torrelque(client, queue=unique(), serialiser=pickle) as queue:
+        async with self.make_queue(client, unique(), serialiser=pickle) as queue:
             await queue.enqueue({1, 2.5, b'\x00\xff'})
             task = await queue.dequeue(20)
             assert task.data == {1, 2.5, b'\x00\xff'}
@@ -40,7 +40,7 @@ class ProducingConformance(OnQueue):
 
     async def test_a_serialiser_of_text(self, client: object) -> None:
         text = TorrelqueTaskSerialiser(lambda value: f'<{value}>', lambda data: data.decode()[1:-1])
-        async with Torrelque(client, queue=unique(), serialiser=text) as queue:
+        async with self.make_queue(client, unique(), serialiser=text) as queue:
             await queue.enqueue('gr\u00fcn')
             assert (await queue.dequeue(20)).data == 'gr\u00fcn'
 
@@ -128,7 +128,7 @@ class ProducingConformance(OnQueue):
         await queue.release(task)
 
     async def test_queues_do_not_mix(self, client: object, queue: Torrelque) -> None:
-        async with Torrelque(client, queue=queue.queue + ':other') as other:
+        async with self.make_queue(client, queue.queue + ':other') as other:
             task_id = await queue.enqueue('mine')
             assert await other.dequeue_nowait() == []
             with pytest.raises(TorrelqueLookupError):
@@ -145,6 +145,6 @@ class ProducingConformance(OnQueue):
                 f'{{{queue.queue}}}:tasks',
             }  # with a tag on a cluster
             await queue.enqueue('a')
-            async with Torrelque(client, queue=queue.queue) as plain:
+            async with self.make_queue(client, queue.queue) as plain:
                 assert await plain.dequeue_nowait() == []
             await queue.release(await queue.dequeue(20), result='done')

@@ -74,9 +74,14 @@ class OnClient:
 
 
 class OnQueue(OnClient):
-    """A fixture: a queue of one's own."""
+    """A fixture: a queue of one's own, over so many ``shards``."""
+
+    shards: int | None = None
+
+    def make_queue(self, client: object, queue: str, **options: Any) -> Torrelque:  # noqa: ANN401 - whatever it takes
+        return Torrelque(client, queue=queue, shards=self.shards, **options)
 
     @pytest.fixture
     async def queue(self, client: object) -> AsyncIterator[Torrelque]:
-        async with Torrelque(client, queue=unique()) as queue:
+        async with self.make_queue(client, unique()) as queue:
             yield queue
