@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 
 from tests import servers
@@ -98,6 +100,50 @@ class Cluster:
         replicas = sum(len(told) - 3 for told in node.command('CLUSTER', 'SLOTS'))
         ok = b'cluster_state:ok' in node.command('CLUSTER', 'INFO')
         return ok and served == SLOTS and replicas == len(self.nodes) - self._size
+
+
+class Move:
+    """A slot on its way from one node to another, as ``redis-cli --cluster reshard`` does it, step by step."""
+
+    def __init__(self, cluster: Cluster, key: str) -> None:
+        self.slot = cluster.slot_of(key)
+        self.cluster = cluster
+        self.source = cluster.owner_of(key)
+        self.target = next(node for node in cluster.primaries if node is not self.source)
+        self.target.command('CLUSTER', 'SETSLOT', self.slot, 'IMPORTING', self._id(self.source))
+        self.source.command('CLUSTER', 'SETSLOT', self.slot, 'MIGRATING', self._id(self.target))
+
+    def carry(self, *keys: str | bytes) -> None:
+        """Move these keys, or all that there are."""
+        there = keys or self.source.command('CLUSTER', 'GETKEYSINSLOT', self.slot, 1000)
+        if there:
+            self.source.command('MIGRATE', '127.0.0.1', self.target.port, '', 0, 5000, 'KEYS', *there)
+
+    def keys(self) -> list[bytes]:
+        """All that there are, wherever."""
+        both = (node.command('CLUSTER', 'GETKEYSINSLOT', self.slot, 1000) for node in (self.source, self.target))
+        return sorted(key for keys in both for key in keys if b':lane:' not in key)
+
+    def finish(self) -> None:
+        self.carry()
+        for node in (self.target, self.source, *self.cluster.primaries):
+            node.command('CLUSTER', 'SETSLOT', self.slot, 'NODE', self._id(self.target))
+
+    def _id(self, node: Server) -> str:
+        told: bytes = node.command('CLUSTER', 'MYID')
+        return told.decode()
+
+
+@contextmanager
+def calls_of(server: Server, command: str) -> Iterator[Callable[[], int]]:
+    """How often the server was asked for a command meanwhile, also in vain."""
+
+    def count() -> int:
+        line = server.info('commandstats').get(f'cmdstat_{command}', '')
+        return sum(int(number) for number in re.findall(r'(?:^|rejected_)calls=(\d+)', line))
+
+    before = count()
+    yield lambda: count() - before
 
 
 def _options() -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import pytest
 import redis.asyncio
 
 from tests.test_docs import read
-from tests.transports.settings import CLIENTS, memory_settings
+from tests.transports.settings import CLIENTS, CLUSTER_CLIENTS, memory_settings
 from torrelque import TorrelqueUsageError, connect
 from torrelque.core.protocol import Call
 from torrelque.testing import MemoryTransport
@@ -63,12 +63,14 @@ def test_urls() -> None:
     assert parse_url('unix:///socket').path == '/socket'
 
 
-def test_clusters_are_refused() -> None:
-    assert yes('Redis Cluster') == set()
+def test_clusters() -> None:
     assert ROWS['Redis Cluster']['native'] == '`redis+cluster://`'
     assert connect('redis+cluster://host').on_cluster
-    with pytest.raises(TorrelqueUsageError, match='Redis Cluster is not supported'):
-        adapt(redis.asyncio.RedisCluster(host='localhost'))
+    assert ROWS['Redis Cluster']['redis-py'] == '`RedisCluster`'
+    assert adapt(redis.asyncio.RedisCluster(host='localhost')).on_cluster
+    assert {name.partition('-')[0] for name in CLUSTER_CLIENTS} == {
+        KINDS[client] for client, cell in ROWS['Redis Cluster'].items() if client in KINDS and cell != 'no'
+    }
 
 
 def test_decoding_clients_are_among_those_that_the_suite_runs_over() -> None:

@@ -64,15 +64,29 @@ CLIENTS: dict[str, Client] = {
 
 
 class ClusterClient(NamedTuple):
-    """A way to reach a cluster. ``make(cluster)`` is a context that holds a client."""
+    """A way to reach a cluster. ``make(cluster)`` is a context that holds a client; None: all ``turns`` there are."""
 
     make: Callable[[Cluster], AbstractAsyncContextManager[object]]
-    loops: tuple[str, ...] = tuple(LOOPS)
+    turns: dict[str, tuple[str, ...]] | None = None
+    """The event loops, each with the kinds of servers that it has its turn with."""
+
+
+def redis_py_cluster(turns: dict[str, tuple[str, ...]], **options: Any) -> ClusterClient:  # noqa: ANN401 - redis-py's
+    @asynccontextmanager
+    async def make(cluster: Cluster) -> AsyncIterator[object]:
+        client = redis.asyncio.RedisCluster(host='127.0.0.1', port=cluster.nodes[0].port, **options)
+        yield client
+        await client.aclose()
+
+    return ClusterClient(make, turns)
 
 
 CLUSTER_CLIENTS: dict[str, ClusterClient] = {
     'native-cluster': ClusterClient(lambda cluster: connect(f'redis+cluster://{cluster.hosts}')),
+    'redis_py-cluster': redis_py_cluster({'asyncio': ('redis-7.0', 'valkey-9.1'), 'asyncio+uvloop': ('redis-8.2',)}),
+    'redis_py-cluster-decode': redis_py_cluster({'asyncio+uvloop': ('valkey-9.1',)}, protocol=3, decode_responses=True),
 }
+"""Each client is run on each kind of server; its event loops and its settings take turns over these, to save time."""
 
 
 @asynccontextmanager
@@ -107,7 +121,7 @@ def settings() -> Iterator[Setting]:
 
 def cluster_settings() -> Iterator[Setting]:
     """Those with a cluster."""
-    for client, (_, loops) in CLUSTER_CLIENTS.items():
-        for loop in loops:
-            for kind in clusters.KINDS:
+    for client, (_, turns) in CLUSTER_CLIENTS.items():
+        for loop, kinds in (turns or dict.fromkeys(LOOPS, clusters.KINDS)).items():
+            for kind in kinds:
                 yield Setting(client, loop, kind)

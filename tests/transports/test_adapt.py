@@ -15,6 +15,7 @@ from torrelque.testing import MemoryTransport
 from torrelque.transports import adapt
 from torrelque.transports.coredis import CoredisTransport
 from torrelque.transports.redis_py import RedisPyTransport
+from torrelque.transports.redis_py_cluster import RedisPyClusterTransport
 
 
 def test_a_transport_is_used_as_it_is() -> None:
@@ -30,6 +31,14 @@ def test_redis_py() -> None:
         assert isinstance(adapt(client), RedisPyTransport)
     sentinel = redis.asyncio.Sentinel([('127.0.0.1', 1)])  # type: ignore[no-untyped-call]
     assert isinstance(adapt(sentinel.master_for('mine')), RedisPyTransport)
+
+
+def test_redis_pys_cluster() -> None:
+    class Mine(redis.asyncio.RedisCluster):
+        pass
+
+    for client in (redis.asyncio.RedisCluster('a'), Mine('a'), redis.asyncio.RedisCluster.from_url('redis://a')):
+        assert isinstance(adapt(client), RedisPyClusterTransport)
 
 
 def test_coredis() -> None:
@@ -55,13 +64,16 @@ class Valkey:
         (None, 'builtins.NoneType is no client'),
         (Valkey(), 'Valkey is no client'),
         (redis.asyncio.Redis, 'is a class: make a client of it'),
-        (redis.Redis(password='secret'), 'is the blocking client: use the one of redis.asyncio'),
+        (redis.Redis(password='secret'), 'is the blocking client: use the Redis of redis.asyncio'),
         ('redis://:secret@localhost', 'a URL is not a client yet'),
         (b'redis://:secret@localhost', 'a URL is not a client yet'),
-        (redis.asyncio.RedisCluster(host='127.0.0.1', port=1, password='secret'), 'Cluster is not supported'),
-        (coredis.RedisCluster('127.0.0.1', 1, password='secret'), 'Cluster is not supported'),
+        (
+            redis.RedisCluster.__new__(redis.RedisCluster),
+            'is the blocking client: use the RedisCluster of redis.asyncio',
+        ),
         (redis.asyncio.Redis(password='secret').pipeline(), 'is a pipeline'),
-        (coredis.Redis(password='secret').pipeline(), 'Pipeline is no client'),
+        (redis.asyncio.RedisCluster(host='127.0.0.1', port=1, password='secret').pipeline(), 'is a pipeline'),
+        (coredis.Redis(password='secret').pipeline(), 'is a pipeline'),
     ],
 )
 def test_others_are_told_what_to_use(client: object, hint: str) -> None:
@@ -69,7 +81,12 @@ def test_others_are_told_what_to_use(client: object, hint: str) -> None:
         adapt(client)
     assert hint in str(caught.value)
     assert 'secret' not in str(caught.value)
-    for usable in ('redis.asyncio.Redis', 'coredis.Redis', 'async with torrelque.connect(url)', 'Transport'):
+    for usable in (
+        'redis.asyncio.Redis or RedisCluster',
+        'coredis.Redis',
+        'async with torrelque.connect(url)',
+        'Transport',
+    ):
         assert usable in str(caught.value)
 
 

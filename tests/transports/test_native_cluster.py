@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 
 import anyio
 import pytest
 
 from tests import clusters, servers
-from tests.clusters import Cluster
-from tests.servers import Server
+from tests.clusters import Cluster, Move, calls_of
 from tests.transports.fake import fake_server
 from tests.transports.native_support import Start, blocked, until
 from torrelque import Durability, Torrelque
 from torrelque.core.protocol import Call, Reply, Script
-from torrelque.core.slots import slot_of
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueHandshakeError,
@@ -56,50 +52,6 @@ async def client(cluster: Cluster) -> AsyncIterator[NativeTransport]:
 
 def call(command: str, *args: str | bytes | int, key: str = KEY) -> Call[Reply]:
     return Call(command, (key,), args)
-
-
-class Move:
-    """A slot on its way from one node to another, as ``redis-cli --cluster reshard`` does it, step by step."""
-
-    def __init__(self, cluster: Cluster, key: str = KEY) -> None:
-        self.slot = slot_of(key)
-        self.cluster = cluster
-        self.source = cluster.owner_of(key)
-        self.target = next(node for node in cluster.primaries if node is not self.source)
-        self.target.command('CLUSTER', 'SETSLOT', self.slot, 'IMPORTING', self._id(self.source))
-        self.source.command('CLUSTER', 'SETSLOT', self.slot, 'MIGRATING', self._id(self.target))
-
-    def carry(self, *keys: str | bytes) -> None:
-        """Move these keys, or all that there are."""
-        there = keys or self.source.command('CLUSTER', 'GETKEYSINSLOT', self.slot, 1000)
-        if there:
-            self.source.command('MIGRATE', '127.0.0.1', self.target.port, '', 0, 5000, 'KEYS', *there)
-
-    def keys(self) -> list[bytes]:
-        """All that there are, wherever."""
-        both = (node.command('CLUSTER', 'GETKEYSINSLOT', self.slot, 1000) for node in (self.source, self.target))
-        return sorted(key for keys in both for key in keys if b':lane:' not in key)
-
-    def finish(self) -> None:
-        self.carry()
-        for node in (self.target, self.source, *self.cluster.primaries):
-            node.command('CLUSTER', 'SETSLOT', self.slot, 'NODE', self._id(self.target))
-
-    def _id(self, node: Server) -> str:
-        told: bytes = node.command('CLUSTER', 'MYID')
-        return told.decode()
-
-
-@contextmanager
-def calls_of(server: Server, command: str) -> Iterator[Callable[[], int]]:
-    """How often the server was asked for a command meanwhile, also in vain."""
-
-    def count() -> int:
-        line = server.info('commandstats').get(f'cmdstat_{command}', '')
-        return sum(int(number) for number in re.findall(r'(?:^|rejected_)calls=(\d+)', line))
-
-    before = count()
-    yield lambda: count() - before
 
 
 # Entering ------------------------------------------------------------------------------------------------------------
@@ -153,7 +105,7 @@ async def test_a_key_for_each_node(cluster: Cluster, client: NativeTransport) ->
 
 async def test_moved_is_followed_and_the_slots_are_read_once(cluster: Cluster, client: NativeTransport) -> None:
     await client.execute([call('SET', 0)])
-    move = Move(cluster)
+    move = Move(cluster, KEY)
     move.finish()
     with calls_of(move.target, 'cluster|slots') as count:
         async with anyio.create_task_group() as tasks:
@@ -166,14 +118,14 @@ async def test_moved_is_followed_and_the_slots_are_read_once(cluster: Cluster, c
 async def test_a_script_is_loaded_where_its_call_goes(cluster: Cluster, client: NativeTransport) -> None:
     await client.execute([call('SET', 'here')])
     script = Script('got', f"return redis.call('GET', KEYS[1]) -- {KEY} {cluster.owner_of(KEY).port}", ('key',))
-    Move(cluster).finish()
+    Move(cluster, KEY).finish()
     assert await drive(client, iter(Call[Reply](script, (KEY,)))) == b'here'
 
 
 async def test_ask_is_followed_for_that_call_only(cluster: Cluster, client: NativeTransport) -> None:
     there, gone = KEY, '{moving}:gone'
     await client.execute([call('SET', 'a', key=there), call('SET', 'b', key=gone)])
-    move = Move(cluster)
+    move = Move(cluster, KEY)
     try:
         move.carry(gone)
         script = Script('asked', f"return redis.call('GET', KEYS[1]) -- {move.source.port}", ('key',))
@@ -189,7 +141,7 @@ async def test_ask_is_followed_for_that_call_only(cluster: Cluster, client: Nati
 async def test_try_again_is_the_reply_when_the_time_is_over(cluster: Cluster) -> None:
     async with connect(f'redis+cluster://{cluster.hosts}', retry_timeout=0.2) as client:
         await client.execute([call('SET', 'a'), call('SET', 'b', key='{moving}:gone')])
-        move = Move(cluster)
+        move = Move(cluster, KEY)
         try:
             move.carry('{moving}:gone')
             (reply,) = await client.execute([Call('MGET', (KEY, '{moving}:gone'))])
@@ -211,7 +163,7 @@ async def test_a_wait_goes_on_at_the_other_node(cluster: Cluster, client: Native
         tasks.start_soon(wait)
         source = cluster.owner_of(wake)
         await until(lambda: bool(blocked(source)))
-        move = Move(cluster)
+        move = Move(cluster, KEY)
         move.finish()
         await until(lambda: bool(blocked(move.target)))
         await client.execute([call('ZADD', 0, 'hint', key=wake)])
@@ -230,7 +182,7 @@ async def test_a_listener_ends_when_its_slot_moves(cluster: Cluster, client: Nat
             await listener.unsubscribe(channel)
             await listener.subscribe(channel)
             assert await listener.receive() == Message(channel, None)
-            Move(cluster).finish()
+            Move(cluster, KEY).finish()
             with pytest.raises(TorrelqueConnectionError, match='moved'):
                 await listener.receive()
         async with client.listen() as listener:
@@ -245,7 +197,7 @@ async def test_a_claim_during_the_move_is_done_once_the_slot_has_arrived(
 ) -> None:
     async with Torrelque(client, queue='moving') as queue:
         ids = [str(await queue.enqueue(number)) for number in range(10)]
-        move = Move(cluster)
+        move = Move(cluster, KEY)
         keys = move.keys()
         claimed: list[str] = []
 
@@ -286,7 +238,7 @@ async def test_an_idle_consumer_and_a_watcher_outlive_a_move(cluster: Cluster, c
                 tasks.start_soon(watch)
                 tasks.start_soon(consume)
                 await until(lambda: bool(blocked(source)))
-                Move(cluster).finish()
+                Move(cluster, KEY).finish()
         assert results == ['later']
         assert cluster.owner_of(KEY) is not source
 

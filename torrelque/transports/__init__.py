@@ -11,13 +11,21 @@ from torrelque.transports.naming import class_name
 __all__ = ('Transport', 'adapt')
 
 USABLE = (
-    'a redis.asyncio.Redis, a coredis.Redis, the client of `async with torrelque.connect(url) as client:`, '
-    'or any torrelque Transport'
+    'a redis.asyncio.Redis or RedisCluster, a coredis.Redis, '
+    'the client of `async with torrelque.connect(url) as client:`, or any torrelque Transport'
+)
+
+
+PIPELINES = (
+    ('redis.asyncio.client', 'Pipeline'),
+    ('redis.asyncio.cluster', 'ClusterPipeline'),
+    ('coredis.patterns.pipeline', 'Pipeline'),
+    ('coredis.patterns.pipeline', 'ClusterPipeline'),
 )
 
 
 def adapt(client: object) -> Transport:
-    """The transport for a client: one of redis.asyncio.Redis, of coredis.Redis, or the client itself if it is one.
+    """The transport for a client of redis.asyncio or of coredis, or the client itself if it is one.
 
     Connects nothing. Raises TorrelqueUsageError for anything else.
     """
@@ -27,6 +35,10 @@ def adapt(client: object) -> Transport:
         from torrelque.transports.redis_py import RedisPyTransport  # noqa: PLC0415 - only the client in use is imported
 
         return RedisPyTransport(client)  # type: ignore[arg-type]  # told by name above
+    if _is(client, 'redis.asyncio', 'RedisCluster') and not _is(client, 'redis.asyncio.cluster', 'ClusterPipeline'):
+        from torrelque.transports.redis_py_cluster import RedisPyClusterTransport  # noqa: PLC0415 - as above
+
+        return RedisPyClusterTransport(client)  # type: ignore[arg-type]  # told by name above
     if _is(client, 'coredis', 'Redis'):
         from torrelque.transports.coredis import CoredisTransport  # noqa: PLC0415 - it is optional
 
@@ -47,10 +59,9 @@ def _hint(client: object) -> str:
     if isinstance(client, type):
         return f'{client.__module__}.{client.__qualname__} is a class: make a client of it'
     name = class_name(client)
-    if any(_is(client, module, 'RedisCluster') for module in ('redis', 'redis.asyncio', 'coredis')):
-        return f'{name}: Redis Cluster is not supported'
-    if _is(client, 'redis.asyncio.client', 'Pipeline'):
+    if any(_is(client, *kind) for kind in PIPELINES):
         return f'{name} is a pipeline: pass its client here, and the pipeline as pipeline= to the calls that take one'
-    if _is(client, 'redis', 'Redis'):
-        return f'{name} is the blocking client: use the one of redis.asyncio'
+    for kind in ('Redis', 'RedisCluster'):
+        if _is(client, 'redis', kind):
+            return f'{name} is the blocking client: use the {kind} of redis.asyncio'
     return f'{name} is no client that can be used'

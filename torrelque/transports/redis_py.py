@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
@@ -39,7 +39,7 @@ from torrelque.transports.naming import class_name, named
 from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, pair
 from torrelque.transports.resp import encoded, plain
 
-__all__ = ('RedisPyListener', 'RedisPyTransport')
+__all__ = ('Dialer', 'RedisPyListener', 'RedisPyTransport')
 
 MARGIN = 2.0
 """How much later than asked a blocking call may be answered, in seconds: idle servers notice up to 0.1 s late."""
@@ -110,14 +110,14 @@ def _late(message: str) -> TorrelqueResponseTimeout:
     return pair(TorrelqueResponseTimeout, exceptions.TimeoutError(message))
 
 
-async def _pass(_: Exception) -> None:
+async def do_nothing(_: Exception) -> None:
     """Nothing is to be done before another attempt."""
 
 
 # asyncio --------------------------------------------------------------------------------------------------------------
 
 
-def _this_task() -> asyncio.Task[Any]:
+def this_task() -> asyncio.Task[Any]:
     with suppress(RuntimeError):
         task = asyncio.current_task()
         if task is not None:
@@ -127,7 +127,7 @@ def _this_task() -> asyncio.Task[Any]:
     )
 
 
-async def _cancel_again(task: asyncio.Task[Any]) -> None:
+async def cancel_again(task: asyncio.Task[Any]) -> None:
     """Be cancelled after all: Python 3.11's wait_for loses a cancellation that coincides with the end of a send."""
     await checkpoint_if_cancelled()
     task.uncancel()
@@ -138,11 +138,18 @@ async def _cancel_again(task: asyncio.Task[Any]) -> None:
 # Connections of one's own ---------------------------------------------------------------------------------------------
 
 
-class _Dialer:
+class Source(Protocol):
+    """What knows how connections are made: a pool, or a node of a cluster."""
+
+    connection_class: Any
+    connection_kwargs: Any
+
+
+class Dialer:
     """Connections made from the settings of a pool, but not counted in it."""
 
-    def __init__(self, client: Redis) -> None:
-        self._pool = client.connection_pool
+    def __init__(self, source: Source) -> None:
+        self._source = source
         self._home: tuple[int, object] | None = None
         self._open: set[Any] = set()
         self._idle: list[Any] = []
@@ -186,6 +193,35 @@ class _Dialer:
         else:
             await self.close(connection)
 
+    async def ask(self, commands: Sequence[Sequence[Any]], seconds: float, late: str) -> list[Reply]:
+        """Send commands on a connection that nobody else uses meanwhile, once. Raises TorrelqueConnectionError.
+
+        ``late`` is what to say if they are not answered within ``seconds``. When
+        cancelled, the connection is closed.
+        """
+        connection = await self.take()
+        replies: list[Any] = []
+        try:
+            with anyio.move_on_after(seconds):
+                await connection.send_packed_command(connection.pack_commands(commands))
+                while len(replies) < len(commands):
+                    try:
+                        replies.append(await connection.read_response(disable_decoding=True))
+                    except exceptions.ResponseError as error:
+                        replies.append(error)
+        except exceptions.RedisError as error:
+            await self.close(connection)
+            await self.close_idle()  # what broke one has probably broken the others
+            raise as_failure(error) from error
+        except BaseException:
+            await self.close(connection)
+            raise
+        if len(replies) < len(commands):
+            await self.close(connection)
+            raise _late(late)
+        await self.keep(connection)
+        return [plain(reply, as_reply_error) for reply in replies]
+
     async def close(self, connection: Any) -> None:  # noqa: ANN401 - as above
         self._open.discard(connection)
         with anyio.CancelScope(shield=True), suppress(exceptions.RedisError, OSError):
@@ -219,8 +255,7 @@ class _Dialer:
 
     def _make(self) -> Any:  # noqa: ANN401 - as above
         # As the pool makes its own: credentials, TLS, Sentinel's discovery and the user's hooks come along.
-        pool = self._pool
-        settings = dict(pool.connection_kwargs)
+        settings = dict(self._source.connection_kwargs)
         for name in (
             'retry_on_timeout',
             'maint_notifications_config',  # these would steer the pool
@@ -238,7 +273,7 @@ class _Dialer:
             retry=Retry(NoBackoff(), 0),
             retry_on_error=[],
         )
-        return pool.connection_class(**settings)
+        return self._source.connection_class(**settings)
 
 
 async def _is_fresh(connection: Any) -> bool:  # noqa: ANN401 - as above
@@ -257,14 +292,14 @@ class RedisPyListener(base.Listener):
         self._connection = connection
 
     async def subscribe(self, channel: bytes) -> None:
-        await self._send('SUBSCRIBE', channel)
+        await self.ask('SUBSCRIBE', channel)
 
     async def unsubscribe(self, channel: bytes) -> None:
-        await self._send('UNSUBSCRIBE', channel)
+        await self.ask('UNSUBSCRIBE', channel)
 
     async def receive(self) -> base.Message:
         while True:
-            match await self._read():
+            match await self.next():
                 case [b'message', bytes(channel), bytes(data)]:
                     return base.Message(channel, data)
                 case [b'subscribe', bytes(channel), _]:
@@ -272,11 +307,11 @@ class RedisPyListener(base.Listener):
                 case _:  # of UNSUBSCRIBE and PING
                     pass
 
-    async def _read(self) -> Reply:
+    async def next(self) -> Reply:
         """The next thing that arrives. A connection that is open at this end only is found out by its silence."""
         reply = await self._read_for(QUIET)
         if reply is None:
-            await self._send('PING')
+            await self.ask('PING')
             reply = await self._read_for(QUIET)
         if reply is None:
             raise _late('the server is silent to a listener, also when asked')
@@ -296,7 +331,8 @@ class RedisPyListener(base.Listener):
         except exceptions.RedisError as error:
             raise as_failure(error) from error
 
-    async def _send(self, *words: str | bytes) -> None:
+    async def ask(self, *words: str | bytes) -> None:
+        """Send a command, whose answer is among what arrives."""
         self._check_connected()
         # Shielded, since half a command would put the connection out of step for the others that use it.
         with anyio.move_on_after(SEND_TIMEOUT, shield=True) as scope:
@@ -323,7 +359,7 @@ class RedisPyTransport(base.Transport):
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._dialer = _Dialer(client)
+        self._dialer = Dialer(client.connection_pool)
         self.fails_over: bool = isinstance(client.connection_pool, SentinelConnectionPool)
 
     def __repr__(self) -> str:
@@ -334,7 +370,7 @@ class RedisPyTransport(base.Transport):
 
         When cancelled, the connection that was in use is closed.
         """
-        task = _this_task()
+        task = this_task()
         cancellations = task.cancelling()
         commands = [self._command(call) for call in batch]
         try:
@@ -351,7 +387,7 @@ class RedisPyTransport(base.Transport):
                 await self._client.connection_pool.disconnect(inuse_connections=False)
             raise as_failure(error) from error
         if task.cancelling() > cancellations:
-            await _cancel_again(task)
+            await cancel_again(task)
         return [plain(reply, as_reply_error) for reply in replies]
 
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
@@ -364,49 +400,25 @@ class RedisPyTransport(base.Transport):
             await self._dialer.close_idle()
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
-        _this_task()
+        this_task()
         late = f'no answer to a call that blocks for {timeout:g} s at most'
-        (reply,) = await self._ask_apart([self._command(call)], timeout + MARGIN, late)
+        (reply,) = await self._dialer.ask([self._command(call)], timeout + MARGIN, late)
         return reply
 
     async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """Send the calls on a connection that is not the pool's, as often as the client's retries say."""
-        _this_task()
+        this_task()
         commands = [self._command(call) for call in batch]
         settings = self._client.connection_pool.connection_kwargs
         seconds = timeout + (settings.get('socket_timeout') or RESPONSE_TIMEOUT)
         retry = copy.deepcopy(settings.get('retry')) or Retry(NoBackoff(), 0)
         replies: list[Reply] = await retry.call_with_retry(
-            lambda: self._ask_apart(commands, seconds, f'no answer within {seconds:g} s'), _pass
+            lambda: self._dialer.ask(commands, seconds, f'no answer within {seconds:g} s'), do_nothing
         )
         return replies
 
-    async def _ask_apart(self, commands: Sequence[Sequence[Any]], seconds: float, late: str) -> list[Reply]:
-        connection = await self._dialer.take()
-        replies: list[Any] = []
-        try:
-            with anyio.move_on_after(seconds):
-                await connection.send_packed_command(connection.pack_commands(commands))
-                while len(replies) < len(commands):
-                    try:
-                        replies.append(await connection.read_response(disable_decoding=True))
-                    except exceptions.ResponseError as error:
-                        replies.append(error)
-        except exceptions.RedisError as error:
-            await self._dialer.close(connection)
-            await self._dialer.close_idle()  # what broke one has probably broken the others
-            raise as_failure(error) from error
-        except BaseException:
-            await self._dialer.close(connection)
-            raise
-        if len(replies) < len(commands):
-            await self._dialer.close(connection)
-            raise _late(late)
-        await self._dialer.keep(connection)
-        return [plain(reply, as_reply_error) for reply in replies]
-
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
-        _this_task()
+        this_task()
         return self._listen()
 
     @asynccontextmanager
@@ -418,7 +430,7 @@ class RedisPyTransport(base.Transport):
             await self._dialer.close(connection)
 
     async def aclose(self) -> None:
-        _this_task()
+        this_task()
         await self._dialer.aclose()
 
     def append(self, pipeline: object, call: Call[Reply]) -> None:
