@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.core.support import Clock, claimed, end, end_by, lanes, names, only
-from torrelque.core.idle import FOREVER, MAX_CLAIM, SLICE, Idle
+from torrelque.core.idle import FOREVER, LEAST_BESIDE, MAX_CLAIM, SLICE, Idle
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Interrupted, Operation
 from torrelque.core.verbs import ClaimedTask
@@ -128,6 +128,118 @@ def test_one_claim_at_a_time() -> None:
     end(operation, [claimed('a')])
     machine.claim('b')
     assert ids(late) == ['b']
+
+
+def plentiful(machine: Machine, want: int = LEAST_BESIDE) -> Ticket:
+    """The last claim brought all that it asked for; so many more are wanted by one who waits now."""
+    machine.join()
+    machine.claim('first')
+    return machine.join(want)
+
+
+def begun(operation: Operation[bool] | None) -> tuple[str | int, ...]:
+    """The arguments of the claim that it begins with, past minting its lane."""
+    assert operation is not None
+    batch = next(operation)
+    if names(batch) == ['mint']:
+        batch = operation.send([b'8'])
+    name, args = only(batch)
+    assert name == 'claim'
+    return args
+
+
+def many(prefix: str, count: int = LEAST_BESIDE) -> list[str]:
+    return [f'{prefix}{number}' for number in range(count)]
+
+
+def test_while_there_is_plenty_another_claim_begins_beside() -> None:
+    machine = Machine()
+    ticket = plentiful(machine)
+    operation, batch = machine.begin()
+    assert only(batch)[1][0] == '7'
+    late = machine.join(LEAST_BESIDE)
+    beside = machine.idle.start()
+    assert begun(beside) == ('8', 'nonce', 1, LEAST_BESIDE, '0.000000')  # it minds no event
+    assert beside is not None
+    machine.join(LEAST_BESIDE)
+    assert machine.idle.start() is None  # one is enough for the server to have something to do
+    end(beside, [claimed(*many('b'))])
+    assert ids(ticket) == many('b')
+    end(operation, [claimed(*many('a'))])
+    assert ids(late) == many('a')
+
+
+def test_no_claim_begins_beside_for_a_few() -> None:
+    machine = Machine()
+    plentiful(machine)
+    operation, _ = machine.begin()
+    machine.join(LEAST_BESIDE - 1)
+    assert machine.idle.start() is None
+    end(operation, [claimed()])
+
+
+def test_no_claim_begins_beside_when_the_last_was_short() -> None:
+    machine = Machine()
+    machine.join(LEAST_BESIDE)
+    machine.claim('a')
+    machine.join(LEAST_BESIDE)
+    operation, _ = machine.begin()
+    machine.join(LEAST_BESIDE)
+    assert machine.idle.start() is None
+    end(operation, [claimed()])
+
+
+def test_claims_at_once_ask_for_no_more_than_is_wanted() -> None:
+    machine = Machine()
+    plentiful(machine)
+    operation, _ = machine.begin()
+    machine.join(LEAST_BESIDE)
+    beside = machine.idle.start()
+    begun(beside)
+    end(operation, [claimed(*many('a', LEAST_BESIDE), alarm=b'0')])
+    assert machine.idle.start() is None  # an event is due and a consumer joined since, but all is asked for already
+    assert machine.idle.timer() == math.inf
+    assert machine.idle.block() is None
+    machine.join(3)
+    assert machine.claim('x', 'y', 'z')[0] == 3
+    assert beside is not None
+    end(beside, [claimed(*many('b'))])
+    assert machine.returned == []
+
+
+def test_who_got_some_waits_for_the_claim_beside() -> None:
+    machine = Machine()
+    ticket = plentiful(machine)
+    operation, _ = machine.begin()
+    machine.join(LEAST_BESIDE)
+    beside = machine.idle.start()
+    begun(beside)
+    end(operation, [claimed('a')])
+    assert not ticket.done
+    assert machine.idle.block() is None
+    assert beside is not None
+    end(beside, [claimed('b')])
+    assert ids(ticket) == ['a', 'b']
+    machine.claim()  # for the one who joined meanwhile
+    assert machine.idle.block() == SLICE
+
+
+def test_a_claim_beside_that_is_cut_off_fails_those_who_wait_and_asks_for_nothing_any_more() -> None:
+    machine = Machine()
+    ticket = plentiful(machine)
+    operation, _ = machine.begin()
+    late = machine.join(LEAST_BESIDE)
+    beside = machine.idle.start()
+    begun(beside)
+    assert beside is not None
+    assert names(beside.throw(Interrupted(CAUSE))) == ['settle']
+    end(beside, [[b'aborted']])
+    assert isinstance(ticket.error, TorrelqueConnectionError)
+    assert isinstance(late.error, TorrelqueConnectionError)
+    end(operation, [claimed('a')])
+    assert machine.returned == ['a']
+    machine.join(3)
+    assert machine.claim('b')[0] == 3
 
 
 def test_nothing_there_asks_for_one_wait() -> None:

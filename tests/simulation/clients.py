@@ -55,10 +55,12 @@ class Client:
         self._wait_over: list[Event] = []
 
     def make_session(self, nonce: str) -> Session:
-        return Session(
+        session = Session(
             SCRIPTS, KEYS, nonce=nonce, clock=self.clock, jitter=self.random.random,
             block_limit=self.random.choice((8.0, 8.0, 2.5)), max_rejected=self.max_rejected,
         )  # fmt: skip
+        session._idle._least_beside = 1  # as few as wait here
+        return session
 
     def clock(self) -> float:
         return self.world.scheduler.now + self.offset

@@ -15,7 +15,7 @@ from torrelque.core.protocol import Script
 from torrelque.core.scripts import ScriptSet
 
 SEEDS = 3
-SEEDS_FOR_FAULTS = 20
+SEEDS_FOR_FAULTS = 60
 
 
 @pytest.mark.parametrize('name', CONFIGS)

@@ -3,6 +3,7 @@
 The machine claims for as many as wait; when nothing is there it asks for one
 blocking wait on the queue's hint, and claims again when that ends, when an
 event that it minds is due, or when another consumer joins. It never polls.
+While there is plenty a second claim may be under way, on another lane.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from torrelque.errors import TorrelqueConnectionError, TorrelqueError
 if TYPE_CHECKING:
     from torrelque.core.merging import Ticket
 
-__all__ = ('MAX_CLAIM', 'MAX_FAILURES', 'SLICE', 'Claim', 'Idle', 'claim')
+__all__ = ('LEAST_BESIDE', 'MAX_CLAIM', 'MAX_FAILURES', 'SLICE', 'Claim', 'Idle', 'claim')
 
 MAX_CLAIM = 190
 """Tasks a claim: with 20 stale, 20 due and 20 dropped ones a call touches no more than 250, as all calls do."""
 
 SLICE = 8.0
 """Longest wait on the hint, in seconds; a task that gave none (a 0.9 producer's) waits no longer than this."""
+
+LEAST_BESIDE = 16
+"""Tasks for which a claim begins beside another: the server could take some five more for what a call costs it."""
 
 FOREVER = 86400.0
 MAX_FAILURES = 4
@@ -96,8 +100,12 @@ class Idle:
         self._jitter = jitter
         self._longest_slice = min(SLICE, block_limit)
         self._lane = Lane()
+        self._least_beside = LEAST_BESIDE
         self._waiters = Waiters(give_back)
         self._busy = False
+        self._asked = 0  # tasks that the claims in flight may bring
+        self._beside = False  # a claim is in flight on another lane, beside the one on ours
+        self._plenty = False  # the last claim that was answered brought all that it asked for
         self._claim_wanted = False
         self._blocking = False
         self._alarm = math.inf  # when an event is due that the server counts on us to mind
@@ -123,14 +131,14 @@ class Idle:
         now = self._clock()
         self._waiters.time_out(now)
         if self._busy:
-            return None
+            return self._start_beside()
         if self._waiters:
-            if self._claim_wanted or self._alarm <= now:
+            if (self._claim_wanted or self._alarm <= now) and self._waiters.wanted > self._asked:
                 self._busy = True
                 self._claim_wanted = False
                 self._hint_taken = False
                 self._alarm = math.inf
-                return self._claim()
+                return self._claim(self._ask())
         elif self._alarm < math.inf or self._hint_taken:
             self._busy = True
             self._alarm = math.inf
@@ -138,10 +146,20 @@ class Idle:
             return self._part()
         return None
 
+    def _start_beside(self) -> Operation[bool] | None:
+        """Those who joined since the claim began need not wait for its answer while there is plenty.
+
+        The server then has the next claim when it is done with this one. It minds no event.
+        """
+        if self._beside or not self._plenty or self._waiters.wanted - self._asked < self._least_beside:
+            return None
+        self._beside = True
+        return self._claim_beside(self._ask())
+
     def block(self) -> float | None:
         """For how long to wait on the hint now; None while no wait should begin. To be followed by `unblocked`."""
         now = self._clock()
-        if self._blocking or self._busy or self._claim_wanted or not self._waiters or now < self._block_not_before:
+        if self._blocking or self._claiming or self._claim_wanted or not self._waiters or now < self._block_not_before:
             return None
         self._blocking = True
         longest = min(self._longest_slice, self._waiters.deadline - now)
@@ -167,10 +185,9 @@ class Idle:
     def timer(self) -> float:
         """When to call `start` and `block` again at the latest, whatever happens."""
         times = [self._waiters.expiry]
-        if self._waiters:
-            if not self._busy:
-                times.append(self._alarm)
-            if not self._blocking and not self._busy:
+        if self._waiters and not self._claiming:
+            times.append(self._alarm)
+            if not self._blocking:
                 times.append(self._block_not_before)
         return min(times)
 
@@ -182,31 +199,55 @@ class Idle:
 
     # Within ------------------------------------------------------------------
 
-    def _claim(self) -> Operation[bool]:
+    @property
+    def _claiming(self) -> bool:
+        return self._busy or self._beside
+
+    def _ask(self) -> int:
+        """How many to claim of those that are missing. They count as asked for until the claim was answered."""
+        want = min(MAX_CLAIM, self._waiters.wanted - self._asked)
+        self._asked += want
+        return want
+
+    def _claim(self, want: int) -> Operation[bool]:
         if not self._waiters:  # all have left before it began; what it was for, a hint or the timer, is left to others
+            self._asked -= want
             return (yield from self._part())
-        now = self._clock()
-        served = self._waiters.now_there()
-        want = min(MAX_CLAIM, self._waiters.wanted)
-        willing = self._waiters.deadline - now
         try:
-            answer = yield from claim(self._lanes, want, max(0.0, willing), self._lane, now, self._max_rejected)
-        except Interrupted as interrupted:
-            self.abort(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
-        except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
-            self.abort(error)
-        else:
-            if answer.alarm is not None:
-                self._alarm = self._clock() + answer.alarm
-            self._hand_out(served, answer, want)
-            return True
+            return (yield from self._claim_for(want, max(0.0, self._waiters.deadline - self._clock()), self._lane))
         finally:
             self._busy = False
-        return False
+
+    def _claim_beside(self, want: int) -> Operation[bool]:
+        lane = self._lanes.borrow()
+        try:
+            return (yield from self._claim_for(want, 0.0, lane))
+        finally:
+            self._beside = False
+            self._lanes.give_back(lane)
+
+    def _claim_for(self, want: int, willing: float, lane: Lane) -> Operation[bool]:
+        now = self._clock()
+        served = self._waiters.now_there()
+        try:
+            answer = yield from claim(self._lanes, want, willing, lane, now, self._max_rejected)
+        except Interrupted as interrupted:
+            self.abort(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
+            return False
+        except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
+            self.abort(error)
+            return False
+        finally:
+            self._asked -= want
+        if answer.alarm is not None:
+            self._alarm = self._clock() + answer.alarm
+        self._hand_out(served, answer, want)
+        return True
 
     def _hand_out(self, served: list[Ticket], answer: Claim, want: int) -> None:
-        more = answer.again or len(answer.tasks) == want
-        self._waiters.hand_out(served, answer.tasks, more=more)
+        self._plenty = len(answer.tasks) == want
+        more = answer.again or self._plenty
+        self._waiters.hand_out(served, answer.tasks, more=more or self._asked > 0)
         self._claim_wanted = self._claim_wanted or (more and bool(self._waiters))
 
     def _part(self) -> Operation[bool]:
