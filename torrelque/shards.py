@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,12 +13,11 @@ import anyio
 
 from torrelque.core import sharding
 from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, shard_name, shard_of_name, tagged
-from torrelque.core.models import Receipt
 from torrelque.core.operations import are_known, are_queued, scan_results, scan_tasks
 from torrelque.core.protocol import Arg, Operation
 from torrelque.core.sharded import ShardedSession
 from torrelque.core.sharding import MAX_SHARDS, Layout
-from torrelque.core.verbs import CANCEL, ENQUEUE, PURGE, REDRIVE, Answer, Item, Outcome, Verb, enqueue_to
+from torrelque.core.verbs import ENQUEUE, Answer, Item, Outcome, Verb, enqueue_to
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueReplyError,
@@ -48,8 +47,6 @@ MOST_FORMER = 8
 IDS_A_TURN = 250
 """Ids of one shard before those of the next, if nothing else ends its turn."""
 
-_BY_ID = (ENQUEUE, CANCEL, REDRIVE, PURGE)
-
 
 class ShardedRoutes(Routes):
     """Each task has a home, the shard that its id belongs to; claims know where they were made."""
@@ -74,8 +71,9 @@ class ShardedRoutes(Routes):
         self._layout: Layout | None = None
         self._following = False
         self._opening = anyio.Lock()
-        self._turn = (-1, 0)
-        self._next = 0
+        self._turn = (-1, 0, 0)
+        self._round: list[int] = []  # the shards whose turns come, the next one last
+        self._rounds = 0
         self._know(shards)
 
     def _keys_at(self, prefix: str) -> Keys:
@@ -124,6 +122,7 @@ class ShardedRoutes(Routes):
             self._session.grow(self._keys)
         self._enqueue = enqueue_to(layout.shards)
         self._layout = layout
+        self._turn, self._round = (-1, 0, 0), []
 
     def _hear(self, shards: int) -> None:
         """The servers say that there are so many shards."""
@@ -201,13 +200,30 @@ class ShardedRoutes(Routes):
 
     def new_id(self) -> str:
         """One of the shard whose turn it is: what is added at once is so one call to one shard."""
-        engine_turn, count = self._turn
-        if engine_turn != self._engine.turns or count >= IDS_A_TURN:
-            engine_turn, count = self._engine.turns, 0
-            self._next += 1
-        self._turn = engine_turn, count + 1
-        shards = self._wanted if self._layout is None else self._layout.shards
-        return sharding.write_id(random_id(), self._next % shards, shards)
+        turn, count, shard = self._turn
+        if turn != self._engine.turns or count >= IDS_A_TURN:
+            turn, count, shard = self._engine.turns, 0, self._next_shard()
+        self._turn = turn, count + 1, shard
+        return sharding.write_id(random_id(), shard, self._shards)
+
+    def _next_shard(self) -> int:
+        """Each server in its turn, and of its shards each in its turn, so that all servers have as much to do."""
+        if not self._round:
+            place = self._queue._transport.place  # noqa: SLF001 - as above
+            of_place: dict[Hashable, list[int]] = {}
+            for shard in range(self._shards):
+                of_place.setdefault(place(self._keys[shard]['pending']), []).append(shard)
+            for shards in of_place.values():
+                first = self._rounds % len(shards)
+                shards[:] = shards[first:] + shards[:first]
+            longest = max(len(shards) for shards in of_place.values())
+            self._rounds += longest
+            self._round = [shards[at % len(shards)] for at in reversed(range(longest)) for shards in of_place.values()]
+        return self._round.pop()
+
+    @property
+    def _shards(self) -> int:
+        return self._wanted if self._layout is None else self._layout.shards
 
     async def keys(self) -> Sequence[Keys]:
         await self.ready()
@@ -231,13 +247,13 @@ class ShardedRoutes(Routes):
 
     def _places(self, verb: Verb, item: Item) -> list[int]:
         """The shards where an item's task can be, the likeliest first."""
-        task_id, *rest = item
-        plain = task_id.decode() if isinstance(task_id, bytes) else str(task_id)
-        if verb not in _BY_ID and rest[0]:
-            shard = sharding.shard_of_claim(Receipt(plain, str(rest[0]), 0))
+        if verb.by_claim and item[1]:
+            shard = sharding.shard_of_claim(str(item[1]))
             if shard is not None and shard < len(self._keys):
                 return [shard]
-        return self._ready_layout().homes(plain)
+        task_id = item[0]
+        assert isinstance(task_id, bytes)  # noqa: S101 - as all items are written
+        return self._ready_layout().homes(task_id)
 
     # Calls -----------------------------------------------------------------------------------------------------------
 

@@ -70,13 +70,19 @@ class Session:
         self._in_flight = 0
         self._owed: list[Item] = []  # claims to give back whose call was cut off
         self._repairing = False
-        self._repair_at = math.inf
+        self.repair_at: float = math.inf
+        """When something is to be repaired, on the session's clock."""
         self._repair_delay = 0.0
 
     @property
     def lanes(self) -> Lanes:
         """The lanes that its calls run on."""
         return self._lanes
+
+    @property
+    def asked(self) -> bool:
+        """Whether calls wait to be started."""
+        return bool(self._merger or self._to_confirm)
 
     # Callers -----------------------------------------------------------------
 
@@ -128,8 +134,8 @@ class Session:
     def start(self) -> list[Operation[None]]:
         """The operations to run now, together. Each settles the tickets it is for, and returns."""
         operations: list[Operation[None]] = []
-        if self._repair_at <= self._clock():
-            self._repairing, self._repair_at = True, math.inf
+        if self.repair_at <= self._clock():
+            self._repairing, self.repair_at = True, math.inf
             operations.append(self._repair())
         waiting = self._idle.start()
         if waiting is not None:
@@ -181,13 +187,13 @@ class Session:
 
     def timer(self) -> float:
         """When to come back at the latest, on the session's clock; infinite if only when something happens."""
-        return min(self._idle.timer(), self._repair_at)
+        return min(self._idle.timer(), self.repair_at)
 
     def close(self) -> None:
         """Fail those who wait for tasks. What `start` returns then is the last to run."""
         self._idle.close()
         if self._owed or self._lanes.unsettled:
-            self._repair_at = -math.inf
+            self.repair_at = -math.inf
 
     def abort(self, error: Exception) -> None:
         """Fail all whose calls have not begun."""
@@ -292,12 +298,12 @@ class Session:
     def _repair_later(self) -> None:
         if (self._owed or self._lanes.unsettled) and not self._repairing:
             self._repair_delay = min(5.0, self._repair_delay * 2 or 0.05)
-            self._repair_at = min(self._repair_at, self._clock() + self._repair_delay)
+            self.repair_at = min(self.repair_at, self._clock() + self._repair_delay)
 
     def _repair_soon(self) -> None:
         """A call got through, so what is left to repair can be."""
         if (self._owed or self._lanes.unsettled) and not self._repairing:
-            self._repair_at = self._clock()
+            self.repair_at = self._clock()
 
     @staticmethod
     def _fail(tickets: list[Ticket], error: Exception) -> None:

@@ -43,7 +43,9 @@ class ShardedSession:
         self._make = make
         self._at_once = at_once
         self._spread = Spread(place, clock, jitter, self._give_back, told, block_limit, max_rejected)
+        self._clock = clock
         self._sessions: list[Session] = []
+        self._asked: set[int] = set()  # shards whose sessions have calls to start: to ask all of them each time is slow
         self.grow(keys)
 
     def grow(self, keys: Sequence[Keys]) -> None:
@@ -57,6 +59,7 @@ class ShardedSession:
 
     def submit(self, verb: Verb, items: Sequence[Item], wake: Callable[[], None], shard: int = 0) -> Ticket:
         """Ask for a verb on at most ``verb.limit`` items of one shard. The ticket's value will be a list of answers."""
+        self._asked.add(shard)
         return self._sessions[shard].submit(verb, items, wake)
 
     def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:
@@ -82,20 +85,28 @@ class ShardedSession:
 
     def groups(self) -> list[list[Operation[None]]]:
         """The operations to run now: those of a group together, each group by itself."""
-        of_shard: list[list[Operation[None]]] = [[] for _ in self._sessions]
+        of_shard: dict[int, list[Operation[None]]] = {}
         for shard, operation in self._spread.start():
-            of_shard[shard].append(self._sessions[shard].serve(operation))
+            of_shard.setdefault(shard, []).append(self._sessions[shard].serve(operation))
         groups: list[list[Operation[None]]] = []
-        for session, operations in zip(self._sessions, of_shard, strict=True):
-            groups += [[bulk] for bulk in session.start_bulks()]
-            operations.extend(session.start())
-        if self._at_once:
-            of_shard = [list(chain.from_iterable(of_shard))]
-        return groups + [operations for operations in of_shard if operations]
+        now = self._clock()
+        for shard, session in enumerate(self._sessions):
+            if shard in self._asked or session.repair_at <= now:
+                groups += [[bulk] for bulk in session.start_bulks()]
+                operations = session.start()
+                if operations:
+                    of_shard.setdefault(shard, []).extend(operations)
+        if self._at_once and of_shard:
+            groups.append(list(chain.from_iterable(of_shard.values())))
+        else:
+            groups += of_shard.values()
+        return groups
 
     def start_apart(self) -> list[Operation[None]]:
         """The writes to run now that wait: each by itself, on connections that nobody else uses meanwhile."""
-        return [operation for session in self._sessions for operation in session.start_apart()]
+        operations = [operation for shard in self._asked for operation in self._sessions[shard].start_apart()]
+        self._asked = {shard for shard in self._asked if self._sessions[shard].asked}
+        return operations
 
     def waits(self) -> list[Wait]:
         """The waits that are to begin now."""
@@ -103,7 +114,7 @@ class ShardedSession:
 
     def timer(self) -> float:
         """When to come back at the latest, on the session's clock; infinite if only when something happens."""
-        return min(self._spread.timer(), *(session.timer() for session in self._sessions))
+        return min(self._spread.timer(), *[session.repair_at for session in self._sessions])
 
     def close(self) -> None:
         """Fail those who wait for tasks. What `groups` returns then is the last to run."""
@@ -122,7 +133,7 @@ class ShardedSession:
     def _give_back(self, tasks: Iterable[ClaimedTask]) -> None:
         of_shard: dict[int, list[Item]] = {}
         for task in tasks:
-            of_shard.setdefault(shard_of_claim(task.receipt) or 0, []).append(claim_item(task.receipt))
+            of_shard.setdefault(shard_of_claim(task.receipt.token) or 0, []).append(claim_item(task.receipt))
         for shard, items in of_shard.items():
             for first in range(0, len(items), GIVEBACK.limit):
                 self.submit(GIVEBACK, items[first : first + GIVEBACK.limit], _nobody, shard)

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from torrelque.core.keys import Keys
-from torrelque.core.models import Receipt
 from torrelque.core.protocol import Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
 from torrelque.errors import TorrelqueShardsError, TorrelqueUsageError
@@ -52,8 +51,10 @@ class Layout(NamedTuple):
         """Shards that may hold tasks."""
         return max(self.shards, *self.former) if self.former else self.shards
 
-    def homes(self, task_id: str) -> list[int]:
+    def homes(self, task_id: str | bytes) -> list[int]:
         """Where a task can be: its home, then those that it had."""
+        if not self.former:
+            return [home_of(task_id, self.shards)]
         return list(dict.fromkeys(home_of(task_id, shards) for shards in (self.shards, *self.former)))
 
     def text(self) -> str:
@@ -83,11 +84,10 @@ def nonce_of(nonce: str, shard: int) -> str:
     return f'{nonce}{_SIGN}{shard}{_SIGN}'
 
 
-def shard_of_claim(claim: Receipt) -> int | None:
-    """The shard where a claim was made; None if it does not tell."""
-    _, sign, rest = claim.token.partition(_SIGN)
-    shard, _, _ = rest.partition(_SIGN)
-    return int(shard) if sign and shard.isdecimal() else None
+def shard_of_claim(token: str) -> int | None:
+    """The shard where a claim with this token was made; None if it does not tell."""
+    parts = token.split(_SIGN, 2)
+    return int(parts[1]) if len(parts) > 1 and parts[1].isdecimal() else None
 
 
 def read_layout(main: Keys) -> Operation[tuple[Layout | None, Layout | None]]:

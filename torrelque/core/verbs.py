@@ -47,13 +47,14 @@ Answer: TypeAlias = 'Outcome | float | TorrelqueDurabilityError'
 class Verb:
     """A script that takes items. ``laned``: made safe to repeat by a lane; ``limit``: items a call.
 
-    ``trailer`` comes after the items.
+    ``trailer`` comes after the items. ``by_claim``: its items begin as `claim_item` writes them.
     """
 
     name: str
     laned: bool = True
     limit: int = MAX_ITEMS
     trailer: Item = ()
+    by_claim: bool = False
 
     def parse(self, reply: Reply) -> list[Answer]:
         """One answer an item, of a laned verb's letters or of extend's list."""
@@ -65,11 +66,11 @@ class Verb:
 
 
 ENQUEUE = Verb('enqueue')
-RELEASE = Verb('release')
-REQUEUE = Verb('requeue')
-REJECT = Verb('reject')
-GIVEBACK = Verb('giveback')
-EXTEND = Verb('extend', laned=False)
+RELEASE = Verb('release', by_claim=True)
+REQUEUE = Verb('requeue', by_claim=True)
+REJECT = Verb('reject', by_claim=True)
+GIVEBACK = Verb('giveback', by_claim=True)
+EXTEND = Verb('extend', laned=False, by_claim=True)
 CANCEL = Verb('cancel', limit=1)
 REDRIVE = Verb('redrive')
 PURGE = Verb('purge')

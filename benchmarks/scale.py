@@ -1,0 +1,180 @@
+"""What more shards and more servers cost: ``python -m benchmarks.scale``.
+
+One process enqueues and works off tasks with single calls, 50 at a time, and
+then idles, over a cluster of 1, 2 and 3 primaries and a queue of 1, 4 and 16
+shards. Costs are CPU times that the servers and the process account for
+themselves, so a busy machine disturbs them little. Layouts take turns, several rounds; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import anyio
+
+from tests.clusters import Cluster
+from torrelque import Torrelque, connect
+
+CALLERS = 50
+SLICE = 8.0
+IDLE_SLICES = 2
+REST = 2.0
+"""Seconds over which a node's own doings are measured, what it does without any client: they are taken off."""
+
+PAYLOAD = {'to': 'someone@example.org', 'template': 'welcome', 'n': 12345}
+COMMANDS_OF_AN_IDLE_CONSUMER = ('evalsha', 'bzpopmin')
+
+
+class Layout(NamedTuple):
+    nodes: int
+    shards: int | None
+
+    def __str__(self) -> str:
+        shards = 'plain' if self.shards is None else f'{self.shards} shards'
+        return f'{self.nodes} node{"s"[: self.nodes > 1]}, {shards}'
+
+
+class Costs(NamedTuple):
+    """CPU a task, in microseconds; tasks of the busiest and the idlest node by the mean; commands of an idle slice."""
+
+    server: float
+    client: float
+    most: float
+    least: float
+    idle: float
+
+
+LAYOUTS = [
+    Layout(1, None),
+    *itertools.starmap(Layout, itertools.product((1, 2, 3), (1, 4, 16))),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog='python -m benchmarks.scale', description=__doc__)
+    parser.add_argument('--server', default='valkey-9.1', help='kind of server, as in tests/servers.py (%(default)s)')
+    parser.add_argument('--tasks', type=int, default=20_000, help='in each round (%(default)s)')
+    parser.add_argument('--rounds', type=int, default=3, help='(%(default)s)')
+    parser.add_argument('--no-idle', action='store_true', help='leave out the idle slices, which take 16 s a layout')
+    options = parser.parse_args()
+    found: dict[Layout, list[Costs]] = {layout: [] for layout in LAYOUTS}
+    clusters = {nodes: Cluster(options.server, primaries=nodes) for nodes in (1, 2, 3)}
+    try:
+        for number in range(options.rounds):
+            for layout in LAYOUTS:
+                idle = not options.no_idle and not number
+                found[layout].append(
+                    anyio.run(
+                        _measure,
+                        clusters[layout.nodes],
+                        layout,
+                        options.tasks,
+                        idle,
+                        backend='asyncio',
+                        backend_options={'use_uvloop': True},
+                    )
+                )
+                print(layout, json.dumps(found[layout][-1]._asdict()), flush=True)
+    finally:
+        for cluster in clusters.values():
+            cluster.close()
+    print(_table(found))
+
+
+async def _measure(cluster: Cluster, layout: Layout, tasks: int, idle: bool) -> Costs:
+    cluster.flush()
+    commands = float('nan')
+    async with (
+        connect(f'redis+cluster://{cluster.hosts}') as client,
+        Torrelque(client, queue='scale', shards=layout.shards) as queue,
+    ):
+        await _lifecycles(queue, 1000)  # scripts loaded, lanes made
+        at_rest, _, _ = await _used(cluster, lambda: anyio.sleep(REST))
+        used, own, seconds = await _used(cluster, lambda: _lifecycles(queue, tasks))
+        used = [busy - rest / REST * seconds for busy, rest in zip(used, at_rest, strict=True)]
+        mean = statistics.mean(used)
+        if idle:
+            commands = await _idle(cluster, queue)
+    return Costs(sum(used) / tasks * 1e6, own / tasks * 1e6, max(used) / mean, min(used) / mean, commands)
+
+
+async def _used(cluster: Cluster, act: Callable[[], Awaitable[object]]) -> tuple[list[float], float, float]:
+    """Seconds of CPU of each node and of this process, and of time, that something takes."""
+    before, own, began = _server_cpu(cluster), time.process_time(), time.monotonic()
+    await act()
+    seconds, own = time.monotonic() - began, time.process_time() - own
+    return [after - earlier for after, earlier in zip(_server_cpu(cluster), before, strict=True)], own, seconds
+
+
+async def _lifecycles(queue: Torrelque, tasks: int) -> None:
+    await _crowd(tasks, lambda: queue.enqueue(PAYLOAD))
+
+    async def work() -> None:
+        await queue.release(await queue.dequeue())
+
+    await _crowd(tasks, work)
+
+
+async def _crowd(times: int, act: Callable[[], Awaitable[object]]) -> None:
+    async def many() -> None:
+        for _ in range(times // CALLERS):
+            await act()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(CALLERS):
+            group.start_soon(many)
+
+
+async def _idle(cluster: Cluster, queue: Torrelque) -> float:
+    """Commands a slice of one who waits and gets nothing."""
+    commands = 0
+    async with anyio.create_task_group() as group:
+        group.start_soon(queue.dequeue)
+        await anyio.sleep(0.5)
+        commands -= _commands(cluster)
+        await anyio.sleep(SLICE * IDLE_SLICES)
+        commands += _commands(cluster)
+        group.cancel_scope.cancel()
+    return commands / IDLE_SLICES
+
+
+def _server_cpu(cluster: Cluster) -> list[float]:
+    infos = [node.info('cpu') for node in cluster.nodes]
+    return [float(info['used_cpu_user']) + float(info['used_cpu_sys']) for info in infos]
+
+
+def _commands(cluster: Cluster) -> int:
+    total = 0
+    for node in cluster.nodes:
+        stats = node.info('commandstats')
+        for name in COMMANDS_OF_AN_IDLE_CONSUMER:
+            text = stats.get(f'cmdstat_{name}', 'calls=0,')
+            total += int(text.partition('calls=')[2].partition(',')[0])
+    return total
+
+
+def _table(found: dict[Layout, list[Costs]]) -> str:
+    lines = [
+        '| nodes | shards | server CPU a task, µs | client CPU, µs | busiest / idlest node | commands an idle slice |',
+        '|--:|--:|--:|--:|--:|--:|',
+    ]
+    for layout, rounds in found.items():
+        server, client, most, least, idle = (
+            statistics.median(values) if name != 'idle' else values[0]
+            for name, values in zip(Costs._fields, zip(*rounds, strict=True), strict=True)
+        )
+        shards = 'plain' if layout.shards is None else layout.shards
+        lines.append(
+            f'| {layout.nodes} | {shards} | {server:.1f} | {client:.1f} | {most:.2f} / {least:.2f} | {idle:.1f} |'
+        )
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    main()
