@@ -176,7 +176,7 @@ class ShardedRoutes(Routes):
                     f'of which tasks may be left: reshard({layout.shards}) until it returns True'
                 )
             wanted = Layout(layout.generation + 1, shards, former)
-            await self._engine.run(sharding.intend(self._main, wanted))
+            await self._engine.run(sharding.intend(self._scripts, self._main, wanted))
         raise TorrelqueUsageError(f'the number of shards of queue {self._queue.queue!r} is being changed by others')
 
     async def _is_drained(self, layout: Layout) -> bool:

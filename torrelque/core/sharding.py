@@ -116,7 +116,7 @@ def open_layout(main: Keys, plain: Keys, shards: Sequence[Keys]) -> Operation[tu
                     f'there is a queue without shards already, with the key {keys["counters"].decode()!r}: '
                     'drain it and delete its keys, or use another name'
                 )
-        yield from intend(main, Layout(1, len(shards)))
+        yield from _begin(main, Layout(1, len(shards)))
         layout, begun = yield from read_layout(main)
     newest = begun or layout
     if newest is None:
@@ -124,8 +124,14 @@ def open_layout(main: Keys, plain: Keys, shards: Sequence[Keys]) -> Operation[tu
     return newest, begun is not None
 
 
-def intend(main: Keys, layout: Layout) -> Operation[Reply]:
+def intend(scripts: ScriptSet, main: Keys, layout: Layout) -> Operation[Reply]:
     """Begin a change, unless another was begun; it is then to be carried out by `relayout`."""
+    script = scripts['layout']
+    yield from Call[Reply](script, main.of(script), (0, 0))  # one that was done, and came again, is not in the way
+    return (yield from _begin(main, layout))
+
+
+def _begin(main: Keys, layout: Layout) -> Operation[Reply]:
     text = f'{layout.generation} {layout.text()}'
     return (yield from Call[Reply]('HSETNX', (main['counters'],), ('intended', text)))
 
