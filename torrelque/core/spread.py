@@ -221,10 +221,10 @@ class Spread:
 
     def _start_claims(self) -> list[tuple[int, Operation[bool]]]:
         started: list[tuple[int, Operation[bool]]] = []
-        count = len(self._shards)
+        first, count = self._turn, len(self._shards)
         missing = self._waiters.wanted - self._asked
         for step in range(count):
-            at = (self._turn + step) % count
+            at = (first + step) % count
             shard = self._shards[at]
             if missing <= 0:
                 break

@@ -1,0 +1,334 @@
+"""Consumers that wait for several shards: one survey and one wait a server, claims from each shard in its turn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import pytest
+
+from tests.core.support import Clock, claimed, end, end_by, names, only
+from torrelque.core import scripts
+from torrelque.core.idle import MAX_FAILURES, SLICE
+from torrelque.core.keys import Keys, shard_name
+from torrelque.core.lanes import Lanes
+from torrelque.core.merging import Ticket
+from torrelque.core.protocol import Batch, Interrupted, Operation
+from torrelque.core.spread import FAIRNESS, REGISTERED, Spread
+from torrelque.core.verbs import ClaimedTask
+from torrelque.core.waiting import Wait
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueTimeoutError
+
+SCRIPTS = scripts.load(sharded=True)
+SHARDS = 4
+KEYS = [Keys.of_queue(shard_name('q', shard)) for shard in range(SHARDS)]
+GONE = TorrelqueConnectionError('gone')
+
+
+class Machine:
+    """Shards 0 and 1 are on one server, 2 and 3 on another, unless ``places`` says otherwise."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.returned: list[str] = []
+        self.told: list[int] = []
+        self.places: list[Hashable] = ['a', 'a', 'b', 'b']
+        self.spread = Spread(self._place, self.clock, lambda: 0.0, self._give_back, self.told.append)
+        for shard in range(SHARDS):
+            self.spread.add(Lanes(SCRIPTS, KEYS[shard], f'n{shard}'), KEYS[shard])
+
+    def _place(self, key: bytes) -> Hashable:
+        return self.places[[keys['wake'] for keys in KEYS].index(key)]
+
+    def _give_back(self, tasks: Sequence[ClaimedTask]) -> None:
+        self.returned += [task.receipt.id for task in tasks]
+
+    def join(self, want: int = 1, timeout: float = math.inf, *, stays: bool = True) -> Ticket:
+        ticket = Ticket((), lambda: None)
+        self.spread.join(ticket, want, self.clock.now + timeout, stays=stays)
+        return ticket
+
+    def start(self) -> dict[tuple[int, str], tuple[Operation[bool], tuple[Any, ...]]]:
+        """What is run now, past minting lanes: by shard and script, the operation and its arguments."""
+        running = {}
+        for shard, operation in self.spread.start():
+            batch = next(operation)
+            if names(batch) == ['mint']:
+                batch = operation.send([b'7'])
+            assert batch[0].keys[0].startswith(shard_name('q', shard).encode())  # type: ignore[union-attr, arg-type]
+            name, args = only(batch)
+            running[shard, name] = operation, args
+        return running
+
+    def survey(self, *findings: str) -> None:
+        """Answer the surveys that are due, of all servers in turn."""
+        running = self.start()
+        surveys = [
+            operation
+            for (_, name), (operation, _) in sorted(running.items(), key=lambda each: each[0])
+            if name == 'survey'
+        ]
+        assert len(surveys) == len(running) == len(findings)
+        for operation, finding in zip(surveys, findings, strict=True):
+            assert end(operation, [[b'', finding.encode()]])
+
+    def rest(self) -> list[Wait]:
+        """Nothing is anywhere: the waits that begin."""
+        self.survey('0 0', '0 0')
+        assert self.spread.start() == []
+        return self.spread.waits()
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+def ids(ticket: Ticket) -> list[str]:
+    assert ticket.done
+    return [task.receipt.id for task in ticket.value]
+
+
+def answer(operation: Operation[bool], *task_ids: str, alarm: bytes = b'') -> None:
+    assert end(operation, [claimed(*task_ids, alarm=alarm)])
+
+
+def test_each_server_is_surveyed_and_those_shards_claimed_from_that_have_tasks(machine: Machine) -> None:
+    ticket = machine.join(want=5)
+    running = machine.start()
+    assert set(running) == {(0, 'survey'), (2, 'survey')}
+    operation, args = running[0, 'survey']
+    assert args[0] == REGISTERED * 1000
+    assert [args[1], args[7]] == [KEYS[0]['pending'], KEYS[1]['pending']]
+    assert len(args) == 13
+    end(operation, [[b'', b'0 3']])
+    claims = machine.start()
+    assert set(claims) == {(1, 'claim')}
+    operation, args = claims[1, 'claim']
+    assert args[3:] == (3, '86400.000000')  # no more than were seen there
+    answer(operation, 'a', 'b', 'c')
+    assert not ticket.done
+    end(running[2, 'survey'][0], [[b'', b'0 9']])
+    claims = machine.start()
+    assert {key: args[3] for key, (_, args) in claims.items()} == {(3, 'claim'): 2}  # shard 1 had its turn
+    answer(claims[3, 'claim'][0], 'd', 'e')
+    assert ids(ticket) == ['a', 'b', 'c', 'd', 'e']
+
+
+def test_with_nothing_anywhere_there_is_one_wait_a_server(machine: Machine) -> None:
+    machine.join()
+    waits = machine.rest()
+    assert [(wait.key, wait.seconds) for wait in waits] == [(KEYS[0]['ring'], SLICE), (KEYS[2]['ring'], SLICE)]
+    assert machine.spread.waits() == []
+    assert machine.spread.timer() == math.inf
+
+
+def test_no_wait_on_a_server_with_work_left(machine: Machine) -> None:
+    machine.join()
+    machine.survey('1 0', '0 0')
+    assert set(machine.start()) == {(0, 'claim')}
+    assert [wait.key for wait in machine.spread.waits()] == [KEYS[2]['ring']]
+
+
+def test_a_shard_that_rings_is_claimed_from_without_a_survey(machine: Machine) -> None:
+    ticket = machine.join()
+    here, there = machine.rest()
+    here.then.ended(KEYS[1]['wake'])
+    claims = machine.start()
+    assert set(claims) == {(1, 'claim')}
+    answer(claims[1, 'claim'][0], 'a')
+    assert ids(ticket) == ['a']
+    there.then.ended(KEYS[3]['wake'] + b'+')  # the second member of a shard with several
+    assert set(machine.start()) == {(3, 'tick')}  # nobody waits here: others are to be rung
+
+
+def test_after_a_slice_that_server_is_surveyed_again(machine: Machine) -> None:
+    machine.join()
+    here, _ = machine.rest()
+    machine.clock.now += SLICE
+    here.then.ended(None)
+    assert set(machine.start()) == {(0, 'survey')}
+
+
+def test_a_wait_is_not_begun_on_an_old_survey(machine: Machine) -> None:
+    ticket = machine.join()
+    machine.survey('1 0', '0 0')
+    claims = machine.start()
+    machine.clock.now += SLICE + 1  # so slow a claim
+    answer(claims[0, 'claim'][0])
+    assert not ticket.done
+    assert machine.spread.waits() == []
+    assert machine.spread.timer() <= machine.clock.now
+    assert set(machine.start()) == {(0, 'survey'), (2, 'survey')}
+
+
+def test_an_unknown_member_means_a_survey(machine: Machine) -> None:
+    machine.join()
+    here, _ = machine.rest()
+    here.then.ended(b'')
+    assert set(machine.start()) == {(0, 'survey')}
+
+
+def test_shards_take_turns(machine: Machine) -> None:
+    served = []
+    machine.join()
+    machine.survey('9 9', '9 9')
+    for _ in range(8):
+        (((shard, _), (operation, _)),) = machine.start().items()
+        served.append(shard)
+        answer(operation, f'task {len(served)}')
+        machine.join()
+    assert served == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+def test_busy_consumers_look_at_the_others_now_and_then(machine: Machine) -> None:
+    machine.join()
+    machine.survey('9 0', '0 0')
+    answer(machine.start()[0, 'claim'][0], 'a')
+    machine.clock.now += FAIRNESS + 0.01
+    machine.join()
+    assert set(machine.start()) == {(0, 'claim'), (0, 'survey'), (2, 'survey')}
+
+
+def test_no_more_is_asked_for_than_is_wanted(machine: Machine) -> None:
+    machine.join(want=7)
+    machine.survey('5 5', '5 5')
+    assert {key: args[3] for key, (_, args) in machine.start().items()} == {(0, 'claim'): 5, (1, 'claim'): 2}
+    assert machine.start() == {}
+
+
+def test_the_event_of_a_shard_is_minded(machine: Machine) -> None:
+    machine.join()
+    machine.survey('0 e', '0 0')
+    answer(machine.start()[1, 'claim'][0], alarm=b'2.500000')
+    assert machine.spread.timer() == machine.clock.now + 2.5
+    machine.spread.waits()
+    machine.clock.now += 2.5
+    assert set(machine.start()) == {(1, 'claim')}
+
+
+def test_who_does_not_stay_is_told_after_a_look(machine: Machine) -> None:
+    ticket = machine.join(3, stays=False)
+    machine.survey('0 0', '0 0')
+    assert ids(ticket) == []
+    ticket = machine.join(3, stays=False)
+    machine.survey('0 1', '0 0')
+    operation, args = machine.start()[1, 'claim']
+    assert args[3:] == (1, '0.000000')
+    answer(operation, 'a')
+    assert set(machine.start()) == {(1, 'claim')}  # it brought all that was asked for: there may be more
+    assert not ticket.done
+
+
+def test_time_out_after_a_look(machine: Machine) -> None:
+    ticket = machine.join(timeout=0.5)
+    running = machine.start()
+    machine.clock.now += 0.6
+    machine.spread.start()
+    assert not ticket.done
+    for operation, _ in running.values():
+        end(operation, [[b'', b'0 0']])
+    machine.spread.start()
+    assert isinstance(ticket.error, TorrelqueTimeoutError)
+
+
+def test_when_the_last_has_left_hints_and_timers_are_left_to_others(machine: Machine) -> None:
+    ticket = machine.join()
+    machine.survey('0 e', '0 0')
+    answer(machine.start()[1, 'claim'][0], alarm=b'2.500000')
+    here, there = machine.spread.waits()
+    here.then.ended(KEYS[0]['wake'])
+    there.then.failed(GONE)
+    machine.spread.leave(ticket)
+    running = machine.start()
+    assert set(running) == {(0, 'tick'), (1, 'tick'), (2, 'survey')}
+    assert running[2, 'survey'][1][0] == 0  # rings for others
+    for (_, name), (operation, _) in running.items():
+        end(operation, [[b'', b'0 0']] if name == 'survey' else [b''])
+    assert machine.start() == {}
+    assert machine.spread.timer() == math.inf
+
+
+def test_a_claim_that_nobody_is_there_for_goes_back(machine: Machine) -> None:
+    ticket = machine.join()
+    machine.survey('1 0', '0 0')
+    operation, _ = machine.start()[0, 'claim']
+    machine.spread.leave(ticket)
+    answer(operation, 'a')
+    assert machine.returned == ['a']
+
+
+def test_shards_that_moved_to_other_servers_are_surveyed_there(machine: Machine) -> None:
+    machine.join()
+    here, _ = machine.rest()
+    machine.places = ['a', 'b', 'b', 'b']
+    here.then.ended(None)
+    running = machine.start()
+    end(running[0, 'survey'][0], [[b'', b'0 x']])  # what it could not look at is claimed from
+    answer(machine.start()[1, 'claim'][0])
+    assert machine.spread.waits() == []  # who is where has changed
+    assert set(machine.start()) == {(0, 'survey'), (1, 'survey')}
+
+
+def test_an_end_of_a_wait_on_a_server_that_is_none_any_more(machine: Machine) -> None:
+    machine.join()
+    here, there = machine.rest()
+    machine.places = ['a'] * SHARDS
+    here.then.ended(None)
+    end(machine.start()[0, 'survey'][0], [[b'', b'0 0']])
+    assert machine.spread.waits() == []
+    end(machine.start()[0, 'survey'][0], [[b'', b'0 0 0 0']])
+    there.then.ended(None)
+    assert set(machine.start()) == {(0, 'survey')}
+
+
+def test_the_number_of_shards_is_told(machine: Machine) -> None:
+    machine.join()
+    for operation, _ in machine.start().values():
+        end(operation, [[b'8', b'0 0']])
+    assert machine.told == [8, 8]
+
+
+@pytest.mark.parametrize('error', [Interrupted(GONE), TorrelqueReplyError('OOM full')], ids=['cut off', 'refused'])
+@pytest.mark.parametrize('name', ['survey', 'claim'])
+def test_errors_are_told_to_those_who_wait(machine: Machine, name: str, error: BaseException) -> None:
+    ticket = machine.join()
+    if name == 'claim':
+        machine.survey('1 0', '0 0')
+    operation, _ = machine.start()[0, name]
+    if isinstance(error, Interrupted) and name == 'claim':
+        batch: Batch = operation.throw(error)
+        assert names(batch) == ['settle']
+        assert not end(operation, [[b'aborted']])
+    else:
+        assert not end_by(operation, error)
+    assert isinstance(ticket.error, TorrelqueError)
+    assert str(ticket.error) in ('gone', 'OOM full')
+
+
+def test_waits_that_keep_breaking_are_told(machine: Machine) -> None:
+    ticket = machine.join()
+    here, _ = machine.rest()
+    for failures in range(1, MAX_FAILURES + 1):
+        assert not ticket.done
+        here.then.failed(GONE)
+        if failures == MAX_FAILURES:
+            break
+        assert machine.spread.timer() == pytest.approx(machine.clock.now + 0.05 * 2**failures)
+        assert [name for _, name in machine.start()] == ['survey']  # of the other server
+        machine.clock.now = (
+            machine.spread.timer() if machine.spread.timer() > machine.clock.now else machine.clock.now + 1
+        )
+        end(machine.start()[0, 'survey'][0], [[b'', b'0 0']])
+        here, *_ = machine.spread.waits()
+    assert ticket.error is not None
+
+
+def test_closing_fails_those_who_wait_and_rings_for_others(machine: Machine) -> None:
+    ticket = machine.join()
+    machine.rest()
+    machine.spread.close()
+    assert isinstance(ticket.error, TorrelqueError)
+    running = machine.start()
+    assert {key: args[0] for key, (_, args) in running.items()} == {(0, 'survey'): 0, (2, 'survey'): 0}
