@@ -68,6 +68,7 @@ def test_clusters() -> None:
     assert connect('redis+cluster://host').on_cluster
     assert ROWS['Redis Cluster']['redis-py'] == '`RedisCluster`'
     assert adapt(redis.asyncio.RedisCluster(host='localhost')).on_cluster
+    assert ROWS['Redis Cluster']['coredis'] == '`RedisCluster`'
     assert {name.partition('-')[0] for name in CLUSTER_CLIENTS} == {
         KINDS[client] for client, cell in ROWS['Redis Cluster'].items() if client in KINDS and cell != 'no'
     }

@@ -9,11 +9,14 @@ import coredis
 import pytest
 import redis
 import redis.asyncio
+from redis.exceptions import RedisClusterException
 
+from tests.transports.settings import tidy
 from torrelque.errors import TorrelqueUsageError
 from torrelque.testing import MemoryTransport
 from torrelque.transports import adapt
 from torrelque.transports.coredis import CoredisTransport
+from torrelque.transports.coredis_cluster import CoredisClusterTransport
 from torrelque.transports.redis_py import RedisPyTransport
 from torrelque.transports.redis_py_cluster import RedisPyClusterTransport
 
@@ -49,9 +52,36 @@ def test_coredis() -> None:
         assert isinstance(adapt(client), CoredisTransport)
 
 
+def test_coredis_cluster() -> None:
+    client: coredis.RedisCluster[bytes] = coredis.RedisCluster('a', 1)
+    assert isinstance(adapt(client), CoredisClusterTransport)
+    tidy(client)
+
+
 def test_coredis_without_replies() -> None:
     with pytest.raises(TorrelqueUsageError, match='noreply=True'):
         adapt(coredis.Redis(noreply=True))
+    client: coredis.RedisCluster[bytes] = coredis.RedisCluster('a', 1, noreply=True)
+    with pytest.raises(TorrelqueUsageError, match='noreply=True'):
+        adapt(client)
+    tidy(client)
+
+
+@pytest.mark.filterwarnings('ignore:Use coredis.connection.TCPLocation')  # as coredis does not itself
+def test_another_database_of_a_cluster() -> None:
+    client = coredis.RedisCluster.from_url('redis://:secret@a/2')
+    with pytest.raises(TorrelqueUsageError, match='db=2'):
+        adapt(client)
+    tidy(client)
+    with pytest.raises(RedisClusterException, match="'db' must be 0"):
+        redis.asyncio.RedisCluster.from_url('redis://a/2')
+
+
+def test_a_pipeline_of_coredis_cluster() -> None:
+    client: coredis.RedisCluster[bytes] = coredis.RedisCluster('a', 1)
+    with pytest.raises(TorrelqueUsageError, match='is a pipeline'):
+        adapt(client.pipeline())
+    tidy(client)
 
 
 class Valkey:
@@ -83,7 +113,7 @@ def test_others_are_told_what_to_use(client: object, hint: str) -> None:
     assert 'secret' not in str(caught.value)
     for usable in (
         'redis.asyncio.Redis or RedisCluster',
-        'coredis.Redis',
+        'coredis.Redis or RedisCluster',
         'async with torrelque.connect(url)',
         'Transport',
     ):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import coredis
 import pytest
 
 from tests import clusters, servers
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 KEY = '{moving}:key'
 
-SETTINGS = [('redis_py-cluster', 'asyncio')]
+SETTINGS = [('redis_py-cluster', 'asyncio'), ('coredis-cluster', 'asyncio'), ('coredis-cluster', 'trio')]
 
 
 @pytest.fixture(scope='module', params=SETTINGS, ids='/'.join)
@@ -249,6 +251,7 @@ async def test_an_idle_consumer_and_a_watcher_outlive_a_move(cluster: Cluster, c
 # Primaries that die --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('setting', [SETTINGS[0], SETTINGS[-1]], ids='/'.join, indirect=True)
 async def test_calls_resume_when_a_replica_was_promoted(setting: tuple[str, str], fragile_cluster: Cluster) -> None:
     cluster = fragile_cluster
     async with CLUSTER_CLIENTS[setting[0]].make(cluster) as client, Torrelque(client, queue='moving') as queue:
@@ -281,15 +284,26 @@ async def test_a_key_for_each_node(cluster: Cluster, transport: Transport) -> No
     assert len({transport.place(str(key).encode()) for key in keys}) == len(keys)
 
 
+@asynccontextmanager
+async def piped(client: Any, *, transaction: bool) -> AsyncIterator[Any]:  # noqa: ANN401 - of either package
+    """A pipeline, which is executed in the end."""
+    pipeline = client.pipeline(transaction=transaction)
+    if isinstance(client, coredis.RedisCluster):
+        async with pipeline:
+            yield pipeline
+    else:
+        yield pipeline
+        await pipeline.execute()
+
+
 @pytest.mark.parametrize('transaction', [True, False])
 async def test_enqueueing_by_a_pipeline(client: Any, *, transaction: bool) -> None:  # noqa: ANN401 - of either package
     async with Torrelque(client, queue='piped') as queue:
         await client.get('{piped}:mine')
-        pipeline = client.pipeline(transaction=transaction)
-        pipeline.set('{piped}:mine', '1')
-        await queue.enqueue({'in': 'a pipeline'}, pipeline=pipeline)
-        assert await queue.dequeue_nowait() == []
-        await pipeline.execute()
+        async with piped(client, transaction=transaction) as pipeline:
+            pipeline.set('{piped}:mine', '1')
+            await queue.enqueue({'in': 'a pipeline'}, pipeline=pipeline)
+            assert await queue.dequeue_nowait() == []
         assert [task.data for task in await queue.dequeue_nowait()] == [{'in': 'a pipeline'}]
         assert await client.get('{piped}:mine') in ('1', b'1')
 

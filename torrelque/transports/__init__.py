@@ -11,7 +11,7 @@ from torrelque.transports.naming import class_name
 __all__ = ('Transport', 'adapt')
 
 USABLE = (
-    'a redis.asyncio.Redis or RedisCluster, a coredis.Redis, '
+    'a redis.asyncio.Redis or RedisCluster, a coredis.Redis or RedisCluster, '
     'the client of `async with torrelque.connect(url) as client:`, or any torrelque Transport'
 )
 
@@ -43,6 +43,10 @@ def adapt(client: object) -> Transport:
         from torrelque.transports.coredis import CoredisTransport  # noqa: PLC0415 - it is optional
 
         return CoredisTransport(client)  # type: ignore[arg-type]  # told by name above
+    if _is(client, 'coredis', 'RedisCluster'):
+        from torrelque.transports.coredis_cluster import CoredisClusterTransport  # noqa: PLC0415 - as above
+
+        return CoredisClusterTransport(client)  # type: ignore[arg-type]  # told by name above
     raise TorrelqueUsageError(f'{_hint(client)}; pass {USABLE}')
 
 

@@ -21,7 +21,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from coredis import exceptions
 from coredis.connection import BaseConnection
 from coredis.patterns.pipeline import Pipeline
-from coredis.pool import SentinelConnectionPool
+from coredis.pool import BaseConnectionPool, SentinelConnectionPool
 
 from torrelque.core.protocol import Batch, Call, Reply, Script
 from torrelque.errors import (
@@ -38,7 +38,7 @@ from torrelque.transports.naming import class_name, named
 from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, pair
 from torrelque.transports.resp import encoded, plain
 
-__all__ = ('CoredisListener', 'CoredisTransport')
+__all__ = ('Connections', 'CoredisListener', 'CoredisTransport', 'Dialer')
 
 MARGIN = 2.0
 """How much later than asked a blocking call may be answered, in seconds: idle servers notice up to 0.1 s late."""
@@ -108,6 +108,11 @@ def _value(reply: Any) -> Reply:  # noqa: ANN401 - as coredis has it
     return plain(reply, as_reply_error)
 
 
+def response_timeout_of(pool: BaseConnectionPool[Any]) -> float:
+    settings: dict[str, Any] = dict(pool.connection_kwargs)
+    return settings.get('stream_timeout') or RESPONSE_TIMEOUT
+
+
 def _is_of_sentinel(pool: object) -> bool:
     return isinstance(pool, SentinelConnectionPool)
 
@@ -115,11 +120,11 @@ def _is_of_sentinel(pool: object) -> bool:
 # Connections ----------------------------------------------------------------------------------------------------------
 
 
-class _Dialer:
+class Dialer:
     """Connections made from the settings of a client's pool, but not counted in it."""
 
-    def __init__(self, client: coredis.Redis[Any]) -> None:
-        self._pool = client.connection_pool
+    def __init__(self, pool: BaseConnectionPool[Any]) -> None:
+        self._pool = pool
         self._open: set[BaseConnection] = set()
 
     async def open(self) -> BaseConnection:
@@ -127,7 +132,7 @@ class _Dialer:
         group = self._task_group()
         try:
             with anyio.fail_after(CONNECT_TIMEOUT):
-                connection = await self._make()
+                connection = await self.make()
                 try:
                     await group.start(connection.run)
                 except BaseException:
@@ -141,6 +146,17 @@ class _Dialer:
             raise as_failure(error) from error
         self._open = {other for other in self._open if other.usable} | {connection}
         return connection
+
+    @asynccontextmanager
+    async def listener(self) -> AsyncIterator[CoredisListener]:
+        """On a connection of its own."""
+        connection = await self.open()
+        listener = CoredisListener(connection)
+        try:
+            yield listener
+        finally:
+            self.close(connection)
+            await listener.aclose()
 
     def close(self, connection: BaseConnection) -> None:
         self._open.discard(connection)
@@ -158,16 +174,20 @@ class _Dialer:
                 'the coredis client is not entered: use the queue within `async with client:`'
             ) from error
 
-    async def _make(self) -> BaseConnection:
+    async def make(self) -> BaseConnection:
+        """One that is not connected yet."""
         # A copy of the pool makes them as the pool makes its own, Sentinel's discovery included.
         pool: Any = copy.copy(self._pool)
-        pool.connection_kwargs = {
-            **pool.connection_kwargs,
+        pool.connection_kwargs = self.settings()
+        return cast('BaseConnection', await pool._construct_connection())  # noqa: SLF001 - there is no public way
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            **self._pool.connection_kwargs,
             'decode_responses': False,
             'max_idle_time': None,  # waiting is what a blocking call and a listener are for
             'stream_timeout': None,  # each request has its own
         }
-        return cast('BaseConnection', await pool._construct_connection())  # noqa: SLF001 - there is no public way
 
 
 def _clear_away(connection: BaseConnection) -> None:
@@ -180,7 +200,7 @@ def _clear_away(connection: BaseConnection) -> None:
 class _SharedConnection:
     """The one connection that all calls go over, made anew when it is lost."""
 
-    def __init__(self, dialer: _Dialer) -> None:
+    def __init__(self, dialer: Dialer) -> None:
         self._dialer = dialer
         self._connection: BaseConnection | None = None
         self._turn = anyio.Lock()
@@ -209,6 +229,61 @@ class _SharedConnection:
             self._dialer.close(self._connection)
 
 
+class Connections:
+    """Those to one server: one that all calls share, and others that are lent to a batch at a time."""
+
+    def __init__(self, dialer: Dialer, response_timeout: float) -> None:
+        self.dialer = dialer
+        self._response_timeout = response_timeout
+        self._shared = _SharedConnection(dialer)
+        self._idle: list[BaseConnection] = []
+
+    async def ask(self, commands: Sequence[Command]) -> list[Reply]:
+        """The replies to commands on the shared connection, to which they are sent next to each other."""
+        connection = await self._shared.get()
+        try:
+            requests = [_request(connection, command, self._response_timeout) for command in commands]
+            return [_value(await request) for request in requests]
+        except TorrelqueResponseTimeout:
+            self.dialer.close(connection)  # it may be open at this end only
+            raise
+
+    async def ask_apart(self, commands: Sequence[Command], seconds: float) -> list[Reply]:
+        """The same on a connection of their own; each may take so long."""
+        connection = await self._take()
+        try:
+            requests = [_request(connection, command, seconds) for command in commands]
+            replies = [_value(await request) for request in requests]
+        except BaseException as error:
+            self.dialer.close(connection)
+            if isinstance(error, TorrelqueConnectionError):
+                self.close_idle()  # what broke one has probably broken the others
+            raise
+        if len(self._idle) < MOST_IDLE and connection.usable:
+            self._idle.append(connection)
+        else:
+            self.dialer.close(connection)
+        return replies
+
+    async def _take(self) -> BaseConnection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable:
+                return connection
+        return await self.dialer.open()
+
+    def close_shared(self) -> None:
+        self._shared.close()
+
+    def close_idle(self) -> None:
+        while self._idle:
+            self.dialer.close(self._idle.pop())
+
+    def close(self) -> None:
+        self._idle.clear()
+        self.dialer.close_all()
+
+
 class CoredisListener(base.Listener):
     """See :class:`torrelque.transports.base.Listener`."""
 
@@ -218,14 +293,14 @@ class CoredisListener(base.Listener):
         self._turn = anyio.Lock()
 
     async def subscribe(self, channel: bytes) -> None:
-        await self._ask(b'SUBSCRIBE', channel)
+        await self.ask('SUBSCRIBE', channel)
 
     async def unsubscribe(self, channel: bytes) -> None:
-        await self._ask(b'UNSUBSCRIBE', channel)
+        await self.ask('UNSUBSCRIBE', channel)
 
     async def receive(self) -> base.Message:
         while True:
-            match await self._next():
+            match await self.next():
                 case [b'message', bytes(channel), bytes(data)]:
                     return base.Message(channel, data)
                 case [b'subscribe', bytes(channel), _]:
@@ -238,7 +313,7 @@ class CoredisListener(base.Listener):
         with anyio.CancelScope(shield=True), suppress(RuntimeError):
             await self._messages.aclose()
 
-    async def _next(self) -> Reply:
+    async def next(self) -> Reply:
         """The next thing that arrives. A connection that is open at this end only is found out by its silence."""
         while True:
             with anyio.move_on_after(QUIET):
@@ -249,15 +324,15 @@ class CoredisListener(base.Listener):
                     raise as_failure(gone) from None
                 except CLOSED as error:
                     raise as_failure(error) from error
-            await self._ask()
+            await self.ask()
             self._messages = self._connection.push_messages  # that the wait was given up has ended the generator
 
-    async def _ask(self, *words: bytes) -> None:
+    async def ask(self, *words: str | bytes) -> None:
         """Send something that is answered by a message, or by an error; the PING after it tells which."""
         async with self._turn:
             try:
                 if words:
-                    self._connection.send_command(*words)
+                    self._connection.send_command(*(word.encode() if isinstance(word, str) else word for word in words))
                 ping = self._connection.create_request(b'PING', timeout=QUIET, decode=False, raise_exceptions=False)
                 answer = _value(await ping)
             except CLOSED as error:
@@ -284,12 +359,9 @@ class CoredisTransport(base.Transport):
         if client.noreply:
             raise TorrelqueUsageError('the coredis client is made with noreply=True, but a queue needs the replies')
         self._client = client
-        self._dialer = _Dialer(client)
         self.fails_over: bool = _is_of_sentinel(client.connection_pool)
-        self._shared = _SharedConnection(self._dialer)
-        self._idle: list[BaseConnection] = []
-        settings: dict[str, Any] = dict(client.connection_pool.connection_kwargs)
-        self._response_timeout: float = settings.get('stream_timeout') or RESPONSE_TIMEOUT
+        self._response_timeout: float = response_timeout_of(client.connection_pool)
+        self._connections = Connections(Dialer(client.connection_pool), self._response_timeout)
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} over a {class_name(self._client)}>'
@@ -300,57 +372,35 @@ class CoredisTransport(base.Transport):
         if not commands:
             await checkpoint()
             return []
-        return await self._client.retry_policy.call_with_retries(lambda: self._attempt(commands))
+        return await self._client.retry_policy.call_with_retries(lambda: self._connections.ask(commands))
 
     async def reconnect(self) -> None:
         await checkpoint()
         if self.fails_over:
-            self._shared.close()
-            self._close_idle()
+            self._connections.close_shared()
+            self._connections.close_idle()
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
-        (reply,) = await self._ask_apart([encoded(call.words())], timeout + MARGIN)
+        (reply,) = await self._connections.ask_apart([encoded(call.words())], timeout + MARGIN)
         return reply
 
     async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """Send the calls on a connection of their own, as often as the client's ``retry_policy`` says."""
         commands = [encoded(call.words()) for call in batch]
         seconds = self._response_timeout + timeout
-        return await self._client.retry_policy.call_with_retries(lambda: self._ask_apart(commands, seconds))
-
-    async def _ask_apart(self, commands: Sequence[Command], seconds: float) -> list[Reply]:
-        connection = await self._take()
-        try:
-            requests = [_request(connection, command, seconds) for command in commands]
-            replies = [_value(await request) for request in requests]
-        except BaseException as error:
-            self._dialer.close(connection)
-            if isinstance(error, TorrelqueConnectionError):
-                self._close_idle()  # what broke one has probably broken the others
-            raise
-        if len(self._idle) < MOST_IDLE and connection.usable:
-            self._idle.append(connection)
-        else:
-            self._dialer.close(connection)
-        return replies
+        return await self._client.retry_policy.call_with_retries(lambda: self._connections.ask_apart(commands, seconds))
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
         return self._listen()
 
     @asynccontextmanager
     async def _listen(self) -> AsyncIterator[base.Listener]:
-        connection = await self._dialer.open()
-        listener = CoredisListener(connection)
-        try:
+        async with self._connections.dialer.listener() as listener:
             yield listener
-        finally:
-            self._dialer.close(connection)
-            await listener.aclose()
 
     async def aclose(self) -> None:
         await checkpoint()
-        self._idle.clear()
-        self._dialer.close_all()
+        self._connections.close()
 
     def append(self, pipeline: object, call: Call[Reply]) -> None:
         """Queue a call on a pipeline of a ``coredis.Redis``. Raises TorrelqueTypeError for anything else."""
@@ -358,27 +408,7 @@ class CoredisTransport(base.Transport):
             raise TorrelqueTypeError(f'pipeline: expected a pipeline of a coredis.Redis, not {named(pipeline)}')
         name = 'EVAL' if isinstance(call.command, Script) else call.command
         words = call.words_with_source()[len(name.split()) :]
-        pipeline.create_request(name.encode(), *encoded(words), callback=_as_is)
-
-    async def _attempt(self, commands: Sequence[Command]) -> list[Reply]:
-        connection = await self._shared.get()
-        try:
-            requests = [_request(connection, command, self._response_timeout) for command in commands]
-            return [_value(await request) for request in requests]
-        except TorrelqueResponseTimeout:
-            self._dialer.close(connection)  # it may be open at this end only
-            raise
-
-    async def _take(self) -> BaseConnection:
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.usable:
-                return connection
-        return await self._dialer.open()
-
-    def _close_idle(self) -> None:
-        while self._idle:
-            self._dialer.close(self._idle.pop())
+        pipeline.create_request(name.encode(), *encoded(words), callback=as_is)
 
 
 def _request(connection: BaseConnection, command: Command, timeout: float) -> Any:  # noqa: ANN401 - an awaitable
@@ -391,5 +421,5 @@ def _request(connection: BaseConnection, command: Command, timeout: float) -> An
         raise as_failure(error) from error
 
 
-def _as_is(reply: Reply, **_: object) -> Reply:
+def as_is(reply: Reply, **_: object) -> Reply:
     return reply

@@ -19,7 +19,7 @@ from torrelque.errors import (
 from torrelque.transports.native.connection import Dialer, pack_words
 from torrelque.transports.native.url import Address
 
-__all__ = ('Topology', 'place')
+__all__ = ('Topology', 'endpoint', 'place')
 
 
 class Topology:
@@ -138,7 +138,7 @@ class Topology:
             raise TorrelqueConnectionError(f'{address}: CLUSTER SLOTS was answered: {reply}')
         if not reply:
             raise TorrelqueConnectionError(f'{address}: knows of no node that serves slots')
-        return [(first, last, [place(address, *_endpoint(node)) for node in nodes]) for first, last, *nodes in reply]
+        return [(first, last, [place(address, *endpoint(node)) for node in nodes]) for first, last, *nodes in reply]
 
 
 def place(asked: Address, host: str, port: int) -> Address:
@@ -146,7 +146,7 @@ def place(asked: Address, host: str, port: int) -> Address:
     return replace(asked, host=host or asked.host, port=port)
 
 
-def _endpoint(node: Sequence[Reply]) -> tuple[str, int]:
+def endpoint(node: Sequence[Reply]) -> tuple[str, int]:
     host, port, *rest = node
     if host == b'?':  # it is to be called by a name that nobody has given it; its address may follow
         told = rest[1] if len(rest) > 1 else []
