@@ -95,7 +95,8 @@ class ShardedRoutes(Routes):
 
     async def _open(self, wanted: int | None) -> None:
         """Know the layout. Raises TorrelqueShardsError if it is of another number than is wanted."""
-        if self._layout is not None:
+        # Those who had to wait go first: consumers are served in the order in which they came.
+        if self._layout is not None and not self._opening.statistics().tasks_waiting:
             return
         async with self._opening:
             if self._layout is None:

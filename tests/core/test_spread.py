@@ -194,7 +194,8 @@ def test_busy_consumers_look_at_the_others_now_and_then(machine: Machine) -> Non
 def test_no_more_is_asked_for_than_is_wanted(machine: Machine) -> None:
     machine.join(want=7)
     machine.survey('5 5', '5 5')
-    assert {key: args[3] for key, (_, args) in machine.start().items()} == {(0, 'claim'): 5, (1, 'claim'): 2}
+    running = machine.start()
+    assert {key: args[3] for key, (_, args) in running.items()} == {(0, 'claim'): 5, (1, 'claim'): 2}
     assert machine.start() == {}
 
 
