@@ -21,7 +21,7 @@ from torrelque.core.protocol import Arg, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError
 from torrelque.transports.memory import MemoryServer
 
-__all__ = ('ModelMachine',)
+__all__ = ('KEYS', 'MENDED_AFTER', 'STEPS', 'ModelMachine', 'Step', 'Steps', 'ids', 'lane_numbers', 'step', 'steps')
 
 F = TypeVar('F', bound=Callable[..., None])
 
@@ -70,22 +70,23 @@ targets = st.builds(
 
 
 Step: TypeAlias = tuple[str, dict[str, Any]]
+Steps: TypeAlias = dict[str, tuple[int, st.SearchStrategy[dict[str, Any]]]]
 
-STEPS: dict[str, tuple[int, st.SearchStrategy[dict[str, Any]]]] = {}
+STEPS: Steps = {}
 """Methods of the machine: how often each is wanted, and its arguments. Hypothesis would choose rules evenly."""
 
 
-def step(weight: int, **arguments: st.SearchStrategy[Any]) -> Callable[[F], F]:
+def step(weight: int, table: Steps = STEPS, **arguments: st.SearchStrategy[Any]) -> Callable[[F], F]:
     def register(method: F) -> F:
-        STEPS[method.__name__] = weight, st.fixed_dictionaries(arguments)
+        table[method.__name__] = weight, st.fixed_dictionaries(arguments)
         return method
 
     return register
 
 
-def steps() -> st.SearchStrategy[Step]:
-    names = [name for name, (weight, _) in STEPS.items() for _ in range(weight)]
-    return st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), STEPS[name][1]))
+def steps(table: Steps = STEPS) -> st.SearchStrategy[Step]:
+    names = [name for name, (weight, _) in table.items() for _ in range(weight)]
+    return st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), table[name][1]))
 
 
 @dataclass

@@ -119,9 +119,9 @@ return at and at - math.floor(clock() * 1000) or -1
 """PTTL on the test's clock."""
 
 
-def clocked_scripts() -> ScriptSet:
+def clocked_scripts(*, sharded: bool = False) -> ScriptSet:
     """The scripts, on the test's clock."""
-    return load(server=SERVER_LUA)
+    return load(server=SERVER_LUA, sharded=sharded)
 
 
 class Observed(NamedTuple):

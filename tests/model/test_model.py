@@ -16,6 +16,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests import servers
 from tests.model.machine import ModelMachine
 from tests.model.real import RealServer, clocked_scripts
+from tests.model.sharded import ShardedMachine
 from torrelque.core.protocol import Script
 from torrelque.core.scripts import ScriptSet
 
@@ -33,15 +34,18 @@ settings.register_profile('long', settings.get_profile('ci'), max_examples=100_0
 
 PROFILE_NAME = os.environ.get('HYPOTHESIS_PROFILE', 'ci')
 PROFILE = settings.get_profile(PROFILE_NAME)
+SHORT = PROFILE if PROFILE_NAME != 'ci' else settings(PROFILE, max_examples=100)
 UNSHRUNK = settings(settings.get_profile('ci'), phases=[Phase.generate])
 
 
 @contextmanager
-def machine_of(server: servers.Server, scripts: ScriptSet) -> Iterator[type[ModelMachine]]:
+def machine_of(
+    server: servers.Server, scripts: ScriptSet, base: type[ModelMachine] = ModelMachine
+) -> Iterator[type[ModelMachine]]:
     """A machine that compares with this server, running these scripts."""
     connection = RealServer(server, scripts)
 
-    class Machine(ModelMachine):
+    class Machine(base):  # type: ignore[valid-type, misc]  # mypy wants to know it beforehand
         real = connection
 
     try:
@@ -50,11 +54,17 @@ def machine_of(server: servers.Server, scripts: ScriptSet) -> Iterator[type[Mode
         connection.close()
 
 
-def mutated(old: str, new: str) -> ScriptSet:
+def mutated(old: str, new: str, *, sharded: bool = False) -> ScriptSet:
     """The scripts with a fault."""
-    scripts = clocked_scripts()
+    scripts = clocked_scripts(sharded=sharded)
     assert any(old in script.source for script in scripts.values())
     return {name: Script(name, script.source.replace(old, new), script.keys) for name, script in scripts.items()}
+
+
+def started(name: str) -> servers.Server:
+    server = servers.shared(name)
+    server.start()  # a test may have killed it
+    return server
 
 
 @pytest.mark.timeout(300 if PROFILE_NAME == 'ci' else 0)
@@ -87,7 +97,40 @@ def test_agrees_with_a_real_server(server: servers.Server) -> None:
     ],
 )
 def test_a_fault_is_found(old: str, new: str) -> None:
-    server = servers.shared('valkey-9.1')
-    server.start()
-    with machine_of(server, mutated(old, new)) as machine, pytest.raises(AssertionError):
+    with machine_of(started('valkey-9.1'), mutated(old, new)) as machine, pytest.raises(AssertionError):
+        run_state_machine_as_test(machine, settings=UNSHRUNK)
+
+
+@pytest.mark.timeout(300 if PROFILE_NAME == 'ci' else 0)
+@pytest.mark.parametrize('name', ['redis-6.2', 'valkey-9.1'])
+def test_agrees_with_the_shards_of_a_real_server(name: str) -> None:
+    """Those scripts are new and few: the oldest and the newest of the servers will do."""
+    with machine_of(started(name), clocked_scripts(sharded=True), ShardedMachine) as machine:
+        run_state_machine_as_test(machine, settings=SHORT)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ('old', 'new'),
+    [
+        pytest.param('if shards and shards ~= ARGV[#ARGV] then', 'if false then', id='any number of shards will do'),
+        pytest.param('put(bell, ring, lifetime)', '', id='who waits is not rung for'),
+        pytest.param('elseif finding ~= 0 then', 'elseif false then', id='who leaves rings for nobody'),
+        pytest.param("redis.pcall('ZREM', ring, wake, wake .. '+')", '', id='a ring is left over'),
+        pytest.param(
+            "redis.pcall('ZREM', ring, wake, wake .. '+')", "redis.pcall('DEL', ring)", id='the ring of others removed'
+        ),
+        pytest.param(
+            "redis.pcall('ZADD', ring, 'NX', present, wake)",
+            "redis.pcall('ZADD', ring, present, wake)",
+            id='who rang first goes to the end',
+        ),
+        pytest.param('if tonumber(ARGV[1]) > generation then', 'if true then', id='old layouts overwrite new ones'),
+        pytest.param("redis.call('HDEL', counters, 'intended')", '', id='a change that is done stays begun'),
+        pytest.param("minded <= event and 0 or 'e'", "0 or 'e'", id='any timer will do'),
+    ],
+)
+def test_a_fault_of_shards_is_found(old: str, new: str) -> None:
+    scripts = mutated(old, new, sharded=True)
+    with machine_of(started('valkey-9.1'), scripts, ShardedMachine) as machine, pytest.raises(AssertionError):
         run_state_machine_as_test(machine, settings=UNSHRUNK)

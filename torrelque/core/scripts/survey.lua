@@ -35,9 +35,10 @@ local function finding_of(pending, delayed, working, timer, bell, wake)
 end
 
 redis.call('ZREM', ring, '')
+local shards = redis.call('HGET', counters, 'shards')
 local findings = {}
 for at = 2, #ARGV, 6 do
   local looked, finding = pcall(finding_of, unpack(ARGV, at, at + 5))
   findings[#findings + 1] = looked and finding or 'x'
 end
-return { redis.call('HGET', counters, 'shards') or '', table.concat(findings, ' ') }
+return { shards or '', table.concat(findings, ' ') }

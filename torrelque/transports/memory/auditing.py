@@ -52,7 +52,7 @@ def _facts(run: Run, task_id: bytes, *, deep: bool) -> Reply:
 
 def mend(run: Run) -> Reply:
     """Repair one thing that an audit found, if it is still so."""
-    run.look()
+    run.look(totals=False)
     run.db.list_at(run.keys['dequeueing'])
     run.db.set_at(run.keys['undequeued'])
     run.db.hash_at(run.keys['tasks'])

@@ -227,8 +227,11 @@ class Run:
 
     # The timer and the hint --------------------------------------------------
 
-    def look(self) -> None:
-        """Read what the end will need, and so fail before any write where a key is of a wrong type."""
+    def look(self, *, totals: bool = True) -> None:
+        """Read what the end will need, and so fail before any write where a key is of a wrong type.
+
+        Without ``totals``: the verb counts nothing.
+        """
         held = self.db.string_at(self.keys['timer'])
         if held is not None and b'|' in held:
             self._minder, _, event = held.partition(b'|')
@@ -237,7 +240,7 @@ class Run:
         for name in ('delayed', 'working', 'wake', 'rejected'):
             if name in self.keys:
                 self.db.zset_at(self.keys[name])
-        if 'counters' in self.keys:
+        if totals and 'counters' in self.keys:
             self.db.hash_at(self.keys['counters'])
 
     def earliest(self) -> float | None:

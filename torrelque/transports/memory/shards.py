@@ -28,10 +28,10 @@ def layout(run: Run) -> Reply:
 def survey(run: Run) -> Reply:
     """Look at all shards of a server, and have them ring where the caller waits."""
     lifetime, *names = run.args
-    shards = [names[at : at + 6] for at in range(0, len(names), 6)]
     run.db.zset_at(run.keys['ring'])
-    findings = b' '.join(_survey(run, int(lifetime), *shard) for shard in shards)
-    return [run.db.hash_at(run.keys['counters']).get(b'shards', b''), findings]
+    shards = run.db.hash_at(run.keys['counters']).get(b'shards', b'')
+    each = [names[at : at + 6] for at in range(0, len(names), 6)]
+    return [shards, b' '.join(_survey(run, int(lifetime), *shard) for shard in each)]
 
 
 def _survey(

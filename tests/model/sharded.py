@@ -1,0 +1,112 @@
+"""The same for the scripts of a queue of several shards: what rings where, who looks at all shards, how many there are.
+
+One shard is the machine's own queue. Another is only looked at: what it has is put there by plain commands.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis.stateful import rule
+
+from tests.model.machine import KEYS, MENDED_AFTER, STEPS, ModelMachine, Step, Steps, ids, lane_numbers, step, steps
+from torrelque.core.keys import Keys
+
+__all__ = ('ShardedMachine',)
+
+OTHER = Keys.of_queue('p')
+SHARDS = (KEYS, OTHER)
+LOOKED_AT = ('pending', 'delayed', 'working', 'timer', 'bell', 'wake')
+
+SHARD_STEPS: Steps = dict(STEPS)
+
+some_shards = st.sampled_from(((KEYS,), (KEYS, OTHER), (OTHER, KEYS), (OTHER,)))
+rings = st.sampled_from((KEYS['ring'], KEYS['ring'], OTHER['ring'], b'', KEYS['counters'], KEYS['bell'], b'nothing'))
+numbers = st.sampled_from(('2', '3', '3', '5'))
+
+
+class ShardedMachine(ModelMachine):
+    """Subclasses say which server is the ``real`` one, which has scripts for shards."""
+
+    @rule(step=st.deferred(lambda: steps(SHARD_STEPS)))
+    def do(self, step: Step) -> None:
+        super().do(step)
+
+    # Consumers ---------------------------------------------------------------
+
+    @step(20, SHARD_STEPS, lifetime=st.sampled_from((20_000, 20_000, 2_000, 0)), shards=some_shards)
+    def survey(self, lifetime: int, shards: tuple[Keys, ...]) -> None:
+        """Look at some shards, and wait for them to ring or, with a lifetime of 0, ring for others."""
+        self._verb('survey', lifetime, *(keys[name] for keys in shards for name in LOOKED_AT))
+
+    @step(8, SHARD_STEPS, ring=st.sampled_from((KEYS['ring'], OTHER['ring'])))
+    def a_ring_is_answered(self, ring: bytes) -> None:
+        self._command('ZPOPMIN', ring)
+
+    @step(3, SHARD_STEPS, shard=st.sampled_from(SHARDS), ring=rings)
+    def a_bell_names_anything(self, shard: Keys, ring: bytes) -> None:
+        self._command('SET', shard['bell'], ring)
+
+    @step(
+        6,
+        SHARD_STEPS,
+        place=st.sampled_from(('pending', 'delayed', 'working', 'timer', 'nothing')),
+        moment=st.sampled_from((-5.0, 0.0, 0.25, 5.0, 10.0, 10.000001, 400.0)),
+    )
+    def another_shard_has_something(self, place: str, moment: float) -> None:
+        at = f'{self._now + moment:.6f}'
+        if place == 'pending':
+            self._command('LPUSH', OTHER[place], b'x')
+        elif place == 'timer':
+            self._command('SET', OTHER[place], f'7|{at}')
+        elif place == 'nothing':
+            for name in LOOKED_AT:
+                self._command('DEL', OTHER[name])
+        else:
+            self._command('ZADD', OTHER[place], at, b'x')
+
+    # How many shards there are -------------------------------------------------
+
+    @step(
+        5,
+        SHARD_STEPS,
+        generation=st.integers(0, 4),
+        shards=st.sampled_from(('2', '3', '3', '5', '5 3')),
+        begun=st.booleans(),
+    )
+    def layout(self, generation: int, shards: str, begun: bool) -> None:
+        if begun:
+            self._command('HSETNX', KEYS['counters'], 'intended', f'{generation} {shards}')
+        self._verb('layout', generation, shards)
+
+    @step(
+        2,
+        SHARD_STEPS,
+        field=st.sampled_from(('intended', 'intended', 'generation', 'shards')),
+        value=st.sampled_from(('0 2', '1 3', '2 5 3', '4 2 5 3', '', 'x', '3')),
+    )
+    def a_change_is_begun(self, field: str, value: str) -> None:
+        """Or what is recorded is what nobody should have."""
+        self._command('HSET', KEYS['counters'], field, value)
+
+    @step(1, SHARD_STEPS)
+    def nobody_knows_how_many(self) -> None:
+        self._command('HDEL', KEYS['counters'], 'shards')
+
+    @step(12, SHARD_STEPS, lane=lane_numbers, task_ids=st.lists(ids, min_size=1, max_size=3), shards=numbers)
+    def enqueue_to_shards(self, lane: int, task_ids: list[bytes], shards: str) -> None:
+        words: list[Any] = [word for task_id in task_ids for word in (task_id, b'1', '5', '', '', b'')]
+        self._laned('enqueue', lane, *words, shards)
+
+    # Anybody -----------------------------------------------------------------
+
+    @step(2, SHARD_STEPS, shard=st.sampled_from(SHARDS), name=st.sampled_from(('bell', 'ring', 'timer', 'delayed')))
+    def a_key_of_a_shard_is_of_a_wrong_type(self, shard: Keys, name: str) -> None:
+        """For some calls; then it is removed."""
+        if self._broken:
+            return
+        key = shard[name]
+        self._command('DEL', key)
+        self._command('SADD', key, b'a')
+        self._broken[key] = MENDED_AFTER
