@@ -71,6 +71,7 @@ class ShardedRoutes(Routes):
         self._layout: Layout | None = None
         self._following = False
         self._opening = anyio.Lock()
+        self._openers = 0
         self._turn = (-1, 0, 0)
         self._round: list[int] = []  # the shards whose turns come, the next one last
         self._rounds = 0
@@ -96,14 +97,18 @@ class ShardedRoutes(Routes):
     async def _open(self, wanted: int | None) -> None:
         """Know the layout. Raises TorrelqueShardsError if it is of another number than is wanted."""
         # Those who had to wait go first: consumers are served in the order in which they came.
-        if self._layout is not None and not self._opening.statistics().tasks_waiting:
+        if self._layout is not None and not self._openers:
             return
-        async with self._opening:
-            if self._layout is None:
-                plain = self._keys_at(self._queue.queue)
-                found, is_begun = await self._engine.run(sharding.open_layout(self._main, plain, self._keys))
-                sharding.check_number(found, wanted or found.shards, self._queue.queue)
-                await self._adopt(found, is_begun=is_begun)
+        self._openers += 1
+        try:
+            async with self._opening:
+                if self._layout is None:
+                    plain = self._keys_at(self._queue.queue)
+                    found, is_begun = await self._engine.run(sharding.open_layout(self._main, plain, self._keys))
+                    sharding.check_number(found, wanted or found.shards, self._queue.queue)
+                    await self._adopt(found, is_begun=is_begun)
+        finally:
+            self._openers -= 1
 
     async def _reload(self) -> None:
         layout, begun = await self._engine.run(sharding.read_layout(self._main))
