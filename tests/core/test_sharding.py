@@ -193,6 +193,22 @@ def test_of_two_that_open_a_new_queue_at_once_one_decides(queue: Queue) -> None:
     assert results == [(Layout(1, 2), True)] * 2
 
 
+@pytest.mark.parametrize('steps', [1, 2, 3, 5])
+def test_the_keys_of_one_that_another_opens_meanwhile_are_not_foreign(queue: Queue, steps: int) -> None:
+    answered = 0
+
+    def execute(batch: Batch) -> Sequence[Reply]:
+        nonlocal answered
+        answered += 1
+        replies = queue.execute(batch)
+        if answered == steps:
+            queue.open(3)
+        return replies
+
+    layout, begun = blocking_drive(sharding.open_layout(MAIN, PLAIN, shards(3)), execute)
+    assert (layout, begun) == (Layout(1, 3), False)
+
+
 @pytest.mark.parametrize('foreign', [MAIN, PLAIN, *shards(3)], ids=lambda keys: keys['counters'].decode())
 def test_the_keys_of_a_queue_without_shards_are_refused(queue: Queue, foreign: Keys) -> None:
     queue.server.call(Call('HSET', (foreign['counters'],), ('enqueued', '1')))

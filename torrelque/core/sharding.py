@@ -112,12 +112,16 @@ def open_layout(main: Keys, plain: Keys, shards: Sequence[Keys]) -> Operation[tu
         for keys in (main, plain, *shards):
             taken = yield from Call[int]('EXISTS', (keys['counters'],))
             if taken:
-                raise TorrelqueUsageError(
-                    f'there is a queue without shards already, with the key {keys["counters"].decode()!r}: '
-                    'drain it and delete its keys, or use another name'
-                )
-        yield from _begin(main, Layout(1, len(shards)))
-        layout, begun = yield from read_layout(main)
+                layout, begun = yield from read_layout(main)
+                if layout is None and begun is None:  # nobody else has opened it just now
+                    raise TorrelqueUsageError(
+                        f'there is a queue without shards already, with the key {keys["counters"].decode()!r}: '
+                        'drain it and delete its keys, or use another name'
+                    )
+                break
+        else:
+            yield from _begin(main, Layout(1, len(shards)))
+            layout, begun = yield from read_layout(main)
     newest = begun or layout
     if newest is None:
         raise TorrelqueUsageError('what was recorded about the shards is gone again: does the server evict keys?')
