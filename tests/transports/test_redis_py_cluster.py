@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
 import pytest
@@ -42,8 +43,8 @@ def anyio_backend() -> str:
 
 
 @asynccontextmanager
-async def over(port: int, retry: Retry = ONCE) -> AsyncIterator[RedisPyClusterTransport]:
-    client = RedisCluster('127.0.0.1', port, retry=retry, protocol=2)
+async def over(port: int, retry: Retry = ONCE, **settings: Any) -> AsyncIterator[RedisPyClusterTransport]:  # noqa: ANN401 - redis-py's
+    client = RedisCluster('127.0.0.1', port, retry=retry, protocol=2, **settings)
     transport = RedisPyClusterTransport(client)
     try:
         yield transport
@@ -86,6 +87,17 @@ async def test_a_wrong_password_is_told_by_its_code(fresh_server: Start) -> None
         with pytest.raises(TorrelqueConnectionError) as caught:
             await transport.execute([GET])
         assert getattr(caught.value, 'code', None) == 'NOAUTH'
+
+
+@pytest.mark.parametrize('refused', ['command', 'cluster|slots'])
+async def test_rights_that_redis_py_needs(refused: str) -> None:
+    cluster = clusters.shared('valkey-9.1')
+    for node in cluster.nodes:
+        node.command('ACL', 'SETUSER', 'limited', 'reset', 'on', 'nopass', '~*', '+@all', f'-{refused}')
+    async with over(cluster.nodes[0].port, username='limited', password='none') as transport:
+        with pytest.raises(TorrelqueConnectionError, match=refused) as caught:
+            await transport.execute([GET])
+        assert getattr(caught.value, 'code', None) == 'NOPERM'
 
 
 async def test_a_cluster_that_is_not_there() -> None:

@@ -19,6 +19,8 @@ SETTINGS = (
     Setting('native-cluster', 'asyncio', 'redis-7.0'),
     Setting('native-cluster', 'asyncio+uvloop', 'redis-8.2'),
     Setting('native-cluster', 'trio', 'valkey-9.1'),
+    Setting('redis_py-cluster', 'asyncio', 'valkey-9.1'),
+    Setting('coredis-cluster', 'trio', 'redis-7.0'),
 )
 """That transports carry calls is told by their own conformance: here each kind of server and loop takes its turn."""
 

@@ -120,8 +120,11 @@ class _Nodes(Router[str]):
 
 
 def _unreachable(error: Exception) -> TorrelqueError:
+    """What the client could not begin for, or read anew."""
     cause = error.__cause__ or error
-    if isinstance(cause, ANSWERS_THAT_END_A_CONNECTION):
+    if isinstance(cause.__context__, exceptions.NoPermissionError):  # redis-py takes it for a server that is no cluster
+        cause = cause.__context__
+    if isinstance(cause, (exceptions.ResponseError, *ANSWERS_THAT_END_A_CONNECTION)):
         return as_failure(cause)
     if NO_CLUSTER in str(error):
         return pair(TorrelqueHandshakeError, error)
