@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,51 @@ async def test_callers_share_a_connection_and_its_writes(fresh_server: Start) ->
     # A few reads are of the connections that ask for these figures.
     assert int(after['total_reads_processed']) - int(before['total_reads_processed']) < 20
     assert clients == 2
+
+
+async def test_a_lone_call_is_sent_at_once(fresh_server: Start) -> None:
+    server = fresh_server()
+    called = False
+
+    async def caller() -> None:
+        nonlocal called
+        called = True
+        await ask(client, 'SET', 'a', 'sent')
+
+    async with connect(server.url) as client, anyio.create_task_group() as group:
+        group.start_soon(caller)
+        while not called:  # an event would give the writer a turn
+            await anyio.lowlevel.checkpoint()
+        give_up = time.monotonic() + 10
+        while server.command('GET', 'a') != b'sent':  # no other task has had a turn
+            assert time.monotonic() < give_up
+
+
+async def test_what_does_not_fit_at_once_follows_in_order(fresh_server: Start) -> None:
+    server = fresh_server()
+    payload = os.urandom(1024) * 200  # of which a socket with a small buffer takes a part
+    replies: list[Reply] = []
+
+    async def append(value: bytes) -> None:
+        replies.append(await ask(client, 'APPEND', 'a', value))
+
+    async with connect(server.url) as client:
+        await ask(client, 'PING')
+        multiplexer = client._multiplexer
+        assert multiplexer is not None
+        assert multiplexer._connection is not None
+        raw = multiplexer._connection._socket
+        assert raw is not None
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        os.kill(server.pid, signal.SIGSTOP)
+        async with anyio.create_task_group() as group:
+            group.start_soon(append, payload)
+            await anyio.wait_all_tasks_blocked()
+            group.start_soon(append, b'after')
+            await anyio.wait_all_tasks_blocked()
+            os.kill(server.pid, signal.SIGCONT)
+        assert replies == [len(payload), len(payload) + 5]
+        assert server.command('GET', 'a') == payload + b'after'
 
 
 async def test_large_payloads(fresh_server: Start) -> None:

@@ -230,5 +230,8 @@ async def test_a_connection_out_of_step_is_dropped(garbage: bytes) -> None:
         connect(fake.url) as client,
     ):
         assert await client.execute([call('ECHO', 'a'), call('ECHO', 'b')]) in ([b'a', b'b'], [b'one', b'too many'])
+        multiplexer = client._multiplexer
+        assert multiplexer is not None
+        await until(lambda: multiplexer._connection is None or fake.connections == 2)  # the last of it is there
         assert await ask(client, 'ECHO', 'x') == b'x'
         assert fake.connections == 2

@@ -331,11 +331,7 @@ class Engine:
         self._drivers = []  # those of an earlier run ended with it
         while not self._closing:  # then `leave` does the steps, and waits on `_wake` itself
             self._wake = anyio.Event()
-            try:
-                self._step(tasks)
-            except Exception as error:
-                self._session.abort(error)  # a defect, but nobody shall wait for ever
-                raise
+            self._step(tasks)
             if self._quiet() and not self._entered:
                 # From here on a new call starts a new engine task; no await lies between.
                 self._starter = None
@@ -348,23 +344,33 @@ class Engine:
         for driver in drivers:
             driver.hand(None)
 
-    def _step(self, tasks: TaskGroup) -> None:
+    def _step(self, tasks: TaskGroup, *, keep: bool = False) -> Operation[Any] | None:
+        """Run what is to be run now; with ``keep`` all but the first of it, which the caller is to drive."""
+        try:
+            return self._begin(tasks, keep=keep)
+        except Exception as error:
+            self._session.abort(error)  # a defect, but nobody shall wait for ever
+            raise
+
+    def _begin(self, tasks: TaskGroup, *, keep: bool) -> Operation[Any] | None:
         self.turns += 1
+        kept: Operation[Any] | None = None
         for group in self._session.groups():
-            self._start(tasks, group[0] if len(group) == 1 else together(group))
+            operation = group[0] if len(group) == 1 else together(group)
+            self._running += 1
+            if keep and kept is None:
+                kept = operation
+            elif self._drivers:
+                self._drivers.pop().hand(operation)
+            else:
+                tasks.start_soon(self._drive, operation)
         for waiting in self._session.start_apart():
             self._running += 1
             tasks.start_soon(self._drive_apart, waiting)
         for wait in self._session.waits():
             self._running += 1
-            tasks.start_soon(self._block, wait)
-
-    def _start(self, tasks: TaskGroup, operation: Operation[Any]) -> None:
-        self._running += 1
-        if self._drivers:
-            self._drivers.pop().hand(operation)
-        else:
-            tasks.start_soon(self._drive, operation)
+            tasks.start_soon(self._block, tasks, wait)
+        return kept
 
     def _quiet(self) -> bool:
         return not self._running and not self._wake.is_set() and self._session.timer() == math.inf
@@ -387,7 +393,7 @@ class Engine:
             self._running -= 1
             self._wake.set()
 
-    async def _block(self, wait: Wait) -> None:
+    async def _block(self, tasks: TaskGroup, wait: Wait) -> None:
         call = Call[Reply]('BZPOPMIN', (wait.key,), (f'{wait.seconds:.3f}',))
         scope = anyio.CancelScope()
         self._waiting.add(scope)
@@ -405,6 +411,9 @@ class Engine:
             self._waiting.discard(scope)
             self._running -= 1
             self._wake.set()
+        if not self._closing:
+            # What follows begins at once, without the turns until the engine and a driver have theirs.
+            await self._drive(self._step(tasks, keep=True))
 
     async def _close_down(self, *, at_end: bool = False) -> None:
         """Let what is under way finish, and run what the session has left to do."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable
 from typing import cast
 
 import anyio
 import hiredis
-from anyio.abc import ByteStream
+from anyio.abc import ByteStream, SocketAttribute, SocketStream
 
 from torrelque.core.protocol import Arg, Batch, Reply
 from torrelque.errors import (
@@ -58,10 +59,12 @@ def pack(batch: Batch) -> bytes:
 class Connection:
     """An open stream and its parser. One task may send while another receives."""
 
-    __slots__ = ('_address', '_parser', '_stream', 'progress')
+    __slots__ = ('_address', '_parser', '_plain', '_socket', '_stream', 'progress')
 
     def __init__(self, stream: ByteStream, address: Address) -> None:
         self._stream = stream
+        self._plain = isinstance(stream, SocketStream)
+        self._socket: socket.socket | None = None  # another handle of a plain stream's, once it is needed
         self._address = address
         self._parser = hiredis.Reader(
             protocolError=lambda message: TorrelqueConnectionError(f'{address}: {message}'),
@@ -84,6 +87,23 @@ class Connection:
         except STREAM_ERRORS as error:
             raise self.broken(error) from error
 
+    def send_now(self, data: bytes) -> int:
+        """Send what the system takes at once, without a turn of the event loop; how many bytes that was, maybe none.
+
+        Only while all that `send` was given has been sent.
+        """
+        if not self._plain:
+            return 0
+        try:
+            if self._socket is None:
+                raw = self._stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
+                self._socket = socket.fromfd(raw.fileno(), raw.family, raw.type)
+            count = self._socket.send(data[:CHUNK])
+        except OSError:  # there is no room, or it is broken: then `receive` will say so
+            return 0
+        self.progress += 1
+        return count
+
     async def receive(self) -> list[Reply]:
         """Wait for replies and return all that are complete. Cancelling loses nothing."""
         gets = self._parser.gets
@@ -104,6 +124,8 @@ class Connection:
 
     async def aclose(self) -> None:
         """Close at once, also when cancelled. May be repeated."""
+        if self._socket is not None:
+            self._socket.close()
         with anyio.CancelScope(shield=True):
             await anyio.aclose_forcefully(self._stream)
 

@@ -2,7 +2,8 @@
 
 Callers append what they want to send to a queue and wait. One task sends what
 has gathered since it last did, in one go; another hands the replies out in the
-order of the requests. When the connection breaks, the requests that were not
+order of the requests. While nothing is under way a caller sends by itself, and
+so a turn of the event loop earlier. When the connection breaks, the requests that were not
 answered go back to the front of the queue, for the next connection.
 """
 
@@ -71,6 +72,7 @@ class Multiplexer:
         self._failures = 0
         self._make_once = once_maker()
         self._connection: Connection | None = None
+        self._rest = b''  # of what a caller sent by itself
 
     async def execute(self, data: bytes, count: int) -> Sequence[Reply]:
         """Send a batch of ``count`` calls and return their replies.
@@ -80,8 +82,9 @@ class Multiplexer:
         if self._closed:
             raise self._dialer.closed()
         slot = Slot(data, count, time.monotonic() + self._retry_timeout, self._make_once())
-        self._queue.append(slot)
-        self._work.set()
+        if self._connection is None or self._sent or self._queue or not self._send_now(self._connection, slot):
+            self._queue.append(slot)
+            self._work.set()
         try:
             await slot.done.wait()
         except BaseException:
@@ -90,6 +93,16 @@ class Multiplexer:
         if slot.error is not None:
             raise slot.error
         return slot.replies
+
+    def _send_now(self, connection: Connection, slot: Slot) -> bool:
+        count = connection.send_now(slot.data)
+        if not count:
+            return False
+        self._sent.append(slot)
+        if count < len(slot.data):
+            self._rest = slot.data[count:]
+            self._work.set()
+        return True
 
     async def run(self) -> None:
         """Serve the callers until :meth:`aclose`. Connects only when there is something to send."""
@@ -119,7 +132,7 @@ class Multiplexer:
                 await self._finished.wait()
 
     async def _until_work(self) -> None:
-        while not self._queue:
+        while not (self._queue or self._rest):
             self._work = anyio.Event()
             await self._work.wait()
 
@@ -160,6 +173,7 @@ class Multiplexer:
                     group.start_soon(_until_broken, work, connection, causes, group.cancel_scope)
         finally:
             self._connection = None
+            self._rest = b''
             await self._dialer.close(connection)
         self._queue[:0] = _survivors(self._sent, causes[0])
         self._sent.clear()
@@ -170,10 +184,11 @@ class Multiplexer:
             slots = [slot for slot in self._queue if not slot.abandoned]
             self._queue.clear()
             self._sent.extend(slots)
-            if len(slots) == 1:
+            rest, self._rest = self._rest, b''
+            if len(slots) == 1 and not rest:
                 await connection.send(slots[0].data)
-            elif slots:
-                await connection.send(b''.join([slot.data for slot in slots]))
+            elif slots or rest:
+                await connection.send(b''.join([rest, *[slot.data for slot in slots]]))
 
     async def _read(self, connection: Connection) -> None:
         sent = self._sent
