@@ -17,7 +17,7 @@ from torrelque.core.operations import are_known, are_queued, scan_results, scan_
 from torrelque.core.protocol import Arg, Operation
 from torrelque.core.sharded import ShardedSession
 from torrelque.core.sharding import MAX_SHARDS, Layout
-from torrelque.core.verbs import ENQUEUE, Answer, Item, Outcome, Verb, enqueue_to
+from torrelque.core.verbs import ENQUEUE, Answer, Item, Outcome, Verb, enqueue_in
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueReplyError,
@@ -67,7 +67,7 @@ class ShardedRoutes(Routes):
         self._keys: list[Keys] = []
         self._scripts = queue._scripts  # noqa: SLF001 - a part of the queue in a module of its own
         self._session: ShardedSession | None = None
-        self._enqueue = enqueue_to(shards)
+        self._enqueue = enqueue_in(0)
         self._layout: Layout | None = None
         self._following = False
         self._opening = anyio.Lock()
@@ -126,13 +126,13 @@ class ShardedRoutes(Routes):
             self._know(layout.total)
         if self._session is not None:
             self._session.grow(self._keys)
-        self._enqueue = enqueue_to(layout.shards)
+        self._enqueue = enqueue_in(layout.generation)
         self._layout = layout
         self._turn, self._round = (-1, 0, 0), []
 
-    def _hear(self, shards: int) -> None:
-        """The servers say that there are so many shards."""
-        if self._layout is not None and shards != self._layout.shards and not self._following:
+    def _hear(self, generation: int) -> None:
+        """A server tells of a generation."""
+        if self._layout is not None and generation > self._layout.generation and not self._following:
             self._following = True
             self._engine.spawn(self._follow)
 

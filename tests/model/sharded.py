@@ -23,7 +23,7 @@ SHARD_STEPS: Steps = dict(STEPS)
 
 some_shards = st.sampled_from(((KEYS,), (KEYS, OTHER), (OTHER, KEYS), (OTHER,)))
 rings = st.sampled_from((KEYS['ring'], KEYS['ring'], OTHER['ring'], b'', KEYS['counters'], KEYS['bell'], b'nothing'))
-numbers = st.sampled_from(('2', '3', '3', '5'))
+generations = st.sampled_from(('0', '1', '2', '3', '4'))
 
 
 class ShardedMachine(ModelMachine):
@@ -92,12 +92,12 @@ class ShardedMachine(ModelMachine):
 
     @step(1, SHARD_STEPS)
     def nobody_knows_how_many(self) -> None:
-        self._command('HDEL', KEYS['counters'], 'shards')
+        self._command('HDEL', KEYS['counters'], 'generation')
 
-    @step(12, SHARD_STEPS, lane=lane_numbers, task_ids=st.lists(ids, min_size=1, max_size=3), shards=numbers)
-    def enqueue_to_shards(self, lane: int, task_ids: list[bytes], shards: str) -> None:
+    @step(12, SHARD_STEPS, lane=lane_numbers, task_ids=st.lists(ids, min_size=1, max_size=3), generation=generations)
+    def enqueue_in_generation(self, lane: int, task_ids: list[bytes], generation: str) -> None:
         words: list[Any] = [word for task_id in task_ids for word in (task_id, b'1', '5', '', '', b'')]
-        self._laned('enqueue', lane, *words, shards)
+        self._laned('enqueue', lane, *words, generation)
 
     # Anybody -----------------------------------------------------------------
 

@@ -22,8 +22,8 @@ class ShardedSession:
     """The state machine of one queue object over several shards, driven like a `Session`.
 
     ``make`` makes the session of one shard. ``place`` tells by a key which server
-    has it now; ``told`` hears how many shards there are, whenever the server says
-    so; with ``at_once`` that is one for all, and the calls of all shards
+    has it now; ``told`` hears the generation of the number of shards, whenever a
+    server tells; with ``at_once`` that is one for all, and the calls of all shards
     may travel together.
     """
 

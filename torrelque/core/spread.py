@@ -81,8 +81,8 @@ class Spread:
     """Serves waiting consumers, first come first served, from several shards, each in its turn.
 
     ``place`` tells by a key which server has it now; ``give_back`` takes claims
-    that nobody is there for any more; ``told`` hears how many shards there are,
-    as far as the server knows. The rest is as of :class:`~torrelque.core.idle.Idle`.
+    that nobody is there for any more; ``told`` hears the generation of the number
+    of shards, as far as the server knows. The rest is as of :class:`~torrelque.core.idle.Idle`.
     """
 
     def __init__(
@@ -324,9 +324,7 @@ class Spread:
         names = [name for shard in shards for name in shard.names]
         lanes = shards[0].lanes
         try:
-            number_of_shards, findings = yield from lanes.script(
-                'survey', (round(registered * 1000), *names), _findings
-            )
+            generation, findings = yield from lanes.script('survey', (round(registered * 1000), *names), _findings)
         except Interrupted as interrupted:
             if registered:
                 self.abort(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
@@ -344,8 +342,8 @@ class Spread:
                 if not shard.busy and not shard.hinted:
                     shard.expected = finding
             self._hand_out(())
-        if number_of_shards:
-            self._told(number_of_shards)
+        if generation:
+            self._told(generation)
         return True
 
     def _start_parting(self) -> list[tuple[int, Operation[bool]]]:
@@ -379,9 +377,9 @@ class _Waiting:
 
 
 def _findings(reply: Reply) -> tuple[int, list[int]]:
-    """How many shards there are (0: not known), and how many tasks to expect of each that was looked at.
+    """The generation of the number of shards (0: not known), and how many tasks to expect of each that was looked at.
 
     Where an event is near, or a shard could not be looked at, a claim will tell.
     """
-    shards, findings = reply
-    return int(shards or 0), [int(finding) if finding.isdigit() else 1 for finding in findings.split()]
+    generation, findings = reply
+    return int(generation or 0), [int(finding) if finding.isdigit() else 1 for finding in findings.split()]

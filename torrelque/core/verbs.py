@@ -13,9 +13,31 @@ from torrelque.core.protocol import Arg, Reply
 from torrelque.errors import TorrelqueDurabilityError
 
 __all__ = (
-    'CANCEL', 'ENQUEUE', 'EXTEND', 'GIVEBACK', 'MAX_ITEMS', 'PURGE', 'REDRIVE', 'REJECT', 'RELEASE', 'REQUEUE',
-    'Answer', 'ClaimedTask', 'Item', 'Outcome', 'Verb', 'cancel_item', 'claim_item', 'enqueue_item', 'enqueue_to',
-    'extend_item', 'purge_item', 'redrive_item', 'reject_item', 'release_item', 'requeue_item',
+    'CANCEL',
+    'ENQUEUE',
+    'EXTEND',
+    'GIVEBACK',
+    'MAX_ITEMS',
+    'PURGE',
+    'REDRIVE',
+    'REJECT',
+    'RELEASE',
+    'REQUEUE',
+    'Answer',
+    'ClaimedTask',
+    'Item',
+    'Outcome',
+    'Verb',
+    'cancel_item',
+    'claim_item',
+    'enqueue_in',
+    'enqueue_item',
+    'extend_item',
+    'purge_item',
+    'redrive_item',
+    'reject_item',
+    'release_item',
+    'requeue_item',
 )  # fmt: skip
 
 MAX_ITEMS = 250
@@ -76,9 +98,9 @@ REDRIVE = Verb('redrive')
 PURGE = Verb('purge')
 
 
-def enqueue_to(shards: int) -> Verb:
-    """To enqueue in a queue that is thought to have so many shards."""
-    return Verb(ENQUEUE.name, trailer=(shards,))
+def enqueue_in(generation: int) -> Verb:
+    """To enqueue while the number of shards is of this generation."""
+    return Verb(ENQUEUE.name, trailer=(generation,))
 
 
 class ClaimedTask(NamedTuple):

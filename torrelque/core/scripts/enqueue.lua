@@ -1,15 +1,15 @@
 -- Add tasks to the back of pending, or to delayed. A task id that is queued already changes nothing.
 -- KEYS: pending delayed working tasks task wake timer counters lane
 -- ARGV: lane nonce sequence, then for each task: id payload timeout delay max_dequeues headers (the last three may be ''),
---   then, in a queue of several shards, how many there are
--- returns: OK and a letter for each task: n new, e existing; RESHARDED if there is another number of shards by now
+--   then, in a queue of several shards, the generation of their number
+-- returns: OK and a letter for each task: n new, e existing; RESHARDED if there is a later generation by now
 
 local outcome, answer = enter()
 if outcome then
   return again(outcome, answer)
 end
-local shards = (#ARGV - 3) % 6 == 1 and redis.call('HGET', counters, 'shards')
-if shards and shards ~= ARGV[#ARGV] then
+local generation = (#ARGV - 3) % 6 == 1 and redis.call('HGET', counters, 'generation')
+if generation and number(generation, 0) > tonumber(ARGV[#ARGV]) then
   return { 'RESHARDED' }
 end
 look()

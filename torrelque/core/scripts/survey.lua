@@ -3,8 +3,9 @@
 -- KEYS: ring counters
 -- ARGV: for how many milliseconds they are to ring there (0: the caller waits no more, and what there is to do is rung to
 --   whoever does), then for each shard its pending delayed working timer bell wake
--- returns: how many shards the queue has, as far as the shard of the declared keys was told, or ''; then for each shard, with a blank between: how many tasks are to be had, 0 for none; e if an event is near that nobody
---   minds; x if it could not be looked at, as its slot is not on this server
+-- returns: the generation of the number of shards, as far as the shard of the declared keys was told, or ''; then for each
+--   shard, with a blank between: how many tasks are to be had, 0 for none; e if an event is near that nobody minds; x if it
+--   could not be looked at, as its slot is not on this server
 
 local lifetime = tonumber(ARGV[1])
 
@@ -35,10 +36,10 @@ local function finding_of(pending, delayed, working, timer, bell, wake)
 end
 
 redis.call('ZREM', ring, '')
-local shards = redis.call('HGET', counters, 'shards')
+local generation = redis.call('HGET', counters, 'generation')
 local findings = {}
 for at = 2, #ARGV, 6 do
   local looked, finding = pcall(finding_of, unpack(ARGV, at, at + 5))
   findings[#findings + 1] = looked and finding or 'x'
 end
-return { shards or '', table.concat(findings, ' ') }
+return { generation or '', table.concat(findings, ' ') }

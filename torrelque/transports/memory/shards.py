@@ -29,9 +29,9 @@ def survey(run: Run) -> Reply:
     """Look at all shards of a server, and have them ring where the caller waits."""
     lifetime, *names = run.args
     run.db.zset_at(run.keys['ring'])
-    shards = run.db.hash_at(run.keys['counters']).get(b'shards', b'')
+    generation = run.db.hash_at(run.keys['counters']).get(b'generation', b'')
     each = [names[at : at + 6] for at in range(0, len(names), 6)]
-    return [shards, b' '.join(_survey(run, int(lifetime), *shard) for shard in each)]
+    return [generation, b' '.join(_survey(run, int(lifetime), *shard) for shard in each)]
 
 
 def _survey(

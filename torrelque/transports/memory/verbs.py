@@ -56,11 +56,11 @@ def mint(run: Run) -> Reply:
 
 
 def enqueue(run: Run) -> Reply:
-    """Add tasks; to a queue of several shards only if there are as many as the caller thinks."""
+    """Add tasks; to a queue of several shards only if their number has not changed since the caller read it."""
     if (len(run.args) - 3) % 6 == 1:
-        *run.args, expected = run.args
-        actual = run.db.hash_at(run.keys['counters']).get(b'shards', expected)
-        if actual != expected and run.enter() is None:
+        *run.args, known = run.args
+        generation = number(run.db.hash_at(run.keys['counters']).get(b'generation'), 0.0)
+        if generation > int(known) and run.enter() is None:
             return [b'RESHARDED']
     return _enqueue(run)
 
