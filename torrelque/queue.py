@@ -69,7 +69,7 @@ logger: logging.Logger = logging.getLogger('torrelque')
 class Torrelque(Observer):
     """A work queue.
 
-    ``client`` is a ``redis.asyncio.Redis``, a ``coredis.Redis``, what
+    ``client`` is a ``Redis`` or ``RedisCluster`` of ``redis.asyncio`` or of ``coredis``, what
     ``async with torrelque.connect(url) as client`` gives, or any
     :class:`~torrelque.transports.base.Transport`; it stays the caller's to close.
     ``max_dequeues`` is the delivery limit of tasks enqueued without one.

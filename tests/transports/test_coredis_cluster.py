@@ -59,10 +59,12 @@ def slots(port: int, host: bytes = b'$9\r\n127.0.0.1\r\n') -> bytes:
 
 
 @asynccontextmanager
-async def answering(*answers: Answer, told: Callable[[int], bytes] = slots) -> AsyncIterator[Fake]:
+async def answering(
+    *answers: Answer, told: Callable[[int], bytes] = slots, first: Callable[[int], bytes] = slots
+) -> AsyncIterator[Fake]:
     """A node that serves all slots, and answers one after the other; the last one for ever.
 
-    The client is told so when it is entered, the adapter what is ``told``.
+    Of the slots it tells ``first`` who asks first, the client as it is entered, and then what is ``told``.
     """
     left = list(answers)
     asked: list[int] = []
@@ -72,7 +74,7 @@ async def answering(*answers: Answer, told: Callable[[int], bytes] = slots) -> A
             return HELLO
         if words[0] == b'CLUSTER':
             asked.append(number)
-            return slots(fake.port) if len(asked) == 1 else told(fake.port)
+            return (first if len(asked) == 1 else told)(fake.port)
         if words[0] == b'ASKING':
             return b'+OK\r\n'
         return left.pop(0) if len(left) > 1 else left[0]
@@ -148,6 +150,25 @@ async def test_what_broke_is_sent_again_as_the_client_says() -> None:
             await transport.execute([GET])
         assert isinstance(caught.value, RedisError)
         assert asked(fake) == [b'GET']
+
+
+async def test_a_node_that_failed_is_asked_last_who_serves_what() -> None:
+    def told(_: int) -> bytes:
+        replica = b'*3\r\n$9\r\n127.0.0.1\r\n:%d\r\n$2\r\nid\r\n' % other.port
+        return slots(fake.port).replace(b'*1\r\n*3', b'*1\r\n*4') + replica
+
+    async with (
+        answering(CUT, told=told) as fake,
+        answering(FOUND, told=told, first=told) as other,
+        over(fake.port) as transport,
+    ):
+        tellers: list[int] = []
+        for _ in range(10):
+            with pytest.raises(TorrelqueConnectionError):
+                await transport.execute([GET])
+            tellers.append(sum(words[0] == b'CLUSTER' for _, words in fake.received))
+        assert len(set(tellers)) == 1
+        assert sum(words[0] == b'CLUSTER' for _, words in other.received) == 9
 
 
 async def test_a_server_without_sharded_channels() -> None:

@@ -122,7 +122,7 @@ class _Nodes(Router[TCPLocation]):
         random.shuffle(known)
         seeds = [TCPLocation(seed.host, seed.port) for seed in self._pool.startup_nodes]
         error: TorrelqueConnectionError | None = None
-        for location in dict.fromkeys((*known, *seeds)):
+        for location in sorted(dict.fromkeys((*known, *seeds)), key=self.failed.__contains__):
             try:
                 return await self._told_by(location)
             except TorrelqueConnectionError as failure:

@@ -72,6 +72,8 @@ class Router(ABC, Generic[N]):
     def __init__(self) -> None:
         self._doubtful = False
         self._turn = anyio.Lock()
+        self.failed: set[N] = set()
+        """Nodes that a call has failed at since what they serve was read: to be asked last."""
 
     @abstractmethod
     async def begin(self) -> None:
@@ -93,9 +95,11 @@ class Router(ABC, Generic[N]):
     def unowned(self, slot: int | None) -> TorrelqueConnectionError:
         """What to raise where no node serves a slot."""
 
-    def doubt(self) -> None:
-        """What is known of the nodes may be wrong: the next one who wants to know reads it anew."""
+    def doubt(self, failed: N | None = None) -> None:
+        """What is known of the nodes may be wrong, ``failed`` be gone: who wants to know next reads it anew."""
         self._doubtful = True
+        if failed is not None:
+            self.failed.add(failed)
 
     async def node_of(self, place: Arg | None) -> N:
         """The primary that serves a key; None: any. Raises TorrelqueConnectionError."""
@@ -105,6 +109,7 @@ class Router(ABC, Generic[N]):
                 if self._doubtful:  # otherwise somebody else has just done it
                     await self.read()
                     self._doubtful = False
+                    self.failed.clear()
         slot = None if place is None else slot_of(place)
         node = self.owner_of(slot)
         if node is None:
@@ -170,7 +175,7 @@ class Router(ABC, Generic[N]):
                 # The call says itself how long it may take: begun late, it is left to end late.
                 reply = await send(node)
             except TorrelqueConnectionError:
-                self.doubt()
+                self.doubt(node)
                 raise
             redirection = redirected(reply)
             if redirection is None:
@@ -190,7 +195,7 @@ class Router(ABC, Generic[N]):
                 return await send(node, calls)
             replies = await send(node, [each for call in calls for each in (ASKING, call)])
         except TorrelqueConnectionError:
-            self.doubt()
+            self.doubt(node)
             raise
         return replies[1::2]
 
