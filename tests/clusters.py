@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Self
 
 from tests import servers
 from tests.servers import Server
@@ -43,10 +44,21 @@ class Cluster:
             self.close()
             raise
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @property
     def primaries(self) -> list[Server]:
         """Those that were primaries when the cluster was made."""
         return self.nodes[: self._size]
+
+    @property
+    def leaders(self) -> list[Server]:
+        """Those that are primaries now."""
+        return [node for node in self.nodes if node.alive and node.info('replication')['role'] == 'master']
 
     @property
     def hosts(self) -> str:
@@ -105,11 +117,11 @@ class Cluster:
 class Move:
     """A slot on its way from one node to another, as ``redis-cli --cluster reshard`` does it, step by step."""
 
-    def __init__(self, cluster: Cluster, key: str) -> None:
+    def __init__(self, cluster: Cluster, key: str, target: Server | None = None) -> None:
         self.slot = cluster.slot_of(key)
         self.cluster = cluster
         self.source = cluster.owner_of(key)
-        self.target = next(node for node in cluster.primaries if node is not self.source)
+        self.target = target or next(node for node in cluster.primaries if node is not self.source)
         self.target.command('CLUSTER', 'SETSLOT', self.slot, 'IMPORTING', self._id(self.source))
         self.source.command('CLUSTER', 'SETSLOT', self.slot, 'MIGRATING', self._id(self.target))
 
@@ -119,6 +131,13 @@ class Move:
         if there:
             self.source.command('MIGRATE', '127.0.0.1', self.target.port, '', 0, 5000, 'KEYS', *there)
 
+    def step(self, most: int) -> int:
+        """Move so many keys at most; how many there were."""
+        keys = self.source.command('CLUSTER', 'GETKEYSINSLOT', self.slot, most)
+        if keys:
+            self.carry(*keys)
+        return len(keys)
+
     def keys(self) -> list[bytes]:
         """All that there are, wherever."""
         both = (node.command('CLUSTER', 'GETKEYSINSLOT', self.slot, 1000) for node in (self.source, self.target))
@@ -126,7 +145,7 @@ class Move:
 
     def finish(self) -> None:
         self.carry()
-        for node in (self.target, self.source, *self.cluster.primaries):
+        for node in (self.target, self.source, *self.cluster.leaders):
             node.command('CLUSTER', 'SETSLOT', self.slot, 'NODE', self._id(self.target))
 
     def _id(self, node: Server) -> str:
