@@ -188,6 +188,7 @@ def test_a_server_that_ceases_to_confirm_is_asked_again_before_the_next_write() 
     [
         (OFF, TorrelqueUsageError),
         (TorrelqueReplyError("ERR unknown command 'WAITAOF'"), TorrelqueUsageError),
+        (TorrelqueReplyError('ERR WAITAOF cannot be used with replica instances.'), TorrelqueReplyError),
         (TorrelqueReplyError('LOADING in progress'), TorrelqueReplyError),
         (TorrelqueReplyError('NOPERM no permissions'), TorrelqueReplyError),
     ],

@@ -160,6 +160,44 @@ def test_a_settle_that_is_refused_is_settled_later() -> None:
     assert pool.unsettled
 
 
+@pytest.mark.parametrize(
+    'answer',
+    [
+        'READONLY no',
+        'LOADING yet',
+        'MASTERDOWN is',
+        'CLUSTERDOWN is',
+        'TRYAGAIN do',
+        'MOVED 1 x:1',
+        'NOREPLICAS not enough',
+        'MISCONF no disc',
+        'BUSY with a script',
+        'ERR Error running script: @user_script: 1: -READONLY You cannot write against a read only replica.',
+    ],
+)
+def test_a_call_that_was_refused_for_now_may_be_done_all_the_same_and_is_settled_later(answer: str) -> None:
+    """An earlier try may have been done before its connection broke."""
+    pool = lanes()
+    minted(pool)
+    operation = call(pool)
+    next(operation)
+    error = TorrelqueReplyError(answer)
+    with pytest.raises(Interrupted) as interrupted:
+        operation.send([error])
+    assert interrupted.value.cause is error
+    assert only(next(call(pool)))[0] == 'mint'
+    assert only(next(pool.settle_all())) == ('settle', ('7', 'nonce.1', 2))
+
+
+def test_a_lane_that_was_refused_leaves_nothing_to_settle() -> None:
+    pool = lanes()
+    operation = call(pool)
+    next(operation)
+    with pytest.raises(Interrupted):
+        operation.send([TorrelqueReplyError('READONLY no')])
+    assert not pool.unsettled
+
+
 def test_settling_stops_at_the_first_that_cannot_be() -> None:
     pool = lanes()
     operation = interrupted_call(pool)

@@ -27,7 +27,11 @@ pytestmark = pytest.mark.anyio
 
 Fault = Callable[[], Exception]
 OLD_SCRIPT = 'ERR Error running script: @user_script: 1: -READONLY You cannot write against a read only replica.'
-PASSING = ('READONLY no', 'LOADING yet', 'MASTERDOWN is', 'CLUSTERDOWN is', 'TRYAGAIN do', 'MOVED 1 x:1', OLD_SCRIPT)
+ON_A_REPLICA = 'ERR WAIT cannot be used with replica instances.'
+PASSING = (
+    'READONLY no', 'LOADING yet', 'MASTERDOWN is', 'CLUSTERDOWN is', 'TRYAGAIN do', 'MOVED 1 x:1', OLD_SCRIPT,
+    ON_A_REPLICA,
+)  # fmt: skip
 
 
 class Failing(MemoryTransport):

@@ -31,6 +31,6 @@ def succeeded(client: Client, ticket: Any) -> bool:  # noqa: ANN401 - a ticket, 
     error = ticket.error
     if isinstance(error, TorrelqueConnectionError):
         require(client.world.config.faults.lose + client.world.config.faults.unblock > 0, 'failed without a reason')
-    elif error is not None and not client.stopping:
+    elif error is not None and not client.stopping and not client.may_be_told(error):
         require(isinstance(error, TorrelqueTimeoutError), 'a caller was told', error)
     return error is None

@@ -71,7 +71,7 @@ def _enqueue(client: Client, payloads: Sequence[bytes], *, chosen: bool) -> Any:
         ledger.enqueues(payload)
     answers = yield from ask(client, ENQUEUE, items)
     for task_id, payload, answer in zip(ids, payloads, answers or (), strict=False):
-        ledger.enqueued(task_id, payload, answer, unique=not chosen)
+        ledger.enqueued(task_id, payload, answer, unique=not chosen, confirmed=client.confirms)
     return answers is not None
 
 
@@ -133,7 +133,7 @@ def _act(client: Client, verb: Verb, tasks: Sequence[ClaimedTask]) -> Behaviour:
     ledger = client.world.ledger
     if answers is not None:
         for task, answer in zip(tasks, answers, strict=True):
-            ledger.answered(task, verb.name, answer)
+            ledger.answered(task, verb.name, answer, confirmed=client.confirms)
     elif verb is not EXTEND:
         for task in tasks:
             ledger.used(task)

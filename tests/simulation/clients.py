@@ -20,7 +20,7 @@ from torrelque.errors import TorrelqueConnectionError, TorrelqueError
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-__all__ = ('CANCELLED', 'SCRIPTS', 'Behaviour', 'Caller', 'Client')
+__all__ = ('CANCELLED', 'SCRIPTS', 'Behaviour', 'Caller', 'Client', 'Run')
 
 SCRIPTS = scripts.load()
 CANCELLED = object()
@@ -32,6 +32,9 @@ Behaviour = Generator['float | Moment | Ticket', Any, None]
 
 class Client:
     """One queue object, in one process."""
+
+    confirms = False
+    """Whether its writes are waited for."""
 
     def __init__(self, world: World, nonce: str, offset: float | None = None) -> None:
         self.world = world
@@ -50,7 +53,7 @@ class Client:
         self._backlog: list[Callable[[], object]] | None = None  # what happens while it is paused
         self._stepping: Event | None = None
         self._timer: Event | None = None
-        self._runs: dict[_Run, None] = {}
+        self._runs: dict[Run, None] = {}
         self._stop_waiting: Callable[[], None] | None = None
         self._wait_over: list[Event] = []
 
@@ -68,6 +71,10 @@ class Client:
     @property
     def available(self) -> bool:
         return not (self.dead or self._closing or self.paused)
+
+    def may_be_told(self, error: Exception) -> bool:
+        """Whether this error, which none but the server can have, may reach a caller."""
+        return False
 
     @property
     def stopping(self) -> bool:
@@ -183,14 +190,17 @@ class Client:
             self.closed_cleanly = not (self.session._owed or self.session._lanes.unsettled)
             self.kill()
 
-    def run(self, operation: Operation[Any]) -> _Run:
+    def make_run(self, operation: Operation[Any]) -> Run:
+        return Run(self, operation)
+
+    def run(self, operation: Operation[Any]) -> Run:
         """Drive an operation to its end."""
-        run = _Run(self, operation)
+        run = self.make_run(operation)
         self._runs[run] = None
         run.step(operation.send, None)
         return run
 
-    def ended(self, run: _Run) -> None:
+    def ended(self, run: Run) -> None:
         del self._runs[run]
         self.poke()
 
@@ -218,6 +228,10 @@ class Client:
             self.session.block_failed(TorrelqueConnectionError('the wait broke'))
             self.poke()
 
+    def wait_broke(self) -> None:
+        """The server with which it waits has gone."""
+        self._block_failed()
+
     def _wait_is_over(self) -> None:
         self._stop_waiting = None
         for event in self._wait_over:
@@ -228,7 +242,7 @@ class _Performance(Ticket):
     """A ticket that no session knows of."""
 
     __slots__ = ('run',)
-    run: _Run
+    run: Run
 
     def __init__(self) -> None:
         super().__init__((), lambda: None)
@@ -243,45 +257,45 @@ def _told(operation: Operation[Any], ticket: Ticket) -> Operation[None]:
         raise
 
 
-class _Run:
+class Run:
     """An operation under way. Its batches are sent again after each time-out, as clients do, and then fail."""
 
     def __init__(self, client: Client, operation: Operation[Any]) -> None:
-        self._client = client
-        self._operation = operation
-        self._round = 0
-        self._timer: Event | None = None
+        self.client = client
+        self.operation = operation
+        self.round = 0
+        self.timer: Event | None = None
 
     def step(self, resume: Callable[[Any], Batch], value: object) -> None:
-        self._round += 1
-        if self._timer is not None:
-            self._timer.cancel()
+        self.round += 1
+        if self.timer is not None:
+            self.timer.cancel()
         try:
             batch = resume(value)
         except (StopIteration, Interrupted):
-            self._client.ended(self)
+            self.client.ended(self)
             return
-        self._send(batch, self._client.random.choice((0, 1, 3)))
+        self._send(batch, self.client.random.choice((0, 1, 3)))
 
     def interrupt(self) -> None:
         """The engine is being cancelled."""
-        self.step(self._operation.throw, Interrupted())
+        self.step(self.operation.throw, Interrupted())
 
     def _send(self, batch: Batch, retries: int) -> None:
-        client, this = self._client, self._round
+        client, this = self.client, self.round
         network = client.world.network
 
         def receive(replies: Sequence[Reply]) -> None:
-            if self._round == this:
-                self.step(self._operation.send, replies)
+            if self.round == this:
+                self.step(self.operation.send, replies)
 
         def fail() -> None:
-            if self._round != this:
+            if self.round != this:
                 return
             if retries:
                 self._send(batch, retries - 1)
             else:
-                self.step(self._operation.throw, Interrupted(TorrelqueConnectionError('no answer')))
+                self.step(self.operation.throw, Interrupted(TorrelqueConnectionError('no answer')))
 
         attempt = [True]  # a reply to an attempt that was given up comes on a connection that is closed
 
@@ -290,7 +304,7 @@ class _Run:
             fail()
 
         network.send(batch, lambda replies: client.do(lambda: receive(replies) if attempt[0] else None))
-        self._timer = client.later(client.random.choice((0.5, 2, 5)) if network.faults.lose else 30, give_up)
+        self.timer = client.later(client.random.choice((0.5, 2, 5)) if network.faults.lose else 30, give_up)
 
 
 class Caller:

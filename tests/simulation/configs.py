@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-__all__ = ('CONFIGS', 'Config', 'Faults')
+__all__ = ('CONFIGS', 'Config', 'Failovers', 'Faults')
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,27 @@ class Faults:
 
 
 NONE = Faults()
+FEW = Faults(lose=0.02, repeat=0.1, split=0.1, slow=0.1, stuck=0.01, unblock=0.05, late=0.1)
 CUTS = Faults(split=0.1, unblock=0.15, forget=0.02)
 ALL = Faults(lose=0.1, repeat=0.15, cut=0.05, split=0.2, slow=0.1, stuck=0.02, forget=0.02, unblock=0.15, late=0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Failovers:
+    """How a primary is replaced by its replica, which is a state that it had a while ago."""
+
+    every: float = 5.0
+    """Seconds between two, on an average."""
+    lag: float = 4.0
+    """Seconds by which a replica lags at the most."""
+    skew: float = 5.0
+    """Seconds by which its clock is fast or slow at the most."""
+    outage: float = 3.0
+    """Seconds for which nobody is served at the most."""
+    confirming: float = 0.5
+    """Of the clients, those that wait until their writes are confirmed by the replica."""
+    patience: tuple[float, ...] = (1.0, 10.0, 10.0)
+    """Seconds for which clients repeat their calls, each of them one of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +79,8 @@ class Config:
     """How many dead letters clients keep, each of them one of these."""
     legacy: int = 0
     """Clients of 0.9."""
+    failovers: Failovers | None = None
+    """None where there is one server, which forgets nothing."""
     longest_wait: float | None = None
     """Seconds for which a task may wait while somebody waits for it; None where anything may hold it up."""
 
@@ -83,5 +104,6 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
         'forks': Config(
             clients=(1, 3), workers=(0, 1), accidents={**ACCIDENTS, 'fork': 0.03}, faults=replace(ALL, ancient=0.02)
         ),
+        'failover': Config(clients=(2, 4), faults=FEW, accidents=ACCIDENTS, failovers=Failovers()),
     }
 )

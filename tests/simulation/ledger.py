@@ -44,8 +44,10 @@ class Ledger:
         self.tally['enqueued once more'] += errand.enqueued > 0
         errand.enqueued += 1
 
-    def enqueued(self, task_id: str, payload: bytes, outcome: Answer, *, unique: bool) -> None:
-        """A task was acknowledged."""
+    def enqueued(
+        self, task_id: str, payload: bytes, outcome: Answer, *, unique: bool, confirmed: bool = False
+    ) -> None:
+        """A task was acknowledged. ``confirmed``: by a client whose writes are waited for."""
         require(task_id.encode() in self._rules.incarnations, 'acknowledged what was never enqueued', task_id)
         if unique:
             require(outcome is Outcome.NEW, 'told of a new task that it was there', task_id, outcome)
@@ -81,7 +83,7 @@ class Ledger:
         require(len(errand.claims) <= reasons, 'handed out once more without a reason', task, reasons)
         self.tally['delivered again'] += len(errand.claims) > 1
 
-    def answered(self, task: ClaimedTask, verb: str, outcome: Answer) -> None:
+    def answered(self, task: ClaimedTask, verb: str, outcome: Answer, *, confirmed: bool = False) -> None:
         """The holder of a claim was told what came of a verb."""
         key = key_of(task)
         claim = self._rules.claims[key]

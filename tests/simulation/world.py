@@ -9,10 +9,14 @@ from tests.simulation import callers, operators, workers
 from tests.simulation.choices import Choice, Choices, Dice
 from tests.simulation.clients import SCRIPTS, Client
 from tests.simulation.configs import NONE, Config
+from tests.simulation.failing import FailingNetwork
 from tests.simulation.forks import fork
+from tests.simulation.history import LedgerOfReplicas, RulesOfReplicas
 from tests.simulation.ledger import Ledger
 from tests.simulation.legacy import LegacyClient
 from tests.simulation.network import Network, name_of
+from tests.simulation.nodes import Nodes
+from tests.simulation.patience import PatientClient
 from tests.simulation.rules import Rules, require
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.server import KEYS, ObservedServer
@@ -58,12 +62,14 @@ class World:
         self.scheduler = Scheduler(self.random)
         self.trace = trace
         self.server = make_server(self.server_time)
-        self.rules = Rules(self.server, self.server_time, legacy=bool(config.legacy))
-        calm = config.faults is NONE and not config.accidents
-        self.ledger = Ledger(self.rules, legacy=bool(config.legacy), calm=calm)
-        self.network = Network(
+        self.rules, self.ledger = self._make_rules()
+        make_network = FailingNetwork if config.failovers else Network
+        self.network = make_network(
             self.scheduler, self.random, self.choices, self.server, self.execute, trace and self.tell, config.faults
         )
+        self.nodes = Nodes(self, config.failovers) if config.failovers else None
+        if isinstance(self.network, FailingNetwork) and self.nodes is not None:
+            self.network.nodes = self.nodes
         self.clients: list[Client] = []
         self.legacy_clients: list[LegacyClient] = []
         self.ending = False
@@ -71,13 +77,26 @@ class World:
         self._ids: list[str] = []
         self._idle_since: float | None = None
 
+    def _make_rules(self) -> tuple[Rules, Ledger]:
+        if self.config.failovers:
+            rules = RulesOfReplicas(self.server, self.server_time)
+            return rules, LedgerOfReplicas(rules, lambda: self.scheduler.now, self.chosen)
+        plain = Rules(self.server, self.server_time, legacy=bool(self.config.legacy))
+        calm = self.config.faults is NONE and not self.config.accidents
+        return plain, Ledger(plain, legacy=bool(self.config.legacy), calm=calm)
+
     # What clients need ---------------------------------------------------------
 
     chosen = CHOSEN
     """Ids that callers choose, again and again."""
 
+    @property
+    def beginning(self) -> float:
+        """The server's time when the world's is 0."""
+        return BEGINNING + self.nodes.skew if self.nodes else BEGINNING
+
     def server_time(self) -> float:
-        return BEGINNING + self.scheduler.now
+        return self.beginning + self.scheduler.now
 
     def execute(self, call: Call[Any]) -> Reply:
         reply = self.command(call)
@@ -126,9 +145,13 @@ class World:
         self._drain()
 
     def add_client(self, nonce: str) -> None:
-        client = Client(self, nonce)
-        self.clients.append(client)
+        client = self.make_client(nonce)
         self._people(client)
+
+    def make_client(self, nonce: str) -> Client:
+        client = (PatientClient if self.nodes else Client)(self, nonce)
+        self.clients.append(client)
+        return client
 
     def _people(self, client: Client) -> None:
         """Callers and workers for a client, and what will befall it."""
@@ -153,6 +176,8 @@ class World:
         if self.config.longest_wait is not None:
             self._watch(self.config.longest_wait)
         operators.audit_all_along(self)
+        if self.nodes:
+            self.nodes.begin()
         self.scheduler.run(self.scheduler.now + self.config.seconds)
 
     def _plan(self, client: Client | LegacyClient, accident: str, rate: float) -> None:
@@ -195,6 +220,8 @@ class World:
         self.tell('rest')
         self.ending = True
         self.network.faults = NONE
+        if self.nodes:
+            self.nodes.end()
         self.scheduler.run(self.scheduler.now + 60)  # the longest pause
         for client in self.clients:
             for caller in list(client.callers):
@@ -222,11 +249,10 @@ class World:
         """One consumer that behaves gets everything, as soon as it is to be had; nothing else is left."""
         self.tell('drain')
         self.working_off = True
-        client = Client(self, 'last')
-        self.clients.append(client)
+        client = self.make_client('last')
         client.spawn(callers.drain(client))
         events = [*self.server.working().values(), *self.server.delayed().values(), self.server_time()]
-        until = max(max(events) - BEGINNING, self.network.last_arrival) + 5
+        until = max(max(events) - self.beginning, self.network.last_arrival) + 5
         self.scheduler.run(until, unless=self._worked_off)
         require(not self.server.queued(), 'not worked off in time', self.server.queued(), self.server.working())
         self.scheduler.run(self.scheduler.now + SLICE + 1)  # a hint that is left over is taken down by who waits
@@ -236,7 +262,7 @@ class World:
         self.scheduler.run()
         self.rules.check_all()
         self._audit()
-        self.scheduler.leap(LANE_TTL + 1)
+        self.scheduler.leap(LANE_TTL + (1 if self.config.failovers is None else 1 + 2 * self.config.failovers.skew))
         self._check_left()
         self._audit()
 
@@ -269,7 +295,7 @@ class World:
         there = self.server.pending() or (due is not None and due <= self.server_time())
         if there and any(client.waits for client in self.clients if client.available):
             self._idle_since = self.scheduler.now if self._idle_since is None else self._idle_since
-            since = max(self._idle_since, self.rules.last_claim - BEGINNING)
+            since = max(self._idle_since, self.rules.last_claim - self.beginning)
             require(self.scheduler.now - since <= longest, 'a task waits beside a consumer', self.server.pending(), due)
         else:
             self._idle_since = None

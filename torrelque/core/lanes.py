@@ -7,6 +7,7 @@ arrives late does nothing. A lane has one call in flight, so there is a pool.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -21,6 +22,11 @@ T = TypeVar('T')
 
 _MINTS_A_CALL = 3
 """A lane that is gone as soon as it was made means a server that keeps nothing."""
+
+_REFUSED_FOR_NOW = re.compile(
+    r'\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|READONLY|TRYAGAIN)\b|^(MOVED|ASK)\b'
+)
+"""Answers of a server that looked at no record, so that an earlier try of the call may be done for all it says."""
 
 
 class Lane:
@@ -76,12 +82,19 @@ class Lanes:
         ``parse`` gets what the reply holds after its outcome. When interrupted,
         the call is settled: if it turns out to have been done, its answer is
         returned, otherwise it never will be and the interruption is raised.
+        A server that is failing over, or refuses everybody for other reasons,
+        would not settle it either: that is left to `settle_all`.
         """
         used = lane or self.borrow()
         try:
             answer = yield from self._attempt(used, name, args)
         except Interrupted as interrupted:
             answer = yield from self._settle(used, interrupted)
+        except TorrelqueReplyError as error:
+            if not _REFUSED_FOR_NOW.search(f'{error.code} {error}'):
+                raise
+            self._settle_later(used)
+            raise Interrupted(error) from None
         finally:
             if lane is None:
                 self.give_back(used)
@@ -123,12 +136,17 @@ class Lanes:
         try:
             parts: Sequence[Reply] = yield from self.script('settle', call, as_is)
         except (Interrupted, TorrelqueReplyError):
-            lane.number = ''
-            self._unsettled.append(call)
+            self._settle_later(lane)
             raise interrupted from None
         if parts[0] != b'finished':
             raise interrupted
         return parts[1:]
+
+    def _settle_later(self, lane: Lane) -> None:
+        """The lane is not used any more."""
+        if lane.number:
+            self._unsettled.append((lane.number, lane.nonce, lane.sequence))
+            lane.number = ''
 
 
 def _text(reply: Reply) -> str:

@@ -42,12 +42,12 @@ Operation: TypeAlias = Generator[Batch, Sequence[Reply], T]
 class Interrupted(BaseException):
     """Thrown into an operation whose last batch has an unknown outcome.
 
-    ``cause`` is the connection error to tell the callers, or None when the
-    engine itself is being shut down. Not an ``Exception``, so that no handler
+    ``cause`` is the error to tell the callers, or None when the engine itself
+    is being shut down. Not an ``Exception``, so that no handler
     of ordinary errors swallows it.
     """
 
-    def __init__(self, cause: TorrelqueConnectionError | None = None) -> None:
+    def __init__(self, cause: TorrelqueConnectionError | TorrelqueReplyError | None = None) -> None:
         super().__init__(cause)
         self.cause = cause
 

@@ -24,7 +24,10 @@ LONGEST = 300.0
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
 
-PASSING = re.compile(r'\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|UNBLOCKED)\b|^(MOVED|ASK)\b')
+PASSING = re.compile(
+    r'\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|UNBLOCKED)\b|^(MOVED|ASK)\b'
+    r'|\bWAIT(AOF)? cannot be used with replica'
+)
 """Answers of a server that is failing over. Old servers put a script's code in the middle of the message."""
 
 LOAD = 'SCRIPT LOAD'

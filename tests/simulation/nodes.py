@@ -1,0 +1,158 @@
+"""A primary and its replica: the state of a moment ago, which takes over at times.
+
+There is one server object, whose data is put back to what the replica has. A replica holds a state that the primary
+had, whole, as replication is in order. The primary learns a little later which one; then those who wait for their writes
+are told, and a replica that is promoted is never older than what somebody was told.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.simulation.configs import Failovers
+from tests.simulation.history import Facts, LedgerOfReplicas, RulesOfReplicas
+from tests.simulation.scheduler import Event
+from tests.simulation.server import ObservedKeyspace
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+__all__ = ('Nodes',)
+
+
+class _State(NamedTuple):
+    """What the primary had at a moment, and what was known of it."""
+
+    taken: float
+    db: ObservedKeyspace
+    facts: Facts
+
+
+class _Waiting(NamedTuple):
+    """Somebody waits for the replica to have what was written until then."""
+
+    since: float
+    time_out: Event
+    tell: Callable[[int | None], object]
+
+
+class Nodes:
+    """``term`` counts the primaries; ``skew`` is by how much the clock of this one is off."""
+
+    def __init__(self, world: World, settings: Failovers) -> None:
+        self.term = 0
+        self.skew = 0.0
+        self.settings = settings
+        self._world = world
+        self._up_at = 0.0
+        self._waiting: list[_Waiting] = []
+        self._states: list[_State] = []  # those that may be promoted, the oldest first
+
+    @property
+    def down(self) -> bool:
+        """Whether the old primary is gone, and the new one does not serve yet."""
+        return self._world.scheduler.now < self._up_at
+
+    def begin(self) -> None:
+        """Let primaries fail, until the world comes to rest."""
+        world = self._world
+        if not self.term:
+            self.skew = world.random.uniform(-self.settings.skew, self.settings.skew)
+        self._states = [self._take()]
+        self._replicate_later()
+        self._fail_later()
+
+    def end(self) -> None:
+        """No more fails, and the replica gets up with the primary."""
+        self._up_at = 0.0
+        self._replicate()
+
+    # Replication ---------------------------------------------------------------
+
+    def wait(self, seconds: float, tell: Callable[[int | None], object]) -> None:
+        """Tell how many replicas have what was written until now, after so long at the most; None if that failed."""
+        scheduler = self._world.scheduler
+
+        def time_out() -> None:
+            self._waiting.remove(waiting)
+            tell(0)
+
+        waiting = _Waiting(scheduler.now, scheduler.after(seconds, time_out), tell)
+        self._waiting.append(waiting)
+        if self._world.ending:
+            scheduler.after(0.01, self._replicate)
+
+    def _take(self) -> _State:
+        world = self._world
+        rules = world.rules
+        assert isinstance(rules, RulesOfReplicas)
+        now = world.scheduler.now
+        return _State(now, copy.deepcopy(world.server._db), rules.keep(now))
+
+    def _replicate_later(self) -> None:
+        """The replica gets behind at times, and up again."""
+        world, term = self._world, self.term
+        pause = world.random.choice((0.01, 0.2, 0.2, 1.0, self.settings.lag)) * world.random.random()
+        world.scheduler.after(pause, lambda: self._replicate() if term == self.term else None)
+
+    def _replicate(self) -> None:
+        world, term = self._world, self.term
+        state = self._take()
+        oldest = world.scheduler.now - self.settings.lag
+        self._states = [*(each for each in self._states if each.taken >= oldest), state]
+        delay = world.random.choice((0.001, 0.001, 0.3)) * world.random.random()
+        world.scheduler.after(delay, lambda: self._acknowledge(state) if term == self.term else None)
+        if not world.ending:
+            self._replicate_later()
+
+    def _acknowledge(self, state: _State) -> None:
+        """The primary learns that its replica has got so far."""
+        known = [waiting for waiting in self._waiting if waiting.since <= state.taken]
+        if not known:
+            return
+        self._waiting = [waiting for waiting in self._waiting if waiting.since > state.taken]
+        self._states = [each for each in self._states if each.taken >= state.taken]
+        for waiting in known:
+            waiting.time_out.cancel()
+            waiting.tell(1)
+
+    # Fail-over -----------------------------------------------------------------
+
+    def _fail_later(self) -> None:
+        world = self._world
+        # Often soon after another, while clients are still about to find their way.
+        pause = world.random.choice((0.2, 1.8)) * world.random.expovariate(1 / self.settings.every)
+        world.scheduler.after(pause, self._fail)
+
+    def _fail(self) -> None:
+        world = self._world
+        if world.ending:
+            return
+        if world.choices.may('fail-over'):
+            self._fail_over()
+        self._fail_later()
+
+    def _fail_over(self) -> None:
+        world, random = self._world, self._world.random
+        state = random.choice((self._states[0], random.choice(self._states), self._states[-1]))
+        assert isinstance(world.ledger, LedgerOfReplicas)
+        self.term += 1
+        self.skew = random.uniform(-self.settings.skew, self.settings.skew)
+        outage = random.choice((0.0, 0.3, 1.0)) * random.random() * self.settings.outage
+        self._up_at = world.scheduler.now + outage
+        lag = world.scheduler.now - state.taken
+        world.tell(f'fail-over: {lag:.6f} s are lost, the clock is off by {self.skew:.3f} s, down for {outage:.3f} s')
+        world.server._db = state.db
+        world.server._waiters.clear()
+        world.ledger.failed_over(state.facts)
+        self._states = [self._take()]
+        self._replicate_later()
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.time_out.cancel()
+            each.tell(None)
+        for client in world.clients:
+            if random.random() < 0.7:  # noqa: PLR2004 - else it finds out by itself
+                client.later(random.choice((0.01, 1.0)) * random.random(), client.wait_broke)

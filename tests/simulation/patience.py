@@ -1,0 +1,165 @@
+"""Clients that outlast a fail-over, as `torrelque.transports.patience` does it for event loops; some confirm writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tests.simulation.clients import SCRIPTS, Client, Run
+from tests.simulation.failing import Exchange, FailingNetwork
+from tests.simulation.server import KEYS
+from torrelque.core.durability import Confirmer, Durability
+from torrelque.core.protocol import Batch, Interrupted, Reply
+from torrelque.core.session import Session
+from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
+from torrelque.transports.patience import LOAD, LONGEST_PAUSE, PASSING, SHORTEST_PAUSE
+
+__all__ = ('PatientClient',)
+
+
+def _passes(reply: Reply) -> bool:
+    return isinstance(reply, TorrelqueReplyError) and PASSING.search(f'{reply.code} {reply}') is not None
+
+
+class PatientClient(Client):
+    """``confirms``: whether its writes are waited for; ``budget``: seconds for which it repeats calls."""
+
+    budget = 0.0
+    _waits_fail_since: float | None = None
+    _failed_waits = 0
+
+    def make_session(self, nonce: str) -> Session:
+        settings = self.world.config.failovers
+        assert settings is not None
+        self.budget = self.random.choice(settings.patience)
+        self.confirms = self.random.random() < settings.confirming
+        self.durability = Durability(replicas=1, timeout=self.random.choice((0.2, 1.0, 5.0)))
+        session = super().make_session(nonce)
+        if self.confirms:
+            session._confirmer = Confirmer(self.durability, SCRIPTS, KEYS)
+        return session
+
+    def may_be_told(self, error: Exception) -> bool:
+        """When there is no time left to repeat a call, its caller is told why it failed."""
+        return _passes(error)
+
+    def back_off(self, tries: int) -> float:
+        longest = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** min(tries - 1, 10))
+        return longest * (0.5 + self.random.random() / 2)
+
+    def make_run(self, operation: Any) -> Run:  # noqa: ANN401 - an operation of anything
+        return _PatientRun(self, operation)
+
+    def _step(self) -> None:
+        for operation in self.session.start_apart():
+            self.run(operation)
+        super()._step()
+
+    # The wait ------------------------------------------------------------------
+
+    def _block(self, seconds: float) -> None:
+        super()._block(seconds)
+        nodes = self.world.nodes
+        if nodes is not None and nodes.down:
+            self._wait_over.append(self.later(self.random.random() * 0.01, self._block_failed))
+
+    def _unblocked(self, hinted: bool) -> None:
+        self._waits_fail_since = None
+        self._failed_waits = 0
+        super()._unblocked(hinted)
+
+    def _block_failed(self) -> None:
+        """While the server fails over it is as if something had come, after a pause."""
+        if self._stop_waiting is None:
+            return
+        now = self.world.scheduler.now
+        if self._waits_fail_since is None:
+            self._waits_fail_since = now
+        if now - self._waits_fail_since >= self.budget:
+            super()._block_failed()
+            return
+        self._stop_waiting()
+        self._wait_is_over()
+        self._failed_waits += 1
+        self.world.tell(f'{self.nonce} lost the connection of its wait, and looks')
+        look = self.later(self.back_off(self._failed_waits), self._look_again)
+        self._stop_waiting, self._wait_over = look.cancel, [look]
+
+    def _look_again(self) -> None:
+        if self._stop_waiting is not None:
+            self._wait_is_over()
+            self.session.unblocked(hinted=True)
+            self.poke()
+
+
+class _PatientRun(Run):
+    """An operation whose batches are sent again until they get through, or there is no time left."""
+
+    def _send(self, batch: Batch, retries: int) -> None:
+        _Patience(self, batch).send()
+
+
+class _Patience:
+    """One batch, and what of it was answered."""
+
+    def __init__(self, run: _PatientRun, batch: Batch) -> None:
+        client = run.client
+        assert isinstance(client, PatientClient)
+        self._client = client
+        self._run = run
+        self._round = run.round
+        self._batch = batch
+        self._replies: list[Reply] = [None] * len(batch)
+        self._places: Sequence[int] = range(len(batch))
+        self._apart = batch[-1].command == 'WAIT'
+        self._until = client.world.scheduler.now + client.budget
+        self._tries = 0
+        self._attempt: object = None
+
+    def send(self) -> None:
+        client, network = self._client, self._client.world.network
+        assert isinstance(network, FailingNetwork)
+        if self._run.round != self._round:
+            return
+        self._tries += 1
+        self._attempt = this = object()
+
+        def once(action: Callable[[], object]) -> None:
+            client.do(lambda: action() if self._run.round == self._round and self._attempt is this else None)
+
+        exchange = Exchange(
+            lambda replies: once(lambda: self._receive(replies)), lambda: once(lambda: self._again('broken'))
+        )
+        network.send([self._batch[place] for place in self._places], exchange)
+        patience = client.random.choice((0.5, 2, 5)) if network.faults.lose else 30
+        patience += client.durability.timeout if self._apart else 0
+        self._run.timer = client.later(patience, lambda: once(lambda: self._again('no answer')))
+
+    def _receive(self, replies: Sequence[Reply]) -> None:
+        for place, reply in zip(self._places, replies, strict=True):
+            self._replies[place] = reply
+        failed = [place for place in self._places if _passes(self._replies[place])]
+        if not failed:
+            self._run.step(self._run.operation.send, self._replies)
+        elif self._pauses():
+            if not self._apart:
+                loads = {place for place in range(failed[-1]) if self._batch[place].command == LOAD}
+                self._places = sorted(loads.union(failed))
+        else:
+            self._run.step(self._run.operation.send, self._replies)
+
+    def _again(self, why: str) -> None:
+        if not self._pauses():
+            self._run.step(self._run.operation.throw, Interrupted(TorrelqueConnectionError(why)))
+
+    def _pauses(self) -> bool:
+        """Whether there is time to try again; then that is what will happen."""
+        client = self._client
+        pause = client.back_off(self._tries)
+        if client.world.scheduler.now + pause > self._until:
+            return False
+        if self._run.timer is not None:
+            self._run.timer.cancel()
+        self._attempt = None  # what comes now comes too late
+        self._run.timer = client.later(pause, self.send)
+        return True
