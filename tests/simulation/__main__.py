@@ -115,6 +115,8 @@ def main() -> int:
     parser.add_argument('--forever', action='store_true', help='the default: until stopped, or a violation')
     arguments = parser.parse_args()
     names = arguments.config or list(CONFIGS)
+    if arguments.real is not None:
+        names = [name for name in names if CONFIGS[name].failovers is None]  # there is no replica to promote
     if arguments.trim and arguments.seed is None:
         parser.error('--trim needs --seed')
     if arguments.seed is not None:

@@ -15,7 +15,7 @@ from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Interrupted, Operation, Reply
 from torrelque.core.session import Session
 from torrelque.core.verbs import ClaimedTask
-from torrelque.errors import TorrelqueConnectionError, TorrelqueError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -255,6 +255,8 @@ def _told(operation: Operation[Any], ticket: Ticket) -> Operation[None]:
     except Interrupted as interrupted:
         ticket.fail(interrupted.cause or TorrelqueError('the queue was closed during the call'))
         raise
+    except TorrelqueReplyError as error:
+        ticket.fail(error)
 
 
 class Run:

@@ -45,17 +45,21 @@ ALL = Faults(lose=0.1, repeat=0.15, cut=0.05, split=0.2, slow=0.1, stuck=0.02, f
 class Failovers:
     """How a primary is replaced by its replica, which is a state that it had a while ago."""
 
-    every: float = 5.0
+    every: float = 3.0
     """Seconds between two, on an average."""
+    amid: float = 0.02
+    """Of the batches, those after which the primary fails before it has answered."""
     lag: float = 4.0
     """Seconds by which a replica lags at the most."""
-    skew: float = 5.0
-    """Seconds by which its clock is fast or slow at the most."""
+    skew: tuple[float, ...] = (2.0, 20.0)
+    """Seconds by which its clock is fast or slow at the most, each time one of these."""
+    ahead: float = 40.0
+    """Seconds by which the clock of the first primary is fast in some worlds: all after it give out its last number."""
     outage: float = 3.0
     """Seconds for which nobody is served at the most."""
     confirming: float = 0.5
     """Of the clients, those that wait until their writes are confirmed by the replica."""
-    patience: tuple[float, ...] = (1.0, 10.0, 10.0)
+    patience: tuple[float, ...] = (0.5, 2.0, 10.0)
     """Seconds for which clients repeat their calls, each of them one of these."""
 
 
@@ -87,6 +91,7 @@ class Config:
 
 ACCIDENTS: Mapping[str, float] = MappingProxyType({'kill': 0.02, 'pause': 0.03, 'shut': 0.03})
 CAPS = (None, 1, 4)
+NEWCOMERS: Mapping[str, float] = MappingProxyType({'kill': 0.06, 'pause': 0.03, 'shut': 0.06})
 PAUSES: Mapping[str, float] = MappingProxyType({**ACCIDENTS, 'pause': 0.06})
 
 CONFIGS: Mapping[str, Config] = MappingProxyType(
@@ -104,6 +109,9 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
         'forks': Config(
             clients=(1, 3), workers=(0, 1), accidents={**ACCIDENTS, 'fork': 0.03}, faults=replace(ALL, ancient=0.02)
         ),
-        'failover': Config(clients=(2, 4), faults=FEW, accidents=ACCIDENTS, failovers=Failovers()),
+        # Whoever is new makes new lanes, of which some are lost again.
+        'failover': Config(
+            clients=(2, 3), callers=(2, 4), seconds=30.0, faults=FEW, accidents=NEWCOMERS, failovers=Failovers()
+        ),
     }
 )

@@ -56,7 +56,8 @@ class FailingNetwork(Network):
                 delay = self.delay()
                 self.last_arrival = max(self.last_arrival, self._scheduler.now + delay)
                 self._scheduler.after(
-                    delay, lambda wrote=wrote: self._go_on(batch, replies, receive, term, wrote=wrote)  # type: ignore[misc]  # mypy infers no lambda's default
+                    delay,
+                    lambda wrote=wrote: self._go_on(batch, replies, receive, term, wrote=wrote),  # type: ignore[misc]  # mypy infers no lambda's default
                 )
                 return
         self._reply(batch, replies, receive, term)
@@ -87,10 +88,12 @@ class FailingNetwork(Network):
     def _reply(self, batch: Batch, replies: Sequence[Reply], receive: Receive | None, term: int) -> None:
         if receive is None:
             return
+        if self.faults.lose and self._random.random() < self.nodes.settings.amid:
+            self.nodes.fail(up_to_date=self._random.random() < 0.5)
         if self.happens('lose'):
             self._tell_of('the reply is lost', batch)
             return
-        arrives = self._random.random() < 0.5  # noqa: PLR2004 - although the server is gone by then
+        arrives = self._random.random() < 0.5
 
         def arrive() -> None:
             if arrives or term == self.nodes.term:
@@ -109,10 +112,7 @@ class FailingNetwork(Network):
         if answer == 'broken':
             self._break(receive)
             return
-        replies = [
-            TorrelqueReplyError('ERR WAIT cannot be used with replica instances' if call.command == 'WAIT' else answer)
-            for call in batch
-        ]
+        replies = [_refusal(call, answer) for call in batch]
         self._scheduler.after(self.delay(), lambda: receive(replies))
 
     def _break(self, receive: Receive | None) -> None:
@@ -125,6 +125,15 @@ class FailingNetwork(Network):
         if self.nodes.down:
             return _nothing
         return super().wait(seconds, lambda hinted: receive(hinted) if term == self.nodes.term else None)
+
+
+def _refusal(call: Call[Any], answer: str) -> Reply:
+    """A replica loads scripts all the same, and is not waited with."""
+    if answer.startswith('READONLY') and call.command == 'SCRIPT LOAD':
+        return b'a digest'
+    if answer.startswith('READONLY') and call.command == 'WAIT':
+        return TorrelqueReplyError('ERR WAIT cannot be used with replica instances.')
+    return TorrelqueReplyError(answer)
 
 
 def _nothing() -> None:

@@ -48,7 +48,7 @@ class RulesOfReplicas(Rules):
         self.touched: set[Key] = set()
         self.gone: set[bytes] = set()  # ids whose release was confirmed
         self._asked: dict[Lane, tuple[str, Args]] = {}
-        self._undone_once: set[Lane] = set()  # calls that were said to be undone, which is forgotten
+        self._once: set[Lane] = set()  # calls that were done, or said to be undone, which is forgotten
 
     def keep(self, taken: float) -> Facts:
         """What is known now, at a moment of the world's time."""
@@ -62,7 +62,7 @@ class RulesOfReplicas(Rules):
         """Forget what is not among the facts. Returns the ids whose enqueueing was forgotten just now."""
         lost = {task_id for task_id in self.incarnations if task_id not in facts.incarnations} - self.lost
         self.lost |= lost
-        self._undone_once |= self._undone - facts.undone
+        self._once |= (self._undone - facts.undone) | (self._answers.keys() - facts.answers.keys())
         self.handed_out.clear()
         for key, claim in self.claims.items():
             ended, returned = facts.claims.get(key, (FORGOTTEN, True))
@@ -98,7 +98,7 @@ class RulesOfReplicas(Rules):
         if before is not None and before.delivered:
             self.claims[key].delivered = True
             self._count_delivery(key)
-        if tuple(view.receipt[0].split(b':')) in self._undone_once:
+        if tuple(view.receipt[0].split(b':')) in self._once:
             self.touched.add(key)
 
     def _laned(self, name: str, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
@@ -133,8 +133,8 @@ class LedgerOfReplicas(Ledger):
         told = {key for key in self._told if not self._is_open(key)}
         lost = self._rules.put_back(facts)
         for task_id in lost & self._acknowledged.keys():
-            self._enqueue_lost(task_id)
             require(self._acknowledged[task_id] >= facts.taken, 'lost what the replica had', task_id)
+            self._enqueue_lost(task_id)
         for key, verb in self._ended.items():
             self._check_end(key, verb)
         self.tally['acknowledged ends lost'] += sum(self._is_open(key) for key in told)
@@ -146,14 +146,13 @@ class LedgerOfReplicas(Ledger):
     def _enqueue_lost(self, task_id: bytes) -> None:
         require(task_id not in self._confirmed, 'a confirmed enqueue was lost', task_id)
         self.tally['acknowledged enqueues lost'] += 1
+        self._acknowledged.pop(task_id, None)  # done once more by a repeat, it is not acknowledged once more
 
     def _check_end(self, key: Key, verb: str) -> None:
         ended = self._rules.claims[key].ended
         require(ended in (verb, 'bare'), f'a confirmed {verb} was lost', key, ended)
 
-    def enqueued(
-        self, task_id: str, payload: bytes, outcome: Answer, *, unique: bool, confirmed: bool = False
-    ) -> None:
+    def enqueued(self, task_id: str, payload: bytes, outcome: Answer, *, unique: bool, confirmed: bool = False) -> None:
         unconfirmed = isinstance(outcome, TorrelqueDurabilityError)
         key = task_id.encode()
         self.tally['enqueues acknowledged'] += unique

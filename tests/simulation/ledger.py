@@ -44,9 +44,7 @@ class Ledger:
         self.tally['enqueued once more'] += errand.enqueued > 0
         errand.enqueued += 1
 
-    def enqueued(
-        self, task_id: str, payload: bytes, outcome: Answer, *, unique: bool, confirmed: bool = False
-    ) -> None:
+    def enqueued(self, task_id: str, payload: bytes, outcome: Answer, *, unique: bool, confirmed: bool = False) -> None:
         """A task was acknowledged. ``confirmed``: by a client whose writes are waited for."""
         require(task_id.encode() in self._rules.incarnations, 'acknowledged what was never enqueued', task_id)
         if unique:

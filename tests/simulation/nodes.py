@@ -1,8 +1,8 @@
 """A primary and its replica: the state of a moment ago, which takes over at times.
 
-There is one server object, whose data is put back to what the replica has. A replica holds a state that the primary
-had, whole, as replication is in order. The primary learns a little later which one; then those who wait for their writes
-are told, and a replica that is promoted is never older than what somebody was told.
+There is one server object, whose data is put back to what the replica has: a state that the primary had, whole, as
+replication is in order. The primary learns a little later which one that is. Then those who wait for their writes are
+told, and from then on no older state is promoted.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Nodes:
         self._world = world
         self._up_at = 0.0
         self._waiting: list[_Waiting] = []
+        self._failed: list[float] = []  # when primaries did
         self._states: list[_State] = []  # those that may be promoted, the oldest first
 
     @property
@@ -55,19 +56,31 @@ class Nodes:
         """Whether the old primary is gone, and the new one does not serve yet."""
         return self._world.scheduler.now < self._up_at
 
+    @property
+    def longest_leap(self) -> float:
+        """Seconds by which a clock may be behind another, and one more."""
+        return max(self.settings.skew) + max(*self.settings.skew, self.settings.ahead) + 1
+
+    def failed_since(self, moment: float) -> int:
+        """How many primaries failed since then."""
+        return sum(each >= moment for each in self._failed)
+
     def begin(self) -> None:
         """Let primaries fail, until the world comes to rest."""
         world = self._world
         if not self.term:
-            self.skew = world.random.uniform(-self.settings.skew, self.settings.skew)
+            self.skew = world.random.choice((self._draw_skew(), self.settings.ahead))
         self._states = [self._take()]
         self._replicate_later()
         self._fail_later()
+        world.scheduler.after(world.config.seconds - world.random.random(), self.fail)  # who tidies up in the end?
 
     def end(self) -> None:
         """No more fails, and the replica gets up with the primary."""
-        self._up_at = 0.0
         self._replicate()
+
+    def _draw_skew(self) -> float:
+        return self._world.random.choice(self.settings.skew) * self._world.random.uniform(-1, 1)
 
     # Replication ---------------------------------------------------------------
 
@@ -127,19 +140,24 @@ class Nodes:
         world.scheduler.after(pause, self._fail)
 
     def _fail(self) -> None:
-        world = self._world
-        if world.ending:
-            return
-        if world.choices.may('fail-over'):
-            self._fail_over()
-        self._fail_later()
+        if not self._world.ending:
+            self.fail()
+            self._fail_later()
 
-    def _fail_over(self) -> None:
+    def fail(self, *, up_to_date: bool = False) -> None:
+        """The primary fails now; its replica may be up to date."""
+        if self._world.choices.may('fail-over'):
+            self._fail_over(self._take() if up_to_date else self._lagging())
+
+    def _lagging(self) -> _State:
+        return self._world.random.choice((self._states[0], self._world.random.choice(self._states)))
+
+    def _fail_over(self, state: _State) -> None:
         world, random = self._world, self._world.random
-        state = random.choice((self._states[0], random.choice(self._states), self._states[-1]))
         assert isinstance(world.ledger, LedgerOfReplicas)
         self.term += 1
-        self.skew = random.uniform(-self.settings.skew, self.settings.skew)
+        self._failed.append(world.scheduler.now)
+        self.skew = self._draw_skew()
         outage = random.choice((0.0, 0.3, 1.0)) * random.random() * self.settings.outage
         self._up_at = world.scheduler.now + outage
         lag = world.scheduler.now - state.taken
@@ -154,5 +172,5 @@ class Nodes:
             each.time_out.cancel()
             each.tell(None)
         for client in world.clients:
-            if random.random() < 0.7:  # noqa: PLR2004 - else it finds out by itself
+            if random.random() < 0.7:
                 client.later(random.choice((0.01, 1.0)) * random.random(), client.wait_broke)

@@ -16,6 +16,11 @@ from torrelque.transports.patience import LOAD, LONGEST_PAUSE, PASSING, SHORTEST
 
 __all__ = ('PatientClient',)
 
+LONGEST = 120.0
+"""Seconds that a call takes at most, with a pause of its client and what is stuck."""
+
+MINTS_A_CALL = 3
+
 
 def _passes(reply: Reply) -> bool:
     return isinstance(reply, TorrelqueReplyError) and PASSING.search(f'{reply.code} {reply}') is not None
@@ -40,7 +45,14 @@ class PatientClient(Client):
         return session
 
     def may_be_told(self, error: Exception) -> bool:
-        """When there is no time left to repeat a call, its caller is told why it failed."""
+        """When there is no time left to repeat a call, its caller is told why it failed.
+
+        A lane that is lost again and again is made no more than three times for one call.
+        """
+        nodes = self.world.nodes
+        assert nodes is not None
+        if 'NOLANE' in str(error):
+            return nodes.failed_since(self.world.scheduler.now - LONGEST) >= MINTS_A_CALL - 1
         return _passes(error)
 
     def back_off(self, tries: int) -> float:

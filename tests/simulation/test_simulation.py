@@ -1,4 +1,4 @@
-"""Eight hundred worlds, and what they would have to notice."""
+"""Nine hundred worlds, and what they would have to notice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.simulation import mutants, mutants_beyond, mutants_waiting
+from tests.simulation import mutants, mutants_beyond, mutants_nodes, mutants_waiting
 from tests.simulation.clients import SCRIPTS
 from tests.simulation.configs import CONFIGS
 from tests.simulation.rules import Violation
@@ -24,7 +24,7 @@ SEEDS, PART = 100, 20
 """Of each kind of world, and how many of them are one test."""
 
 SEEDS_FOR_MUTANTS = 60
-MUTANTS = mutants.MUTANTS | mutants_beyond.MUTANTS | mutants_waiting.MUTANTS
+MUTANTS = mutants.MUTANTS | mutants_beyond.MUTANTS | mutants_waiting.MUTANTS | mutants_nodes.MUTANTS
 
 
 @pytest.mark.parametrize('first', range(0, SEEDS, PART))

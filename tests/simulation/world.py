@@ -262,7 +262,7 @@ class World:
         self.scheduler.run()
         self.rules.check_all()
         self._audit()
-        self.scheduler.leap(LANE_TTL + (1 if self.config.failovers is None else 1 + 2 * self.config.failovers.skew))
+        self.scheduler.leap(LANE_TTL + (1 if self.nodes is None else self.nodes.longest_leap))
         self._check_left()
         self._audit()
 

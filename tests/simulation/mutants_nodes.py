@@ -1,0 +1,63 @@
+"""Rules left out that matter where primaries fail: nonces and confirmations."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.mutants import Mutant
+from torrelque.core.durability import Confirmer
+from torrelque.core.lanes import Lane
+from torrelque.core.protocol import Operation
+from torrelque.transports.memory.prelude import Record, Run
+
+__all__ = ('MUTANTS',)
+
+
+def one_nonce_for_all_lanes(patch: pytest.MonkeyPatch) -> None:
+    """Lanes have the nonce of their client, not one each."""
+    slot = vars(Lane)['nonce']
+
+    def write(self: Lane, nonce: str) -> None:
+        slot.__set__(self, nonce and f'{nonce.rpartition(".")[0]}.0')
+
+    patch.setattr(Lane, 'nonce', property(slot.__get__, write))
+
+
+def nonces_not_compared(patch: pytest.MonkeyPatch) -> None:
+    """A lane is known by its number alone."""
+    lane_record = Run.lane_record
+
+    def mutant(self: Run) -> Record | None:
+        record = lane_record(self)
+        return record and record._replace(nonce=self.args[1])
+
+    patch.setattr(Run, 'lane_record', mutant)
+
+
+def writes_not_waited_for(patch: pytest.MonkeyPatch) -> None:
+    """A write counts as confirmed when the primary answered."""
+
+    def mutant(self: Confirmer, operation: Operation[object]) -> Operation[tuple[object, str]]:
+        return (yield from operation), ''
+
+    patch.setattr(Confirmer, '_confirmed', mutant)
+
+
+def unconfirmed_taken_for_confirmed(patch: pytest.MonkeyPatch) -> None:
+    """It is not looked at how many replicas have the write."""
+    patch.setattr(Confirmer, '_judge', lambda *_: '')
+
+
+def repeats_write_nothing(patch: pytest.MonkeyPatch) -> None:
+    """A call that is answered from its record, or settled as done, leaves nothing to wait for."""
+    patch.setattr(Run, 'refresh_lane', lambda _: None)
+
+
+MUTANTS: dict[str, tuple[str, Mutant]] = {
+    'one nonce for all lanes': ('failover', one_nonce_for_all_lanes),
+    'nonces not compared': ('failover', nonces_not_compared),
+    'writes not waited for': ('failover', writes_not_waited_for),
+    'unconfirmed taken for confirmed': ('failover', unconfirmed_taken_for_confirmed),
+    'repeats write nothing': ('failover', repeats_write_nothing),
+}
+"""By name: the world that has to notice, and the mutation."""
