@@ -29,14 +29,15 @@ sentinel failover-timeout {service} 2000
 
 
 class Watched:
-    """A primary, a replica, and three sentinels that watch over them. They die with this process."""
+    """A primary, ``replicas`` of it, and three sentinels that watch over them. They die with this process."""
 
-    def __init__(self, name: str = 'valkey-9.1') -> None:
+    def __init__(self, name: str = 'valkey-9.1', replicas: int = 1) -> None:
         self._stack = ExitStack()
         self.ports: list[int] = []
         try:
             self.primary: Server = self._start_server(name)
-            self.replica: Server = self._start_server(name, '--replicaof', f'127.0.0.1 {self.primary.port}')
+            follow = '--replicaof', f'127.0.0.1 {self.primary.port}'
+            self.replicas: list[Server] = [self._start_server(name, *follow) for _ in range(replicas)]
             binary, _ = find(name)
             for _ in range(3):
                 self._start_sentinel(binary)
@@ -44,6 +45,11 @@ class Watched:
         except BaseException:
             self._stack.close()
             raise
+
+    @property
+    def replica(self) -> Server:
+        """The first that was made one."""
+        return self.replicas[0]
 
     @property
     def hosts(self) -> str:
@@ -81,12 +87,13 @@ class Watched:
             time.sleep(0.05)
 
     def _knows_all(self, port: int) -> bool:
-        """Whether it sees the replica in step and the other two."""
+        """Whether it sees the replicas in step and the other two."""
         try:
             with redis.Redis(port=port, decode_responses=True) as client:
                 state: Any = client.sentinel_master(SERVICE)
-                (replica,) = client.sentinel_slaves(SERVICE) or ({},)
+                seen = client.sentinel_slaves(SERVICE)
         except redis.RedisError:
             return False
-        in_step = 'state=online' in self.primary.info('replication').get('slave0', '')
-        return state['num-other-sentinels'] == 2 and bool(replica) and in_step
+        told = self.primary.info('replication')
+        in_step = all('state=online' in told.get(f'slave{at}', '') for at in range(len(self.replicas)))
+        return state['num-other-sentinels'] == 2 and len(seen) == len(self.replicas) and in_step

@@ -14,6 +14,7 @@ from anyio.to_thread import run_sync
 from tests.chaos.findings import Pause, longest_gap
 from tests.chaos.load import Load
 from tests.clusters import Cluster, Move
+from tests.sentinels import Watched
 from tests.servers import Server
 from torrelque import TorrelqueReplyError
 
@@ -30,13 +31,14 @@ async def until(condition: Callable[[], bool], pause: float = 0.01) -> None:
         await anyio.sleep(pause)
 
 
-async def fail_over(cluster: Cluster, load: Load, key: str, place: int, lag: float) -> None:
-    """Kill the primary that serves the key; ``lag`` seconds before its replica stops to listen, if it is not 0.
+async def fail_over(cluster: Cluster, load: Load, place: int, lag: float) -> None:
+    """Kill the primary that serves a place; ``lag`` seconds before its replica stops to listen, if it is not 0.
 
-    ``place`` is the load's that the key is of. Ends when that works, and confirms again.
+    Ends when that place works, and confirms again.
     """
-    findings = load.findings
+    key = load.keys[place]
     old = await run_sync(cluster.owner_of, key)
+    hit = {at for at, each in enumerate(load.keys) if await run_sync(cluster.owner_of, each) is old}
     begun = time.monotonic()
     if lag:
         replica = replica_of(cluster, old)
@@ -47,23 +49,48 @@ async def fail_over(cluster: Cluster, load: Load, key: str, place: int, lag: flo
         begun = time.monotonic()
         old.kill()
         os.kill(replica.pid, signal.SIGCONT)
-        findings.figures['of them with a replica that lagged'] += 1
+        load.findings.figures['of them with a replica that lagged'] += 1
     old.kill()
-    findings.figures['primaries killed'] += 1
+    load.findings.figures['primaries killed'] += 1
     with anyio.fail_after(ENOUGH):
         while (new := await run_sync(cluster.owner_of, key)) is old or not leads(new):  # noqa: ASYNC110 - as in `until`
             await anyio.sleep(0.01)
         promoted = time.monotonic()
-        findings.add_failover(begun, promoted)
+        load.findings.add_failover(begun, promoted, lambda task_id: load.owns(task_id, hit))
         await has_resumed(load, place, 'fail-over', begun, promoted)
         await run_sync(old.start)  # only with its replica back can anything be confirmed
-        await until(lambda: replicas_of(new) > 0)
-        ready = time.monotonic()
-        await until(lambda: load.confirmed_at[place] > ready, 0.005)
+        await confirms_again(load, place, new, 1)
 
 
-async def move_slot(cluster: Cluster, load: Load, key: str, place: int, rng: random.Random) -> None:
-    """Move the key's slot to another primary, some keys at a time, while the load goes on."""
+async def fail_over_watched(watched: Watched, load: Load) -> None:
+    """Kill the primary that sentinels watch over; when another one works it comes back as its replica."""
+    servers = [watched.primary, *watched.replicas]
+    (old,) = filter(leads, servers)
+    begun = time.monotonic()
+    old.kill()
+    load.findings.figures['primaries killed'] += 1
+    with anyio.fail_after(ENOUGH):
+        others = [server for server in servers if server is not old]
+        while not (promoted := [server for server in others if leads(server)]):  # noqa: ASYNC110 - as in `until`
+            await anyio.sleep(0.01)
+        new, ended = promoted[0], time.monotonic()
+        load.findings.add_failover(begun, ended)
+        await has_resumed(load, 0, 'fail-over', begun, ended)
+        await run_sync(old.start)
+        await run_sync(old.command, 'REPLICAOF', '127.0.0.1', new.port)
+        await confirms_again(load, 0, new, len(others))
+
+
+async def confirms_again(load: Load, place: int, primary: Server, replicas: int) -> None:
+    """Wait until so many replicas are in step, and have confirmed something."""
+    await until(lambda: replicas_of(primary) == replicas)
+    ready = time.monotonic()
+    await until(lambda: load.confirmed_at[place] > ready, 0.005)
+
+
+async def move_slot(cluster: Cluster, load: Load, place: int, rng: random.Random) -> None:
+    """Move the slot of a place to another primary, some keys at a time, while the load goes on."""
+    key = load.keys[place]
     source = await run_sync(cluster.owner_of, key)
     leaders = await run_sync(lambda: cluster.leaders)
     target = rng.choice([node for node in leaders if node is not source])

@@ -7,6 +7,10 @@ must outlive a primary; what was only acknowledged may be lost with it, and is c
     A queue on each primary of a cluster; they are killed in turn, some while their replica lags.
 ``slots``
     One queue, whose slot is moved from primary to primary, some keys at a time.
+``shards``
+    A queue of six shards: the primary of one is killed and the slot of another moved, in turn.
+``sentinel``
+    A queue on a primary with two replicas, which sentinels watch over; the primary is killed, again and again.
 """
 
 from __future__ import annotations
@@ -20,16 +24,20 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 import redis.asyncio
+from redis.asyncio.sentinel import Sentinel
 
-from tests.chaos.disturbing import ENOUGH, fail_over, move_slot
+from tests.chaos.disturbing import ENOUGH, fail_over, fail_over_watched, move_slot
 from tests.chaos.findings import Findings, table
 from tests.chaos.load import Load, Pair
 from tests.clusters import Cluster
+from tests.sentinels import SERVICE, Watched
 from tests.servers import Server
 from torrelque import Durability, Torrelque, connect
 
 CONFIRMED_IN = 0.5
 """Seconds that a replica has to confirm a write; a call repeated after a fail-over may wait for it in vain once."""
+
+SHARDS = 6
 
 Scenario = Callable[[str, float, int], Awaitable[Findings]]
 
@@ -51,7 +59,7 @@ async def kills(server: str, seconds: float, seed: int) -> Findings:
                     await anyio.sleep(rng.uniform(0.5, 1.5))
                     load = loads[turn % len(loads)]
                     lag = rng.choice((0.0, rng.uniform(0.2, 2.0)))
-                    await fail_over(cluster, load, f'{{{load.name}}}', 0, lag)
+                    await fail_over(cluster, load, 0, lag)
                     turn += 1
                 await _clear_up(loads, [each[0].plain for each in pairs])
                 group.cancel_scope.cancel()
@@ -71,14 +79,59 @@ async def slots(server: str, seconds: float, seed: int) -> Findings:
                 end, turn = time.monotonic() + seconds, 0
                 while turn < 2 or time.monotonic() < end:
                     await anyio.sleep(rng.uniform(0.2, 1.0))
-                    await move_slot(cluster, load, f'{{{load.name}}}', 0, rng)
+                    await move_slot(cluster, load, 0, rng)
                     turn += 1
                 await _clear_up([load], [pairs[0].plain])
                 group.cancel_scope.cancel()
     return findings
 
 
-SCENARIOS: dict[str, Scenario] = {'kills': kills, 'slots': slots}
+async def shards(server: str, seconds: float, seed: int) -> Findings:
+    """Move the slot of a shard and kill the primary of one for so long, or at least once each."""
+    findings, rng = Findings(), random.Random(seed)
+    with Cluster(server, '--appendonly', 'yes', replicas=1) as cluster:
+        load = Load('spread', findings, rng, SHARDS)
+        async with AsyncExitStack() as stack:
+            clients = await stack.enter_async_context(_clients_of(cluster))
+            pairs = await _queues(stack, clients, load.name, shards=SHARDS)
+            async with anyio.create_task_group() as group:
+                load.start(group, *pairs)
+                end, turn = time.monotonic() + seconds, 0
+                while not turn or time.monotonic() < end:
+                    await anyio.sleep(rng.uniform(0.2, 1.0))
+                    await move_slot(cluster, load, rng.randrange(SHARDS), rng)
+                    await anyio.sleep(rng.uniform(0.2, 1.0))
+                    await fail_over(cluster, load, rng.randrange(SHARDS), rng.choice((0.0, rng.uniform(0.2, 2.0))))
+                    turn += 1
+                await _clear_up([load], [pairs[0].plain])
+                group.cancel_scope.cancel()
+    return findings
+
+
+async def sentinel(server: str, seconds: float, seed: int) -> Findings:
+    """Kill the primary for so long, or at least once.
+
+    Both replicas are to confirm: Sentinel may promote either, whichever it was that confirmed.
+    """
+    findings, rng = Findings(), random.Random(seed)
+    with Watched(server, replicas=2) as watched:
+        load = Load('watched', findings, rng)
+        async with AsyncExitStack() as stack:
+            clients = await stack.enter_async_context(_clients_of_service(watched))
+            pairs = await _queues(stack, clients, load.name, replicas=2)
+            async with anyio.create_task_group() as group:
+                load.start(group, *pairs)
+                end, turn = time.monotonic() + seconds, 0
+                while not turn or time.monotonic() < end:
+                    await anyio.sleep(rng.uniform(0.5, 1.5))
+                    await fail_over_watched(watched, load)
+                    turn += 1
+                await _clear_up([load], [pairs[0].plain])
+                group.cancel_scope.cancel()
+    return findings
+
+
+SCENARIOS: dict[str, Scenario] = {'kills': kills, 'slots': slots, 'shards': shards, 'sentinel': sentinel}
 
 
 @asynccontextmanager
@@ -89,6 +142,21 @@ async def _clients_of(cluster: Cluster) -> AsyncIterator[Sequence[object]]:
         redis.asyncio.RedisCluster(host='127.0.0.1', port=cluster.nodes[0].port) as foreign,
     ):
         yield native, foreign
+
+
+@asynccontextmanager
+async def _clients_of_service(watched: Watched) -> AsyncIterator[Sequence[object]]:
+    """The native one, and redis-py's."""
+    places = [('127.0.0.1', port) for port in watched.ports]
+    sentinels = Sentinel(places, socket_timeout=1)  # type: ignore[no-untyped-call]
+    foreign = sentinels.master_for(SERVICE, socket_timeout=5)
+    async with connect(f'redis+sentinel://{watched.hosts}/{SERVICE}') as native:
+        try:
+            yield native, foreign
+        finally:
+            await foreign.aclose()
+            for each in sentinels.sentinels:
+                await each.aclose()
 
 
 async def _queues(

@@ -6,7 +6,7 @@ import itertools
 import time
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -71,7 +71,7 @@ class Findings:
     audited: list[str] = field(default_factory=list)
     pauses: list[Pause] = field(default_factory=list)
     _live: defaultdict[str, list[Claim]] = field(default_factory=lambda: defaultdict(list))
-    _failovers: list[tuple[float, float]] = field(default_factory=list)
+    _failovers: list[tuple[float, float, Callable[[str], bool]]] = field(default_factory=list)
 
     # While it goes on ------------------------------------------------------------------------------------------------
 
@@ -80,9 +80,9 @@ class Findings:
         code = f' {error.code}' if isinstance(error, TorrelqueReplyError) and error.code else ''
         self.errors[f'{verb}: {type(error).__name__}{code}'] += 1
 
-    def add_failover(self, begun: float, ended: float) -> None:
-        """Claims made before it may have died with the primary."""
-        self._failovers.append((begun, ended))
+    def add_failover(self, begun: float, ended: float, is_hit: Callable[[str], bool] = lambda _: True) -> None:
+        """Claims made before it may have died with the primary, if they are on tasks that it hit."""
+        self._failovers.append((begun, ended, is_hit))
 
     def deliver(self, task: Task) -> Claim:
         """A task was handed out. Others may only have it if a fail-over lost their claim, or theirs expired."""
@@ -117,7 +117,10 @@ class Findings:
 
     def _excuse(self, claim: Claim, now: float, what: str) -> None:
         """Only a fail-over since the claim was made is an excuse."""
-        if any(begun <= now and ended + REPLIES_UNDERWAY >= claim.made for begun, ended in self._failovers):
+        if any(
+            begun <= now and ended + REPLIES_UNDERWAY >= claim.made and is_hit(claim.task_id)
+            for begun, ended, is_hit in self._failovers
+        ):
             self.figures[what] += 1
         elif self.may_lose and what.startswith('delivered again'):
             self.figures[what] += 1  # the fail-over lies before this claim

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Container
 from dataclasses import dataclass
 
 import anyio
@@ -23,6 +23,8 @@ from torrelque import (
     Worker,
     events,
 )
+from torrelque.core.keys import shard_name
+from torrelque.core.sharding import home_of
 
 LEASE = 5.0
 MOST_DELAYED = 1.5
@@ -41,16 +43,19 @@ class Pair:
 
 
 class Load:
-    """One queue's producers and consumers. ``place_of`` tells where a task is, for a queue of several shards."""
+    """One queue's producers and consumers. Its tasks are at one place, or at as many as it has shards."""
 
     def __init__(
         self,
         name: str,
         findings: Findings,
         rng: random.Random,
-        place_of: Callable[[str], int] = lambda _: 0,
+        shards: int | None = None,
     ) -> None:
         self.name = name
+        self.shards = shards
+        self.keys = [f'{{{name}}}'] if shards is None else [shard_name(name, shard) for shard in range(shards)]
+        """A key of each place's slot."""
         self.producing = True
         self.deliveries: defaultdict[int, list[float]] = defaultdict(list)
         """When tasks of each place were delivered."""
@@ -58,7 +63,6 @@ class Load:
         """When an enqueueing was confirmed last, at each place."""
         self.findings = findings
         self._rng = rng
-        self._place_of = place_of
         self._number = 0
         self._claims: dict[Receipt, Claim] = {}
 
@@ -72,6 +76,14 @@ class Load:
             group.start_soon(self._consume, pair.plain)
         worker = Worker(pairs[0].plain, self._work, concurrency=4, grace=0, on_event=self._hear)
         group.start_soon(worker.run)
+
+    def place_of(self, task_id: str) -> int:
+        """Where a task is: its shard."""
+        return 0 if self.shards is None else home_of(task_id, self.shards)
+
+    def owns(self, task_id: str, places: Container[int]) -> bool:
+        """Whether a task is this load's, and at one of these places."""
+        return task_id.startswith(f'{self.name}.') and self.place_of(task_id) in places
 
     async def _produce(self, queue: Torrelque) -> None:
         found = self.findings
@@ -91,7 +103,7 @@ class Load:
                 found.acknowledged.add(task_id)
                 if queue.durability is not None:
                     found.confirmed.add(task_id)
-                    self.confirmed_at[self._place_of(task_id)] = time.monotonic()
+                    self.confirmed_at[self.place_of(task_id)] = time.monotonic()
             await anyio.sleep(self._rng.uniform(0, 0.03))
 
     async def _consume(self, queue: Torrelque) -> None:
@@ -121,7 +133,7 @@ class Load:
         return 'acknowledged' if queue.durability is None else 'confirmed'
 
     def _take(self, task: Task) -> Claim:
-        self.deliveries[self._place_of(str(task.id))].append(time.monotonic())
+        self.deliveries[self.place_of(str(task.id))].append(time.monotonic())
         return self.findings.deliver(task)
 
     async def _work(self, task: Task) -> None:

@@ -14,7 +14,12 @@ from tests.chaos.findings import RESUMED_IN, Findings, Pause, longest_gap, table
 from torrelque import Task
 from torrelque.core.models import Receipt
 
-EVENTS = {'kills': {'primaries killed': 1}, 'slots': {'slots moved': 2}}
+EVENTS = {
+    'kills': {'primaries killed': 1},
+    'slots': {'slots moved': 2},
+    'shards': {'slots moved': 1, 'primaries killed': 1},
+    'sentinel': {'primaries killed': 1},
+}
 """What is done at least, and so in no time."""
 
 
