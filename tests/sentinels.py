@@ -18,13 +18,16 @@ SERVICE = 'mail'
 PATIENCE = 30.0
 """Seconds until they must know each other."""
 
+FAILOVER_TIMEOUT = 2.0
+"""Seconds. For twice as long after a fail-over a sentinel that took part in it begins no other."""
+
 CONFIG = """
 port {port}
 bind 127.0.0.1
 dir {folder}
 sentinel monitor {service} 127.0.0.1 {primary} 2
 sentinel down-after-milliseconds {service} 500
-sentinel failover-timeout {service} 2000
+sentinel failover-timeout {service} {timeout:.0f}
 """
 
 
@@ -52,6 +55,21 @@ class Watched:
         return self.replicas[0]
 
     @property
+    def servers(self) -> list[Server]:
+        """All, in whatever role."""
+        return [self.primary, *self.replicas]
+
+    @property
+    def told(self) -> set[int]:
+        """The ports that the sentinels tell clients who ask for the primary."""
+        ports: set[int] = set()
+        for port in self.ports:
+            with redis.Redis(port=port, decode_responses=True) as client:
+                address: Any = client.sentinel_get_master_addr_by_name(SERVICE)
+                ports.add(int(address[1]))
+        return ports
+
+    @property
     def hosts(self) -> str:
         """The sentinels' addresses, as a URL lists them."""
         return ','.join(f'127.0.0.1:{port}' for port in self.ports)
@@ -73,7 +91,10 @@ class Watched:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix='sentinel-')))
         port = _free_port()
         config = folder / 'sentinel.conf'
-        config.write_text(CONFIG.format(port=port, folder=folder, service=SERVICE, primary=self.primary.port))
+        told = CONFIG.format(
+            port=port, folder=folder, service=SERVICE, primary=self.primary.port, timeout=FAILOVER_TIMEOUT * 1000
+        )
+        config.write_text(told)
         with (folder / 'log').open('wb') as log:
             process = TiedProcess([str(binary), str(config), '--sentinel'], output=log.fileno())
         self._stack.callback(process.kill)

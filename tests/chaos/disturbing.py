@@ -11,12 +11,12 @@ from collections.abc import Callable
 import anyio
 from anyio.to_thread import run_sync
 
-from tests.chaos.findings import Pause, longest_gap
+from tests.chaos.findings import Findings, Pause, longest_gap
 from tests.chaos.load import Load
 from tests.clusters import Cluster, Move
 from tests.sentinels import Watched
 from tests.servers import Server
-from torrelque import TorrelqueReplyError
+from torrelque import TorrelqueConnectionError, TorrelqueReplyError
 
 ENOUGH = 60.0
 """Seconds after which something that has to come is taken for missing."""
@@ -25,10 +25,10 @@ MOST_A_STEP = 10
 """Keys of a moving slot that are carried at once, at most."""
 
 
-async def until(condition: Callable[[], bool], pause: float = 0.01) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     """Wait for what nobody tells of."""
-    while not condition():  # noqa: ASYNC110 - as said
-        await anyio.sleep(pause)
+    while not await run_sync(condition):  # noqa: ASYNC110 - as said
+        await anyio.sleep(0.005)
 
 
 async def fail_over(cluster: Cluster, load: Load, place: int, lag: float) -> None:
@@ -38,54 +38,85 @@ async def fail_over(cluster: Cluster, load: Load, place: int, lag: float) -> Non
     """
     key = load.keys[place]
     old = await run_sync(cluster.owner_of, key)
-    hit = {at for at, each in enumerate(load.keys) if await run_sync(cluster.owner_of, each) is old}
-    begun = time.monotonic()
+    places = {at for at, each in enumerate(load.keys) if await run_sync(cluster.owner_of, each) is old}
+
+    def is_hit(task_id: str) -> bool:
+        return load.owns(task_id, places)
+
     if lag:
         replica = replica_of(cluster, old)
         os.kill(replica.pid, signal.SIGSTOP)
         # Its connection too, or it would read what lies in there when it goes on.
         await run_sync(old.command, 'CLIENT', 'KILL', 'TYPE', 'replica')
         await anyio.sleep(lag)
-        begun = time.monotonic()
+        failover = load.findings.begin_failover(is_hit)
         old.kill()
         os.kill(replica.pid, signal.SIGCONT)
         load.findings.figures['of them with a replica that lagged'] += 1
-    old.kill()
+    else:
+        failover = load.findings.begin_failover(is_hit)
+        old.kill()
     load.findings.figures['primaries killed'] += 1
     with anyio.fail_after(ENOUGH):
-        while (new := await run_sync(cluster.owner_of, key)) is old or not leads(new):  # noqa: ASYNC110 - as in `until`
-            await anyio.sleep(0.01)
-        promoted = time.monotonic()
-        load.findings.add_failover(begun, promoted, lambda task_id: load.owns(task_id, hit))
-        await has_resumed(load, place, 'fail-over', begun, promoted)
+        await until(lambda: (new := cluster.owner_of(key)) is not old and leads(new))
+        await has_resumed(load, place, 'fail-over', failover.begun, failover.end())
         await run_sync(old.start)  # only with its replica back can anything be confirmed
-        await confirms_again(load, place, new, 1)
+        new = await run_sync(cluster.owner_of, key)
+        await until(lambda: replicas_of(new) > 0)
+        await confirms_again(load, place)
 
 
 async def fail_over_watched(watched: Watched, load: Load) -> None:
     """Kill the primary that sentinels watch over; when another one works it comes back as its replica."""
-    servers = [watched.primary, *watched.replicas]
-    (old,) = filter(leads, servers)
-    begun = time.monotonic()
+    old = leader_of(watched)
+    assert old is not None
+    others = [server for server in watched.servers if server is not old]
+    failover = load.findings.begin_failover()
     old.kill()
     load.findings.figures['primaries killed'] += 1
     with anyio.fail_after(ENOUGH):
-        others = [server for server in servers if server is not old]
-        while not (promoted := [server for server in others if leads(server)]):  # noqa: ASYNC110 - as in `until`
-            await anyio.sleep(0.01)
-        new, ended = promoted[0], time.monotonic()
-        load.findings.add_failover(begun, ended)
-        await has_resumed(load, 0, 'fail-over', begun, ended)
-        await run_sync(old.start)
-        await run_sync(old.command, 'REPLICAOF', '127.0.0.1', new.port)
-        await confirms_again(load, 0, new, len(others))
+        await until(lambda: any(map(leads, others)))
+        await has_resumed(load, 0, 'fail-over', failover.begun, failover.end())
+        await run_sync(rejoin, old, next(filter(leads, others)))
+        await until(lambda: leader_of(watched) is not None)
+        await confirms_again(load, 0)
 
 
-async def confirms_again(load: Load, place: int, primary: Server, replicas: int) -> None:
-    """Wait until so many replicas are in step, and have confirmed something."""
-    await until(lambda: replicas_of(primary) == replicas)
+async def heed_sentinels(watched: Watched, findings: Findings) -> None:
+    """Sentinel may promote a second one while the first goes on: until then claims are of either."""
+    while True:
+        await anyio.sleep(0.1)
+        if await run_sync(two_lead, watched):
+            failover = findings.begin_failover()
+            await anyio.sleep(0.1)
+            findings.figures['times that two were primaries'] += await run_sync(two_lead, watched)
+            await until(lambda: not two_lead(watched))
+            failover.end()
+
+
+def two_lead(watched: Watched) -> bool:
+    """Whether more than one server takes itself for the primary."""
+    return sum(map(leads, watched.servers)) > 1
+
+
+def leader_of(watched: Watched) -> Server | None:
+    """The primary, if there is one, all others are in step with it, and all sentinels know it."""
+    leaders = [server for server in watched.servers if leads(server)]
+    if len(leaders) == 1 and replicas_of(leaders[0]) == len(watched.replicas):
+        return leaders[0] if watched.told == {leaders[0].port} else None
+    return None
+
+
+def rejoin(server: Server, primary: Server) -> None:
+    """Start it again, as a replica."""
+    server.start()
+    server.command('REPLICAOF', '127.0.0.1', primary.port)
+
+
+async def confirms_again(load: Load, place: int) -> None:
+    """Wait until an enqueueing is confirmed."""
     ready = time.monotonic()
-    await until(lambda: load.confirmed_at[place] > ready, 0.005)
+    await until(lambda: load.confirmed_at[place] > ready)
 
 
 async def move_slot(cluster: Cluster, load: Load, place: int, rng: random.Random) -> None:
@@ -121,7 +152,7 @@ async def move_slot(cluster: Cluster, load: Load, place: int, rng: random.Random
 async def has_resumed(load: Load, place: int, event: str, begun: float, ended: float) -> None:
     """Wait for the next delivery, and note how long it was missing."""
     moments = load.deliveries[place]
-    await until(lambda: bool(moments) and moments[-1] > ended, 0.005)
+    await until(lambda: bool(moments) and moments[-1] > ended)
     resumed = next(moment for moment in moments if moment > ended) - ended
     load.findings.pauses.append(Pause(event, ended - begun, longest_gap(moments, begun, ended), resumed))
 
@@ -144,8 +175,11 @@ def replica_of(cluster: Cluster, primary: Server) -> Server:
 
 
 def leads(server: Server) -> bool:
-    """Whether it takes itself for a primary."""
-    return server.info('replication')['role'] == 'master'
+    """Whether it is there and takes itself for a primary."""
+    try:
+        return server.info('replication')['role'] == 'master'
+    except (OSError, TorrelqueConnectionError):
+        return False
 
 
 def replicas_of(server: Server) -> int:

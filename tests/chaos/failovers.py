@@ -26,11 +26,11 @@ import anyio
 import redis.asyncio
 from redis.asyncio.sentinel import Sentinel
 
-from tests.chaos.disturbing import ENOUGH, fail_over, fail_over_watched, move_slot
+from tests.chaos.disturbing import ENOUGH, fail_over, fail_over_watched, heed_sentinels, move_slot
 from tests.chaos.findings import Findings, table
 from tests.chaos.load import Load, Pair
 from tests.clusters import Cluster
-from tests.sentinels import SERVICE, Watched
+from tests.sentinels import FAILOVER_TIMEOUT, SERVICE, Watched
 from tests.servers import Server
 from torrelque import Durability, Torrelque, connect
 
@@ -120,12 +120,15 @@ async def sentinel(server: str, seconds: float, seed: int) -> Findings:
             clients = await stack.enter_async_context(_clients_of_service(watched))
             pairs = await _queues(stack, clients, load.name, replicas=2)
             async with anyio.create_task_group() as group:
+                group.start_soon(heed_sentinels, watched, findings)
                 load.start(group, *pairs)
                 end, turn = time.monotonic() + seconds, 0
                 while not turn or time.monotonic() < end:
                     await anyio.sleep(rng.uniform(0.5, 1.5))
                     await fail_over_watched(watched, load)
                     turn += 1
+                    if time.monotonic() < end:  # sooner, and a sentinel that did not vote may promote another one, too
+                        await anyio.sleep(2 * FAILOVER_TIMEOUT)
                 await _clear_up([load], [pairs[0].plain])
                 group.cancel_scope.cancel()
     return findings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
@@ -31,6 +32,20 @@ class Claim:
     task_id: str
     made: float
     expires: float
+
+
+@dataclass(eq=False)
+class FailOver:
+    """The time in which more than one server may have answered, or have lost what it answered."""
+
+    begun: float
+    is_hit: Callable[[str], bool]
+    ended: float = math.inf
+
+    def end(self) -> float:
+        """It is over. When."""
+        self.ended = time.monotonic()
+        return self.ended
 
 
 @dataclass(frozen=True)
@@ -71,7 +86,7 @@ class Findings:
     audited: list[str] = field(default_factory=list)
     pauses: list[Pause] = field(default_factory=list)
     _live: defaultdict[str, list[Claim]] = field(default_factory=lambda: defaultdict(list))
-    _failovers: list[tuple[float, float, Callable[[str], bool]]] = field(default_factory=list)
+    _failovers: list[FailOver] = field(default_factory=list)
 
     # While it goes on ------------------------------------------------------------------------------------------------
 
@@ -80,9 +95,11 @@ class Findings:
         code = f' {error.code}' if isinstance(error, TorrelqueReplyError) and error.code else ''
         self.errors[f'{verb}: {type(error).__name__}{code}'] += 1
 
-    def add_failover(self, begun: float, ended: float, is_hit: Callable[[str], bool] = lambda _: True) -> None:
-        """Claims made before it may have died with the primary, if they are on tasks that it hit."""
-        self._failovers.append((begun, ended, is_hit))
+    def begin_failover(self, is_hit: Callable[[str], bool] = lambda _: True) -> FailOver:
+        """From now until it is said to have ended claims may be lost, if they are on tasks that it hits."""
+        failover = FailOver(time.monotonic(), is_hit)
+        self._failovers.append(failover)
+        return failover
 
     def deliver(self, task: Task) -> Claim:
         """A task was handed out. Others may only have it if a fail-over lost their claim, or theirs expired."""
@@ -94,10 +111,10 @@ class Findings:
         if task_id in self.ended:
             self.wrong.append(f'{task_id}: delivered after its release was confirmed')
         elif task_id in self.released:
-            self._excuse(claim, now, 'delivered again after a release that was not confirmed')
+            self._excuse(claim, 'delivered again after a release that was not confirmed')
         others = [other for other in self._live[task_id] if other.expires > now]
         for other in others:
-            self._excuse(other, now, 'delivered while another had it')
+            self._excuse(other, 'delivered while another had it')
         self._live[task_id] = [*others, claim]
         return claim
 
@@ -113,14 +130,11 @@ class Findings:
         if outcome == 'confirmed':
             self.ended.add(claim.task_id)
         elif outcome == 'gone' and claim.expires > now:
-            self._excuse(claim, now, 'its claim was lost before it expired')
+            self._excuse(claim, 'its claim was lost before it expired')
 
-    def _excuse(self, claim: Claim, now: float, what: str) -> None:
+    def _excuse(self, claim: Claim, what: str) -> None:
         """Only a fail-over since the claim was made is an excuse."""
-        if any(
-            begun <= now and ended + REPLIES_UNDERWAY >= claim.made and is_hit(claim.task_id)
-            for begun, ended, is_hit in self._failovers
-        ):
+        if any(each.ended + REPLIES_UNDERWAY >= claim.made and each.is_hit(claim.task_id) for each in self._failovers):
             self.figures[what] += 1
         elif self.may_lose and what.startswith('delivered again'):
             self.figures[what] += 1  # the fail-over lies before this claim

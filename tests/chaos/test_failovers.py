@@ -68,8 +68,8 @@ def test_what_is_lost_is_told() -> None:
 
 def test_two_claims_at_once_need_a_fail_over_between_them() -> None:
     findings = good()
-    now = time.monotonic()
-    findings.add_failover(now - 20, now - 10)
+    findings.begin_failover().ended = time.monotonic() - 10
+    findings.begin_failover(lambda task_id: task_id == 'b')
     first = findings.deliver(task(1))
     findings.deliver(task(2))
     findings.settle(first, 'gone')
@@ -77,7 +77,7 @@ def test_two_claims_at_once_need_a_fail_over_between_them() -> None:
     assert 'lost before it expired' in findings.wrong[1]
     excused = good()
     first = excused.deliver(task(1))
-    excused.add_failover(now, time.monotonic())
+    excused.begin_failover()
     excused.deliver(task(2))
     excused.settle(first, 'gone')
     assert excused.violations == []
