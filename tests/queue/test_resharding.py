@@ -1,0 +1,233 @@
+"""The number of shards of a queue in use is changed: no task is lost, none is there twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.queue.sharded import MEMORY, SETTINGS, SOON, Place
+from tests.queue.transports import runs
+from tests.transports.settings import LOOPS, Setting
+from torrelque import Torrelque, TorrelqueConnectionError, TorrelqueUsageError
+from torrelque.core.protocol import Batch, Reply
+from torrelque.core.sharding import home_of
+from torrelque.testing import MemoryTransport
+
+pytestmark = pytest.mark.anyio
+
+in_memory = pytest.mark.parametrize('setting', [MEMORY], ids=str)
+
+
+@pytest.fixture(params=SETTINGS, ids=str)
+def setting(request: pytest.FixtureRequest) -> Setting:
+    chosen: Setting = request.param
+    return chosen
+
+
+@pytest.fixture
+def anyio_backend(setting: Setting) -> Any:  # noqa: ANN401 - a name and the plugin's options for it
+    return LOOPS[setting.loop]
+
+
+@pytest.fixture
+def place(setting: Setting) -> Place:
+    return Place(setting)
+
+
+MOVING = next(name for name in map(str, range(10000)) if all(home_of(name, shards) for shards in range(2, 11)))
+"""An id that is of the first shard only while there is one."""
+
+
+class Cut(MemoryTransport):
+    """Its connection breaks for good at the next but ``left`` recording of how many shards there are."""
+
+    left: int | None = None
+
+    async def execute(self, batch: Batch) -> Sequence[Reply]:
+        if self.left is not None and runs(batch, 'layout'):
+            if self.left <= 0:
+                raise TorrelqueConnectionError('cut')
+            self.left -= 1
+        return await super().execute(batch)
+
+
+async def drain(queue: Torrelque) -> list[Any]:
+    """Release all that is there; the data."""
+    got: list[Any] = []
+    while tasks := await queue.dequeue_nowait(max_tasks=50):
+        got += [task.data for task in tasks]
+        await queue.release_many(tasks)
+    return got
+
+
+async def test_a_queue_in_use_is_changed_up_and_down(place: Place) -> None:
+    """Some consumers are idle all the while, in a process that is not told."""
+    total, got, enough = 360, list[int](), anyio.Event()
+
+    async def produce(queue: Torrelque, first: int) -> None:
+        for number in range(first, total, 2):
+            await queue.enqueue(number)
+
+    async def consume(queue: Torrelque) -> None:
+        while True:
+            task = await queue.dequeue()
+            await queue.release(task)
+            got.append(task.data)
+            if len(got) >= total:
+                enough.set()
+
+    async def reshard(queue: Torrelque) -> None:
+        for shards in (7, 2):
+            await queue.reshard(shards)
+
+    async with (
+        place.queue(3, block_limit=0.2) as one,
+        place.queue(3, block_limit=0.2) as other,
+        place.queue(3) as producer,
+        place.queue(3) as operator,
+    ):
+        with anyio.fail_after(SOON):
+            async with anyio.create_task_group() as consumers:
+                for queue in (one, one, other):
+                    consumers.start_soon(consume, queue)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(produce, producer, 0)
+                    group.start_soon(produce, operator, 1)
+                    group.start_soon(reshard, operator)
+                await enough.wait()
+                consumers.cancel_scope.cancel()
+        assert sorted(got) == list(range(total))
+        assert (await operator.get_queue_stats())[:5] == (0, 0, 0, 0, 0)
+        assert await operator.reshard(2) is True
+        assert await operator.audit() == []
+    async with place.queue(2) as queue:
+        await queue.enqueue('data')
+
+
+async def test_idle_consumers_follow(place: Place) -> None:
+    got: list[int] = []
+    homes: set[int] = set()
+
+    async def consume(queue: Torrelque) -> None:
+        while len(got) < 8:
+            task = await queue.dequeue()
+            got.append(task.data)
+        group.cancel_scope.cancel()
+
+    async with place.queue(1, block_limit=0.2) as idle, place.queue(1) as operator:
+        await operator.enqueue('stays', task_id=MOVING)
+        await idle.dequeue()
+        with anyio.fail_after(SOON):
+            async with anyio.create_task_group() as group:
+                group.start_soon(consume, idle)
+                assert await operator.reshard(8) is False  # a task that is worked on is where it was
+                homes |= {home_of(await operator.enqueue(number), 8) for number in range(8)}
+        assert len(homes) > 1
+    assert sorted(got) == list(range(8))
+
+
+async def test_tasks_and_results_are_found_after(place: Place) -> None:
+    ids = [f'chosen {number}' for number in range(20)]
+    async with place.queue(2) as queue, place.queue(2) as other:
+        for task_id in ids:
+            await queue.enqueue(task_id, task_id=task_id)
+        done = [await queue.dequeue() for _ in range(5)]
+        for task in done:
+            await queue.release(task, result=task.data)
+        held = [await other.dequeue() for _ in range(5)]
+        assert await queue.reshard(5) is False
+
+        for client in (queue, other):
+            for task in done:
+                assert (await client.get_task_state(task.id)).result == task.data
+                assert (await client.wait(task.id)).result == task.data
+            queued = [task_id for task_id in ids if task_id not in {task.id for task in done}]
+            for task_id in queued:
+                await client.enqueue('another', task_id=task_id)
+            added = await client.enqueue_many([])
+            assert added == []
+            assert (await client.get_queue_stats())[:3] == (15, 10, 5)
+        for task in held[:2]:
+            await other.extend(task)
+            await other.release(task)
+        await queue.release_many([task.id for task in held[2:]])
+        assert sorted(await drain(other)) == sorted(set(queued) - {task.id for task in held})
+        assert await queue.reshard(5) is False  # results are still where they were
+
+
+async def test_it_tells_when_all_is_at_home(place: Place) -> None:
+    async with place.queue(2) as queue:
+        await queue.enqueue_many(range(10))
+        assert await queue.reshard(3) is False
+        await drain(queue)
+        assert await queue.reshard(3) is True
+        assert await queue.reshard(3) is True
+        for number in range(6):
+            await queue.enqueue(number)
+        assert await queue.reshard(2) is False
+        assert len(await drain(queue)) == 6
+        assert await queue.reshard(2) is True
+
+
+async def test_two_who_change_it_at_once(place: Place) -> None:
+    async with place.queue(2) as one, place.queue(2) as other:
+        await one.enqueue_many(range(30))
+        await other.get_queue_stats()
+        async with anyio.create_task_group() as group:
+            group.start_soon(one.reshard, 4)
+            group.start_soon(other.reshard, 3)
+        for queue in (one, other):
+            await queue.enqueue(30)
+        assert sorted(await drain(one)) == [*range(30), 30, 30]
+        numbers = {number for number in (3, 4) if await _fits(place, number)}
+        assert len(numbers) == 1
+        assert await one.audit() == []
+
+
+async def _fits(place: Place, number: int) -> bool:
+    async with place.queue(number) as queue:
+        try:
+            await queue.get_queue_stats()
+        except TorrelqueUsageError:
+            return False
+        return True
+
+
+@in_memory
+@pytest.mark.parametrize('left', range(7))
+async def test_a_change_that_was_cut_off_is_finished_by_the_next(left: int) -> None:
+    transport = Cut()
+    async with Torrelque(transport, queue='email', shards=2) as queue:
+        await queue.enqueue_many(range(10))
+        other = MemoryTransport(server=transport.server)
+        async with Torrelque(other, queue='email', shards=2) as witness:
+            await witness.get_queue_stats()
+            transport.left = left
+            if left < 6:  # one that clears what was begun before, four of the shards, one of the queue
+                with pytest.raises(TorrelqueConnectionError):
+                    await queue.reshard(4)
+            else:
+                assert await queue.reshard(4) is False
+            transport.left = None
+            await witness.enqueue(10)
+            assert await witness.reshard(4) is False
+            assert sorted(await drain(witness)) == list(range(11))
+            assert await queue.reshard(4) is True
+            await queue.enqueue('last')
+            assert await drain(witness) == ['last']
+
+
+@in_memory
+async def test_too_many_former_numbers_are_refused(place: Place) -> None:
+    async with place.queue(1) as queue:
+        await queue.enqueue('stays', task_id=MOVING)
+        for shards in range(2, 10):
+            assert await queue.reshard(shards) is False
+        with pytest.raises(TorrelqueUsageError, match='too many numbers of shards'):
+            await queue.reshard(10)
+        assert await drain(queue) == ['stays']
+        assert await queue.reshard(9) is True
+        assert await queue.reshard(10) is True
