@@ -17,10 +17,10 @@ import torrelque.core
 from docs.transitions import render
 from tests import servers
 from torrelque import Torrelque, connect
-from torrelque.core.keys import LOGICAL_NAMES, Keys
+from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys
 from torrelque.core.models import STATE_FIELDS
 from torrelque.core.protocol import blocking_drive
-from torrelque.core.scripts import VERBS
+from torrelque.core.scripts import SHARD_VERBS, VERBS
 
 DOCS = Path(__file__).parent.parent / 'docs'
 
@@ -96,7 +96,8 @@ def test_the_session_with_redis_cli_is_real() -> None:
 
 def test_every_key_is_documented() -> None:
     keys = {key.removeprefix('q:') for key in first_column('data-model', 'Keys of a queue named `q`')}
-    assert keys == (set(LOGICAL_NAMES) - {'task', 'lane'}) | {'task:<id>', 'lane:<number>'}
+    shards = {f'{{q:0}}:{name}' for name in SHARD_NAMES}
+    assert keys == (set(LOGICAL_NAMES) - {'task', 'lane'}) | {'task:<id>', 'lane:<number>'} | shards
 
 
 def test_every_field_of_a_state_is_documented() -> None:
@@ -121,7 +122,7 @@ def test_the_transitions_are_those_that_happen() -> None:
 def test_every_script_is_explained() -> None:
     section = read('protocol').split('\n## The scripts, step by step\n')[1].split('\n## ')[0]
     terms = re.findall(r'^(`.*)\n: ', section, re.MULTILINE)
-    assert sorted(re.findall(r'`(\w+)`', ' '.join(terms))) == sorted(VERBS)
+    assert sorted(re.findall(r'`(\w+)`', ' '.join(terms))) == sorted(VERBS + SHARD_VERBS)
 
 
 def test_the_operation_that_is_shown_works() -> None:

@@ -43,7 +43,7 @@ from torrelque.errors import (
     TorrelqueValueError,
 )
 from torrelque.items import EnqueueItem, ReleaseItem, RequeueItem
-from torrelque.observing import queues
+from torrelque.observing import queues, shards_of
 from torrelque.queue import Torrelque
 from torrelque.retry import Reject, Retry
 from torrelque.transports.base import Transport
@@ -87,4 +87,5 @@ __all__ = (
     'events',
     'queues',
     'retry',
+    'shards_of',
 )

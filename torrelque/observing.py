@@ -8,7 +8,7 @@ from functools import cache, partial
 from types import TracebackType
 from typing import Self
 
-from torrelque.core import checks, operations
+from torrelque.core import checks, operations, sharding
 from torrelque.core.codec import JSON, Serialiser
 from torrelque.core.durability import Confirmer, Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys, shard_of_name, tagged, untagged
@@ -30,7 +30,7 @@ from torrelque.transports.engine import Engine, drive
 from torrelque.transports.patience import LONGEST, patient
 from torrelque.watching import Watcher
 
-__all__ = ('Observer', 'queues')
+__all__ = ('Observer', 'queues', 'shards_of')
 
 SCRIPTS: ScriptSet = load()
 CLUSTER_SCRIPTS: ScriptSet = load(on_cluster=True)
@@ -263,3 +263,16 @@ async def queues(client: object) -> AsyncIterator[str]:
                             yield untagged(name)
                         continue
                 yield untagged(name) if transport.on_cluster else name
+
+
+async def shards_of(client: object, queue: str) -> int | None:
+    """How many shards are recorded with a queue, as `Torrelque` needs to be told; None for one without, or a new one.
+
+    ``client`` is what :class:`Torrelque` takes.
+    """
+    name = tagged(checks.check_text('queue', queue))
+    if '{' in queue or '}' in queue or shard_of_name(name) is not None:  # names that none with shards can have
+        return None
+    layout, begun = await drive(adapt(client), sharding.read_layout(Keys.of_queue(name)))
+    newest = begun or layout
+    return newest and newest.shards

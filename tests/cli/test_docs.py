@@ -16,7 +16,7 @@ from torrelque.cli.app import app
 from torrelque.cli.exits import Exit
 
 PAGE = (Path(__file__).parents[2] / 'docs' / 'command-line.md').read_text(encoding='utf-8')
-SHARED = {'--url', '--queue', '--json', '--help', '-q', '-h'}
+SHARED = {'--url', '--queue', '--shards', '--json', '--help', '-q', '-h'}
 VERBS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # of a group
 
 STOPPING = """

@@ -29,7 +29,7 @@ from torrelque.cli import (
     working,
 )
 from torrelque.cli.exits import Exit
-from torrelque.cli.settings import JsonOption, QueueOption, Settings, UrlOption, verb
+from torrelque.cli.settings import JsonOption, QueueOption, Settings, ShardsOption, UrlOption, verb
 
 __all__ = ('app',)
 
@@ -40,7 +40,12 @@ app: typer.Typer = typer.Typer(
 
 @app.callback()
 def torrelque(
-    context: typer.Context, *, url: UrlOption = None, queue: QueueOption = None, json: JsonOption = None
+    context: typer.Context,
+    *,
+    url: UrlOption = None,
+    queue: QueueOption = None,
+    shards: ShardsOption = None,
+    json: JsonOption = None,
 ) -> None:
     r"""Torrelque, a reliable work queue on Redis and Valkey.
 
@@ -54,7 +59,7 @@ def torrelque(
     environment = Settings().with_options(
         url=os.environ.get('TORRELQUE_URL') or None, queue=os.environ.get('TORRELQUE_QUEUE') or None
     )
-    context.obj = environment.with_options(url=url, queue=queue, json=json)
+    context.obj = environment.with_options(url=url, queue=queue, shards=shards, json=json)
 
 
 def add(function: Callable[..., Any], **how: Any) -> None:  # noqa: ANN401 - as `verb` takes them
@@ -96,6 +101,7 @@ add(operating.redrive)
 add(operating.purge)
 add(keeping.sweep)
 add(keeping.audit)
+add(keeping.reshard)
 add(working.worker)
 add(serving.serve, options=('json',))
 add(demo, options=())

@@ -14,6 +14,7 @@ from torrelque import (
     TorrelqueHandshakeError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
+    TorrelqueShardsError,
     TorrelqueTimeoutError,
     TorrelqueTypeError,
     TorrelqueValueError,
@@ -38,6 +39,7 @@ ADVICE = {
 
 
 STATUSES: dict[type[Exception], Exit] = {
+    TorrelqueShardsError: Exit.USAGE,
     TorrelqueTypeError: Exit.USAGE,
     TorrelqueValueError: Exit.USAGE,
     TorrelqueReplyError: Exit.SERVER,

@@ -8,10 +8,11 @@ import typer
 from rich.text import Text
 
 from torrelque.cli.exits import Exit
+from torrelque.cli.failing import Refusal
 from torrelque.cli.output import console, print_json, print_line, printable
 from torrelque.cli.settings import Settings
 
-__all__ = ('audit', 'sweep')
+__all__ = ('audit', 'reshard', 'sweep')
 
 
 async def sweep(settings: Settings) -> None:
@@ -58,3 +59,27 @@ async def audit(
         count = f'{left:,} violation{"" if left == 1 else "s"}'
         print_line(f'{len(violations) - left:,} repaired, {count} left' if repair else count)
     return Exit.NEGATIVE if left else Exit.OK
+
+
+async def reshard(
+    settings: Settings,
+    number: Annotated[
+        int, typer.Argument(min=1, max=1000, metavar='N', show_default=False, help='How many shards there are to be.')
+    ],
+) -> int:
+    """Spread the queue over N shards from now on, while it is in use.
+
+    What is in the queue stays where it is until it is done. Exit status 1 while
+    something is left where it belonged before: to be repeated, with the same N,
+    until it is 0.
+    """
+    async with settings.open_queue() as queue:
+        if queue.shards is None:
+            raise Refusal(f'queue {settings.queue!r} has no shards, or there is none on this server')
+        drained = await queue.reshard(number)
+    if settings.json:
+        print_json({'queue': settings.queue, 'shards': number, 'drained': drained})
+    else:
+        rest = 'everything is' if drained else 'not everything is yet'
+        print_line(f'queue {printable(settings.queue)} has {number:,} shards; {rest} where it belongs')
+    return Exit.OK if drained else Exit.NEGATIVE

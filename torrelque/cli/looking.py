@@ -5,7 +5,7 @@ from __future__ import annotations
 from torrelque import Torrelque, TorrelqueQueueStats
 from torrelque import queues as find_queues
 from torrelque.cli.output import age, console, errors, make_table, print_json, print_table, printable
-from torrelque.cli.settings import Settings
+from torrelque.cli.settings import Settings, find_shards
 
 __all__ = ('queues', 'stats')
 
@@ -42,7 +42,7 @@ async def queues(settings: Settings) -> None:
     async with settings.open_client() as client:
         async for name in find_queues(client):
             if name not in found:
-                async with Torrelque(client, queue=name) as queue:
+                async with Torrelque(client, queue=name, shards=await find_shards(client, name)) as queue:
                     found[name] = await queue.get_queue_stats()
     if settings.json:
         for name in sorted(found):

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from torrelque import Torrelque, TorrelqueError, TorrelqueQueueStats, TorrelqueReplyError, Transport
 from torrelque import queues as find_queues
 from torrelque.cli.output import errors
+from torrelque.cli.settings import find_shards
 
 __all__ = ('Source', 'families')
 
@@ -90,7 +91,7 @@ class Source:
         return None
 
     async def _read_one(self, client: Transport, name: str) -> TorrelqueQueueStats | None:
-        async with Torrelque(client, queue=name) as queue:
+        async with Torrelque(client, queue=name, shards=await find_shards(client, name)) as queue:
             try:
                 return await queue.get_queue_stats()
             except TorrelqueReplyError as error:

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import anyio
 import typer
 
-from torrelque import Torrelque, TorrelqueReplyError, TorrelqueTaskSerialiser, Transport, connect
+from torrelque import Torrelque, TorrelqueReplyError, TorrelqueTaskSerialiser, Transport, connect, shards_of
 from torrelque.cli.exits import Exit
 from torrelque.cli.failing import Refusal, reported
 
-__all__ = ('AS_BYTES', 'JsonOption', 'QueueOption', 'Settings', 'UrlOption', 'verb')
+__all__ = ('AS_BYTES', 'JsonOption', 'QueueOption', 'Settings', 'ShardsOption', 'UrlOption', 'find_shards', 'verb')
 
 DEFAULT_URL = 'redis://localhost:6379'
 DEFAULT_QUEUE = 'trq'
@@ -45,7 +45,19 @@ JsonOption = Annotated[
     bool | None, typer.Option('--json', show_default=False, help='Machine output: one JSON object a line.')
 ]
 
-OPTIONS: dict[str, Any] = {'url': UrlOption, 'queue': QueueOption, 'json': JsonOption}
+ShardsOption = Annotated[
+    int | None,
+    typer.Option(
+        '--shards',
+        min=1,
+        max=1000,
+        metavar='N',
+        show_default=False,
+        help='Over how many shards the queue is spread; else as many as are recorded with it.',
+    ),
+]
+
+OPTIONS: dict[str, Any] = {'url': UrlOption, 'queue': QueueOption, 'shards': ShardsOption, 'json': JsonOption}
 
 AS_BYTES = TorrelqueTaskSerialiser(dumps=bytes, loads=bytes)
 """The command neither knows nor needs to know how an application serialises its payloads."""
@@ -57,6 +69,7 @@ class Settings:
 
     url: str = DEFAULT_URL
     queue: str = DEFAULT_QUEUE
+    shards: int | None = None
     json: bool = False
 
     @asynccontextmanager
@@ -74,8 +87,10 @@ class Settings:
     @asynccontextmanager
     async def open_queue(self, serialiser: TorrelqueTaskSerialiser = AS_BYTES) -> AsyncIterator[Torrelque]:
         """The queue, over a client of its own. Payloads and results are bytes unless told otherwise."""
-        async with self.open_client() as client, Torrelque(client, queue=self.queue, serialiser=serialiser) as queue:
-            yield queue
+        async with self.open_client() as client:
+            shards = await self.find_shards(client)
+            async with Torrelque(client, queue=self.queue, serialiser=serialiser, shards=shards) as queue:
+                yield queue
 
     @asynccontextmanager
     async def open_known_queue(self) -> AsyncIterator[Torrelque]:
@@ -83,6 +98,10 @@ class Settings:
         async with self.open_queue() as queue:
             await self.check_known(queue)
             yield queue
+
+    async def find_shards(self, client: Transport) -> int | None:
+        """How many shards the queue has: as was said, else as is recorded with it."""
+        return self.shards or await find_shards(client, self.queue)
 
     async def check_known(self, queue: Torrelque) -> None:
         """Raise Refusal if nothing was ever in this queue. Who may not look at statistics is not told."""
@@ -100,7 +119,19 @@ class Settings:
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
-def verb(function: Callable[..., Any], *, options: tuple[str, ...] = ('url', 'queue', 'json')) -> Callable[..., None]:
+async def find_shards(client: Transport, queue: str) -> int | None:
+    """How many shards are recorded with a queue; None, too, if the user may not look."""
+    try:
+        return await shards_of(client, queue)
+    except TorrelqueReplyError as error:
+        if error.code not in ('NOPERM', 'WRONGTYPE'):  # of a damaged key, what comes next tells more
+            raise
+        return None
+
+
+def verb(
+    function: Callable[..., Any], *, options: tuple[str, ...] = ('url', 'queue', 'shards', 'json')
+) -> Callable[..., None]:
     """What Typer is given for a verb.
 
     ``function`` is a plain or a coroutine function whose first parameter is a

@@ -156,7 +156,10 @@ def _policy(name: str, attempts: int, delay: float, longest: float) -> Policy:
 
 async def _work(settings: Settings, make: Callable[..., Worker], options: dict[str, Any], loop: Loop) -> None:
     remarks = errors()
-    async with settings.open_client() as client, Torrelque(client, queue=settings.queue, **options) as queue:
+    async with (
+        settings.open_client() as client,
+        Torrelque(client, queue=settings.queue, shards=await settings.find_shards(client), **options) as queue,
+    ):
         reporter = _Reporter(settings)
         worker = make(queue, on_event=reporter.heed)
         reporter.stop = worker.stop

@@ -18,7 +18,7 @@ from torrelque import (
     connect,
     queues,
 )
-from torrelque.cli.settings import AS_BYTES
+from torrelque.cli.settings import AS_BYTES, find_shards
 from torrelque.cli.top.sampling import History, Sample
 
 __all__ = ('Monitor', 'Watched')
@@ -111,7 +111,7 @@ class Monitor:
             self.connected = True
             self._clock = Torrelque(client)
             if self._named is not None:
-                self._watch(client, self._named)
+                await self._watch(client, self._named)
                 self.searched = True
             try:
                 async with anyio.create_task_group() as group:
@@ -122,9 +122,10 @@ class Monitor:
                 for watched in self:
                     await watched.queue.aclose()
 
-    def _watch(self, client: Transport, name: str) -> None:
+    async def _watch(self, client: Transport, name: str) -> None:
         if name not in self._watched:
-            self._watched[name] = Watched(Torrelque(client, queue=name, serialiser=AS_BYTES))
+            shards = await find_shards(client, name)
+            self._watched[name] = Watched(Torrelque(client, queue=name, serialiser=AS_BYTES, shards=shards))
 
     # Sampling
 
@@ -197,7 +198,7 @@ class Monitor:
         found = set()
         async for name in queues(client):
             if name not in self._watched:
-                self._watch(client, name)
+                await self._watch(client, name)
                 self.look_again()
             found.add(name)
         gone = [self._watched.pop(name) for name in self._watched.keys() - found]
