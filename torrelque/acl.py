@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from torrelque.core.checks import check_text
 from torrelque.core.durability import Durability
-from torrelque.core.keys import LOGICAL_NAMES, tagged
+from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, tagged
 from torrelque.errors import TorrelqueValueError
 
 __all__ = ('ROLES', 'rules')
@@ -79,6 +79,17 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
 _CAPPED: Mapping[str, str] = {'rejected': 'zadd zcard zmscore zrangebyscore zrem'}
 """What a consumer that removes dead letters beyond a cap may do in place of the above."""
 
+_OF_SHARDS: Mapping[str, Mapping[str, str]] = {
+    'producer': {'bell': 'get', 'ring': 'zadd zrem', 'counters': 'exists hdel'},
+    'consumer': {'bell': 'get set', 'ring': 'bzpopmin zadd zrem', 'counters': 'exists hdel'},
+    'observer': {'task:*': 'exists'},
+    'operator': {'bell': 'get', 'ring': 'zadd zrem', 'counters': 'exists hdel', 'task:*': 'exists'},
+}
+"""What they may do besides with a queue of several shards."""
+
+_RECORD = 'exists hdel hget hmget hset hsetnx'
+"""What they may do with the record of how many there are: whoever comes first writes it, or carries out a change."""
+
 _WITHOUT_KEYS: Mapping[str, tuple[str, ...]] = {
     'producer': ('publish',),
     'consumer': ('publish',),
@@ -104,6 +115,7 @@ def rules(
     capped: bool = False,
     durability: Durability | None = None,
     cluster: bool = False,
+    shards: bool = False,
 ) -> list[str]:
     """The rights of a role on one queue, as words for ``ACL SETUSER``.
 
@@ -121,7 +133,9 @@ def rules(
     ``pipelines`` adds what ``pipeline=`` takes besides; ``capped`` what a consumer
     with ``max_rejected`` does, the right to remove dead letters; ``durability``
     what a queue object with it does, to wait. With ``cluster`` they are those on a
-    cluster of Redis 7.0 and later or Valkey, to be set on every node. Sends nothing.
+    cluster of Redis 7.0 and later or Valkey, to be set on every node. With ``shards``
+    they are those on a queue with shards, whatever their number; an observer can
+    look at it once others have used it. Sends nothing.
     Raises TorrelqueValueError for an unknown role or key, and for names with
     white space, which no ACL can express.
 
@@ -134,11 +148,23 @@ def rules(
     if unknown:
         raise TorrelqueValueError(f'keys: there are none named {", ".join(map(repr, unknown))}')
     check_text('queue', queue)
-    if cluster:
-        queue = tagged(queue)
-    full = {logical: _literally(f'{queue}:{key}') for logical, key in {**LOGICAL_NAMES, **keys}.items()}
-    of_pattern: dict[str, str] = {}
+    names = {**LOGICAL_NAMES, **keys}
+    prefix = _literally(tagged(queue) if cluster else queue)
     rights = {**_RIGHTS[role], **(_CAPPED if capped and role == 'consumer' else {})}
+    of_pattern: dict[str, str] = {}
+    if shards:
+        if '{' in queue or '}' in queue:
+            raise TorrelqueValueError(f'queue: with shards a name must have no braces, got {queue!r}')
+        names |= SHARD_NAMES
+        of_pattern[f'~{{{_literally(queue)}}}:{_literally(names["counters"])}'] = (
+            'hmget' if role == 'observer' else _RECORD
+        )
+        if role != 'observer':
+            of_pattern[f'~{_literally(queue)}:{_literally(names["counters"])}'] = 'exists'
+        prefix = f'{{{_literally(queue)}:*}}'
+        for name, more in _OF_SHARDS[role].items():
+            rights[name] = ' '.join(sorted({*rights.get(name, '').split(), *more.split()}))
+    full = {logical: f'{prefix}:{_literally(key)}' for logical, key in names.items()}
     for name, commands in rights.items():
         logical, colon, star = name.partition(':')
         of_pattern[f'~{full[logical]}{colon}{star}'] = commands
