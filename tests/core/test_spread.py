@@ -116,6 +116,21 @@ def test_each_server_is_surveyed_and_those_shards_claimed_from_that_have_tasks(m
     assert ids(ticket) == ['a', 'b', 'c', 'd', 'e']
 
 
+def test_an_event_that_is_due_while_enough_is_asked_for_elsewhere_is_no_reason_to_come_back(machine: Machine) -> None:
+    """The driver would come back again and again until that is answered."""
+    machine.join()
+    machine.survey('1 2', '0 0')
+    answer(machine.start()[0, 'claim'][0], alarm=b'2.500000')
+    claims = machine.start()
+    assert set(claims) == {(1, 'claim')}
+    assert machine.spread.timer() == machine.clock.now + 2.5
+    machine.clock.now += 2.5
+    assert machine.start() == {}
+    assert machine.spread.timer() > machine.clock.now
+    answer(claims[1, 'claim'][0])
+    assert (0, 'claim') in machine.start()
+
+
 def test_with_nothing_anywhere_there_is_one_wait_a_server(machine: Machine) -> None:
     machine.join()
     waits = machine.rest()

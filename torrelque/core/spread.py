@@ -173,7 +173,8 @@ class Spread:
         """When to call `start` and `waits` again at the latest, whatever happens."""
         times = [self._waiters.expiry]
         if self._waiters:
-            times += [shard.alarm for shard in self._shards if not shard.busy]
+            # One that is to be claimed from, alarm or not, may have to wait for an answer that brings enough or not.
+            times += [shard.alarm for shard in self._shards if not shard.promising]
             times += [
                 place.not_before for place in self._places.values() if place.survey_wanted and not place.surveying
             ]
