@@ -80,10 +80,10 @@ _CAPPED: Mapping[str, str] = {'rejected': 'zadd zcard zmscore zrangebyscore zrem
 """What a consumer that removes dead letters beyond a cap may do in place of the above."""
 
 _OF_SHARDS: Mapping[str, Mapping[str, str]] = {
-    'producer': {'bell': 'get', 'ring': 'zadd zrem', 'counters': 'exists hdel'},
-    'consumer': {'bell': 'get set', 'ring': 'bzpopmin zadd zrem', 'counters': 'exists hdel'},
+    'producer': {'bell': 'get', 'ring': 'zadd zrem', 'counters': 'exists'},
+    'consumer': {'bell': 'get set', 'ring': 'bzpopmin zadd zrem', 'counters': 'exists'},
     'observer': {'task:*': 'exists'},
-    'operator': {'bell': 'get', 'ring': 'zadd zrem', 'counters': 'exists hdel', 'task:*': 'exists'},
+    'operator': {'bell': 'get', 'ring': 'zadd zrem', 'counters': 'exists', 'task:*': 'exists'},
 }
 """What they may do besides with a queue of several shards."""
 
