@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ import typer.main
 from tests.servers import Server
 from tests.test_docs import blocks
 from tests.transports.settings import CLIENTS
-from torrelque import Torrelque, TorrelqueLookupError, TorrelqueReplyError, Worker
+from torrelque import Torrelque, TorrelqueLookupError, TorrelqueReplyError, Worker, shards_of
 from torrelque.cli.app import app
-from torrelque.testing import MemoryTransport, VirtualClock
+from torrelque.testing import MemoryServer, MemoryTransport, VirtualClock
 
 PATIENCE = 50
 
@@ -110,6 +110,22 @@ async def run_shown(page: str, **given: Any) -> dict[str, Any]:  # noqa: ANN401 
         else:
             exec(block, names)  # noqa: S102 - as above
     return names
+
+
+# A queue over several shards ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_shards() -> None:
+    server = MemoryServer()
+    names = await run_shown('sharding')
+    names['connect'] = lambda _: nullcontext(MemoryTransport(server=server))
+    await names['main']()
+    async with Torrelque(MemoryTransport(server=server), queue='email', shards=16) as queue:
+        stats = await queue.get_queue_stats()
+        assert (stats.total_completed, stats.tasks) == (1000, 0)
+        await names['grow'](queue)
+    assert await shards_of(MemoryTransport(server=server), 'email') == 32
 
 
 # The command line -----------------------------------------------------------------------------------------------------

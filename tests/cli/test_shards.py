@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from tests import clusters, servers
 from tests.cli.support import Command
 from torrelque import Torrelque, connect, queues, shards_of
+from torrelque.cli.metrics import Source
+from torrelque.cli.top.monitor import Monitor
 from torrelque.testing import MemoryTransport
 
 
@@ -26,6 +29,33 @@ def test_the_number_is_found_out(command: Command) -> None:
     (listed,) = command('queues', '--json').lines
     assert (listed['queue'], listed['pending']) == ('trq', 11)
     assert command('audit').status == 0
+
+
+def test_the_exporter_finds_it_out(command: Command) -> None:
+    command.do(enqueue_twelve, shards=4)
+    source = Source(lambda: connect(command.url, retry_timeout=0), ['trq'], 5.0, 30.0)
+    found = anyio.run(source.read)
+    assert found is not None
+    stats = found['trq']
+    assert stats is not None
+    assert stats.pending == 12
+
+
+def test_top_finds_it_out(command: Command) -> None:
+    command.do(enqueue_twelve, shards=4)
+
+    async def sample() -> int | None:
+        changed = anyio.Event()
+        monitor = Monitor(command.url, queue='trq', interval=0.1, on_change=changed.set)
+        async with anyio.create_task_group() as group:
+            group.start_soon(monitor.run)
+            with anyio.fail_after(20):
+                await changed.wait()
+            group.cancel_scope.cancel()
+        latest = monitor['trq'].history.latest
+        return latest and latest.pending
+
+    assert anyio.run(sample) == 12
 
 
 def test_another_number_is_told(command: Command) -> None:
