@@ -154,12 +154,13 @@ class Move:
 
 
 @contextmanager
-def calls_of(server: Server, command: str) -> Iterator[Callable[[], int]]:
-    """How often the server was asked for a command meanwhile, also in vain."""
+def calls_of(server: Server, command: str, *, failed: bool = False) -> Iterator[Callable[[], int]]:
+    """How often the server was asked for a command meanwhile, also in vain; or how often it ``failed`` as it ran."""
+    kind = 'failed_' if failed else '(?:^|rejected_)'
 
     def count() -> int:
         line = server.info('commandstats').get(f'cmdstat_{command}', '')
-        return sum(int(number) for number in re.findall(r'(?:^|rejected_)calls=(\d+)', line))
+        return sum(int(number) for number in re.findall(rf'{kind}calls=(\d+)', line))
 
     before = count()
     yield lambda: count() - before

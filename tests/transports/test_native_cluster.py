@@ -13,6 +13,7 @@ from tests.transports.fake import fake_server
 from tests.transports.native_support import Start, blocked, until
 from torrelque import Durability, Torrelque
 from torrelque.core.protocol import Call, Reply, Script
+from torrelque.core.scripts import load
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueHandshakeError,
@@ -218,6 +219,43 @@ async def test_a_claim_during_the_move_is_done_once_the_slot_has_arrived(
             move.finish()
         assert claimed == ids
         assert not await queue.audit()
+
+
+async def test_a_claim_that_meets_a_state_that_has_left_writes_nothing(
+    cluster: Cluster, client: NativeTransport
+) -> None:
+    """A node runs a script while its slot leaves if all the keys that it declares are still there."""
+    async with Torrelque(client, queue='moving') as queue:
+        await queue.enqueue('to be rejected')
+        await queue.reject(await queue.dequeue(), reason='unwanted')
+        await queue.enqueue('held')
+        await queue.dequeue()
+        await queue.enqueue('later', delay=600)
+        ids = [str(await queue.enqueue(number)) for number in range(10)]
+        declared = [queue.keys[name] for name in load(on_cluster=True)['claim'].keys]
+        for key in declared:
+            await client.execute([call('SET', '', 'NX', key=key)])
+        move = Move(cluster, KEY)
+        try:
+            assert move.source.command('EXISTS', *declared) == len(declared)
+            move.carry(*(queue.keys['task'] + f':{task_id}' for task_id in ids[1::2]))
+            keys, pending = move.keys(), move.source.command('LRANGE', queue.keys['pending'], 0, -1)
+            claimed: list[str] = []
+
+            async def claim() -> None:
+                claimed.extend(str(task.id) for task in await queue.dequeue_nowait(max_tasks=10))
+
+            async with anyio.create_task_group() as tasks:
+                with calls_of(move.source, 'evalsha', failed=True) as count:
+                    tasks.start_soon(claim)
+                    await until(lambda: count() > 2)
+                assert not claimed
+                assert move.keys() == keys
+                assert move.source.command('LRANGE', queue.keys['pending'], 0, -1) == pending
+                move.finish()
+        finally:
+            move.finish()
+        assert claimed == ids
 
 
 async def test_an_idle_consumer_and_a_watcher_outlive_a_move(cluster: Cluster, client: NativeTransport) -> None:
