@@ -97,7 +97,7 @@ def test_a_repeated_claim_tells_the_same_attempt() -> None:
     for attempt in (1, 2, 1):
         answer = blocking_drive(claim(client, 1, 0.0, lane, 0.0), server.execute)
         (task,) = answer.tasks
-        words = (lane.number, 'n', lane.sequence, 1, '0.000000')
+        words = (lane.number, lane.nonce, lane.sequence, 1, '0.000000')
         repeat = server.call(Call(script, client.script('claim', (), as_is).keys, words))
         assert (task.attempt, int(repeat[-1])) == (attempt, attempt)
         if attempt == 1:

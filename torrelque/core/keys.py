@@ -59,9 +59,9 @@ class Keys:
     def of(self, script: Script) -> tuple[bytes, ...]:
         """The keys that a script declares, in its order."""
         try:
-            return self._of_script[script.name]
+            return self._of_script[script.sha]
         except KeyError:
-            keys = self._of_script[script.name] = tuple(self._encoded[logical] for logical in script.keys)
+            keys = self._of_script[script.sha] = tuple(self._encoded[logical] for logical in script.keys)
             return keys
 
     def state(self, task_id: str) -> bytes:
