@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ('FAIRNESS', 'Spread')
 
 FAIRNESS = 0.1
-"""Seconds after which consumers that have enough to do look whether other shards have something, too."""
+"""Seconds after which consumers that have enough to do survey the next server, for shards that have something, too."""
 
 REGISTERED = 20.0
 """Seconds for which shards ring where a consumer said that it waits: two slices and some time to spare."""
@@ -108,6 +108,7 @@ class Spread:
         self._joined: dict[Ticket, int] = {}  # the number of surveys begun before
         self._surveys = 0
         self._look_wanted = False
+        self._surveyed_at = -math.inf
         self._asked = 0  # tasks that claims in flight asked for
         self._turn = 0
 
@@ -312,10 +313,16 @@ class Spread:
 
     def _start_surveys(self, now: float, *, busy: bool) -> list[tuple[int, Operation[bool]]]:
         started: list[tuple[int, Operation[bool]]] = []
+        if busy and now - self._surveyed_at > FAIRNESS:
+            # One server at a time: what surveys cost all servers together does not grow with their number.
+            others = [place for place in self._places.values() if not place.blocking]
+            if others:
+                min(others, key=lambda place: place.surveyed_at).survey_wanted = True
+            self._surveyed_at = now
         for place in self._places.values():
-            due = busy and not place.blocking and now - place.surveyed_at > FAIRNESS
-            if (place.survey_wanted or due) and not place.surveying and now >= place.not_before:
+            if place.survey_wanted and not place.surveying and now >= place.not_before:
                 place.survey_wanted, place.surveying, place.surveyed_at = False, True, now
+                self._surveyed_at = now
                 self._surveys += 1
                 started.append((place.shards[0], self._survey(place, self._surveys, REGISTERED)))
         return started
