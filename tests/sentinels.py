@@ -21,12 +21,15 @@ PATIENCE = 30.0
 FAILOVER_TIMEOUT = 2.0
 """Seconds. For twice as long after a fail-over a sentinel that took part in it begins no other."""
 
+DOWN_AFTER = 1.5
+"""Seconds. With half a second sentinels now and then took a primary for dead that they had just promoted."""
+
 CONFIG = """
 port {port}
 bind 127.0.0.1
 dir {folder}
 sentinel monitor {service} 127.0.0.1 {primary} 2
-sentinel down-after-milliseconds {service} 500
+sentinel down-after-milliseconds {service} {down_after:.0f}
 sentinel failover-timeout {service} {timeout:.0f}
 """
 
@@ -92,7 +95,12 @@ class Watched:
         port = _free_port()
         config = folder / 'sentinel.conf'
         told = CONFIG.format(
-            port=port, folder=folder, service=SERVICE, primary=self.primary.port, timeout=FAILOVER_TIMEOUT * 1000
+            port=port,
+            folder=folder,
+            service=SERVICE,
+            primary=self.primary.port,
+            down_after=DOWN_AFTER * 1000,
+            timeout=FAILOVER_TIMEOUT * 1000,
         )
         config.write_text(told)
         with (folder / 'log').open('wb') as log:

@@ -83,15 +83,13 @@ async def fail_over_watched(watched: Watched, load: Load) -> None:
 
 
 async def heed_sentinels(watched: Watched, findings: Findings) -> None:
-    """Sentinel may promote a second one while the first goes on: until then claims are of either."""
+    """Sentinel may promote a second one while the first goes on: meanwhile claims are of either."""
     while True:
         await anyio.sleep(0.1)
         if await run_sync(two_lead, watched):
             failover = findings.begin_failover()
-            await anyio.sleep(0.1)
-            findings.figures['times that two were primaries'] += await run_sync(two_lead, watched)
             await until(lambda: not two_lead(watched))
-            failover.end()
+            findings.doubled.append(failover.end() - failover.begun)
 
 
 def two_lead(watched: Watched) -> bool:

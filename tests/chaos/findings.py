@@ -85,6 +85,8 @@ class Findings:
     """What no order of events allows."""
     audited: list[str] = field(default_factory=list)
     pauses: list[Pause] = field(default_factory=list)
+    doubled: list[float] = field(default_factory=list)
+    """Seconds that two servers took themselves for the primary, each time."""
     _live: defaultdict[str, list[Claim]] = field(default_factory=lambda: defaultdict(list))
     _failovers: list[FailOver] = field(default_factory=list)
 
@@ -193,6 +195,9 @@ class Findings:
             rows[f'{event}: lasted (s)'] = _range([each.lasted for each in these])
             rows[f'{event}: no delivery for up to (s)'] = _range([each.longest for each in these])
             rows[f'{event}: work after its end (s)'] = _range([each.resumed for each in these])
+        if self.doubled:
+            rows['two were primaries: how often'] = str(len(self.doubled))
+            rows['two were primaries: for (s)'] = _range(self.doubled)
         rows.update((f'error: {name}', str(number)) for name, number in sorted(self.errors.items()))
         return rows
 
