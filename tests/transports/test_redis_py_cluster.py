@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+import redis.asyncio.cluster
 from redis.asyncio import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -165,6 +166,12 @@ async def test_transactions_that_would_go_wrong_are_refused() -> None:
     cluster = clusters.shared('valkey-9.1')
     async with over(cluster.nodes[0].port) as transport:
         client = transport._client
+        if not hasattr(
+            redis.asyncio.cluster, 'TransactionStrategy'
+        ):  # redis-py before 6.2 has no transactions on a cluster
+            with pytest.raises(RedisClusterException, match='transaction is deprecated'):
+                client.pipeline(transaction=True)
+            return
         pipeline = client.pipeline(transaction=True)
         with pytest.raises(TorrelqueUsageError, match='needs the client initialized'):
             transport.append(pipeline, GET)
