@@ -168,7 +168,7 @@ async def test_transactions_that_would_go_wrong_are_refused() -> None:
         client = transport._client
         if not hasattr(
             redis.asyncio.cluster, 'TransactionStrategy'
-        ):  # redis-py before 6.2 has no transactions on a cluster
+        ):  # older versions of redis-py have no transactions there
             with pytest.raises(RedisClusterException, match='transaction is deprecated'):
                 client.pipeline(transaction=True)
             return
