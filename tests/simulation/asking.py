@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from tests.simulation.clients import CANCELLED, Client
+from tests.simulation.clients import CANCELLED, Client, nobody
 from tests.simulation.rules import require
 from torrelque.core.merging import Ticket
 from torrelque.core.verbs import Answer, Item, Verb
@@ -14,13 +14,9 @@ from torrelque.errors import TorrelqueConnectionError, TorrelqueTimeoutError
 __all__ = ('ask', 'nobody', 'succeeded')
 
 
-def nobody() -> None:
-    """A caller sets its own wake when it waits for the ticket."""
-
-
 def ask(client: Client, verb: Verb, items: Sequence[Item]) -> Generator[Ticket, Any, list[Answer] | None]:
     """The answers; None if it was cancelled, or failed."""
-    ticket = yield client.session.submit(verb, items, nobody)
+    ticket = yield from client.submit(verb, items)
     return ticket.value if succeeded(client, ticket) else None
 
 

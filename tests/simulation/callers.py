@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.simulation.asking import ask, nobody, succeeded
-from tests.simulation.clients import SCRIPTS, Behaviour, Client
+from tests.simulation.clients import Behaviour, Client
 from tests.simulation.ledger import key_of
 from tests.simulation.operators import operate, redrive_all
-from tests.simulation.server import KEYS
 from torrelque.core import operations
 from torrelque.core.models import TorrelqueTaskStatus
 from torrelque.core.verbs import (
@@ -39,7 +38,7 @@ VERBS = (RELEASE, RELEASE, RELEASE, RELEASE, REQUEUE, REJECT, GIVEBACK)
 def live(client: Client, name: str) -> Behaviour:
     """Do this and that until the world ends."""
     random = client.random
-    acts = (_produce, _produce, *[_consume] * 6, _take, _take, operate, operate, operate)
+    acts = (_produce, _produce, *[_consume] * 6, _take, _take, operate, operate, operate, *client.acts)
     yield random.random()
     while not client.stopping and (yield from client.world.choices.turn(name)):
         act = random.choice(acts)
@@ -51,7 +50,7 @@ def live(client: Client, name: str) -> Behaviour:
 def _produce(client: Client) -> Behaviour:
     random = client.random
     payloads = [client.world.new_id().encode() for _ in range(random.choice((1, 1, 1, 2, 5)))]
-    chosen = random.random() < 0.2
+    chosen = random.random() < client.world.config.chosen
     while not (yield from _enqueue(client, payloads, chosen=chosen)) and random.random() < 0.7:
         yield random.random()
         if client.stopping:
@@ -171,7 +170,8 @@ def drain(client: Client) -> Behaviour:
     if client.random.random() < 0.5:
         yield from redrive_all(client, math.inf)
     for _ in range(2):  # what 0.9 left in dequeueing is returned by the second of two sweeps
-        client.run(operations.sweep(SCRIPTS, KEYS, client.max_rejected))
+        for keys in client.world.keys:
+            client.run(operations.sweep(client.world.scripts, keys, client.max_rejected))
         yield 0.5
     while client.world.working_off:
         ticket = yield client.session.dequeue(5, math.inf, nobody)

@@ -14,13 +14,15 @@ from torrelque.core.combinators import together
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Interrupted, Operation, Reply
 from torrelque.core.session import Session
-from torrelque.core.verbs import ClaimedTask
+from torrelque.core.sharded import ShardedSession
+from torrelque.core.verbs import ClaimedTask, Item, Verb
+from torrelque.core.waiting import Wait
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-__all__ = ('CANCELLED', 'SCRIPTS', 'Behaviour', 'Caller', 'Client', 'Run')
+__all__ = ('CANCELLED', 'SCRIPTS', 'Behaviour', 'Caller', 'Client', 'Run', 'Waiting', 'nobody')
 
 SCRIPTS = scripts.load()
 CANCELLED = object()
@@ -35,6 +37,8 @@ class Client:
 
     confirms = False
     """Whether its writes are waited for."""
+    acts: Sequence[Callable[[Any], Behaviour]] = ()
+    """What its callers do beside what all do."""
 
     def __init__(self, world: World, nonce: str, offset: float | None = None) -> None:
         self.world = world
@@ -43,7 +47,7 @@ class Client:
         # Clients' clocks are not the server's; those of one machine are one.
         self.offset = world.random.uniform(-1e6, 1e6) if offset is None else offset
         self.max_rejected = world.cap()
-        self.session = self.make_session(nonce)
+        self.session: Session | ShardedSession = self.make_session(nonce)
         self.callers: list[Caller] = []
         self.held: dict[ClaimedTask, None] = {}  # what callers of the plain sort have in their hands
         self.before_closing: list[Callable[[], object]] = []
@@ -54,10 +58,9 @@ class Client:
         self._stepping: Event | None = None
         self._timer: Event | None = None
         self._runs: dict[Run, None] = {}
-        self._stop_waiting: Callable[[], None] | None = None
-        self._wait_over: list[Event] = []
+        self._waits: dict[Waiting, None] = {}
 
-    def make_session(self, nonce: str) -> Session:
+    def make_session(self, nonce: str) -> Session | ShardedSession:
         session = Session(
             SCRIPTS, KEYS, nonce=nonce, clock=self.clock, jitter=self.random.random,
             block_limit=self.random.choice((8.0, 8.0, 2.5)), max_rejected=self.max_rejected,
@@ -88,12 +91,18 @@ class Client:
     @property
     def quiet(self) -> bool:
         """Nothing is under way, and the session has nothing left to do."""
-        return not self._runs and self._stop_waiting is None and self.session.timer() == math.inf
+        return not (self._runs or self._waits) and self.session.timer() == math.inf
+
+    @property
+    def sessions(self) -> Sequence[Session]:
+        """One for each shard."""
+        return (self.session,) if isinstance(self.session, Session) else self.session._sessions
 
     @property
     def waits(self) -> bool:
         """Whether a caller waits for a task."""
-        return bool(self.session._idle._waiters)
+        session = self.session
+        return bool(session._idle._waiters if isinstance(session, Session) else session._spread._waiters)
 
     # What befalls it -----------------------------------------------------------
 
@@ -111,8 +120,8 @@ class Client:
 
     def kill(self) -> None:
         self.dead = True
-        if self._stop_waiting is not None:
-            self._stop_waiting()
+        for wait in self._waits:
+            wait.break_off()
 
     def pause(self, seconds: float) -> None:
         if self._backlog is None:
@@ -132,9 +141,9 @@ class Client:
         for prepare in list(self.before_closing):
             prepare()
         self.session.close()
-        if self._stop_waiting is not None:
-            self._stop_waiting()
-            self._wait_is_over()
+        for wait in list(self._waits):
+            wait.break_off()
+            wait.is_over()
         self._step()
         self.later(CLOSING_TIME, self._cut_off)
         self.later(2 * CLOSING_TIME, self.kill)
@@ -175,20 +184,22 @@ class Client:
         if self._stepping is not None:
             self._stepping.cancel()
             self._stepping = None
-        operations = self.session.start()
-        if operations:
+        groups = [*self.session.groups(), *([each] for each in self.session.start_apart())]
+        for operations in groups:
             self.run(together(operations))
         if not self._closing:
-            seconds = self.session.block()
-            if seconds is not None:
-                self._block(seconds)
+            for wait in self.session.waits():
+                self._waits[self.make_waiting(wait)] = None
         if self._timer is not None:
             self._timer.cancel()
         # A little later, lest it comes by rounding a little early, again and again.
         self._timer = self.world.scheduler.at(self.session.timer() - self.offset + 1e-6, lambda: self.do(self.poke))
-        if self._closing and not self._runs and not operations:
-            self.closed_cleanly = not (self.session._owed or self.session._lanes.unsettled)
+        if self._closing and not self._runs and not groups:
+            self.closed_cleanly = not any(each._owed or each.lanes.unsettled for each in self.sessions)
             self.kill()
+
+    def make_waiting(self, wait: Wait) -> Waiting:
+        return Waiting(self, wait)
 
     def make_run(self, operation: Operation[Any]) -> Run:
         return Run(self, operation)
@@ -204,38 +215,52 @@ class Client:
         del self._runs[run]
         self.poke()
 
-    def _block(self, seconds: float) -> None:
-        network = self.world.network
-        self.world.tell(f'{self.nonce} blocks for {seconds:.3f}')
-        self._stop_waiting = network.wait(seconds, lambda hinted: self.do(lambda: self._unblocked(hinted)))
-        patience = seconds + self.random.uniform(0.3, 2)
-        if network.happens('unblock'):
-            patience = self.random.uniform(0, patience)
-        self._wait_over = [self.later(patience, self._block_failed)]
-
-    def _unblocked(self, hinted: bool) -> None:
-        if self._stop_waiting is not None:
-            self._wait_is_over()
-            self.world.tell(f'{self.nonce} is unblocked, hinted: {hinted}')
-            self.session.unblocked(hinted)
-            self.poke()
-
-    def _block_failed(self) -> None:
-        if self._stop_waiting is not None:
-            self._stop_waiting()
-            self._wait_is_over()
-            self.world.tell(f'{self.nonce} lost the connection of its wait')
-            self.session.block_failed(TorrelqueConnectionError('the wait broke'))
-            self.poke()
+    def submit(self, verb: Verb, items: Sequence[Item]) -> Generator[Ticket, Any, Any]:
+        """Ask for a verb; returns a ticket with an answer for each item, or CANCELLED."""
+        return (yield self.session.submit(verb, items, nobody))
 
     def wait_broke(self) -> None:
         """The server with which it waits has gone."""
-        self._block_failed()
+        for waiting in list(self._waits):
+            waiting.fail()
 
-    def _wait_is_over(self) -> None:
-        self._stop_waiting = None
-        for event in self._wait_over:
-            event.cancel()
+
+def nobody() -> None:
+    """A caller sets its own wake when it waits for the ticket."""
+
+
+class Waiting:
+    """A wait for a hint, on a connection of its own."""
+
+    def __init__(self, client: Client, wait: Wait) -> None:
+        self._client = client
+        self._then = wait.then
+        network, random, seconds = client.world.network, client.random, wait.seconds
+        client.world.tell(f'{client.nonce} blocks for {seconds:.3f}')
+        self.break_off = network.wait(wait.key, seconds, lambda member: client.do(lambda: self._ended(member)))
+        patience = seconds + random.uniform(0.3, 2)
+        if network.happens('unblock'):
+            patience = random.uniform(0, patience)
+        self._patience = client.later(patience, self.fail)
+
+    def _ended(self, member: bytes | None) -> None:
+        if self in self._client._waits:
+            self.is_over()
+            self._client.world.tell(f'{self._client.nonce} is unblocked, hinted: {member is not None}')
+            self._then.ended(member)
+            self._client.poke()
+
+    def fail(self) -> None:
+        if self in self._client._waits:
+            self.break_off()
+            self.is_over()
+            self._client.world.tell(f'{self._client.nonce} lost the connection of its wait')
+            self._then.failed(TorrelqueConnectionError('the wait broke'))
+            self._client.poke()
+
+    def is_over(self) -> None:
+        del self._client._waits[self]
+        self._patience.cancel()
 
 
 class _Performance(Ticket):

@@ -77,10 +77,14 @@ class Config:
     faults: Faults = field(default=ALL)
     cancel: float = 0.1
     """Of the calls, those that are cancelled."""
+    chosen: float = 0.2
+    """Of the calls that enqueue, those for whose tasks callers choose ids, which may be queued already."""
     accidents: Mapping[str, float] = field(default_factory=dict)
     """How often a second each client is killed, paused, shut down, or forks; who is gone is replaced after a while."""
     caps: tuple[int | None, ...] = ()
     """How many dead letters clients keep, each of them one of these."""
+    shards: tuple[int, ...] = ()
+    """How many shards the queue may have, at first the first of these; callers change it if there are several."""
     legacy: int = 0
     """Clients of 0.9."""
     failovers: Failovers | None = None
@@ -106,6 +110,11 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
         # Pauses of up to a minute are longer than any lease here.
         'workers': Config(clients=(3, 5), callers=(1, 2), workers=(1, 2), accidents=PAUSES, caps=CAPS),
         'crew': Config(clients=(1, 3), callers=(1, 2), workers=(1, 2), faults=NONE, longest_wait=0.1, caps=CAPS),
+        'shards': Config(
+            clients=(2, 4), callers=(2, 4), shards=(3, 2, 5), cancel=0.05, chosen=0.6, accidents=ACCIDENTS
+        ),
+        # A shard is looked at ten times a second by those who have enough to do with others.
+        'shards-calm': Config(clients=(2, 4), shards=(3,), faults=NONE, cancel=0.3, longest_wait=0.3),
         'forks': Config(
             clients=(1, 3), workers=(0, 1), accidents={**ACCIDENTS, 'fork': 0.03}, faults=replace(ALL, ancient=0.02)
         ),

@@ -119,12 +119,12 @@ class FailingNetwork(Network):
         if isinstance(receive, Exchange):
             self._scheduler.after(self.delay(), receive.broke)
 
-    def wait(self, seconds: float, receive: Callable[[bool], object]) -> Callable[[], None]:
+    def wait(self, key: bytes, seconds: float, receive: Callable[[bytes | None], object]) -> Callable[[], None]:
         """A wait ends, unheard, with the server on which it began."""
         term = self.nodes.term
         if self.nodes.down:
             return _nothing
-        return super().wait(seconds, lambda hinted: receive(hinted) if term == self.nodes.term else None)
+        return super().wait(key, seconds, lambda member: receive(member) if term == self.nodes.term else None)
 
 
 def _refusal(call: Call[Any], answer: str) -> Reply:

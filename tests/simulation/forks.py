@@ -27,9 +27,11 @@ def settle_in(child: Client, nonce: str) -> None:
 
 def _remembered(parent: Client, child: Client) -> Session:
     """The parent's session as the child finds it, without what was under way: that goes on in the parent alone."""
-    session = child.make_session(parent.nonce)
-    lanes = parent.session._lanes
+    session, of_parent = child.make_session(parent.nonce), parent.session
+    assert isinstance(session, Session)
+    assert isinstance(of_parent, Session)
+    lanes = of_parent._lanes
     session._lanes._free = [copy(lane) for lane in lanes._free]
     session._lanes._unsettled = list(lanes._unsettled)
-    session._idle._lane = copy(parent.session._idle._lane)
+    session._idle._lane = copy(of_parent._idle._lane)
     return session

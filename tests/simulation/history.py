@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tests.simulation.ledger import Ledger, key_of
 from tests.simulation.rules import Args, Changes, Key, Rules, require
-from tests.simulation.server import ObservedServer, View
+from tests.simulation.server import ObservedShard, View
 from torrelque.core.durability import CONFIRMED
 from torrelque.core.protocol import Reply
 from torrelque.core.verbs import RELEASE, Answer, ClaimedTask, Outcome
@@ -42,7 +42,7 @@ class Facts(NamedTuple):
 class RulesOfReplicas(Rules):
     """``lost``: ids whose enqueueing was forgotten; ``touched``: claims of which something was, or may have been."""
 
-    def __init__(self, server: ObservedServer, clock: Callable[[], float]) -> None:
+    def __init__(self, server: ObservedShard, clock: Callable[[], float]) -> None:
         super().__init__(server, clock, legacy=False)
         self.lost: set[bytes] = set()
         self.touched: set[Key] = set()

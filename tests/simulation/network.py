@@ -8,14 +8,13 @@ from typing import Any
 from tests.simulation.choices import Choices, Dice
 from tests.simulation.configs import Faults
 from tests.simulation.scheduler import Scheduler
-from tests.simulation.server import KEYS, ObservedServer
+from tests.simulation.server import ObservedServer
 from torrelque.core.protocol import Batch, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError
 
 __all__ = ('Network', 'name_of')
 
 Execute = Callable[[Call[Any]], Reply]
-WAKE = KEYS['wake']
 ANCIENT = 1000.0
 """Seconds: longer than a lane lasts after it was last used."""
 
@@ -108,12 +107,12 @@ class Network:
         else:
             self._scheduler.after(delay, lambda: receive(replies))
 
-    def wait(self, seconds: float, receive: Callable[[bool], object]) -> Callable[[], None]:
-        """Block on the hint. ``receive`` is told whether it came, or never called. Returns what breaks the connection.
+    def wait(self, key: bytes, seconds: float, receive: Callable[[bytes | None], object]) -> Callable[[], None]:
+        """Block on a hint. ``receive`` is told which came, if any, or never called. Returns what breaks the connection.
 
         The server does not notice at once that a connection broke: until then it may still pop the hint for it.
         """
-        connection = _Blocked(self, seconds, receive)
+        connection = _Blocked(self, key, seconds, receive)
         delay = self.delay()
         if not self.happens('lose'):
             self._scheduler.after(delay, connection.arrive)
@@ -123,8 +122,9 @@ class Network:
 class _Blocked:
     """One wait on the server, which pops the hint for it or answers after its time."""
 
-    def __init__(self, network: Network, seconds: float, receive: Callable[[bool], object]) -> None:
+    def __init__(self, network: Network, key: bytes, seconds: float, receive: Callable[[bytes | None], object]) -> None:
         self._network = network
+        self._key = key
         self._seconds = seconds
         self._receive = receive
         self._broken = self._noticed = self._over = False
@@ -135,7 +135,7 @@ class _Blocked:
             return
         scheduler, random = self._network._scheduler, self._network._random
         scheduler.after(self._seconds + random.uniform(0, 0.1), self._time_out)  # servers notice late
-        end = self._network._server.wait(WAKE, lambda _: self._answer(hinted=True))
+        end = self._network._server.wait(self._key, lambda reply: self._answer(reply[1]))
         if not self._over:
             self._end = end
 
@@ -154,14 +154,14 @@ class _Blocked:
     def _time_out(self) -> None:
         if not self._over:
             self._end()
-            self._answer(hinted=False)
+            self._answer(None)
 
-    def _answer(self, *, hinted: bool) -> None:
+    def _answer(self, member: bytes | None) -> None:
         self._over = True
         delay = self._network.delay()
         if not self._network.happens('lose'):
-            self._network._scheduler.after(delay, lambda: self._arrive_back(hinted))
+            self._network._scheduler.after(delay, lambda: self._arrive_back(member))
 
-    def _arrive_back(self, hinted: bool) -> None:
+    def _arrive_back(self, member: bytes | None) -> None:
         if not self._broken:
-            self._receive(hinted)
+            self._receive(member)

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.asking import ask, succeeded
-from tests.simulation.clients import SCRIPTS, Behaviour, Client
+from tests.simulation.clients import Behaviour, Client
 from tests.simulation.rules import require
-from tests.simulation.server import KEYS
 from torrelque.core import operations
 from torrelque.core.auditing import Violation, audit
 from torrelque.core.protocol import Batch, Operation
@@ -37,7 +36,7 @@ def _cancel(client: Client) -> Behaviour:
 
 
 def _sweep(client: Client) -> Behaviour:
-    yield from _perform(client, operations.sweep(SCRIPTS, KEYS, client.max_rejected))
+    yield from _perform(client, operations.sweep(client.world.scripts, client.world.some_keys(), client.max_rejected))
 
 
 def _audit(client: Client) -> Behaviour:
@@ -72,7 +71,7 @@ def _audit_well(world: World) -> None:
 
 
 def _begin_audit(world: World) -> Operation[list[Violation]]:
-    return audit(SCRIPTS, KEYS, RESULT_TTL, repair=world.random.random() < 0.5)
+    return audit(world.scripts, world.some_keys(), RESULT_TTL, repair=world.random.random() < 0.5)
 
 
 def _check_audit(world: World, found: list[Violation]) -> None:
@@ -107,12 +106,12 @@ def _purge_old(client: Client) -> Behaviour:
 
 
 def _do_to_some(client: Client, verb: Verb, write: Write) -> Behaviour:
-    ids = [client.world.some_id() for _ in range(client.random.choice((1, 1, 3)))]
-    known = yield from _perform(client, operations.rejected_before(KEYS, math.inf, 20))
+    ids, keys = [client.world.some_id() for _ in range(client.random.choice((1, 1, 3)))], client.world.some_keys()
+    known = yield from _perform(client, operations.rejected_before(keys, math.inf, 20))
     if known:
         ids += client.random.sample(known, min(len(known), 2))
     if client.random.random() < 0.5:  # `redrive` and `purge` refuse unknown ids, of which some may be known by then
-        found = yield from _perform(client, operations.are_rejected(KEYS, ids))
+        found = yield from _perform(client, operations.are_rejected(keys, ids))
         ids = [task_id for task_id, is_known in zip(ids, found or (), strict=found is not None) if is_known]
     if ids:
         # A time in the past is that of an old list of them, some of which have been redriven and rejected again.
@@ -122,10 +121,11 @@ def _do_to_some(client: Client, verb: Verb, write: Write) -> Behaviour:
 
 
 def _do_to_oldest(client: Client, verb: Verb, write: Write, age: float, most: float) -> Behaviour:
-    now = yield from _perform(client, operations.server_time(KEYS))
+    keys = client.world.some_keys()
+    now = yield from _perform(client, operations.server_time(keys))
     done = 0
     while now is not None and done < most:
-        ids = yield from _perform(client, operations.rejected_before(KEYS, now - age, int(min(3, most - done))))
+        ids = yield from _perform(client, operations.rejected_before(keys, now - age, int(min(3, most - done))))
         answers = (yield from ask(client, verb, [write(task_id, now - age) for task_id in ids])) if ids else None
         if not answers or Outcome.OK not in answers:
             return

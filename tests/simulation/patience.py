@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.simulation.clients import SCRIPTS, Client, Run
+from tests.simulation.clients import SCRIPTS, Client, Run, Waiting
 from tests.simulation.failing import Exchange, FailingNetwork
 from tests.simulation.server import KEYS
 from torrelque.core.durability import Confirmer, Durability
 from torrelque.core.protocol import Batch, Interrupted, Reply
 from torrelque.core.session import Session
+from torrelque.core.waiting import Wait
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
 from torrelque.transports.patience import LOAD, LONGEST_PAUSE, PASSING, SHORTEST_PAUSE
 
@@ -40,6 +41,7 @@ class PatientClient(Client):
         self.confirms = self.random.random() < settings.confirming
         self.durability = Durability(replicas=1, timeout=self.random.choice((0.2, 1.0, 5.0)))
         session = super().make_session(nonce)
+        assert isinstance(session, Session)
         if self.confirms:
             session._confirmer = Confirmer(self.durability, SCRIPTS, KEYS)
         return session
@@ -67,41 +69,58 @@ class PatientClient(Client):
             self.run(operation)
         super()._step()
 
-    # The wait ------------------------------------------------------------------
+    def make_waiting(self, wait: Wait) -> Waiting:
+        return _PatientWaiting(self, wait)
 
-    def _block(self, seconds: float) -> None:
-        super()._block(seconds)
-        nodes = self.world.nodes
-        if nodes is not None and nodes.down:
-            self._wait_over.append(self.later(self.random.random() * 0.01, self._block_failed))
-
-    def _unblocked(self, hinted: bool) -> None:
+    def waited(self) -> None:
+        """A wait ended as it should."""
         self._waits_fail_since = None
         self._failed_waits = 0
-        super()._unblocked(hinted)
 
-    def _block_failed(self) -> None:
-        """While the server fails over it is as if something had come, after a pause."""
-        if self._stop_waiting is None:
-            return
+    def gives_up(self) -> bool:
+        """Whether waits have failed for so long that who waits is told."""
         now = self.world.scheduler.now
         if self._waits_fail_since is None:
             self._waits_fail_since = now
-        if now - self._waits_fail_since >= self.budget:
-            super()._block_failed()
-            return
-        self._stop_waiting()
-        self._wait_is_over()
+        return now - self._waits_fail_since >= self.budget
+
+    def pause_of_waits(self) -> float:
         self._failed_waits += 1
-        self.world.tell(f'{self.nonce} lost the connection of its wait, and looks')
-        look = self.later(self.back_off(self._failed_waits), self._look_again)
-        self._stop_waiting, self._wait_over = look.cancel, [look]
+        return self.back_off(self._failed_waits)
+
+
+class _PatientWaiting(Waiting):
+    """While the server fails over it is as if something had come, after a pause."""
+
+    def __init__(self, client: PatientClient, wait: Wait) -> None:
+        super().__init__(client, wait)
+        self._patient = client
+        nodes = client.world.nodes
+        if nodes is not None and nodes.down:
+            client.later(client.random.random() * 0.01, self.fail)
+
+    def _ended(self, member: bytes | None) -> None:
+        if self in self._client._waits:
+            self._patient.waited()
+        super()._ended(member)
+
+    def fail(self) -> None:
+        if self not in self._client._waits:
+            return
+        if self._patient.gives_up():
+            super().fail()
+            return
+        self.break_off()
+        self._patience.cancel()
+        self._client.world.tell(f'{self._client.nonce} lost the connection of its wait, and looks')
+        self._patience = self._client.later(self._patient.pause_of_waits(), self._look_again)
+        self.break_off = lambda: None
 
     def _look_again(self) -> None:
-        if self._stop_waiting is not None:
-            self._wait_is_over()
-            self.session.unblocked(hinted=True)
-            self.poke()
+        if self in self._client._waits:
+            self.is_over()
+            self._then.ended(b'')
+            self._client.poke()
 
 
 class _PatientRun(Run):

@@ -14,9 +14,12 @@ from typing import Any
 
 from tests.model.real import CLOCK_KEY, DUMP, EXPIRE, LEFT, clocked_scripts, comparable, keys_of
 from tests.servers import Client, Server
+from tests.simulation.clients import SCRIPTS
 from tests.simulation.configs import Config
 from tests.simulation.server import ObservedKeyspace, ObservedServer
+from tests.simulation.shards import SCRIPTS as SHARD_SCRIPTS
 from tests.simulation.world import World
+from torrelque.core.keys import Keys
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.core.scripts import ScriptSet
 from torrelque.transports.memory.keyspace import Plain
@@ -45,8 +48,8 @@ class Done:
 
 
 class _RecordingKeyspace(ObservedKeyspace):
-    def __init__(self, expire: Callable[[float, Sequence[bytes]], object]) -> None:
-        super().__init__()
+    def __init__(self, shards: Sequence[Keys], expire: Callable[[float, Sequence[bytes]], object]) -> None:
+        super().__init__(shards)
         self._expire = expire
 
     def move_to(self, now: float) -> None:
@@ -59,9 +62,9 @@ class _RecordingKeyspace(ObservedKeyspace):
 class Recording(ObservedServer):
     """The simulated server, which remembers in ``done`` all that it did."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__(clock)
-        self._db = _RecordingKeyspace(self._expire)
+    def __init__(self, clock: Callable[[], float], shards: Sequence[Keys]) -> None:
+        super().__init__(clock, shards)
+        self._db = _RecordingKeyspace(shards, self._expire)
         self.done: list[Done] = []
         self._looked = 0
 
@@ -95,8 +98,8 @@ def record(seed: int, config: Config) -> tuple[World, list[Done]]:
     """Run a world to its end. Raises Violation."""
     recordings: list[Recording] = []
 
-    def make(clock: Callable[[], float]) -> Recording:
-        recordings.append(Recording(clock))
+    def make(clock: Callable[[], float], shards: Sequence[Keys]) -> Recording:
+        recordings.append(Recording(clock, shards))
         return recordings[0]
 
     world = World(seed, config, make_server=make)
@@ -112,8 +115,10 @@ class Replayer:
     def __init__(self, client: Client, name: str, scripts: ScriptSet) -> None:
         self._client = client
         self._name = name
-        self._scripts = scripts
-        for script in (*scripts.values(), DUMP, EXPIRE, LEFT):
+        sharded = clocked_scripts(sharded=True)
+        self._clocked = {SHARD_SCRIPTS[name].sha: script for name, script in sharded.items()}
+        self._clocked.update({SCRIPTS[name].sha: script for name, script in scripts.items()})  # perhaps with a fault
+        for script in (*self._clocked.values(), DUMP, EXPIRE, LEFT):
             client.command('SCRIPT', 'LOAD', script.source)
 
     @classmethod
@@ -141,7 +146,7 @@ class Replayer:
         """The call on the test's clock."""
         call = done.call
         if isinstance(call.command, Script):
-            return Call(self._scripts.get(call.command.name, call.command), call.keys, call.args)
+            return Call(self._clocked.get(call.command.sha, call.command), call.keys, call.args)
         if call.command == 'PEXPIRE':
             key, milliseconds = (*call.keys, *call.args)
             return Call('PEXPIREAT', (key,), (int(done.now * 1000) + int(milliseconds),))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tests.simulation.server import NOWHERE, ObservedServer, View
+from tests.simulation.server import NOWHERE, ObservedShard, View
 from torrelque.core.protocol import Arg, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError
 
@@ -55,9 +55,9 @@ class ClaimRecord:
 
 
 class Rules:
-    """Judges calls. ``legacy``: 0.9 takes part, which leaves things behind."""
+    """Judges calls to one shard, or to a queue without. ``legacy``: 0.9 takes part, which leaves things behind."""
 
-    def __init__(self, server: ObservedServer, clock: Callable[[], float], *, legacy: bool) -> None:
+    def __init__(self, server: ObservedShard, clock: Callable[[], float], *, legacy: bool) -> None:
         self._server = server
         self._clock = clock
         self._legacy = legacy
@@ -87,6 +87,11 @@ class Rules:
             'sweep': self._sweep,
             'undequeue': self._undequeue,
         }
+
+    @property
+    def parts(self) -> Sequence[Rules]:
+        """Those of each shard."""
+        return (self,)
 
     # Judging -----------------------------------------------------------------
 

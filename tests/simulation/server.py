@@ -9,13 +9,10 @@ from torrelque.core.keys import Keys
 from torrelque.transports.memory.keyspace import Keyspace
 from torrelque.transports.memory.server import MemoryServer
 
-__all__ = ('KEYS', 'NOWHERE', 'ObservedKeyspace', 'ObservedServer', 'View')
+__all__ = ('KEYS', 'NOWHERE', 'ObservedKeyspace', 'ObservedServer', 'ObservedShard', 'View')
 
 KEYS = Keys.of_queue('q')
-PENDING, DEQUEUEING, WORKING = KEYS['pending'], KEYS['dequeueing'], KEYS['working']
-DELAYED, REJECTED, TASKS = KEYS['delayed'], KEYS['rejected'], KEYS['tasks']
-STATE = KEYS.state('')
-_PLACES = frozenset((PENDING, DEQUEUEING, WORKING, DELAYED, REJECTED))
+_PLACES = ('pending', 'dequeueing', 'working', 'delayed', 'rejected')
 
 
 class View(NamedTuple):
@@ -54,17 +51,26 @@ NOWHERE = View()
 
 
 class ObservedKeyspace(Keyspace):
-    """Notes the ids of tasks whose payload, place or state is written."""
+    """Notes the ids of tasks whose payload, place or state is written, for each of the ``shards`` by its keys."""
 
-    def __init__(self) -> None:
+    def __init__(self, shards: Sequence[Keys]) -> None:
         super().__init__()
-        self.touched: set[bytes] = set()
+        self.touched: list[set[bytes]] = [set() for _ in shards]
+        self._places: dict[bytes, set[bytes]] = {}
+        self._tasks: dict[bytes, set[bytes]] = {}
+        self._states: list[tuple[bytes, set[bytes]]] = []
+        for keys, touched in zip(shards, self.touched, strict=True):
+            self._places.update({keys[name]: touched for name in _PLACES})
+            self._tasks[keys['tasks']] = touched
+            self._states.append((keys.state(''), touched))
 
     def _touch(self, key: bytes, ids: Iterable[bytes]) -> None:
-        if key in _PLACES:
-            self.touched.update(ids)
-        elif key.startswith(STATE):
-            self.touched.add(key[len(STATE) :])
+        if key in self._places:
+            self._places[key].update(ids)
+            return
+        for prefix, touched in self._states:
+            if key.startswith(prefix):
+                touched.add(key[len(prefix) :])
 
     def pexpire(self, key: bytes, milliseconds: int) -> bool:
         self._touch(key, ())
@@ -101,16 +107,16 @@ class ObservedKeyspace(Keyspace):
         return super().lrem(key, count, value)
 
     def hset(self, key: bytes, fields: Mapping[bytes, bytes]) -> int:
-        if key == TASKS:
-            self.touched.update(fields)
+        if key in self._tasks:
+            self._tasks[key].update(fields)
         else:
             self._touch(key, ())
         return super().hset(key, fields)
 
     def hdel(self, key: bytes, fields: Iterable[bytes]) -> int:
         fields = list(fields)
-        if key == TASKS:
-            self.touched.update(fields)
+        if key in self._tasks:
+            self._tasks[key].update(fields)
         else:
             self._touch(key, ())
         return super().hdel(key, fields)
@@ -125,53 +131,96 @@ class ObservedKeyspace(Keyspace):
         return super().zrem(key, members)
 
 
-class ObservedServer(MemoryServer):
-    """A server whose data can be looked at without being changed."""
+class ObservedShard:
+    """What a server has of one shard, or of a queue that has none."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__(clock)
-        self._db: ObservedKeyspace = ObservedKeyspace()
+    def __init__(self, server: ObservedServer, number: int, keys: Keys) -> None:
+        self._server = server
+        self._number = number
+        self._keys = keys
+
+    @property
+    def _db(self) -> ObservedKeyspace:
+        return self._server._db
 
     def take_touched(self) -> set[bytes]:
-        touched, self._db.touched = self._db.touched, set()
-        return touched
+        touched = self._db.touched[self._number]
+        taken = set(touched)
+        touched.clear()
+        return taken
 
     def view(self, task_id: bytes) -> View:
-        db = self._db
-        key = STATE + task_id
+        db, keys = self._db, self._keys
+        key = keys.state('') + task_id
         return View(
-            db.hash_at(TASKS).get(task_id),
-            db.list_at(PENDING).count(task_id),
-            db.list_at(DEQUEUEING).count(task_id),
-            db.zset_at(WORKING).scores.get(task_id),
-            db.zset_at(DELAYED).scores.get(task_id),
-            db.zset_at(REJECTED).scores.get(task_id),
+            db.hash_at(keys['tasks']).get(task_id),
+            db.list_at(keys['pending']).count(task_id),
+            db.list_at(keys['dequeueing']).count(task_id),
+            db.zset_at(keys['working']).scores.get(task_id),
+            db.zset_at(keys['delayed']).scores.get(task_id),
+            db.zset_at(keys['rejected']).scores.get(task_id),
             dict(db.hash_at(key)),
             db.pttl(key) >= 0,
         )
 
     def working(self) -> Mapping[bytes, float]:
-        return self._db.zset_at(WORKING).scores
+        return self._db.zset_at(self._keys['working']).scores
 
     def delayed(self) -> Mapping[bytes, float]:
-        return self._db.zset_at(DELAYED).scores
+        return self._db.zset_at(self._keys['delayed']).scores
 
     def pending(self) -> Sequence[bytes]:
-        return self._db.list_at(PENDING)
+        return self._db.list_at(self._keys['pending'])
 
     def rejected(self) -> Mapping[bytes, float]:
-        return self._db.zset_at(REJECTED).scores
+        return self._db.zset_at(self._keys['rejected']).scores
 
     def tasks(self) -> Iterable[bytes]:
         """Ids with a payload."""
-        return self._db.hash_at(TASKS)
+        return self._db.hash_at(self._keys['tasks'])
 
-    def queued(self) -> Iterable[bytes]:
+    def queued(self) -> list[bytes]:
         """The same, but for the dead letters."""
-        dead = self._db.zset_at(REJECTED).scores
-        return [task_id for task_id in self._db.hash_at(TASKS) if task_id not in dead]
+        dead = self.rejected()
+        return [task_id for task_id in self.tasks() if task_id not in dead]
 
     def first_event(self) -> float | None:
         """When the first task is due, or the first claim stale."""
-        firsts = [self._db.zset_at(key).first() for key in (DELAYED, WORKING)]
+        firsts = [self._db.zset_at(self._keys[name]).first() for name in ('delayed', 'working')]
         return min((first[0] for first in firsts if first is not None), default=None)
+
+    def to_be_had(self, now: float) -> bool:
+        """Whether a claim would find something, or something to return."""
+        event = self.first_event()
+        return bool(self.pending()) or (event is not None and event <= now)
+
+
+class ObservedServer(MemoryServer):
+    """A server whose data can be looked at without being changed."""
+
+    def __init__(self, clock: Callable[[], float], shards: Sequence[Keys] = (KEYS,)) -> None:
+        super().__init__(clock)
+        self._db: ObservedKeyspace = ObservedKeyspace(shards)
+        self.shards = [ObservedShard(self, number, keys) for number, keys in enumerate(shards)]
+
+    def view(self, task_id: bytes) -> View:
+        """Where it is, if anywhere."""
+        views = [shard.view(task_id) for shard in self.shards]
+        return max(views, key=lambda view: view.payload is not None)
+
+    def working(self) -> Mapping[bytes, float]:
+        return {task_id: score for shard in self.shards for task_id, score in shard.working().items()}
+
+    def delayed(self) -> Mapping[bytes, float]:
+        return {task_id: score for shard in self.shards for task_id, score in shard.delayed().items()}
+
+    def pending(self) -> Sequence[bytes]:
+        return [task_id for shard in self.shards for task_id in shard.pending()]
+
+    def tasks(self) -> Iterable[bytes]:
+        """Ids with a payload."""
+        return [task_id for shard in self.shards for task_id in shard.tasks()]
+
+    def queued(self) -> list[bytes]:
+        """The same, but for the dead letters."""
+        return [task_id for shard in self.shards for task_id in shard.queued()]

@@ -42,7 +42,7 @@ class Shop:
         assert isinstance(ledger, LedgerOfReplicas)
         self.rules, self.ledger = rules, ledger
         client = self.world.make_client('c')
-        self._lanes: Lanes = client.session.lanes
+        self._lanes: Lanes = client.sessions[0].lanes
 
     def enqueue(self, task_id: str, *, confirmed: bool) -> None:
         item = enqueue_item(task_id, b'data', 300.0, None, None, b'')
@@ -98,11 +98,11 @@ def test_a_wait_tells_of_what_its_connection_wrote() -> None:
     world = World(1, CONFIGS['failover'])
     client = world.make_client('c')
     confirmer = Confirmer(
-        Durability(replicas=1, timeout=1.0), client.session.lanes._scripts, client.session.lanes._keys
+        Durability(replicas=1, timeout=1.0), client.sessions[0].lanes._scripts, client.sessions[0].lanes._keys
     )
     probe = confirmer._wait(0, 1)
     wait = confirmer._wait(1, 1000)
-    mint = client.session.lanes.script('mint', ('n',), bool)
+    mint = client.sessions[0].lanes.script('mint', ('n',), bool)
     told: list[tuple[float, Reply]] = []
     for batch in ((probe,), (wait,), (mint, wait)):
         world.network.send(batch, lambda replies: told.append((world.scheduler.now, replies[-1])))

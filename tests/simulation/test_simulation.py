@@ -1,4 +1,4 @@
-"""Nine hundred worlds, and what they would have to notice."""
+"""A thousand worlds, some with shards, and what they would have to notice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.simulation import mutants, mutants_beyond, mutants_nodes, mutants_waiting
+from tests.simulation import mutants, mutants_beyond, mutants_nodes, mutants_shards, mutants_waiting
 from tests.simulation.clients import SCRIPTS
 from tests.simulation.configs import CONFIGS
 from tests.simulation.rules import Violation
@@ -23,12 +23,18 @@ from torrelque.transports.memory.server import MemoryServer
 SEEDS, PART = 100, 20
 """Of each kind of world, and how many of them are one test."""
 
+FEWER = {'shards': 40, 'shards-calm': 20}
+"""Of these, which take their time on real servers, too; many more are run by hand."""
+
 SEEDS_FOR_MUTANTS = 60
-MUTANTS = mutants.MUTANTS | mutants_beyond.MUTANTS | mutants_waiting.MUTANTS | mutants_nodes.MUTANTS
+MUTANTS = (
+    mutants.MUTANTS | mutants_beyond.MUTANTS | mutants_waiting.MUTANTS | mutants_nodes.MUTANTS | mutants_shards.MUTANTS
+)
 
 
-@pytest.mark.parametrize('first', range(0, SEEDS, PART))
-@pytest.mark.parametrize('name', CONFIGS)
+@pytest.mark.parametrize(
+    ('name', 'first'), [(name, first) for name in CONFIGS for first in range(0, FEWER.get(name, SEEDS), PART)]
+)
 def test_worlds(name: str, first: int) -> None:
     for seed in range(first, first + PART):
         try:

@@ -17,6 +17,7 @@ from torrelque.core.idle import claim
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.models import TorrelqueTaskStatus
 from torrelque.core.protocol import Arg, Call, Operation, blocking_drive
+from torrelque.core.session import Session
 from torrelque.core.verbs import ENQUEUE, RELEASE, Outcome, enqueue_item, release_item
 
 T = TypeVar('T')
@@ -190,7 +191,9 @@ def test_an_idle_object_sends_a_wait_and_a_claim_a_slice(callers_each: int) -> N
     queue.run(1)
     queue.claims.clear()
     queue.waits = 0
-    shortest = queue.clients[0].session._idle._longest_slice * 0.85
+    session = queue.clients[0].session
+    assert isinstance(session, Session)
+    shortest = session._idle._longest_slice * 0.85
     queue.run(40 * SLICE)
     slices = 40 * SLICE / shortest
     assert queue.waits <= slices

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from tests.simulation import callers, operators, workers
+from tests.simulation import callers, operators, shards, workers
 from tests.simulation.choices import Choice, Choices, Dice
 from tests.simulation.clients import SCRIPTS, Client
 from tests.simulation.configs import NONE, Config
@@ -22,6 +22,7 @@ from tests.simulation.scheduler import Scheduler
 from tests.simulation.server import KEYS, ObservedServer
 from torrelque.core.auditing import audit
 from torrelque.core.idle import SLICE
+from torrelque.core.keys import Keys
 from torrelque.core.protocol import Call, Reply, blocking_drive
 
 __all__ = ('World', 'simulate')
@@ -38,8 +39,8 @@ PROMPT = 0.1
 """Seconds for some round trips on a network that works."""
 
 LANE_TTL = 900.0
-LEFT = frozenset((KEYS['counters'], KEYS['epoch'], KEYS['rejected'], KEYS['tasks'], KEYS['wake'], KEYS['undequeued']))
-"""What may be left when all tasks are gone; the last two do no harm."""
+LEFT = ('counters', 'epoch', 'rejected', 'tasks', 'wake', 'ring', 'undequeued')
+"""What may be left when all tasks are gone; the last three do no harm."""
 
 
 Tracer = Callable[[float, str], object]
@@ -54,14 +55,16 @@ class World:
         config: Config,
         trace: Tracer | None = None,
         only: Collection[Choice] | None = None,
-        make_server: Callable[[Callable[[], float]], ObservedServer] = ObservedServer,
+        make_server: Callable[[Callable[[], float], Sequence[Keys]], ObservedServer] = ObservedServer,
     ) -> None:
         self.config = config
         self.random = Dice(seed)
         self.choices = Choices(self.random, only)
         self.scheduler = Scheduler(self.random)
         self.trace = trace
-        self.server = make_server(self.server_time)
+        self.scripts = shards.SCRIPTS if config.shards else SCRIPTS
+        self.keys: Sequence[Keys] = shards.KEYS[: max(config.shards)] if config.shards else (KEYS,)
+        self.server = make_server(self.server_time, self.keys)
         self.rules, self.ledger = self._make_rules()
         make_network = FailingNetwork if config.failovers else Network
         self.network = make_network(
@@ -75,15 +78,21 @@ class World:
         self.ending = False
         self.working_off = False
         self._ids: list[str] = []
-        self._idle_since: float | None = None
+        self._idle_since: dict[Rules, float] = {}
+        self.servers = 1
+        if config.shards:
+            self.servers = self.random.choice((1, 2))
+            shards.open_queue(self)
 
     def _make_rules(self) -> tuple[Rules, Ledger]:
         if self.config.failovers:
-            rules = RulesOfReplicas(self.server, self.server_time)
-            return rules, LedgerOfReplicas(rules, lambda: self.scheduler.now, self.chosen)
-        plain = Rules(self.server, self.server_time, legacy=bool(self.config.legacy))
+            (shard,) = self.server.shards
+            failing = RulesOfReplicas(shard, self.server_time)
+            return failing, LedgerOfReplicas(failing, lambda: self.scheduler.now, self.chosen)
+        parts = [Rules(shard, self.server_time, legacy=bool(self.config.legacy)) for shard in self.server.shards]
+        rules = shards.ShardedRules(parts, self.server) if self.config.shards else parts[0]
         calm = self.config.faults is NONE and not self.config.accidents
-        return plain, Ledger(plain, legacy=bool(self.config.legacy), calm=calm)
+        return rules, Ledger(rules, legacy=bool(self.config.legacy), calm=calm)
 
     # What clients need ---------------------------------------------------------
 
@@ -115,11 +124,16 @@ class World:
         return self.random.choice(self.config.caps) if self.config.caps else None
 
     def new_id(self) -> str:
-        self._ids.append(f't{len(self._ids)}')
+        name = f't{len(self._ids)}'
+        self._ids.append(shards.uneven(self, name) if self.config.shards else name)
         return self._ids[-1]
 
     def some_id(self) -> str:
         return self.random.choice((*self.chosen, *self._ids[-20:]))
+
+    def some_keys(self) -> Keys:
+        """Those of one shard, if there are several."""
+        return self.random.choice(self.keys) if len(self.keys) > 1 else self.keys[0]
 
     def cancels(self) -> bool:
         """Whether the call that is being made will be cancelled."""
@@ -145,11 +159,11 @@ class World:
         self._drain()
 
     def add_client(self, nonce: str) -> None:
-        client = self.make_client(nonce)
-        self._people(client)
+        self._people(self.make_client(nonce))
 
     def make_client(self, nonce: str) -> Client:
-        client = (PatientClient if self.nodes else Client)(self, nonce)
+        make = shards.ShardedClient if self.config.shards else PatientClient if self.nodes else Client
+        client = make(self, nonce)
         self.clients.append(client)
         return client
 
@@ -241,7 +255,7 @@ class World:
             if receipt is None or (task_id, *receipt) in self.ledger.abandoned:
                 continue
             claim = self.rules.claims[(task_id, *receipt)]
-            client = clients[receipt[0].split(b':')[1].decode().rpartition('.')[0]]
+            client = clients[_owner(receipt[0])]
             gone = client.dead and (claim.delivered or not client.closed_cleanly)
             require(gone or claim.legacy, 'in working for nobody', task_id, receipt)
 
@@ -267,23 +281,26 @@ class World:
         self._audit()
 
     def _audit(self, *excused: str) -> None:
-        found = blocking_drive(
-            audit(SCRIPTS, KEYS, operators.RESULT_TTL, repair=False),
-            lambda batch: [self.execute(call) for call in batch],
-        )
-        require(all(each.kind in excused for each in found), 'an audit found something', found)
+        for keys in self.keys:
+            found = blocking_drive(
+                audit(self.scripts, keys, operators.RESULT_TTL, repair=False),
+                lambda batch: [self.execute(call) for call in batch],
+            )
+            require(all(each.kind in excused for each in found), 'an audit found something', found)
 
     def _worked_off(self) -> bool:
         return self.scheduler.now > self.network.last_arrival and not self.server.queued()
 
     def _check_left(self) -> None:
-        dead = {task_id for task_id, view in self.rules.shadow.items() if view.rejected is not None}
-        allowed = LEFT | {KEYS['task'] + b':' + task_id for task_id in dead}
         left = self.server.snapshot()
+        allowed = {shards.MAIN['counters']} if self.config.shards else set()
+        for keys, rules in zip(self.keys, self.rules.parts, strict=True):
+            dead = {task_id for task_id, view in rules.shadow.items() if view.rejected is not None}
+            allowed |= {keys[name] for name in LEFT} | {keys['task'] + b':' + task_id for task_id in dead}
+            if keys['tasks'] in left:
+                tasks = left[keys['tasks']][1]
+                require(isinstance(tasks, dict) and tasks.keys() == dead, 'payloads are left', tasks, dead)
         require(left.keys() <= allowed, 'something is left', left.keys() - allowed)
-        if KEYS['tasks'] in left:
-            tasks = left[KEYS['tasks']][1]
-            require(isinstance(tasks, dict) and tasks.keys() == dead, 'payloads are left', tasks, dead)
 
     # No waiting ----------------------------------------------------------------
 
@@ -291,14 +308,13 @@ class World:
         """Nothing waits for longer than that while somebody waits for it."""
         if self.ending:
             return
-        due = self.server.first_event()
-        there = self.server.pending() or (due is not None and due <= self.server_time())
-        if there and any(client.waits for client in self.clients if client.available):
-            self._idle_since = self.scheduler.now if self._idle_since is None else self._idle_since
-            since = max(self._idle_since, self.rules.last_claim - self.beginning)
-            require(self.scheduler.now - since <= longest, 'a task waits beside a consumer', self.server.pending(), due)
-        else:
-            self._idle_since = None
+        waits, now = any(client.waits for client in self.clients if client.available), self.scheduler.now
+        for shard, rules in zip(self.server.shards, self.rules.parts, strict=True):
+            if waits and shard.to_be_had(self.server_time()):
+                since = max(self._idle_since.setdefault(rules, now), rules.last_claim - self.beginning)
+                require(now - since <= longest, 'a task waits beside a consumer', shard.pending(), shard.first_event())
+            else:
+                self._idle_since.pop(rules, None)
         self._check_underway()
         self.scheduler.after(0.05, lambda: self._watch(longest))
 
@@ -309,10 +325,15 @@ class World:
             receipt = self.rules.shadow[task_id].receipt
             assert receipt is not None
             claim = self.rules.claims[(task_id, *receipt)]
-            if not claim.delivered and clients[receipt[0].split(b':')[1].decode().rpartition('.')[0]].available:
+            if not claim.delivered and clients[_owner(receipt[0])].available:
                 require(
                     self.server_time() - claim.made < PROMPT, 'neither handed over nor given back', task_id, receipt
                 )
+
+
+def _owner(token: bytes) -> str:
+    """The client that made a claim."""
+    return shards.client_of(token.split(b':')[1].decode().rpartition('.')[0])
 
 
 def simulate(seed: int, config: Config, trace: Tracer | None = None) -> int:

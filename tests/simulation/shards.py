@@ -1,0 +1,290 @@
+"""A queue over several shards: its clients, which route calls as `torrelque.shards` does, and its rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from tests.simulation.clients import CANCELLED, Behaviour, Client, nobody
+from tests.simulation.rules import Rules, require
+from tests.simulation.server import NOWHERE, ObservedServer, View
+from torrelque.core import operations, scripts, sharding
+from torrelque.core.keys import Keys, shard_name
+from torrelque.core.merging import Ticket
+from torrelque.core.protocol import Arg, Call, Operation, Reply, Script, blocking_drive
+from torrelque.core.session import Session
+from torrelque.core.sharded import ShardedSession
+from torrelque.core.sharding import Layout
+from torrelque.core.verbs import CANCEL, ENQUEUE, PURGE, REDRIVE, Item, Outcome, Verb, enqueue_in
+from torrelque.errors import TorrelqueShardsError
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+__all__ = ('KEYS', 'MAIN', 'SCRIPTS', 'ShardedClient', 'ShardedRules', 'client_of', 'open_queue', 'uneven')
+
+SCRIPTS = scripts.load(sharded=True)
+MAIN = Keys.of_queue('{q}')
+KEYS = tuple(Keys.of_queue(shard_name('q', shard)) for shard in range(16))
+"""Of as many shards as there may ever be."""
+
+UNEVEN = (0, 0, 0, 0, 0, 0, 1, 1, 2)
+"""Of the tasks without a chosen id, one for each of these numbers belongs to that shard."""
+
+TRIES = 5
+
+
+def open_queue(world: World) -> None:
+    """As whoever used it first did."""
+    blocking_drive(sharding.open_layout(MAIN, KEYS[0], KEYS[: world.config.shards[0]]), world.server.execute)
+    blocking_drive(_reload(), world.server.execute)
+
+
+def uneven(world: World, name: str) -> str:
+    """An id that belongs to one shard more likely than to another."""
+    return sharding.write_id(f'{name}-----', world.random.choice(UNEVEN), 3)
+
+
+def client_of(nonce: str) -> str:
+    """Whose lane a nonce is on."""
+    return nonce.partition('~')[0]
+
+
+def _reload() -> Operation[Layout]:
+    """The newest layout, carried out if it was only begun."""
+    layout, begun = yield from sharding.read_layout(MAIN)
+    newest = begun or layout
+    assert newest is not None
+    if begun is not None:
+        newest = yield from sharding.relayout(SCRIPTS, MAIN, KEYS[: begun.total], begun)
+    return newest
+
+
+class ShardedClient(Client):
+    """A queue object over shards, which it takes to be on one server or on two."""
+
+    def make_session(self, nonce: str) -> ShardedSession:
+        self.layout = blocking_drive(_reload(), self.world.server.execute)
+        self._following = False
+        servers = self.world.servers
+        place = {keys['wake']: shard % servers for shard, keys in enumerate(KEYS)}
+        block_limit = self.random.choice((8.0, 8.0, 2.5))
+
+        def make(shard: int) -> Session:
+            return Session(
+                SCRIPTS, KEYS[shard], nonce=sharding.nonce_of(nonce, shard), clock=self.clock,
+                jitter=self.random.random, block_limit=block_limit, max_rejected=self.max_rejected,
+            )  # fmt: skip
+
+        return ShardedSession(
+            make, KEYS[: self.layout.total], place=place.__getitem__, told=self._hear, clock=self.clock,
+            jitter=self.random.random, block_limit=block_limit, max_rejected=self.max_rejected, at_once=servers == 1,
+        )  # fmt: skip
+
+    @property
+    def acts(self) -> Sequence[Callable[[ShardedClient], Behaviour]]:  # type: ignore[override]  # not written
+        return (_reshard, _reshard) if len(self.world.config.shards) > 1 else ()
+
+    # The layout ----------------------------------------------------------------
+
+    def _hear(self, generation: int) -> None:
+        if generation > self.layout.generation and not self._following:
+            self._following = True
+            self.spawn(self._follow(), steady=True)
+
+    def _follow(self) -> Behaviour:
+        yield from self.reload()
+        self._following = False
+
+    def reload(self) -> Generator[Ticket, Any, bool]:
+        """Use the newest layout; whether it could be read."""
+        ticket = yield self.perform(_reload())
+        if ticket is CANCELLED or ticket.error is not None:
+            return False
+        assert isinstance(self.session, ShardedSession)
+        self.session.grow(KEYS[: ticket.value.total])
+        self.layout = ticket.value
+        return True
+
+    # Calls ---------------------------------------------------------------------
+
+    def submit(self, verb: Verb, items: Sequence[Item]) -> Generator[Ticket, Any, Any]:
+        result = Ticket((), nobody)
+        answers: dict[int, Any] = {}
+        failure: Any = None
+        for _ in range(TRIES):
+            left = [at for at in range(len(items)) if at not in answers]
+            failure = yield from (
+                self._add(items, left, answers) if verb is ENQUEUE else self._do(verb, items, answers)
+            )
+            if failure is None:
+                result.resolve([answers[at] for at in range(len(items))])
+                return result
+            if failure is CANCELLED or not isinstance(failure, TorrelqueShardsError):
+                break
+            if not (yield from self.reload()):
+                return CANCELLED
+        if failure is CANCELLED:
+            return CANCELLED
+        result.fail(failure)
+        return result
+
+    def _do(self, verb: Verb, items: Sequence[Item], answers: dict[int, Any]) -> Generator[Ticket, Any, Any]:
+        """To each item where its task is likely to be, then where it may be; what went wrong, if anything did."""
+        places = [self._places(verb, item) for item in items]
+        for rank in range(max(map(len, places), default=0)):
+            of_shard: dict[int, list[int]] = {}
+            for at, homes in enumerate(places):
+                if rank < len(homes) and answers.get(at, Outcome.UNKNOWN) is Outcome.UNKNOWN:
+                    of_shard.setdefault(homes[rank], []).append(at)
+            failure = yield from self._submit_each(verb, items, of_shard, answers)
+            if failure is not None:
+                return failure
+        return None
+
+    def _add(self, items: Sequence[Item], left: Sequence[int], answers: dict[int, Any]) -> Generator[Ticket, Any, Any]:
+        """To its home, unless it is where it was at home before."""
+        layout, of_shard = self.layout, dict[int, list[int]]()
+        for at in left:
+            home, *before = self._places(ENQUEUE, items[at])
+            for place in before:
+                ticket = yield self.perform(operations.are_queued(KEYS[place], [items[at][0]]))
+                if ticket is CANCELLED or ticket.error is not None:
+                    return ticket if ticket is CANCELLED else ticket.error
+                if ticket.value == [True]:
+                    answers[at] = Outcome.EXISTING
+                    break
+            else:
+                of_shard.setdefault(home, []).append(at)
+        return (yield from self._submit_each(enqueue_in(layout.generation), items, of_shard, answers))
+
+    def _submit_each(
+        self, verb: Verb, items: Sequence[Item], of_shard: Mapping[int, Sequence[int]], answers: dict[int, Any]
+    ) -> Generator[Ticket, Any, Any]:
+        assert isinstance(self.session, ShardedSession)
+        tickets = [
+            (self.session.submit(verb, [items[at] for at in places], nobody, shard), places)
+            for shard, places in of_shard.items()
+        ]
+        failure: Any = None
+        for waited, (ticket, places) in enumerate(tickets):
+            if (yield ticket) is CANCELLED:
+                for other, _ in tickets[waited + 1 :]:
+                    self.leave(other)
+                return CANCELLED
+            if ticket.error is not None:
+                failure = ticket.error if not isinstance(failure, Exception) else failure
+            else:
+                answers.update(zip(places, ticket.value, strict=True))
+        return failure
+
+    def _places(self, verb: Verb, item: Item) -> list[int]:
+        """The shards where an item's task can be, the likeliest first."""
+        if verb not in (ENQUEUE, CANCEL, REDRIVE, PURGE) and item[1]:
+            shard = sharding.shard_of_claim(str(item[1]))
+            assert shard is not None
+            return [shard]
+        assert isinstance(item[0], bytes)
+        return self.layout.homes(item[0].decode())
+
+
+def _reshard(client: ShardedClient) -> Behaviour:
+    """Change the number of shards, as `torrelque.Torrelque.reshard` does."""
+    wanted = client.random.choice(client.world.config.shards)
+    for _ in range(TRIES):
+        if not (yield from client.reload()):
+            return
+        layout = client.layout
+        former = tuple(number for number in (layout.shards, *layout.former) if number != wanted)
+        if layout.shards == wanted:
+            if not layout.former or not (yield from _is_drained(client, layout)):
+                return
+            former = ()
+        client.world.ledger.tally['drained' if layout.shards == wanted else 'resharded'] += 1
+        ticket = yield client.perform(sharding.intend(SCRIPTS, MAIN, Layout(layout.generation + 1, wanted, former)))
+        if ticket is CANCELLED or ticket.error is not None:
+            return
+
+
+def _is_drained(client: ShardedClient, layout: Layout) -> Generator[Ticket, Any, bool]:
+    """Whether every task and every result is at home."""
+    for shard, keys in enumerate(KEYS[: layout.total]):
+        for scan in (partial(operations.scan_tasks, SCRIPTS, keys, None), partial(operations.scan_results, keys)):
+            cursor = b''
+            while cursor != b'0':
+                ticket = yield client.perform(scan(cursor or b'0'))
+                if ticket is CANCELLED or ticket.error is not None:
+                    return False
+                cursor, ids = ticket.value
+                if any(sharding.home_of(task_id, layout.shards) != shard for task_id in ids):
+                    return False
+    return True
+
+
+class ShardedRules(Rules):
+    """Those of each shard, which have one account of claims, and: a task is on one shard, where it may be."""
+
+    def __init__(self, parts: Sequence[Rules], server: ObservedServer) -> None:
+        self._parts = parts
+        self._execute = server.execute
+        first = parts[0]
+        for part in parts[1:]:
+            part.claims, part.incarnations = first.claims, first.incarnations
+            part.handed_out, part.redrives = first.handed_out, first.redrives
+        self.claims, self.incarnations = first.claims, first.incarnations
+        self.handed_out, self.redrives = first.handed_out, first.redrives
+        self.shadow: Mapping[bytes, View] = _Shadows(parts)  # type: ignore[assignment]  # it is only read
+        self._of_key: dict[Arg | None, Rules] = {
+            key: part for keys, part in zip(KEYS, parts, strict=False) for key in _all_of(keys)
+        }
+
+    @property
+    def parts(self) -> Sequence[Rules]:
+        return self._parts
+
+    def judge(self, call: Call[Any], reply: Reply) -> None:
+        mine = self._of_key.get(call.keys[0] if call.keys else None, self._parts[0])
+        args = call.args
+        if isinstance(call.command, Script) and call.command.name == 'enqueue' and (len(args) - 3) % 6:
+            call = Call(call.command, call.keys, args[:-1])  # but for the number of shards
+        mine.judge(call, reply)
+        for part in self._parts:
+            if part is not mine:
+                require(not part._changes(), 'a call to one shard changed another', call)
+        if isinstance(call.command, Script) and call.command.name == 'enqueue':
+            for task_id in call.args[3::6]:
+                assert isinstance(task_id, bytes)
+                places = [part for part in self._parts if part.shadow.get(task_id, NOWHERE).payload is not None]
+                require(len(places) <= 1, 'a task on two shards', task_id)
+
+    def check_all(self) -> None:
+        layout = blocking_drive(_reload(), self._execute)
+        for shard, part in enumerate(self._parts):
+            part.check_all()
+            for task_id, view in part.shadow.items():
+                home = view.payload is None or shard in layout.homes(task_id.decode())
+                require(home, 'a task where nobody looks for it', task_id, shard, layout)
+
+
+class _Shadows(Mapping[bytes, View]):
+    """What is known of each task, wherever it is."""
+
+    def __init__(self, parts: Sequence[Rules]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, task_id: bytes) -> View:
+        views = [part.shadow[task_id] for part in self._parts if task_id in part.shadow]
+        if not views:
+            raise KeyError(task_id)
+        return max(views, key=lambda view: view.payload is not None)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(dict.fromkeys(task_id for part in self._parts for task_id in part.shadow))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _all_of(keys: Keys) -> Sequence[bytes]:
+    return list(keys._encoded.values())
