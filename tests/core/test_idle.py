@@ -159,7 +159,7 @@ def test_while_there_is_plenty_another_claim_begins_beside() -> None:
     assert only(batch)[1][0] == '7'
     late = machine.join(LEAST_BESIDE)
     beside = machine.idle.start()
-    assert begun(beside) == ('8', 'nonce', 1, LEAST_BESIDE, '0.000000')  # it minds no event
+    assert begun(beside) == ('8', 'nonce.2', 1, LEAST_BESIDE, '0.000000')  # it minds no event
     assert beside is not None
     machine.join(LEAST_BESIDE)
     assert machine.idle.start() is None  # one is enough for the server to have something to do
