@@ -61,6 +61,8 @@ class Failovers:
     """Of the clients, those that wait until their writes are confirmed by the replica."""
     patience: tuple[float, ...] = (0.5, 2.0, 10.0)
     """Seconds for which clients repeat their calls, each of them one of these."""
+    moves: bool = False
+    """In place of what fails a primary, the slot with the queue moves to another node, and nothing is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,14 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
         # Whoever is new makes new lanes, of which some are lost again.
         'failover': Config(
             clients=(2, 3), callers=(2, 4), seconds=30.0, faults=FEW, accidents=NEWCOMERS, failovers=Failovers()
+        ),
+        'moves': Config(
+            clients=(2, 3),
+            callers=(2, 4),
+            seconds=30.0,
+            faults=FEW,
+            accidents=NEWCOMERS,
+            failovers=Failovers(moves=True),
         ),
     }
 )

@@ -11,7 +11,7 @@ from tests.simulation.nodes import Nodes
 from torrelque.core.protocol import Batch, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError
 
-__all__ = ('Exchange', 'FailingNetwork')
+__all__ = ('Exchange', 'FailingNetwork', 'Receive')
 
 Receive = Callable[[Sequence[Reply]], object]
 
@@ -42,7 +42,7 @@ class FailingNetwork(Network):
         """Execute the rest of a batch, on the server that had the rest of it."""
         confirms = batch[-1].command == 'WAIT'
         while len(replies) < len(batch):
-            if term != self.nodes.term:
+            if self._is_broken(term):
                 self._break(receive)
                 return
             call = batch[len(replies)]
@@ -50,7 +50,7 @@ class FailingNetwork(Network):
                 self._wait(batch, replies, receive, term, wrote=wrote)
                 return
             before = self._server.snapshot() if confirms else {}
-            replies.append(self._answer(call, replies, batch))
+            replies.append(self._answer(call, replies, batch, term))
             wrote = wrote or (confirms and before != self._server.snapshot())
             if len(replies) < len(batch) and self.happens('split'):
                 delay = self.delay()
@@ -62,7 +62,11 @@ class FailingNetwork(Network):
                 return
         self._reply(batch, replies, receive, term)
 
-    def _answer(self, call: Call[Any], replies: Sequence[Reply], batch: Batch) -> Reply:
+    def _is_broken(self, term: int) -> bool:
+        """Whether connections are, that were made when there was that primary."""
+        return term != self.nodes.term
+
+    def _answer(self, call: Call[Any], replies: Sequence[Reply], batch: Batch, term: int) -> Reply:
         known = bool(replies) and batch[len(replies) - 1].command == 'SCRIPT LOAD'
         if isinstance(call.command, Script) and not known and self.happens('forget'):
             return TorrelqueReplyError('NOSCRIPT No matching script.')
@@ -96,7 +100,7 @@ class FailingNetwork(Network):
         arrives = self._random.random() < 0.5
 
         def arrive() -> None:
-            if arrives or term == self.nodes.term:
+            if arrives or not self._is_broken(term):
                 receive(replies)
             else:
                 self._break(receive)

@@ -1,9 +1,10 @@
-"""Rules left out that matter where primaries fail: nonces and confirmations."""
+"""Rules left out that matter where primaries fail, nonces and confirmations, or where a slot moves."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.simulation.moving import MovingSlot
 from tests.simulation.mutants import Mutant
 from torrelque.core.durability import Confirmer
 from torrelque.core.lanes import Lane
@@ -53,11 +54,24 @@ def repeats_write_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Run, 'refresh_lane', lambda _: None)
 
 
+def lanes_left_behind(patch: pytest.MonkeyPatch) -> None:
+    """A slot arrives without the records of the lanes."""
+    arrive = MovingSlot.arrive
+
+    def mutant(self: MovingSlot) -> None:
+        keyspace = self._world.server._db
+        keyspace.delete([key for key in self._world.server.snapshot() if b':lane:' in key])
+        arrive(self)
+
+    patch.setattr(MovingSlot, 'arrive', mutant)
+
+
 MUTANTS: dict[str, tuple[str, Mutant]] = {
     'one nonce for all lanes': ('failover', one_nonce_for_all_lanes),
     'nonces not compared': ('failover', nonces_not_compared),
     'writes not waited for': ('failover', writes_not_waited_for),
     'unconfirmed taken for confirmed': ('failover', unconfirmed_taken_for_confirmed),
+    'lanes left behind by a slot that moves': ('moves', lanes_left_behind),
     'repeats write nothing': ('failover', repeats_write_nothing),
 }
 """By name: the world that has to notice, and the mutation."""

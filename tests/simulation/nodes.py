@@ -82,6 +82,9 @@ class Nodes:
     def _draw_skew(self) -> float:
         return self._world.random.choice(self.settings.skew) * self._world.random.uniform(-1, 1)
 
+    def _draw_outage(self) -> float:
+        return self._world.random.choice((0.0, 0.3, 1.0)) * self._world.random.random() * self.settings.outage
+
     # Replication ---------------------------------------------------------------
 
     def wait(self, seconds: float, tell: Callable[[int | None], object]) -> None:
@@ -153,17 +156,16 @@ class Nodes:
         return self._world.random.choice((self._states[0], self._world.random.choice(self._states)))
 
     def _fail_over(self, state: _State) -> None:
-        world, random = self._world, self._world.random
+        world = self._world
         assert isinstance(world.ledger, LedgerOfReplicas)
         self.term += 1
         self._failed.append(world.scheduler.now)
         self.skew = self._draw_skew()
-        outage = random.choice((0.0, 0.3, 1.0)) * random.random() * self.settings.outage
+        outage = self._draw_outage()
         self._up_at = world.scheduler.now + outage
         lag = world.scheduler.now - state.taken
         world.tell(f'fail-over: {lag:.6f} s are lost, the clock is off by {self.skew:.3f} s, down for {outage:.3f} s')
         world.server._db = state.db
-        world.server._waiters.clear()
         world.ledger.failed_over(state.facts)
         self._states = [self._take()]
         self._replicate_later()
@@ -171,6 +173,12 @@ class Nodes:
         for each in waiting:
             each.time_out.cancel()
             each.tell(None)
+        self._end_waits()
+
+    def _end_waits(self) -> None:
+        """Nobody waits at the server that was; most of them hear of it."""
+        world, random = self._world, self._world.random
+        world.server._waiters.clear()
         for client in world.clients:
             if random.random() < 0.7:
                 client.later(random.choice((0.01, 1.0)) * random.random(), client.wait_broke)

@@ -14,6 +14,7 @@ from tests.simulation.forks import fork
 from tests.simulation.history import LedgerOfReplicas, RulesOfReplicas
 from tests.simulation.ledger import Ledger
 from tests.simulation.legacy import LegacyClient
+from tests.simulation.moving import MovingNetwork, MovingSlot
 from tests.simulation.network import Network, name_of
 from tests.simulation.nodes import Nodes
 from tests.simulation.patience import PatientClient
@@ -66,11 +67,13 @@ class World:
         self.keys: Sequence[Keys] = shards.KEYS[: max(config.shards)] if config.shards else (KEYS,)
         self.server = make_server(self.server_time, self.keys)
         self.rules, self.ledger = self._make_rules()
-        make_network = FailingNetwork if config.failovers else Network
+        failovers = config.failovers
+        make_network = MovingNetwork if failovers and failovers.moves else FailingNetwork if failovers else Network
         self.network = make_network(
             self.scheduler, self.random, self.choices, self.server, self.execute, trace and self.tell, config.faults
         )
-        self.nodes = Nodes(self, config.failovers) if config.failovers else None
+        make_nodes = MovingSlot if failovers and failovers.moves else Nodes
+        self.nodes = make_nodes(self, failovers) if failovers else None
         if isinstance(self.network, FailingNetwork) and self.nodes is not None:
             self.network.nodes = self.nodes
         self.clients: list[Client] = []
