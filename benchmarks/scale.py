@@ -2,7 +2,7 @@
 
 One process enqueues and works off tasks with single calls, 50 at a time, and
 then idles, over a cluster of 1, 2 and 3 primaries and a queue of 1, 4 and 16
-shards. Costs are CPU times that the servers and the process account for
+shards, or as many as you like. Costs are CPU times that the servers and the process account for
 themselves, so a busy machine disturbs them little. Layouts take turns, several rounds; medians.
 """
 
@@ -27,6 +27,9 @@ IDLE_SLICES = 2
 REST = 2.0
 """Seconds over which a node's own doings are measured, what it does without any client: they are taken off."""
 
+WARM = 5 * CALLERS
+"""Tasks for each shard or node before it is measured."""
+
 PAYLOAD = {'to': 'someone@example.org', 'template': 'welcome', 'n': 12345}
 COMMANDS_OF_AN_IDLE_CONSUMER = ('evalsha', 'bzpopmin')
 
@@ -50,24 +53,22 @@ class Costs(NamedTuple):
     idle: float
 
 
-LAYOUTS = [
-    Layout(1, None),
-    *itertools.starmap(Layout, itertools.product((1, 2, 3), (1, 4, 16))),
-]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog='python -m benchmarks.scale', description=__doc__)
     parser.add_argument('--server', default='valkey-9.1', help='kind of server, as in tests/servers.py (%(default)s)')
+    parser.add_argument('--nodes', type=int, nargs='+', default=[1, 2, 3], help='primaries (1 2 3)')
+    parser.add_argument('--shards', type=int, nargs='+', default=[1, 4, 16], help='on each of these (1 4 16)')
     parser.add_argument('--tasks', type=int, default=20_000, help='in each round (%(default)s)')
     parser.add_argument('--rounds', type=int, default=3, help='(%(default)s)')
     parser.add_argument('--no-idle', action='store_true', help='leave out the idle slices, which take 16 s a layout')
     options = parser.parse_args()
-    found: dict[Layout, list[Costs]] = {layout: [] for layout in LAYOUTS}
-    clusters = {nodes: Cluster(options.server, primaries=nodes) for nodes in (1, 2, 3)}
+    layouts = [Layout(1, None)] if 1 in options.nodes else []
+    layouts += itertools.starmap(Layout, itertools.product(options.nodes, options.shards))
+    found: dict[Layout, list[Costs]] = {layout: [] for layout in layouts}
+    clusters = {nodes: Cluster(options.server, primaries=nodes) for nodes in options.nodes}
     try:
         for number in range(options.rounds):
-            for layout in LAYOUTS:
+            for layout in layouts:
                 idle = not options.no_idle and not number
                 found[layout].append(
                     anyio.run(
@@ -94,7 +95,7 @@ async def _measure(cluster: Cluster, layout: Layout, tasks: int, idle: bool) -> 
         connect(f'redis+cluster://{cluster.hosts}') as client,
         Torrelque(client, queue='scale', shards=layout.shards) as queue,
     ):
-        await _lifecycles(queue, 1000)  # scripts loaded, lanes made
+        await _lifecycles(queue, WARM * max(layout.shards or 1, layout.nodes, 4))  # scripts loaded, lanes made
         at_rest, _, _ = await _used(cluster, lambda: anyio.sleep(REST))
         used, own, seconds = await _used(cluster, lambda: _lifecycles(queue, tasks))
         used = [busy - rest / REST * seconds for busy, rest in zip(used, at_rest, strict=True)]

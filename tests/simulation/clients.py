@@ -219,10 +219,11 @@ class Client:
         """Ask for a verb; returns a ticket with an answer for each item, or CANCELLED."""
         return (yield self.session.submit(verb, items, nobody))
 
-    def wait_broke(self) -> None:
-        """The server with which it waits has gone."""
+    def wait_broke(self, prefix: bytes = b'') -> None:
+        """The server with which it waits for such keys has gone."""
         for waiting in list(self._waits):
-            waiting.fail()
+            if waiting.key.startswith(prefix):
+                waiting.fail()
 
 
 def nobody() -> None:
@@ -235,6 +236,7 @@ class Waiting:
     def __init__(self, client: Client, wait: Wait) -> None:
         self._client = client
         self._then = wait.then
+        self.key = wait.key
         network, random, seconds = client.world.network, client.random, wait.seconds
         client.world.tell(f'{client.nonce} blocks for {seconds:.3f}')
         self.break_off = network.wait(wait.key, seconds, lambda member: client.do(lambda: self._ended(member)))

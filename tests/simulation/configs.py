@@ -62,7 +62,7 @@ class Failovers:
     patience: tuple[float, ...] = (0.5, 2.0, 10.0)
     """Seconds for which clients repeat their calls, each of them one of these."""
     moves: bool = False
-    """In place of what fails a primary, the slot with the queue moves to another node, and nothing is lost."""
+    """In place of what fails a primary, a slot moves to another node, with its keys, and nothing is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,17 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
             faults=FEW,
             accidents=NEWCOMERS,
             failovers=Failovers(moves=True),
+        ),
+        'moves-shards': Config(
+            clients=(2, 3),
+            callers=(2, 4),
+            seconds=30.0,
+            shards=(3, 2, 5),
+            cancel=0.05,
+            chosen=0.6,
+            faults=FEW,
+            accidents=NEWCOMERS,
+            failovers=Failovers(moves=True, every=1.5, confirming=0.0),
         ),
     }
 )

@@ -11,7 +11,7 @@ from tests.simulation.nodes import Nodes
 from torrelque.core.protocol import Batch, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError
 
-__all__ = ('Exchange', 'FailingNetwork', 'Receive')
+__all__ = ('Exchange', 'FailingNetwork', 'Receive', 'nothing')
 
 Receive = Callable[[Sequence[Reply]], object]
 
@@ -33,7 +33,7 @@ class FailingNetwork(Network):
     nodes: Nodes
 
     def _run(self, batch: Batch, replies: list[Reply], receive: Receive | None) -> None:
-        if self.nodes.down:
+        if self.nodes.is_down():
             self._refuse(batch, receive)
         else:
             self._go_on(batch, [], receive, self.nodes.term, wrote=False)
@@ -126,8 +126,8 @@ class FailingNetwork(Network):
     def wait(self, key: bytes, seconds: float, receive: Callable[[bytes | None], object]) -> Callable[[], None]:
         """A wait ends, unheard, with the server on which it began."""
         term = self.nodes.term
-        if self.nodes.down:
-            return _nothing
+        if self.nodes.is_down():
+            return nothing
         return super().wait(key, seconds, lambda member: receive(member) if term == self.nodes.term else None)
 
 
@@ -140,5 +140,5 @@ def _refusal(call: Call[Any], answer: str) -> Reply:
     return TorrelqueReplyError(answer)
 
 
-def _nothing() -> None:
+def nothing() -> None:
     """Breaks a connection that there is not."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.moving import MovingSlot
+from tests.simulation.moving import MovingSlots
 from tests.simulation.mutants import Mutant
 from torrelque.core.durability import Confirmer
 from torrelque.core.lanes import Lane
@@ -56,14 +56,27 @@ def repeats_write_nothing(patch: pytest.MonkeyPatch) -> None:
 
 def lanes_left_behind(patch: pytest.MonkeyPatch) -> None:
     """A slot arrives without the records of the lanes."""
-    arrive = MovingSlot.arrive
+    arrive = MovingSlots.arrive
 
-    def mutant(self: MovingSlot) -> None:
+    def mutant(self: MovingSlots, tag: bytes) -> None:
         keyspace = self._world.server._db
         keyspace.delete([key for key in self._world.server.snapshot() if b':lane:' in key])
-        arrive(self)
+        arrive(self, tag)
 
-    patch.setattr(MovingSlot, 'arrive', mutant)
+    patch.setattr(MovingSlots, 'arrive', mutant)
+
+
+def rings_elsewhere_fail_calls(patch: pytest.MonkeyPatch) -> None:
+    """A call ends with an error, half done, where the ring of its shard is on another node."""
+    ring = Run._ring
+
+    def mutant(self: Run, left: int, *, empty: bool) -> None:
+        where = self.db.string_at(self.keys['bell'])
+        if where is not None:
+            self.db.zset_at(where)
+        ring(self, left, empty=empty)
+
+    patch.setattr(Run, '_ring', mutant)
 
 
 MUTANTS: dict[str, tuple[str, Mutant]] = {
@@ -72,6 +85,7 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'writes not waited for': ('failover', writes_not_waited_for),
     'unconfirmed taken for confirmed': ('failover', unconfirmed_taken_for_confirmed),
     'lanes left behind by a slot that moves': ('moves', lanes_left_behind),
+    'rings elsewhere fail calls': ('moves-shards', rings_elsewhere_fail_calls),
     'repeats write nothing': ('failover', repeats_write_nothing),
 }
 """By name: the world that has to notice, and the mutation."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.simulation.configs import Failovers
@@ -51,10 +52,14 @@ class Nodes:
         self._failed: list[float] = []  # when primaries did
         self._states: list[_State] = []  # those that may be promoted, the oldest first
 
-    @property
-    def down(self) -> bool:
+    def is_down(self, key: bytes = b'') -> bool:
         """Whether the old primary is gone, and the new one does not serve yet."""
         return self._world.scheduler.now < self._up_at
+
+    @property
+    def spread(self) -> float:
+        """Seconds by which the clocks of those that serve now differ."""
+        return 0.0
 
     @property
     def longest_leap(self) -> float:
@@ -69,15 +74,20 @@ class Nodes:
         """Let primaries fail, until the world comes to rest."""
         world = self._world
         if not self.term:
-            self.skew = world.random.choice((self._draw_skew(), self.settings.ahead))
-        self._states = [self._take()]
-        self._replicate_later()
+            self.skew = self._draw_first_skew()
+        if isinstance(world.rules, RulesOfReplicas):
+            self._states = [self._take()]
+            self._replicate_later()
         self._fail_later()
         world.scheduler.after(world.config.seconds - world.random.random(), self.fail)  # who tidies up in the end?
 
     def end(self) -> None:
         """No more fails, and the replica gets up with the primary."""
-        self._replicate()
+        if isinstance(self._world.rules, RulesOfReplicas):
+            self._replicate()
+
+    def _draw_first_skew(self) -> float:
+        return self._world.random.choice((self._draw_skew(), self.settings.ahead))
 
     def _draw_skew(self) -> float:
         return self._world.random.choice(self.settings.skew) * self._world.random.uniform(-1, 1)
@@ -175,10 +185,11 @@ class Nodes:
             each.tell(None)
         self._end_waits()
 
-    def _end_waits(self) -> None:
-        """Nobody waits at the server that was; most of them hear of it."""
-        world, random = self._world, self._world.random
-        world.server._waiters.clear()
+    def _end_waits(self, prefix: bytes = b'') -> None:
+        """Nobody waits for these keys any more at the server that was; most of them hear of it."""
+        world, random, waiters = self._world, self._world.random, self._world.server._waiters
+        for key in [key for key in waiters if key.startswith(prefix)]:
+            del waiters[key]
         for client in world.clients:
             if random.random() < 0.7:
-                client.later(random.choice((0.01, 1.0)) * random.random(), client.wait_broke)
+                client.later(random.choice((0.01, 1.0)) * random.random(), partial(client.wait_broke, prefix))

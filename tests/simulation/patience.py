@@ -11,6 +11,7 @@ from tests.simulation.server import KEYS
 from torrelque.core.durability import Confirmer, Durability
 from torrelque.core.protocol import Batch, Interrupted, Reply
 from torrelque.core.session import Session
+from torrelque.core.sharded import ShardedSession
 from torrelque.core.waiting import Wait
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
 from torrelque.transports.patience import LOAD, LONGEST_PAUSE, PASSING, SHORTEST_PAUSE
@@ -34,15 +35,15 @@ class PatientClient(Client):
     _waits_fail_since: float | None = None
     _failed_waits = 0
 
-    def make_session(self, nonce: str) -> Session:
+    def make_session(self, nonce: str) -> Session | ShardedSession:
         settings = self.world.config.failovers
         assert settings is not None
         self.budget = self.random.choice(settings.patience)
         self.confirms = self.random.random() < settings.confirming
         self.durability = Durability(replicas=1, timeout=self.random.choice((0.2, 1.0, 5.0)))
         session = super().make_session(nonce)
-        assert isinstance(session, Session)
         if self.confirms:
+            assert isinstance(session, Session)
             session._confirmer = Confirmer(self.durability, SCRIPTS, KEYS)
         return session
 
@@ -57,17 +58,15 @@ class PatientClient(Client):
             return nodes.failed_since(self.world.scheduler.now - LONGEST) >= MINTS_A_CALL - 1
         return _passes(error)
 
+    def refused(self) -> None:
+        """Servers told that they are not, or not yet, those to ask."""
+
     def back_off(self, tries: int) -> float:
         longest = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** min(tries - 1, 10))
         return longest * (0.5 + self.random.random() / 2)
 
     def make_run(self, operation: Any) -> Run:  # noqa: ANN401 - an operation of anything
         return _PatientRun(self, operation)
-
-    def _step(self) -> None:
-        for operation in self.session.start_apart():
-            self.run(operation)
-        super()._step()
 
     def make_waiting(self, wait: Wait) -> Waiting:
         return _PatientWaiting(self, wait)
@@ -96,7 +95,7 @@ class _PatientWaiting(Waiting):
         super().__init__(client, wait)
         self._patient = client
         nodes = client.world.nodes
-        if nodes is not None and nodes.down:
+        if nodes is not None and nodes.is_down(wait.key):
             client.later(client.random.random() * 0.01, self.fail)
 
     def _ended(self, member: bytes | None) -> None:
@@ -107,6 +106,7 @@ class _PatientWaiting(Waiting):
     def fail(self) -> None:
         if self not in self._client._waits:
             return
+        self._patient.refused()
         if self._patient.gives_up():
             super().fail()
             return
@@ -167,9 +167,12 @@ class _Patience:
         self._run.timer = client.later(patience, lambda: once(lambda: self._again('no answer')))
 
     def _receive(self, replies: Sequence[Reply]) -> None:
+        client = self._client
         for place, reply in zip(self._places, replies, strict=True):
             self._replies[place] = reply
         failed = [place for place in self._places if _passes(self._replies[place])]
+        if failed:
+            client.refused()
         if not failed:
             self._run.step(self._run.operation.send, self._replies)
         elif self._pauses():

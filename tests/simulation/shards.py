@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,8 @@ SCRIPTS = scripts.load(sharded=True)
 MAIN = Keys.of_queue('{q}')
 KEYS = tuple(Keys.of_queue(shard_name('q', shard)) for shard in range(16))
 """Of as many shards as there may ever be."""
+
+SHARD_OF_WAKE = {keys['wake']: shard for shard, keys in enumerate(KEYS)}
 
 UNEVEN = (0, 0, 0, 0, 0, 0, 1, 1, 2)
 """Of the tasks without a chosen id, one for each of these numbers belongs to that shard."""
@@ -67,8 +69,6 @@ class ShardedClient(Client):
     def make_session(self, nonce: str) -> ShardedSession:
         self.layout = blocking_drive(_reload(), self.world.server.execute)
         self._following = False
-        servers = self.world.servers
-        place = {keys['wake']: shard % servers for shard, keys in enumerate(KEYS)}
         block_limit = self.random.choice((8.0, 8.0, 2.5))
 
         def make(shard: int) -> Session:
@@ -78,9 +78,17 @@ class ShardedClient(Client):
             )  # fmt: skip
 
         return ShardedSession(
-            make, KEYS[: self.layout.total], place=place.__getitem__, told=self._hear, clock=self.clock,
-            jitter=self.random.random, block_limit=block_limit, max_rejected=self.max_rejected, at_once=servers == 1,
+            make, KEYS[: self.layout.total], place=self.place, told=self._hear, clock=self.clock,
+            jitter=self.random.random, block_limit=block_limit, max_rejected=self.max_rejected, at_once=self.at_once,
         )  # fmt: skip
+
+    @property
+    def at_once(self) -> bool:
+        return self.world.servers == 1
+
+    def place(self, key: bytes) -> Hashable:
+        """Which server it takes a key to be on."""
+        return SHARD_OF_WAKE[key] % self.world.servers
 
     @property
     def acts(self) -> Sequence[Callable[[ShardedClient], Behaviour]]:  # type: ignore[override]  # not written

@@ -23,10 +23,10 @@ from torrelque.transports.memory.server import MemoryServer
 SEEDS, PART = 100, 20
 """Of each kind of world, and how many of them are one test."""
 
-FEWER = {'shards': 40, 'shards-calm': 20}
+FEWER = {'shards': 40, 'shards-calm': 20, 'moves': 60, 'moves-shards': 40}
 """Of these, which take their time on real servers, too; many more are run by hand."""
 
-SEEDS_FOR_MUTANTS = 60
+SEEDS_FOR_MUTANTS = 200
 MUTANTS = (
     mutants.MUTANTS | mutants_beyond.MUTANTS | mutants_waiting.MUTANTS | mutants_nodes.MUTANTS | mutants_shards.MUTANTS
 )

@@ -14,7 +14,8 @@ from tests.simulation.forks import fork
 from tests.simulation.history import LedgerOfReplicas, RulesOfReplicas
 from tests.simulation.ledger import Ledger
 from tests.simulation.legacy import LegacyClient
-from tests.simulation.moving import MovingNetwork, MovingSlot
+from tests.simulation.moving import MovingNetwork, MovingServer, MovingSlots
+from tests.simulation.moving_clients import PatientShardedClient
 from tests.simulation.network import Network, name_of
 from tests.simulation.nodes import Nodes
 from tests.simulation.patience import PatientClient
@@ -65,17 +66,18 @@ class World:
         self.trace = trace
         self.scripts = shards.SCRIPTS if config.shards else SCRIPTS
         self.keys: Sequence[Keys] = shards.KEYS[: max(config.shards)] if config.shards else (KEYS,)
-        self.server = make_server(self.server_time, self.keys)
-        self.rules, self.ledger = self._make_rules()
         failovers = config.failovers
-        make_network = MovingNetwork if failovers and failovers.moves else FailingNetwork if failovers else Network
+        moves = failovers is not None and failovers.moves
+        self.nodes: Nodes | None = None
+        self.server = (MovingServer if moves else make_server)(self.server_time, self.keys)
+        self.rules, self.ledger = self._make_rules()
+        make_network = MovingNetwork if moves else FailingNetwork if failovers else Network
         self.network = make_network(
             self.scheduler, self.random, self.choices, self.server, self.execute, trace and self.tell, config.faults
         )
-        make_nodes = MovingSlot if failovers and failovers.moves else Nodes
-        self.nodes = make_nodes(self, failovers) if failovers else None
-        if isinstance(self.network, FailingNetwork) and self.nodes is not None:
-            self.network.nodes = self.nodes
+        if failovers is not None:
+            assert isinstance(self.network, FailingNetwork)
+            self.network.nodes = self.nodes = (MovingSlots if moves else Nodes)(self, failovers)
         self.clients: list[Client] = []
         self.legacy_clients: list[LegacyClient] = []
         self.ending = False
@@ -88,7 +90,7 @@ class World:
             shards.open_queue(self)
 
     def _make_rules(self) -> tuple[Rules, Ledger]:
-        if self.config.failovers:
+        if self.config.failovers and not self.config.shards:
             (shard,) = self.server.shards
             failing = RulesOfReplicas(shard, self.server_time)
             return failing, LedgerOfReplicas(failing, lambda: self.scheduler.now, self.chosen)
@@ -165,7 +167,13 @@ class World:
         self._people(self.make_client(nonce))
 
     def make_client(self, nonce: str) -> Client:
-        make = shards.ShardedClient if self.config.shards else PatientClient if self.nodes else Client
+        sharded, patient = bool(self.config.shards), self.nodes is not None
+        make = {
+            (False, False): Client,
+            (False, True): PatientClient,
+            (True, False): shards.ShardedClient,
+            (True, True): PatientShardedClient,
+        }[sharded, patient]
         client = make(self, nonce)
         self.clients.append(client)
         return client
@@ -268,8 +276,10 @@ class World:
         self.working_off = True
         client = self.make_client('last')
         client.spawn(callers.drain(client))
+        self.scheduler.run(self.network.last_arrival)
         events = [*self.server.working().values(), *self.server.delayed().values(), self.server_time()]
-        until = max(max(events) - self.beginning, self.network.last_arrival) + 5
+        spread = self.nodes.spread if self.nodes else 0.0
+        until = max(max(events) - self.beginning + spread, self.network.last_arrival) + 5
         self.scheduler.run(until, unless=self._worked_off)
         require(not self.server.queued(), 'not worked off in time', self.server.queued(), self.server.working())
         self.scheduler.run(self.scheduler.now + SLICE + 1)  # a hint that is left over is taken down by who waits
