@@ -3,7 +3,8 @@
 One process enqueues and works off tasks with single calls, 50 at a time, and
 then idles, over a cluster of 1, 2 and 3 primaries and a queue of 1, 4 and 16
 shards, or as many as you like. Costs are CPU times that the servers and the process account for
-themselves, so a busy machine disturbs them little. Layouts take turns, several rounds; medians.
+themselves, so a busy machine disturbs them little. Layouts take turns, several rounds;
+medians, also of the ratios to the first layout with shards within each round.
 """
 
 from __future__ import annotations
@@ -161,10 +162,10 @@ def _commands(cluster: Cluster) -> int:
 
 
 def _table(found: dict[Layout, list[Costs]]) -> str:
-    lines = [
-        '| nodes | shards | server CPU a task, µs | client CPU, µs | busiest / idlest node | commands an idle slice |',
-        '|--:|--:|--:|--:|--:|--:|',
-    ]
+    heads = ['nodes', 'shards', 'server CPU a task, µs', 'to the first', 'client CPU, µs', 'to the first']
+    heads += ['busiest / idlest node', 'commands an idle slice']
+    lines = [f'| {" | ".join(heads)} |', '|--:' * len(heads) + '|']
+    first = next(each for layout, each in found.items() if layout.shards is not None)
     for layout, rounds in found.items():
         server, client, most, least, idle = (
             statistics.median(values) if name != 'idle' else values[0]
@@ -172,9 +173,16 @@ def _table(found: dict[Layout, list[Costs]]) -> str:
         )
         shards = 'plain' if layout.shards is None else layout.shards
         lines.append(
-            f'| {layout.nodes} | {shards} | {server:.1f} | {client:.1f} | {most:.2f} / {least:.2f} | {idle:.1f} |'
+            f'| {layout.nodes} | {shards} '
+            f'| {server:.1f} | {_ratio(rounds, first, 0):.2f} x | {client:.1f} | {_ratio(rounds, first, 1):.2f} x '
+            f'| {most:.2f} / {least:.2f} | {idle:.1f} |'
         )
     return '\n'.join(lines)
+
+
+def _ratio(rounds: list[Costs], first: list[Costs], place: int) -> float:
+    """The median of the ratios within each round."""
+    return statistics.median(mine[place] / other[place] for mine, other in zip(rounds, first, strict=True))
 
 
 if __name__ == '__main__':
