@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import cache, partial
@@ -31,6 +32,11 @@ from torrelque.transports.patience import LONGEST, patient
 from torrelque.watching import Watcher
 
 __all__ = ('Observer', 'queues', 'shards_of')
+
+logger: logging.Logger = logging.getLogger('torrelque')
+
+MOST_FOREIGN = 1000
+"""Keys of other programs that are remembered, so that each is reported once."""
 
 SCRIPTS: ScriptSet = load()
 CLUSTER_SCRIPTS: ScriptSet = load(on_cluster=True)
@@ -243,26 +249,47 @@ class Observer:
         return state._replace(result=self._serialiser.loads(state.result))
 
 
-async def queues(client: object) -> AsyncIterator[str]:
-    """The names of the queues on a server, found by SCAN in bounded steps; a name may come twice.
+_foreign: set[bytes] = set()
 
-    ``client`` is what :class:`Torrelque` takes. Queues that only 0.9 has used
-    are not marked, and not found. One with shards comes once, without their numbers.
+
+async def queues(client: object) -> AsyncIterator[str]:
+    """List the queues on a server, found by SCAN in bounded steps.
+
+    A name may come twice. A queue with shards comes once, without their numbers.
+    Queues that only 0.9 has used are not found. A key that is named like a
+    queue's but holds something else is skipped, with one warning in the log.
+
+    Args:
+        client: What :class:`Torrelque` takes.
+
+    Raises:
+        TorrelqueConnectionError: The server cannot be reached.
+        TorrelqueReplyError: The server refuses the commands.
     """
     transport = adapt(client)
     for near in await transport.nodes():
         cursor, first = b'0', True
         while first or cursor != b'0':
-            cursor, names = await drive(transport, operations.scan_queues(cursor, near))
             first = False
-            for name in names:
-                if shard_of_name(name) is not None or (name.startswith('{') and not transport.on_cluster):
-                    shards = await drive(transport, operations.recorded_shards(name))
-                    if shards is not None:
-                        if shard_of_name(name) is None:
-                            yield untagged(name)
-                        continue
-                yield untagged(name) if transport.on_cluster else name
+            cursor, counters = await drive(transport, operations.scan_queues(cursor, near))
+            for key in counters:
+                found = await drive(transport, operations.examine(key))
+                if found is None:
+                    _report_foreign(key)
+                elif found.shards is not None and found.name.startswith('{'):
+                    if shard_of_name(found.name) is None:
+                        yield untagged(found.name)
+                else:
+                    yield untagged(found.name) if transport.on_cluster else found.name
+
+
+def _report_foreign(key: bytes) -> None:
+    if key in _foreign:
+        return
+    if len(_foreign) >= MOST_FOREIGN:
+        _foreign.clear()
+    _foreign.add(key)
+    logger.warning('Skipped the key %r: it is named like the counters of a queue, but holds something else', key)
 
 
 async def shards_of(client: object, queue: str) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import anyio
 import pytest
 
+from tests.servers import Server
 from torrelque import Torrelque, connect
 from torrelque.cli import main
 
@@ -106,3 +107,14 @@ def started(*arguments: str, url: str = '', folder: Path | None = None) -> Itera
             assert stream is not None
             with suppress(BrokenPipeError):  # of what it was not there to read
                 stream.close()
+
+
+def put_foreign_keys(server: Server) -> list[str]:
+    """Keys of other programs that look like a queue's at first sight; their names."""
+    server.command('SET', 'visits:counters', '5')
+    server.command('RPUSH', 'list:counters', 'a')
+    server.command('HSET', 'pages:counters', 'home', '17')
+    server.command('HSET', 'split:counters', 'shards', 'many', 'generation', 'first')
+    server.command('HSET', '{split}:counters', 'shards', '0', 'intended', 'x')
+    server.command('HSET', ':counters', 'enqueued', '1')
+    return ['visits', 'list', 'pages', 'split', '{split}', '']

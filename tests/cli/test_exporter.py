@@ -22,9 +22,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import servers
-from tests.cli.support import Command
+from tests.cli.support import Command, put_foreign_keys
 from tests.servers import Server
-from torrelque import Torrelque, acl, connect
+from torrelque import Torrelque, acl, connect, observing
 from torrelque.cli.metrics import Source
 from torrelque.cli.web import serve
 
@@ -186,6 +186,27 @@ async def test_a_damaged_queue_does_not_hide_the_others(command: Command) -> Non
         found = await exporter.scrape()
     assert (found['up',], found['queue_up', 'mail'], found['queue_up', 'broken']) == (1, 1, 0)
     assert [key for key in found if key[1:2] == ('broken',)] == [('queue_up', 'broken')]
+
+
+async def test_keys_of_other_programs_are_no_queues(
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(observing, '_foreign', set())
+    await on(command.url, 'mail', lambda queue: queue.enqueue(1))
+    put_foreign_keys(servers.shared('valkey-9.1'))
+    with servers.shared('valkey-9.1').client() as client:
+        client.command('HSET', 'broken:counters', 'enqueued', '1')
+        client.command('SET', 'broken:pending', 'no list')
+    async with exporting(command.url) as exporter:
+        for _ in range(3):
+            found = await exporter.scrape()
+            assert found['up',] == 1
+            assert {key[1]: value for key, value in found.items() if key[0] == 'queue_up'} == {'mail': 1, 'broken': 0}
+    assert capfd.readouterr().err.count("Left out queue 'broken'") == 1
+    assert [record.args for record in caplog.records].count((b'visits:counters',)) == 1
 
 
 async def test_the_rights_it_needs(fresh_server: Callable[..., Server], capfd: pytest.CaptureFixture[str]) -> None:

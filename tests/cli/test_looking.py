@@ -8,8 +8,8 @@ import time
 import pytest
 
 from tests import servers
-from tests.cli.support import Command, rows
-from torrelque import Torrelque, TorrelqueQueueStats, TorrelqueTaskState
+from tests.cli.support import Command, put_foreign_keys, rows
+from torrelque import Torrelque, TorrelqueQueueStats, TorrelqueTaskState, acl, observing
 
 STATE_FIELDS = {'id', *TorrelqueTaskState._fields, 'result_encoding'}
 
@@ -65,6 +65,39 @@ def test_queues(command: Command) -> None:
     assert (status, err) == (0, '')
     assert rows(out) == [['a', '[red]queue\\x1b', '1', '0', '0', '0', '0s'], ['mail', '1', '0', '0', '0', '0s']]
     assert [line['queue'] for line in command('queues', '--json').lines] == ['a [red]queue\x1b', 'mail']
+
+
+def test_keys_of_other_programs_are_no_queues(
+    command: Command, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(observing, '_foreign', set())
+    command.do(lambda queue: queue.enqueue('task'), 'mail')
+    foreign = put_foreign_keys(servers.shared('valkey-9.1'))
+    status, out, err = command('queues')
+    assert (status, rows(out), err) == (0, [['mail', '1', '0', '0', '0', '0s']], '')
+    assert [line['queue'] for line in command('queues', '--json').lines] == ['mail']
+    assert sorted(str(record.args) for record in caplog.records) == sorted(f"(b'{name}:counters',)" for name in foreign)
+
+
+def test_a_damaged_queue_does_not_hide_the_others(command: Command) -> None:
+    server = servers.shared('valkey-9.1')
+    command.do(lambda queue: queue.enqueue('task'), 'mail')
+    server.command('HSET', 'broken:counters', 'enqueued', '1')
+    server.command('SET', 'broken:pending', 'no list')
+    status, out, err = command('queues')
+    assert (status, [row[0] for row in rows(out)]) == (0, ['mail'])
+    assert re.fullmatch(r"Skipped queue 'broken', which cannot be read: .*WRONGTYPE.*\n", err), err
+
+
+def test_queues_that_the_user_may_not_read(command: Command) -> None:
+    server = servers.shared('valkey-9.1')
+    for name in ('mail', 'other'):
+        command.do(lambda queue: queue.enqueue('task'), name)
+    rules = acl.rules('observer', 'mail')
+    server.command('ACL', 'SETUSER', 'eye', 'reset', 'resetchannels', 'on', '>secret', *rules, '+scan')
+    status, out, err = command('queues', '--url', server.url.replace('://', '://eye:secret@'))
+    assert (status, [row[0] for row in rows(out)]) == (0, ['mail'])
+    assert re.fullmatch(r"Skipped queue 'other', which cannot be read: .*NOPERM.*\n", err), err
 
 
 # tasks ---------------------------------------------------------------------------------------------------------------

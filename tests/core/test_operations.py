@@ -8,7 +8,7 @@ from tests.core.support import KEYS, SCRIPTS, end, names, only
 from torrelque.core import operations
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import STATE_FIELDS, TorrelqueTaskStatus
-from torrelque.core.operations import PAGE
+from torrelque.core.operations import PAGE, FoundQueue
 from torrelque.errors import TorrelqueReplyError
 
 STATE = [{'status': b'1', 'timeout': b'300'}.get(name) for name in STATE_FIELDS]
@@ -128,4 +128,50 @@ def test_results_are_found_by_the_prefix_taken_literally() -> None:
 def test_queues_are_found_by_their_counters() -> None:
     operation = operations.scan_queues(b'0')
     assert only(next(operation)) == ('SCAN', (b'0', 'MATCH', b'*:counters', 'COUNT', PAGE))
-    assert end(operation, [[b'0', [b'email:counters', b'a:b:counters']]]) == (b'0', ['email', 'a:b'])
+    assert end(operation, [[b'0', [b'email:counters', b'a:b:counters']]]) == (
+        b'0',
+        [b'email:counters', b'a:b:counters'],
+    )
+
+
+def examined(key: bytes, **fields: bytes) -> FoundQueue | None:
+    operation = operations.examine(key)
+    names = [call.args[0] for call in next(operation)]
+    found: FoundQueue | None = end(operation, [fields.get(str(name)) for name in names])
+    return found
+
+
+def test_what_marks_a_queue() -> None:
+    assert examined(b'a:b:counters', enqueued=b'1') == FoundQueue('a:b', None)
+    assert examined(b'{q}:counters', generation=b'2', shards=b'3 5') == FoundQueue('{q}', 3)
+    assert examined(b'{q}:counters', intended=b'1 4') == FoundQueue('{q}', 4)
+    assert examined(b'{q:0}:counters', shards=b'3', claimed=b'7') == FoundQueue('{q:0}', 3)
+
+
+@pytest.mark.parametrize(('key', 'fields'), [
+    (b'a:counters', {}),
+    (b'a:counters', {'shards': b'many'}),
+    (b'a:counters', {'shards': b'0'}),
+    (b'a:counters', {'shards': b''}),
+    (b'a:counters', {'intended': b'3'}),
+    (b'a:counters', {'enqueued': b'a few'}),
+    (b'a:counters', {'enqueued': b'nan'}),
+    (b'a:counters', {'shards': '\N{SUPERSCRIPT TWO}'.encode()}),
+    (b':counters', {'enqueued': b'1'}),
+    (b'\xff:counters', {'enqueued': b'1'}),
+])  # fmt: skip
+def test_what_is_no_queue(key: bytes, fields: dict[str, bytes]) -> None:
+    assert examined(key, **fields) is None
+
+
+@pytest.mark.parametrize(('code', 'found'), [('WRONGTYPE', None), ('NOPERM', FoundQueue('a', None))])
+def test_a_key_that_cannot_be_read(code: str, found: FoundQueue | None) -> None:
+    operation = operations.examine(b'a:counters')
+    assert end(operation, [TorrelqueReplyError(f'{code} no') for _ in next(operation)]) == found
+
+
+def test_a_key_that_a_server_in_trouble_does_not_tell_of() -> None:
+    operation = operations.examine(b'a:counters')
+    replies = [TorrelqueReplyError('LOADING later') for _ in next(operation)]
+    with pytest.raises(TorrelqueReplyError, match='LOADING'):
+        operation.send(replies)

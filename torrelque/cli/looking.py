@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from torrelque import Torrelque, TorrelqueQueueStats
+from torrelque import TorrelqueQueueStats
 from torrelque import queues as find_queues
 from torrelque.cli.output import age, console, errors, make_table, print_json, print_table, printable
-from torrelque.cli.settings import Settings, find_shards
+from torrelque.cli.settings import Settings, UnreadableQueueError, read_stats
 
 __all__ = ('queues', 'stats')
 
@@ -33,17 +33,23 @@ async def stats(settings: Settings) -> None:
 
 
 async def queues(settings: Settings) -> None:
-    """The queues on the server.
+    """List the queues on the server.
 
     Walks through all keys of the database, in bounded steps. Queues that only
-    Torrelque 0.9 has used are not found.
+    Torrelque 0.9 has used are not found. What cannot be read as a queue is
+    skipped with a warning.
     """
     found: dict[str, TorrelqueQueueStats] = {}
+    skipped: set[str] = set()
     async with settings.open_client() as client:
         async for name in find_queues(client):
-            if name not in found:
-                async with Torrelque(client, queue=name, shards=await find_shards(client, name)) as queue:
-                    found[name] = await queue.get_queue_stats()
+            if name in found or name in skipped:
+                continue
+            try:
+                found[name] = await read_stats(client, name)
+            except UnreadableQueueError as error:
+                skipped.add(name)
+                errors().print(f'Skipped {error}', style='yellow')
     if settings.json:
         for name in sorted(found):
             print_json({'queue': name, **found[name]._asdict()})

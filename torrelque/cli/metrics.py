@@ -9,10 +9,10 @@ from contextlib import AbstractAsyncContextManager
 import anyio
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from torrelque import Torrelque, TorrelqueError, TorrelqueQueueStats, TorrelqueReplyError, Transport
+from torrelque import TorrelqueError, TorrelqueQueueStats, Transport
 from torrelque import queues as find_queues
 from torrelque.cli.output import errors
-from torrelque.cli.settings import find_shards
+from torrelque.cli.settings import UnreadableQueueError, read_stats
 
 __all__ = ('Source', 'families')
 
@@ -51,6 +51,7 @@ class Source:
         self._searched = anyio.Event()
         self._failure: Exception | None = None
         """Why queues could not be looked for."""
+        self._unreadable: set[str] = set()
         self._reported = ''
         """What was said last of why it cannot be read."""
 
@@ -68,6 +69,7 @@ class Source:
             else:
                 self._failure = None
                 self._names = found
+                self._unreadable &= found
             self._searched.set()
             await anyio.sleep(self._rescan if self._failure is None else RETRY)
 
@@ -91,13 +93,15 @@ class Source:
         return None
 
     async def _read_one(self, client: Transport, name: str) -> TorrelqueQueueStats | None:
-        async with Torrelque(client, queue=name, shards=await find_shards(client, name)) as queue:
-            try:
-                return await queue.get_queue_stats()
-            except TorrelqueReplyError as error:
-                if error.code != 'WRONGTYPE':  # that is this queue's own trouble
-                    raise
-                return None
+        try:
+            stats = await read_stats(client, name)
+        except UnreadableQueueError as error:
+            if name not in self._unreadable:
+                self._unreadable.add(name)
+                errors().print(f'Left out {" ".join(str(error).split())}')
+            return None
+        self._unreadable.discard(name)
+        return stats
 
     def _report(self, trouble: str) -> None:
         """One line when the server goes, and one when it is back."""

@@ -12,11 +12,33 @@ from typing import Annotated, Any
 import anyio
 import typer
 
-from torrelque import Torrelque, TorrelqueReplyError, TorrelqueTaskSerialiser, Transport, connect, shards_of
+from torrelque import (
+    Torrelque,
+    TorrelqueError,
+    TorrelqueQueueStats,
+    TorrelqueReplyError,
+    TorrelqueTaskSerialiser,
+    TorrelqueUsageError,
+    TorrelqueValueError,
+    Transport,
+    connect,
+    shards_of,
+)
 from torrelque.cli.exits import Exit
 from torrelque.cli.failing import Refusal, reported
 
-__all__ = ('AS_BYTES', 'JsonOption', 'QueueOption', 'Settings', 'ShardsOption', 'UrlOption', 'find_shards', 'verb')
+__all__ = (
+    'AS_BYTES',
+    'JsonOption',
+    'QueueOption',
+    'Settings',
+    'ShardsOption',
+    'UnreadableQueueError',
+    'UrlOption',
+    'find_shards',
+    'read_stats',
+    'verb',
+)
 
 DEFAULT_URL = 'redis://localhost:6379'
 DEFAULT_QUEUE = 'trq'
@@ -127,6 +149,21 @@ async def find_shards(client: Transport, queue: str) -> int | None:
         if error.code not in ('NOPERM', 'WRONGTYPE'):  # of a damaged key, what comes next tells more
             raise
         return None
+
+
+class UnreadableQueueError(TorrelqueError):
+    """A queue whose keys are damaged, or that this user may not read. Other queues are not affected."""
+
+
+async def read_stats(client: Transport, queue: str) -> TorrelqueQueueStats:
+    """The statistics of one of several queues. Raises UnreadableQueueError for a fault of this queue alone."""
+    try:
+        async with Torrelque(client, queue=queue, shards=await find_shards(client, queue)) as opened:
+            return await opened.get_queue_stats()
+    except (TorrelqueReplyError, TorrelqueUsageError, TorrelqueValueError) as error:
+        if isinstance(error, TorrelqueReplyError) and error.code not in ('NOPERM', 'WRONGTYPE'):
+            raise
+        raise UnreadableQueueError(f'queue {queue!r}, which cannot be read: {error}') from error
 
 
 def verb(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torrelque.core.codec import load_headers
 from torrelque.core.keys import Keys
@@ -18,16 +19,18 @@ from torrelque.core.models import (
 from torrelque.core.protocol import Arg, Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
 from torrelque.core.verbs import cap
+from torrelque.errors import TorrelqueReplyError
 
 __all__ = (
     'PAGE',
+    'FoundQueue',
     'are_known',
     'are_queued',
     'are_rejected',
+    'examine',
     'literally',
     'queue_stats',
     'queued_task',
-    'recorded_shards',
     'rejected_before',
     'scan_queues',
     'scan_results',
@@ -188,17 +191,50 @@ def scan_results(keys: Keys, cursor: bytes) -> Operation[tuple[bytes, list[str]]
     return next_cursor, [key[len(prefix) :].decode(errors='replace') for key in found]
 
 
-def scan_queues(cursor: bytes, near: Arg | None = None) -> Operation[tuple[bytes, list[str]]]:
-    """A step through the names of the queues on a server, of a cluster the one that holds the key ``near``."""
-    suffix = b':counters'
-    next_cursor, found = yield from _scan(near, b'*' + suffix, cursor)
-    return next_cursor, [key[: -len(suffix)].decode(errors='replace') for key in found]
+_COUNTERS = b':counters'
+_TOTALS = ('enqueued', 'claimed', 'completed', 'requeued', 'rejected')
 
 
-def recorded_shards(name: str) -> Operation[int | None]:
-    """How many shards are recorded with what begins with ``name``, a queue or a shard; None if nothing is."""
-    recorded = yield from Call[bytes | None]('HGET', (f'{name}:counters',), ('shards',))
-    return None if recorded is None else int(recorded.split()[0])
+def scan_queues(cursor: bytes, near: Arg | None = None) -> Operation[tuple[bytes, list[bytes]]]:
+    """A step through the keys that are named like a queue's counters; of a cluster, on the node of the key ``near``."""
+    next_cursor, found = yield from _scan(near, b'*' + _COUNTERS, cursor)
+    return next_cursor, list(found)
+
+
+class FoundQueue(NamedTuple):
+    """A queue, or a shard of one, and how many shards are recorded with it, if any."""
+
+    name: str
+    shards: int | None
+
+
+def examine(key: bytes) -> Operation[FoundQueue | None]:
+    """The queue whose counters this key holds; None if the key belongs to something else.
+
+    A key that the user may not read counts as a queue's.
+    """
+    fields = ('shards', 'intended', *_TOTALS)
+    replies = yield [Call[bytes | None]('HGET', (key,), (field,)) for field in fields]
+    try:
+        name = key.removesuffix(_COUNTERS).decode()
+        shards, intended, *totals = [_raised(reply) for reply in replies]
+    except UnicodeDecodeError:
+        return None
+    except TorrelqueReplyError as error:
+        if error.code == 'WRONGTYPE':
+            return None
+        if error.code == 'NOPERM':
+            return FoundQueue(name, None)
+        raise
+    recorded = _first_number(shards) or _first_number((intended or b'').partition(b' ')[2])
+    if not name or not (recorded or any(number_of(total) for total in totals)):
+        return None
+    return FoundQueue(name, recorded)
+
+
+def _first_number(text: bytes | None) -> int | None:
+    word = (text or b'').partition(b' ')[0]
+    return int(word) if word.isdigit() and word != b'0' else None
 
 
 def server_time(keys: Keys) -> Operation[float]:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from torrelque.core.keys import Keys
 from torrelque.core.protocol import Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
-from torrelque.errors import TorrelqueShardsError, TorrelqueUsageError
+from torrelque.errors import TorrelqueReplyError, TorrelqueShardsError, TorrelqueUsageError
 
 __all__ = (
     'MAX_SHARDS',
@@ -95,7 +95,7 @@ def read_layout(main: Keys) -> Operation[tuple[Layout | None, Layout | None]]:
     reply = yield from Call[Sequence[bytes | None]]('HMGET', (main['counters'],), ('generation', 'shards', 'intended'))
     generation, text, intended = reply
     layout = None if generation is None or text is None else _parse(generation, text)
-    begun = None if intended is None else _parse(*intended.split(b' ', 1))
+    begun = None if intended is None else _parse(*intended.partition(b' ')[::2])
     if layout and begun and begun.generation <= layout.generation:
         begun = None
     return layout, begun
@@ -152,8 +152,13 @@ def relayout(scripts: ScriptSet, main: Keys, shards: Sequence[Keys], layout: Lay
 
 
 def _parse(generation: bytes, text: bytes) -> Layout:
-    shards, *former = (int(number) for number in text.split())
-    return Layout(int(generation), shards, tuple(former))
+    try:
+        shards, *former = (int(number) for number in text.split())
+        return Layout(int(generation), shards, tuple(former))
+    except ValueError:
+        raise TorrelqueReplyError(
+            f'WRONGTYPE the record of the number of shards is malformed: generation {generation!r}, shards {text!r}'
+        ) from None
 
 
 def check_number(layout: Layout, wanted: int, queue: str) -> None:
