@@ -8,6 +8,7 @@ import anyio
 
 from tests.servers import Server
 from torrelque.core.protocol import Call, Reply
+from torrelque.transports.base import Transport
 from torrelque.transports.native import NativeTransport
 
 Start = Callable[..., Server]
@@ -28,6 +29,23 @@ async def until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(20):
         while not condition():  # noqa: ASYNC110 - nobody could set an event
             await anyio.sleep(0.01)
+
+
+def connections(server: Server) -> int:
+    """How many there are but for the one that asks."""
+    listed: bytes = server.command('CLIENT', 'LIST')
+    return listed.count(b'\n') - 1
+
+
+async def block_together(transport: Transport, server: Server, count: int) -> set[bytes]:
+    """Calls that begin to block at once, and end at once; the ids of their connections."""
+    async with anyio.create_task_group() as group:
+        for _ in range(count):
+            group.start_soon(transport.block, call('BLPOP', 'list', 8), 8)
+        await until(lambda: blocked(server) == count)
+        lines: list[bytes] = server.command('CLIENT', 'LIST').splitlines()
+        server.command('LPUSH', 'list', *range(count))
+    return {line.split()[0] for line in lines if b'cmd=blpop' in line}
 
 
 def blocked(server: Server) -> int:

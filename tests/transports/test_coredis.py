@@ -19,7 +19,7 @@ from coredis.retry import ConstantRetryPolicy, NoRetryPolicy
 
 from tests.servers import Server
 from tests.transports.fake import CUT, PONG, SILENCE, Answer, fake_server
-from tests.transports.native_support import Start, blocked, call, until
+from tests.transports.native_support import Start, block_together, blocked, call, connections, until
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.errors import (
     TorrelqueConnectionError,
@@ -30,6 +30,7 @@ from torrelque.errors import (
     renew,
 )
 from torrelque.transports import coredis as adapter
+from torrelque.transports import spares
 from torrelque.transports.base import Message
 from torrelque.transports.coredis import CoredisTransport
 
@@ -369,16 +370,24 @@ async def test_a_cancelled_block_closes_its_connection(server: Server) -> None:
         assert await transport.block(call('BLPOP', 'list', 8), 8) == [b'list', b'x']
 
 
-async def test_blocks_do_not_use_the_pool_up_and_few_connections_are_kept(fresh_server: Start) -> None:
+async def test_blocks_do_not_use_the_pool_up_and_their_connections_are_kept(fresh_server: Start) -> None:
     server = fresh_server()
     async with over(server, max_connections=2) as transport:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(150):
-                tasks.start_soon(transport.block, call('BLPOP', 'list', 8), 8)
-            await until(lambda: blocked(server) == 150)
-            assert await transport._client.ping() == b'PONG'
-            await ask(transport, 'LPUSH', 'list', *range(150))
-        await until(lambda: server.command('CLIENT', 'LIST').count(b'\n') <= 3 + adapter.MOST_IDLE)
+        assert await block_together(transport, server, 150) == await block_together(transport, server, 150)
+        assert await transport._client.ping() == b'PONG'
+        await transport.aclose()
+        await until(lambda: connections(server) <= 1)
+
+
+async def test_connections_that_nobody_uses_any_more_are_closed(
+    fresh_server: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spares, 'KEEP', 0.2)
+    server = fresh_server()
+    async with over(server) as transport:
+        for _ in range(2):
+            await block_together(transport, server, 20)
+            await until(lambda: connections(server) <= 2)
 
 
 async def test_a_full_pool_does_not_hold_up_the_queue(fresh_server: Start) -> None:

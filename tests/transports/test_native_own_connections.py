@@ -9,13 +9,14 @@ import pytest
 
 from tests.servers import Server
 from tests.transports.fake import PONG, SILENCE, echo, fake_server
-from tests.transports.native_support import Start, ask, blocked, call, until
+from tests.transports.native_support import Start, ask, block_together, blocked, call, connections, until
 from torrelque.core.protocol import Reply
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
 )
+from torrelque.transports import spares
 from torrelque.transports.base import Listener, Message
 from torrelque.transports.native import (
     blocking,
@@ -58,15 +59,21 @@ async def test_a_cancelled_block_closes_its_connection(server: Server) -> None:
         assert await client.block(call('BLPOP', 'list', 8), 8) == [b'list', b'x']
 
 
-async def test_many_blocks_keep_few_connections(fresh_server: Start) -> None:
+async def test_as_many_connections_are_kept_as_were_in_use(fresh_server: Start) -> None:
     server = fresh_server()
     async with connect(server.url) as client:
-        async with anyio.create_task_group() as group:
-            for _ in range(20):
-                group.start_soon(client.block, call('BLPOP', 'list', 8), 8)
-            await until(lambda: blocked(server) == 20)
-            await ask(client, 'LPUSH', 'list', *range(20))
-        await until(lambda: server.command('CLIENT', 'LIST').count(b'\n') <= 2 + blocking.MOST_IDLE)
+        assert await block_together(client, server, 40) == await block_together(client, server, 40)
+
+
+async def test_connections_that_nobody_uses_any_more_are_closed(
+    fresh_server: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spares, 'KEEP', 0.2)
+    server = fresh_server()
+    async with connect(server.url) as client:
+        for _ in range(2):
+            await block_together(client, server, 20)
+            await until(lambda: connections(server) == 1)
 
 
 async def test_a_broken_block_raises_and_is_not_repeated(fresh_server: Start) -> None:

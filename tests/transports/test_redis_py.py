@@ -21,7 +21,7 @@ from redis.credentials import UsernamePasswordCredentialProvider
 
 from tests.servers import Server
 from tests.transports.fake import CUT, PONG, SILENCE, Answer, Fake, fake_server
-from tests.transports.native_support import Start, blocked, call, until
+from tests.transports.native_support import Start, block_together, blocked, call, connections, until
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.errors import (
     TorrelqueConnectionError,
@@ -31,7 +31,7 @@ from torrelque.errors import (
     TorrelqueUsageError,
     renew,
 )
-from torrelque.transports import redis_py
+from torrelque.transports import redis_py, spares
 from torrelque.transports.base import Message
 from torrelque.transports.redis_py import RedisPyTransport
 
@@ -363,18 +363,24 @@ async def test_a_cancelled_block_closes_its_connection(server: Server) -> None:
         assert await transport.block(call('BLPOP', 'list', 8), 8) == [b'list', b'x']
 
 
-async def test_blocks_do_not_use_the_pool_up_and_few_connections_are_kept(fresh_server: Start) -> None:
+async def test_blocks_do_not_use_the_pool_up_and_their_connections_are_kept(fresh_server: Start) -> None:
     server = fresh_server()
     async with over(server, max_connections=2) as transport:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(150):
-                tasks.start_soon(transport.block, call('BLPOP', 'list', 8), 8)
-            await until(lambda: blocked(server) == 150)
-            await ask(transport, 'LPUSH', 'list', *range(150))
-        await until(lambda: server.command('CLIENT', 'LIST').count(b'\n') <= 2 + redis_py.MOST_IDLE)
+        assert await block_together(transport, server, 150) == await block_together(transport, server, 150)
         await transport.aclose()
-        await until(lambda: server.command('CLIENT', 'LIST').count(b'\n') == 2)
+        await until(lambda: connections(server) <= 0)
         assert await ask(transport, 'PING') == b'PONG'
+
+
+async def test_connections_that_nobody_uses_any_more_are_closed(
+    fresh_server: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spares, 'KEEP', 0.2)
+    server = fresh_server()
+    async with over(server) as transport:
+        for _ in range(2):
+            await block_together(transport, server, 20)
+            await until(lambda: connections(server) <= 1)
 
 
 async def test_a_broken_block_raises_and_is_not_repeated(fresh_server: Start) -> None:
@@ -400,7 +406,7 @@ async def test_a_kept_connection_that_was_cut_is_not_used(fresh_server: Start) -
     async with over(server) as transport:
         assert await transport.block(call('ECHO', 'x'), 1) == b'x'
         server.command('CLIENT', 'KILL', 'TYPE', 'normal')
-        (kept,) = transport._dialer._idle
+        ((_, kept),) = transport._dialer._spares._kept
         await until(kept._reader.at_eof)
         assert await transport.block(call('ECHO', 'y'), 1) == b'y'
 

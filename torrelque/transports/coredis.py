@@ -9,7 +9,7 @@ client's pool, and end with it.
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, TypeAlias, cast
 
@@ -33,7 +33,7 @@ from torrelque.errors import (
     parse_code,
     renew,
 )
-from torrelque.transports import base
+from torrelque.transports import base, spares
 from torrelque.transports.naming import class_name, named
 from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, pair
 from torrelque.transports.resp import encoded, plain
@@ -42,9 +42,6 @@ __all__ = ('Connections', 'CoredisListener', 'CoredisTransport', 'Dialer')
 
 MARGIN = 2.0
 """How much later than asked a blocking call may be answered, in seconds: idle servers notice up to 0.1 s late."""
-
-MOST_IDLE = 4
-"""So many connections are kept for further blocking calls."""
 
 QUIET = 8.0
 """After so many silent seconds a listener asks the server whether it is there, which has as long to answer."""
@@ -166,6 +163,10 @@ class Dialer:
         while self._open:
             self._open.pop().invalidate()
 
+    def start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run something in the background, as long as the client is open."""
+        self._task_group().start_soon(function)
+
     def _task_group(self) -> TaskGroup:
         try:
             return self._pool.task_group
@@ -236,7 +237,8 @@ class Connections:
         self.dialer = dialer
         self._response_timeout = response_timeout
         self._shared = _SharedConnection(dialer)
-        self._idle: list[BaseConnection] = []
+        self._spares: spares.Spares[BaseConnection] = spares.Spares()
+        self._tending: anyio.CancelScope | None = None
 
     async def ask(self, commands: Sequence[Command]) -> list[Reply]:
         """The replies to commands on the shared connection, to which they are sent next to each other."""
@@ -259,15 +261,29 @@ class Connections:
             if isinstance(error, TorrelqueConnectionError):
                 self.close_idle()  # what broke one has probably broken the others
             raise
-        if len(self._idle) < MOST_IDLE and connection.usable:
-            self._idle.append(connection)
+        if connection.usable:
+            self._keep(connection)
         else:
             self.dialer.close(connection)
         return replies
 
+    def _keep(self, connection: BaseConnection) -> None:
+        self._spares.put(connection)
+        if self._tending is None:
+            self._tending = anyio.CancelScope()
+            self.dialer.start_soon(self._close_unused)
+
+    async def _close_unused(self) -> None:
+        assert self._tending is not None  # noqa: S101 - set when this was started
+        with self._tending:
+            while self._spares:
+                await anyio.sleep(spares.KEEP / 4)
+                for connection in self._spares.take_unused():
+                    self.dialer.close(connection)
+        self._tending = None
+
     async def _take(self) -> BaseConnection:
-        while self._idle:
-            connection = self._idle.pop()
+        while connection := self._spares.take():
             if connection.usable:
                 return connection
         return await self.dialer.open()
@@ -276,11 +292,13 @@ class Connections:
         self._shared.close()
 
     def close_idle(self) -> None:
-        while self._idle:
-            self.dialer.close(self._idle.pop())
+        while connection := self._spares.take():
+            self.dialer.close(connection)
 
     def close(self) -> None:
-        self._idle.clear()
+        if self._tending is not None:
+            self._tending.cancel()
+        self._spares = spares.Spares()
         self.dialer.close_all()
 
 

@@ -34,7 +34,7 @@ from torrelque.errors import (
     TorrelqueUsageError,
     parse_code,
 )
-from torrelque.transports import base
+from torrelque.transports import base, spares
 from torrelque.transports.naming import class_name, named
 from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, pair
 from torrelque.transports.resp import encoded, plain
@@ -43,9 +43,6 @@ __all__ = ('Dialer', 'RedisPyListener', 'RedisPyTransport')
 
 MARGIN = 2.0
 """How much later than asked a blocking call may be answered, in seconds: idle servers notice up to 0.1 s late."""
-
-MOST_IDLE = 4
-"""So many connections are kept for further blocking calls."""
 
 QUIET = 8.0
 """After so many silent seconds a listener asks the server whether it is there, which has as long to answer."""
@@ -152,7 +149,9 @@ class Dialer:
         self._source = source
         self._home: tuple[int, object] | None = None
         self._open: set[Any] = set()
-        self._idle: list[Any] = []
+        self._spares: spares.Spares[Any] = spares.Spares()
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         self._end: AsyncGenerator[None] | None = None
 
     async def open(self) -> Any:  # noqa: ANN401 - connections have no common public type
@@ -179,8 +178,7 @@ class Dialer:
     async def take(self) -> Any:  # noqa: ANN401 - as above
         """One that was kept, or a new one."""
         self._settle_in()
-        while self._idle:
-            connection = self._idle.pop()
+        while connection := self._spares.take():
             if await _is_fresh(connection):
                 return connection
             await self.close(connection)
@@ -188,10 +186,24 @@ class Dialer:
 
     async def keep(self, connection: Any) -> None:  # noqa: ANN401 - as above
         """Take back one that is in step."""
-        if len(self._idle) < MOST_IDLE and connection in self._open and connection.is_connected:
-            self._idle.append(connection)
+        if connection in self._open and connection.is_connected:
+            self._spares.put(connection)
+            self._close_unused_later()
         else:
             await self.close(connection)
+
+    def _close_unused_later(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(spares.KEEP / 4, self._close_unused)
+
+    def _close_unused(self) -> None:
+        self._timer = None
+        for connection in self._spares.take_unused():
+            task = asyncio.get_running_loop().create_task(self.close(connection))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+        if self._spares:
+            self._close_unused_later()
 
     async def ask(self, commands: Sequence[Sequence[Any]], seconds: float, late: str) -> list[Reply]:
         """Send commands on a connection that nobody else uses meanwhile, once. Raises TorrelqueConnectionError.
@@ -228,12 +240,15 @@ class Dialer:
             await connection.disconnect(nowait=True)
 
     async def close_idle(self) -> None:
-        while self._idle:
-            await self.close(self._idle.pop())
+        while connection := self._spares.take():
+            await self.close(connection)
 
     async def aclose(self) -> None:
         self._settle_in()
-        self._idle.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._spares = spares.Spares()
         while self._open:
             await self.close(self._open.pop())
 
@@ -243,7 +258,9 @@ class Dialer:
         if self._home != home:
             self._home = home
             self._open = set()
-            self._idle = []
+            self._spares = spares.Spares()
+            self._timer = None
+            self._closing = set()
             self._end = None
 
     async def _close_with_the_loop(self) -> AsyncGenerator[None]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -21,7 +22,7 @@ from torrelque.transports.native.multiplexer import Multiplexer, back_off
 from torrelque.transports.native.redirection import Redirection, redirected, to_repeat
 from torrelque.transports.native.sharded import ClusterListener, ShardListener
 from torrelque.transports.native.topology import Topology
-from torrelque.transports.native.transport import MOST_APART, NativeTransport
+from torrelque.transports.native.transport import NativeTransport
 from torrelque.transports.native.url import Address
 
 __all__ = ('ClusterTransport',)
@@ -36,14 +37,18 @@ MOST_REDIRECTIONS = 5
 class Node:
     """A primary: one connection for what does not block, others for what does."""
 
-    def __init__(self, dialer: Dialer, response_timeout: float) -> None:
+    def __init__(
+        self, dialer: Dialer, response_timeout: float, start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+    ) -> None:
         self.dialer = dialer
-        self.pool: BlockingPool = BlockingPool(dialer)
-        self.apart: BlockingPool = BlockingPool(dialer, MOST_APART)
+        self.pool: BlockingPool = BlockingPool(dialer, start)
+        self.apart: BlockingPool = BlockingPool(dialer, start)
         # It repeats nothing by itself: the call's place may be at another node next time.
         self.multiplexer: Multiplexer = Multiplexer(dialer, 0, response_timeout)
 
     async def aclose(self) -> None:
+        self.pool.stop()
+        self.apart.stop()
         with anyio.CancelScope(shield=True):
             await self.multiplexer.aclose()
             await self.dialer.aclose()
@@ -268,7 +273,7 @@ class ClusterTransport(NativeTransport):
         if node is None:
             if not self._open or self._group is None:
                 raise self._dialer.closed()
-            node = self._nodes[address] = Node(self._dialer_to(address), self._response_timeout)
+            node = self._nodes[address] = Node(self._dialer_to(address), self._response_timeout, self._start_soon)
             self._group.start_soon(node.multiplexer.run)
         return node
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import anyio
 import anyio.lowlevel
@@ -30,9 +30,6 @@ from torrelque.transports.native.multiplexer import Multiplexer, back_off
 from torrelque.transports.native.url import Address, is_of_cluster, is_of_sentinel, parse_sentinel_url, parse_urls
 
 __all__ = ('NativeTransport', 'connect')
-
-MOST_APART = 16
-"""So many connections are kept for batches that want one of their own."""
 
 LONGEST = 300.0
 """What each time-out may be at most: a call and its repeats must end long before the lanes that guard them expire."""
@@ -61,8 +58,8 @@ class NativeTransport(base.Transport):
         self._dialer = dialer or Dialer(address, ssl_context, connect_timeout)
         self._retry_timeout = retry_timeout
         self._response_timeout = response_timeout
-        self._pool = BlockingPool(self._dialer)
-        self._apart = BlockingPool(self._dialer, MOST_APART)
+        self._pool = BlockingPool(self._dialer, self._start_soon)
+        self._apart = BlockingPool(self._dialer, self._start_soon)
         self._multiplexer: Multiplexer | None = None
         self._group: TaskGroup | None = None
         self._pid = 0
@@ -95,6 +92,10 @@ class NativeTransport(base.Transport):
         self._multiplexer = Multiplexer(self._dialer, self._retry_timeout, self._response_timeout)
         group.start_soon(self._multiplexer.run)
         await self.execute((Call('PING'),))
+
+    def _start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        assert self._group is not None  # noqa: S101 - as it is usable
+        self._group.start_soon(function)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -161,6 +162,8 @@ class NativeTransport(base.Transport):
     async def aclose(self) -> None:
         """Close every connection; calls under way raise TorrelqueConnectionError. May be repeated."""
         self._open = False
+        self._pool.stop()
+        self._apart.stop()
         if self._multiplexer is not None:
             await self._multiplexer.aclose()
         await self._dialer.aclose()

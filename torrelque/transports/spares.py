@@ -1,0 +1,40 @@
+"""Connections that wait for their next use: as many as were in use at once lately."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Generic, TypeVar
+
+__all__ = ('KEEP', 'Spares')
+
+C = TypeVar('C')
+
+KEEP = 15.0
+"""Seconds after which an unused connection is closed: longer than a wait takes, so each idle consumer keeps its own."""
+
+
+class Spares(Generic[C]):
+    """A stack of connections: the one used last is lent first, so those that are not needed sink and expire."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[float, C]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def put(self, connection: C) -> None:
+        """Keep a connection that is in step."""
+        self._kept.append((time.monotonic(), connection))
+
+    def take(self) -> C | None:
+        """The one that was used last, None if there is none."""
+        return self._kept.pop()[1] if self._kept else None
+
+    def take_unused(self) -> list[C]:
+        """Those that nobody has used for `KEEP` seconds, for the caller to close."""
+        unused: list[C] = []
+        before = time.monotonic() - KEEP
+        while self._kept and self._kept[0][0] <= before:
+            unused.append(self._kept.popleft()[1])
+        return unused
