@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import servers
-from tests.cli.support import Command
+from tests.cli.support import Command, Ended
 from torrelque import acl
 from torrelque.cli.app import app
 from torrelque.cli.exits import Exit
@@ -144,3 +145,56 @@ def test_an_output_that_nobody_reads_any_more(command: Command) -> None:
         process.stdout.close()
         assert process.stderr.read() == b''
         assert process.wait(20) == Exit.BROKEN_PIPE
+
+
+# Encodings -----------------------------------------------------------------------------------------------------------
+
+
+def run_apart(command: Command, encoding: str, *arguments: str, stdin: bytes = b'') -> Ended:
+    """In a process of its own, as only there standard output has an encoding of its own."""
+    ended = subprocess.run(
+        [sys.executable, '-m', 'torrelque', *arguments],
+        input=stdin,
+        env={**os.environ, 'PYTHONIOENCODING': encoding, 'TORRELQUE_URL': command.url},
+        capture_output=True,
+        check=False,
+    )
+    return Ended(ended.returncode, ended.stdout.decode(encoding), ended.stderr.decode(encoding))
+
+
+@pytest.mark.parametrize('encoding', ['ascii', 'latin-1'])
+def test_what_the_terminal_cannot_show_is_escaped(command: Command, encoding: str) -> None:
+    enqueued = run_apart(
+        command, encoding, 'enqueue', '"Łódź"', '--task-id', 'żółw', '-H', 'kraj=Österreich', '-q', 'pół'
+    )
+    assert (enqueued.status, enqueued.err) == (0, '')
+    assert r'\u0142w' in enqueued.out
+    for verb in (
+        ['tasks'],
+        ['tasks', '--ids'],
+        ['show', 'żółw'],
+        ['stats'],
+        ['queues'],
+        ['tasks', '--json'],
+        ['audit'],
+    ):
+        found = run_apart(command, encoding, *verb, *(() if verb == ['queues'] else ('-q', 'pół')))
+        assert (found.status, found.err) == (0, ''), verb
+        assert found.out
+    missing = run_apart(command, encoding, 'show', 'łoś', '-q', 'pół')
+    assert (missing.status, missing.out) == (Exit.NEGATIVE, '')
+    assert missing.err.startswith('torrelque: ')
+    cancelled = run_apart(command, encoding, 'cancel', '-', '-q', 'pół', stdin='żółw\n'.encode())
+    assert (cancelled.status, cancelled.out, cancelled.err) == (0, 'cancelled 1 task\n', '')
+
+
+def test_ids_on_standard_input_that_are_no_text(command: Command) -> None:
+    command.do(lambda queue: queue.enqueue('task'))
+    refused = run_apart(command, 'utf-8', 'cancel', '-', stdin=b'\xff\n')
+    assert (refused.status, refused.out) == (Exit.USAGE, '')
+    assert 'must be text that UTF-8 can encode' in refused.err
+
+
+def test_the_package_is_the_command(command: Command) -> None:
+    ended = run_apart(command, 'utf-8', '--help')
+    assert ended == (0, command('--help').out, '')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -19,9 +20,19 @@ __all__ = ('run',)
 ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == 'ClickException')
 
 
+def _accept_any_text() -> None:
+    """Escape what the terminal's encoding lacks, rather than fail after the work is done; ids on input are UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding='utf-8', errors='surrogateescape')
+
+
 def run(arguments: Sequence[str]) -> NoReturn:
     """Run the command line and exit. No arguments show the help."""
     with reported():
+        _accept_any_text()
         try:
             status = app(list(arguments) or ['--help'], prog_name='torrelque', standalone_mode=False)
             sys.stdout.flush()
