@@ -16,6 +16,7 @@
     │   └── TorrelqueHandshakeError     no connection can be set up, and trying again will not help
     │       └── TorrelqueRefusedError   user, password or database are wrong (also a TorrelqueReplyError)
     └── TorrelqueReplyError             the server answered with an error; ``code`` says which
+        └── TorrelqueTooLargeError      a call, or its answer, is larger than the server allows (also a ValueError)
 
 An adapter over somebody else's client raises subclasses of the last ones that
 also derive from that client's own exceptions, so code that catches those keeps
@@ -36,6 +37,7 @@ __all__ = (
     'TorrelqueResponseTimeout',
     'TorrelqueShardsError',
     'TorrelqueTimeoutError',
+    'TorrelqueTooLargeError',
     'TorrelqueTypeError',
     'TorrelqueUsageError',
     'TorrelqueValueError',
@@ -111,6 +113,20 @@ class TorrelqueReplyError(TorrelqueError):
         self.code: str = code or parse_code(message)
 
 
+class TorrelqueTooLargeError(TorrelqueReplyError, TorrelqueValueError):
+    """A call, or the answer to it, is larger than the server allows, and the server closes the connection over it.
+
+    Repeating the call cannot help. ``size`` is the size of the call, and ``limit``
+    the most that the server takes, both in bytes; None where that is not known.
+    ``code`` is ``TOOLARGE``, which no server answers.
+    """
+
+    def __init__(self, message: str = '', size: int | None = None, limit: int | None = None) -> None:
+        super().__init__(message, 'TOOLARGE')
+        self.size: int | None = size
+        self.limit: int | None = limit
+
+
 class TorrelqueRefusedError(TorrelqueHandshakeError, TorrelqueReplyError):
     """The server refused the user, the password or the database; ``code`` says which."""
 
@@ -136,8 +152,17 @@ def renew(error: Exception) -> Exception:
     One failure may have to be raised in many callers; sharing the instance
     would let their tracebacks grow into each other.
     """
-    fresh = type(error).__new__(type(error), *error.args)
-    fresh.args = error.args
-    fresh.__dict__.update(error.__dict__)
+    fresh = remake(type(error), error.args, error.__dict__)
     fresh.__cause__ = error.__cause__
     return fresh
+
+
+def remake(kind: type[Exception], args: tuple[object, ...], attributes: dict[str, object]) -> Exception:
+    """An error of a type with these arguments and attributes, whatever the ``__init__`` of the type takes."""
+    try:
+        error = kind.__new__(kind, *args)
+    except TypeError:  # a client's that takes something else, or whose base class is of another layout
+        error = kind.__base__.__new__(kind, *args)  # type: ignore[assignment, arg-type] # an exception's base is one
+    error.args = args
+    error.__dict__.update(attributes)
+    return error

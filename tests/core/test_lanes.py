@@ -7,7 +7,7 @@ import pytest
 from tests.core.support import end, lanes, only
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.protocol import Interrupted, Operation, Reply
-from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueTooLargeError
 
 CAUSE = TorrelqueConnectionError('gone')
 
@@ -66,6 +66,22 @@ def test_a_lane_that_the_server_lost_is_made_anew() -> None:
     assert only(operation.send([[b'NOLANE']])) == ('mint', ('nonce.2',))
     assert only(operation.send([b'8'])) == ('enqueue', ('8', 'nonce.2', 1, 'item'))
     assert end(operation, [[b'OK', b'n']]) == b'n'
+
+
+@pytest.mark.parametrize('done', [True, False])
+def test_a_call_that_is_too_large_is_settled(*, done: bool) -> None:
+    pool = lanes()
+    minted(pool)
+    operation = call(pool)
+    next(operation)
+    too_large = TorrelqueTooLargeError('2 MB', 2_000_000, 1_000_000)
+    assert only(operation.send([too_large])) == ('settle', ('7', 'nonce.1', 2))
+    if done:
+        assert end(operation, [[b'finished', b'n']]) == b'n'
+    else:
+        with pytest.raises(TorrelqueTooLargeError) as caught:
+            operation.send([[b'closed']])
+        assert caught.value is too_large
 
 
 def test_a_server_that_keeps_no_lane_is_an_error() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import ssl
 
 import pytest
 import redis
@@ -13,15 +14,17 @@ from redis import exceptions as redis_errors
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueError,
+    TorrelqueHandshakeError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
+    TorrelqueTooLargeError,
     TorrelqueTypeError,
     TorrelqueValueError,
     renew,
 )
 from torrelque.transports import coredis, redis_py
 from torrelque.transports.naming import named
-from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, pair
+from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, leaf, pair
 from torrelque.transports.resp import encoded, plain
 
 PAIRS = [
@@ -57,6 +60,69 @@ def test_pairs_are_made_once() -> None:
     errors = [pair(TorrelqueConnectionError, redis.ConnectionError(text)) for text in 'ab']
     assert type(errors[0]) is type(errors[1])
     assert [str(error) for error in errors] == ['a', 'b']
+
+
+@pytest.mark.parametrize('error', PAIRS, ids=lambda error: type(error).__name__)
+def test_pairing_again_changes_nothing(error: TorrelqueError) -> None:
+    for ours in (type(error).__bases__[0], *type(error).__bases__[0].__bases__):
+        if issubclass(ours, TorrelqueError):
+            assert pair(ours, error, code='OTHER') is error
+
+
+def test_what_is_paired_may_get_another_type_of_ours_besides() -> None:
+    reply = pair(TorrelqueReplyError, redis_errors.NoPermissionError('may not'), code='NOPERM')
+    error = pair(TorrelqueHandshakeError, reply)
+    narrower = pair(TorrelqueResponseTimeout, pair(TorrelqueConnectionError, redis.TimeoutError('late')))
+    for one in (error, renew(error), pickle.loads(pickle.dumps(error))):  # noqa: S301 - our own
+        assert type(one).__bases__ == (TorrelqueHandshakeError, TorrelqueReplyError, redis_errors.NoPermissionError)
+        assert isinstance(one, TorrelqueReplyError)
+        assert (one.code, str(one)) == ('NOPERM', 'may not')
+    assert type(narrower).__bases__ == (TorrelqueResponseTimeout, redis.TimeoutError)
+
+
+class Particular(redis.RedisError):
+    """An error that is not made of its arguments, as a client's or a user's may be."""
+
+    def __new__(cls, host: str, port: int) -> Particular:
+        return super().__new__(cls, host, port)
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f'{host}:{port} is gone')
+
+
+class Final(redis.ConnectionError):
+    def __init_subclass__(cls, **_: object) -> None:
+        raise TypeError('no subclasses')
+
+
+@pytest.mark.parametrize(
+    ('error', 'theirs'),
+    [
+        (Particular('here', 1), redis.RedisError),
+        (Final('gone'), redis.ConnectionError),
+        (coredis_errors.CommandSyntaxError({'a'}, 'both'), coredis_errors.CommandSyntaxError),
+        (OSError(111, 'refused'), OSError),
+        (ssl.SSLCertVerificationError(1, 'expired'), ssl.SSLCertVerificationError),
+        (ExceptionGroup('two', [OSError('a'), OSError('b')]), ExceptionGroup),
+        (UnicodeDecodeError('ascii', b'\xff', 0, 1, 'no'), UnicodeDecodeError),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize('ours', [TorrelqueConnectionError, TorrelqueTooLargeError, TorrelqueTypeError])
+def test_an_error_of_any_class_can_be_paired(
+    ours: type[TorrelqueError], error: Exception, theirs: type[Exception]
+) -> None:
+    paired = pair(ours, error)
+    for one in (paired, renew(paired), pickle.loads(pickle.dumps(paired))):  # noqa: S301 - our own
+        assert isinstance(one, ours)
+        assert isinstance(one, theirs)
+        assert str(one.args) == str(error.args)
+
+
+def test_the_first_error_of_a_group() -> None:
+    error = OSError('a')
+    assert leaf(ExceptionGroup('one', [ExceptionGroup('inner', [error, OSError('b')])])) is error
+    assert leaf(error) is error
 
 
 @pytest.mark.parametrize(

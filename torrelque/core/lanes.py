@@ -14,7 +14,7 @@ from typing import TypeVar
 from torrelque.core.keys import Keys
 from torrelque.core.protocol import Arg, Call, Interrupted, Operation, Reply, as_is
 from torrelque.core.scripts import ScriptSet
-from torrelque.errors import TorrelqueError, TorrelqueReplyError, TorrelqueShardsError
+from torrelque.errors import TorrelqueError, TorrelqueReplyError, TorrelqueShardsError, TorrelqueTooLargeError
 
 __all__ = ('Lane', 'Lanes')
 
@@ -90,6 +90,11 @@ class Lanes:
             answer = yield from self._attempt(used, name, args)
         except Interrupted as interrupted:
             answer = yield from self._settle(used, interrupted)
+        except TorrelqueTooLargeError as error:  # the call may be done: it may be its answer that is too large
+            try:
+                answer = yield from self._settle(used, Interrupted(error))
+            except Interrupted:
+                raise error from None
         except TorrelqueReplyError as error:
             if not _REFUSED_FOR_NOW.search(f'{error.code} {error}'):
                 raise

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, TypeVar, cast
 
-from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, remake
 
-__all__ = ('TorrelqueAnsweredConnectionError', 'pair')
+__all__ = ('TorrelqueAnsweredConnectionError', 'leaf', 'pair')
 
 E = TypeVar('E', bound=TorrelqueError)
 
@@ -19,39 +20,61 @@ class TorrelqueAnsweredConnectionError(TorrelqueConnectionError, TorrelqueReplyE
 
 
 def pair(ours: type[E], error: Exception, **attributes: object) -> E:
-    """An error of the type ``ours`` that is also one of the type of ``error``, with all that is known of that.
+    """Make an error of the type ``ours`` that is also of the type of a client's, with its arguments and attributes.
 
-    ``attributes`` are set besides, such as the ``code`` that an error reply needs.
+    Args:
+        ours: The type of ours that the error is to have.
+        error: The client's error. One that is of the type ``ours`` already is
+            returned unchanged, so pairing twice does no harm.
+        attributes: Set besides, such as the ``code`` that an error reply needs.
+
     """
-    both = _both(ours, type(error))
-    return cast('E', _restore(both, error.args, {**error.__dict__, **attributes}))
+    if isinstance(error, ours):
+        return error
+    attributes = {**error.__dict__, **attributes}
+    for theirs in _parts(type(error)):
+        try:
+            return cast('E', remake(_kind((ours, *theirs)), error.args, attributes))
+        except TypeError:  # cannot be combined with ours, or cannot be made of its arguments: its base class may
+            continue
+    raise AssertionError  # Exception can
 
 
-_KINDS: dict[tuple[type, type], type[Exception]] = {}
-
-
-def _both(ours: type[TorrelqueError], theirs: type[Exception]) -> type[Exception]:
-    kind = _KINDS.get((ours, theirs))
-    if kind is None:
-        body = {'__module__': __name__, '__doc__': ours.__doc__, '__reduce__': _reduce}
-        kind = _KINDS[ours, theirs] = type(f'{ours.__name__}_{theirs.__name__}', (ours, theirs), body)
-    return kind
-
-
-def _restore(kind: type[Exception], args: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
-    # Not through __init__: clients' errors differ in what theirs takes.
-    error = kind.__new__(kind, *args)
-    error.args = args
-    error.__dict__.update(attributes)
+def leaf(error: Exception) -> Exception:
+    """The first error of a group that a client's or anyio's task group raised; any other error itself."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
     return error
+
+
+_KINDS: dict[tuple[type, ...], type[Exception]] = {}
+_PARTS: dict[type, tuple[type, ...]] = {}
+"""Of each paired type those that it is made of, so that an error that is paired again stays one of each."""
+
+
+def _parts(kind: type[Exception]) -> Iterator[tuple[type, ...]]:
+    """What to combine with ours: a type's own parts, or the type, or else the nearest of its bases that will do."""
+    yield _PARTS.get(kind, (kind,))
+    for base in kind.__mro__[1:]:
+        if issubclass(base, Exception) and not issubclass(base, TorrelqueError):
+            yield (base,)
+
+
+def _kind(parts: tuple[type, ...]) -> type[Exception]:
+    kind = _KINDS.get(parts)
+    if kind is None:
+        ours, *others = parts
+        distinct = (ours, *(part for part in others if not issubclass(ours, part)))
+        body = {'__module__': __name__, '__doc__': ours.__doc__, '__reduce__': _reduce}
+        kind = _KINDS[parts] = type('_'.join(part.__name__ for part in distinct), distinct, body)
+        _PARTS[kind] = distinct
+    return kind
 
 
 def _reduce(self: Exception) -> tuple[Any, ...]:
     # The type is found by its parts, as no module holds it.
-    return _unpickle, (*type(self).__bases__, self.args, self.__dict__)
+    return _unpickle, (_PARTS[type(self)], self.args, self.__dict__)
 
 
-def _unpickle(
-    ours: type[TorrelqueError], theirs: type[Exception], args: tuple[Any, ...], attributes: dict[str, Any]
-) -> Exception:
-    return _restore(_both(ours, theirs), args, attributes)
+def _unpickle(parts: tuple[type, ...], args: tuple[Any, ...], attributes: dict[str, Any]) -> Exception:
+    return remake(_kind(parts), args, attributes)
