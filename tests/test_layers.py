@@ -101,7 +101,7 @@ def is_public(item: Imported) -> bool:
 def may_import(path: str, item: Imported) -> bool:
     top = path.partition('/')[0]
     if top == 'errors.py':
-        return item.module == '__future__'
+        return item.module in ('__future__', 're')
     if top == 'core':
         pure = (*PURE, 'importlib.resources') if path == LOADS_ITS_OWN_FILES else PURE
         return item.is_in(*pure, 'torrelque.core', 'torrelque.errors')

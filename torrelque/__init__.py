@@ -42,6 +42,7 @@ from torrelque.errors import (
     TorrelqueTypeError,
     TorrelqueUsageError,
     TorrelqueValueError,
+    is_transient,
 )
 from torrelque.items import EnqueueItem, ReleaseItem, RequeueItem
 from torrelque.observing import queues, shards_of
@@ -87,6 +88,7 @@ __all__ = (
     'Worker',
     'connect',
     'events',
+    'is_transient',
     'queues',
     'retry',
     'shards_of',

@@ -25,6 +25,8 @@ working. This module imports no client.
 
 from __future__ import annotations
 
+import re
+
 __all__ = (
     'TorrelqueConnectionError',
     'TorrelqueDurabilityError',
@@ -104,13 +106,14 @@ class TorrelqueReplyError(TorrelqueError):
     """The server answered with an error.
 
     ``code`` is the first word of the server's answer, in capitals, such as
-    ``NOSCRIPT`` or ``OOM``; ``ERR`` where the server gave no other. A missing
-    permission is ``NOPERM``, also within a script.
+    ``NOSCRIPT`` or ``OOM``; ``ERR`` where the server gave no other. Where old
+    servers put the code of a script's error inside the message, it is read from
+    there. A missing permission is ``NOPERM``, also within a script.
     """
 
     def __init__(self, message: str = '', code: str = '') -> None:
         super().__init__(message)
-        self.code: str = code or parse_code(message)
+        self.code: str = code if code not in ('', 'ERR') else parse_code(message)
 
 
 class TorrelqueTooLargeError(TorrelqueReplyError, TorrelqueValueError):
@@ -131,19 +134,81 @@ class TorrelqueRefusedError(TorrelqueHandshakeError, TorrelqueReplyError):
     """The server refused the user, the password or the database; ``code`` says which."""
 
 
-REFUSED_WITHIN_A_SCRIPT = ('ACL failure in script', "The user executing the script can't")
-"""How servers begin, or write in the middle of a message, what they say of a command that a script may not run."""
+UNAVAILABLE = frozenset({
+    'MOVED', 'ASK', 'TRYAGAIN', 'CLUSTERDOWN',  # another node of the cluster serves the slot, or will
+    'READONLY', 'LOADING', 'MASTERDOWN', 'NOREPLICAS', 'UNBLOCKED',  # another primary takes over, or has just done so
+    'BUSY', 'MISCONF',  # the server refuses everybody until a script ends, or its disk works again
+})  # fmt: skip
+"""Codes of servers that refused a call without looking at the queue, and will serve it again, or another will.
+
+With `FULL`, `CODES_BY_WORDS` and `TURNED_AWAY` this is the one table of transient replies. Fail-over, lanes, routers
+and the worker ask it by `is_unavailable` and `is_transient`.
+"""
+
+FULL = 'OOM'
+"""Passes as well, once there is memory again, but the call was understood: nothing was done, and callers are told."""
+
+TURNED_AWAY = 'max number of clients'
+"""In the answer, of no code, of a server that has as many connections as it takes."""
+
+CODES_BY_WORDS = {
+    'non local key': 'TRYAGAIN',  # a script, of a key that it did not declare: the slot is on its way
+    'slot not served': 'CLUSTERDOWN',
+    'cluster is down': 'CLUSTERDOWN',
+    'cannot be used with replica': 'READONLY',  # WAIT and WAITAOF
+    'ACL failure in script': 'NOPERM',
+    "The user executing the script can't": 'NOPERM',
+}
+"""What servers say without a code, and the code that means the same."""
+
+_CODE_WITHIN = re.compile(r'\buser_script: ?\d+: -?(?!ERR )([A-Z]{2,}) ')
+"""The code in what Redis 6.2 and KeyDB, and scripts that pass an error on, put before it: where it was raised."""
 
 
 def parse_code(message: str) -> str:
-    """The code at the start of a server's error message, ``ERR`` if there is none.
+    """The code of a server's error message, ``ERR`` if there is none.
 
-    ``NOPERM`` also where it was a script that ran into a missing permission.
+    It is the first word. Scripts' errors may have it inside the message, or
+    have words in place of it.
     """
-    if any(words in message for words in REFUSED_WITHIN_A_SCRIPT):
-        return 'NOPERM'
+    for words, code in CODES_BY_WORDS.items():  # first, as a client that takes ERR away leaves "WAIT cannot be used"
+        if words in message:
+            return code
     word = message.partition(' ')[0]
-    return word if word.isalpha() and word.isupper() else 'ERR'
+    if word.isalpha() and word.isupper() and word != 'ERR':
+        return word
+    within = _CODE_WITHIN.search(message)
+    if within is None:
+        return 'ERR'
+    # Without an address at its end it leads nowhere.
+    return within[1] if within[1] not in ('MOVED', 'ASK') else 'TRYAGAIN'
+
+
+def is_unavailable(error: object) -> bool:
+    """Whether the server, or the way to it, is unavailable for now, so that the call is to be made again.
+
+    The server looked at nothing of the queue: an earlier try of the call may
+    have been done, whatever this one says. A full server is not meant.
+    """
+    if isinstance(error, TorrelqueHandshakeError):
+        return False
+    if isinstance(error, TorrelqueReplyError):
+        return error.code in UNAVAILABLE or TURNED_AWAY in str(error)
+    return isinstance(error, TorrelqueConnectionError)
+
+
+def is_transient(error: object) -> bool:
+    """Whether an error passes by itself, so that the same call will work later.
+
+    It is true for lost connections and for a server that is failing over,
+    loading, full or busy; false for a wrong password, a missing permission and
+    everything else. A ``Worker`` goes on after exactly these errors.
+
+    Args:
+        error: What a call raised. Anything that is no error of this library is not transient.
+
+    """
+    return is_unavailable(error) or (isinstance(error, TorrelqueReplyError) and error.code == FULL)
 
 
 def renew(error: Exception) -> Exception:

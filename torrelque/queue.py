@@ -80,8 +80,8 @@ class Torrelque(Observer):
     where it was written but not confirmed in time, and TorrelqueUsageError,
     with nothing written, where the server cannot confirm it at all.
     ``failover_timeout`` is how long, in seconds from its start, each call is repeated while
-    the connection breaks or the server answers that it is not to be written to (READONLY,
-    LOADING, MASTERDOWN, CLUSTERDOWN, TRYAGAIN, and MOVED or ASK where they could not be followed);
+    the connection breaks or the server answers that it cannot serve the call for now (READONLY,
+    LOADING, CLUSTERDOWN, BUSY and the like, and MOVED or ASK where they could not be followed; not OOM);
     then the last error is raised. 0 repeats nothing; None, the default, is 10 on a cluster and by way
     of Sentinel, otherwise 0; 300 is the most.
     With ``shards`` the queue is spread over so many, on a cluster over its servers: the keys of each begin with

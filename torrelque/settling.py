@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
@@ -16,35 +15,22 @@ from torrelque import (
     Torrelque,
     TorrelqueConnectionError,
     TorrelqueDurabilityError,
-    TorrelqueHandshakeError,
     TorrelqueLeaseLostError,
     TorrelqueLookupError,
     TorrelqueReplyError,
     TorrelqueTimeoutError,
     events,
+    is_transient,
 )
 from torrelque import retry as policies
 from torrelque.renewing import Clock
 
-__all__ = ('BACK_OFF', 'Settler', 'sleep', 'will_pass')
+__all__ = ('BACK_OFF', 'Settler', 'sleep')
 
 BACK_OFF = policies.exponential(0.05, 2, 0.5, jitter=0.5)
 """Between tries to reach a server that is away."""
 
-PASSING = re.compile(
-    r'\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|OOM|READONLY|TRYAGAIN|UNBLOCKED)\b'
-    r'|max number of clients'
-)
-"""Answers of a server that will work again by itself. Old servers put a script's code in the middle of the message."""
-
 logger: logging.Logger = logging.getLogger('torrelque.worker')
-
-
-def will_pass(error: Exception) -> bool:
-    """Whether the server can be expected to work again without anybody's doing."""
-    if isinstance(error, TorrelqueReplyError):
-        return bool(PASSING.search(f'{error.code} {error}'))
-    return isinstance(error, TorrelqueConnectionError) and not isinstance(error, TorrelqueHandshakeError)
 
 
 async def sleep(clock: Clock, seconds: float) -> None:
@@ -149,7 +135,7 @@ class Settler(Generic[J]):
                     self._lose(job)
                     return
                 if isinstance(error, (TorrelqueConnectionError, TorrelqueReplyError)):
-                    if not will_pass(error) or self._clock.now() >= job.expires:
+                    if not is_transient(error) or self._clock.now() >= job.expires:
                         break
                     tries += 1
                     await sleep(self._clock, BACK_OFF(tries, error) or 0.0)

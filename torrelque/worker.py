@@ -34,10 +34,11 @@ from torrelque import (
     TorrelqueUsageError,
     TorrelqueValueError,
     events,
+    is_transient,
 )
 from torrelque import retry as policies
 from torrelque.renewing import Clock, Renewer
-from torrelque.settling import BACK_OFF, Settler, sleep, will_pass
+from torrelque.settling import BACK_OFF, Settler, sleep
 
 __all__ = ('Worker',)
 
@@ -289,7 +290,7 @@ class Worker:
                 return await self._queue.dequeue(max_tasks=free)
             return [await self._queue.dequeue()]
         except (TorrelqueConnectionError, TorrelqueReplyError) as error:
-            if not will_pass(error):
+            if not is_transient(error):
                 raise
             logger.warning('The server cannot be used, trying again until it can: %s', error)
             self._tell(events.Disconnected(error))
@@ -302,7 +303,7 @@ class Worker:
             try:
                 tasks = await self._queue.dequeue_nowait(max_tasks=self._free())
             except (TorrelqueConnectionError, TorrelqueReplyError) as failure:
-                if not will_pass(failure):
+                if not is_transient(failure):
                     raise
             else:
                 logger.info('The server can be used again')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.core.support import end, lanes, only
+from tests.transient import UNAVAILABLE
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.protocol import Interrupted, Operation, Reply
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueTooLargeError
@@ -176,21 +177,7 @@ def test_a_settle_that_is_refused_is_settled_later() -> None:
     assert pool.unsettled
 
 
-@pytest.mark.parametrize(
-    'answer',
-    [
-        'READONLY no',
-        'LOADING yet',
-        'MASTERDOWN is',
-        'CLUSTERDOWN is',
-        'TRYAGAIN do',
-        'MOVED 1 x:1',
-        'NOREPLICAS not enough',
-        'MISCONF no disc',
-        'BUSY with a script',
-        'ERR Error running script: @user_script: 1: -READONLY You cannot write against a read only replica.',
-    ],
-)
+@pytest.mark.parametrize('answer', UNAVAILABLE)
 def test_a_call_that_was_refused_for_now_may_be_done_all_the_same_and_is_settled_later(answer: str) -> None:
     """An earlier try may have been done before its connection broke."""
     pool = lanes()

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from tests.servers import Server
+from tests.transient import EACH
 from torrelque import (
     Torrelque,
     TorrelqueConnectionError,
@@ -26,12 +27,6 @@ from torrelque.transports.patience import Patient
 pytestmark = pytest.mark.anyio
 
 Fault = Callable[[], Exception]
-OLD_SCRIPT = 'ERR Error running script: @user_script: 1: -READONLY You cannot write against a read only replica.'
-ON_A_REPLICA = 'ERR WAIT cannot be used with replica instances.'
-PASSING = (
-    'READONLY no', 'LOADING yet', 'MASTERDOWN is', 'CLUSTERDOWN is', 'TRYAGAIN do', 'MOVED 1 x:1', OLD_SCRIPT,
-    ON_A_REPLICA,
-)  # fmt: skip
 
 
 class Failing(MemoryTransport):
@@ -72,7 +67,7 @@ class Failing(MemoryTransport):
 
 
 FAULTS = [
-    *[pytest.param(lambda text=text: TorrelqueReplyError(text), id=text.split()[0]) for text in PASSING],
+    *[pytest.param(lambda text=text: TorrelqueReplyError(text), id=text) for text in EACH],
     pytest.param(lambda: TorrelqueConnectionError('cut'), id='cut'),
 ]
 

@@ -13,8 +13,8 @@ from torrelque.core.protocol import Batch, Interrupted, Reply
 from torrelque.core.session import Session
 from torrelque.core.sharded import ShardedSession
 from torrelque.core.waiting import Wait
-from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
-from torrelque.transports.patience import LOAD, LONGEST_PAUSE, PASSING, SHORTEST_PAUSE
+from torrelque.errors import TorrelqueConnectionError, is_unavailable
+from torrelque.transports.patience import LOAD, LONGEST_PAUSE, SHORTEST_PAUSE
 
 __all__ = ('PatientClient',)
 
@@ -22,10 +22,6 @@ LONGEST = 120.0
 """Seconds that a call takes at most, with a pause of its client and what is stuck."""
 
 MINTS_A_CALL = 3
-
-
-def _passes(reply: Reply) -> bool:
-    return isinstance(reply, TorrelqueReplyError) and PASSING.search(f'{reply.code} {reply}') is not None
 
 
 class PatientClient(Client):
@@ -56,7 +52,7 @@ class PatientClient(Client):
         assert nodes is not None
         if 'NOLANE' in str(error):
             return nodes.failed_since(self.world.scheduler.now - LONGEST) >= MINTS_A_CALL - 1
-        return _passes(error)
+        return is_unavailable(error)
 
     def refused(self) -> None:
         """Servers told that they are not, or not yet, those to ask."""
@@ -170,7 +166,7 @@ class _Patience:
         client = self._client
         for place, reply in zip(self._places, replies, strict=True):
             self._replies[place] = reply
-        failed = [place for place in self._places if _passes(self._replies[place])]
+        failed = [place for place in self._places if is_unavailable(self._replies[place])]
         if failed:
             client.refused()
         if not failed:

@@ -7,6 +7,7 @@ import logging
 import anyio
 import pytest
 
+from tests.transient import EACH
 from tests.worker.support import SOON, Bench
 from torrelque import (
     Task,
@@ -21,11 +22,9 @@ pytestmark = pytest.mark.anyio
 
 PASSING = [
     TorrelqueConnectionError('cut off'),
-    TorrelqueReplyError('LOADING the dataset is loaded'),
-    TorrelqueReplyError('READONLY this is a replica'),
-    TorrelqueReplyError('OOM command not allowed'),
     TorrelqueReplyError('ERR Error running script (call to f_1): @user_script: 8: -READONLY this is a replica', 'ERR'),
-    TorrelqueReplyError('ERR max number of clients reached'),
+    *map(TorrelqueReplyError, EACH),
+    TorrelqueReplyError('OOM command not allowed'),
 ]
 LASTING = [
     TorrelqueReplyError('NOPERM no permission'),

@@ -30,9 +30,6 @@ CONFIRMED: frozenset[str] = frozenset(verb.name for verb in (ENQUEUE, RELEASE, R
 LONGEST = 300.0
 """The longest time-out: a call and its repeats must end long before the lanes that guard them expire."""
 
-_ON_A_REPLICA = 'cannot be used with replica'
-"""What a replica answers to a WAIT or WAITAOF: it will not do, but the primary may."""
-
 _WRITTEN = (Outcome.NEW, Outcome.EXISTING, Outcome.OK)
 
 
@@ -106,7 +103,7 @@ class Confirmer:
         loads = [Call[Reply]('SCRIPT LOAD', args=(self._scripts[name].source,), near=self._key) for name in CONFIRMED]
         reply, *_ = yield (self._wait(replicas=0, milliseconds=1), *loads)
         if isinstance(reply, TorrelqueReplyError):
-            if reply.code != 'ERR' or _ON_A_REPLICA in str(reply):
+            if reply.code != 'ERR':
                 raise reply
             needs = 'Redis 7.2 or newer or Valkey, with appendonly yes' if self._durability.fsynced else 'WAIT'
             raise TorrelqueUsageError(

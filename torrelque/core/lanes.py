@@ -7,14 +7,19 @@ arrives late does nothing. A lane has one call in flight, so there is a pool.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from torrelque.core.keys import Keys
 from torrelque.core.protocol import Arg, Call, Interrupted, Operation, Reply, as_is
 from torrelque.core.scripts import ScriptSet
-from torrelque.errors import TorrelqueError, TorrelqueReplyError, TorrelqueShardsError, TorrelqueTooLargeError
+from torrelque.errors import (
+    TorrelqueError,
+    TorrelqueReplyError,
+    TorrelqueShardsError,
+    TorrelqueTooLargeError,
+    is_unavailable,
+)
 
 __all__ = ('Lane', 'Lanes')
 
@@ -22,11 +27,6 @@ T = TypeVar('T')
 
 _MINTS_A_CALL = 3
 """A lane that is gone as soon as it was made means a server that keeps nothing."""
-
-_REFUSED_FOR_NOW = re.compile(
-    r'\b(BUSY|CLUSTERDOWN|LOADING|MASTERDOWN|MISCONF|NOREPLICAS|READONLY|TRYAGAIN)\b|^(MOVED|ASK)\b'
-)
-"""Answers of a server that looked at no record, so that an earlier try of the call may be done for all it says."""
 
 
 class Lane:
@@ -96,7 +96,7 @@ class Lanes:
             except Interrupted:
                 raise error from None
         except TorrelqueReplyError as error:
-            if not _REFUSED_FOR_NOW.search(f'{error.code} {error}'):
+            if not is_unavailable(error):
                 raise
             self._settle_later(used)
             raise Interrupted(error) from None

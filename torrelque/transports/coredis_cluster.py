@@ -29,6 +29,7 @@ from torrelque.errors import (
     TorrelqueReplyError,
     TorrelqueTypeError,
     TorrelqueUsageError,
+    is_unavailable,
 )
 from torrelque.transports import base
 from torrelque.transports.coredis import (
@@ -137,8 +138,7 @@ class _Nodes(Router[TCPLocation]):
         finally:
             connections.close()
         if isinstance(reply, TorrelqueReplyError):
-            lasts = reply.code in ('ERR', 'NOPERM')
-            raise pair(TorrelqueHandshakeError if lasts else TorrelqueConnectionError, reply) from reply
+            raise pair(TorrelqueConnectionError if is_unavailable(reply) else TorrelqueHandshakeError, reply) from reply
         if not reply:
             raise self.unowned(None)
         return [(first, last, [_location(node, asked) for node in nodes]) for first, last, *nodes in reply]

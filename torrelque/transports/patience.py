@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from itertools import count
@@ -11,7 +10,7 @@ from itertools import count
 import anyio
 
 from torrelque.core.protocol import Arg, Batch, Call, Reply
-from torrelque.errors import TorrelqueConnectionError, TorrelqueHandshakeError, TorrelqueReplyError
+from torrelque.errors import TorrelqueConnectionError, is_unavailable
 from torrelque.transports.base import Listener, Transport
 
 __all__ = ('DEFAULT', 'LONGEST', 'Patient', 'patient')
@@ -24,12 +23,6 @@ LONGEST = 300.0
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
 
-PASSING = re.compile(
-    r'\b(READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|UNBLOCKED)\b|^(MOVED|ASK)\b'
-    r'|\bWAIT(AOF)? cannot be used with replica'
-)
-"""Answers of a server that is failing over. Old servers put a script's code in the middle of the message."""
-
 LOAD = 'SCRIPT LOAD'
 
 
@@ -38,15 +31,6 @@ def patient(transport: Transport, timeout: float | None) -> Transport:
     if timeout is None:
         timeout = DEFAULT if transport.on_cluster or transport.fails_over else 0.0
     return Patient(transport, timeout) if timeout else transport
-
-
-def _passes(reply: object) -> bool:
-    """Whether it is the failure of a server, or of a connection to it, that another will soon stand in for."""
-    if isinstance(reply, TorrelqueHandshakeError):
-        return False
-    if isinstance(reply, TorrelqueReplyError):
-        return PASSING.search(f'{reply.code} {reply}') is not None
-    return isinstance(reply, TorrelqueConnectionError)
 
 
 class Patient(Transport):
@@ -87,7 +71,7 @@ class Patient(Transport):
             try:
                 answers = await send([batch[place] for place in places])
             except TorrelqueConnectionError as error:
-                if not _passes(error):
+                if not is_unavailable(error):
                     raise
                 if not await self._another(start, tries):
                     self._annotate(error, start, tries)
@@ -95,7 +79,7 @@ class Patient(Transport):
                 continue
             for place, answer in zip(places, answers, strict=True):
                 replies[place] = answer
-            failed = [place for place in places if _passes(replies[place])]
+            failed = [place for place in places if is_unavailable(replies[place])]
             if not failed:
                 self._waits_fail_since = None
                 return replies
@@ -133,10 +117,10 @@ class Patient(Transport):
         try:
             reply = await self.inner.block(call, timeout)
         except TorrelqueConnectionError as error:
-            if not _passes(error) or self._gives_up():
+            if not is_unavailable(error) or self._gives_up():
                 raise
         else:
-            if not _passes(reply):
+            if not is_unavailable(reply):
                 self._waits_fail_since = None
                 self._failed_waits = 0
                 return reply

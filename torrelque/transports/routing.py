@@ -30,9 +30,6 @@ MOST_AT_ONCE = 3
 PATIENCE = 10.0
 """Seconds that a call is tried again for while the cluster cannot serve it. What was redirected was not done."""
 
-LEFT = 'non local key'
-"""In the error of a script that ran where one of the keys that it did not declare has moved away from."""
-
 ASKING: Call[Reply] = Call('ASKING')
 """Says that the next call may be for a slot that is only just arriving."""
 
@@ -56,9 +53,7 @@ def redirected(reply: Reply) -> Redirection | None:
         # Clients take the first word off the message, or do not.
         host, _, port = str(reply).split()[-1].rpartition(':')
         return Redirection(reply.code, host, int(port))
-    if reply.code in ('TRYAGAIN', 'CLUSTERDOWN'):
-        return Redirection(reply.code)
-    return Redirection('TRYAGAIN') if LEFT in str(reply) else None
+    return Redirection(reply.code) if reply.code in ('TRYAGAIN', 'CLUSTERDOWN') else None
 
 
 def back_off(failures: int) -> float:

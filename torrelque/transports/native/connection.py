@@ -13,6 +13,7 @@ from anyio.abc import ByteStream, SocketAttribute, SocketStream
 
 from torrelque.core.protocol import Arg, Batch, Reply
 from torrelque.errors import (
+    TURNED_AWAY,
     TorrelqueConnectionError,
     TorrelqueHandshakeError,
     TorrelqueRefusedError,
@@ -222,7 +223,7 @@ class Dialer:
     def _judge(self, command: str, error: TorrelqueReplyError) -> None:
         """Raise unless the connection is usable in spite of this answer."""
         message = f'{self.address}: {command} was answered: {error}'
-        if error.code in ('LOADING', 'BUSY') or 'max number of clients' in str(error):
+        if error.code in ('LOADING', 'BUSY') or TURNED_AWAY in str(error):
             raise TorrelqueConnectionError(message)
         # Others (NOPERM, MISCONF, MASTERDOWN) refuse PING, which is our courtesy, and not what the user is here for.
         if command != 'PING' or error.code in ('NOAUTH', 'DENIED'):

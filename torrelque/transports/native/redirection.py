@@ -13,8 +13,6 @@ from torrelque.transports.native.url import Address
 __all__ = ('Redirection', 'redirected', 'to_repeat')
 
 LATER = ('CLUSTERDOWN', 'TRYAGAIN')
-LEFT = 'non local key'
-"""In the error of a script that ran where one of the keys it did not declare has moved away from."""
 
 LOAD = 'SCRIPT LOAD'
 
@@ -33,9 +31,7 @@ def redirected(reply: Reply, asked: Address) -> Redirection | None:
     if reply.code in ('MOVED', 'ASK'):
         host, _, port = str(reply).split()[2].rpartition(':')
         return Redirection(reply.code, place(asked, host, int(port)))
-    if reply.code in LATER:
-        return Redirection(reply.code)
-    return Redirection('TRYAGAIN') if LEFT in str(reply) else None
+    return Redirection(reply.code) if reply.code in LATER else None
 
 
 def to_repeat(batch: Batch, places: Sequence[int], wanted: set[int]) -> list[int]:

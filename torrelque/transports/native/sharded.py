@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from torrelque.core.protocol import Reply
-from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError, is_unavailable
 from torrelque.transports import base
 from torrelque.transports.native.connection import Connection
 from torrelque.transports.native.listener import NativeListener
@@ -38,7 +38,7 @@ class ShardListener(NativeListener):
 
     async def _arrive(self, reply: Reply) -> base.Message | None:
         match reply:
-            case TorrelqueReplyError(code='MOVED' | 'ASK' | 'TRYAGAIN' | 'CLUSTERDOWN'):
+            case TorrelqueReplyError() if is_unavailable(reply):
                 raise TorrelqueConnectionError(f'{self._address}: {reply}')
             case TorrelqueReplyError() if self._prefix and _is_unknown(reply):
                 self._prefix = b''

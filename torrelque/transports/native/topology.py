@@ -15,6 +15,7 @@ from torrelque.errors import (
     TorrelqueHandshakeError,
     TorrelqueRefusedError,
     TorrelqueReplyError,
+    is_unavailable,
 )
 from torrelque.transports.native.connection import Dialer, pack_words
 from torrelque.transports.native.url import Address
@@ -131,7 +132,7 @@ class Topology:
         if isinstance(reply, TorrelqueReplyError):
             if reply.code == 'NOPERM':
                 raise TorrelqueRefusedError(f'{address}: CLUSTER SLOTS was answered: {reply}', reply.code)
-            if reply.code == 'ERR':
+            if not is_unavailable(reply):
                 raise TorrelqueHandshakeError(
                     f'{address}: is not a node of a cluster, connect to it with redis:// or rediss://: {reply}'
                 )
