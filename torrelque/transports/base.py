@@ -81,6 +81,13 @@ class Transport(ABC):
         When cancelled, no connection may be left out of step.
         """
 
+    async def execute_once(self, batch: Batch) -> Sequence[Reply]:
+        """Like :meth:`execute`, without repeats: the caller's time for those is over.
+
+        It settles calls whose outcome is unknown. What is inherited repeats like :meth:`execute`.
+        """
+        return await self.execute(batch)
+
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
         """Like :meth:`execute`, for the last calls as the event loop ends, when the client may be closed already."""
         return await self.execute(batch)

@@ -28,7 +28,13 @@ from torrelque.core.session import Session
 from torrelque.core.sharded import ShardedSession
 from torrelque.core.verbs import Answer, ClaimedTask, Item, Verb
 from torrelque.core.waiting import Wait
-from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueUsageError
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueError,
+    TorrelqueReplyError,
+    TorrelqueResponseTimeout,
+    TorrelqueUsageError,
+)
 from torrelque.transports.base import Transport
 from torrelque.transports.listening import Hub, Inbox
 from torrelque.transports.once import Once, once_maker
@@ -38,6 +44,9 @@ __all__ = ('Background', 'Engine', 'drive')
 T = TypeVar('T')
 
 Execute: TypeAlias = Callable[[Batch], Awaitable[Sequence[Reply]]]
+
+LAST_ATTEMPT = 1.0
+"""Seconds that a call may take to be settled after its time to be repeated is over."""
 
 CLOSING_TIME = 2.0
 """Seconds that shutting down may spend on settling calls and giving claims back."""
@@ -57,12 +66,15 @@ async def drive(
     execute: Execute = transport.execute_at_end if at_end else transport.execute
     if apart is not None:
         execute = partial(transport.execute_apart, timeout=apart)
+    interrupted = False
     try:
         batch = next(operation)
         while True:
             try:
-                replies = await execute(batch)
+                replies = await (_execute_once(transport, batch) if interrupted and not at_end else execute(batch))
+                interrupted = False
             except TorrelqueConnectionError as error:
+                interrupted = True
                 batch = operation.throw(Interrupted(error))
             except anyio.get_cancelled_exc_class():
                 with anyio.move_on_after(CLOSING_TIME, shield=True):
@@ -75,8 +87,15 @@ async def drive(
     except StopIteration as stop:
         result: T = stop.value
         return result
-    except Interrupted as interrupted:
-        raise interrupted.cause or TorrelqueError('the operation was interrupted') from None
+    except Interrupted as interruption:
+        raise interruption.cause or TorrelqueError('the operation was interrupted') from None
+
+
+async def _execute_once(transport: Transport, batch: Batch) -> Sequence[Reply]:
+    """One attempt. The call that it settles has used up its time, so it gets little more."""
+    with anyio.move_on_after(LAST_ATTEMPT):
+        return await transport.execute_once(batch)
+    raise TorrelqueResponseTimeout(f'no answer within {LAST_ATTEMPT:g} s')
 
 
 async def _finish(execute: Execute, operation: Operation[Any]) -> None:

@@ -141,6 +141,9 @@ class Patient(Transport):
 
     # As is -----------------------------------------------------------------------------------------------------------
 
+    async def execute_once(self, batch: Batch) -> Sequence[Reply]:
+        return await self.inner.execute_once(batch)
+
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
         return await self.inner.execute_at_end(batch)
 

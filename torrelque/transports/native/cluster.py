@@ -132,6 +132,9 @@ class ClusterTransport(NativeTransport):
         replica if need be. When ``retry_timeout`` has passed the cluster's
         answer is the reply, and without any TorrelqueConnectionError is raised.
         """
+        return await self._execute(batch, repeat=True)
+
+    async def _execute(self, batch: Batch, *, repeat: bool) -> Sequence[Reply]:
         self._usable()
         if not batch:
             await anyio.lowlevel.checkpoint()
@@ -140,7 +143,7 @@ class ClusterTransport(NativeTransport):
         async def send(node: Node, calls: Batch) -> Sequence[Reply]:
             return await node.multiplexer.execute(pack(calls), len(calls))
 
-        return await self._run(batch, send, together=False)
+        return await self._run(batch, send, self._retry_timeout if repeat else 0.0, together=False)
 
     async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """The same on a connection apart. If one call is redirected all are sent again, with the wait at their end."""
@@ -149,12 +152,17 @@ class ClusterTransport(NativeTransport):
         async def send(node: Node, calls: Batch) -> Sequence[Reply]:
             return await node.apart.execute_all(pack(calls), len(calls), self._response_timeout + timeout)
 
-        return await self._run(batch, send, together=True)
+        return await self._run(batch, send, self._retry_timeout, together=True)
 
     async def _run(
-        self, batch: Batch, send: Callable[[Node, Batch], Awaitable[Sequence[Reply]]], *, together: bool
+        self,
+        batch: Batch,
+        send: Callable[[Node, Batch], Awaitable[Sequence[Reply]]],
+        retry_timeout: float,
+        *,
+        together: bool,
     ) -> Sequence[Reply]:
-        attempts = Attempts(self._retry_timeout)
+        attempts = Attempts(retry_timeout)
         slot = _slot(batch)
         replies: list[Reply] = [None] * len(batch)
         places: Sequence[int] = range(len(batch))

@@ -74,14 +74,15 @@ class Multiplexer:
         self._connection: Connection | None = None
         self._rest = b''  # of what a caller sent by itself
 
-    async def execute(self, data: bytes, count: int) -> Sequence[Reply]:
+    async def execute(self, data: bytes, count: int, *, repeat: bool = True) -> Sequence[Reply]:
         """Send a batch of ``count`` calls and return their replies.
 
         Raises TorrelqueConnectionError when the time to repeat it is over. Safe to cancel.
         """
         if self._closed:
             raise self._dialer.closed()
-        slot = Slot(data, count, time.monotonic() + self._retry_timeout, self._make_once())
+        retry_timeout = self._retry_timeout if repeat else 0.0
+        slot = Slot(data, count, time.monotonic() + retry_timeout, self._make_once())
         if self._connection is None or self._sent or self._queue or not self._send_now(self._connection, slot):
             self._queue.append(slot)
             self._work.set()

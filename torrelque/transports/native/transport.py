@@ -111,12 +111,18 @@ class NativeTransport(base.Transport):
         When the connection breaks they are sent again on the next one, unless
         ``retry_timeout`` has passed; then TorrelqueConnectionError is raised.
         """
+        return await self._execute(batch, repeat=True)
+
+    async def execute_once(self, batch: Batch) -> Sequence[Reply]:
+        return await self._execute(batch, repeat=False)
+
+    async def _execute(self, batch: Batch, *, repeat: bool) -> Sequence[Reply]:
         self._usable()
         if not batch:
             await anyio.lowlevel.checkpoint()
             return []
         assert self._multiplexer is not None  # noqa: S101 - as it is usable
-        return await self._multiplexer.execute(pack(batch), len(batch))
+        return await self._multiplexer.execute(pack(batch), len(batch), repeat=repeat)
 
     async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """Send the calls on a connection of their own, and again, all of them, on another if it breaks."""
