@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from torrelque.core import checks
+from torrelque.core.backoff import Backoff
 from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
 
 __all__ = ('Reject', 'Retry', 'RetryPolicy', 'constant', 'exponential', 'immediately', 'linear', 'never')
@@ -100,14 +101,8 @@ def exponential(
     if not callable(rng):
         raise TorrelqueTypeError(f'rng must be a function that gives numbers from 0 to 1, got {rng!r}')
 
-    def delay(attempt: int) -> float:
-        try:
-            grown = first * growth ** (attempt - 1)
-        except OverflowError:
-            grown = most
-        return min(most, grown) * (1 - part * rng())
-
-    return _limited(attempts, delay)
+    backoff = Backoff(first, most, growth, part)
+    return _limited(attempts, lambda attempt: backoff.pause(attempt, rng))
 
 
 def _limited(attempts: int | None, delay: Callable[[int], float]) -> RetryPolicy:

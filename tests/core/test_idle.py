@@ -466,6 +466,29 @@ def test_waits_that_keep_breaking_fail_those_who_wait() -> None:
     assert machine.idle.timer() == math.inf
 
 
+@pytest.mark.parametrize('jitter', [0.0, 0.5, 1.0])
+def test_however_long_waits_were_cut_the_next_begins_within_a_slice(jitter: float) -> None:
+    machine = Machine(jitter)
+    began = machine.clock.now
+    tickets = []
+    while machine.clock.now < began + 600:
+        tickets.append(machine.join())
+        machine.claim()
+        if machine.idle.block() is not None:
+            machine.idle.block_failed(CAUSE)
+            continue
+        pause = machine.idle.timer() - machine.clock.now
+        assert 0 < pause < SLICE
+        machine.clock.now += pause
+    machine.clock.now += SLICE / 2
+    tickets.append(machine.join())
+    machine.claim()
+    assert machine.idle.block() is not None
+    machine.idle.unblocked(hinted=True)
+    machine.claim('a')
+    assert [ids(ticket) for ticket in tickets if ticket.value] == [['a']]
+
+
 def test_a_wait_that_is_refused_fails_those_who_wait_at_once() -> None:
     machine = Machine()
     ticket = machine.join()

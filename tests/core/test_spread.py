@@ -328,6 +328,21 @@ def test_errors_are_told_to_those_who_wait(machine: Machine, name: str, error: B
     assert str(ticket.error) in ('gone', 'OOM full')
 
 
+def test_however_long_waits_were_cut_the_next_begins_within_a_slice(machine: Machine) -> None:
+    began = machine.clock.now
+    machine.join()
+    here, _ = machine.rest()
+    while machine.clock.now < began + 600:
+        here.then.failed(GONE)
+        machine.join()
+        pause = machine.spread.timer() - machine.clock.now
+        assert 0 < pause < SLICE
+        machine.clock.now += pause
+        for operation, _ in machine.start().values():
+            end(operation, [[b'', b'0 0']])
+        here = next(wait for wait in machine.spread.waits() if wait.key == KEYS[0]['ring'])
+
+
 def test_waits_that_keep_breaking_are_told(machine: Machine) -> None:
     ticket = machine.join()
     here, _ = machine.rest()

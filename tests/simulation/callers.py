@@ -128,6 +128,8 @@ def _handle(client: Client, tasks: Sequence[ClaimedTask]) -> Behaviour:
 
 
 def _act(client: Client, verb: Verb, tasks: Sequence[ClaimedTask]) -> Behaviour:
+    if verb is not EXTEND and client.random.random() < 0.05:  # a claim may be named twice in one call
+        tasks = [*tasks, *tasks]
     answers = yield from ask(client, verb, [_item(client, verb, task.receipt) for task in tasks])
     ledger = client.world.ledger
     if answers is not None:

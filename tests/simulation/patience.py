@@ -14,7 +14,7 @@ from torrelque.core.session import Session
 from torrelque.core.sharded import ShardedSession
 from torrelque.core.waiting import Wait
 from torrelque.errors import TorrelqueConnectionError, is_unavailable
-from torrelque.transports.patience import LOAD, LONGEST_PAUSE, SHORTEST_PAUSE
+from torrelque.transports.patience import BACKOFF, LOAD
 
 __all__ = ('PatientClient',)
 
@@ -58,8 +58,7 @@ class PatientClient(Client):
         """Servers told that they are not, or not yet, those to ask."""
 
     def back_off(self, tries: int) -> float:
-        longest = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** min(tries - 1, 10))
-        return longest * (0.5 + self.random.random() / 2)
+        return BACKOFF.pause(tries, self.random.random)
 
     def make_run(self, operation: Any) -> Run:  # noqa: ANN401 - an operation of anything
         return _PatientRun(self, operation)

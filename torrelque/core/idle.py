@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from torrelque.core.backoff import Backoff
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.models import Receipt
 from torrelque.core.protocol import Interrupted, Operation, Reply
@@ -22,7 +23,7 @@ from torrelque.errors import TorrelqueConnectionError, TorrelqueError
 if TYPE_CHECKING:
     from torrelque.core.merging import Ticket
 
-__all__ = ('LEAST_BESIDE', 'MAX_CLAIM', 'MAX_FAILURES', 'SLICE', 'Claim', 'Idle', 'claim')
+__all__ = ('BACKOFF', 'LEAST_BESIDE', 'MAX_CLAIM', 'MAX_FAILURES', 'SLICE', 'Claim', 'Idle', 'claim')
 
 MAX_CLAIM = 190
 """Tasks a claim: with 20 stale, 20 due and 20 dropped ones a call touches no more than 250, as all calls do."""
@@ -36,6 +37,9 @@ LEAST_BESIDE = 16
 FOREVER = 86400.0
 MAX_FAILURES = 4
 """So many waits in a row may break before those who wait are told."""
+
+BACKOFF = Backoff(0.1, 4.0)
+"""Pauses after waits that broke. Well below a slice: consumers hear of tasks that soon once waits work again."""
 
 
 class Claim:
@@ -178,7 +182,7 @@ class Idle:
         self._failures += 1
         self._claim_wanted = bool(self._waiters)
         self._hint_taken = True
-        self._block_not_before = self._clock() + 0.05 * 2**self._failures
+        self._block_not_before = self._clock() + BACKOFF.pause(self._failures, self._jitter)
         if self._failures >= MAX_FAILURES or not isinstance(error, TorrelqueConnectionError):
             self.abort(error)
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
+from torrelque.core.backoff import Backoff
 from torrelque.core.durability import CONFIRMED, Confirmer
 from torrelque.core.idle import MAX_CLAIM, SLICE, Idle, claim
 from torrelque.core.keys import Keys
@@ -33,6 +34,9 @@ BULK = 100
 
 MAX_CONFIRMING = 16
 """Merged calls that wait for their confirmation at once, each on a connection of its own."""
+
+REPAIR_BACKOFF = Backoff(0.05, 5.0)
+"""Pauses between attempts to settle what was cut off."""
 
 
 class Session:
@@ -72,7 +76,8 @@ class Session:
         self._repairing = False
         self.repair_at: float = math.inf
         """When something is to be repaired, on the session's clock."""
-        self._repair_delay = 0.0
+        self._repair_failures = 0
+        self._jitter = jitter
 
     @property
     def lanes(self) -> Lanes:
@@ -277,7 +282,7 @@ class Session:
             self._repair_later()
         else:
             self._repairing = False
-            self._repair_delay = 0.0
+            self._repair_failures = 0
 
     # Within ------------------------------------------------------------------
 
@@ -297,8 +302,9 @@ class Session:
 
     def _repair_later(self) -> None:
         if (self._owed or self._lanes.unsettled) and not self._repairing:
-            self._repair_delay = min(5.0, self._repair_delay * 2 or 0.05)
-            self.repair_at = min(self.repair_at, self._clock() + self._repair_delay)
+            self._repair_failures += 1
+            pause = REPAIR_BACKOFF.pause(self._repair_failures, self._jitter)
+            self.repair_at = min(self.repair_at, self._clock() + pause)
 
     def _repair_soon(self) -> None:
         """A call got through, so what is left to repair can be."""

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from torrelque.core.idle import MAX_CLAIM, MAX_FAILURES, SLICE, claim
+from torrelque.core.idle import BACKOFF, MAX_CLAIM, MAX_FAILURES, SLICE, claim
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.protocol import Interrupted, Operation, Reply
 from torrelque.core.verbs import ClaimedTask, cap
@@ -215,7 +215,7 @@ class Spread:
         place.failures += 1
         place.survey_wanted = place.hint_lost = True
         self._look_wanted = bool(self._waiters)
-        place.not_before = self._clock() + 0.05 * 2**place.failures
+        place.not_before = self._clock() + BACKOFF.pause(place.failures, self._jitter)
         if place.failures >= MAX_FAILURES or not isinstance(error, TorrelqueConnectionError):
             self.abort(error)
 

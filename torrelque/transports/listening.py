@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import anyio
 
+from torrelque.core.backoff import Backoff
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
 from torrelque.transports.base import Listener, Transport
 
 __all__ = ('Hub', 'Inbox')
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
-"""Seconds between attempts to get a subscription connection back."""
+BACKOFF = Backoff(0.05, 4.0)
+"""Pauses between attempts to get a subscription connection back."""
 
 
 class _Cancellable(Protocol):
@@ -90,7 +92,7 @@ class Hub:
             self._listening = None
 
     async def _listen(self) -> None:
-        pause = FIRST_PAUSE
+        failures = 0
         while True:
             self._standing.clear()
             try:
@@ -98,7 +100,7 @@ class Hub:
                     tasks.start_soon(self._subscribe, listener)
                     while True:
                         message = await listener.receive()
-                        pause = FIRST_PAUSE
+                        failures = 0
                         if message.data is None:
                             self._standing.add(message.channel)
                         for inbox in self._inboxes.get(message.channel, ()):
@@ -106,8 +108,9 @@ class Hub:
             except* (TorrelqueConnectionError, TorrelqueReplyError):
                 # Watchers go on by reading now and then; a user without channel rights stays with that.
                 pass
+            failures += 1
+            pause = BACKOFF.pause(failures, random.random)
             await self._transport.pause(anyio.Event(), self._transport.now() + pause)
-            pause = min(LONGEST_PAUSE, pause * 2)
 
     async def _subscribe(self, listener: Listener) -> None:
         """Keep the listener's channels those of the inboxes."""

@@ -9,6 +9,7 @@ from itertools import count
 
 import anyio
 
+from torrelque.core.backoff import Backoff
 from torrelque.core.protocol import Arg, Batch, Call, Reply
 from torrelque.errors import TorrelqueConnectionError, is_unavailable
 from torrelque.transports.base import Listener, Transport
@@ -21,7 +22,7 @@ DEFAULT = 10.0
 LONGEST = 300.0
 """Seconds; a call and its repeats must end long before the lanes that guard them expire."""
 
-SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 0.5
+BACKOFF = Backoff(0.05, 0.5)
 
 LOAD = 'SCRIPT LOAD'
 
@@ -95,7 +96,7 @@ class Patient(Transport):
 
     async def _another(self, start: float, tries: int) -> bool:
         """Pause, unless that would take longer than there is time for; whether to try again."""
-        pause = _back_off(tries)
+        pause = BACKOFF.pause(tries, random.random)
         if self.now() + pause > start + self._budget:
             return False
         await self._sleep(pause)
@@ -128,7 +129,7 @@ class Patient(Transport):
             if self._gives_up():
                 return reply
         self._failed_waits += 1
-        await self._sleep(min(timeout, _back_off(self._failed_waits)))
+        await self._sleep(min(timeout, BACKOFF.pause(self._failed_waits, random.random)))
         return [*call.keys, b'', b'0']
 
     def _gives_up(self) -> bool:
@@ -170,8 +171,3 @@ class Patient(Transport):
 
     async def pause(self, event: anyio.Event, until: float) -> None:
         await self.inner.pause(event, until)
-
-
-def _back_off(tries: int) -> float:
-    longest = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** min(tries - 1, 10))
-    return longest * (0.5 + random.random() / 2)  # noqa: S311 - jitter

@@ -12,6 +12,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import anyio
 
+from torrelque.core.backoff import Backoff
 from torrelque.core.protocol import Arg, Batch, Call, Reply
 from torrelque.core.slots import SLOTS, slot_of
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
@@ -21,8 +22,8 @@ __all__ = ('ClusterListener', 'Redirection', 'Router', 'Subscriber', 'redirected
 
 N = TypeVar('N')
 
-SHORTEST_DELAY, LONGEST_DELAY = 0.02, 0.5
-"""Seconds between attempts, doubled from one to the next."""
+BACKOFF = Backoff(0.04, 0.5)
+"""Pauses between attempts."""
 
 MOST_AT_ONCE = 3
 """So many redirections in a row are followed without a pause."""
@@ -54,11 +55,6 @@ def redirected(reply: Reply) -> Redirection | None:
         host, _, port = str(reply).split()[-1].rpartition(':')
         return Redirection(reply.code, host, int(port))
     return Redirection(reply.code) if reply.code in ('TRYAGAIN', 'CLUSTERDOWN') else None
-
-
-def back_off(failures: int) -> float:
-    """Seconds until the next attempt. Jitter keeps clients out of step."""
-    return min(LONGEST_DELAY, SHORTEST_DELAY * 2.0 ** min(failures, 10)) * random.uniform(0.5, 1)  # noqa: S311 - no secret
 
 
 class Router(ABC, Generic[N]):
@@ -153,7 +149,7 @@ class Router(ABC, Generic[N]):
             if not ways:
                 return replies
             if not at_once:
-                delay = back_off(rounds)
+                delay = BACKOFF.pause(rounds, random.random)
                 if anyio.current_time() + delay > deadline:
                     return replies
                 await anyio.sleep(delay)
@@ -176,7 +172,7 @@ class Router(ABC, Generic[N]):
             if redirection is None:
                 return reply
             self._way(redirection, node)
-            delay = back_off(rounds)
+            delay = BACKOFF.pause(rounds, random.random)
             if anyio.current_time() + delay > deadline:
                 return None
             await anyio.sleep(delay)

@@ -17,6 +17,7 @@ from typing import cast
 
 import anyio
 
+from torrelque.core.backoff import Backoff
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueConnectionError, TorrelqueHandshakeError, TorrelqueResponseTimeout, renew
 from torrelque.transports.native.connection import Connection, Dialer
@@ -24,8 +25,9 @@ from torrelque.transports.once import Once, once_maker
 
 __all__ = ('Multiplexer', 'back_off')
 
-SHORTEST_DELAY = 0.05
-LONGEST_DELAY = 0.5
+BACKOFF = Backoff(0.05, 0.5)
+"""Pauses between attempts to connect."""
+
 LOOKS = 8
 """How many times in a response time-out the watchdog looks whether something moved."""
 
@@ -214,11 +216,8 @@ class Multiplexer:
 
 
 def back_off(failures: int) -> float:
-    """Seconds until the next attempt: none at first, then doubled each time; jitter keeps clients out of step."""
-    if not failures:
-        return 0.0
-    delay = min(LONGEST_DELAY, SHORTEST_DELAY * 2.0 ** min(failures - 1, 10))
-    return delay * random.uniform(0.5, 1)  # noqa: S311 - no secret
+    """Seconds until the next attempt: none at first."""
+    return BACKOFF.pause(failures, random.random)
 
 
 async def _until_broken(
