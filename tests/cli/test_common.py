@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 from tests import servers
 from tests.cli.support import Command, Ended
@@ -37,6 +41,25 @@ def test_each_verb_helps(command: Command, verb: str) -> None:
     assert (status, err) == (0, '')
     assert out.startswith(f'Usage: torrelque {verb} ')
     assert max(map(len, out.splitlines())) <= 80
+
+
+def test_the_list_of_commands_has_whole_sentences(command: Command) -> None:
+    helped = command().out
+    assert '...\n' not in helped.replace('[ARGS]...', '')
+    assert '\\' not in helped
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_each_verb_has_an_example(command: Command, verb: str) -> None:
+    helped = command(verb, '--help').out
+    assert '\\' not in helped
+    assert not re.search(r'\.\.\.[]}]', helped), 'no {ID...}...'
+    examples = helped.split('Example:\n')[1].splitlines()
+    for line in filter(None, examples):
+        program, name, *words = shlex.split(line)
+        assert (program, name) == ('torrelque', verb)
+        click: Any = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]  # of a group
+        click.make_context(verb, words)  # or its options would be wrong
 
 
 def test_an_option_may_stand_before_and_after_the_verb(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,10 +111,10 @@ def test_a_socket_that_is_not_there(command: Command, tmp_path: Path) -> None:
 def test_passwords(command: Command, fresh_server: Callable[..., servers.Server]) -> None:
     server = fresh_server('--requirepass', 'secret')
     bare = server.url.replace(':secret@', '')
-    said = r'the server refuses: .* NOAUTH .* \(it wants a password: redis://\[user\]:password@host .*\)'
+    said = r'the server refuses: .* NOAUTH .* \(it needs a password: redis://\[user\]:password@host .*\)'
     command.assert_refused(['stats', '--url', bare], Exit.SERVER, said)
     wrong = server.url.replace('secret', 'wr0ng')
-    said = r'the server refuses: .* WRONGPASS .* \(check user and password in --url or TORRELQUE_URL\)'
+    said = r'the server refuses: .* WRONGPASS .* \(check the user and password in --url or TORRELQUE_URL\)'
     command.assert_refused(['stats', '--url', wrong], Exit.SERVER, said)
     assert 'wr0ng' not in command('stats', '--url', wrong).err
     command.assert_refused(['stats', '--url', f'{server.url}/99'], Exit.SERVER, 'the server refuses: .*out of range')
@@ -106,7 +129,7 @@ def test_rights(command: Command, fresh_server: Callable[..., servers.Server]) -
         server.command('ACL', 'SETUSER', role, 'reset', 'resetchannels', 'on', f'>{role}', *acl.rules(role, 'trq'))
     urls = {role: server.url.replace('://', f'://{role}:{role}@') for role in ('producer', 'operator')}
     assert command('enqueue', '1', '--url', urls['producer']).status == 0
-    said = r'the server refuses: .*\(this user lacks a right; torrelque\.acl\.rules\(\) tells those of each role\)'
+    said = r'the server refuses: .*\(this user lacks a permission; torrelque\.acl\.rules\(\) lists those of each role\)'
     command.assert_refused(['audit', '--url', urls['producer']], Exit.SERVER, said)
     for verb in (['sweep'], ['audit'], ['redrive', '--all']):
         assert command(*verb, '--url', urls['operator']).status == 0, 'though it may not look at statistics'

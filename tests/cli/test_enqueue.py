@@ -72,7 +72,7 @@ def test_what_is_refused(command: Command, arguments: list[str], said: str) -> N
 
 def test_without_a_payload_on_a_terminal(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     command.on_terminal = True
-    command.assert_refused(['enqueue'], 2, 'what is to be enqueued[?] Give a payload as JSON, --file, or - for .*')
+    command.assert_refused(['enqueue'], 2, 'nothing to enqueue: give a payload as JSON, --file, or - for .*')
 
 
 # Many ----------------------------------------------------------------------------------------------------------------

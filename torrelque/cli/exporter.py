@@ -23,23 +23,23 @@ async def exporter(
             '-q',
             metavar='NAME',
             show_default=False,
-            help='A queue to tell of, may be repeated; if not given, all that are found on the server.',
+            help='A queue to report; repeatable. By default, every queue found on the server.',
         ),
     ] = None,
-    host: Annotated[str, typer.Option(metavar='ADDRESS', help='Where to listen.')] = '127.0.0.1',
+    host: Annotated[str, typer.Option(metavar='ADDRESS', help='The address to listen on.')] = '127.0.0.1',
     port: Annotated[
-        int, typer.Option(min=0, max=65535, metavar='PORT', help='Where to listen; 0 is any free port.')
+        int, typer.Option(min=0, max=65535, metavar='PORT', help='The port to listen on; 0 picks a free one.')
     ] = 9752,
     timeout: Annotated[
         float, typer.Option(min=0.1, max=60, metavar='SECONDS', help='How long reading the server may take.')
     ] = 5.0,
     rescan: Annotated[float, typer.Option(min=1, metavar='SECONDS', help='How often to look for new queues.')] = 30.0,
 ) -> None:
-    """Serve metrics of the queues for Prometheus, until it is stopped.
+    """Serve metrics for Prometheus until it is stopped.
 
-    At /metrics, read from the server when they are asked for; /healthz answers
-    as long as the exporter works. While the server is away torrelque_up is 0.
-    Looking for queues walks through all keys of the database, in bounded steps.
+    /metrics reads the server at each request. /healthz answers while the
+    exporter runs. torrelque_up is 0 while the server cannot be read. Finding
+    queues scans all keys of the database in bounded steps.
     """
     require({'prometheus_client': 'exporter'})
     from torrelque.cli.metrics import Source  # noqa: PLC0415 - it cannot be imported without it

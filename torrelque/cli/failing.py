@@ -28,12 +28,12 @@ DEBUG = 'TORRELQUE_DEBUG'
 """An environment variable: with it, what went wrong is shown with its traceback."""
 
 ADVICE = {
-    'NOAUTH': 'it wants a password: redis://[user]:password@host in --url or TORRELQUE_URL',
-    'WRONGPASS': 'check user and password in --url or TORRELQUE_URL',
-    'NOPERM': 'this user lacks a right; torrelque.acl.rules() tells those of each role',
+    'NOAUTH': 'it needs a password: redis://[user]:password@host in --url or TORRELQUE_URL',
+    'WRONGPASS': 'check the user and password in --url or TORRELQUE_URL',
+    'NOPERM': 'this user lacks a permission; torrelque.acl.rules() lists those of each role',
     'OOM': 'the server is full',
-    'LOADING': 'it still loads its data, try again later',
-    'READONLY': 'this is a replica, name the primary with --url or TORRELQUE_URL',
+    'LOADING': 'it is loading its data; try again later',
+    'READONLY': 'this is a replica; give the primary with --url or TORRELQUE_URL',
 }
 """What to do about an error reply, by its code."""
 

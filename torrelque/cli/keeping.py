@@ -18,8 +18,8 @@ __all__ = ('audit', 'reshard', 'sweep')
 async def sweep(settings: Settings) -> None:
     """Return stale and due tasks to pending.
 
-    Consumers of Torrelque 1.0 do that by themselves when they wait. It also
-    returns what consumers of 0.9 left half-claimed; that takes two sweeps.
+    Waiting consumers of Torrelque 1.0 do this by themselves. A sweep also
+    returns tasks that consumers of 0.9 left half-claimed; that takes two sweeps.
     """
     async with settings.open_known_queue() as queue:
         stale, due, abandoned = await queue.sweep()
@@ -32,14 +32,12 @@ async def sweep(settings: Settings) -> None:
 async def audit(
     settings: Settings,
     *,
-    repair: Annotated[
-        bool, typer.Option('--repair', help='Repair what can be repaired without losing a task.')
-    ] = False,
+    repair: Annotated[bool, typer.Option('--repair', help='Repair violations where no task can be lost.')] = False,
 ) -> int:
-    """Check that everything in the queue is as it should be.
+    """Check the queue's invariants and print the violations.
 
-    Runs while the queue is used, in bounded steps. Exit status 1 if something
-    is not as it should be and was not repaired.
+    Runs in bounded steps while the queue is in use. The exit status is 1 if
+    violations remain.
     """
     async with settings.open_known_queue() as queue:
         violations = await queue.audit(repair=repair)
@@ -64,14 +62,14 @@ async def audit(
 async def reshard(
     settings: Settings,
     number: Annotated[
-        int, typer.Argument(min=1, max=1000, metavar='N', show_default=False, help='How many shards there are to be.')
+        int, typer.Argument(min=1, max=1000, metavar='N', show_default=False, help='The new number of shards.')
     ],
 ) -> int:
-    """Spread the queue over N shards from now on, while it is in use.
+    """Change the number of shards while the queue is in use.
 
-    What is in the queue stays where it is until it is done. Exit status 1 while
-    something is left where it belonged before: to be repeated, with the same N,
-    until it is 0.
+    Queued tasks stay where they are until they are done. The exit status is 1
+    while any are left on their former shards: repeat the command with the same
+    N until it is 0.
     """
     async with settings.open_queue() as queue:
         if queue.shards is None:

@@ -26,34 +26,40 @@ SCREENFUL = 100
 async def tasks(
     settings: Settings,
     status: Annotated[
-        Status | None, typer.Option('--status', '-s', show_default=False, help='Only those with this status.')
+        Status | None, typer.Option('--status', '-s', show_default=False, help='Only tasks with this status.')
     ] = None,
     older_than: Annotated[
         float | None,
         typer.Option(
-            metavar=TIME, parser=parse_time, show_default=False, help='Only those whose last change is so long ago.'
+            metavar=TIME, parser=parse_time, show_default=False, help='Only tasks last changed at least this long ago.'
         ),
     ] = None,
     newer_than: Annotated[
         float | None,
         typer.Option(
-            metavar=TIME, parser=parse_time, show_default=False, help='Only those whose last change is no longer ago.'
+            metavar=TIME, parser=parse_time, show_default=False, help='Only tasks last changed at most this long ago.'
         ),
     ] = None,
     limit: Annotated[
         int | None,
         typer.Option(
-            '--limit', '-n', min=1, metavar='N', show_default=False, help=f'At most so many; {SCREENFUL} on a terminal.'
+            '--limit',
+            '-n',
+            min=1,
+            metavar='N',
+            show_default=False,
+            help=f'At most N tasks. Defaults to {SCREENFUL} on a terminal.',
         ),
     ] = None,
     *,
-    ids: Annotated[bool, typer.Option('--ids', help='Only the ids, one a line.')] = False,
+    ids: Annotated[bool, typer.Option('--ids', help='Print only the ids, one per line.')] = False,
 ) -> None:
-    """List tasks, in no order, read in bounded steps while the queue goes on.
+    """List queued tasks and dead letters, in no particular order.
 
-    All that are queued, and the dead letters; with --status completed those
-    whose result is kept. A task's last change is when it was last enqueued,
-    delivered, requeued, rejected or completed, by the server's clock.
+    Tasks are read in bounded steps while the queue is in use. With
+    --status completed, lists tasks whose result is kept. A task changes when it
+    is enqueued, delivered, requeued, rejected or completed, by the server's
+    clock.
     """
     async with settings.open_known_queue() as queue:
         now = await queue.get_server_time()

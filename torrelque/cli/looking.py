@@ -11,13 +11,13 @@ __all__ = ('queues', 'stats')
 
 
 async def stats(settings: Settings) -> None:
-    """How many tasks are where, and totals."""
+    """Show how many tasks are where, and totals."""
     async with settings.open_known_queue() as queue:
         counts = await queue.get_queue_stats()
     if settings.json:
         print_json({'queue': settings.queue, **counts._asdict()})
         return
-    table = make_table('', 'now', '', 'since ever', right=('now', 'since ever'))
+    table = make_table('', 'now', '', 'total', right=('now', 'total'))
     now = {'pending': counts.pending, 'working': counts.working, 'delayed': counts.delayed, 'rejected': counts.rejected}
     ever = [
         ('enqueued', counts.total_enqueued), ('claimed', counts.total_claimed), ('completed', counts.total_completed),
@@ -29,15 +29,15 @@ async def stats(settings: Settings) -> None:
     out.print(f'queue {printable(settings.queue)}')
     out.print(table)
     if counts.oldest_pending_age is not None:
-        out.print(f'The task at the front of pending was enqueued {age(counts.oldest_pending_age)} ago.')
+        out.print(f'The oldest pending task was enqueued {age(counts.oldest_pending_age)} ago.')
 
 
 async def queues(settings: Settings) -> None:
     """List the queues on the server.
 
-    Walks through all keys of the database, in bounded steps. Queues that only
-    Torrelque 0.9 has used are not found. What cannot be read as a queue is
-    skipped with a warning.
+    Scans all keys of the database in bounded steps. Queues that only Torrelque
+    0.9 has used are not found. What cannot be read as a queue is skipped with a
+    warning.
     """
     found: dict[str, TorrelqueQueueStats] = {}
     skipped: set[str] = set()

@@ -20,10 +20,13 @@ __all__ = ('cancel', 'purge', 'redrive', 'reject', 'requeue')
 
 SomeIdsArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar='[ID]...', show_default=False, help='The dead letters; - reads ids from standard input.'),
+    typer.Argument(metavar='ID', show_default=False, help='Ids of dead letters; - reads them from standard input.'),
 ]
 LimitOption = Annotated[
-    int | None, typer.Option('--limit', '-n', min=1, metavar='N', show_default=False, help='At most so many.')
+    int | None,
+    typer.Option(
+        '--limit', '-n', min=1, metavar='N', show_default=False, help='At most N dead letters, the oldest first.'
+    ),
 ]
 
 
@@ -34,19 +37,22 @@ async def requeue(
     settings: Settings,
     task_id: IdsArgument,
     delay: Annotated[
-        float | None, typer.Option(metavar=TIME, parser=parse_time, show_default=False, help='Due that much later.')
+        float | None,
+        typer.Option(metavar=TIME, parser=parse_time, show_default=False, help='Deliver the tasks after this time.'),
     ] = None,
     task_timeout: Annotated[
         float | None,
         typer.Option(
-            metavar=TIME, parser=parse_time, show_default=False, help='How long its next consumer may work on it.'
+            metavar=TIME,
+            parser=parse_time,
+            show_default=False,
+            help='How long the next consumer may work on each task.',
         ),
     ] = None,
 ) -> int:
-    """Take tasks from those who work on them, and return them to the queue.
+    """Take tasks away from their consumers and requeue them.
 
-    Their claims are lost to whoever holds them. For dead letters there is
-    redrive.
+    The consumers lose their claims. To requeue dead letters, use redrive.
     """
 
     async def act(queue: Torrelque, each: str) -> None:
@@ -61,15 +67,15 @@ async def reject(
     settings: Settings,
     task_id: IdsArgument,
     reason: Annotated[
-        str, typer.Option('--reason', '-r', metavar='TEXT', help='Why; kept with the dead letters.')
+        str, typer.Option('--reason', '-r', metavar='TEXT', help='The reason to keep with the dead letters.')
     ] = 'rejected by an operator',
 ) -> int:
-    """Take tasks from those who work on them, and make them dead letters."""
+    """Take tasks away from their consumers and make them dead letters."""
     return await _to_each(settings, task_id, lambda queue, each: queue.reject(each, reason), 'rejected')
 
 
 async def cancel(settings: Settings, task_id: IdsArgument) -> int:
-    """Remove pending or delayed tasks for good."""
+    """Delete pending or delayed tasks."""
     return await _to_each(settings, task_id, lambda queue, each: queue.cancel(each), 'cancelled')
 
 
@@ -114,12 +120,12 @@ async def redrive(
     settings: Settings,
     task_id: SomeIdsArgument = None,
     *,
-    everything: Annotated[bool, typer.Option('--all', help='All there are, the oldest first.')] = False,
+    everything: Annotated[bool, typer.Option('--all', help='All dead letters, the oldest first.')] = False,
     limit: LimitOption = None,
 ) -> None:
-    """Return dead letters to the queue, their deliveries counted anew.
+    """Requeue dead letters and reset their delivery counts.
 
-    If one of the ids is no dead letter, nothing is done to any.
+    If any of the ids is not a dead letter, nothing is changed.
     """
     if bool(task_id) == everything:
         raise Refusal('redrive takes either ids or --all', Exit.USAGE)
@@ -133,25 +139,25 @@ def purge(
     settings: Settings,
     task_id: SomeIdsArgument = None,
     *,
-    everything: Annotated[bool, typer.Option('--all', help='All there are.')] = False,
+    everything: Annotated[bool, typer.Option('--all', help='All dead letters.')] = False,
     older_than: Annotated[
         float | None,
         typer.Option(
-            metavar=TIME, parser=parse_time, show_default=False, help='Those that were rejected so long ago, or longer.'
+            metavar=TIME, parser=parse_time, show_default=False, help='Dead letters rejected at least this long ago.'
         ),
     ] = None,
     limit: LimitOption = None,
-    yes: Annotated[bool, typer.Option('--yes', '-y', help='Do not ask.')] = False,
+    yes: Annotated[bool, typer.Option('--yes', '-y', help='Do not ask for confirmation.')] = False,
 ) -> None:
-    """Remove dead letters for good. Asks first.
+    """Delete dead letters, after asking.
 
-    If one of the ids is no dead letter, nothing is done to any. With --limit
-    the oldest go first. Exit status 1 if the answer is no.
+    If any of the ids is not a dead letter, nothing is changed. The exit status
+    is 1 if you answer no.
     """
     if [bool(task_id), everything, older_than is not None].count(True) != 1:
         raise Refusal('purge takes either ids, --older-than or --all', Exit.USAGE)
     if task_id and '-' in task_id and not yes:
-        raise Refusal('standard input cannot give ids and the answer, too: add --yes', Exit.USAGE)
+        raise Refusal('standard input cannot give both the ids and your answer: add --yes', Exit.USAGE)
     ids = read_ids(task_id) if task_id else None
     age = 0.0 if everything else older_than
     if not yes:
@@ -160,7 +166,7 @@ def purge(
         if not count:
             _tell_count(settings, 'purged', 0)
             return
-        _ask(f'Remove {_tasks(count)} from the dead letters of queue {settings.queue!r} for good?')
+        _ask(f'Delete {_tasks(count)} from the dead letters of queue {settings.queue!r}?')
     _tell_count(settings, 'purged', anyio.run(_purge, settings, ids, age, limit))
 
 
@@ -185,9 +191,9 @@ def _ask(question: str) -> None:
     errors().print(f'{question} [y/N] ', end='')
     answer = sys.stdin.readline()
     if not answer:
-        raise Refusal('nobody answers: add --yes, or answer y', Exit.USAGE)
+        raise Refusal('no answer on standard input: add --yes, or answer y', Exit.USAGE)
     if answer.strip().lower() not in ('y', 'yes'):
-        raise Refusal('nothing was removed')
+        raise Refusal('nothing was deleted')
 
 
 # Within --------------------------------------------------------------------------------------------------------------

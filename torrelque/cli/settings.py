@@ -49,8 +49,8 @@ UrlOption = Annotated[
         '--url',
         metavar='URL',
         show_default=False,
-        help='The server, as redis://, rediss://, unix:// or redis+cluster:// URL; else TORRELQUE_URL, '
-        f'else {DEFAULT_URL}.',
+        help='The URL of the server: redis://, rediss://, unix:// or redis+cluster://. Defaults to TORRELQUE_URL, '
+        f'then {DEFAULT_URL}.',
     ),
 ]
 QueueOption = Annotated[
@@ -60,12 +60,10 @@ QueueOption = Annotated[
         '-q',
         metavar='NAME',
         show_default=False,
-        help=f'The queue; else TORRELQUE_QUEUE, else {DEFAULT_QUEUE}.',
+        help=f'The queue. Defaults to TORRELQUE_QUEUE, then {DEFAULT_QUEUE}.',
     ),
 ]
-JsonOption = Annotated[
-    bool | None, typer.Option('--json', show_default=False, help='Machine output: one JSON object a line.')
-]
+JsonOption = Annotated[bool | None, typer.Option('--json', show_default=False, help='Print one JSON object per line.')]
 
 ShardsOption = Annotated[
     int | None,
@@ -75,7 +73,7 @@ ShardsOption = Annotated[
         max=1000,
         metavar='N',
         show_default=False,
-        help='Over how many shards the queue is spread; else as many as are recorded with it.',
+        help='The number of shards of the queue. Read from the server by default.',
     ),
 ]
 

@@ -32,11 +32,12 @@ async def show(
     settings: Settings,
     task_id: IdArgument,
     *,
-    raw: Annotated[bool, typer.Option('--raw', help='Only the payload, byte for byte.')] = False,
+    raw: Annotated[bool, typer.Option('--raw', help='Print only the payload, byte for byte.')] = False,
 ) -> None:
-    """Show a task: its state, what is known of its history, its payload and result.
+    """Show a task's state, history, payload and result.
 
-    Payload and result are shown as JSON or text if they are that, else as hex.
+    The payload and the result are shown as JSON or text where possible, and
+    otherwise in hexadecimal.
     """
     async with settings.open_known_queue() as queue:
         now = await queue.get_server_time()
@@ -131,12 +132,18 @@ async def watch(
     task_id: IdArgument,
     timeout: Annotated[
         float | None,
-        typer.Option(metavar=TIME, parser=parse_time, show_default=False, help='Wait no longer; exit status 4 then.'),
+        typer.Option(
+            metavar=TIME,
+            parser=parse_time,
+            show_default=False,
+            help='Stop waiting after this time, with exit status 4.',
+        ),
     ] = None,
 ) -> int:
     """Print a task's status now and at each change, until it ends.
 
-    Exit status 0 if it was completed, 1 if it was rejected or cancelled.
+    The exit status is 0 if the task was completed, and 1 if it was rejected or
+    cancelled.
     """
     seen: list[TorrelqueTaskState] = []
     ended: list[TorrelqueTaskState] = []

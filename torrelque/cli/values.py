@@ -61,7 +61,7 @@ def parse_headers(words: Sequence[str]) -> dict[str, str]:
 
 
 IdsArgument = Annotated[
-    list[str], typer.Argument(metavar='ID...', show_default=False, help='The tasks; - reads ids from standard input.')
+    list[str], typer.Argument(metavar='ID', show_default=False, help='Task ids; - reads them from standard input.')
 ]
 
 

@@ -23,20 +23,22 @@ __all__ = ('top',)
 def top(
     settings: Settings,
     *,
-    interval: Annotated[float, typer.Option(metavar='SECONDS', min=0.1, help='Seconds between two looks.')] = 1.0,
+    interval: Annotated[float, typer.Option(metavar='SECONDS', min=0.1, help='Seconds between two updates.')] = 1.0,
     queue: Annotated[
         str | None,
-        typer.Option('--queue', '-q', metavar='NAME', show_default=False, help='Only this queue, also one of 0.9.'),
+        typer.Option(
+            '--queue', '-q', metavar='NAME', show_default=False, help='Show only this queue, which may be one of 0.9.'
+        ),
     ] = None,
 ) -> None:
-    """All queues of the server, live; their tasks, and what can be done to them.
+    """Show the server's queues and their tasks, live.
 
-    Finds the queues by itself: it walks through all keys of the database, in
-    bounded steps. Press ? for the keys.
+    Finds the queues by scanning all keys of the database in bounded steps.
+    Press ? for help.
     """
     require({'textual': 'cli'})
     if not has_terminal():
-        raise Refusal('top needs a terminal; torrelque queues lists the queues elsewhere', Exit.USAGE)
+        raise Refusal('top needs a terminal; use torrelque queues instead', Exit.USAGE)
     from torrelque.cli.top.app import TopApp  # noqa: PLC0415 - takes as long as all other verbs do together
 
     app = TopApp(settings.url, queue=queue, interval=interval)
