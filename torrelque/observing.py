@@ -146,6 +146,7 @@ class Observer:
             block_limit=self._transport.block_limit,
             max_rejected=self.max_rejected,
             confirmer=Confirmer(self.durability, self._scripts, keys) if self.durability else None,
+            in_order=self._transport.in_order,
         )
 
     # Looking ---------------------------------------------------------------------------------------------------------

@@ -22,10 +22,12 @@ CAUSE = TorrelqueConnectionError('gone')
 class Machine:
     """An idle machine whose lane is minted, and what it gave back."""
 
-    def __init__(self, jitter: float = 0.0, block_limit: float = 60.0, cap: int | None = None) -> None:
+    def __init__(
+        self, jitter: float = 0.0, block_limit: float = 60.0, cap: int | None = None, *, in_order: bool = True
+    ) -> None:
         self.clock = Clock()
         self.returned: list[str] = []
-        self.idle = Idle(lanes(), self.clock, lambda: jitter, self._give_back, block_limit, cap)
+        self.idle = Idle(lanes(), self.clock, lambda: jitter, self._give_back, block_limit, cap, in_order=in_order)
 
     def _give_back(self, tasks: Sequence[ClaimedTask]) -> None:
         self.returned += [task.receipt.id for task in tasks]
@@ -164,9 +166,41 @@ def test_while_there_is_plenty_another_claim_begins_beside() -> None:
     machine.join(LEAST_BESIDE)
     assert machine.idle.start() is None  # one is enough for the server to have something to do
     end(beside, [claimed(*many('b'))])
-    assert ids(ticket) == many('b')
+    assert not ticket.done  # tasks go out in the order of the queue, whichever answer is seen first
     end(operation, [claimed(*many('a'))])
-    assert ids(late) == many('a')
+    assert ids(ticket) == many('a')
+    assert ids(late) == many('b')
+
+
+def test_a_claim_that_made_its_lane_first_is_handed_out_after_one_that_the_server_did_before() -> None:
+    machine = Machine()
+    ticket = plentiful(machine)
+    operation, _ = machine.begin()
+    machine.join(LEAST_BESIDE)
+    beside = machine.idle.start()
+    assert beside is not None
+    assert names(next(beside)) == ['mint']
+    end(operation, [claimed(*many('a'))])
+    assert ids(ticket) == many('a')
+    late = machine.join(2 * LEAST_BESIDE)
+    operation, _ = machine.begin()
+    end(operation, [claimed(*many('b'), time=1)])
+    assert machine.idle.start() is None
+    beside.send([b'8'])
+    end(beside, [claimed(*many('c'), time=2)])
+    assert not late.done
+    operation, _ = machine.begin()
+    end(operation, [claimed(*many('d'), time=3)])
+    assert ids(late) == many('c') + many('d')
+
+
+def test_only_one_claim_is_under_way_where_one_may_overtake_another() -> None:
+    machine = Machine(in_order=False)
+    plentiful(machine)
+    operation, _ = machine.begin()
+    machine.join(LEAST_BESIDE)
+    assert machine.idle.start() is None
+    end(operation, [claimed(*many('a'))])
 
 
 def test_no_claim_begins_beside_for_a_few() -> None:

@@ -9,6 +9,7 @@ While there is plenty a second claim may be under way, on another lane.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -45,12 +46,13 @@ BACKOFF = Backoff(0.1, 4.0)
 class Claim:
     """What a claim answered."""
 
-    __slots__ = ('again', 'alarm', 'tasks')
+    __slots__ = ('again', 'alarm', 'tasks', 'time')
 
-    def __init__(self, tasks: list[ClaimedTask], alarm: float | None, again: bool) -> None:
+    def __init__(self, tasks: list[ClaimedTask], alarm: float | None, again: bool, time: float) -> None:
         self.tasks: list[ClaimedTask] = tasks
         self.alarm: float | None = alarm
         self.again: bool = again
+        self.time: float = time  # on the server's clock
 
 
 def claim(
@@ -76,9 +78,25 @@ def claim(
             )
             for task_id, payload, count, deadline, headers, attempt in zip(*[iter(values)] * 6, strict=True)
         ]
-        return Claim(tasks, float(alarm) if alarm else None, bool(again))
+        return Claim(tasks, float(alarm) if alarm else None, bool(again), float(time))
 
     return (yield from lanes.call('claim', (want, f'{min(willing, FOREVER):.6f}', *cap(max_rejected)), parse, lane))
+
+
+class _Sent:
+    """A claim for ``want`` tasks on behalf of those ``served``; ``over`` once it was answered or failed."""
+
+    __slots__ = ('answer', 'over', 'served', 'want')
+
+    def __init__(self, want: int, served: list[Ticket]) -> None:
+        self.want: int = want
+        self.served: list[Ticket] = served
+        self.answer: Claim | None = None
+        self.over: bool = False
+
+
+def _when(sent: _Sent) -> float:
+    return math.inf if sent.answer is None else sent.answer.time
 
 
 class Idle:
@@ -86,7 +104,8 @@ class Idle:
 
     ``clock`` counts seconds, ``jitter`` gives numbers from 0 to 1, ``give_back``
     takes claims that nobody is there for any more; ``max_rejected`` is the most
-    dead letters to be kept.
+    dead letters to be kept. Without ``in_order`` one claim may overtake another
+    that was sent before it, so only one is under way at a time.
     """
 
     def __init__(
@@ -97,6 +116,8 @@ class Idle:
         give_back: Callable[[Sequence[ClaimedTask]], None],
         block_limit: float = SLICE,
         max_rejected: int | None = None,
+        *,
+        in_order: bool = True,
     ) -> None:
         self._lanes = lanes
         self._max_rejected = max_rejected
@@ -104,10 +125,11 @@ class Idle:
         self._jitter = jitter
         self._longest_slice = min(SLICE, block_limit)
         self._lane = Lane()
-        self._least_beside = LEAST_BESIDE
+        self._least_beside = LEAST_BESIDE if in_order else math.inf
         self._waiters = Waiters(give_back)
         self._busy = False
         self._asked = 0  # tasks that the claims in flight may bring
+        self._sent: deque[_Sent] = deque()  # claims that were not handed out yet, in the order in which they were sent
         self._beside = False  # a claim is in flight on another lane, beside the one on ours
         self._plenty = False  # the last claim that was answered brought all that it asked for
         self._claim_wanted = False
@@ -136,6 +158,8 @@ class Idle:
         self._waiters.time_out(now)
         if self._busy:
             return self._start_beside()
+        if self._sent and self._sent[-1].over:  # that was answered early is handed out before another begins
+            return None
         if self._waiters:
             if (self._claim_wanted or self._alarm <= now) and self._waiters.wanted > self._asked:
                 self._busy = True
@@ -155,7 +179,12 @@ class Idle:
 
         The server then has the next claim when it is done with this one. It minds no event.
         """
-        if self._beside or not self._plenty or self._waiters.wanted - self._asked < self._least_beside:
+        if (
+            len(self._sent) > 1
+            or self._beside
+            or not self._plenty
+            or self._waiters.wanted - self._asked < self._least_beside
+        ):
             return None
         self._beside = True
         return self._claim_beside(self._ask())
@@ -205,7 +234,7 @@ class Idle:
 
     @property
     def _claiming(self) -> bool:
-        return self._busy or self._beside
+        return self._busy or self._beside or bool(self._sent)
 
     def _ask(self) -> int:
         """How many to claim of those that are missing. They count as asked for until the claim was answered."""
@@ -231,10 +260,10 @@ class Idle:
             self._lanes.give_back(lane)
 
     def _claim_for(self, want: int, willing: float, lane: Lane) -> Operation[bool]:
-        now = self._clock()
-        served = self._waiters.now_there()
+        sent = _Sent(want, self._waiters.now_there())
+        self._sent.append(sent)
         try:
-            answer = yield from claim(self._lanes, want, willing, lane, now, self._max_rejected)
+            sent.answer = yield from claim(self._lanes, want, willing, lane, self._clock(), self._max_rejected)
         except Interrupted as interrupted:
             self.abort(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
             return False
@@ -242,13 +271,24 @@ class Idle:
             self.abort(error)
             return False
         finally:
-            self._asked -= want
-        if answer.alarm is not None:
-            self._alarm = self._clock() + answer.alarm
-        self._hand_out(served, answer, want)
+            sent.over = True
+            self._hand_out_in_order()
         return True
 
+    def _hand_out_in_order(self) -> None:
+        """Hand out what claims brought in the order in which the server did them; Trio resumes tasks in any order."""
+        over: list[_Sent] = []
+        while self._sent and self._sent[0].over:
+            over.append(self._sent.popleft())
+        # One that made its lane first was sent later than it seems.
+        for sent in sorted(over, key=_when):
+            self._asked -= sent.want
+            if sent.answer is not None:
+                self._hand_out(sent.served, sent.answer, sent.want)
+
     def _hand_out(self, served: list[Ticket], answer: Claim, want: int) -> None:
+        if answer.alarm is not None:
+            self._alarm = self._clock() + answer.alarm
         self._plenty = len(answer.tasks) == want
         more = answer.again or self._plenty
         self._waiters.hand_out(served, answer.tasks, more=more or self._asked > 0)

@@ -46,7 +46,8 @@ class Session:
     seconds and never goes back; ``jitter`` gives random numbers from 0 to 1;
     ``block_limit`` is the longest wait that the transport allows, ``max_rejected``
     the most dead letters to be kept. With a ``confirmer`` writes wait until they
-    are durable.
+    are durable. Without ``in_order`` one claim may overtake another that was
+    sent before it.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Session:
         block_limit: float = SLICE,
         max_rejected: int | None = None,
         confirmer: Confirmer | None = None,
+        in_order: bool = True,
     ) -> None:
         self._clock = clock
         self._wake_key = keys['wake']
@@ -70,7 +72,9 @@ class Session:
         self._to_confirm = Merger()
         self._confirming = 0
         self._takers: list[tuple[Ticket, int]] = []
-        self._idle = Idle(self._lanes, clock, jitter, self._give_back_unwanted, block_limit, max_rejected)
+        self._idle = Idle(
+            self._lanes, clock, jitter, self._give_back_unwanted, block_limit, max_rejected, in_order=in_order
+        )
         self._in_flight = 0
         self._owed: list[Item] = []  # claims to give back whose call was cut off
         self._repairing = False

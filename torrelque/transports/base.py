@@ -74,6 +74,14 @@ class Transport(ABC):
     fails_over: bool = False
     """Whether another server is found by itself when the one in use fails, as Sentinel tells of them."""
 
+    in_order: bool = False
+    """Whether batches arrive at the server, and are answered, in the order in which :meth:`execute` was called.
+
+    So it is where all of them share a connection. Otherwise only one claim is
+    under way at a time for the consumers that wait: of two the later one could
+    bring the tasks that are first in the queue.
+    """
+
     @abstractmethod
     async def execute(self, batch: Batch) -> Sequence[Reply]:
         """Send the calls in order on one connection and return a reply for each.

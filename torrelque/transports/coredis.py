@@ -373,6 +373,8 @@ class CoredisListener(base.Listener):
 class CoredisTransport(base.Transport):
     """See :class:`torrelque.transports.base.Transport`. Works between the client's entry and its exit."""
 
+    in_order = True
+
     def __init__(self, client: coredis.Redis[Any]) -> None:
         if client.noreply:
             raise TorrelqueUsageError('the coredis client is made with noreply=True, but a queue needs the replies')

@@ -153,6 +153,7 @@ class CoredisClusterTransport(base.Transport):
     """See :class:`torrelque.transports.base.Transport`. Works between the client's entry and its exit."""
 
     on_cluster = True
+    in_order = True
 
     def __init__(self, client: coredis.RedisCluster[Any]) -> None:
         if client.noreply:

@@ -42,6 +42,7 @@ class Patient(Transport):
         self.block_limit: float = transport.block_limit
         self.on_cluster: bool = transport.on_cluster
         self.fails_over: bool = transport.fails_over
+        self.in_order: bool = transport.in_order
         self._budget = budget
         self._waits_fail_since: float | None = None
         self._failed_waits = 0

@@ -41,6 +41,8 @@ class MemoryTransport(Transport):
     there; without, time is real. ``transport.server.snapshot()`` shows all keys.
     """
 
+    in_order = True
+
     def __init__(self, *, clock: VirtualClock | None = None, server: MemoryServer | None = None) -> None:
         self._clock = clock
         self.server: MemoryServer = server or MemoryServer(clock.time if clock else time.time)

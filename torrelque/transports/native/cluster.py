@@ -89,6 +89,7 @@ class ClusterTransport(NativeTransport):
     """
 
     on_cluster = True
+    in_order = True
 
     def __init__(
         self,

@@ -44,6 +44,8 @@ class NativeTransport(base.Transport):
     entered once.
     """
 
+    in_order = True
+
     def __init__(
         self,
         address: Address,
