@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from torrelque.core import checks, operations, sharding
 from torrelque.core.codec import JSON, Serialiser
@@ -21,17 +22,21 @@ from torrelque.core.models import (
     TorrelqueTaskStatus,
     add_stats,
 )
+from torrelque.core.protocol import Arg
 from torrelque.core.scripts import ScriptSet, load
 from torrelque.core.session import Session
 from torrelque.errors import TorrelqueLookupError, TorrelqueTypeError, TorrelqueValueError
 from torrelque.routes import Routes
 from torrelque.shards import ShardedRoutes
-from torrelque.transports import adapt
+from torrelque.transports import Transport, adapt
 from torrelque.transports.engine import Engine, drive
 from torrelque.transports.patience import LONGEST, patient
-from torrelque.watching import Watcher
+from torrelque.watching import States, Watcher
 
 __all__ = ('Observer', 'queues', 'shards_of')
+
+P = TypeVar('P')
+T = TypeVar('T')
 
 logger: logging.Logger = logging.getLogger('torrelque')
 
@@ -161,82 +166,108 @@ class Observer:
         return await self._engine.run(operations.server_time(keys))
 
     async def get_task_state(self, task_id: str | Task) -> TorrelqueTaskState:
-        """A task's state. Raises TorrelqueLookupError if it is unknown."""
+        """A task's state.
+
+        States that are asked for at the same time are read in one call.
+
+        Raises:
+            TorrelqueLookupError: The task is unknown.
+        """
         plain = str(checks.check_id(task_id))
-        (state,) = await self._states(await self._routes.keys_of(plain), [plain])
+        state = await self._read_state(await self._routes.keys_of(plain), plain)
         if state is None:
             raise TorrelqueLookupError(f'no task {plain!r} in queue {self.queue!r}')
-        return state
+        return self._with_result(state)
 
     async def get_task(self, task_id: str | Task) -> TorrelqueTask:
-        """Payload, headers and state of a queued task or dead letter. Raises TorrelqueLookupError if there is none."""
+        """Payload, headers and state of a queued task or dead letter.
+
+        Raises:
+            TorrelqueLookupError: There is no such task.
+        """
         plain = str(checks.check_id(task_id))
-        found = await self._engine.run(operations.queued_task(await self._routes.keys_of(plain), plain))
+        keys = await self._routes.keys_of(plain)
+        found = await self._engine.read(partial(operations.queued_task, keys, plain), keys)
         if found is None:
             raise TorrelqueLookupError(f'no task {plain!r} in queue {self.queue!r}')
         return found._replace(data=self._serialiser.loads(found.data), state=self._with_result(found.state))
 
-    async def tasks(self, status: TorrelqueTaskStatus | None = None) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
+    def tasks(self, status: TorrelqueTaskStatus | None = None) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
         """Ids and states, in no order, read in bounded steps while the queue goes on.
 
-        Without ``status`` all that are queued, and the dead letters; COMPLETED
-        those whose result is kept. Tasks that are there all the while come at
-        least once, perhaps more often.
+        Tasks that are there all the while come at least once, perhaps more often.
+        Breaking off the iteration is safe.
+
+        Args:
+            status: Only tasks of this status; COMPLETED: those whose result is kept.
+                By default all that are queued, and the dead letters.
         """
         wanted = None if status is None else TorrelqueTaskStatus(status)
-        for keys in await self._routes.keys():
-            cursor, first = b'0', True
-            while first or cursor != b'0':
-                first = False
-                if wanted is TorrelqueTaskStatus.COMPLETED:
-                    cursor, ids = await self._engine.run(operations.scan_results(keys, cursor))
-                else:
-                    cursor, ids = await self._engine.run(operations.scan_tasks(self._scripts, keys, wanted, cursor))
-                for task_id, state in zip(ids, await self._states(keys, ids), strict=True):
-                    if state is not None and wanted in (None, state.status):
-                        yield task_id, state
 
-    async def rejected(self) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
+        async def page(keys: Keys, cursor: bytes) -> tuple[bytes, list[tuple[str, TorrelqueTaskState]]]:
+            if wanted is TorrelqueTaskStatus.COMPLETED:
+                cursor, ids = await self._engine.run(operations.scan_results(keys, cursor))
+            else:
+                cursor, ids = await self._engine.run(operations.scan_tasks(self._scripts, keys, wanted, cursor))
+            found = zip(ids, await self._states(keys, ids), strict=True)
+            return cursor, [(each, state) for each, state in found if state and wanted in (None, state.status)]
+
+        return Listing(self._routes.keys, page)
+
+    def rejected(self) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
         """The dead letters: ids and states, in no order, read in bounded steps.
 
-        A state tells the ``reason``, ``release_time`` when the task was rejected,
+        A state has the ``reason``, ``release_time`` when the task was rejected,
         and ``dequeue_count`` how often it was delivered; `get_task` its payload.
         """
-        async for task_id, state in self.tasks(TorrelqueTaskStatus.REJECTED):
-            yield task_id, state
+        return self.tasks(TorrelqueTaskStatus.REJECTED)
 
-    async def watch(self, task_id: str | Task, *, timeout: float | None = None) -> AsyncIterator[TorrelqueTaskState]:
+    def watch(self, task_id: str | Task, *, timeout: float | None = None) -> AsyncIterator[TorrelqueTaskState]:
         """Yield the state now and at each change of status, until a final one.
 
         A task released without a result ends it without a final state; `wait`
-        tells which it was. Raises TorrelqueLookupError if the task is unknown,
-        TorrelqueTimeoutError after ``timeout`` s. Stopping to iterate is safe.
+        returns which it was. Once the task was found, an outage of the server is
+        waited for. Breaking off the iteration is safe.
+
+        Args:
+            task_id: The task's id, or the task.
+            timeout: Seconds; None for no limit.
+
+        Raises:
+            TorrelqueLookupError: The task is unknown.
+            TorrelqueTimeoutError: The time is over.
         """
         plain, seconds = str(checks.check_id(task_id)), checks.check_wait('timeout', timeout)
-        watcher = Watcher(self, await self._routes.keys_of(plain), plain, seconds)
-        try:
-            while not watcher.ended:
-                for state in await watcher.next_states():
-                    yield self._with_result(state)
-        finally:
-            watcher.close()
+        return States(Watcher(self, plain, seconds), self._with_result)
 
     async def wait(self, task_id: str | Task, timeout: float | None = None) -> TorrelqueTaskState:
         """Wait for a task's end and return its final state.
 
         Of a task released without a result it is the last state seen, with the
-        final status. Raises TorrelqueLookupError if the task is unknown, is
-        cancelled, or went while the connection was cut; TorrelqueTimeoutError
-        after ``timeout`` s.
+        final status. Once the task was found, an outage of the server is waited
+        for. Safe to cancel and to repeat.
+
+        Args:
+            task_id: The task's id, or the task.
+            timeout: Seconds; None for no limit.
+
+        Raises:
+            TorrelqueLookupError: The task is unknown, is cancelled, or was released
+                without a result while the connection was cut.
+            TorrelqueTimeoutError: The time is over.
         """
         plain, seconds = str(checks.check_id(task_id)), checks.check_wait('timeout', timeout)
-        watcher = Watcher(self, await self._routes.keys_of(plain), plain, seconds)
+        watcher = Watcher(self, plain, seconds)
         try:
             while not watcher.ended:
                 await watcher.next_states()
             return self._with_result(watcher.final_state())
         finally:
             watcher.close()
+
+    async def _read_state(self, keys: Keys, task_id: str) -> TorrelqueTaskState | None:
+        """The state of one task, its result still serialised."""
+        return await self._engine.read(partial(operations.task_state, keys, task_id), keys)
 
     async def _states(self, keys: Keys, ids: Sequence[str]) -> list[TorrelqueTaskState | None]:
         if not ids:
@@ -253,7 +284,43 @@ class Observer:
 _foreign: set[bytes] = set()
 
 
-async def queues(client: object) -> AsyncIterator[str]:
+class Listing(AsyncIterator[T], Generic[P, T]):
+    """Items that are read page by page, at each of some places.
+
+    Not an asynchronous generator: Trio warns of those that iteration was broken
+    off of. This one may just be dropped.
+    """
+
+    def __init__(
+        self,
+        places: Callable[[], Awaitable[Iterable[P]]],
+        page: Callable[[P, bytes], Awaitable[tuple[bytes, Iterable[T]]]],
+    ) -> None:
+        self._find_places = places
+        self._page = page
+        self._places: deque[P] | None = None
+        self._cursor = b'0'
+        self._items: deque[T] = deque()
+
+    async def __anext__(self) -> T:
+        while not self._items:
+            if self._places is None:
+                self._places = deque(await self._find_places())
+            if not self._places:
+                raise StopAsyncIteration
+            self._cursor, items = await self._page(self._places[0], self._cursor)
+            self._items.extend(items)
+            if self._cursor == b'0':
+                self._places.popleft()
+        return self._items.popleft()
+
+    async def aclose(self) -> None:
+        """Stop reading. May be repeated."""
+        self._places = deque()
+        self._items.clear()
+
+
+def queues(client: object) -> AsyncIterator[str]:
     """List the queues on a server, found by SCAN in bounded steps.
 
     A name may come twice. A queue with shards comes once, without their numbers.
@@ -268,20 +335,23 @@ async def queues(client: object) -> AsyncIterator[str]:
         TorrelqueReplyError: The server refuses the commands.
     """
     transport = adapt(client)
-    for near in await transport.nodes():
-        cursor, first = b'0', True
-        while first or cursor != b'0':
-            first = False
-            cursor, counters = await drive(transport, operations.scan_queues(cursor, near))
-            for key in counters:
-                found = await drive(transport, operations.examine(key))
-                if found is None:
-                    _report_foreign(key)
-                elif found.shards is not None and found.name.startswith('{'):
-                    if shard_of_name(found.name) is None:
-                        yield untagged(found.name)
-                else:
-                    yield untagged(found.name) if transport.on_cluster else found.name
+
+    async def page(near: Arg | None, cursor: bytes) -> tuple[bytes, list[str]]:
+        cursor, counters = await drive(transport, operations.scan_queues(cursor, near))
+        return cursor, [name for key in counters if (name := await _queue_of(transport, key)) is not None]
+
+    return Listing(transport.nodes, page)
+
+
+async def _queue_of(transport: Transport, key: bytes) -> str | None:
+    """The name of the queue whose counters are at a key; None if it has come by another key, or there is none."""
+    found = await drive(transport, operations.examine(key))
+    if found is None:
+        _report_foreign(key)
+        return None
+    if found.shards is not None and found.name.startswith('{'):
+        return None if shard_of_name(found.name) is not None else untagged(found.name)
+    return untagged(found.name) if transport.on_cluster else found.name
 
 
 def _report_foreign(key: bytes) -> None:

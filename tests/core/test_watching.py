@@ -112,3 +112,46 @@ def test_a_message_that_runs_ahead_is_waited_for_once_only() -> None:
     assert not watch.behind
     watch.publish(b'2 1')
     assert seen(watch.read(state(WORKING, 2))) == [(2, WORKING)]
+
+
+def test_a_message_that_the_state_contradicts_is_about_another_database() -> None:
+    watch = watching(state(PENDING, 1))
+    watch.publish(b'2 cancelled')
+    for _ in range(2):
+        assert watch.read(state(PENDING, 1)) == []
+        assert not watch.ended
+    assert not watch.behind
+    watch.publish(b'2 1')
+    assert not watch.end_told
+    watch.publish(b'3 3')
+    assert seen(watch.read(None)) == [(2, WORKING)]
+    assert (watch.final, watch.cancelled) == (COMPLETED, False)
+
+
+def test_a_foreign_end_that_does_not_follow_on_the_last_state_is_not_believed() -> None:
+    watch = watching(state(WORKING, 4))
+    watch.publish(b'3 4')
+    watch.publish(b'7 cancelled')
+    assert not watch.end_told
+    assert watch.lacks(None)
+    watch.publish(b'5 3')
+    assert watch.end_told
+    assert watch.read(None) == []
+    assert (watch.final, watch.cancelled) == (COMPLETED, False)
+
+
+def test_an_end_is_believed_in_spite_of_a_gap_if_messages_were_missed() -> None:
+    watch = watching(state(PENDING, 1))
+    watch.miss()
+    watch.publish(b'3 3')
+    assert watch.end_told
+    watch.read(None)
+    assert watch.final is COMPLETED
+
+
+def test_an_end_is_believed_in_spite_of_a_gap_if_there_is_no_better_one() -> None:
+    watch = watching(state(PENDING, 1))
+    watch.publish(b'3 3')
+    assert not watch.end_told
+    watch.read(None)
+    assert watch.final is COMPLETED

@@ -37,6 +37,7 @@ __all__ = (
     'scan_tasks',
     'server_time',
     'sweep',
+    'task_state',
     'task_states',
 )  # fmt: skip
 
@@ -58,6 +59,12 @@ def queue_stats(scripts: ScriptSet, keys: Keys) -> Operation[TorrelqueQueueStats
 
 def _state_call(keys: Keys, task_id: str, *more: str) -> Call[Reply]:
     return Call('HMGET', (keys.state(task_id),), (*STATE_FIELDS, *more))
+
+
+def task_state(keys: Keys, task_id: str) -> Operation[TorrelqueTaskState | None]:
+    """The state of one task, its result still serialised; None if there is no such task."""
+    (reply,) = yield [_state_call(keys, task_id)]
+    return make_state(_raised(reply))
 
 
 def task_states(keys: Keys, task_ids: Sequence[str]) -> Operation[list[TorrelqueTaskState | None]]:

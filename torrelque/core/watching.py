@@ -1,10 +1,23 @@
-"""What a watcher is told: the states it yields, of what was read and what was published."""
+"""What a watcher reports: the states it yields, from what it read and what was published."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from torrelque.core.models import TorrelqueTaskState, TorrelqueTaskStatus
 
 __all__ = ('Watch',)
+
+
+class _Told(NamedTuple):
+    """A published transition. ``status`` is None if the task was cancelled."""
+
+    revision: int
+    status: TorrelqueTaskStatus | None
+
+    @property
+    def is_end(self) -> bool:
+        return self.status is None or self.status.isfinal()
 
 
 class Watch:
@@ -14,8 +27,12 @@ class Watch:
     when the state is read, or its state gone. So a state is made up for every
     published transition that the reading skipped: the last one read, with the
     published status. ``ended`` is set after the last state; ``final`` is then
-    the final status, None if nobody told it, and ``cancelled`` whether the task
+    the final status, None if it is unknown, and ``cancelled`` whether the task
     was taken out of the queue.
+
+    A message is believed only once the state has been read: channels are shared
+    by all databases of a server, so it may be about a task of the same id in
+    another database.
     """
 
     def __init__(self) -> None:
@@ -23,13 +40,15 @@ class Watch:
         self.ended: bool = False
         self.final: TorrelqueTaskStatus | None = None
         self.cancelled: bool = False
-        self._published: list[tuple[int, TorrelqueTaskStatus]] = []
-        self._ahead: list[tuple[int, TorrelqueTaskStatus]] = []
+        self._published: list[_Told] = []
+        self._ahead: list[_Told] = []
+        self._missed = False
 
     @property
     def end_told(self) -> bool:
         """Whether a message told how the task ended."""
-        return self.cancelled or any(status.isfinal() for _, status in self._published)
+        told = self._published if self._missed else self._chain()
+        return any(each.is_end for each in told)
 
     @property
     def behind(self) -> bool:
@@ -42,38 +61,38 @@ class Watch:
             return not self.end_told
         if self.last is None:
             return False
-        told = {revision for revision, _ in self._published if self.last.revision < revision < state.revision}
+        told = {each.revision for each in self._published if self.last.revision < each.revision < state.revision}
         return len(told) < state.revision - self.last.revision - 1
 
+    def miss(self) -> None:
+        """Messages since the last reading may have been missed."""
+        self._missed = True
+
     def publish(self, data: bytes) -> None:
-        """Take in a message of the task's channel; what is none of the library's is ignored."""
+        """Take in a message of the task's channel; messages that are not the library's are ignored."""
         revision, _, status = data.partition(b' ')
-        if status == b'cancelled':
-            self.cancelled = True
-            return
         try:
-            self._published.append((int(revision), TorrelqueTaskStatus(int(status))))
+            told = None if status == b'cancelled' else TorrelqueTaskStatus(int(status))
+            self._published.append(_Told(int(revision), told))
         except ValueError:
             return
 
     def read(self, state: TorrelqueTaskState | None) -> list[TorrelqueTaskState]:
-        """Take in the state as read now, None where there is none any more. Returns what to yield."""
+        """Take in the state as read now, None if there is none any more. Returns what to yield."""
         last = self.last
-        published = self._published
-        # A message may run ahead of a reading that was under way, but not of the next one: what does then is of a
-        # task that had the same id before.
-        ahead = [] if state is None else [told for told in published if told[0] > state.revision]
-        self._published = [told for told in ahead if told not in self._ahead]
-        self._ahead = list(self._published)
+        told = self._believed(state)
         states = []
         if last is not None:
-            for revision, status in published:
-                if revision > last.revision and (state is None or revision < state.revision):
-                    if status.isfinal():
-                        self.final = status
-                    else:
-                        last = last._replace(revision=revision, status=status)
-                        states.append(last)
+            for revision, status in told:
+                if revision <= last.revision:
+                    continue
+                if status is None:
+                    self.cancelled = state is None
+                elif status.isfinal():
+                    self.final = status
+                else:
+                    last = last._replace(revision=revision, status=status)
+                    states.append(last)
         if state is None:
             self.ended = True
         else:
@@ -82,12 +101,40 @@ class Watch:
             last = state
             self.final = state.status if state.status.isfinal() else None
             self.ended = self.final is not None
+            self._missed = False
         self.last = last
         return states
 
+    def _believed(self, state: TorrelqueTaskState | None) -> list[_Told]:
+        """The messages that the state bears out; those that may be ahead of it are kept for the next reading."""
+        if state is None:
+            chain = self._chain()
+            if self._missed or not any(each.is_end for each in chain):
+                return self._published
+            return chain
+        # A message may be ahead of a reading that was under way, but not of the next one: then it is about another
+        # task of the same id, an earlier one or one in another database.
+        ahead = [told for told in self._published if told.revision > state.revision]
+        believed = [told for told in self._published if told.revision < state.revision]
+        self._published = [told for told in ahead if told not in self._ahead]
+        self._ahead = list(self._published)
+        return believed
+
+    def _chain(self) -> list[_Told]:
+        """The messages that follow on the last state without a gap, up to the task's end."""
+        chain: list[_Told] = []
+        revision = 0 if self.last is None else self.last.revision
+        for told in self._published:
+            if told.revision == revision + 1:
+                revision += 1
+                chain.append(told)
+                if told.is_end and told.status is not TorrelqueTaskStatus.REJECTED:
+                    break
+        return chain
+
 
 def _differ(one: TorrelqueTaskState, other: TorrelqueTaskState) -> bool:
-    """Whether there was a transition; 0.9 makes some without counting the revision up."""
+    """Whether there was a transition; 0.9 makes some without increasing the revision."""
     return (one.revision, one.status, one.dequeue_count, one.requeue_count) != (
         other.revision, other.status, other.dequeue_count, other.requeue_count
     )  # fmt: skip

@@ -12,7 +12,7 @@ import asyncio
 import contextvars
 import math
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -36,8 +36,9 @@ from torrelque.errors import (
     TorrelqueUsageError,
 )
 from torrelque.transports.base import Transport
-from torrelque.transports.listening import Hub, Inbox
+from torrelque.transports.listening import Hub
 from torrelque.transports.once import Once, once_maker
+from torrelque.transports.reading import Reads
 
 __all__ = ('Background', 'Engine', 'drive')
 
@@ -227,6 +228,11 @@ class Engine:
         """Run an operation that is not merged. Cancelling it may leave it half done; it is safe to repeat."""
         return await drive(self._transport, operation)
 
+    async def read(self, make: Callable[[], Operation[T]], place: Hashable) -> T:
+        """Run a read, merged with others of the same ``place`` that are asked for at the same time. Safe to cancel."""
+        self._settle_in()
+        return await self._reads.run(make, place if self._transport.on_cluster else None)
+
     async def run_each(self, operations: Sequence[Operation[T]]) -> list[T]:
         """The same for operations on different shards, all at once; their results in order."""
         if self._transport.on_cluster:  # what travels together has to be of one slot
@@ -275,10 +281,14 @@ class Engine:
         tasks: list[ClaimedTask] = await self._settled(self._session.dequeue_nowait(want, once.set), once)
         return tasks
 
-    def open_inbox(self, channel: bytes) -> Inbox:
-        """Listen to a channel until the inbox is closed."""
+    def check_running(self) -> None:
+        """Raise TorrelqueUsageError where nothing can run in the background: under Trio, outside the context."""
         self._ensure()
-        return self._hub.open(channel)
+
+    @property
+    def hub(self) -> Hub:
+        """Where inboxes are opened and closed."""
+        return self._hub
 
     async def _settled(self, ticket: Ticket, once: Once) -> Any:  # noqa: ANN401 - what the ticket is for
         self._wake.set()
@@ -314,7 +324,8 @@ class Engine:
         self._closing = False
         self._waiting: set[anyio.CancelScope] = set()
         self._session = self._make_session()
-        self._hub = Hub(self._transport, self.spawn)
+        self._hub = Hub(self._transport, self.spawn, lambda: self._entered)
+        self._reads = Reads(partial(drive, self._transport))
 
     def _runs_elsewhere(self) -> bool:
         return self._starter is not None and not self._starter.done() and not self._starter.get_loop().is_closed()
