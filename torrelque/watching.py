@@ -193,4 +193,3 @@ class States(AsyncIterator[TorrelqueTaskState]):
         self._closed = True
         self._states.clear()
         self._watcher.close()
-
