@@ -130,9 +130,8 @@ def test_several_faults_of_one_task_are_told(watched: Watched) -> None:
     ]
 
 
-def test_an_error_is_raised() -> None:
+def test_an_error_is_raised_before_anything_else_is_sent() -> None:
     operation = audit(SCRIPTS, KEYS, 60.0, repair=False)
     batch = next(operation)
-    expiries = operation.send([TorrelqueReplyError('NOPERM no')] * len(batch))
     with pytest.raises(TorrelqueReplyError, match='NOPERM'):
-        operation.send([-1] * len(expiries))
+        operation.send([TorrelqueReplyError('NOPERM no')] * len(batch))

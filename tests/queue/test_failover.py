@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
@@ -11,6 +11,7 @@ import pytest
 from tests.servers import Server
 from tests.transient import EACH
 from torrelque import (
+    Task,
     Torrelque,
     TorrelqueConnectionError,
     TorrelqueReplyError,
@@ -129,6 +130,44 @@ async def test_patience_ends_with_the_last_error_and_how_long_it_took(fault: Fau
     assert 2 < transport.now() - start < 4
     assert transport.tries > 3
     assert 'failover_timeout=3' in caught.value.__notes__[0]
+
+
+async def enqueue_many(queue: Torrelque) -> None:
+    for answer in await queue.enqueue_many(range(200)):
+        if isinstance(answer, Exception):
+            raise answer
+
+
+CALLS: dict[str, Callable[[Torrelque, Task], Awaitable[object]]] = {
+    'enqueue': lambda queue, _: queue.enqueue('more'),
+    'enqueue_many': lambda queue, _: enqueue_many(queue),
+    'dequeue': lambda queue, _: queue.dequeue(),
+    'dequeue_nowait': lambda queue, _: queue.dequeue_nowait(),
+    'extend': lambda queue, task: queue.extend(task),
+    'release': lambda queue, task: queue.release(task, result=1),
+    'requeue': lambda queue, task: queue.requeue(task, 1),
+    'reject': lambda queue, task: queue.reject(task, 'no'),
+    'cancel': lambda queue, task: queue.cancel(task.id),
+    'get_task_state': lambda queue, task: queue.get_task_state(task.id),
+    'sweep': lambda queue, _: queue.sweep(),
+    'audit': lambda queue, _: queue.audit(),
+}
+
+
+@pytest.mark.parametrize('fault', [FAULTS[0], FAULTS[-1]])
+@pytest.mark.parametrize('name', CALLS)
+async def test_a_call_takes_no_longer_than_it_may(name: str, fault: Fault) -> None:
+    """However many batches it is made of: a lane, a script, the call, its settling."""
+    transport = Failing(fault)
+    async with time_passing(transport.clock), Torrelque(transport, failover_timeout=4) as queue:
+        await queue.enqueue('tea')
+        task = await queue.dequeue()
+        start = transport.now()
+        transport.until = start + 1000
+        with pytest.raises((TorrelqueReplyError, TorrelqueConnectionError)):
+            await CALLS[name](queue, task)
+        assert 3 < transport.now() - start < 4.2  # time passes in steps of 0.1 s
+        transport.until = 0
 
 
 async def test_an_idle_consumer_is_told_in_the_end() -> None:

@@ -128,9 +128,9 @@ class _Audit:
     # Keys --------------------------------------------------------------------
 
     def _check_keys(self) -> Operation[None]:
-        types = yield [Call[Reply]('TYPE', (self._keys[name],)) for name in TYPES]
-        expiries = yield [Call[Reply]('PTTL', (self._keys[name],)) for name in TYPES]
-        for (name, wanted), kind, expiry in zip(TYPES.items(), _all(types), _all(expiries), strict=True):
+        types = _all((yield [Call[Reply]('TYPE', (self._keys[name],)) for name in TYPES]))
+        expiries = _all((yield [Call[Reply]('PTTL', (self._keys[name],)) for name in TYPES]))
+        for (name, wanted), kind, expiry in zip(TYPES.items(), types, expiries, strict=True):
             key = self._keys[name].decode()
             if (kind if isinstance(kind, bytes) else str(kind).encode()) not in (wanted, b'none'):
                 self._found.append(Violation('key', key, None, f'is of a wrong type, {kind!r}'))
