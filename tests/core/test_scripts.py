@@ -51,6 +51,7 @@ def test_the_prelude_is_shared_with_no_more_than_it_takes() -> None:
     assert 'local function hint' not in SCRIPTS['mint'].source
     assert 'local function earliest' in SCRIPTS['enqueue'].source  # by way of hint
     assert all('\n--' not in each.source for each in SCRIPTS.values())
+    assert all(each.source.startswith('--!df flags=allow-undeclared-keys\n') for each in SCRIPTS.values())
 
 
 def test_on_a_cluster_what_publishes_does_so_to_the_shard() -> None:
@@ -65,7 +66,7 @@ def test_on_a_cluster_what_publishes_does_so_to_the_shard() -> None:
 def test_keys_are_declared_known_and_made_locals(script: Script) -> None:
     assert set(script.keys) <= set(LOGICAL_NAMES)
     assert len(set(script.keys)) == len(script.keys)
-    first = script.source.splitlines()[0]
+    _, first = script.source.splitlines()[:2]
     assert first.startswith(f'local {", ".join(script.keys)} = KEYS[1]')
     assert first.count('KEYS[') == len(script.keys)
 
@@ -74,6 +75,11 @@ def test_nothing_newer_than_redis_6_2_is_used(script: Script) -> None:
     commands = set(re.findall(r"redis\.p?call\('(\w+)'", script.source))
     assert commands.isdisjoint(TOO_NEW)
     assert not script.source.startswith('#!')
+
+
+def test_keys_are_removed_at_once(script: Script) -> None:
+    """With UNLINK they stay, on KeyDB, while anybody's SCAN runs."""
+    assert 'UNLINK' not in script.source
 
 
 def test_time_is_read_once(script: Script) -> None:

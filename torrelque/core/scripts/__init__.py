@@ -26,6 +26,9 @@ ScriptSet = dict[str, Script]
 """The scripts by the name of their verb."""
 
 
+UNDECLARED = '--!df flags=allow-undeclared-keys\n'
+"""Asks Dragonfly to let scripts use keys that they make up, such as a task's state. To others it is a comment."""
+
 PUBLISH = "redis.pcall('PUBLISH', "
 
 
@@ -86,6 +89,6 @@ def load(server: str | None = None, *, on_cluster: bool = False, sharded: bool =
         if sharded and 'local function hint' in used:
             keys += ('bell',)
         values = ', '.join(f'KEYS[{number}]' for number in range(1, len(keys) + 1))
-        code = f'local {", ".join(keys)} = {values}\n{used}{_code(source)}'
+        code = f'{UNDECLARED}local {", ".join(keys)} = {values}\n{used}{_code(source)}'
         scripts[verb] = Script(verb, code, keys)
     return scripts

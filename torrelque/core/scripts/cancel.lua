@@ -18,7 +18,7 @@ if not state then
   letter = 'x'
 elseif known and (redis.call('ZREM', delayed, id) == 1 or redis.call('LREM', pending, 0, id) > 0) then
   redis.call('HDEL', tasks, id)
-  redis.call('UNLINK', state_key(id))
+  redis.call('DEL', state_key(id))
   redis.pcall('PUBLISH', state_key(id), whole(state.revision + 1) .. ' cancelled')
   letter = 'o'
 end

@@ -57,7 +57,7 @@ end
 
 local function remove_keys(keys)
   for first = 1, #keys, CHUNK do
-    redis.call('UNLINK', unpack(keys, first, math.min(first + CHUNK - 1, #keys)))
+    redis.call('DEL', unpack(keys, first, math.min(first + CHUNK - 1, #keys)))
   end
 end
 
