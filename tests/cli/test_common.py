@@ -18,7 +18,7 @@ from tests import servers
 from tests.cli.support import Command, Ended
 from torrelque import acl
 from torrelque.cli.app import app
-from torrelque.cli.exits import Exit
+from torrelque.cli.exit_codes import Exit
 from torrelque.cli.settings import Settings
 
 VERBS = [str(verb.name) for verb in app.registered_commands]

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from torrelque import TorrelqueTaskState, TorrelqueTaskStatus
-from torrelque.cli.demo import OTHERS_PACKAGES, check, find_files
+from torrelque.cli.demo.main import OTHERS_PACKAGES, check, find_files
 
 COMMAND = str(Path(sys.executable).with_name('torrelque'))
 PATIENCE = 50.0
@@ -182,7 +182,7 @@ def demonstrating(folder: Path) -> Iterator[tuple[subprocess.Popen[str], list[in
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.02)
-            workers = [pid for pid, command in children(process.pid).items() if 'torrelque.cli.worker' in command]
+            workers = [pid for pid, command in children(process.pid).items() if 'torrelque.cli.demo.worker' in command]
         yield process, workers, list(children(process.pid))
     finally:
         process.kill()

@@ -13,7 +13,7 @@ import typer.main
 from tests.cli.support import Command
 from tests.cli.test_looking import STATE_FIELDS
 from torrelque.cli.app import app
-from torrelque.cli.exits import Exit
+from torrelque.cli.exit_codes import Exit
 
 PAGE = (Path(__file__).parents[2] / 'docs' / 'command-line.md').read_text(encoding='utf-8')
 SHARED = {'--url', '--queue', '--shards', '--json', '--help', '-q', '-h'}

@@ -25,8 +25,8 @@ from tests import servers
 from tests.cli.support import Command, put_foreign_keys
 from tests.servers import Server
 from torrelque import Torrelque, acl, connect, observing
-from torrelque.cli.metrics import Source
-from torrelque.cli.web import serve
+from torrelque.cli.exporter.metrics import Source
+from torrelque.cli.exporter.web import serve
 
 pytestmark = pytest.mark.anyio
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.support import Command, started
-from torrelque.cli import serving
+from torrelque.cli.commands import serve as serving
 from torrelque.cli.settings import Settings
 from torrelque.embedded import EmbeddedServer
 

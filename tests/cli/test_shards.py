@@ -8,7 +8,7 @@ import pytest
 from tests import clusters, servers
 from tests.cli.support import Command
 from torrelque import Torrelque, connect, queues, shards_of
-from torrelque.cli.metrics import Source
+from torrelque.cli.exporter.metrics import Source
 from torrelque.cli.top.monitor import Monitor
 from torrelque.testing import MemoryTransport
 

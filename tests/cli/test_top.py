@@ -18,7 +18,7 @@ from textual.widgets import Input, Static
 from tests import servers
 from tests.cli.support import Command
 from torrelque import Torrelque, TorrelqueTaskSerialiser, TorrelqueTaskStatus, connect
-from torrelque.cli.exits import Exit
+from torrelque.cli.exit_codes import Exit
 from torrelque.cli.top.app import TopApp
 from torrelque.cli.top.screens.dialogs import Confirm, Help
 from torrelque.cli.top.screens.queues import QueuesScreen

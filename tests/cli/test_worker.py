@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.support import Command, started
 from torrelque import Torrelque
-from torrelque.cli.working import _policy
+from torrelque.cli.commands.worker import _policy
 
 HANDLERS = """
 import os, signal

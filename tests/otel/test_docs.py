@@ -15,7 +15,7 @@ from prometheus_client.core import Metric
 from tests.otel.support import FailingTransport, Telescope, parent
 from tests.otel.support import identity as identity_of
 from torrelque import TorrelqueQueueStats, events
-from torrelque.cli.metrics import families
+from torrelque.cli.exporter.metrics import families
 from torrelque.otel import telemetry
 from torrelque.otel.queue import InstrumentedTorrelque
 from torrelque.otel.worker import InstrumentedWorker

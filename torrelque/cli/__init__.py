@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from typing import NoReturn
 
-from torrelque.cli.exits import Exit
+from torrelque.cli.exit_codes import Exit
 
 __all__ = ('fail', 'main', 'require')
 
@@ -18,7 +18,7 @@ __all__ = ('fail', 'main', 'require')
 def main() -> None:
     """Run the command line. Its packages are an extra, so it says which are missing before it needs them."""
     require({'rich': 'cli', 'typer': 'cli'})
-    from torrelque.cli.running import run  # noqa: PLC0415 - it cannot be imported without them
+    from torrelque.cli.app import run  # noqa: PLC0415 - it cannot be imported without them
 
     run(sys.argv[1:])
 

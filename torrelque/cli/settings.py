@@ -24,8 +24,8 @@ from torrelque import (
     connect,
     shards_of,
 )
-from torrelque.cli.exits import Exit
-from torrelque.cli.failing import Refusal, reported
+from torrelque.cli.errors import Refusal, reported
+from torrelque.cli.exit_codes import Exit
 
 __all__ = (
     'AS_BYTES',

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torrelque import TorrelqueTaskState, TorrelqueTaskStatus
+from torrelque.cli.params import name_of
 from torrelque.cli.payloads import show_bytes
-from torrelque.cli.values import name_of
 
 __all__ = ('STYLES', 'deliveries', 'last_change', 'state_fields')
 

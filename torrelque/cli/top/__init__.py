@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from torrelque.cli import require
-from torrelque.cli.exits import Exit
-from torrelque.cli.failing import Refusal
+from torrelque.cli.errors import Refusal
+from torrelque.cli.exit_codes import Exit
 from torrelque.cli.settings import Settings
 
 __all__ = ('top',)

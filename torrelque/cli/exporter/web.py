@@ -20,9 +20,9 @@ from anyio.from_thread import BlockingPortal
 from prometheus_client import CollectorRegistry, Metric, make_wsgi_app
 from prometheus_client.registry import Collector
 
-from torrelque.cli.exits import Exit
-from torrelque.cli.failing import Refusal
-from torrelque.cli.metrics import Source, families
+from torrelque.cli.errors import Refusal
+from torrelque.cli.exit_codes import Exit
+from torrelque.cli.exporter.metrics import Source, families
 
 __all__ = ('serve',)
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from torrelque import Torrelque, TorrelqueError, TorrelqueTaskState, TorrelqueTaskStatus, connect
-from torrelque.cli.crew import Crew
-from torrelque.cli.report import Report
-from torrelque.cli.worker import QUEUE, TASK_TIMEOUT
+from torrelque.cli.demo.crew import Crew
+from torrelque.cli.demo.report import Report
+from torrelque.cli.demo.worker import QUEUE, TASK_TIMEOUT
 from torrelque.embedded import EmbeddedServer
 
 __all__ = ('run',)

@@ -31,7 +31,7 @@ class Worker:
         self._log = folder / f'{number}.log'
         with self._log.open('wb') as log:
             self._process = subprocess.Popen(  # noqa: S603 - this package's own module
-                [sys.executable, '-P', '-m', 'torrelque.cli.worker', self.name, loop, client, url],
+                [sys.executable, '-P', '-m', 'torrelque.cli.demo.worker', self.name, loop, client, url],
                 stdin=subprocess.PIPE,  # never written to: it ends with this process
                 stdout=subprocess.PIPE,
                 stderr=log,

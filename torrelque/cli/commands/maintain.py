@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from torrelque.cli.exits import Exit
-from torrelque.cli.failing import Refusal
+from torrelque.cli.errors import Refusal
+from torrelque.cli.exit_codes import Exit
 from torrelque.cli.output import console, print_json, print_line, printable
 from torrelque.cli.settings import Settings
 

@@ -19,12 +19,12 @@ import typer
 from torrelque import Torrelque, Worker, events
 from torrelque import retry as policies
 from torrelque.cli import require
-from torrelque.cli.exits import Exit
-from torrelque.cli.failing import Refusal
-from torrelque.cli.loading import load
+from torrelque.cli.errors import Refusal
+from torrelque.cli.exit_codes import Exit
+from torrelque.cli.importer import load
 from torrelque.cli.output import errors, print_json, printable
+from torrelque.cli.params import TIME, parse_time
 from torrelque.cli.settings import Settings
-from torrelque.cli.values import TIME, parse_time
 
 __all__ = ('worker',)
 

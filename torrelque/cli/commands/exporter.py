@@ -42,8 +42,8 @@ async def exporter(
     queues scans all keys of the database in bounded steps.
     """
     require({'prometheus_client': 'exporter'})
-    from torrelque.cli.metrics import Source  # noqa: PLC0415 - it cannot be imported without it
-    from torrelque.cli.web import serve  # noqa: PLC0415 - likewise
+    from torrelque.cli.exporter.metrics import Source  # noqa: PLC0415 - it cannot be imported without it
+    from torrelque.cli.exporter.web import serve  # noqa: PLC0415 - likewise
 
     client = connect(settings.url)  # connects nothing, but raises what is wrong with the URL; so below with the names
     for name in queue or ():

@@ -20,7 +20,7 @@ from torrelque import (
     TorrelqueValueError,
 )
 from torrelque.cli import fail
-from torrelque.cli.exits import Exit
+from torrelque.cli.exit_codes import Exit
 
 __all__ = ('Refusal', 'first_of', 'reported')
 

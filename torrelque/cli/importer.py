@@ -8,8 +8,8 @@ import sys
 from functools import reduce
 from typing import Any
 
-from torrelque.cli.exits import Exit
-from torrelque.cli.failing import DEBUG, Refusal
+from torrelque.cli.errors import DEBUG, Refusal
+from torrelque.cli.exit_codes import Exit
 
 __all__ = ('load',)
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from torrelque.cli.crew import Worker
+from torrelque.cli.demo.crew import Worker
 
 __all__ = ('Report',)
 

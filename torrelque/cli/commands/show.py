@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from torrelque import Torrelque, TorrelqueLookupError, TorrelqueTask, TorrelqueTaskState, TorrelqueTaskStatus
-from torrelque.cli.exits import Exit
-from torrelque.cli.failing import Refusal
+from torrelque.cli.errors import Refusal
+from torrelque.cli.exit_codes import Exit
 from torrelque.cli.output import age, console, print_json, printable
+from torrelque.cli.params import TIME, name_of, parse_time
 from torrelque.cli.payloads import show_bytes
 from torrelque.cli.settings import Settings
 from torrelque.cli.states import STYLES, deliveries, last_change, state_fields
-from torrelque.cli.values import TIME, name_of, parse_time
 
 __all__ = ('show', 'watch')
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import anyio
 
-from torrelque.cli.exits import Exit
-from torrelque.cli.failing import Refusal
+from torrelque.cli.errors import Refusal
+from torrelque.cli.exit_codes import Exit
 
 __all__ = ('Line', 'check_json', 'read_lines')
 

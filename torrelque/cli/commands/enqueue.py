@@ -16,12 +16,12 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from torrelque import EnqueueItem, Torrelque, TorrelqueConnectionError
-from torrelque.cli.exits import Exit
-from torrelque.cli.failing import Refusal, explain
-from torrelque.cli.lines import Line, check_json, read_lines
+from torrelque.cli.errors import Refusal, explain
+from torrelque.cli.exit_codes import Exit
+from torrelque.cli.jsonlines import Line, check_json, read_lines
 from torrelque.cli.output import errors, print_json, print_line, printable
+from torrelque.cli.params import TIME, parse_headers, parse_time
 from torrelque.cli.settings import Settings
-from torrelque.cli.values import TIME, parse_headers, parse_time
 
 __all__ = ('enqueue',)
 

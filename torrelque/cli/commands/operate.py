@@ -10,11 +10,11 @@ import anyio
 import typer
 
 from torrelque import Torrelque, TorrelqueError, TorrelqueLookupError
-from torrelque.cli.exits import Exit
-from torrelque.cli.failing import Refusal
+from torrelque.cli.errors import Refusal
+from torrelque.cli.exit_codes import Exit
 from torrelque.cli.output import errors, print_json, print_line
+from torrelque.cli.params import TIME, IdsArgument, name_of, parse_time, read_ids
 from torrelque.cli.settings import Settings
-from torrelque.cli.values import TIME, IdsArgument, name_of, parse_time, read_ids
 
 __all__ = ('cancel', 'purge', 'redrive', 'reject', 'requeue')
 

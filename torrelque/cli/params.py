@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from torrelque import TorrelqueTaskStatus
-from torrelque.cli.exits import Exit
-from torrelque.cli.failing import Refusal
+from torrelque.cli.errors import Refusal
+from torrelque.cli.exit_codes import Exit
 
 __all__ = ('TIME', 'IdsArgument', 'Status', 'name_of', 'parse_headers', 'parse_time', 'read_ids')
 

@@ -1,6 +1,6 @@
 """A worker process of the demonstration: hashes files that a queue hands out, until its standard input ends.
 
-``python -m torrelque.cli.worker NAME LOOP CLIENT URL``. It prints a line once it
+``python -m torrelque.cli.demo.worker NAME LOOP CLIENT URL``. It prints a line once it
 takes tasks. Whoever started it holds the other end of its standard input, so it
 ends with that process even if that one is killed.
 """
