@@ -80,14 +80,14 @@ _CAPPED: Mapping[str, str] = {'rejected': 'zadd zcard zmscore zrangebyscore zrem
 """What a consumer that removes dead letters beyond a cap may do in place of the above."""
 
 _OF_SHARDS: Mapping[str, Mapping[str, str]] = {
-    'producer': {'bell': 'get', 'ring': 'zadd zrem', 'counters': 'exists'},
-    'consumer': {'bell': 'get set', 'ring': 'bzpopmin zadd zrem', 'counters': 'exists'},
+    'producer': {'bell': 'get', 'ring': 'zadd zrem'},
+    'consumer': {'bell': 'get set', 'ring': 'bzpopmin zadd zrem'},
     'observer': {'task:*': 'exists'},
-    'operator': {'bell': 'get', 'ring': 'zadd zrem', 'counters': 'exists', 'task:*': 'exists'},
+    'operator': {'bell': 'get', 'ring': 'zadd zrem', 'task:*': 'exists'},
 }
 """What they may do besides with a queue of several shards."""
 
-_RECORD = 'exists hdel hget hmget hset hsetnx'
+_RECORD = 'hdel hget hmget hset hvals'
 """What they may do with the record of how many there are: whoever comes first writes it, or carries out a change."""
 
 _WITHOUT_KEYS: Mapping[str, tuple[str, ...]] = {
@@ -157,10 +157,10 @@ def rules(
             raise TorrelqueValueError(f'queue: with shards a name must have no braces, got {queue!r}')
         names |= SHARD_NAMES
         of_pattern[f'~{{{_literally(queue)}}}:{_literally(names["counters"])}'] = (
-            'hmget' if role == 'observer' else _RECORD
+            'hmget hvals' if role == 'observer' else _RECORD
         )
-        if role != 'observer':
-            of_pattern[f'~{_literally(queue)}:{_literally(names["counters"])}'] = 'exists'
+        mark = 'hget' if role == 'observer' else 'hdel hget hset'
+        of_pattern[f'~{_literally(queue)}:{_literally(names["counters"])}'] = mark
         prefix = f'{{{_literally(queue)}:*}}'
         for name, more in _OF_SHARDS[role].items():
             rights[name] = ' '.join(sorted({*rights.get(name, '').split(), *more.split()}))

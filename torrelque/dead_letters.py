@@ -45,16 +45,23 @@ class DeadLetters:
         return await self._do_to(verb, [write(task_id, math.inf) for task_id in wanted])
 
     async def _check_known(self, ids: list[str]) -> None:
+        unknown = await self._unknown_of(ids)
+        if unknown and await self._queue._routes.is_changed():  # noqa: SLF001 - a part of the queue in a module of its own
+            unknown = await self._unknown_of(unknown)
+        if unknown:
+            names = ', '.join(repr(task_id) for task_id in unknown[:10])
+            raise TorrelqueLookupError(f'no dead letters in queue {self._queue.queue!r}: {names}')
+
+    async def _unknown_of(self, ids: list[str]) -> list[str]:
+        """Those that are no dead letters where this object looks for them."""
         of_place: dict[Keys, list[str]] = {}
         for task_id in ids:
-            of_place.setdefault(await self._queue._routes.keys_of(task_id), []).append(task_id)  # noqa: SLF001 - a part of the queue in a module of its own
+            of_place.setdefault(await self._queue._routes.keys_of(task_id), []).append(task_id)  # noqa: SLF001 - as above
         unknown: list[str] = []
         for keys, here in of_place.items():
             known = await self._queue._engine.run(operations.are_rejected(keys, here))  # noqa: SLF001 - as above
             unknown += [task_id for task_id, is_known in zip(here, known, strict=True) if not is_known]
-        if unknown:
-            names = ', '.join(repr(task_id) for task_id in unknown[:10])
-            raise TorrelqueLookupError(f'no dead letters in queue {self._queue.queue!r}: {names}')
+        return unknown
 
     async def _do_to_oldest(self, verb: Verb, write: Callable[[str, float], Item], age: float, most: float) -> int:
         engine, count = self._queue._engine, 0  # noqa: SLF001 - as above

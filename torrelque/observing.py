@@ -158,12 +158,12 @@ class Observer:
 
     async def get_queue_stats(self) -> TorrelqueQueueStats:
         """Counts at one moment, and totals."""
-        return add_stats(await self._routes.each(partial(operations.queue_stats, self._scripts)))
+        stats = await self._routes.each(partial(operations.queue_stats, self._scripts))
+        return add_stats([*stats, *await self._routes.totals_elsewhere()])
 
     async def get_server_time(self) -> float:
         """The server's clock, in Unix time: what the times of states are to be compared with."""
-        keys, *_ = await self._routes.keys()
-        return await self._engine.run(operations.server_time(keys))
+        return await self._engine.run(operations.server_time(self._keys))
 
     async def get_task_state(self, task_id: str | Task) -> TorrelqueTaskState:
         """A task's state.
@@ -174,10 +174,7 @@ class Observer:
             TorrelqueLookupError: The task is unknown.
         """
         plain = str(checks.check_id(task_id))
-        state = await self._read_state(await self._routes.keys_of(plain), plain)
-        if state is None:
-            raise TorrelqueLookupError(f'no task {plain!r} in queue {self.queue!r}')
-        return self._with_result(state)
+        return self._with_result(await self._look(plain, partial(self._read_state, task_id=plain)))
 
     async def get_task(self, task_id: str | Task) -> TorrelqueTask:
         """Payload, headers and state of a queued task or dead letter.
@@ -186,10 +183,7 @@ class Observer:
             TorrelqueLookupError: There is no such task.
         """
         plain = str(checks.check_id(task_id))
-        keys = await self._routes.keys_of(plain)
-        found = await self._engine.read(partial(operations.queued_task, keys, plain), keys)
-        if found is None:
-            raise TorrelqueLookupError(f'no task {plain!r} in queue {self.queue!r}')
+        found = await self._look(plain, partial(self._read_task, task_id=plain))
         return found._replace(data=self._serialiser.loads(found.data), state=self._with_result(found.state))
 
     def tasks(self, status: TorrelqueTaskStatus | None = None) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
@@ -264,6 +258,25 @@ class Observer:
             return self._with_result(watcher.final_state())
         finally:
             watcher.close()
+
+    async def _look(self, task_id: str, read: Callable[[Keys], Awaitable[T | None]]) -> T:
+        """Read something of a task where it is.
+
+        Before it answers that there is none, it reads the layout of the shards again: the task may be elsewhere.
+
+        Raises:
+            TorrelqueLookupError: There is none.
+        """
+        found = await read(await self._routes.keys_of(task_id))
+        if found is None and await self._routes.is_changed():
+            found = await read(await self._routes.keys_of(task_id))
+        if found is None:
+            raise TorrelqueLookupError(f'no task {task_id!r} in queue {self.queue!r}')
+        return found
+
+    async def _read_task(self, keys: Keys, task_id: str) -> TorrelqueTask | None:
+        """A queued task, payload and result still serialised."""
+        return await self._engine.read(partial(operations.queued_task, keys, task_id), keys)
 
     async def _read_state(self, keys: Keys, task_id: str) -> TorrelqueTaskState | None:
         """The state of one task, its result still serialised."""
@@ -349,8 +362,9 @@ async def _queue_of(transport: Transport, key: bytes) -> str | None:
     if found is None:
         _report_foreign(key)
         return None
-    if found.shards is not None and found.name.startswith('{'):
-        return None if shard_of_name(found.name) is not None else untagged(found.name)
+    if found.shards is not None:  # beside the queue's own record there are those of its shards, and a mark
+        is_record = found.name.startswith('{') and shard_of_name(found.name) is None
+        return untagged(found.name) if is_record else None
     return untagged(found.name) if transport.on_cluster else found.name
 
 

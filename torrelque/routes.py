@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from torrelque.core import sharding
 from torrelque.core.keys import Keys
+from torrelque.core.models import TorrelqueQueueStats
 from torrelque.core.protocol import Operation
 from torrelque.core.session import Session
 from torrelque.core.sharded import ShardedSession
-from torrelque.core.verbs import Answer, Item, Verb
+from torrelque.core.verbs import Answer, Item, Outcome, Verb
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError, renew
 from torrelque.items import random_id
 from torrelque.transports.engine import Engine
@@ -26,10 +28,15 @@ Progress = Callable[[int, int], object]
 
 
 class Routes:
-    """The routes of a plain queue."""
+    """The routes of a plain queue.
+
+    To add or to claim tasks where the queue has shards is refused by the scripts.
+    What finds nothing in such a place looks once whether it should be refused, too.
+    """
 
     def __init__(self, queue: Observer) -> None:
         self._queue = queue
+        self._is_plain = False
 
     @property
     def _engine(self) -> Engine:
@@ -42,12 +49,27 @@ class Routes:
     async def ready(self) -> None:
         """Know where calls go. Raises TorrelqueUsageError if that is not as the queue object was told."""
 
+    async def is_changed(self) -> bool:
+        """Whether a task that was not found is to be looked for again, as tasks are elsewhere by now.
+
+        Raises TorrelqueShardsError if the queue has another number of shards than
+        the queue object was told.
+        """
+        if not self._is_plain:
+            self._is_plain = await self._engine.run(sharding.check_plain(self._queue._keys, self._queue.queue))  # noqa: SLF001 - as above
+        return False
+
+    async def totals_elsewhere(self) -> list[TorrelqueQueueStats]:
+        """The totals of places where nothing is any more."""
+        return []
+
     def new_id(self) -> str:
         """An id for a task that was given none."""
         return random_id()
 
     async def keys(self) -> Sequence[Keys]:
         """The keys of each place where tasks may be."""
+        await self.is_changed()
         return (self._queue._keys,)  # noqa: SLF001 - as above
 
     async def keys_of(self, task_id: str) -> Keys:
@@ -61,11 +83,14 @@ class Routes:
 
     async def each(self, make: Callable[[Keys], Operation[T]]) -> list[T]:
         """Run an operation in each place; the results."""
+        await self.is_changed()
         return [await self._engine.run(make(self._queue._keys))]  # noqa: SLF001 - as above
 
     async def one(self, verb: Verb, item: Item) -> Answer:
         """Do a verb to one item."""
         (answer,) = await self._engine.submit(verb, [item])
+        if answer is Outcome.UNKNOWN:
+            await self.is_changed()
         return answer
 
     async def many(self, verb: Verb, items: Sequence[Item], on_progress: Progress | None) -> list[Answer | Exception]:
@@ -79,6 +104,8 @@ class Routes:
                 answers += [renew(error) for _ in part]
             if on_progress is not None:
                 on_progress(len(answers), len(items))
+        if Outcome.UNKNOWN in answers:
+            await self.is_changed()
         return answers
 
     def unheeded(self, verb: Verb, item: Item) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 from collections.abc import Callable, Hashable, Sequence
@@ -12,14 +13,17 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from torrelque.core import sharding
+from torrelque.core.idle import SLICE
 from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, shard_name, shard_of_name, tagged
-from torrelque.core.operations import are_known, are_queued, scan_results, scan_tasks
+from torrelque.core.models import TorrelqueQueueStats
+from torrelque.core.operations import are_known, queue_stats, scan_results, scan_tasks
 from torrelque.core.protocol import Arg, Operation
 from torrelque.core.sharded import ShardedSession
-from torrelque.core.sharding import MAX_SHARDS, Layout
+from torrelque.core.sharding import MAX_SHARDS, Layout, Places
 from torrelque.core.verbs import ENQUEUE, Answer, Item, Outcome, Verb, enqueue_in
 from torrelque.errors import (
     TorrelqueConnectionError,
+    TorrelqueError,
     TorrelqueReplyError,
     TorrelqueShardsError,
     TorrelqueUsageError,
@@ -64,12 +68,14 @@ class ShardedRoutes(Routes):
         self._wanted = shards
         self._names = {**LOGICAL_NAMES, **SHARD_NAMES, **type(queue).keys}
         self._main = self._keys_at(tagged(queue.queue))
+        self._plain = self._keys_at(queue.queue)
         self._keys: list[Keys] = []
         self._scripts = queue._scripts  # noqa: SLF001 - a part of the queue in a module of its own
         self._session: ShardedSession | None = None
         self._enqueue = enqueue_in(0)
         self._layout: Layout | None = None
         self._following = False
+        self._follow_after = -math.inf
         self._opening = anyio.Lock()
         self._openers = 0
         self._turn = (-1, 0, 0)
@@ -79,6 +85,10 @@ class ShardedRoutes(Routes):
 
     def _keys_at(self, prefix: str) -> Keys:
         return Keys({logical: f'{prefix}:{key}' for logical, key in self._names.items()})
+
+    def _shard(self, number: int) -> Keys:
+        self._know(number + 1)
+        return self._keys[number]
 
     def _know(self, total: int) -> None:
         for shard in range(len(self._keys), total):
@@ -103,27 +113,58 @@ class ShardedRoutes(Routes):
         try:
             async with self._opening:
                 if self._layout is None:
-                    plain = self._keys_at(self._queue.queue)
-                    found, is_begun = await self._engine.run(sharding.open_layout(self._main, plain, self._keys))
+                    found, is_begun = await self._engine.run(
+                        sharding.open_layout(self._scripts, self._where(), self._wanted)
+                    )
                     sharding.check_number(found, wanted or found.shards, self._queue.queue)
-                    await self._adopt(found, is_begun=is_begun)
+                    if is_begun or not await self._is_marked(found):
+                        found = await self._engine.run(sharding.relayout(self._scripts, self._where(), found))
+                    self._adopt(found)
         finally:
             self._openers -= 1
 
-    async def _reload(self) -> None:
-        layout, begun = await self._engine.run(sharding.read_layout(self._main))
-        newest = begun or layout
-        if newest is None:
-            raise TorrelqueUsageError(f'the record of how many shards queue {self._queue.queue!r} has is gone')
-        await self._adopt(newest, is_begun=begun is not None)
+    def _where(self) -> Places:
+        """Where the layout is recorded."""
+        on_cluster = self._queue._transport.on_cluster  # noqa: SLF001 - as above
+        return Places(self._main, None if on_cluster else self._plain, self._shard)
 
-    async def _adopt(self, layout: Layout, *, is_begun: bool) -> None:
-        """Use a layout, carried out first if it was only begun."""
+    async def _is_marked(self, layout: Layout) -> bool:
+        """Whether objects without shards are kept from the queue. Who may not look, may not change it either."""
+        plain = self._where().plain
+        try:
+            return plain is None or await self._engine.run(sharding.is_marked(plain, layout))
+        except TorrelqueReplyError:
+            return True
+
+    async def is_changed(self) -> bool:
+        await self.ready()
+        return await self._reload()
+
+    async def _reload(self, *, again: bool = False) -> bool:
+        """Use the newest layout; whether it is another.
+
+        A layout that was only begun is carried out, as is, if the server has lost
+        its record, the newest that is known; with ``again`` one that is in use, too,
+        since a shard has lost its record.
+        """
+        known = self._ready_layout()
+        newest, is_restored = await self._engine.run(
+            sharding.refresh_layout(self._scripts, self._where(), known, again=again)
+        )
+        if is_restored:
+            logger.warning('Restored the record that queue %r has %d shards', self._queue.queue, newest.shards)
+        if newest.generation > self._ready_layout().generation:  # else others were quicker
+            self._adopt(newest)
+        return self._ready_layout() != known
+
+    async def _catch_up(self) -> None:
+        """After a shard refused a call: either this object is behind, or the shard has lost its record."""
+        if not await self._reload():
+            await self._reload(again=True)
+
+    def _adopt(self, layout: Layout) -> None:
+        """Use a layout."""
         self._know(layout.total)
-        if is_begun:
-            shards = self._keys[: layout.total]
-            layout = await self._engine.run(sharding.relayout(self._scripts, self._main, shards, layout))
-            self._know(layout.total)
         if self._session is not None:
             self._session.grow(self._keys)
         self._enqueue = enqueue_in(layout.generation)
@@ -131,16 +172,19 @@ class ShardedRoutes(Routes):
         self._turn, self._round = (-1, 0, 0), []
 
     def _hear(self, generation: int) -> None:
-        """A server tells of a generation."""
-        if self._layout is not None and generation > self._layout.generation and not self._following:
+        """A server tells which generation is recorded there, 0 if none is."""
+        if self._layout is None or generation == self._layout.generation or self._following:
+            return
+        if self._queue._transport.now() >= self._follow_after:  # noqa: SLF001 - as above
             self._following = True
             self._engine.spawn(self._follow)
 
     async def _follow(self) -> None:
         try:
-            await self._reload()
-        except (TorrelqueConnectionError, TorrelqueReplyError):
+            await self._catch_up()
+        except TorrelqueError:
             logger.warning('Cannot read how many shards queue %r has', self._queue.queue, exc_info=True)
+            self._follow_after = self._queue._transport.now() + SLICE  # noqa: SLF001 - as above
         finally:
             self._following = False
 
@@ -175,6 +219,7 @@ class ShardedRoutes(Routes):
                     return True
                 if not await self._is_drained(layout):
                     return False
+                await self._keep_totals(layout)
                 former = ()
             elif len(former) > MOST_FORMER:
                 raise TorrelqueUsageError(
@@ -197,6 +242,16 @@ class ShardedRoutes(Routes):
                     if any(sharding.home_of(task_id, layout.shards) != shard for task_id in ids):
                         return False
         return True
+
+    async def _keep_totals(self, layout: Layout) -> None:
+        """Remember what was counted on the shards that leave, of which all has gone."""
+        for shard in range(layout.shards, layout.total):
+            stats = await self._engine.run(queue_stats(self._scripts, self._keys[shard]))
+            await self._engine.run(sharding.keep_totals(self._main, shard, stats[-5:]))
+
+    async def totals_elsewhere(self) -> list[TorrelqueQueueStats]:
+        totals = await self._engine.run(sharding.read_totals(self._main, self._ready_layout().total))
+        return [TorrelqueQueueStats(0, 0, 0, 0, 0, None, *each) for each in totals]
 
     def _ready_layout(self) -> Layout:
         assert self._layout is not None  # noqa: S101 - whoever asks waited for `ready`
@@ -232,16 +287,16 @@ class ShardedRoutes(Routes):
         return self._wanted if self._layout is None else self._layout.shards
 
     async def keys(self) -> Sequence[Keys]:
-        await self.ready()
-        return tuple(self._keys)
+        await self.is_changed()
+        return tuple(self._keys[: self._ready_layout().total])
 
     async def keys_of(self, task_id: str) -> Keys:
         await self.ready()
-        homes = self._ready_layout().homes(task_id)
-        for home in homes[1:]:
-            if await self._engine.run(are_known(self._keys[home], [task_id])) == [True]:
-                return self._keys[home]
-        return self._keys[homes[0]]
+        homes = [self._keys[home] for home in self._ready_layout().homes(task_id)]
+        if len(homes) > 1:  # that it has now comes first: enqueueing there removes what is left in the others
+            known = await self._engine.run_each([are_known(keys, [task_id]) for keys in homes])
+            homes = [keys for keys, is_known in zip(homes, known, strict=True) if is_known == [True]] or homes
+        return homes[0]
 
     async def keys_for(self, verb: Verb, item: Item) -> tuple[Keys, Item]:
         await self.ready()
@@ -267,11 +322,14 @@ class ShardedRoutes(Routes):
         await self.ready()
         for last in range(TRIES - 1, -1, -1):
             try:
-                return await self._one(verb, item)
+                answer = await self._one(verb, item)
             except TorrelqueShardsError:
                 if not last:
                     raise
-                await self._reload()
+                await self._catch_up()
+            else:
+                if answer is not Outcome.UNKNOWN or not last or not await self._reload():
+                    return answer
         raise AssertionError  # the last try returned or raised
 
     async def _one(self, verb: Verb, item: Item) -> Answer:
@@ -287,19 +345,20 @@ class ShardedRoutes(Routes):
         return answer
 
     async def _add(self, items: Sequence[Item], shard: int) -> list[Answer]:
-        """Enqueue on the shard where they are at home, unless they are queued where they were before.
-
-        Nobody adds to former homes any more, so what is not there now will not be.
-        """
+        """Enqueue on the shard where they are at home, unless they are queued where they were before."""
         verb, layout = self._enqueue, self._ready_layout()
-        elsewhere: dict[int, list[Arg]] = {}
+        elsewhere: dict[int, list[bytes]] = {}
         if layout.former:
             for item in items:
-                for place in self._places(ENQUEUE, item)[1:]:
-                    elsewhere.setdefault(place, []).append(item[0])
+                task_id = item[0]
+                assert isinstance(task_id, bytes)  # noqa: S101 - as all items are written
+                for place in layout.homes(task_id)[1:]:
+                    elsewhere.setdefault(place, []).append(task_id)
         queued: set[Arg] = set()
         for place, ids in elsewhere.items():
-            found = await self._engine.run(are_queued(self._keys[place], ids))
+            found = await self._engine.run(
+                sharding.clear_former(self._scripts, self._keys[place], layout.generation, ids)
+            )
             queued.update(task_id for task_id, is_queued in zip(ids, found, strict=True) if is_queued)
         new = [item for item in items if item[0] not in queued]
         answers = iter(await self._engine.submit(verb, new, shard) if new else ())
@@ -311,13 +370,18 @@ class ShardedRoutes(Routes):
         of_shard: dict[int, list[int]] = {}
         for at, item in enumerate(items):
             of_shard.setdefault(self._places(verb, item)[0], []).append(at)
-        done = 0
+        done, failures = 0, list[TorrelqueError]()
 
         async def submit(shard: int, places: Sequence[int]) -> None:
             nonlocal done
             for first in range(0, len(places), verb.limit):
                 part = places[first : first + verb.limit]
-                for at, answer in zip(part, await self._part(verb, [items[at] for at in part], shard), strict=True):
+                try:
+                    found = await self._part(verb, [items[at] for at in part], shard)
+                except TorrelqueError as error:
+                    failures.append(error)
+                    return
+                for at, answer in zip(part, found, strict=True):
                     answers[at] = answer
                 done += len(part)
                 if on_progress is not None:
@@ -326,6 +390,8 @@ class ShardedRoutes(Routes):
         async with anyio.create_task_group() as group:
             for shard, places in of_shard.items():
                 group.start_soon(submit, shard, places)
+        if failures:
+            raise failures[0]
         return [answer for answer in answers if answer is not None]
 
     async def _part(self, verb: Verb, items: list[Item], shard: int) -> Sequence[Answer | Exception]:
@@ -334,11 +400,12 @@ class ShardedRoutes(Routes):
             if verb is ENQUEUE:
                 return await self._add(items, shard)
             answers: list[Answer | Exception] = [*await self._engine.submit(verb, items, shard)]
-            for at, answer in enumerate(answers):
-                if answer is Outcome.UNKNOWN and self._ready_layout().former:
-                    answers[at] = await self.one(verb, items[at])
+            if Outcome.UNKNOWN in answers and (await self._reload() or self._ready_layout().former):
+                for at, answer in enumerate(answers):
+                    if answer is Outcome.UNKNOWN:
+                        answers[at] = await self.one(verb, items[at])
         except TorrelqueShardsError:
-            await self._reload()
+            await self._catch_up()
             return [await self.one(verb, item) for item in items]
         except (TorrelqueConnectionError, TorrelqueReplyError) as error:
             return [renew(error) for _ in items]

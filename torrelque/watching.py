@@ -106,6 +106,9 @@ class Watcher:
         self._engine.check_running()
         self._deadline = self._transport.now() + self._timeout
         state = await self._read()
+        if state is None and await self._queue._routes.is_changed():  # noqa: SLF001 - as above; it may be elsewhere by now
+            self._keys = None
+            state = await self._read()
         if state is None:
             raise TorrelqueLookupError(f'no task {self._task_id!r} in queue {self._queue.queue!r}')
         states = self._watch.read(state)

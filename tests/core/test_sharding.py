@@ -10,13 +10,18 @@ from torrelque.core import sharding
 from torrelque.core.keys import Keys, shard_name
 from torrelque.core.protocol import Batch, Call, Operation, Reply, blocking_drive
 from torrelque.core.scripts import load
-from torrelque.core.sharding import Layout
+from torrelque.core.sharding import Layout, Places
 from torrelque.errors import TorrelqueConnectionError, TorrelqueShardsError, TorrelqueUsageError
 from torrelque.transports.memory.server import MemoryServer
 
 SCRIPTS = load(sharded=True)
 MAIN = Keys.of_queue('{q}')
 PLAIN = Keys.of_queue('q')
+PLACES = Places(MAIN, PLAIN, lambda shard: shards(shard + 1)[shard])
+NOW = 1_700_000_000.0
+FIRST = 1_700_000_000_000
+"""The generation of what is opened then."""
+
 NUMBERS = (1, 2, 3, 7, 16, 255, 256, 999, 1000)
 
 
@@ -125,7 +130,7 @@ class Queue:
     """The layout of a queue on a server in memory; the connection breaks after ``patience`` more batches."""
 
     def __init__(self) -> None:
-        self.server = MemoryServer(lambda: 1_700_000_000.0)
+        self.server = MemoryServer(lambda: NOW)
         self.patience: float = float('inf')
 
     def execute(self, batch: Batch) -> Sequence[Reply]:
@@ -136,7 +141,7 @@ class Queue:
 
     def open(self, number: int) -> Layout:
         """As a queue object does at its first call."""
-        layout, begun = blocking_drive(sharding.open_layout(MAIN, PLAIN, shards(number)), self.execute)
+        layout, begun = blocking_drive(sharding.open_layout(SCRIPTS, PLACES, number), self.execute)
         return self.carry_out(layout) if begun else layout
 
     def carry_out(self, layout: Layout) -> Layout:
@@ -144,7 +149,7 @@ class Queue:
 
     @staticmethod
     def relayout(layout: Layout) -> Operation[Layout]:
-        return sharding.relayout(SCRIPTS, MAIN, shards(layout.total), layout)
+        return sharding.relayout(SCRIPTS, PLACES, layout)
 
     def intend(self, layout: Layout) -> None:
         blocking_drive(sharding.intend(SCRIPTS, MAIN, layout), self.execute)
@@ -154,7 +159,8 @@ class Queue:
 
     def told(self, number: int) -> list[int]:
         """The number of shards that each shard was told of; 0 for none."""
-        return [int(self.server.call(Call('HGET', (keys['counters'],), ('shards',))) or 0) for keys in shards(number)]
+        texts = [self.server.call(Call('HGET', (keys['counters'],), ('shards',))) for keys in shards(number)]
+        return [int(text.split()[0]) if text else 0 for text in texts]
 
 
 @pytest.fixture
@@ -164,20 +170,20 @@ def queue() -> Queue:
 
 def test_a_new_queue_has_as_many_as_whoever_comes_first_thinks(queue: Queue) -> None:
     assert queue.read() == (None, None)
-    assert queue.open(3) == Layout(1, 3)
-    assert queue.read() == (Layout(1, 3), None)
+    assert queue.open(3) == Layout(FIRST, 3)
+    assert queue.read() == (Layout(FIRST, 3), None)
     assert queue.told(4) == [3, 3, 3, 0]
 
 
 def test_an_existing_queue_has_those_that_it_has(queue: Queue) -> None:
     queue.open(3)
     before = queue.server.snapshot()
-    assert queue.open(5) == Layout(1, 3)
+    assert queue.open(5) == Layout(FIRST, 3)
     assert queue.server.snapshot() == before
 
 
 def test_of_two_that_open_a_new_queue_at_once_one_decides(queue: Queue) -> None:
-    first, second = (sharding.open_layout(MAIN, PLAIN, shards(number)) for number in (2, 3))
+    first, second = (sharding.open_layout(SCRIPTS, PLACES, number) for number in (2, 3))
     batches = [next(first), next(second)]
     results: list[tuple[Layout, bool]] = []
     while len(results) < 2:
@@ -190,7 +196,7 @@ def test_of_two_that_open_a_new_queue_at_once_one_decides(queue: Queue) -> None:
             except StopIteration as stop:
                 batches[place] = ()
                 results.append(stop.value)
-    assert results == [(Layout(1, 2), True)] * 2
+    assert results == [(Layout(FIRST, 2), True)] * 2
 
 
 @pytest.mark.parametrize('steps', [1, 2, 3, 5])
@@ -205,8 +211,8 @@ def test_the_keys_of_one_that_another_opens_meanwhile_are_not_foreign(queue: Que
             queue.open(3)
         return replies
 
-    layout, begun = blocking_drive(sharding.open_layout(MAIN, PLAIN, shards(3)), execute)
-    assert (layout, begun) == (Layout(1, 3), False)
+    layout, begun = blocking_drive(sharding.open_layout(SCRIPTS, PLACES, 3), execute)
+    assert (layout, begun) == (Layout(FIRST, 3), False)
 
 
 @pytest.mark.parametrize('foreign', [MAIN, PLAIN, *shards(3)], ids=lambda keys: keys['counters'].decode())
@@ -222,7 +228,7 @@ def test_the_keys_of_a_queue_without_shards_are_refused(queue: Queue, foreign: K
 def test_the_keys_of_a_queue_that_has_these_shards_are_not_foreign(queue: Queue) -> None:
     queue.open(3)
     queue.server.call(Call('HSET', (shards(3)[1]['counters'],), ('enqueued', '1')))
-    assert queue.open(3) == Layout(1, 3)
+    assert queue.open(3) == Layout(FIRST, 3)
 
 
 def test_what_is_gone_as_soon_as_it_was_recorded_is_told(queue: Queue) -> None:
@@ -232,16 +238,16 @@ def test_what_is_gone_as_soon_as_it_was_recorded_is_told(queue: Queue) -> None:
         return replies
 
     with pytest.raises(TorrelqueUsageError, match='does the server evict keys'):
-        blocking_drive(sharding.open_layout(MAIN, PLAIN, shards(1)), execute)
+        blocking_drive(sharding.open_layout(SCRIPTS, PLACES, 1), execute)
 
 
 def test_a_change_that_was_begun_is_told_beside_what_is(queue: Queue) -> None:
     queue.open(3)
-    wanted = Layout(2, 5, (3,))
+    wanted = Layout(FIRST + 1, 5, (3,))
     queue.intend(wanted)
-    assert queue.read() == (Layout(1, 3), wanted)
-    queue.intend(Layout(2, 7, (3,)))  # the first counts
-    assert queue.read() == (Layout(1, 3), wanted)
+    assert queue.read() == (Layout(FIRST, 3), wanted)
+    queue.intend(Layout(FIRST + 1, 7, (3,)))  # the first counts
+    assert queue.read() == (Layout(FIRST, 3), wanted)
     assert queue.carry_out(wanted) == wanted
     assert queue.read() == (wanted, None)
     assert queue.told(5) == [5] * 5
@@ -249,26 +255,26 @@ def test_a_change_that_was_begun_is_told_beside_what_is(queue: Queue) -> None:
 
 def test_to_fewer_shards_all_of_them_are_told(queue: Queue) -> None:
     queue.open(5)
-    queue.intend(Layout(2, 2, (5,)))
-    assert queue.open(5) == Layout(2, 2, (5,))
+    queue.intend(Layout(FIRST + 1, 2, (5,)))
+    assert queue.open(5) == Layout(FIRST + 1, 2, (5,))
     assert queue.told(5) == [2] * 5
 
 
-@pytest.mark.parametrize('steps', range(7))
+@pytest.mark.parametrize('steps', range(8))
 def test_a_change_that_is_cut_off_is_finished_by_another(queue: Queue, steps: int) -> None:
-    """Five shards are told, then the queue itself, each by a batch of its own."""
+    """The keys without shards are told, five shards, then the queue itself, each by a batch of its own."""
     queue.open(3)
-    wanted = Layout(2, 5, (3,))
+    wanted = Layout(FIRST + 1, 5, (3,))
     queue.intend(wanted)
     queue.patience = steps
-    if steps < 6:
+    if steps < 7:
         with pytest.raises(TorrelqueConnectionError):
             queue.carry_out(wanted)
     else:
         queue.carry_out(wanted)
     queue.patience = float('inf')
-    assert queue.told(5) == [5 if shard < steps else 3 if shard < 3 else 0 for shard in range(5)]
-    assert queue.read() == ((Layout(1, 3), wanted) if steps < 6 else (wanted, None))
+    assert queue.told(5) == [5 if shard < steps - 1 else 3 if shard < 3 else 0 for shard in range(5)]
+    assert queue.read() == ((Layout(FIRST, 3), wanted) if steps < 7 else (wanted, None))
     assert queue.open(3) == wanted
     assert queue.told(5) == [5] * 5
     assert queue.read() == (wanted, None)
@@ -280,38 +286,40 @@ def test_a_new_queue_that_was_cut_off_is_finished_by_another(queue: Queue) -> No
         queue.open(3)
     queue.patience = float('inf')
     assert queue.told(3) != [3] * 3
-    assert queue.read() == (None, Layout(1, 3))
-    assert queue.open(8) == Layout(1, 3)
+    assert queue.read() == (None, Layout(FIRST, 3))
+    assert queue.open(8) == Layout(FIRST, 3)
     assert queue.told(4) == [3, 3, 3, 0]
 
 
 def test_an_old_change_that_arrives_late_changes_nothing(queue: Queue) -> None:
     queue.open(3)
-    old, new = Layout(2, 5, (3,)), Layout(3, 2, (5, 3))
+    old, new = Layout(FIRST + 1, 5, (3,)), Layout(FIRST + 2, 2, (5, 3))
     for layout in (old, new):
         queue.intend(layout)
         queue.carry_out(layout)
     before = queue.server.snapshot()
     assert queue.carry_out(old) == new
-    assert queue.carry_out(Layout(1, 3)) == new
+    assert queue.carry_out(Layout(FIRST, 3)) == new
     assert queue.server.snapshot() == before
 
 
 def test_an_old_change_does_not_take_down_one_that_was_begun_since(queue: Queue) -> None:
     queue.open(3)
-    queue.intend(Layout(2, 5, (3,)))
-    queue.carry_out(Layout(2, 5, (3,)))
-    queue.intend(Layout(3, 2, (5, 3)))
-    queue.carry_out(Layout(2, 5, (3,)))
-    assert queue.read() == (Layout(2, 5, (3,)), Layout(3, 2, (5, 3)))
+    queue.intend(Layout(FIRST + 1, 5, (3,)))
+    queue.carry_out(Layout(FIRST + 1, 5, (3,)))
+    queue.intend(Layout(FIRST + 2, 2, (5, 3)))
+    queue.carry_out(Layout(FIRST + 1, 5, (3,)))
+    assert queue.read() == (Layout(FIRST + 1, 5, (3,)), Layout(FIRST + 2, 2, (5, 3)))
 
 
 def test_an_intention_that_comes_again_when_it_was_carried_out_is_in_nobodys_way(queue: Queue) -> None:
     queue.open(3)
-    old, new = Layout(2, 5, (3,)), Layout(3, 4, (5, 3))
+    old, new = Layout(FIRST + 1, 5, (3,)), Layout(FIRST + 2, 4, (5, 3))
     queue.intend(old)
     queue.carry_out(old)
-    queue.server.call(Call('HSETNX', (MAIN['counters'],), ('intended', '2 5 3')))  # as when it was not answered
+    queue.server.call(
+        Call('HSETNX', (MAIN['counters'],), ('intended', f'{FIRST + 1} 5 3'))
+    )  # as when it was not answered
     assert queue.read() == (old, None)
     queue.intend(new)
     assert queue.read() == (old, new)

@@ -69,16 +69,15 @@ class ShardedMachine(ModelMachine):
     # How many shards there are -------------------------------------------------
 
     @step(
-        5,
+        7,
         SHARD_STEPS,
         generation=st.integers(0, 4),
         shards=st.sampled_from(('2', '3', '3', '5', '5 3')),
-        begun=st.booleans(),
+        mode=st.sampled_from(('set', 'set', 'set', 'intend', 'intend', 'open')),
+        bell=st.sampled_from(((), SHARDS[0], SHARDS[1])),
     )
-    def layout(self, generation: int, shards: str, begun: bool) -> None:
-        if begun:
-            self._command('HSETNX', KEYS['counters'], 'intended', f'{generation} {shards}')
-        self._verb('layout', generation, shards)
+    def layout(self, generation: int, shards: str, mode: str, bell: Keys | tuple[()]) -> None:
+        self._verb('layout', generation, shards, mode, *([bell['bell'], bell['wake']] if bell else []))
 
     @step(
         2,
@@ -90,9 +89,13 @@ class ShardedMachine(ModelMachine):
         """Or what is recorded is what nobody should have."""
         self._command('HSET', KEYS['counters'], field, value)
 
-    @step(1, SHARD_STEPS)
-    def nobody_knows_how_many(self) -> None:
-        self._command('HDEL', KEYS['counters'], 'generation')
+    @step(2, SHARD_STEPS, fields=st.sampled_from((('generation',), ('generation', 'shards', 'intended', 'enqueued'))))
+    def nobody_knows_how_many(self, fields: tuple[str, ...]) -> None:
+        self._command('HDEL', KEYS['counters'], *fields)
+
+    @step(4, SHARD_STEPS, generation=generations, task_ids=st.lists(ids, min_size=1, max_size=3))
+    def clear(self, generation: str, task_ids: list[bytes]) -> None:
+        self._verb('clear', generation, *task_ids)
 
     @step(12, SHARD_STEPS, lane=lane_numbers, task_ids=st.lists(ids, min_size=1, max_size=3), generation=generations)
     def enqueue_in_generation(self, lane: int, task_ids: list[bytes], generation: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from tests import clusters, servers
 from tests.servers import Server
 from tests.transports.settings import Setting
-from torrelque import Torrelque, connect
+from torrelque import Torrelque, TorrelqueReplyError, connect
 from torrelque.core.protocol import Batch, Call, Reply, Script
 from torrelque.testing import MemoryServer, MemoryTransport
 from torrelque.transports.base import Transport
@@ -69,6 +69,20 @@ class Place:
         if not self.servers:
             return {key.decode() for key in self.memory.snapshot()}
         return {key.decode() for server in self.servers for key in server.command('KEYS', '*')}
+
+    def flush(self) -> None:
+        """Remove all keys."""
+        self.memory.call(Call('FLUSHALL'))
+        for server in self.servers:
+            server.flush()
+
+    def delete(self, *keys: str) -> None:
+        """Remove these keys."""
+        for key in keys:
+            self.memory.call(Call('DEL', (key,)))
+            for server in self.servers:
+                with suppress(TorrelqueReplyError):  # of a cluster, one has it
+                    server.command('DEL', key)
 
     def blocked(self) -> list[int]:
         """How many clients wait on each server."""

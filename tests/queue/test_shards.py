@@ -58,7 +58,7 @@ async def test_keys_and_homes(place: Place) -> None:
     async with place.queue(4) as queue:
         ids = [*await queue.enqueue_many(range(1000)), await queue.enqueue('own', task_id='chosen')]
     keys = place.keys()
-    assert all(key.startswith(('{email}:', '{email:')) for key in keys)
+    assert all(key.startswith(('{email}:', '{email:')) for key in keys - {'email:counters'})
     hashes = {key for key in keys if ':task:' in key}
     assert hashes == {f'{{email:{home_of(str(task_id), 4)}}}:task:{task_id}' for task_id in ids}
     assert {f'{{email:{shard}}}:pending' for shard in range(4)} < keys

@@ -17,7 +17,7 @@ from torrelque.core.session import Session
 from torrelque.core.sharded import ShardedSession
 from torrelque.core.verbs import ClaimedTask, Item, Verb
 from torrelque.core.waiting import Wait
-from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -282,7 +282,7 @@ def _told(operation: Operation[Any], ticket: Ticket) -> Operation[None]:
     except Interrupted as interrupted:
         ticket.fail(interrupted.cause or TorrelqueError('the queue was closed during the call'))
         raise
-    except TorrelqueReplyError as error:
+    except TorrelqueError as error:
         ticket.fail(error)
 
 

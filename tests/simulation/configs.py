@@ -82,7 +82,9 @@ class Config:
     chosen: float = 0.2
     """Of the calls that enqueue, those for whose tasks callers choose ids, which may be queued already."""
     accidents: Mapping[str, float] = field(default_factory=dict)
-    """How often a second each client is killed, paused, shut down, or forks; who is gone is replaced after a while."""
+    """How often a second each client is killed, paused, shut down, or forks; who is gone is replaced after a while.
+
+    With ``forget`` a record of how many shards there are is lost."""
     caps: tuple[int | None, ...] = ()
     """How many dead letters clients keep, each of them one of these."""
     shards: tuple[int, ...] = ()
@@ -96,6 +98,7 @@ class Config:
 
 
 ACCIDENTS: Mapping[str, float] = MappingProxyType({'kill': 0.02, 'pause': 0.03, 'shut': 0.03})
+FORGETFUL: Mapping[str, float] = MappingProxyType({**ACCIDENTS, 'forget': 0.05})
 CAPS = (None, 1, 4)
 NEWCOMERS: Mapping[str, float] = MappingProxyType({'kill': 0.06, 'pause': 0.03, 'shut': 0.06})
 PAUSES: Mapping[str, float] = MappingProxyType({**ACCIDENTS, 'pause': 0.06})
@@ -113,7 +116,7 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
         'workers': Config(clients=(3, 5), callers=(1, 2), workers=(1, 2), accidents=PAUSES, caps=CAPS),
         'crew': Config(clients=(1, 3), callers=(1, 2), workers=(1, 2), faults=NONE, longest_wait=0.1, caps=CAPS),
         'shards': Config(
-            clients=(2, 4), callers=(2, 4), shards=(3, 2, 5), cancel=0.05, chosen=0.6, accidents=ACCIDENTS
+            clients=(2, 4), callers=(2, 4), shards=(3, 2, 5), cancel=0.05, chosen=0.6, accidents=FORGETFUL
         ),
         # A shard is looked at ten times a second by those who have enough to do with others.
         'shards-calm': Config(clients=(2, 4), shards=(3,), faults=NONE, cancel=0.3, longest_wait=0.3),

@@ -84,11 +84,36 @@ def former_homes_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Layout, 'homes', lambda self, task_id: [home_of(task_id, self.shards)])
 
 
+def a_lost_record_is_of_any_number(patch: pytest.MonkeyPatch) -> None:
+    """Where no number of shards is recorded any more, tasks are added by whatever number."""
+
+    def make(enqueue: Verb) -> Verb:
+        def mutant(run: Run) -> Reply:
+            if b'generation' in run.db.hash_at(run.keys['counters']):
+                return enqueue(run)
+            return enqueue(Run(run.db, run.keys, run.args[:-1], run._publish))
+
+        return mutant
+
+    _replace_verb(patch, 'enqueue', make)
+
+
+def old_results_kept(patch: pytest.MonkeyPatch) -> None:
+    """A task may be added at home while an earlier one's result is where its id belonged before."""
+
+    def make(_: Verb) -> Verb:
+        return lambda _: [b'OK']
+
+    _replace_verb(patch, 'clear', make)
+
+
 MUTANTS: dict[str, tuple[str, Mutant]] = {
     'surveys that do not register': ('shards-calm', surveys_that_do_not_register),
     'rings kept by who leaves': ('shards-calm', rings_kept_by_who_leaves),
     'alarms of shards forgotten': ('shards-calm', alarms_forgotten),
     'any number of shards will do': ('shards', any_number_of_shards_will_do),
+    'a lost record is of any number': ('shards', a_lost_record_is_of_any_number),
+    'old results kept': ('shards', old_results_kept),
     'former homes forgotten': ('shards', former_homes_forgotten),
 }
 """By name: the world that has to notice, and the mutation."""

@@ -12,22 +12,35 @@ from tests.simulation.server import NOWHERE, ObservedServer, View
 from torrelque.core import operations, scripts, sharding
 from torrelque.core.keys import Keys, shard_name
 from torrelque.core.merging import Ticket
-from torrelque.core.protocol import Arg, Call, Operation, Reply, Script, blocking_drive
+from torrelque.core.protocol import Arg, Call, Reply, Script, blocking_drive
 from torrelque.core.session import Session
 from torrelque.core.sharded import ShardedSession
-from torrelque.core.sharding import Layout
+from torrelque.core.sharding import Layout, Places
 from torrelque.core.verbs import CANCEL, ENQUEUE, PURGE, REDRIVE, Item, Outcome, Verb, enqueue_in
 from torrelque.errors import TorrelqueShardsError
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-__all__ = ('KEYS', 'MAIN', 'SCRIPTS', 'ShardedClient', 'ShardedRules', 'client_of', 'open_queue', 'uneven')
+__all__ = (
+    'KEYS',
+    'MAIN',
+    'SCRIPTS',
+    'ShardedClient',
+    'ShardedRules',
+    'client_of',
+    'lose_record',
+    'open_queue',
+    'uneven',
+)
 
 SCRIPTS = scripts.load(sharded=True)
 MAIN = Keys.of_queue('{q}')
 KEYS = tuple(Keys.of_queue(shard_name('q', shard)) for shard in range(16))
 """Of as many shards as there may ever be."""
+
+PLACES = Places(MAIN, None, KEYS.__getitem__)
+"""There are no clients here that know of no shards: `tests/core/test_sharding.py` has them."""
 
 SHARD_OF_WAKE = {keys['wake']: shard for shard, keys in enumerate(KEYS)}
 
@@ -39,8 +52,22 @@ TRIES = 5
 
 def open_queue(world: World) -> None:
     """As whoever used it first did."""
-    blocking_drive(sharding.open_layout(MAIN, KEYS[0], KEYS[: world.config.shards[0]]), world.server.execute)
-    blocking_drive(_reload(), world.server.execute)
+    layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, PLACES, world.config.shards[0]), world.server.execute)
+    blocking_drive(sharding.relayout(SCRIPTS, PLACES, layout), world.server.execute)
+
+
+def lose_record(world: World) -> None:
+    """The number of shards is forgotten by one of them, or, while all of them know it, by the queue itself."""
+    server = world.server
+    layout, begun = blocking_drive(sharding.read_layout(MAIN), server.execute)
+    if layout is None or begun is not None:
+        return
+    told = [server._db.hash_at(keys['counters']).get(b'generation') for keys in KEYS[: layout.total]]
+    keys = world.random.choice(
+        [*KEYS[: layout.total], *([MAIN] if told == [b'%d' % layout.generation] * len(told) else [])]
+    )
+    world.tell(f'the record {keys["counters"]!r} is lost')
+    world.ledger.tally['lost records'] += server._db.delete((keys['counters'],))
 
 
 def uneven(world: World, name: str) -> str:
@@ -53,21 +80,17 @@ def client_of(nonce: str) -> str:
     return nonce.partition('~')[0]
 
 
-def _reload() -> Operation[Layout]:
+def _newest(world: World) -> Layout:
     """The newest layout, carried out if it was only begun."""
-    layout, begun = yield from sharding.read_layout(MAIN)
-    newest = begun or layout
-    assert newest is not None
-    if begun is not None:
-        newest = yield from sharding.relayout(SCRIPTS, MAIN, KEYS[: begun.total], begun)
-    return newest
+    layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, PLACES, world.config.shards[0]), world.server.execute)
+    return blocking_drive(sharding.relayout(SCRIPTS, PLACES, layout), world.server.execute)
 
 
 class ShardedClient(Client):
     """A queue object over shards, which it takes to be on one server or on two."""
 
     def make_session(self, nonce: str) -> ShardedSession:
-        self.layout = blocking_drive(_reload(), self.world.server.execute)
+        self.layout = _newest(self.world)
         self._following = False
         block_limit = self.random.choice((8.0, 8.0, 2.5))
 
@@ -97,23 +120,34 @@ class ShardedClient(Client):
     # The layout ----------------------------------------------------------------
 
     def _hear(self, generation: int) -> None:
-        if generation > self.layout.generation and not self._following:
+        if generation != self.layout.generation and not self._following:
             self._following = True
             self.spawn(self._follow(), steady=True)
 
     def _follow(self) -> Behaviour:
-        yield from self.reload()
+        yield from self.catch_up()
         self._following = False
 
-    def reload(self) -> Generator[Ticket, Any, bool]:
-        """Use the newest layout; whether it could be read."""
-        ticket = yield self.perform(_reload())
+    def reload(self, *, again: bool = False) -> Generator[Ticket, Any, bool | None]:
+        """Use the newest layout; whether it is another, None if it could not be read."""
+        known = self.layout
+        ticket = yield self.perform(sharding.refresh_layout(SCRIPTS, PLACES, known, again=again))
         if ticket is CANCELLED or ticket.error is not None:
-            return False
+            return None
         assert isinstance(self.session, ShardedSession)
-        self.session.grow(KEYS[: ticket.value.total])
-        self.layout = ticket.value
-        return True
+        self.world.ledger.tally['restored'] += ticket.value[1] or again
+        layout = ticket.value[0]
+        if layout.generation > self.layout.generation:
+            self.session.grow(KEYS[: layout.total])
+            self.layout = layout
+        return self.layout != known
+
+    def catch_up(self) -> Generator[Ticket, Any, bool | None]:
+        """After a shard refused a call: whether it may be repeated."""
+        changed = yield from self.reload()
+        if changed is False:
+            changed = yield from self.reload(again=True)
+        return changed is not None
 
     # Calls ---------------------------------------------------------------------
 
@@ -126,12 +160,18 @@ class ShardedClient(Client):
             failure = yield from (
                 self._add(items, left, answers) if verb is ENQUEUE else self._do(verb, items, answers)
             )
+            if failure is None and verb is not ENQUEUE and Outcome.UNKNOWN in answers.values():
+                changed = yield from self.reload()  # they may be where this client has not looked
+                if changed is None:
+                    return CANCELLED
+                if changed:
+                    continue
             if failure is None:
                 result.resolve([answers[at] for at in range(len(items))])
                 return result
             if failure is CANCELLED or not isinstance(failure, TorrelqueShardsError):
                 break
-            if not (yield from self.reload()):
+            if not (yield from self.catch_up()):
                 return CANCELLED
         if failure is CANCELLED:
             return CANCELLED
@@ -157,7 +197,9 @@ class ShardedClient(Client):
         for at in left:
             home, *before = self._places(ENQUEUE, items[at])
             for place in before:
-                ticket = yield self.perform(operations.are_queued(KEYS[place], [items[at][0]]))
+                task_id = items[at][0]
+                assert isinstance(task_id, bytes)
+                ticket = yield self.perform(sharding.clear_former(SCRIPTS, KEYS[place], layout.generation, [task_id]))
                 if ticket is CANCELLED or ticket.error is not None:
                     return ticket if ticket is CANCELLED else ticket.error
                 if ticket.value == [True]:
@@ -201,7 +243,7 @@ def _reshard(client: ShardedClient) -> Behaviour:
     """Change the number of shards, as `torrelque.Torrelque.reshard` does."""
     wanted = client.random.choice(client.world.config.shards)
     for _ in range(TRIES):
-        if not (yield from client.reload()):
+        if (yield from client.reload()) is None:
             return
         layout = client.layout
         former = tuple(number for number in (layout.shards, *layout.former) if number != wanted)
@@ -267,12 +309,15 @@ class ShardedRules(Rules):
                 require(len(places) <= 1, 'a task on two shards', task_id)
 
     def check_all(self) -> None:
-        layout = blocking_drive(_reload(), self._execute)
+        layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, PLACES, len(self._parts)), self._execute)
         for shard, part in enumerate(self._parts):
             part.check_all()
             for task_id, view in part.shadow.items():
                 home = view.payload is None or shard in layout.homes(task_id.decode())
                 require(home, 'a task where nobody looks for it', task_id, shard, layout)
+        for task_id in self.shadow:
+            known = [shard for shard, part in enumerate(self._parts) if part.shadow.get(task_id, NOWHERE).state]
+            require(len(known) <= 1, 'an old result beside the task', task_id, known)
 
 
 class _Shadows(Mapping[bytes, View]):

@@ -9,13 +9,13 @@ import pytest
 from tests.simulation import callers
 from tests.simulation.configs import NONE, Config
 from tests.simulation.mutants_shards import shards_never_looked_at_while_busy
-from tests.simulation.shards import KEYS, SCRIPTS, ShardedClient
+from tests.simulation.shards import KEYS, MAIN, SCRIPTS, ShardedClient
 from tests.simulation.world import World
 from torrelque.core import spread
 from torrelque.core.lanes import Lanes
 from torrelque.core.protocol import Arg, Call, Script, blocking_drive
 from torrelque.core.sharded import ShardedSession
-from torrelque.core.sharding import nonce_of
+from torrelque.core.sharding import nonce_of, read_layout
 from torrelque.core.verbs import ENQUEUE, Outcome, enqueue_item
 
 SHARDS = 16
@@ -39,6 +39,9 @@ class Queue:
             self.world.clients.append(client)
             for _ in range(callers_each):
                 client.spawn(callers.wait_for_work(client))
+        layout, _ = blocking_drive(read_layout(MAIN), self.world.server.execute)
+        assert layout is not None
+        self.generation = layout.generation
         self._lanes = [Lanes(SCRIPTS, keys, nonce_of('elsewhere', shard)) for shard, keys in enumerate(KEYS)]
         execute = self.world.execute
 
@@ -69,7 +72,7 @@ class Queue:
         for delay in delays:
             words += enqueue_item(self.world.new_id(), b'data', 300, delay, None, b'')
         answers = blocking_drive(
-            self._lanes[shard].call('enqueue', (*words, SHARDS), ENQUEUE.parse),
+            self._lanes[shard].call('enqueue', (*words, self.generation), ENQUEUE.parse),
             lambda batch: [self.world.execute(call) for call in batch],
         )
         assert answers == [Outcome.NEW] * len(delays)

@@ -224,6 +224,9 @@ class World:
         if not client.available:
             return
         self.tell(f'{accident} {client.nonce}')
+        if accident == 'forget':
+            shards.lose_record(self)
+            return
         if accident == 'pause':
             client.pause(self.random.choice((1, 10, 60)) * self.random.random())
             return

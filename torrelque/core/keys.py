@@ -66,7 +66,11 @@ class Keys:
 
     def state(self, task_id: str) -> bytes:
         """The hash that holds a task's state; also the channel of its transitions."""
-        return b'%b:%b' % (self._encoded['task'], task_id.encode())
+        return self.state_of(task_id.encode())
+
+    def state_of(self, task_id: bytes) -> bytes:
+        """The same for an encoded id."""
+        return b'%b:%b' % (self._encoded['task'], task_id)
 
 
 def tagged(queue: str) -> str:

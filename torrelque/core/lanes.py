@@ -128,6 +128,9 @@ class Lanes:
                 return parts[1:]
             if outcome == b'RESHARDED':
                 raise TorrelqueShardsError('the queue has another number of shards by now')
+            if outcome == b'SHARDED':
+                shards = parts[1].split()[0].decode()
+                raise TorrelqueShardsError(f'the queue has {shards} shards, not none: pass shards={shards}')
             lane.number = ''
             if outcome != b'NOLANE':
                 break

@@ -31,6 +31,8 @@ __all__ = (
     'literally',
     'queue_stats',
     'queued_task',
+    'raise_error',
+    'raised',
     'rejected_before',
     'scan_queues',
     'scan_results',
@@ -224,7 +226,7 @@ def examine(key: bytes) -> Operation[FoundQueue | None]:
     replies = yield [Call[bytes | None]('HGET', (key,), (field,)) for field in fields]
     try:
         name = key.removesuffix(_COUNTERS).decode()
-        shards, intended, *totals = [_raised(reply) for reply in replies]
+        shards, intended, *totals = [raise_error(reply) for reply in replies]
     except UnicodeDecodeError:
         return None
     except TorrelqueReplyError as error:
@@ -269,16 +271,24 @@ def are_rejected(keys: Keys, task_ids: Sequence[str]) -> Operation[list[bool]]:
 def are_queued(keys: Keys, task_ids: Sequence[Arg]) -> Operation[list[bool]]:
     """Which of some ids are queued, or dead letters."""
     replies = yield [Call[Reply]('HEXISTS', (keys['tasks'],), (task_id,)) for task_id in task_ids]
-    return [bool(_raised(reply)) for reply in replies]
+    return [bool(raise_error(reply)) for reply in replies]
 
 
 def are_known(keys: Keys, task_ids: Sequence[str]) -> Operation[list[bool]]:
     """Which of some ids have a state."""
     replies = yield [Call[Reply]('EXISTS', (keys.state(task_id),)) for task_id in task_ids]
-    return [bool(_raised(reply)) for reply in replies]
+    return [bool(raise_error(reply)) for reply in replies]
 
 
-def _raised(reply: Reply) -> Reply:
+def raise_error(reply: Reply) -> Reply:
+    """The reply. Raises it if it is an error."""
     if isinstance(reply, Exception):
         raise reply
     return reply
+
+
+def raised(replies: Sequence[Reply]) -> Sequence[Reply]:
+    """The replies. Raises the first that is an error."""
+    for reply in replies:
+        raise_error(reply)
+    return replies

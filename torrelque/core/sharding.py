@@ -10,23 +10,32 @@ shard where it is until it is done.
 from __future__ import annotations
 
 from binascii import crc32
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from torrelque.core.keys import Keys
-from torrelque.core.protocol import Call, Operation, Reply
+from torrelque.core.operations import raised
+from torrelque.core.protocol import Arg, Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
 from torrelque.errors import TorrelqueReplyError, TorrelqueShardsError, TorrelqueUsageError
 
 __all__ = (
     'MAX_SHARDS',
     'Layout',
+    'Places',
     'check_number',
+    'check_plain',
+    'clear_former',
     'home_of',
     'intend',
+    'is_marked',
+    'keep_totals',
     'nonce_of',
     'open_layout',
     'read_layout',
+    'read_totals',
+    'refresh_layout',
     'relayout',
     'shard_of_claim',
     'write_id',
@@ -90,6 +99,22 @@ def shard_of_claim(token: str) -> int | None:
     return int(parts[1]) if len(parts) > 1 and parts[1].isdecimal() else None
 
 
+class Places(NamedTuple):
+    """Where the layout is recorded.
+
+    ``main`` are the queue's own keys, ``plain`` those that it would have without
+    shards (None on a cluster, where these are the same); ``shard`` makes those of one.
+    """
+
+    main: Keys
+    plain: Keys | None
+    shard: Callable[[int], Keys]
+
+    def parts(self, total: int) -> list[Keys]:
+        """All but the queue's own."""
+        return [*([] if self.plain is None else [self.plain]), *map(self.shard, range(total))]
+
+
 def read_layout(main: Keys) -> Operation[tuple[Layout | None, Layout | None]]:
     """What is recorded, and what somebody has begun to change it to. ``main``: the queue's own keys."""
     reply = yield from Call[Sequence[bytes | None]]('HMGET', (main['counters'],), ('generation', 'shards', 'intended'))
@@ -101,54 +126,146 @@ def read_layout(main: Keys) -> Operation[tuple[Layout | None, Layout | None]]:
     return layout, begun
 
 
-def open_layout(main: Keys, plain: Keys, shards: Sequence[Keys]) -> Operation[tuple[Layout, bool]]:
+def open_layout(scripts: ScriptSet, places: Places, shards: int) -> Operation[tuple[Layout, bool]]:
     """The layout of a queue that is thought to have so many shards, and whether it is still to be carried out.
 
-    ``plain`` are the keys that it had without shards. Raises TorrelqueUsageError
-    if the keys are another queue's.
+    Where the queue's own record is lost, what its shards have recorded counts.
+    Raises TorrelqueUsageError if the keys are another queue's.
     """
-    layout, begun = yield from read_layout(main)
+    layout, begun = yield from read_layout(places.main)
     if layout is None and begun is None:
-        for keys in (main, plain, *shards):
-            taken = yield from Call[int]('EXISTS', (keys['counters'],))
-            if taken:
-                layout, begun = yield from read_layout(main)
-                if layout is None and begun is None:  # nobody else has opened it just now
-                    raise TorrelqueUsageError(
-                        f'there is a queue without shards already, with the key {keys["counters"].decode()!r}: '
-                        'drain it and delete its keys, or use another name'
-                    )
-                break
-        else:
-            yield from _begin(main, Layout(1, len(shards)))
-            layout, begun = yield from read_layout(main)
+        found = yield from _find_layout(places, shards)
+        layout, begun = yield from read_layout(places.main)  # perhaps somebody else has opened it just now
+        if layout is None and begun is None:
+            if found is not None:
+                return found, True
+            # From here on nobody adds to the keys that the queue would have without shards.
+            if places.plain is not None:
+                yield from _record(scripts, places.plain, Layout(0, shards), 'set')
+            yield from _record(scripts, places.main, Layout(0, shards), 'open')
+            layout, begun = yield from read_layout(places.main)
     newest = begun or layout
     if newest is None:
         raise TorrelqueUsageError('what was recorded about the shards is gone again: does the server evict keys?')
     return newest, begun is not None
 
 
+def refresh_layout(
+    scripts: ScriptSet, places: Places, known: Layout, *, again: bool = False
+) -> Operation[tuple[Layout, bool]]:
+    """The newest layout, carried out if it was only begun; and whether its record was lost, and is restored.
+
+    ``again``: carry out one that is in use, too, as a shard has lost its record.
+    Raises TorrelqueUsageError if the keys are another queue's by now.
+    """
+    layout, begun = yield from read_layout(places.main)
+    newest, is_lost = begun or layout or known, False
+    if newest.generation < known.generation or (layout is None and begun is None):
+        found = yield from _find_layout(places, known.total)
+        newest, is_lost = max(found or known, known, newest), True
+    if begun is not None or is_lost or again:
+        newest = yield from relayout(scripts, places, newest)
+    return newest, is_lost
+
+
+def _find_layout(places: Places, total: int) -> Operation[Layout | None]:
+    """The latest layout that is recorded on shards, for want of the queue's own record; None if there is none.
+
+    Raises TorrelqueUsageError if the keys are another queue's.
+    """
+    newest: Layout | None = None
+    for keys in (places.main, *places.parts(total)):
+        counters = (keys['counters'],)
+        replies = yield [Call[Reply]('HGET', counters, (name,)) for name in ('generation', 'shards', 'enqueued')]
+        generation, text, enqueued = raised(replies)
+        if generation is not None and text is not None:
+            layout = _parse(generation, text)
+            newest = max(newest or layout, layout)
+        elif enqueued is not None:
+            recorded, begun = yield from read_layout(places.main)
+            if recorded is None and begun is None:
+                raise _foreign(keys)
+    return newest if newest and newest.generation else None
+
+
+def is_marked(keys: Keys, layout: Layout) -> Operation[bool]:
+    """Whether a layout is recorded with these keys."""
+    generation = yield from Call[bytes | None]('HGET', (keys['counters'],), ('generation',))
+    return generation is not None and int(generation) >= layout.generation
+
+
 def intend(scripts: ScriptSet, main: Keys, layout: Layout) -> Operation[Reply]:
     """Begin a change, unless another was begun; it is then to be carried out by `relayout`."""
+    return (yield from _record(scripts, main, layout, 'intend'))
+
+
+def relayout(scripts: ScriptSet, places: Places, layout: Layout) -> Operation[Layout]:
+    """Carry out a change that was begun; it may be repeated, by several at once.
+
+    Raises TorrelqueUsageError if a shard's keys are those of a queue without shards.
+    """
+    if places.plain is not None:
+        with suppress(TorrelqueUsageError):  # one that was used since the record was lost: an audit tells of it
+            yield from _record(scripts, places.plain, layout, 'set')
+    for keys in map(places.shard, range(layout.total)):
+        yield from _record(scripts, keys, layout, 'set', keys['bell'], keys['wake'])
+    generation, text = yield from _record(scripts, places.main, layout, 'set')
+    return _parse(generation, text)
+
+
+def _record(scripts: ScriptSet, keys: Keys, layout: Layout, mode: str, *bell: bytes) -> Operation[Sequence[bytes]]:
     script = scripts['layout']
-    yield from Call[Reply](script, main.of(script), (0, 0))  # one that was done, and came again, is not in the way
-    return (yield from _begin(main, layout))
+    args: tuple[Arg, ...] = (layout.generation, layout.text(), mode, *bell)
+    recorded = yield from Call[Sequence[bytes]](script, keys.of(script), args)
+    if recorded[0] == b'FOREIGN':
+        raise _foreign(keys)
+    return recorded
 
 
-def _begin(main: Keys, layout: Layout) -> Operation[Reply]:
-    text = f'{layout.generation} {layout.text()}'
-    return (yield from Call[Reply]('HSETNX', (main['counters'],), ('intended', text)))
+def clear_former(scripts: ScriptSet, keys: Keys, generation: int, task_ids: Sequence[bytes]) -> Operation[list[bool]]:
+    """Which of some ids are queued where they belonged before; the results of the others are removed there.
+
+    Nobody adds to former homes any more, so what is not queued there now will not
+    be. Raises TorrelqueShardsError if the number of shards is of another generation.
+    """
+    replies = yield [
+        *(Call[Reply]('HEXISTS', (keys['tasks'],), (task_id,)) for task_id in task_ids),
+        *(Call[Reply]('EXISTS', (keys.state_of(task_id),)) for task_id in task_ids),
+    ]
+    raised(replies)
+    queued, known = [bool(reply) for reply in replies[: len(task_ids)]], replies[len(task_ids) :]
+    left = [
+        each for each, is_queued, is_known in zip(task_ids, queued, known, strict=True) if is_known and not is_queued
+    ]
+    if left:
+        script = scripts['clear']
+        (outcome,) = yield from Call[Sequence[bytes]](script, keys.of(script), (generation, *left))
+        if outcome != b'OK':
+            raise TorrelqueShardsError('the queue has another number of shards by now')
+    return queued
 
 
-def relayout(scripts: ScriptSet, main: Keys, shards: Sequence[Keys], layout: Layout) -> Operation[Layout]:
-    """Carry out a change that was begun; it may be repeated, by several at once. ``shards``: all, old and new."""
-    layout_script = scripts['layout']
-    for keys in shards:
-        yield from Call[Reply](layout_script, keys.of(layout_script), (layout.generation, layout.shards))
-    generation, text = yield from Call[Sequence[Reply]](
-        layout_script, main.of(layout_script), (layout.generation, layout.text())
+_DEPARTED = b'left '
+
+
+def keep_totals(main: Keys, shard: int, totals: Sequence[int]) -> Operation[Reply]:
+    """Remember with the queue what a shard counted that leaves it. Safe to repeat: its counts are final."""
+    text = _DEPARTED + b' '.join(b'%d' % number for number in (shard, *totals))
+    return (yield from Call[Reply]('HSET', (main['counters'],), (b'left:%d' % shard, text)))
+
+
+def read_totals(main: Keys, total: int) -> Operation[list[list[int]]]:
+    """What was counted on each shard that has left, of those from ``total`` on."""
+    values = yield from Call[Sequence[bytes]]('HVALS', (main['counters'],))
+    found = [value.removeprefix(_DEPARTED).split() for value in values if value.startswith(_DEPARTED)]
+    return [[int(number) for number in totals] for shard, *totals in found if int(shard) >= total]
+
+
+def _foreign(keys: Keys) -> TorrelqueUsageError:
+    return TorrelqueUsageError(
+        f'there is a queue without shards already, with the key {keys["counters"].decode()!r}: '
+        'drain it and delete its keys, or use another name'
     )
-    return _parse(b'%d' % generation, text)
 
 
 def _parse(generation: bytes, text: bytes) -> Layout:
@@ -159,6 +276,23 @@ def _parse(generation: bytes, text: bytes) -> Layout:
         raise TorrelqueReplyError(
             f'WRONGTYPE the record of the number of shards is malformed: generation {generation!r}, shards {text!r}'
         ) from None
+
+
+def check_plain(keys: Keys, queue: str) -> Operation[bool]:
+    """Whether a queue was used without shards, and so will have none. Raises TorrelqueShardsError if it has some.
+
+    Who may not look is not told.
+    """
+    counters = (keys['counters'],)
+    replies = yield [Call[Reply]('HGET', counters, (name,)) for name in ('shards', 'intended', 'enqueued')]
+    if any(isinstance(reply, Exception) for reply in replies):
+        return False
+    shards, intended, enqueued = replies
+    text = shards or (intended or b'').partition(b' ')[2]
+    if text:
+        number = text.split()[0].decode()
+        raise TorrelqueShardsError(f'queue {queue!r} has {number} shards, not none: pass shards={number}')
+    return enqueued is not None
 
 
 def check_number(layout: Layout, wanted: int, queue: str) -> None:

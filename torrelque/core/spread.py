@@ -82,7 +82,7 @@ class Spread:
 
     ``place`` tells by a key which server has it now; ``give_back`` takes claims
     that nobody is there for any more; ``told`` hears the generation of the number
-    of shards, as far as the server knows. The rest is as of :class:`~torrelque.core.idle.Idle`.
+    of shards that the server has recorded, 0 for none. The rest is as of :class:`~torrelque.core.idle.Idle`.
     """
 
     def __init__(
@@ -350,8 +350,7 @@ class Spread:
                 if not shard.busy and not shard.hinted:
                     shard.expected = finding
             self._hand_out(())
-        if generation:
-            self._told(generation)
+        self._told(generation)
         return True
 
     def _start_parting(self) -> list[tuple[int, Operation[bool]]]:

@@ -19,7 +19,7 @@ VERBS = (
     'undequeue', 'cancel', 'redrive', 'purge', 'stats', 'page', 'inspect', 'mend',
 )  # fmt: skip
 
-SHARD_VERBS = ('survey', 'layout')
+SHARD_VERBS = ('survey', 'layout', 'clear')
 """Those that only a queue of several shards has."""
 
 ScriptSet = dict[str, Script]

@@ -16,3 +16,7 @@ local function hint(empty)
     redis.pcall('ZADD', ring, 'NX', present, wake)
   end
 end
+
+local function shards_of()
+  return nil -- the caller knows
+end

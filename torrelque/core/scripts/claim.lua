@@ -2,7 +2,7 @@
 -- KEYS: pending delayed working tasks task wake timer counters rejected lane
 -- ARGV: lane nonce sequence n willing (seconds that the caller would go on waiting; 0: it does not wait), then the most
 --   dead letters to be kept, if there is a cap
--- returns: OK, seconds until the event that the caller minds now or '', 1 if a budget ran out before n were found,
+-- returns: SHARDED and how many if the queue has several shards, of which the caller knows nothing; else OK, seconds until the event that the caller minds now or '', 1 if a budget ran out before n were found,
 --   the server's time, then for each task: id payload dequeue_count deadline headers attempt (which delivery it is since
 --   the task was enqueued or last redriven)
 
@@ -64,6 +64,10 @@ end
 look()
 local buried = redis.call('ZCARD', rejected)
 local claimed, requeued, refused = total('claimed'), total('requeued'), total('rejected')
+local shards = claimed.value == 0 and shards_of()
+if shards then
+  return { 'SHARDED', shards }
+end
 local plan = plan_return(expired(working, K), expired(delayed, K))
 
 -- Ids by their place from the front of pending as it will be once the planned ones are pushed.

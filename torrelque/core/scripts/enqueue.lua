@@ -2,18 +2,22 @@
 -- KEYS: pending delayed working tasks task wake timer counters lane
 -- ARGV: lane nonce sequence, then for each task: id payload timeout delay max_dequeues headers (the last three may be ''),
 --   then, in a queue of several shards, the generation of their number
--- returns: OK and a letter for each task: n new, e existing; RESHARDED if there is a later generation by now
+-- returns: OK and a letter for each task: n new, e existing; RESHARDED if another generation is recorded; SHARDED and how many if
+--   the queue has several shards, of which the caller knows nothing
 
 local outcome, answer = enter()
 if outcome then
   return again(outcome, answer)
 end
-local generation = (#ARGV - 3) % 6 == 1 and redis.call('HGET', counters, 'generation')
-if generation and number(generation, 0) > tonumber(ARGV[#ARGV]) then
-  return { 'RESHARDED' }
+if (#ARGV - 3) % 6 == 1 and number(redis.call('HGET', counters, 'generation'), 0) ~= tonumber(ARGV[#ARGV]) then
+  return refuse('RESHARDED')
 end
 look()
 local enqueued = total('enqueued')
+local shards = enqueued.value == 0 and shards_of() -- a queue that was used without can have none
+if shards then
+  return refuse('SHARDED', shards)
+end
 
 local answers, fresh, payloads, states, pushed, later, seen = {}, {}, {}, {}, {}, {}, {}
 for at = 4, #ARGV - 5, 6 do

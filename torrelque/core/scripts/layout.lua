@@ -1,15 +1,30 @@
--- Record how many shards a queue has, on the queue itself or on one of its shards, unless a later generation did.
+-- Record over how many shards a queue is spread: on the queue itself, on a shard, or where a queue without shards would be.
 -- KEYS: counters
--- ARGV: generation, how many (of the queue itself the former numbers, too, with blanks between)
--- returns: what is recorded then: generation, how many
+-- ARGV: generation, the number of shards and the former numbers with blanks between, then
+--   set (unless a later generation is recorded), intend (note it as intended, unless something else is), or open (the
+--   same, with a generation that the server's time makes), then for a shard its bell and its wake
+-- returns: what is recorded then: generation (0 for nothing), numbers; or FOREIGN if the key is a queue's without shards
 
-local generation = number(redis.call('HGET', counters, 'generation'), 0)
-local intended = redis.call('HGET', counters, 'intended')
-if tonumber(ARGV[1]) > generation then
-  generation = tonumber(ARGV[1])
+local recorded, intended = redis.call('HGET', counters, 'generation'), redis.call('HGET', counters, 'intended')
+if not recorded and not intended and number(redis.call('HGET', counters, 'enqueued'), 0) > 0 then
+  return { 'FOREIGN' }
+end
+local generation = number(recorded, 0)
+local wanted, mode = tonumber(ARGV[1]), ARGV[3]
+if mode == 'set' and (not recorded or wanted > generation) then
+  generation = wanted
   redis.call('HSET', counters, 'generation', ARGV[1], 'shards', ARGV[2])
+  local ring = ARGV[4] and redis.pcall('GET', ARGV[4])
+  if type(ring) == 'string' then
+    redis.pcall('ZADD', ring, 'NX', present, ARGV[5]) -- whoever waits is to learn of it
+  end
 end
 if intended and number(string.match(intended, '^%d+'), 0) <= generation then
   redis.call('HDEL', counters, 'intended')
+  intended = false
 end
-return { generation, redis.call('HGET', counters, 'shards') }
+if mode ~= 'set' and not intended then
+  local new = mode == 'open' and whole(math.floor(now * 1000)) or ARGV[1]
+  redis.call('HSET', counters, 'intended', new .. ' ' .. ARGV[2])
+end
+return { whole(generation), redis.call('HGET', counters, 'shards') or '' }

@@ -155,6 +155,12 @@ local function add(counter, amount)
   end
 end
 
+-- How many shards the queue has, of which these scripts know nothing; false or nil if it has none.
+local function shards_of()
+  return redis.call('HGET', counters, 'shards')
+    or string.match(redis.call('HGET', counters, 'intended') or '', ' (.*)')
+end
+
 -- Lanes -------------------------------------------------------------------------------------------------------------
 -- ARGV begins with the lane's number, the client's nonce and the call's sequence. An empty number means no lane: the
 -- call travels in a pipeline of the user's own.
@@ -198,6 +204,14 @@ local function again(outcome, answer)
     return { 'OK', string.sub(answer, 2) }
   end
   return { outcome }
+end
+
+-- The reply to a call with which nothing was done. A pipeline of the user's own is to fail.
+local function refuse(outcome, shards)
+  if ARGV[1] ~= '' then
+    return { outcome, shards }
+  end
+  return redis.error_reply(outcome .. ' the queue has another number of shards, nothing was changed')
 end
 
 local function record(phase, answer)

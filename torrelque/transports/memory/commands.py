@@ -162,6 +162,11 @@ def hlen(db: Keyspace, args: Args) -> Reply:
     return len(db.hash_at(key))
 
 
+def hvals(db: Keyspace, args: Args) -> Reply:
+    (key,) = args
+    return list(db.hash_at(key).values())
+
+
 def hgetall(db: Keyspace, args: Args) -> Reply:
     (key,) = args
     return list(chain.from_iterable(db.hash_at(key).items()))
@@ -381,7 +386,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         'PING': ping, 'TIME': time, 'DEL': delete, 'UNLINK': delete, 'EXISTS': exists, 'TYPE': type_, 'PTTL': pttl,
         'PEXPIRE': pexpire, 'FLUSHALL': flushall, 'GET': get, 'SET': set_, 'INCR': incr, 'HGET': hget, 'HMGET': hmget,
         'HSET': hset, 'HSETNX': hsetnx, 'HINCRBY': hincrby, 'HDEL': hdel, 'HLEN': hlen, 'HGETALL': hgetall,
-        'HEXISTS': hexists,
+        'HEXISTS': hexists, 'HVALS': hvals,
         'LLEN': llen, 'LRANGE': lrange, 'LINDEX': lindex, 'LPUSH': lpush, 'RPUSH': rpush, 'LREM': lrem, 'LPOP': lpop,
         'RPOP': rpop, 'LMOVE': lmove, 'RPOPLPUSH': rpoplpush, 'BRPOPLPUSH': rpoplpush, 'SADD': sadd, 'SREM': srem,
         'SCARD': scard, 'SMEMBERS': smembers, 'SISMEMBER': sismember, 'SMISMEMBER': smismember, 'ZADD': zadd,

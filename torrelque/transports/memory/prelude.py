@@ -225,6 +225,20 @@ class Run:
             return TorrelqueReplyError('LEASELOST the claim on the task is no longer live, nothing was changed')
         return 0
 
+    def refuse(self, outcome: bytes, *shards: bytes) -> Reply:
+        """The reply to a call with which nothing was done. A pipeline of the user's own is to fail."""
+        if self.args[0]:
+            return [outcome, *shards]
+        return TorrelqueReplyError(f'{outcome.decode()} the queue has another number of shards, nothing was changed')
+
+    def shards_of(self, total: bytes) -> bytes | None:
+        """How many shards the queue has, of which the caller knows nothing. It has none if it has this total."""
+        fields = self.db.hash_at(self.keys['counters'])
+        if 'bell' in self.keys or number(fields.get(total), 0.0) != 0:
+            return None
+        _, blank, intended = fields.get(b'intended', b'').partition(b' ')
+        return fields.get(b'shards', intended if blank else None)
+
     # The timer and the hint --------------------------------------------------
 
     def look(self, *, totals: bool = True) -> None:

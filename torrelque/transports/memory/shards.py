@@ -2,27 +2,63 @@
 
 from __future__ import annotations
 
+import math
+import re
 from contextlib import suppress
 
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueReplyError
-from torrelque.transports.memory.prelude import HORIZON, Run, number, stamp
+from torrelque.transports.memory.prelude import HORIZON, Run, number, stamp, whole
 
-__all__ = ('layout', 'survey')
+__all__ = ('clear', 'layout', 'survey')
+
+_FIRST_DIGITS = re.compile(rb'\d*')
 
 
 def layout(run: Run) -> Reply:
-    """Record how many shards a queue has, unless a later generation did."""
-    generation, shards = run.args
+    """Record how many shards a queue has, or that somebody intends to change it."""
+    wanted, numbers, mode, *bell = run.args
     counters = run.keys['counters']
     fields = run.db.hash_at(counters)
-    recorded, intended = number(fields.get(b'generation'), 0.0), fields.get(b'intended')
-    if int(generation) > recorded:
-        recorded = int(generation)
-        run.db.hset(counters, {b'generation': generation, b'shards': shards})
-    if intended is not None and number(intended.partition(b' ')[0], 0.0) <= recorded:
+    recorded, intended = fields.get(b'generation'), fields.get(b'intended')
+    if recorded is None and intended is None and number(fields.get(b'enqueued'), 0.0) > 0:
+        return [b'FOREIGN']
+    generation = number(recorded, 0.0)
+    if mode == b'set' and (recorded is None or int(wanted) > generation):
+        generation = float(wanted)
+        run.db.hset(counters, {b'generation': wanted, b'shards': numbers})
+        if bell:
+            _ring_for(run, *bell)
+    if intended is not None and _begun(intended) <= generation:
         run.db.hdel(counters, (b'intended',))
-    return [int(recorded), run.db.hash_at(counters).get(b'shards')]
+        intended = None
+    if mode != b'set' and intended is None:
+        begun = whole(math.floor(run.now * 1000)) if mode == b'open' else wanted
+        run.db.hset(counters, {b'intended': b'%b %b' % (begun, numbers)})
+    return [whole(generation), run.db.hash_at(counters).get(b'shards', b'')]
+
+
+def _begun(intended: bytes) -> float:
+    digits = _FIRST_DIGITS.match(intended)
+    return number(digits[0] if digits else None, 0.0)
+
+
+def _ring_for(run: Run, bell: bytes, wake: bytes) -> None:
+    """Have whoever waits learn of it."""
+    with suppress(TorrelqueReplyError):
+        ring = run.db.string_at(bell)
+        if ring is not None:
+            _ring(run, ring, wake)
+
+
+def clear(run: Run) -> Reply:
+    """Remove the results of finished tasks where their ids belonged before."""
+    known, *ids = run.args
+    if number(run.db.hash_at(run.keys['counters']).get(b'generation'), 0.0) != int(known):
+        return [b'RESHARDED']
+    tasks = run.db.hash_at(run.keys['tasks'])
+    run.db.delete([run.state_key(task_id) for task_id in ids if task_id not in tasks])
+    return [b'OK']
 
 
 def survey(run: Run) -> Reply:

@@ -56,12 +56,17 @@ def mint(run: Run) -> Reply:
 
 
 def enqueue(run: Run) -> Reply:
-    """Add tasks; to a queue of several shards only if their number has not changed since the caller read it."""
+    """Add tasks, unless the caller is wrong about how many shards the queue has."""
     if (len(run.args) - 3) % 6 == 1:
         *run.args, known = run.args
         generation = number(run.db.hash_at(run.keys['counters']).get(b'generation'), 0.0)
-        if generation > int(known) and run.enter() is None:
-            return [b'RESHARDED']
+        if generation != int(known) and run.enter() is None:
+            return run.refuse(b'RESHARDED')
+    if run.enter() is None:
+        run.look()
+        spread = run.shards_of(b'enqueued')
+        if spread is not None:
+            return run.refuse(b'SHARDED', spread)
     return _enqueue(run)
 
 
@@ -105,6 +110,9 @@ def claim(run: Run) -> Reply:
         outcome, answer = seen
         return _claimed_before(run, answer) if outcome == b'OK' else [outcome]
     run.look()
+    spread = run.shards_of(b'claimed')
+    if spread is not None:
+        return [b'SHARDED', spread]
     plan = plan_return(run, stale=K, due=K)
     choice = _Choice(run, plan, int(n))
     db, keys = run.db, run.keys
@@ -440,5 +448,6 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
         'mend': auditing.mend,
         'survey': shards.survey,
         'layout': shards.layout,
+        'clear': shards.clear,
     }
 )

@@ -1,0 +1,16 @@
+-- Remove the results of finished tasks where their ids belonged before, as these ids are about to be used again.
+-- KEYS: counters tasks task
+-- ARGV: generation of the number of shards, then the ids
+-- returns: OK, or RESHARDED if another generation is recorded (with nothing changed)
+
+if number(redis.call('HGET', counters, 'generation'), 0) ~= tonumber(ARGV[1]) then
+  return { 'RESHARDED' }
+end
+local states = {}
+for index = 2, #ARGV do
+  if redis.call('HEXISTS', tasks, ARGV[index]) == 0 then
+    states[#states + 1] = state_key(ARGV[index])
+  end
+end
+remove_keys(states)
+return { 'OK' }
