@@ -3,14 +3,17 @@ from __future__ import annotations
 import hashlib
 from binascii import crc32
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 
 from torrelque.core import sharding
 from torrelque.core.keys import Keys, shard_name
+from torrelque.core.lanes import Lanes
 from torrelque.core.protocol import Batch, Call, Operation, Reply, blocking_drive
 from torrelque.core.scripts import load
 from torrelque.core.sharding import Layout, Places
+from torrelque.core.verbs import ENQUEUE, enqueue_item
 from torrelque.errors import TorrelqueConnectionError, TorrelqueShardsError, TorrelqueUsageError
 from torrelque.transports.memory.server import MemoryServer
 
@@ -222,6 +225,99 @@ def test_the_keys_of_a_queue_without_shards_are_refused(queue: Queue, foreign: K
     with pytest.raises(TorrelqueUsageError, match='there is a queue without shards already') as raised:
         queue.open(3)
     assert repr(foreign['counters'].decode()) in str(raised.value)
+    assert queue.server.snapshot() == before
+
+
+@pytest.mark.parametrize('on_cluster', [False, True])
+@pytest.mark.parametrize('steps', range(14))
+def test_either_it_is_opened_or_a_task_is_added_without_shards(queue: Queue, steps: int, on_cluster: bool) -> None:
+    """Whenever the task comes while another client opens the queue. On a cluster the keys are the same."""
+    plain = MAIN if on_cluster else PLAIN
+    places = PLACES._replace(plain=None) if on_cluster else PLACES
+    lanes, added = Lanes(load(), plain, 'plain'), list[bool]()
+
+    def enqueue() -> None:
+        item = enqueue_item('a', b'data', 300, None, None, b'')
+        try:
+            blocking_drive(lanes.call('enqueue', item, ENQUEUE.parse), queue.server.execute)
+        except TorrelqueShardsError:
+            added.append(False)
+        else:
+            added.append(True)
+
+    def execute(batch: Batch) -> Sequence[Reply]:
+        nonlocal steps
+        if steps == 0:
+            enqueue()
+        steps -= 1
+        return queue.execute(batch)
+
+    def open_queue() -> Operation[Layout]:
+        layout, _ = yield from sharding.open_layout(SCRIPTS, places, 3)
+        return (yield from sharding.relayout(SCRIPTS, places, layout))
+
+    try:
+        layout = blocking_drive(open_queue(), execute)
+    except TorrelqueUsageError:
+        assert added == [True]
+        assert queue.read() == (None, None)
+    else:
+        if not added:
+            enqueue()
+        assert added == [False]
+        assert queue.read() == (layout, None)
+        assert queue.open(3) == layout
+
+
+@pytest.mark.parametrize('steps', range(14))
+def test_who_opens_it_and_is_cut_off_is_followed_by_any(queue: Queue, steps: int) -> None:
+    queue.patience = steps
+    with suppress(TorrelqueConnectionError):
+        queue.open(3)
+    queue.patience = float('inf')
+    begun = queue.read() != (None, None)
+    assert queue.open(2).shards == (3 if begun else 2)
+
+
+# Records that are lost ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('lost', range(5))
+def test_a_record_is_restored_from_any_other(queue: Queue, lost: int) -> None:
+    queue.open(3)
+    layout = Layout(FIRST + 1, 2, (3,))
+    queue.intend(layout)
+    queue.carry_out(layout)
+    before = queue.server.snapshot()
+    places = (MAIN, PLAIN, *shards(3))
+    for keys in places:
+        if keys is not places[lost]:
+            queue.server.call(Call('DEL', (keys['counters'],)))
+    assert queue.open(3) == layout
+    if lost:
+        assert queue.carry_out(layout) == layout
+    restored, is_restored = blocking_drive(
+        sharding.refresh_layout(SCRIPTS, PLACES, Layout(FIRST, 3), again=True), queue.execute
+    )
+    assert (restored, is_restored) == (layout, False)
+    assert queue.server.snapshot() == before
+
+
+def test_a_record_of_which_nothing_is_left_is_restored_by_who_knows_it(queue: Queue) -> None:
+    layout = Layout(FIRST + 5, 2, (3,))
+    assert blocking_drive(sharding.refresh_layout(SCRIPTS, PLACES, layout), queue.execute) == (layout, True)
+    assert queue.read() == (layout, None)
+    assert queue.told(3) == [2] * 3
+    old = Layout(FIRST, 3)
+    assert blocking_drive(sharding.refresh_layout(SCRIPTS, PLACES, old), queue.execute) == (layout, False)
+
+
+@pytest.mark.parametrize('foreign', [MAIN, *shards(3)], ids=lambda keys: keys['counters'].decode())
+def test_a_record_is_not_restored_over_the_keys_of_another_queue(queue: Queue, foreign: Keys) -> None:
+    queue.server.call(Call('HSET', (foreign['counters'],), ('enqueued', '1')))
+    before = queue.server.snapshot()
+    with pytest.raises(TorrelqueUsageError, match='there is a queue without shards already'):
+        blocking_drive(sharding.refresh_layout(SCRIPTS, PLACES, Layout(FIRST, 3)), queue.execute)
     assert queue.server.snapshot() == before
 
 

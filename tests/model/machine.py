@@ -427,6 +427,14 @@ class ModelMachine(RuleBasedStateMachine):
     def a_counter_holds_anything(self, counter: str, value: bytes) -> None:
         self._command('HSET', KEYS['counters'], counter, value)
 
+    @step(1, mark=st.sampled_from((('shards', '3'), ('shards', '5 3'), ('intended', '7 4'), ('intended', ''), None)))
+    def it_has_shards(self, mark: tuple[str, str] | None) -> None:
+        """Or a queue that has none by all that is recorded."""
+        if mark is None:
+            self._command('HDEL', KEYS['counters'], 'shards', 'intended', 'enqueued', 'claimed')
+        else:
+            self._command('HSET', KEYS['counters'], *mark)
+
     @step(
         1,
         name=st.sampled_from(('timer', 'epoch', 'lane')),

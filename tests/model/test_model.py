@@ -90,6 +90,8 @@ def test_agrees_with_a_real_server(server: servers.Server) -> None:
             '-- a finished',
             id='a result expires under a new task of the same id',
         ),
+        pytest.param('enqueued.value == 0 and shards_of()', 'false', id='tasks beside the shards'),
+        pytest.param('claimed.value == 0 and shards_of()', 'false', id='consumers beside the shards'),
         pytest.param('if #reply == 4 then', 'if false then', id='a repeated claim with nothing left is not told so'),
         pytest.param("0, '0', 1, '1'", "0, '0'", id='one hint for many tasks'),
         pytest.param('minded and minded <= event', 'minded', id='any timer will do'),

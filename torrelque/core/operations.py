@@ -66,7 +66,7 @@ def _state_call(keys: Keys, task_id: str, *more: str) -> Call[Reply]:
 def task_state(keys: Keys, task_id: str) -> Operation[TorrelqueTaskState | None]:
     """The state of one task, its result still serialised; None if there is no such task."""
     (reply,) = yield [_state_call(keys, task_id)]
-    return make_state(_raised(reply))
+    return make_state(raise_error(reply))
 
 
 def task_states(keys: Keys, task_ids: Sequence[str]) -> Operation[list[TorrelqueTaskState | None]]:
