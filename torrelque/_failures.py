@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
-
-import anyio
 
 from torrelque import Reject, Retry
 from torrelque import retry as policies
 
-__all__ = ('Failure', 'describe', 'leaves_of', 'sendable', 'understand')
+__all__ = ('Failure', 'describe', 'is_cancellation', 'leaves_of', 'message_of', 'sendable', 'understand')
 
 LONGEST_REASON = 1000
 """Characters of errors in the reason of a dead letter."""
@@ -23,8 +22,10 @@ LONGEST_DELAY = 1e9
 class Failure(NamedTuple):
     """How a delivery failed."""
 
+    cause: BaseException
+    """What was raised; of a group of one, that one."""
     error: Exception
-    """For the retry policy and the events."""
+    """The same for the retry policy and the events, wrapped if need be."""
     reason: str
     """For the dead letter."""
     rejects: bool = False
@@ -44,16 +45,19 @@ def understand(error: BaseException) -> Failure:
     counts as that error.
     """
     every = list(leaves_of(error))
-    leaves = [leaf for leaf in every if not _is_cancellation(leaf)] or every
+    leaves = [leaf for leaf in every if not is_cancellation(leaf)] or every
     ending = next((leaf for leaf in leaves if isinstance(leaf, (SystemExit, KeyboardInterrupt))), None)
     rejections = [leaf for leaf in leaves if isinstance(leaf, Reject)]
     if rejections:
         reasons = [text for leaf in rejections if isinstance(text := getattr(leaf, 'reason', None), str) and text]
-        return Failure(rejections[0], sendable('; '.join(reasons) or describe(error)), rejects=True, exit=ending)
+        return Failure(
+            rejections[0], rejections[0], sendable('; '.join(reasons) or describe(error)), rejects=True, exit=ending
+        )
     delays = {index: delay for index, leaf in enumerate(leaves) if (delay := _find_delay(leaf)) is not None}
     longest = max(delays, key=delays.__getitem__) if len(delays) == len(leaves) else None
     whole = error if longest is None and len(leaves) > 1 else leaves[longest or 0]
     return Failure(
+        cause=whole,
         error=_as_exception(whole),
         reason=sendable('; '.join(describe(leaf) for leaf in leaves)[:LONGEST_REASON]),
         delay=None if longest is None else delays[longest],
@@ -63,14 +67,18 @@ def understand(error: BaseException) -> Failure:
 
 def describe(error: BaseException) -> str:
     """Type and message of an exception, whatever its ``__str__`` does; of a group, those of its leaves."""
-    name = type(error).__name__
     if isinstance(error, BaseExceptionGroup):
-        return '; '.join(describe(leaf) for leaf in leaves_of(error)) or name
+        return '; '.join(describe(leaf) for leaf in leaves_of(error))
+    text = message_of(error)
+    return f'{type(error).__name__}: {text}' if text else type(error).__name__
+
+
+def message_of(error: BaseException) -> str:
+    """``str(error)``, even where that fails."""
     try:
-        text = str(error)
+        return str(error)
     except BaseException as failure:  # noqa: BLE001 - the class of the exception is the user's
-        text = f'<str() raised {type(failure).__name__}>'
-    return f'{name}: {text}' if text else name
+        return f'<str() raised {type(failure).__name__}>'
 
 
 def sendable(text: str) -> str:
@@ -103,5 +111,7 @@ def _as_exception(error: BaseException) -> Exception:
     return aborted
 
 
-def _is_cancellation(error: BaseException) -> bool:
-    return isinstance(error, (asyncio.CancelledError, anyio.get_cancelled_exc_class()))
+def is_cancellation(error: BaseException) -> bool:
+    """Whether it is an event loop's cancellation. Works in threads, too, where no event loop can be asked."""
+    trio = sys.modules.get('trio')
+    return isinstance(error, asyncio.CancelledError) or (trio is not None and isinstance(error, trio.Cancelled))

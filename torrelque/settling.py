@@ -32,6 +32,9 @@ __all__ = ('BACK_OFF', 'Settler', 'may_pass', 'sleep')
 BACK_OFF = policies.exponential(0.05, 2, 0.5, jitter=0.5)
 """Between tries to reach a server that is away."""
 
+LAST_MOMENTS = 2.0
+"""Seconds, less where the lease is short: time for some tries to complete a task without its result."""
+
 logger: logging.Logger = logging.getLogger('torrelque.worker')
 
 
@@ -45,6 +48,10 @@ def _is_about_result(error: Exception) -> bool:
     if isinstance(error, (TorrelqueTypeError, TorrelqueValueError)):
         return True
     return not isinstance(error, (TorrelqueError, OSError))  # any other is the serialiser's
+
+
+def _note_unconfirmed(error: TorrelqueDurabilityError) -> None:
+    logger.warning('Written, not confirmed: %s', error)  # writing it again would find no claim
 
 
 def _too_late() -> Exception:
@@ -68,7 +75,7 @@ J = TypeVar('J', bound=Job)
 class _Attempt:
     """How far the writing of an outcome has come."""
 
-    __slots__ = ('error', 'outcome', 'pause', 'tries', 'unfit', 'writable')
+    __slots__ = ('_most_left', 'error', 'outcome', 'pause', 'tries', 'unfit', 'writable')
 
     def __init__(self, outcome: events.Outcome, error: Exception | None) -> None:
         self.outcome = outcome
@@ -78,6 +85,12 @@ class _Attempt:
         self.error = error
         self.tries = 0
         self.pause = 0.0
+        self._most_left = 0.0
+
+    def last_moments(self, left: float) -> float:
+        """Seconds before the lease ends in which there is a last try without the result."""
+        self._most_left = max(self._most_left, left)
+        return min(LAST_MOMENTS, self._most_left / 4)
 
 
 class Settler(Generic[J]):
@@ -145,7 +158,7 @@ class Settler(Generic[J]):
                 if error is None:
                     self._tell(outcome)
                 elif isinstance(error, TorrelqueDurabilityError):
-                    logger.warning('Written, not confirmed: %s', error)
+                    _note_unconfirmed(error)
                     self._tell(outcome)
                 else:
                     self._group.start_soon(self._settle, job, outcome, error)
@@ -178,8 +191,10 @@ class Settler(Generic[J]):
         if isinstance(error, (TorrelqueLeaseLostError, TorrelqueLookupError)):
             self._lose(job)
             return True
-        over = not may_pass(error) or self._clock.now() >= job.expires
-        if (over or _is_about_result(error)) and isinstance(outcome, events.Finished) and outcome.result is not None:
+        left = job.expires - self._clock.now()
+        over = not may_pass(error) or left <= 0
+        has_result = isinstance(outcome, events.Finished) and outcome.result is not None
+        if has_result and (over or left <= attempt.last_moments(left) or _is_about_result(error)):
             attempt.unfit = error
             attempt.writable = events.Finished(outcome.task, None)  # rather than call the handler again
             attempt.pause = 0.0
@@ -205,7 +220,7 @@ class Settler(Generic[J]):
                 case events.GivenBack(task):
                     await self._queue.giveback(task)
         except TorrelqueDurabilityError as error:
-            logger.warning('Written, not confirmed: %s', error)  # writing it again would find no claim
+            _note_unconfirmed(error)
         except Exception as error:  # noqa: BLE001 - it is looked at by the caller
             return error
         return None
