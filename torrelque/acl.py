@@ -98,7 +98,7 @@ _WITHOUT_KEYS: Mapping[str, tuple[str, ...]] = {
 }
 
 _ON_CLUSTER: Mapping[str, str] = {'publish': 'spublish', 'subscribe': 'ssubscribe', 'unsubscribe': 'sunsubscribe'}
-"""What takes the place of a command on a cluster."""
+"""What takes the place of a command on a cluster whose servers know it."""
 
 ROLES = tuple(_RIGHTS)
 """``producer`` enqueues; ``consumer`` claims tasks and ends the claims, which is what a Worker does; ``observer``
@@ -116,6 +116,7 @@ def rules(
     durability: Durability | None = None,
     cluster: bool = False,
     shards: bool = False,
+    sharded_channels: bool = True,
 ) -> list[str]:
     """The rights of a role on one queue, as words for ``ACL SETUSER``.
 
@@ -133,7 +134,8 @@ def rules(
     ``pipelines`` adds what ``pipeline=`` takes besides; ``capped`` what a consumer
     with ``max_rejected`` does, the right to remove dead letters; ``durability``
     what a queue object with it does, to wait. With ``cluster`` they are those on a
-    cluster of Redis 7.0 and later or Valkey, to be set on every node. With ``shards``
+    cluster, to be set on every node; one of Redis 6.2 or KeyDB, which have no
+    SPUBLISH, takes those with ``sharded_channels=False``. With ``shards``
     they are those on a queue with shards, whatever their number; an observer can
     look at it once others have used it. Sends nothing.
     Raises TorrelqueValueError for an unknown role or key, and for names with
@@ -171,7 +173,8 @@ def rules(
     declared = [pattern for pattern in of_pattern if not pattern.endswith(':*')]
     root = ['evalsha', 'script|load', 'time', *_WITHOUT_KEYS[role], *(('eval', 'exec', 'multi') if pipelines else ())]
     if cluster:
-        root = [*(_ON_CLUSTER.get(command, command) for command in root), 'asking', 'cluster|slots']
+        renamed = _ON_CLUSTER if sharded_channels else {}
+        root = [*(renamed.get(command, command) for command in root), 'asking', 'cluster|slots']
     words = [*declared, f'&{full["task"]}:*', *(f'+{command}' for command in root)]
     if durability is not None:
         words.append('+waitaof' if durability.fsynced else '+wait')

@@ -26,6 +26,11 @@ def cluster(request: pytest.FixtureRequest) -> clusters.Cluster:
         pytest.skip(str(error))
 
 
+def rules(cluster: clusters.Cluster, role: str) -> list[str]:
+    is_new = cluster.name not in clusters.WITHOUT_SHARDED_CHANNELS
+    return acl.rules(role, QUEUE, cluster=True, sharded_channels=is_new, selectors=is_new)
+
+
 @pytest.fixture
 async def queues(cluster: clusters.Cluster) -> AsyncIterator[dict[str, Torrelque]]:
     cluster.flush()
@@ -33,7 +38,7 @@ async def queues(cluster: clusters.Cluster) -> AsyncIterator[dict[str, Torrelque
         of_role = {}
         for role in acl.ROLES:
             for node in cluster.nodes:
-                make_user(node, role, acl.rules(role, QUEUE, cluster=True))
+                make_user(node, role, rules(cluster, role))
             url = f'redis+cluster://{role}:{quote(PASSWORD, safe="")}@{cluster.hosts}'
             client = await stack.enter_async_context(connect(url))
             of_role[role] = await stack.enter_async_context(Torrelque(client, queue=QUEUE))
@@ -73,3 +78,5 @@ def test_who_publishes_does_so_to_the_shard(role: str) -> None:
     assert '+publish' not in words
     assert '~{secured}:pending' in ' '.join(words)
     assert '+spublish' not in acl.rules(role, QUEUE)
+    plain = acl.rules(role, QUEUE, cluster=True, sharded_channels=False)
+    assert ('+publish' in plain, '+spublish' in plain, '+asking' in plain) == (True, False, True)

@@ -13,7 +13,9 @@ import anyio
 import pytest
 import redis.asyncio
 
+from tests import clusters, servers
 from tests.servers import Server
+from tests.transports.settings import CLUSTER_CLIENTS
 from torrelque import (
     Torrelque,
     TorrelqueLookupError,
@@ -227,6 +229,43 @@ async def test_channels_follow_their_slots() -> None:
                 for _ in ids:
                     await release(queue)
         assert len(waits.states) == len(ids)
+
+
+@pytest.mark.parametrize('kind', ['valkey-9.1', 'redis-6.2'])
+@pytest.mark.parametrize('name', ['native-cluster', 'redis_py-cluster', 'coredis-cluster'])
+@on_asyncio
+async def test_waits_on_all_nodes_of_a_real_cluster(kind: str, name: str) -> None:
+    """On servers without sharded channels two at once ended the queue object."""
+    try:
+        cluster = clusters.shared(kind)
+    except servers.MissingServerError as error:
+        pytest.skip(str(error))
+    cluster.flush()
+
+    def subscribers() -> int:
+        return sum(node.command('CLIENT', 'LIST', 'TYPE', 'pubsub').count(b'\n') for node in cluster.nodes)
+
+    await until(lambda: subscribers() == 0)
+    async with CLUSTER_CLIENTS[name].make(cluster) as client, Torrelque(client, queue='q', shards=9) as queue:
+        before = sum(int(node.info('stats')['total_connections_received']) for node in cluster.nodes)
+        ids = [await queue.enqueue(number, task_id=f'{number}') for number in range(60)]
+        waits = Waits(queue, *ids)
+        with anyio.fail_after(ENOUGH):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(waits.run)
+                await until(lambda: _count_standing(queue) == len(ids))
+                assert subscribers() == 3
+                for _ in ids:
+                    await release(queue)
+        assert (len(waits.states), waits.errors) == (len(ids), [])
+        looks = 3  # of `info` above
+        after = sum(int(node.info('stats')['total_connections_received']) for node in cluster.nodes)
+        assert after - before - looks < 60
+    await until(lambda: subscribers() == 0)
+
+
+def _count_standing(queue: Torrelque) -> int:
+    return sum(len(line.standing) for line in queue._engine.hub._lines.values())
 
 
 # What heals ----------------------------------------------------------------------------------------------------------

@@ -100,10 +100,12 @@ def coredis_cluster(turns: dict[str, tuple[str, ...]], **options: Any) -> Cluste
 
 CLUSTER_CLIENTS: dict[str, ClusterClient] = {
     'native-cluster': ClusterClient(lambda cluster: connect(f'redis+cluster://{cluster.hosts}')),
-    'redis_py-cluster': redis_py_cluster({'asyncio': ('redis-7.0', 'valkey-9.1'), 'asyncio+uvloop': ('redis-8.2',)}),
+    'redis_py-cluster': redis_py_cluster(
+        {'asyncio': ('redis-7.0', 'valkey-9.1'), 'asyncio+uvloop': ('redis-8.2', 'redis-6.2')}
+    ),
     'redis_py-cluster-decode': redis_py_cluster({'asyncio+uvloop': ('valkey-9.1',)}, protocol=3, decode_responses=True),
     'coredis-cluster': coredis_cluster(
-        {'asyncio': ('redis-8.2',), 'asyncio+uvloop': ('redis-7.0',), 'trio': ('redis-7.0', 'valkey-9.1')}
+        {'asyncio': ('redis-8.2', 'redis-6.2'), 'asyncio+uvloop': ('redis-7.0',), 'trio': ('redis-7.0', 'valkey-9.1')}
     ),
     'coredis-cluster-decode': coredis_cluster({'asyncio': ('valkey-9.1',)}, decode_responses=True),
 }

@@ -19,6 +19,7 @@ SETTINGS = (
     Setting('native-cluster', 'asyncio', 'redis-7.0'),
     Setting('native-cluster', 'asyncio+uvloop', 'redis-8.2'),
     Setting('native-cluster', 'trio', 'valkey-9.1'),
+    Setting('native-cluster', 'asyncio', 'redis-6.2'),
     Setting('redis_py-cluster', 'asyncio', 'valkey-9.1'),
     Setting('coredis-cluster', 'trio', 'redis-7.0'),
 )

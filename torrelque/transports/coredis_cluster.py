@@ -44,7 +44,7 @@ from torrelque.transports.naming import class_name, named
 from torrelque.transports.native.topology import endpoint
 from torrelque.transports.pairs import pair
 from torrelque.transports.resp import encoded
-from torrelque.transports.routing import ClusterListener, Router
+from torrelque.transports.routing import UNKNOWN, ClusterListener, Router
 
 __all__ = ('CoredisClusterTransport',)
 
@@ -213,9 +213,13 @@ class CoredisClusterTransport(base.Transport):
 
             async def connect(channel: bytes) -> CoredisListener:
                 node = await self._nodes.node_of(channel)
-                return await stack.enter_async_context(self._nodes.to(node).dialer.listener())
+                subscriber = await stack.enter_async_context(self._nodes.to(node).dialer.listener())
+                if not await _knows(subscriber, 'SSUBSCRIBE'):
+                    listener.subscribe_plainly()
+                return subscriber
 
-            yield ClusterListener(connect, self._nodes.doubt)
+            listener = ClusterListener(connect, self._nodes.doubt)
+            yield listener
 
     def place(self, key: bytes) -> Hashable:
         return self._nodes.owner_of(slot_of(key))
@@ -237,6 +241,18 @@ class CoredisClusterTransport(base.Transport):
         if not isinstance(pipeline, ClusterPipeline):
             raise TorrelqueTypeError(f'pipeline: expected a pipeline of a coredis.RedisCluster, not {named(pipeline)}')
         pipeline.create_request(*_request(call), callback=as_is)
+
+
+async def _knows(subscriber: CoredisListener, command: str) -> bool:
+    """Whether the server knows a command that takes arguments.
+
+    Asked without any: an old server's error names them, and coredis closes the connection if they are not UTF-8.
+    """
+    try:
+        await subscriber.ask(command)
+    except TorrelqueReplyError as error:
+        return UNKNOWN not in str(error)
+    return True
 
 
 def _request(call: Call[Any]) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from torrelque.core.slots import SLOTS, slot_of
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
 from torrelque.transports import base
 
-__all__ = ('ClusterListener', 'Redirection', 'Router', 'Subscriber', 'redirected')
+__all__ = ('UNKNOWN', 'ClusterListener', 'Redirection', 'Router', 'Subscriber', 'redirected')
 
 N = TypeVar('N')
 
@@ -227,7 +227,7 @@ class Subscriber(Protocol):
 
 
 class ClusterListener(base.Listener):
-    """Connects at the first subscription, to the node of its channel; further ones must be of the same slot.
+    """Connects at the first subscription, to the node of its channel; further ones must be of the same node.
 
     Subscribes with SSUBSCRIBE, or SUBSCRIBE where the server is too old to know
     it. ``connect`` opens a connection, ``doubt`` is called when it turns out to
@@ -244,6 +244,11 @@ class ClusterListener(base.Listener):
         self._wanted: set[bytes] = set()
         self._leaving: Counter[bytes] = Counter()
 
+    def subscribe_plainly(self) -> None:
+        """The server knows no channels of shards."""
+        self._prefix = ''
+        self._leaving.clear()
+
     async def subscribe(self, channel: bytes) -> None:
         async with self._turn:
             if self._inner is None:
@@ -255,7 +260,8 @@ class ClusterListener(base.Listener):
     async def unsubscribe(self, channel: bytes) -> None:
         if channel in self._wanted:
             self._wanted.discard(channel)
-            self._leaving[channel] += 1
+            if self._prefix:
+                self._leaving[channel] += 1
             await self._ask('UNSUBSCRIBE', channel)
 
     async def receive(self) -> base.Message:
@@ -281,10 +287,10 @@ class ClusterListener(base.Listener):
             case [b'ssubscribe' | b'subscribe', bytes(channel), _]:
                 return base.Message(channel, None)
             case [b'sunsubscribe', bytes(channel), _]:
-                self._leaving[channel] -= 1
-                if self._leaving[channel] < 0:
+                if not self._leaving[channel]:
                     self._doubt()
                     raise TorrelqueConnectionError(f'the slot of channel {channel!r} has moved to another node')
+                self._leaving -= Counter((channel,))  # which forgets those at 0
             case _:  # of UNSUBSCRIBE and PING
                 pass
         return None
@@ -307,7 +313,7 @@ class ClusterListener(base.Listener):
         if UNKNOWN not in str(error):
             raise error
         if self._prefix:
-            self._prefix = ''
+            self.subscribe_plainly()
             for channel in tuple(self._wanted):
                 await self._ask('SUBSCRIBE', channel)
         # otherwise the same, of the other channels

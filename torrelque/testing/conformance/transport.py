@@ -26,7 +26,13 @@ async def confirmed(listener: Listener, channel: bytes) -> None:
 
 
 async def publish(transport: Transport, channel: bytes, data: bytes) -> Reply:
-    return await ask(transport, 'SPUBLISH' if transport.on_cluster else 'PUBLISH', channel, data)
+    """As the scripts do: to the shard of a cluster, if its servers know that."""
+    if transport.on_cluster:
+        # Without arguments, as errors of old servers repeat them, and not every client takes errors that are not UTF-8.
+        (refusal,) = await transport.execute([Call('SPUBLISH', near=channel)])
+        if 'unknown command' not in str(refusal):
+            return await ask(transport, 'SPUBLISH', channel, data)
+    return await ask(transport, 'PUBLISH', channel, data)
 
 
 async def kill(transport: Transport, key: str, *words: str) -> Reply:

@@ -18,12 +18,13 @@ from torrelque.errors import TorrelqueConnectionError, TorrelqueHandshakeError
 from torrelque.transports import base
 from torrelque.transports.native.blocking import BlockingPool
 from torrelque.transports.native.connection import Dialer, pack
+from torrelque.transports.native.listener import NativeListener
 from torrelque.transports.native.multiplexer import Multiplexer, back_off
 from torrelque.transports.native.redirection import Redirection, redirected, to_repeat
-from torrelque.transports.native.sharded import ClusterListener, ShardListener
 from torrelque.transports.native.topology import Topology
 from torrelque.transports.native.transport import NativeTransport
 from torrelque.transports.native.url import Address
+from torrelque.transports.routing import ClusterListener
 
 __all__ = ('ClusterTransport',)
 
@@ -255,14 +256,14 @@ class ClusterTransport(NativeTransport):
         async with AsyncExitStack() as stack:
             version = self._topology.version
 
-            async def connect(channel: bytes) -> ShardListener:
+            async def connect(channel: bytes) -> NativeListener:
                 nonlocal version
                 owner = await self._topology.owner(slot_of(channel))
                 version = self._topology.version
                 dialer = self._node(owner).dialer
                 connection = await dialer.open()
                 stack.push_async_callback(dialer.close, connection)
-                return ShardListener(connection, owner)
+                return NativeListener(connection, owner)
 
             yield ClusterListener(connect, lambda: self._topology.doubt(version))
 

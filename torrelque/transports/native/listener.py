@@ -29,35 +29,34 @@ class NativeListener(base.Listener):
         self._turn = anyio.Lock()
 
     async def subscribe(self, channel: bytes) -> None:
-        await self._send(b'SUBSCRIBE', channel)
+        await self.ask('SUBSCRIBE', channel)
 
     async def unsubscribe(self, channel: bytes) -> None:
-        await self._send(b'UNSUBSCRIBE', channel)
+        await self.ask('UNSUBSCRIBE', channel)
 
     async def receive(self) -> base.Message:
         while True:
-            while self._arrived:
-                message = await self._arrive(self._arrived.popleft())
-                if message is not None:
-                    return message
+            match await self.next():
+                case [b'message', bytes(channel), bytes(data)]:
+                    return base.Message(channel, data)
+                case [b'subscribe', bytes(channel), _]:
+                    return base.Message(channel, None)
+                case _:  # of UNSUBSCRIBE and PING
+                    pass
+
+    async def next(self) -> Reply:
+        """The next reply or message. A connection that is open at this end only is found out by its silence."""
+        while not self._arrived:
             await self._wait()
+        reply = self._arrived.popleft()
+        if isinstance(reply, TorrelqueReplyError):
+            if reply.code == 'NOPERM' and "'ping'" in str(reply):
+                return b''  # an answer all the same
+            raise reply
+        return reply
 
-    async def _arrive(self, reply: Reply) -> base.Message | None:
-        """What a reply tells the one who receives."""
-        return _as_message(reply)
-
-    async def _wait(self) -> None:
-        """Let something arrive. A connection that is open at this end only is found out by its silence."""
-        with anyio.move_on_after(QUIET):
-            self._arrived += await self._connection.receive()
-            return
-        await self._send(b'PING')
-        with anyio.move_on_after(QUIET):
-            self._arrived += await self._connection.receive()
-            return
-        raise TorrelqueResponseTimeout(f'{self._address}: the server is silent to a listener, also when asked')
-
-    async def _send(self, *words: bytes) -> None:
+    async def ask(self, *words: str | bytes) -> None:
+        """Send a command, whose answer is among what arrives."""
         # Shielded, since half a command would put the connection out of step for the others that use it.
         with anyio.move_on_after(SEND_TIMEOUT, shield=True) as scope:
             async with self._turn:
@@ -66,16 +65,11 @@ class NativeListener(base.Listener):
             await self._connection.aclose()
             raise TorrelqueResponseTimeout(f'{self._address}: the server does not read what is sent to it')
 
-
-def _as_message(reply: Reply) -> base.Message | None:
-    if isinstance(reply, TorrelqueReplyError):
-        if reply.code == 'NOPERM' and "'ping'" in str(reply):
-            return None  # an answer all the same
-        raise reply
-    match reply:
-        case [b'message', bytes(channel), bytes(data)]:
-            return base.Message(channel, data)
-        case [b'subscribe', bytes(channel), _]:
-            return base.Message(channel, None)
-        case _:  # of UNSUBSCRIBE and PING
-            return None
+    async def _wait(self) -> None:
+        for is_last in (False, True):
+            with anyio.move_on_after(QUIET):
+                self._arrived += await self._connection.receive()
+                return
+            if not is_last:
+                await self.ask('PING')
+        raise TorrelqueResponseTimeout(f'{self._address}: the server is silent to a listener, also when asked')
