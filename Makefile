@@ -37,8 +37,10 @@ docs: $(VENV)/.dev-installed
 screenshots: $(VENV)/.dev-installed
 	$(PY) -m docs.screenshots
 
-# Until it is interrupted: make soak SOAK_ARGS='--seconds 600'
+# What grows with use, in about 10 minutes (GROWTH_ARGS='--rounds 50 --pattern lone_tasks'), and then the simulation
+# until it is interrupted: make soak SOAK_ARGS='--seconds 600'
 soak: $(VENV)/.dev-installed
+	$(PY) -m tests.growth --rounds 20 $(GROWTH_ARGS)
 	$(PY) -m tests.simulation $(SOAK_ARGS)
 
 # Until it is interrupted: make chaos CHAOS_ARGS='--seconds 600'

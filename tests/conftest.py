@@ -13,6 +13,7 @@ from tests import servers
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption('--no-skips', action='store_true', help='a test that is skipped, or expected to fail, fails')
+    parser.addoption('--known', action='store_true', help='tests of growth and outages that are known to fail, too')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
