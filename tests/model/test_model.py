@@ -135,6 +135,7 @@ def test_agrees_with_the_shards_of_a_real_server(name: str) -> None:
             "redis.pcall('ZADD', ring, present, wake)",
             id='who rang first goes to the end',
         ),
+        pytest.param("redis.pcall('ZADD', ring, 'NX', present, ARGV[5])", '', id='who waits learns of no change'),
         pytest.param('(not recorded or wanted > generation)', 'true', id='old layouts overwrite new ones'),
         pytest.param(
             'if not recorded and not intended and number', 'if false and number', id='plain queues are taken over'

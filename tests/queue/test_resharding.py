@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -11,7 +13,15 @@ import pytest
 from tests.queue.sharded import MEMORY, SETTINGS, SOON, Place
 from tests.queue.transports import runs
 from tests.transports.settings import LOOPS, Setting
-from torrelque import Torrelque, TorrelqueConnectionError, TorrelqueUsageError
+from torrelque import (
+    EnqueueItem,
+    Torrelque,
+    TorrelqueConnectionError,
+    TorrelqueLookupError,
+    TorrelqueTaskStatus,
+    TorrelqueTimeoutError,
+    TorrelqueUsageError,
+)
 from torrelque.core.protocol import Batch, Reply
 from torrelque.core.sharding import home_of
 from torrelque.testing import MemoryTransport
@@ -39,6 +49,11 @@ def place(setting: Setting) -> Place:
 
 MOVING = next(name for name in map(str, range(10000)) if all(home_of(name, shards) for shards in range(2, 11)))
 """An id that is of the first shard only while there is one."""
+
+
+def id_of(shard: int, number: int, shards: int) -> str:
+    """The id of a task of one shard."""
+    return next(name for at in range(1000) if home_of(name := f'{number}-{at}', shards) == shard)
 
 
 class Cut(MemoryTransport):
@@ -127,6 +142,140 @@ async def test_idle_consumers_follow(place: Place) -> None:
                 homes |= {home_of(await operator.enqueue(number), 8) for number in range(8)}
         assert len(homes) > 1
     assert sorted(got) == list(range(8))
+
+
+async def test_idle_consumers_follow_at_once(place: Place) -> None:
+    """Within a few round trips, though their waits last for seconds."""
+    got: list[int] = []
+
+    async def consume(queue: Torrelque) -> None:
+        while len(got) < 4:
+            got.append((await queue.dequeue()).data)
+        group.cancel_scope.cancel()
+
+    async with place.queue(1) as idle, place.queue(1) as operator:
+        await operator.enqueue('first')
+        await idle.dequeue()
+        begun = time.monotonic()
+        async with anyio.create_task_group() as group:
+            group.start_soon(consume, idle)
+            await anyio.sleep(0.05)
+            await operator.reshard(4)
+            for shard in range(4):
+                await operator.enqueue(shard, task_id=id_of(shard, shard, 4))
+        assert time.monotonic() - begun < 6  # a slice lasts for 6.8 s at least
+    assert sorted(got) == list(range(4))
+
+
+async def test_busy_consumers_follow_within_a_second(place: Place) -> None:
+    """Each gets one task after the other, which another client adds as the last one is done."""
+    found: list[int] = []
+
+    async def consume(queue: Torrelque) -> None:
+        while True:
+            task = await queue.dequeue()
+            await queue.release(task.id)  # by its plain id
+            found.append(task.data)
+            await feeder.enqueue(len(found), task_id=id_of(0, len(found), 6))
+
+    async with place.queue(2) as busy, place.queue(2) as feeder, place.queue(2) as operator:
+        await feeder.enqueue(0)
+        with anyio.fail_after(SOON):
+            async with anyio.create_task_group() as group:
+                group.start_soon(consume, busy)
+                await anyio.sleep(0.2)
+                await operator.reshard(6)
+                begun = time.monotonic()
+                await operator.enqueue(-1, task_id=id_of(5, 0, 6))
+                while -1 not in found:  # noqa: ASYNC110 - it is the time that is looked at
+                    await anyio.sleep(0.01)
+                group.cancel_scope.cancel()
+        assert time.monotonic() - begun < 3
+        assert len(found) > 2
+
+
+async def test_those_that_only_look_find_what_was_added_since(place: Place) -> None:
+    ids = [f'chosen {number}' for number in range(20)]
+    dead = [f'dead {number}' for number in range(5)]
+    async with AsyncExitStack() as stack:
+        operator, states, tasks, waits, lists, cancels, redrives, consumer = lookers = [
+            await stack.enter_async_context(place.queue(2)) for _ in range(8)
+        ]
+        for looker in lookers:
+            assert (await looker.get_queue_stats()).tasks == 0
+        await operator.reshard(7)
+        for task_id in dead:
+            await operator.enqueue('data', task_id=task_id)
+        for task in await operator.dequeue_nowait(max_tasks=5):
+            await operator.reject(task, 'why')
+        for task_id in ids:
+            await operator.enqueue('data', task_id=task_id)
+        assert await redrives.redrive(dead) == 5
+        for task_id in ids:
+            assert (await states.get_task_state(task_id)).status is TorrelqueTaskStatus.PENDING
+            assert (await tasks.get_task(task_id)).data == 'data'
+        assert {task_id async for task_id, _ in lists.tasks()} == {*ids, *dead}
+        with pytest.raises(TorrelqueTimeoutError):
+            await waits.wait(ids[3], 0.01)
+        assert len(await operator.dequeue_nowait(max_tasks=50)) == 25
+        assert await consumer.release_many(dead + ids[:10]) == [None] * 15
+        for task_id in ids[10:]:
+            await operator.requeue(task_id)
+            await cancels.cancel(task_id)
+        assert (await operator.get_queue_stats()).tasks == 0
+
+
+@pytest.mark.parametrize('how', ['one', 'many'])
+async def test_an_old_result_is_not_taken_for_the_new_tasks(place: Place, how: str) -> None:
+    ids = [f'chosen {number}' for number in range(12)]
+    async with place.queue(2) as queue, place.queue(2) as looker:
+        await looker.get_queue_stats()
+        await queue.enqueue_many(EnqueueItem('first', task_id=task_id) for task_id in ids)
+        for task in await queue.dequeue_nowait(max_tasks=50):
+            await queue.release(task, result='old')
+        await queue.reshard(5)
+        assert (await looker.get_task_state(ids[0])).result == 'old'
+        if how == 'many':
+            await queue.enqueue_many(EnqueueItem('second', task_id=task_id) for task_id in ids)
+        else:
+            for task_id in ids:
+                await queue.enqueue('second', task_id=task_id)
+        for client in (queue, looker):
+            for task_id in ids:
+                state = await client.get_task_state(task_id)
+                assert (state.status, state.result) == (TorrelqueTaskStatus.PENDING, None)
+            with pytest.raises(TorrelqueTimeoutError):
+                await client.wait(ids[1], 0.01)
+        assert await queue.audit() == []
+        await queue.release_many(await queue.dequeue_nowait(max_tasks=50))
+        for task_id in ids:
+            with pytest.raises(TorrelqueLookupError):
+                await queue.get_task_state(task_id)
+        assert await queue.reshard(5) is True
+
+
+async def test_totals_never_go_down(place: Place) -> None:
+    done = 0
+
+    async def work_off(queue: Torrelque) -> None:
+        nonlocal done
+        await queue.enqueue_many(range(1000))
+        done += 1000
+        while tasks := await queue.dequeue_nowait(max_tasks=100):
+            await queue.release_many(tasks)
+
+    async with place.queue(4) as queue, place.queue(4) as witness:
+        await witness.get_queue_stats()
+        for shards in (2, 3, 6, 1):
+            await work_off(queue)
+            for _ in range(2):  # it is drained by then
+                await queue.reshard(shards)
+                for client in (queue, witness):
+                    stats = await client.get_queue_stats()
+                    assert (stats.total_enqueued, stats.total_claimed, stats.total_completed) == (done,) * 3
+            assert await queue.reshard(shards) is True
+        async with place.queue(1) as new:
+            assert (await new.get_queue_stats()).total_enqueued == done
 
 
 async def test_tasks_and_results_are_found_after(place: Place) -> None:

@@ -208,7 +208,7 @@ def relayout(scripts: ScriptSet, places: Places, layout: Layout) -> Operation[La
         with suppress(TorrelqueUsageError):  # one that was used since the record was lost: an audit tells of it
             yield from _record(scripts, places.plain, layout, 'set')
     for keys in map(places.shard, range(layout.total)):
-        yield from _record(scripts, keys, layout, 'set', keys['bell'], keys['wake'])
+        yield from _record(scripts, keys, layout, 'set', keys['bell'], keys['wake'] + b'!')
     generation, text = yield from _record(scripts, places.main, layout, 'set')
     return _parse(generation, text)
 

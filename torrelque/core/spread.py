@@ -205,7 +205,7 @@ class Spread:
         if shard is not None:
             shard.expected = max(shard.expected, HINTED)
             shard.hinted = True
-        else:
+        else:  # the slice is over, or the number of shards was changed
             place.survey_wanted = True
             place.hint_lost = place.hint_lost or member is not None
 
@@ -314,6 +314,7 @@ class Spread:
     def _start_surveys(self, now: float, *, busy: bool) -> list[tuple[int, Operation[bool]]]:
         started: list[tuple[int, Operation[bool]]] = []
         if busy and now - self._surveyed_at > FAIRNESS:
+            self._regrouped()  # there may be shards, or servers, that no survey has been of
             # One server at a time: what surveys cost all servers together does not grow with their number.
             others = [place for place in self._places.values() if not place.blocking]
             if others:

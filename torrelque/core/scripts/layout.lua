@@ -2,7 +2,7 @@
 -- KEYS: counters
 -- ARGV: generation, the number of shards and the former numbers with blanks between, then
 --   set (unless a later generation is recorded), intend (note it as intended, unless something else is), or open (the
---   same, with a generation that the server's time makes), then for a shard its bell and its wake
+--   same, with a generation that the server's time makes), then for a shard its bell, and what is to be rung there
 -- returns: what is recorded then: generation (0 for nothing), numbers; or FOREIGN if the key is a queue's without shards
 
 local recorded, intended = redis.call('HGET', counters, 'generation'), redis.call('HGET', counters, 'intended')
@@ -16,7 +16,7 @@ if mode == 'set' and (not recorded or wanted > generation) then
   redis.call('HSET', counters, 'generation', ARGV[1], 'shards', ARGV[2])
   local ring = ARGV[4] and redis.pcall('GET', ARGV[4])
   if type(ring) == 'string' then
-    redis.pcall('ZADD', ring, 'NX', present, ARGV[5]) -- whoever waits is to learn of it
+    redis.pcall('ZADD', ring, 'NX', present, ARGV[5]) -- whoever waits is to look at all shards
   end
 end
 if intended and number(string.match(intended, '^%d+'), 0) <= generation then

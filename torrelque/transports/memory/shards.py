@@ -43,12 +43,12 @@ def _begun(intended: bytes) -> float:
     return number(digits[0] if digits else None, 0.0)
 
 
-def _ring_for(run: Run, bell: bytes, wake: bytes) -> None:
+def _ring_for(run: Run, bell: bytes, name: bytes) -> None:
     """Have whoever waits learn of it."""
     with suppress(TorrelqueReplyError):
         ring = run.db.string_at(bell)
         if ring is not None:
-            _ring(run, ring, wake)
+            _ring(run, ring, name)
 
 
 def clear(run: Run) -> Reply:
