@@ -242,6 +242,64 @@ def test_who_does_not_stay_is_told_after_a_look(machine: Machine) -> None:
     assert not ticket.done
 
 
+def test_who_does_not_stay_is_given_what_all_servers_have(machine: Machine) -> None:
+    """Not only what the one has that answers first."""
+    taker, waiter = machine.join(want=10, stays=False), machine.join()
+    running = machine.start()
+    end(running[0, 'survey'][0], [[b'', b'2 0']])
+    answer(machine.start()[0, 'claim'][0], 'a', 'b')
+    (claim,) = machine.start().values()  # as it got all that it asked for, there may be more
+    answer(claim[0])
+    assert not taker.done
+    end(running[2, 'survey'][0], [[b'', b'0 4']])
+    answer(machine.start()[3, 'claim'][0], 'c', 'd', 'e', 'f')
+    answer(machine.start()[3, 'claim'][0])
+    assert ids(taker) == list('abcdef')
+    assert not waiter.done
+
+
+def test_what_a_survey_finds_while_a_claim_is_in_flight_is_not_forgotten(machine: Machine) -> None:
+    """The claim may have been executed before it came."""
+    first = machine.join()
+    machine.survey('1 0', '0 0')
+    (claim,) = machine.start().values()
+    taker = machine.join(want=3, stays=False)
+    machine.survey('2 0', '0 0')
+    answer(claim[0])
+    operation, args = machine.start()[0, 'claim']
+    assert args[3] == 2
+    answer(operation, 'a', 'b')
+    answer(machine.start()[0, 'claim'][0])
+    assert ids(first) == ['a']
+    assert ids(taker) == ['b']
+
+
+def test_shards_that_came_while_there_was_enough_to_do_are_surveyed(machine: Machine) -> None:
+    machine.join()
+    machine.survey('1 0', '0 0')
+    for number in range(3):
+        answer(machine.start()[0, 'claim'][0], f'{number}')
+        machine.join()
+    (claim,) = machine.start().values()
+    KEYS.append(Keys.of_queue(shard_name('q', 4)))
+    try:
+        machine.places.append('b')
+        machine.spread.add(Lanes(SCRIPTS, KEYS[4], 'n4'), KEYS[4])
+        surveyed: set[int] = set()
+        for number in range(4):
+            machine.clock.now += FAIRNESS * 1.1
+            answer(claim[0], f'more {number}')
+            machine.join()
+            running = machine.start()
+            claim = running.pop((0, 'claim'))
+            surveyed.update(shard for shard, name in running if name == 'survey')
+            for operation, args in running.values():
+                end(operation, [[b'', b' '.join([b'0'] * (len(args) // 6))]])
+        assert 2 in surveyed
+    finally:
+        KEYS.pop()
+
+
 def test_time_out_after_a_look(machine: Machine) -> None:
     ticket = machine.join(timeout=0.5)
     running = machine.start()

@@ -166,6 +166,23 @@ async def test_nor_while_consumers_never_wait(place: Place) -> None:
         assert (await queue.get_queue_stats()).pending > 0
 
 
+async def test_no_fewer_are_taken_than_there_are(place: Place) -> None:
+    """However the answers of the servers come in, also just after a consumer has given up."""
+    async with place.queue(5) as producer, place.queue(5) as consumer:
+        for round_ in range(60):
+            await producer.enqueue_many(range(12))
+            for number in range(3):
+                await producer.enqueue(number)
+            tasks = await consumer.dequeue_nowait(max_tasks=10)
+            assert len(tasks) == 10
+            tasks += await consumer.dequeue_nowait(max_tasks=10)
+            assert len(tasks) == 15
+            await consumer.release_many(tasks)
+            if round_ % 3 == 0:
+                with anyio.move_on_after(0.001):
+                    await consumer.dequeue()
+
+
 async def test_several_at_once_are_of_all_shards(place: Place) -> None:
     async with place.queue(4) as queue:
         for number in range(20):

@@ -39,7 +39,7 @@ HINTED = 64
 class Shard:
     """One shard as its consumers see it."""
 
-    __slots__ = ('alarm', 'busy', 'expected', 'hinted', 'lane', 'lanes', 'names', 'ring', 'wake')
+    __slots__ = ('alarm', 'busy', 'expected', 'hinted', 'lane', 'lanes', 'names', 'ring', 'seen', 'wake')
 
     def __init__(self, lanes: Lanes, keys: Keys) -> None:
         self.lanes: Lanes = lanes
@@ -49,6 +49,7 @@ class Shard:
         self.names: list[bytes] = [keys[name] for name in ('pending', 'delayed', 'working', 'timer', 'bell', 'wake')]
         self.busy: bool = False
         self.expected: int = 0  # tasks that are likely to be there
+        self.seen: int = 0  # those that a survey found while a claim was in flight, perhaps after it was executed
         self.alarm: float = math.inf  # when an event is due that the server counts on us to mind
         self.hinted: bool = False  # it rang, and no claim began after: if nobody here can use it, others must be rung
 
@@ -237,7 +238,7 @@ class Spread:
             asked = min(missing, shard.expected, MAX_CLAIM)
             missing -= asked
             self._asked += asked
-            shard.busy, shard.hinted, shard.alarm = True, False, math.inf
+            shard.busy, shard.hinted, shard.alarm, shard.seen = True, False, math.inf, 0
             started.append((at, self._claim(shard, asked)))
         return started
 
@@ -256,7 +257,7 @@ class Spread:
             if answer.alarm is not None:
                 shard.alarm = self._clock() + answer.alarm
             full = answer.again or len(answer.tasks) == asked
-            shard.expected = max(1, shard.expected - asked) if full else 0
+            shard.expected = max(1, shard.expected - asked) if full else shard.seen
             shard.busy = False
             self._hand_out(answer.tasks)
             return True
@@ -348,6 +349,7 @@ class Spread:
             place.done = number
             place.hint_lost = False
             for shard, finding in zip(shards, findings, strict=True):
+                shard.seen = finding
                 if not shard.busy and not shard.hinted:
                     shard.expected = finding
             self._hand_out(())

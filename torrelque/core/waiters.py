@@ -90,7 +90,7 @@ class Waiters:
             missing = waiter.want - len(waiter.got)
             waiter.got += tasks[:missing]
             tasks = tasks[missing:]
-            enough = waiter.got or (waiter.looked and not waiter.stays)
+            enough = waiter.got if waiter.stays else waiter.looked
             if len(waiter.got) == waiter.want or (enough and not more):
                 del self._waiters[waiter.ticket]
                 waiter.ticket.resolve(waiter.got)
