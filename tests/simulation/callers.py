@@ -128,7 +128,7 @@ def _handle(client: Client, tasks: Sequence[ClaimedTask]) -> Behaviour:
 
 
 def _act(client: Client, verb: Verb, tasks: Sequence[ClaimedTask]) -> Behaviour:
-    if verb is not EXTEND and client.random.random() < 0.05:  # a claim may be named twice in one call
+    if client.random.random() < 0.05:  # a claim may be named twice in one call
         tasks = [*tasks, *tasks]
     answers = yield from ask(client, verb, [_item(client, verb, task.receipt) for task in tasks])
     ledger = client.world.ledger

@@ -86,8 +86,8 @@ def an_item_twice(patch: pytest.MonkeyPatch) -> None:
     """Of two items with one id in a call the second does not see what the first did."""
     claimed_items = claims.claimed_items
 
-    def mutant(run: Run, width: int) -> tuple[list[Any], list[bytes]]:
-        found, answers = claimed_items(run, width)
+    def mutant(run: Run, width: int, *, keeps: bool = False) -> tuple[list[Any], list[bytes]]:
+        found, answers = claimed_items(run, width, keeps=keeps)
         live = {item.id: item for item in found}
         for place, (task_id, *_) in enumerate(run.items(width)):
             if answers[place] == b'l' and task_id in live:
@@ -97,6 +97,12 @@ def an_item_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(verbs, 'claimed_items', mutant)
 
 
+def a_renewal_twice(patch: pytest.MonkeyPatch) -> None:
+    """Of two renewals of one claim in a call the second is told that the claim is lost."""
+    claimed_items = claims.claimed_items
+    patch.setattr(verbs, 'claimed_items', lambda run, width, **_: claimed_items(run, width))
+
+
 MUTANTS: dict[str, tuple[str, Mutant]] = {
     'absent lane accepted': ('forks', absent_lane_accepted),
     'settled calls done when they arrive': ('cancel', closed_call_done),
@@ -104,5 +110,6 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'timer kept by who leaves': ('calm', timer_kept_by_who_leaves),
     'no hint on a new earliest': ('calm', no_hint_on_a_new_earliest),
     'an item twice': ('alone', an_item_twice),
+    'a renewal twice': ('alone', a_renewal_twice),
 }
 """By name: the world that has to notice, and the mutation."""

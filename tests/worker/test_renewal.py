@@ -55,6 +55,21 @@ async def test_a_handler_may_take_longer_than_its_lease(bench: Bench) -> None:
     assert 18 <= bench.transport.count('extend') <= 19
 
 
+@pytest.mark.parametrize('part', [0.5, 0.25])
+async def test_a_handler_may_extend_its_lease_itself_at_the_very_moment(bench: Bench, part: float) -> None:
+    async def handle(task: Task) -> str:
+        for _ in range(20):
+            await bench.clock.sleep(60 * part)
+            await bench.queue.extend(task)
+        return 'result'
+
+    ids = [await bench.queue.enqueue(number, task_timeout=60) for number in range(10)]
+    async with bench.working(handle, concurrency=10):
+        await bench.clock.advance(20 * 60 * part + 1)
+    assert [(await bench.queue.get_task_state(task_id)).result for task_id in ids] == ['result'] * 10
+    assert bench.told(events.LeaseLost) == []
+
+
 async def test_the_leases_of_all_tasks_are_renewed_by_one_call(bench: Bench) -> None:
     sleeper = Sleeper(bench, 1000)
     async with bench.working(sleeper, concurrency=50):

@@ -298,7 +298,7 @@ class Idle:
         """Nobody waits any more: leave the timer and the hint to others."""
         try:
             yield from self._lanes.script('tick', (self._lane.number, 0, *cap(self._max_rejected)), bool)
-        except (Interrupted, TorrelqueError):
+        except (Interrupted, Exception):  # noqa: BLE001 - whatever it is, nobody waits for it
             return False  # the timer expires by itself, the hint costs others a slice
         else:
             return True

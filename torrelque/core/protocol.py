@@ -47,7 +47,7 @@ class Interrupted(BaseException):
     of ordinary errors swallows it.
     """
 
-    def __init__(self, cause: TorrelqueConnectionError | TorrelqueReplyError | None = None) -> None:
+    def __init__(self, cause: Exception | None = None) -> None:
         super().__init__(cause)
         self.cause = cause
 

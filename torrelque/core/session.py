@@ -281,7 +281,7 @@ class Session:
                 args = tuple(word for item in items for word in item)
                 yield from self._lanes.call(GIVEBACK.name, args, GIVEBACK.parse)
                 del self._owed[: len(items)]
-        except (Interrupted, TorrelqueError):
+        except (Interrupted, Exception):  # noqa: BLE001 - there is another attempt, whatever it was
             self._repairing = False
             self._repair_later()
         else:

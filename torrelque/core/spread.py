@@ -272,7 +272,7 @@ class Spread:
         shard.expected = 0
         try:
             yield from shard.lanes.script('tick', (shard.lane.number, 0, *cap(self._max_rejected)), bool)
-        except (Interrupted, TorrelqueError):
+        except (Interrupted, Exception):  # noqa: BLE001 - whatever it is, nobody waits for it
             return False  # the timer expires by itself, the hint costs others a slice
         return True
 
@@ -296,8 +296,12 @@ class Spread:
     def _regrouped(self) -> bool:
         """See which server has which shard now; whether that changed."""
         groups: dict[Hashable, list[int]] = {}
-        for at, shard in enumerate(self._shards):
-            groups.setdefault(self._place(shard.wake), []).append(at)
+        try:
+            for at, shard in enumerate(self._shards):
+                groups.setdefault(self._place(shard.wake), []).append(at)
+        except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
+            self.abort(error)
+            return False
         if {name: place.shards for name, place in self._places.items()} == groups:
             return False
         old = self._places

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import math
 import os
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -21,6 +23,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import current_token
 
+from torrelque.core.backoff import Backoff
 from torrelque.core.combinators import together
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Call, Interrupted, Operation, Reply
@@ -29,7 +32,6 @@ from torrelque.core.sharded import ShardedSession
 from torrelque.core.verbs import Answer, ClaimedTask, Item, Verb
 from torrelque.core.waiting import Wait
 from torrelque.errors import (
-    TorrelqueConnectionError,
     TorrelqueError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
@@ -45,6 +47,19 @@ __all__ = ('Background', 'Engine', 'drive')
 T = TypeVar('T')
 
 Execute: TypeAlias = Callable[[Batch], Awaitable[Sequence[Reply]]]
+
+Job: TypeAlias = Operation[Any] | Wait
+
+logger: logging.Logger = logging.getLogger('torrelque')
+
+BACKOFF = Backoff(0.1, 4.0)
+"""Pauses after a background task failed."""
+
+STEADY = 60.0
+"""Seconds after which a background task that fails has worked: the error is logged, and the first pause is short."""
+
+SPARE_DRIVERS = 8
+"""Tasks that wait for something to drive. To start one costs more than a call, but each holds some kilobytes."""
 
 LAST_ATTEMPT = 1.0
 """Seconds that a call may take to be settled after its time to be repeated is over."""
@@ -74,15 +89,15 @@ async def drive(
             try:
                 replies = await (_execute_once(transport, batch) if interrupted and not at_end else execute(batch))
                 interrupted = False
-            except TorrelqueConnectionError as error:
-                interrupted = True
-                batch = operation.throw(Interrupted(error))
             except anyio.get_cancelled_exc_class():
                 with anyio.move_on_after(CLOSING_TIME, shield=True):
                     await _finish(transport.execute if apart is None else execute, operation)
                 raise
-            except Exception as error:  # noqa: BLE001 - the operation tells it to its callers
+            except TorrelqueUsageError as error:  # nothing was sent
                 batch = operation.throw(error)
+            except Exception as error:  # noqa: BLE001 - a lost connection, or anything else: the outcome is unknown
+                interrupted = True
+                batch = operation.throw(Interrupted(error))
             else:
                 batch = operation.send(replies)
     except StopIteration as stop:
@@ -105,42 +120,59 @@ async def _finish(execute: Execute, operation: Operation[Any]) -> None:
         while True:
             try:
                 replies = await execute(batch)
-            except TorrelqueConnectionError as error:
+            except Exception as error:  # noqa: BLE001 - as above
                 batch = operation.throw(Interrupted(error))
             else:
                 batch = operation.send(replies)
 
 
 class Background:
-    """A task that was started beside the engine; ``cancel`` ends it."""
+    """A task that was started beside the engine; ``cancel`` ends it.
 
-    def __init__(self) -> None:
+    An error in it is logged, and it is started again after a pause.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
         self._scope = anyio.CancelScope()
 
     async def run(self, function: Callable[[], Awaitable[None]]) -> None:
+        error: Exception | None
         with self._scope:
-            await function()
+            failures = 0
+            while True:
+                began, error = anyio.current_time(), None
+                try:
+                    await function()
+                except* Exception as group:  # noqa: BLE001 - it may be one with a cancellation in it, which goes on
+                    error = group.exceptions[0] if len(group.exceptions) == 1 else group
+                if error is None:
+                    return
+                failures = 1 if anyio.current_time() - began > STEADY else failures + 1
+                if failures == 1:
+                    logger.warning('A background task has failed, trying again', exc_info=error)
+                await rest(self._transport, BACKOFF.pause(failures, random.random))
 
     def cancel(self) -> None:
         self._scope.cancel()
 
 
 class _Driver:
-    """A task that has driven an operation and waits for the next: to start one for each would cost more than a call."""
+    """A task that has done a job and waits for the next."""
 
-    __slots__ = ('_handed', '_operation')
+    __slots__ = ('_handed', '_job')
 
     def __init__(self, handed: Once) -> None:
         self._handed = handed
-        self._operation: Operation[Any] | None = None
+        self._job: Job | None = None
 
-    def hand(self, operation: Operation[Any] | None) -> None:
-        self._operation = operation
+    def hand(self, job: Job | None) -> None:
+        self._job = job
         self._handed.set()
 
-    async def next(self) -> Operation[Any] | None:
+    async def next(self) -> Job | None:
         await self._handed.wait()
-        return self._operation
+        return self._job
 
 
 class Engine:
@@ -190,6 +222,8 @@ class Engine:
         try:
             # What the body raised goes on its way by itself: the task group would wrap it into a group.
             await host.__aexit__(None, None, None)
+        except* Exception as group:  # noqa: BLE001 - of something that failed as it was cancelled
+            self._report(group)
         finally:
             self._host = None
             self._entered = False
@@ -200,7 +234,7 @@ class Engine:
         with anyio.CancelScope(shield=True) as self._shield:
             async with anyio.create_task_group() as self._tasks:
                 task_status.started()
-                await self._run(self._tasks)
+                await self._run()
 
     async def aclose(self) -> None:
         """End what the engine started by itself on asyncio. May be repeated."""
@@ -213,11 +247,11 @@ class Engine:
     def spawn(self, function: Callable[[], Awaitable[None]]) -> Background:
         """Run something beside the engine until it ends, is cancelled, or the engine is closed."""
         self._ensure()
-        background = Background()
+        background = Background(self._transport)
         if self._entered:
             self._tasks.start_soon(background.run, function)
         else:
-            task = asyncio.get_running_loop().create_task(background.run(function), context=contextvars.Context())
+            task = _start_later(background.run(function))
             self._spawned.add(task)
             task.add_done_callback(self._spawned.discard)
         return background
@@ -241,7 +275,7 @@ class Engine:
             async def run(at: int) -> None:
                 try:
                     results[at] = await drive(self._transport, operations[at])
-                except TorrelqueError as error:
+                except Exception as error:  # noqa: BLE001 - raised below
                     results[at] = error
 
             async with anyio.create_task_group() as group:
@@ -320,6 +354,8 @@ class Engine:
         self._spawned = set()
         self._wake = anyio.Event()
         self._running = 0
+        self._failures = 0  # steps in a row that failed
+        self._reported = ''
         self._drivers: list[_Driver] = []
         self._closing = False
         self._waiting: set[anyio.CancelScope] = set()
@@ -336,18 +372,18 @@ class Engine:
         if self._entered or self._starter is not None:
             return
         try:
-            loop = asyncio.get_running_loop()
+            asyncio.get_running_loop()
         except RuntimeError:
             raise TorrelqueUsageError(
                 'under Trio a queue object runs within its context: '
                 '`async with Torrelque(...) as queue:` around all that uses it'
             ) from None
-        self._starter = loop.create_task(self._run_while_needed(), context=contextvars.Context())
+        self._starter = _start_later(self._run_while_needed())
 
     async def _run_while_needed(self) -> None:
         try:
-            async with anyio.create_task_group() as tasks:
-                await self._run(tasks)
+            async with anyio.create_task_group() as self._tasks:
+                await self._run()
         except anyio.get_cancelled_exc_class():
             with anyio.move_on_after(CLOSING_TIME, shield=True):
                 await self._close_down(at_end=True)
@@ -357,80 +393,119 @@ class Engine:
             if self._starter is asyncio.current_task():
                 self._starter = None
 
-    async def _run(self, tasks: TaskGroup) -> None:
+    async def _run(self) -> None:
         self._drivers = []  # those of an earlier run ended with it
         while not self._closing:  # then `leave` does the steps, and waits on `_wake` itself
             self._wake = anyio.Event()
-            self._step(tasks)
+            self._step()
             if self._quiet() and not self._entered:
                 # From here on a new call starts a new engine task; no await lies between.
                 self._starter = None
                 self._dismiss_drivers()
                 return
-            await self._transport.pause(self._wake, self._session.timer())
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait for something to do; after a step that failed no less than the back-off, unless somebody calls."""
+        until = self._session.timer()
+        if self._failures:
+            until = max(until, self._transport.now() + BACKOFF.pause(self._failures, random.random))
+        try:
+            await self._transport.pause(self._wake, until)
+        except Exception as error:  # noqa: BLE001 - as in a step
+            self._report(error)
+            with anyio.move_on_after(BACKOFF.first):
+                await self._wake.wait()
 
     def _dismiss_drivers(self) -> None:
         drivers, self._drivers = self._drivers, []
         for driver in drivers:
             driver.hand(None)
 
-    def _step(self, tasks: TaskGroup, *, keep: bool = False) -> Operation[Any] | None:
+    def _step(self, *, keep: bool = False) -> Operation[Any] | None:
         """Run what is to be run now; with ``keep`` all but the first of it, which the caller is to drive."""
         try:
-            return self._begin(tasks, keep=keep)
-        except Exception as error:
-            self._session.abort(error)  # a defect, but nobody shall wait for ever
-            raise
+            kept = self._begin(keep=keep)
+        except Exception as error:  # noqa: BLE001 - a defect, or a transport's: nobody shall wait for ever
+            self._failures += 1
+            self._session.abort(error)
+            self._report(error)
+            return None
+        self._failures = 0
+        return kept
 
-    def _begin(self, tasks: TaskGroup, *, keep: bool) -> Operation[Any] | None:
+    def _begin(self, *, keep: bool) -> Operation[Any] | None:
         self.turns += 1
         kept: Operation[Any] | None = None
         for group in self._session.groups():
             operation = group[0] if len(group) == 1 else together(group)
-            self._running += 1
             if keep and kept is None:
+                self._running += 1
                 kept = operation
-            elif self._drivers:
-                self._drivers.pop().hand(operation)
             else:
-                tasks.start_soon(self._drive, operation)
+                self._start(operation)
         for waiting in self._session.start_apart():
             self._running += 1
-            tasks.start_soon(self._drive_apart, waiting)
+            self._tasks.start_soon(self._drive_apart, waiting)
         for wait in self._session.waits():
-            self._running += 1
-            tasks.start_soon(self._block, tasks, wait)
+            self._start(wait)
         return kept
+
+    def _start(self, job: Job) -> None:
+        self._running += 1
+        if self._drivers:
+            self._drivers.pop().hand(job)
+        else:
+            self._tasks.start_soon(self._work, job)
 
     def _quiet(self) -> bool:
         return not self._running and not self._wake.is_set() and self._session.timer() == math.inf
 
-    async def _drive(self, operation: Operation[Any] | None) -> None:
-        while operation is not None:
-            try:
-                await drive(self._transport, operation)
-            finally:
-                self._running -= 1
-                self._wake.set()
-            driver = _Driver(self._make_once())
-            self._drivers.append(driver)
-            operation = await driver.next()
+    async def _work(self, job: Job | None) -> None:
+        """Do one job after another, as long as there is one, or room to wait for one."""
+        while job is not None:
+            if isinstance(job, Wait):
+                job = await self._block(job)
+            else:
+                await self._drive(job)
+                job = None
+            if job is None and len(self._drivers) < SPARE_DRIVERS:
+                driver = _Driver(self._make_once())
+                self._drivers.append(driver)
+                job = await driver.next()
 
-    async def _drive_apart(self, operation: Operation[None]) -> None:
+    async def _drive(self, operation: Operation[Any], *, apart: float | None = None) -> None:
         try:
-            await drive(self._transport, operation, apart=self._patience)
+            await self._end(operation, apart=apart)
         finally:
             self._running -= 1
             self._wake.set()
 
-    async def _block(self, tasks: TaskGroup, wait: Wait) -> None:
+    async def _drive_apart(self, operation: Operation[None]) -> None:
+        await self._drive(operation, apart=self._patience)
+
+    async def _end(self, operation: Operation[Any], *, at_end: bool = False, apart: float | None = None) -> None:
+        """Drive an operation of the session, which tells its callers what came of it, to its end."""
+        try:
+            await drive(self._transport, operation, at_end=at_end, apart=apart)
+        except Exception as error:  # noqa: BLE001 - of nobody's, and the object goes on
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        """Log an error, unless it is the last one again."""
+        if repr(error) != self._reported:
+            self._reported = repr(error)
+            logger.error('Unexpected error in the background, going on', exc_info=error)
+
+    async def _block(self, wait: Wait) -> Operation[Any] | None:
+        """Wait on the server. Returns what the caller is to drive next."""
         call = Call[Reply]('BZPOPMIN', (wait.key,), (f'{wait.seconds:.3f}',))
         scope = anyio.CancelScope()
         self._waiting.add(scope)
         try:
             with scope:
                 if self._closing:
-                    return
+                    return None
                 reply = await self._transport.block(call, wait.seconds)
                 if isinstance(reply, TorrelqueReplyError):
                     raise reply  # noqa: TRY301 - goes where a broken connection goes
@@ -441,9 +516,8 @@ class Engine:
             self._waiting.discard(scope)
             self._running -= 1
             self._wake.set()
-        if not self._closing:
-            # What follows begins at once, without the turns until the engine and a driver have theirs.
-            await self._drive(self._step(tasks, keep=True))
+        # What follows begins at once, without the turns until the engine and a driver have theirs.
+        return None if self._closing else self._step(keep=True)
 
     async def _close_down(self, *, at_end: bool = False) -> None:
         """Let what is under way finish, and run what the session has left to do."""
@@ -454,9 +528,9 @@ class Engine:
             groups = self._session.groups()
             apart = self._session.start_apart()
             for operation in apart:
-                await drive(self._transport, operation, apart=self._patience)
+                await self._end(operation, apart=self._patience)
             for group in groups:
-                await drive(self._transport, together(group), at_end=at_end)
+                await self._end(together(group), at_end=at_end)
             if groups or apart:
                 continue
             if self._running:
@@ -464,6 +538,22 @@ class Engine:
                 await self._wake.wait()
             else:
                 return
+
+
+async def rest(transport: Transport, seconds: float) -> None:
+    """Let time pass on a transport's clock, or, if that fails, on the event loop's."""
+    try:
+        await transport.pause(anyio.Event(), transport.now() + seconds)
+    except Exception:  # noqa: BLE001 - what is rested after has been reported
+        await anyio.sleep(seconds)
+
+
+def _start_later(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Start a task that takes its first step in the next turn of the event loop.
+
+    An eager task factory would take it at once, before the call is there that the task is started for.
+    """
+    return asyncio.Task(coroutine, loop=asyncio.get_running_loop(), context=contextvars.Context())
 
 
 def _nobody() -> None:

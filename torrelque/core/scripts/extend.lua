@@ -3,12 +3,13 @@
 -- ARGV: '' '' '', then for each task: id token dequeue_count timeout (seconds; '' for the task's own)
 -- returns: for each task its new deadline, or a letter: l claim lost, u unknown, x state of a wrong type
 
-local items, answers = claimed_items(4, read_state)
-local ids, scores = ids_of(items), {}
+local items, answers = claimed_items(4, read_state, true)
+local ids, scores, latest = ids_of(items), {}, {}
 begin_writing()
 for _, item in ipairs(items) do
   local timeout = tonumber(ARGV[item.at + 3]) or item.state.timeout
-  local deadline = stamp(math.max(tonumber(item.score), now + timeout))
+  local deadline = stamp(math.max(tonumber(latest[item.id] or item.score), now + timeout))
+  latest[item.id] = deadline
   answers[(item.at - 4) / 4 + 1] = deadline
   scores[#scores + 1] = deadline
   scores[#scores + 1] = item.id

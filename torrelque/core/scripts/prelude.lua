@@ -393,9 +393,10 @@ local function is_live(score, state, claim, count)
 end
 
 -- The items of a verb that acts for claims: `width` arguments each, the first three id, token and dequeue_count; `read_of`
--- reads as much of their states as the verb needs.
+-- reads as much of their states as the verb needs. Calls that were merged may name a claim twice, and are answered as if
+-- one came after the other: a verb that ends claims finds the second time none, one that `keeps` them finds it again.
 -- Returns the live ones and an answer for each: o ok, l lost, u unknown, x state of a wrong type.
-local function claimed_items(width, read_of)
+local function claimed_items(width, read_of, keeps)
   local ids, items, answers, seen = {}, {}, {}, {}
   for at = 4, #ARGV, width do
     ids[#ids + 1] = ARGV[at]
@@ -407,7 +408,7 @@ local function claimed_items(width, read_of)
     if state == nil then
       answers[index] = 'x'
     elseif state and is_live(scores[index], state, ARGV[at + 1], ARGV[at + 2]) then
-      seen[id] = true
+      seen[id] = not keeps
       answers[index] = 'o'
       items[#items + 1] = { id = id, at = at, state = state, score = scores[index] }
     else

@@ -210,6 +210,20 @@ class ClaimConformance(OnQueue):
             with pytest.raises(TorrelqueLeaseLostError):
                 await VERBS[verb](queue, task)
 
+    async def test_extending_twice_at_once(self, queue: Torrelque) -> None:
+        task = await claimed(queue)
+        deadlines: list[float] = []
+
+        async def extend(target: str | Task, seconds: float) -> None:
+            deadlines.append(await queue.extend(target, seconds))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(extend, task, 1000)
+            group.start_soon(extend, task, 2000)
+            group.start_soon(extend, str(task.id), 500)
+        assert max(deadlines) >= task.deadline + 1690
+        assert await queue.extend(task, 1) == max(deadlines), 'never shorter'
+
     # Many ------------------------------------------------------------------------------------------------------------
 
     async def test_releasing_many_with_some_that_fail(self, queue: Torrelque) -> None:

@@ -263,10 +263,12 @@ def giveback(run: Run) -> bytes:
 
 def extend(run: Run) -> Reply:
     """Renew claims. It never shortens one, and so is safe to repeat without a lane."""
-    items, answers = claimed_items(run, 4)
+    items, answers = claimed_items(run, 4, keeps=True)
+    latest: dict[bytes, float] = {}
     for item in items:
         timeout = number(item.more[0], item.state.timeout)
-        answers[item.place] = deadline = stamp(max(item.score, run.now + timeout))
+        answers[item.place] = deadline = stamp(max(latest.get(item.id, item.score), run.now + timeout))
+        latest[item.id] = float(deadline)
         run.db.zadd(run.keys['working'], {item.id: float(deadline)})
     return answers
 
