@@ -145,6 +145,9 @@ With `FULL`, `CODES_BY_WORDS` and `TURNED_AWAY` this is the one table of transie
 and the worker ask it by `is_unavailable` and `is_transient`.
 """
 
+DEMOTED = frozenset({'READONLY', 'MASTERDOWN', 'UNBLOCKED'})
+"""Those of a server that is not, or no longer, the primary. A new connection may lead to the one that is."""
+
 FULL = 'OOM'
 """Passes as well, once there is memory again, but the call was understood: nothing was done, and callers are told."""
 
@@ -195,6 +198,11 @@ def is_unavailable(error: object) -> bool:
     if isinstance(error, TorrelqueReplyError):
         return error.code in UNAVAILABLE or TURNED_AWAY in str(error)
     return isinstance(error, TorrelqueConnectionError)
+
+
+def is_demoted(reply: object) -> bool:
+    """Whether a server answers that it is not the primary, so that its connections are to be dropped."""
+    return isinstance(reply, TorrelqueReplyError) and reply.code in DEMOTED
 
 
 def is_transient(error: object) -> bool:

@@ -29,6 +29,7 @@ class Proxy:
     def __init__(self, port: int, seed: int, mean: int | None = 8000) -> None:
         self.done: Counter[str] = Counter()
         self._severed = 0
+        self._swallowed = 0
         self._pumps: list[threading.Thread] = []
         self._target = ('127.0.0.1', port)
         self._seed = seed
@@ -43,6 +44,14 @@ class Proxy:
     def sever(self) -> None:
         """Cut all connections that there are, each at one of the next bytes that it carries."""
         self._severed += 1
+
+    def swallow(self) -> None:
+        """Forward nothing more on the connections that there are, and leave them open, as a NAT that forgot them."""
+        self._swallowed += 1
+
+    def redirect(self, port: int) -> None:
+        """Lead new connections to another server, as an address that moved. The others stay where they are."""
+        self._target = ('127.0.0.1', port)
 
     def finish(self) -> None:
         """When all clients have gone: wait until what they sent has arrived, however late."""
@@ -70,14 +79,16 @@ class Proxy:
                 server = socket.create_connection(self._target)
                 for direction, ends in enumerate([(client, server), (server, client)]):
                     rng = random.Random(f'{self._seed} {self.done["connections"]} {direction}')
-                    thread = threading.Thread(target=self._pump, args=(*ends, rng), daemon=True)
+                    thread = threading.Thread(target=self._pump, args=(*ends, direction == 0, rng), daemon=True)
                     self._pumps.append(thread)
                     thread.start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, rng: random.Random) -> None:
-        left, severed = self._bytes(rng), self._severed
+    def _pump(self, source: socket.socket, sink: socket.socket, from_client: bool, rng: random.Random) -> None:
+        left, severed, swallowed = self._bytes(rng), self._severed, self._swallowed
         with suppress(OSError):
             while data := source.recv(65536):
+                if swallowed < self._swallowed:
+                    continue
                 if severed < self._severed:
                     left = min(left, rng.randrange(400))
                 while len(data) > left:
@@ -90,6 +101,8 @@ class Proxy:
                     self._ended.wait(rng.choice([0.02, 0.02, 0.3, 1.5]))
                 sink.sendall(data)
                 left -= len(data)
+        if swallowed < self._swallowed and not from_client:
+            self._ended.wait()  # the server has given up, of which the client is not to hear
         self._close((source, sink), reset=False)
         return None
 

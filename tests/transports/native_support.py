@@ -10,6 +10,7 @@ from tests.servers import Server
 from torrelque.core.protocol import Call, Reply
 from torrelque.transports.base import Transport
 from torrelque.transports.native import NativeTransport
+from torrelque.transports.native.multiplexer import Multiplexer
 
 Start = Callable[..., Server]
 
@@ -29,6 +30,12 @@ async def until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(20):
         while not condition():  # noqa: ASYNC110 - nobody could set an event
             await anyio.sleep(0.01)
+
+
+def multiplexer_of(client: NativeTransport) -> Multiplexer:
+    """What shares one connection between calls, to look inside."""
+    assert client._node is not None
+    return client._node._multiplexer
 
 
 def connections(server: Server) -> int:

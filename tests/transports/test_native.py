@@ -17,7 +17,7 @@ import pytest
 
 from tests.servers import Server
 from tests.transports.fake import CUT, PONG, echo, fake_server
-from tests.transports.native_support import Start, ask, call
+from tests.transports.native_support import Start, ask, call, multiplexer_of
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.errors import (
     TorrelqueConnectionError,
@@ -110,8 +110,7 @@ async def test_what_does_not_fit_at_once_follows_in_order(fresh_server: Start) -
 
     async with connect(server.url) as client:
         await ask(client, 'PING')
-        multiplexer = client._multiplexer
-        assert multiplexer is not None
+        multiplexer = multiplexer_of(client)
         assert multiplexer._connection is not None
         raw = multiplexer._connection._socket
         assert raw is not None
@@ -298,3 +297,12 @@ async def test_tls_is_verified(tls_url: str, certificate: tuple[Path, Path]) -> 
     for url, context in [(tls_url, None), (tls_url.replace('127.0.0.1', 'localhost'), trusting)]:
         with anyio.fail_after(20), pytest.raises(TorrelqueHandshakeError, match='CERTIFICATE_VERIFY_FAILED'):
             await connect(url, ssl_context=context, retry_timeout=300).__aenter__()
+
+
+async def test_the_system_probes_idle_connections(fresh_server: Start) -> None:
+    async with connect(fresh_server().url) as client:
+        await ask(client, 'PING')
+        raw = multiplexer_of(client)._connection._socket  # type: ignore[union-attr]  # there is one
+        assert raw is not None
+        assert raw.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 5

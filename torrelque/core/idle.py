@@ -14,20 +14,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from torrelque.core.backoff import Backoff
-from torrelque.core.lanes import Lane, Lanes
+from torrelque.core.lanes import MAX_CLAIM, Lane, Lanes
 from torrelque.core.models import Receipt
 from torrelque.core.protocol import Interrupted, Operation, Reply
 from torrelque.core.verbs import ClaimedTask, cap
 from torrelque.core.waiters import Waiters
-from torrelque.errors import TorrelqueConnectionError, TorrelqueError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueTooLargeError
 
 if TYPE_CHECKING:
     from torrelque.core.merging import Ticket
 
 __all__ = ('BACKOFF', 'LEAST_BESIDE', 'MAX_CLAIM', 'MAX_FAILURES', 'SLICE', 'Claim', 'Idle', 'claim')
-
-MAX_CLAIM = 190
-"""Tasks a claim: with 20 stale, 20 due and 20 dropped ones a call touches no more than 250, as all calls do."""
 
 SLICE = 8.0
 """Longest wait on the hint, in seconds; a task that gave none (a 0.9 producer's) waits no longer than this."""
@@ -61,6 +58,8 @@ def claim(
     """Claim up to ``want`` tasks for somebody who would wait ``willing`` seconds more.
 
     ``sent``: the time now; ``max_rejected``: the most dead letters to be kept.
+    If the answer is too large for the server, what was claimed goes back, and
+    fewer tasks are asked for, then and later.
     """
 
     def parse(reply: Reply) -> Claim:
@@ -80,7 +79,20 @@ def claim(
         ]
         return Claim(tasks, float(alarm) if alarm else None, bool(again), float(time))
 
-    return (yield from lanes.call('claim', (want, f'{min(willing, FOREVER):.6f}', *cap(max_rejected)), parse, lane))
+    while True:
+        asked = min(want, lanes.claim_limit)
+        args = (asked, f'{min(willing, FOREVER):.6f}', *cap(max_rejected))
+        try:
+            answer = yield from lanes.call('claim', args, parse, lane)
+        except TorrelqueTooLargeError:
+            if asked == 1:
+                raise
+            lanes.claim_limit = asked // 2
+            continue
+        if asked < want and len(answer.tasks) == asked:
+            answer.again = True
+            lanes.claim_limit += 1  # the next tasks may be smaller
+        return answer
 
 
 class _Sent:

@@ -21,9 +21,12 @@ from torrelque.errors import (
     is_unavailable,
 )
 
-__all__ = ('Lane', 'Lanes')
+__all__ = ('MAX_CLAIM', 'Lane', 'Lanes')
 
 T = TypeVar('T')
+
+MAX_CLAIM = 190
+"""Tasks a claim: with 20 stale, 20 due and 20 dropped ones a call touches no more than 250, as all calls do."""
 
 _MINTS_A_CALL = 3
 """A lane that is gone as soon as it was made means a server that keeps nothing."""
@@ -55,6 +58,8 @@ class Lanes:
         self._made = 0
         self._free: list[Lane] = []
         self._unsettled: list[tuple[str, str, int]] = []
+        self.claim_limit: int = MAX_CLAIM
+        """Tasks that one claim may ask for. Fewer once the server refused an answer that was too large."""
 
     @property
     def unsettled(self) -> bool:

@@ -8,14 +8,18 @@ from typing import Any
 import anyio
 
 from torrelque.core.protocol import Reply
-from torrelque.errors import TorrelqueConnectionError, TorrelqueResponseTimeout
+from torrelque.errors import TorrelqueConnectionError, TorrelqueTooLargeError, is_demoted
 from torrelque.transports import spares
-from torrelque.transports.native.connection import Connection, Dialer
+from torrelque.transports.native.connection import CHUNK, Breaks, Connection
+from torrelque.transports.native.dialer import Dialer
 
 __all__ = ('BlockingPool',)
 
 MARGIN = 2.0
 """How much later than asked an answer may arrive, in seconds: idle servers notice a time-out up to 0.1 s late."""
+
+LAST_WORDS = 0.1
+"""Seconds that an answer may take to arrive on a connection that cannot be written to any more."""
 
 
 class BlockingPool:
@@ -37,34 +41,73 @@ class BlockingPool:
 
         Never repeats. Raises TorrelqueConnectionError; when cancelled, closes the connection.
         """
-        (reply,) = await self.execute_all(data, 1, timeout)
+        (reply,) = await self.execute_all(data, 1, timeout + MARGIN)
         return reply
 
-    async def execute_all(self, data: bytes, count: int, timeout: float) -> list[Reply]:
-        """The same for ``count`` calls, which may take so long together."""
-        connection = self._spares.take() or await self._dialer.open()
+    async def execute_all(
+        self, data: bytes, count: int, quiet: float, last: float = 0.0, *, breaks: Breaks | None = None
+    ) -> list[Reply]:
+        """The same for ``count`` calls.
+
+        The connection may be silent for ``quiet`` seconds while something is
+        sent or received, and for ``last`` seconds longer before the last reply.
+        Where ``breaks`` are counted, none but the first attempt is made on a
+        connection that was used before.
+        """
+        used = None if breaks is not None and breaks.alone else self._spares.take()
+        connection = used or await self._dialer.open()
         replies: list[Reply] = []
         try:
-            with anyio.move_on_after(timeout + MARGIN):
-                await connection.send(data)
+            with connection.patience(quiet):
+                await self._send(connection, data, count, replies)
+                while len(replies) < count - 1:
+                    replies += await connection.receive()
+            with connection.patience(quiet + last):
                 while len(replies) < count:
                     replies += await connection.receive()
-            self._check(replies, count, timeout)
+            self._check(replies, count)
         except BaseException as error:
             await self._dialer.close(connection)
             if isinstance(error, TorrelqueConnectionError):
                 await self.forget_idle()
+                if breaks is not None and connection.cut:
+                    breaks.alone += 1
             raise
-        await self._keep(connection)
+        if connection.cut or any(is_demoted(reply) or isinstance(reply, TorrelqueTooLargeError) for reply in replies):
+            await self._dialer.close(connection)
+        else:
+            await self._keep(connection)
         return replies
 
-    def _check(self, replies: list[Reply], count: int, timeout: float) -> None:
-        if len(replies) < count:
-            raise TorrelqueResponseTimeout(
-                f'{self._dialer.address}: no answer to a call that blocks for {timeout:g} s at most'
-            )
+    def _check(self, replies: list[Reply], count: int) -> None:
         if len(replies) > count:
             raise TorrelqueConnectionError(f'{self._dialer.address}: {len(replies)} answers to {count} calls')
+
+    async def _send(self, connection: Connection, data: bytes, count: int, replies: list[Reply]) -> None:
+        """Send the calls. An answer may come before the last byte: then the server refuses to read on."""
+        if len(data) <= CHUNK:
+            await connection.send(data)
+            return
+        failures: list[TorrelqueConnectionError] = []
+        async with anyio.create_task_group() as group:
+
+            async def listen() -> None:
+                try:
+                    while True:
+                        replies.extend(await connection.receive())
+                except TorrelqueConnectionError as error:
+                    failures.append(error)
+                    group.cancel_scope.cancel()
+
+            group.start_soon(listen)
+            try:
+                await connection.send(data)
+            except TorrelqueConnectionError as error:
+                await anyio.sleep(LAST_WORDS)  # what the server said before it closed the connection may arrive yet
+                failures.append(error)
+            group.cancel_scope.cancel()
+        if failures and len(replies) < count:
+            raise failures[0]
 
     async def _keep(self, connection: Connection) -> None:
         if self._stopped:

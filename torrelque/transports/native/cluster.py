@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Hashable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import TaskGroup
 
 from torrelque.core.protocol import Arg, Batch, Call, Reply
 from torrelque.core.slots import slot_of
 from torrelque.errors import TorrelqueConnectionError, TorrelqueHandshakeError
 from torrelque.transports import base
-from torrelque.transports.native.blocking import BlockingPool
-from torrelque.transports.native.connection import Dialer, pack
+from torrelque.transports.native.connection import Breaks
+from torrelque.transports.native.dialer import Dialer
 from torrelque.transports.native.listener import NativeListener
-from torrelque.transports.native.multiplexer import Multiplexer, back_off
+from torrelque.transports.native.multiplexer import back_off
+from torrelque.transports.native.node import Node
 from torrelque.transports.native.redirection import Redirection, redirected, to_repeat
 from torrelque.transports.native.topology import Topology
 from torrelque.transports.native.transport import NativeTransport
@@ -35,26 +34,6 @@ MOST_REDIRECTIONS = 5
 """So many are followed even when the time to repeat is over: a call that was redirected was not done."""
 
 
-class Node:
-    """A primary: one connection for what does not block, others for what does."""
-
-    def __init__(
-        self, dialer: Dialer, response_timeout: float, start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
-    ) -> None:
-        self.dialer = dialer
-        self.pool: BlockingPool = BlockingPool(dialer, start)
-        self.apart: BlockingPool = BlockingPool(dialer, start)
-        # It repeats nothing by itself: the call's place may be at another node next time.
-        self.multiplexer: Multiplexer = Multiplexer(dialer, 0, response_timeout)
-
-    async def aclose(self) -> None:
-        self.pool.stop()
-        self.apart.stop()
-        with anyio.CancelScope(shield=True):
-            await self.multiplexer.aclose()
-            await self.dialer.aclose()
-
-
 class Attempts:
     """How often, and until when, one call is tried."""
 
@@ -62,6 +41,12 @@ class Attempts:
         self._deadline = time.monotonic() + timeout
         self._failures = 0
         self._redirections = 0
+
+        self.breaks: Breaks = Breaks()
+
+    @property
+    def deadline(self) -> float:
+        return self._deadline
 
     @property
     def left(self) -> float:
@@ -113,7 +98,7 @@ class ClusterTransport(NativeTransport):
         self._nodes: dict[Address, Node] = {}
         self._topology = Topology(seeds, self._dialer_to, connect_timeout, self._leave_those_gone)
 
-    async def _start(self, group: TaskGroup) -> None:
+    async def _start(self) -> None:
         attempts = Attempts(self._retry_timeout)
         while True:
             try:
@@ -142,29 +127,32 @@ class ClusterTransport(NativeTransport):
             await anyio.lowlevel.checkpoint()
             return []
 
-        async def send(node: Node, calls: Batch) -> Sequence[Reply]:
-            return await node.multiplexer.execute(pack(calls), len(calls))
+        attempts = Attempts(self._retry_timeout if repeat else 0.0)
 
-        return await self._run(batch, send, self._retry_timeout if repeat else 0.0, together=False)
+        async def send(node: Node, calls: Batch) -> Sequence[Reply]:
+            return await node.execute(calls, attempts.deadline, attempts.breaks)
+
+        return await self._run(batch, send, attempts, together=False)
 
     async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """The same on a connection apart. If one call is redirected all are sent again, with the wait at their end."""
         self._usable()
 
-        async def send(node: Node, calls: Batch) -> Sequence[Reply]:
-            return await node.apart.execute_all(pack(calls), len(calls), self._response_timeout + timeout)
+        attempts = Attempts(self._retry_timeout)
 
-        return await self._run(batch, send, self._retry_timeout, together=True)
+        async def send(node: Node, calls: Batch) -> Sequence[Reply]:
+            return await node.execute_apart(calls, timeout, attempts.deadline)
+
+        return await self._run(batch, send, attempts, together=True)
 
     async def _run(
         self,
         batch: Batch,
         send: Callable[[Node, Batch], Awaitable[Sequence[Reply]]],
-        retry_timeout: float,
+        attempts: Attempts,
         *,
         together: bool,
     ) -> Sequence[Reply]:
-        attempts = Attempts(retry_timeout)
         slot = _slot(batch)
         replies: list[Reply] = [None] * len(batch)
         places: Sequence[int] = range(len(batch))
@@ -174,7 +162,7 @@ class ClusterTransport(NativeTransport):
                 owner = await self._topology.owner(slot)
                 version = self._topology.version
                 calls = batch if len(places) == len(batch) else [batch[place] for place in places]
-                wanted = self._keep(replies, places, await send(self._node(owner), calls), owner, version)
+                wanted = self._keep(replies, places, await send(self._node_at(owner), calls), owner, version)
                 if not together:
                     await self._ask(batch, wanted, replies)
             except TorrelqueHandshakeError:
@@ -216,7 +204,7 @@ class ClusterTransport(NativeTransport):
                 continue
             calls = [batch[index] for index in to_repeat(batch, range(place + 1), {place})]
             calls[-1:] = [ASKING, calls[-1]]
-            *_, replies[place] = await self._node(target).multiplexer.execute(pack(calls), len(calls))
+            *_, replies[place] = await self._node_at(target).execute_apart(calls, 0.0, 0.0)
             again = redirected(replies[place], target)
             if again is None:
                 del wanted[place]
@@ -238,7 +226,7 @@ class ClusterTransport(NativeTransport):
             owner = await self._topology.owner(_slot((call,)))
             version = self._topology.version
             try:
-                reply = await self._node(owner).pool.execute(pack((call,)), timeout)
+                reply = await self._node_at(owner).block(call, timeout)
             except TorrelqueConnectionError:
                 self._topology.doubt(version)
                 raise
@@ -260,7 +248,7 @@ class ClusterTransport(NativeTransport):
                 nonlocal version
                 owner = await self._topology.owner(slot_of(channel))
                 version = self._topology.version
-                dialer = self._node(owner).dialer
+                dialer = self._node_at(owner).dialer
                 connection = await dialer.open()
                 stack.push_async_callback(dialer.close, connection)
                 return NativeListener(connection, owner)
@@ -278,13 +266,17 @@ class ClusterTransport(NativeTransport):
 
     # Nodes
 
-    def _node(self, address: Address) -> Node:
+    def _node_at(self, address: Address) -> Node:
         node = self._nodes.get(address)
         if node is None:
             if not self._open or self._group is None:
                 raise self._dialer.closed()
-            node = self._nodes[address] = Node(self._dialer_to(address), self._response_timeout, self._start_soon)
-            self._group.start_soon(node.multiplexer.run)
+            node = self._nodes[address] = Node(
+                self._dialer_to(address),
+                repeats=False,
+                response_timeout=self._response_timeout,
+                start=self._start_soon,
+            )
         return node
 
     def _dialer_to(self, address: Address) -> Dialer:

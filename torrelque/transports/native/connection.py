@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
-import ssl
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import anyio
@@ -13,19 +14,16 @@ from anyio.abc import ByteStream, SocketAttribute, SocketStream
 
 from torrelque.core.protocol import Arg, Batch, Reply
 from torrelque.errors import (
-    TURNED_AWAY,
     TorrelqueConnectionError,
-    TorrelqueHandshakeError,
-    TorrelqueRefusedError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
+    TorrelqueTooLargeError,
     TorrelqueTypeError,
     TorrelqueValueError,
 )
-from torrelque.transports.native.unix import connect_unix
 from torrelque.transports.native.url import Address
 
-__all__ = ('Connection', 'Dialer', 'pack', 'pack_words')
+__all__ = ('CHUNK', 'STREAM_ERRORS', 'Breaks', 'Connection', 'pack', 'pack_words', 'reason')
 
 CHUNK = 256 * 1024
 """The most that is received, or handed to the stream to send, at once. Each piece counts as progress."""
@@ -38,6 +36,9 @@ STREAM_ERRORS = (
     anyio.EndOfStream,
 )
 NOTHING = object()
+
+TOO_LARGE = ('ERR Protocol error: invalid bulk length', 'ERR Protocol error: invalid multibulk length')
+"""How a server answers a call that is larger than it takes, before it closes the connection."""
 
 pack_words: Callable[[tuple[Arg, ...]], bytes] = cast('Callable[[tuple[Arg, ...]], bytes]', hiredis.pack_command)
 """One command as it goes over the wire. Its published type allows one word only."""
@@ -57,10 +58,20 @@ def pack(batch: Batch) -> bytes:
         raise TorrelqueValueError(f'a word of a command cannot be encoded as UTF-8: {error}') from None
 
 
+class Breaks:
+    """How many connections broke over a batch: those that it shared with others, and those it had for itself."""
+
+    __slots__ = ('alone', 'beside')
+
+    def __init__(self) -> None:
+        self.beside: int = 0
+        self.alone: int = 0
+
+
 class Connection:
     """An open stream and its parser. One task may send while another receives."""
 
-    __slots__ = ('_address', '_parser', '_plain', '_socket', '_stream', 'progress')
+    __slots__ = ('_address', '_parser', '_plain', '_quiet', '_scope', '_socket', '_stream', 'cut', 'heard', 'progress')
 
     def __init__(self, stream: ByteStream, address: Address) -> None:
         self._stream = stream
@@ -69,24 +80,30 @@ class Connection:
         self._address = address
         self._parser = hiredis.Reader(
             protocolError=lambda message: TorrelqueConnectionError(f'{address}: {message}'),
-            replyError=TorrelqueReplyError,
+            replyError=_reply_error,
             notEnoughData=NOTHING,
         )
+        self._scope: anyio.CancelScope | None = None
+        self._quiet = 0.0
         self.progress: int = 0
         """Goes up whenever bytes went either way: how a silent server is told from a slow one."""
+        self.heard: float = time.monotonic()
+        """When something arrived last."""
+        self.cut: bool = False
+        """Whether it broke from outside, and was not closed here."""
 
     async def send(self, data: bytes) -> None:
         """Send it all. When cancelled, part of it may be on its way: close the connection."""
         try:
             if len(data) <= CHUNK:
                 await self._stream.send(data)
-                self.progress += 1
+                self._progressed()
                 return
             for start in range(0, len(data), CHUNK):
                 await self._stream.send(data[start : start + CHUNK])
-                self.progress += 1
+                self._progressed()
         except STREAM_ERRORS as error:
-            raise self.broken(error) from error
+            raise self._broken(error) from error
 
     def send_now(self, data: bytes) -> int:
         """Send what the system takes at once, without a turn of the event loop; how many bytes that was, maybe none.
@@ -107,21 +124,39 @@ class Connection:
 
     async def receive(self) -> list[Reply]:
         """Wait for replies and return all that are complete. Cancelling loses nothing."""
-        gets = self._parser.gets
         replies: list[Reply] = []
         while not replies:
             try:
-                data = await self._stream.receive(CHUNK)
+                # Kept in no variable, which would hold it until more arrives.
+                self._parser.feed(await self._stream.receive(CHUNK))
             except STREAM_ERRORS as error:
-                raise self.broken(error) from error
-            self.progress += 1
-            self._parser.feed(data)
-            while (reply := gets()) is not NOTHING:
+                raise self._broken(error) from error
+            self.heard = time.monotonic()
+            self._progressed()
+            while (reply := self._parser.gets()) is not NOTHING:
                 replies.append(reply)
         return replies
 
-    def broken(self, error: Exception) -> TorrelqueConnectionError:
-        return TorrelqueConnectionError(f'{self._address}: {_reason(error)}')
+    @contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """Give up once nothing has moved in either direction for so many seconds: raises TorrelqueResponseTimeout."""
+        with anyio.move_on_after(seconds) as scope:
+            self._scope, self._quiet = scope, seconds
+            try:
+                yield
+            finally:
+                self._scope = None
+        if scope.cancelled_caught:
+            raise TorrelqueResponseTimeout(f'{self._address}: no answer for {seconds:g} s')
+
+    def _progressed(self) -> None:
+        self.progress += 1
+        if self._scope is not None:
+            self._scope.deadline = anyio.current_time() + self._quiet
+
+    def _broken(self, error: Exception) -> TorrelqueConnectionError:
+        self.cut = self.cut or not isinstance(error, anyio.ClosedResourceError)
+        return TorrelqueConnectionError(f'{self._address}: {reason(error)}')
 
     async def aclose(self) -> None:
         """Close at once, also when cancelled. May be repeated."""
@@ -131,113 +166,20 @@ class Connection:
             await anyio.aclose_forcefully(self._stream)
 
 
-class Dialer:
-    """Opens connections to one address, and closes those that are still open at the end."""
-
-    def __init__(self, address: Address, ssl_context: ssl.SSLContext | None, timeout: float) -> None:
-        self.address = address
-        self._ssl_context = ssl_context
-        self._timeout = timeout
-        self._open: set[Connection] = set()
-        self._closed = False
-
-    async def open(self) -> Connection:
-        """Connect and introduce oneself, once.
-
-        Raises TorrelqueHandshakeError if that is how it will stay, otherwise
-        TorrelqueConnectionError; within the connect time-out. Safe to cancel.
-        """
-        connection: Connection | None = None
-        try:
-            with anyio.fail_after(self._timeout):
-                connection = Connection(await self._dial(), self.address)
-                self._open.add(connection)
-                await self._shake_hands(connection)
-            self._check_open()
-        except BaseException as error:
-            if connection is not None:
-                await self.close(connection)
-            if isinstance(error, TimeoutError):
-                raise self._too_late(reached=connection is not None) from None
-            raise
-        return connection
-
-    async def close(self, connection: Connection) -> None:
-        """Close a connection that this dialer opened."""
-        self._open.discard(connection)
-        await connection.aclose()
-
-    async def aclose(self) -> None:
-        """Close every connection; whoever waits for one gets TorrelqueConnectionError."""
-        self._closed = True
-        while self._open:
-            await self._open.pop().aclose()
-
-    def closed(self) -> TorrelqueConnectionError:
-        return TorrelqueConnectionError(f'{self.address}: the transport was closed')
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise self.closed()
-
-    def _too_late(self, *, reached: bool) -> TorrelqueConnectionError:
-        if reached:
-            return TorrelqueResponseTimeout(f'{self.address}: connected, but no answer within {self._timeout:g} s')
-        return TorrelqueConnectionError(f'{self.address}: no connection within {self._timeout:g} s')
-
-    async def _dial(self) -> ByteStream:
-        address = self.address
-        try:
-            if address.path:
-                return await connect_unix(address.path)
-            if self._ssl_context is None:
-                return await anyio.connect_tcp(address.host, address.port)
-            # RESP tells where a reply ends, so TLS's closing handshake would add nothing.
-            return await anyio.connect_tcp(
-                address.host, address.port, ssl_context=self._ssl_context, tls_standard_compatible=False
-            )
-        except ssl.SSLError as error:
-            lasting = not isinstance(error, ssl.SSLEOFError)
-            kind = TorrelqueHandshakeError if lasting else TorrelqueConnectionError
-            raise kind(f'{address}: {_reason(error)}') from error
-        except (*STREAM_ERRORS, UnicodeError) as error:  # UnicodeError: a host that is no valid name
-            raise TorrelqueConnectionError(f'{address}: cannot connect: {_reason(error)}') from error
-
-    async def _shake_hands(self, connection: Connection) -> None:
-        address = self.address
-        hello: list[tuple[Arg, ...]] = []
-        if address.password is not None:
-            user = () if address.user is None else (address.user,)
-            hello.append(('AUTH', *user, address.password))
-        if address.db:
-            hello.append(('SELECT', address.db))
-        hello.append(('PING',))
-        await connection.send(b''.join([pack_words(words) for words in hello]))
-        replies: list[Reply] = []
-        while len(replies) < len(hello):
-            replies += await connection.receive()
-            for words, reply in zip(hello, replies, strict=False):
-                if isinstance(reply, TorrelqueReplyError):
-                    self._judge(str(words[0]), reply)
-
-    def _judge(self, command: str, error: TorrelqueReplyError) -> None:
-        """Raise unless the connection is usable in spite of this answer."""
-        message = f'{self.address}: {command} was answered: {error}'
-        if error.code in ('LOADING', 'BUSY') or TURNED_AWAY in str(error):
-            raise TorrelqueConnectionError(message)
-        # Others (NOPERM, MISCONF, MASTERDOWN) refuse PING, which is our courtesy, and not what the user is here for.
-        if command != 'PING' or error.code in ('NOAUTH', 'DENIED'):
-            raise TorrelqueRefusedError(message, error.code)
+def _reply_error(message: str) -> TorrelqueReplyError:
+    if message.startswith(TOO_LARGE):
+        return TorrelqueTooLargeError(message)
+    return TorrelqueReplyError(message)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """What went wrong, in the words of the innermost error that has some."""
     if isinstance(error, anyio.EndOfStream):
         return 'the server closed the connection'
     if isinstance(error, anyio.ClosedResourceError):
         return 'the connection was closed'
     if isinstance(error.__cause__, OSError):
-        return _reason(error.__cause__)
+        return reason(error.__cause__)
     if isinstance(error.__cause__, ExceptionGroup):
-        return '; '.join(_reason(each) for each in error.__cause__.exceptions)
+        return '; '.join(reason(each) for each in error.__cause__.exceptions)
     return str(error) or type(error).__name__

@@ -19,8 +19,17 @@ import anyio
 
 from torrelque.core.backoff import Backoff
 from torrelque.core.protocol import Reply
-from torrelque.errors import TorrelqueConnectionError, TorrelqueHandshakeError, TorrelqueResponseTimeout, renew
-from torrelque.transports.native.connection import Connection, Dialer
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueHandshakeError,
+    TorrelqueReplyError,
+    TorrelqueResponseTimeout,
+    is_demoted,
+    renew,
+)
+from torrelque.transports.native.blocking import LAST_WORDS
+from torrelque.transports.native.connection import Breaks, Connection
+from torrelque.transports.native.dialer import Dialer
 from torrelque.transports.once import Once, once_maker
 
 __all__ = ('Multiplexer', 'back_off')
@@ -31,19 +40,25 @@ BACKOFF = Backoff(0.05, 0.5)
 LOOKS = 8
 """How many times in a response time-out the watchdog looks whether something moved."""
 
+SUSPICIOUS = 2
+"""After so many connections that broke over it, a batch is not sent beside others any more."""
+
 
 class Slot:
     """One batch's place in the order of requests, and the replies it has so far."""
 
-    __slots__ = ('abandoned', 'count', 'data', 'deadline', 'done', 'error', 'replies')
+    __slots__ = ('abandoned', 'breaks', 'count', 'data', 'deadline', 'done', 'error', 'replies', 'suspected')
 
-    def __init__(self, data: bytes, count: int, deadline: float, done: Once) -> None:
+    def __init__(self, data: bytes, count: int, deadline: float, breaks: Breaks, done: Once) -> None:
         self.data: bytes = data
         self.count: int = count
         self.deadline: float = deadline
+        self.breaks: Breaks = breaks
         self.done: Once = done
         self.replies: list[Reply] = []
         self.error: TorrelqueConnectionError | None = None
+        self.suspected: bool = False
+        """It may be what breaks the connection, so it is not sent beside others any more."""
         self.abandoned: bool = False
         """Its caller was cancelled: it is not sent (again), and its replies are dropped."""
 
@@ -55,15 +70,14 @@ class Slot:
 class Multiplexer:
     """Sends batches from many tasks over one connection, and repeats them over the next one if it breaks.
 
-    ``retry_timeout`` is how long after it was handed over a batch may still be
-    repeated; ``response_timeout`` how long the server may be silent while it
-    owes an answer. Both in seconds.
+    ``response_timeout`` is how long the server may be silent while it owes an
+    answer, in seconds. ``on_break`` is called when a connection broke.
     """
 
-    def __init__(self, dialer: Dialer, retry_timeout: float, response_timeout: float) -> None:
+    def __init__(self, dialer: Dialer, response_timeout: float, on_break: Callable[[], Awaitable[None]]) -> None:
         self._dialer = dialer
-        self._retry_timeout = retry_timeout
         self._response_timeout = response_timeout
+        self._on_break = on_break
         self._queue: list[Slot] = []
         self._sent: deque[Slot] = deque()
         self._work = anyio.Event()
@@ -74,18 +88,31 @@ class Multiplexer:
         self._failures = 0
         self._make_once = once_maker()
         self._connection: Connection | None = None
+        self._draining = False
+        """The server is not the primary: the connection is closed once it has answered what it owes."""
         self._rest = b''  # of what a caller sent by itself
 
-    async def execute(self, data: bytes, count: int, *, repeat: bool = True) -> Sequence[Reply]:
-        """Send a batch of ``count`` calls and return their replies.
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
-        Raises TorrelqueConnectionError when the time to repeat it is over. Safe to cancel.
+    async def execute(self, data: bytes, count: int, deadline: float, breaks: Breaks) -> Sequence[Reply] | None:
+        """Send a batch of ``count`` calls, until ``deadline`` also again, and return their replies.
+
+        None says that it may be this batch which breaks connections, as it was
+        under way on `SUSPICIOUS` that broke: send it on one of its own. Raises
+        TorrelqueConnectionError when the time to repeat it is over. Safe to cancel.
         """
         if self._closed:
             raise self._dialer.closed()
-        retry_timeout = self._retry_timeout if repeat else 0.0
-        slot = Slot(data, count, time.monotonic() + retry_timeout, self._make_once())
-        if self._connection is None or self._sent or self._queue or not self._send_now(self._connection, slot):
+        slot = Slot(data, count, deadline, breaks, self._make_once())
+        if (
+            self._connection is None
+            or self._draining
+            or self._sent
+            or self._queue
+            or not self._send_now(self._connection, slot)
+        ):
             self._queue.append(slot)
             self._work.set()
         try:
@@ -95,7 +122,7 @@ class Multiplexer:
             raise
         if slot.error is not None:
             raise slot.error
-        return slot.replies
+        return None if slot.suspected else slot.replies
 
     def _send_now(self, connection: Connection, slot: Slot) -> bool:
         count = connection.send_now(slot.data)
@@ -126,6 +153,18 @@ class Multiplexer:
         if self._connection is not None:
             await self._dialer.close(self._connection)
 
+    async def drain(self) -> None:
+        """Break the connection once it has answered what it owes."""
+        if self._sent and self._connection is not None:
+            self._draining = True
+        else:
+            await self.reconnect()
+
+    async def suspect(self, since: float) -> None:
+        """Break the connection if nothing has arrived on it since then: another one turned out to lead nowhere."""
+        if self._connection is not None and self._connection.heard < since:
+            await self.reconnect()
+
     async def aclose(self) -> None:
         """Stop; whoever still waits gets TorrelqueConnectionError. May be repeated."""
         self._closed = True
@@ -135,7 +174,7 @@ class Multiplexer:
                 await self._finished.wait()
 
     async def _until_work(self) -> None:
-        while not (self._queue or self._rest):
+        while not (self._rest or (self._queue and not self._draining)):
             self._work = anyio.Event()
             await self._work.wait()
 
@@ -176,34 +215,52 @@ class Multiplexer:
                     group.start_soon(_until_broken, work, connection, causes, group.cancel_scope)
         finally:
             self._connection = None
+            self._draining = False
             self._rest = b''
             await self._dialer.close(connection)
+        if connection.cut:
+            for slot in self._sent:
+                slot.breaks.beside += 1
         self._queue[:0] = _survivors(self._sent, causes[0])
         self._sent.clear()
+        await self._on_break()
 
     async def _write(self, connection: Connection) -> None:
         while True:
             await self._until_work()
-            slots = [slot for slot in self._queue if not slot.abandoned]
-            self._queue.clear()
-            self._sent.extend(slots)
-            rest, self._rest = self._rest, b''
-            if len(slots) == 1 and not rest:
-                await connection.send(slots[0].data)
-            elif slots or rest:
-                await connection.send(b''.join([rest, *[slot.data for slot in slots]]))
+            try:
+                # Nothing that was sent is kept in a variable here: the next work may be long in coming.
+                await connection.send(self._take())
+            except TorrelqueConnectionError:
+                await anyio.sleep(LAST_WORDS)  # what the server said before it closed the connection may arrive yet
+                raise
+
+    def _take(self) -> bytes:
+        """What is to be sent now."""
+        slots = [slot for slot in self._queue if not slot.abandoned]
+        self._queue.clear()
+        self._sent.extend(slots)
+        rest, self._rest = self._rest, b''
+        return slots[0].data if len(slots) == 1 and not rest else b''.join([rest, *[slot.data for slot in slots]])
 
     async def _read(self, connection: Connection) -> None:
-        sent = self._sent
         while True:
-            for reply in await connection.receive():
-                if not sent:
-                    raise TorrelqueConnectionError(f'{self._dialer.address}: an answer to no question: {reply!r:.100}')
-                slot = sent[0]
-                slot.replies.append(reply)
-                if len(slot.replies) == slot.count:
-                    sent.popleft()
-                    slot.done.set()
+            self._hand_out(await connection.receive())
+            if self._draining and not self._sent:
+                raise TorrelqueConnectionError(f'{self._dialer.address}: the server is not the primary')
+
+    def _hand_out(self, replies: list[Reply]) -> None:
+        for reply in replies:
+            if not self._sent:
+                raise TorrelqueConnectionError(f'{self._dialer.address}: an answer to no question: {reply!r:.100}')
+            slot = self._sent[0]
+            slot.replies.append(reply)
+            if isinstance(reply, TorrelqueReplyError) and is_demoted(reply):
+                self._draining = True
+            if len(slot.replies) == slot.count:
+                self._sent.popleft()
+                slot.done.set()
+                if not self._draining:
                     self._failures = 0
 
     async def _watch(self, connection: Connection) -> None:
@@ -240,9 +297,12 @@ def _survivors(slots: Sequence[Slot], error: TorrelqueConnectionError) -> list[S
     for slot in slots:
         if slot.abandoned:
             continue
-        if now < slot.deadline:
+        if now >= slot.deadline:
+            slot.fail(error)
+        elif slot.breaks.beside >= SUSPICIOUS:
+            slot.suspected = True
+            slot.done.set()
+        else:
             slot.replies.clear()
             survivors.append(slot)
-        else:
-            slot.fail(error)
     return survivors

@@ -10,7 +10,8 @@ import anyio
 
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
-from torrelque.transports.native.connection import Connection, Dialer, pack_words
+from torrelque.transports.native.connection import Connection, pack_words
+from torrelque.transports.native.dialer import Dialer
 from torrelque.transports.native.transport import NativeTransport
 from torrelque.transports.native.url import Address
 

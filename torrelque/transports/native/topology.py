@@ -17,7 +17,8 @@ from torrelque.errors import (
     TorrelqueReplyError,
     is_unavailable,
 )
-from torrelque.transports.native.connection import Dialer, pack_words
+from torrelque.transports.native.connection import pack_words
+from torrelque.transports.native.dialer import Dialer
 from torrelque.transports.native.url import Address
 
 __all__ = ('Topology', 'endpoint', 'place')

@@ -15,18 +15,12 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from torrelque.core.protocol import Batch, Call, Reply
-from torrelque.errors import (
-    TorrelqueConnectionError,
-    TorrelqueHandshakeError,
-    TorrelqueTypeError,
-    TorrelqueUsageError,
-    TorrelqueValueError,
-)
+from torrelque.errors import TorrelqueTypeError, TorrelqueUsageError, TorrelqueValueError
 from torrelque.transports import base
-from torrelque.transports.native.blocking import BlockingPool
-from torrelque.transports.native.connection import Dialer, pack
+from torrelque.transports.native.connection import Breaks
+from torrelque.transports.native.dialer import Dialer
 from torrelque.transports.native.listener import NativeListener
-from torrelque.transports.native.multiplexer import Multiplexer, back_off
+from torrelque.transports.native.node import Node
 from torrelque.transports.native.url import Address, is_of_cluster, is_of_sentinel, parse_sentinel_url, parse_urls
 
 __all__ = ('NativeTransport', 'connect')
@@ -45,6 +39,8 @@ class NativeTransport(base.Transport):
     """
 
     in_order = True
+    block_limit = 7.0
+    """With the margin for a late answer, a connection that leads nowhere is noticed within 9 seconds."""
 
     def __init__(
         self,
@@ -60,9 +56,7 @@ class NativeTransport(base.Transport):
         self._dialer = dialer or Dialer(address, ssl_context, connect_timeout)
         self._retry_timeout = retry_timeout
         self._response_timeout = response_timeout
-        self._pool = BlockingPool(self._dialer, self._start_soon)
-        self._apart = BlockingPool(self._dialer, self._start_soon)
-        self._multiplexer: Multiplexer | None = None
+        self._node: Node | None = None
         self._group: TaskGroup | None = None
         self._pid = 0
         self._open = False
@@ -79,20 +73,19 @@ class NativeTransport(base.Transport):
         if self._group is not None:
             raise TorrelqueUsageError('this client was used before: call connect() again for a new one')
         self._pid = os.getpid()
-        group = self._group = anyio.create_task_group()
-        await group.__aenter__()
+        self._group = anyio.create_task_group()
+        await self._group.__aenter__()
         self._open = True
         try:
-            await self._start(group)
+            await self._start()
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
         return self
 
-    async def _start(self, group: TaskGroup) -> None:
+    async def _start(self) -> None:
         """Begin what serves the callers, and see that the server is there."""
-        self._multiplexer = Multiplexer(self._dialer, self._retry_timeout, self._response_timeout)
-        group.start_soon(self._multiplexer.run)
+        self._node = Node(self._dialer, repeats=True, response_timeout=self._response_timeout, start=self._start_soon)
         await self.execute((Call('PING'),))
 
     def _start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -123,37 +116,28 @@ class NativeTransport(base.Transport):
         if not batch:
             await anyio.lowlevel.checkpoint()
             return []
-        assert self._multiplexer is not None  # noqa: S101 - as it is usable
-        return await self._multiplexer.execute(pack(batch), len(batch), repeat=repeat)
+        assert self._node is not None  # noqa: S101 - as it is usable
+        return await self._node.execute(batch, self._deadline() if repeat else 0.0, Breaks())
+
+    def _deadline(self) -> float:
+        """Until when a call that begins now may be repeated."""
+        return time.monotonic() + self._retry_timeout
 
     async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """Send the calls on a connection of their own, and again, all of them, on another if it breaks."""
-        data = pack(batch)
-        deadline = time.monotonic() + self._retry_timeout
-        failures = 0
-        while True:
-            self._usable()
-            try:
-                return await self._apart.execute_all(data, len(batch), self._response_timeout + timeout)
-            except TorrelqueHandshakeError:
-                raise
-            except TorrelqueConnectionError:
-                delay = back_off(failures)
-                failures += 1
-                if not self._open or time.monotonic() + delay >= deadline:
-                    raise
-            await anyio.sleep(delay)
+        self._usable()
+        assert self._node is not None  # noqa: S101 - as it is usable
+        return await self._node.execute_apart(batch, timeout, self._deadline())
 
     async def reconnect(self) -> None:
         self._usable()
-        if self.fails_over and self._multiplexer is not None:
-            await self._multiplexer.reconnect()
-            await self._pool.forget_idle()
-            await self._apart.forget_idle()
+        if self.fails_over and self._node is not None:
+            await self._node.reconnect()
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         self._usable()
-        return await self._pool.execute(pack((call,)), timeout)
+        assert self._node is not None  # noqa: S101 - as it is usable
+        return await self._node.block(call, timeout)
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
         self._usable()
@@ -170,10 +154,8 @@ class NativeTransport(base.Transport):
     async def aclose(self) -> None:
         """Close every connection; calls under way raise TorrelqueConnectionError. May be repeated."""
         self._open = False
-        self._pool.stop()
-        self._apart.stop()
-        if self._multiplexer is not None:
-            await self._multiplexer.aclose()
+        if self._node is not None:
+            await self._node.aclose()
         await self._dialer.aclose()
 
     def _usable(self) -> None:
@@ -195,7 +177,7 @@ def connect(
     ssl_context: ssl.SSLContext | None = None,
     retry_timeout: float = 30.0,
     connect_timeout: float = 5.0,
-    response_timeout: float = 10.0,
+    response_timeout: float = 8.0,
 ) -> NativeTransport:
     """Give a client for the server at ``url``, connected while its context lasts.
 

@@ -1,0 +1,186 @@
+"""One server: a connection for all that does not block, others for what does, and what one tells of the others."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import anyio
+
+from torrelque.core.protocol import Batch, Call, Reply
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueHandshakeError,
+    TorrelqueResponseTimeout,
+    TorrelqueTooLargeError,
+    is_demoted,
+)
+from torrelque.transports.native.blocking import BlockingPool
+from torrelque.transports.native.connection import Breaks, pack
+from torrelque.transports.native.dialer import Dialer
+from torrelque.transports.native.multiplexer import Multiplexer, back_off
+
+__all__ = ('Node',)
+
+LARGE = 2 << 20
+"""Bytes of a batch that goes on a connection of its own: it holds up nobody, and harms nobody if it is refused.
+
+Merged calls are smaller, so that they keep their order.
+"""
+
+MOST_BREAKS = 5
+"""Connections that may break over a call that was alone on them before it is given up."""
+
+MOST_SUSPECTS = 4
+"""Calls that are tried at once, each alone on its connection."""
+
+LIMITS = ('proto-max-bulk-len', 'client-query-buffer-limit', 'client-output-buffer-limit')
+"""Settings of a server that make it close a connection over the size of a call or of its answer."""
+
+
+class Node:
+    """One server.
+
+    With ``repeats`` calls are repeated while it cannot be reached; otherwise the
+    caller does that, perhaps at another server. ``start`` runs a function in
+    the background.
+    """
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        *,
+        repeats: bool,
+        response_timeout: float,
+        start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
+    ) -> None:
+        self.dialer = dialer
+        self._repeats = repeats
+        self._response_timeout = response_timeout
+        self._pool: BlockingPool = BlockingPool(dialer, start)
+        self._apart: BlockingPool = BlockingPool(dialer, start)
+        self._multiplexer: Multiplexer = Multiplexer(dialer, response_timeout, self._forget_idle)
+        self._suspects: anyio.CapacityLimiter = anyio.CapacityLimiter(MOST_SUSPECTS)
+        start(self._multiplexer.run)
+
+    async def execute(self, batch: Batch, deadline: float, breaks: Breaks) -> Sequence[Reply]:
+        """Send the calls on the shared connection and return their replies. Safe to cancel.
+
+        Calls over which connections broke before are sent alone. One that
+        breaks these, too, is answered with a TorrelqueTooLargeError.
+        """
+        data = pack(batch)
+        if len(data) < LARGE:
+            until = deadline if self._repeats else 0.0
+            replies = await self._multiplexer.execute(data, len(batch), until, breaks)
+            if replies is not None:
+                return replies
+        del data
+        return [await self._execute_alone(call, deadline) for call in batch]
+
+    async def execute_apart(self, batch: Batch, last: float, deadline: float) -> Sequence[Reply]:
+        """Send the calls on a connection that nobody else uses. The last one may take ``last`` seconds longer."""
+        data = pack(batch)
+        breaks = Breaks()
+
+        async def attempt() -> Sequence[Reply]:
+            return await self._apart.execute_all(data, len(batch), self._response_timeout, last, breaks=breaks)
+
+        replies = await self._until(attempt, deadline, breaks)
+        if any(map(is_demoted, replies)):
+            await self._demote()
+        return replies or [await self._too_large(len(data), breaks)] * len(batch)
+
+    async def _execute_alone(self, call: Call[Any], deadline: float) -> Reply:
+        data = pack((call,))
+        breaks = Breaks()
+
+        async def attempt() -> Sequence[Reply]:
+            async with self._suspects:
+                return await self._apart.execute_all(data, 1, self._response_timeout, breaks=breaks)
+
+        replies = await self._until(attempt, deadline, breaks)
+        if replies and type(replies[0]) is not TorrelqueTooLargeError:
+            return replies[0]
+        return await self._too_large(len(data), breaks, replies[0] if replies else None)
+
+    async def _until(
+        self, attempt: Callable[[], Coroutine[Any, Any, Sequence[Reply]]], deadline: float, breaks: Breaks
+    ) -> Sequence[Reply]:
+        """Try until it works or the time is over; nothing if the connection broke each time."""
+        failures = 0
+        while True:
+            before = breaks.alone
+            try:
+                return await attempt()
+            except TorrelqueHandshakeError:
+                raise
+            except TorrelqueConnectionError:
+                if breaks.alone >= MOST_BREAKS:
+                    return ()
+                delay = back_off(failures)
+                failures += 1
+                if breaks.alone == before and not self._repeats:
+                    raise
+                if self._multiplexer.closed or time.monotonic() + delay >= deadline:
+                    raise
+            await anyio.sleep(delay)
+
+    async def block(self, call: Call[Reply], timeout: float) -> Reply:
+        """Run a call that the server answers after at most ``timeout`` seconds. Never repeats."""
+        begun = time.monotonic()
+        try:
+            reply = await self._pool.execute(pack((call,)), timeout)
+        except TorrelqueResponseTimeout:
+            await self._apart.forget_idle()
+            await self._multiplexer.suspect(begun)
+            raise
+        if is_demoted(reply):
+            await self._demote()
+        return reply
+
+    async def reconnect(self) -> None:
+        """Let further calls go over new connections."""
+        await self._multiplexer.reconnect()
+        await self._forget_idle()
+
+    async def _demote(self) -> None:
+        """It is not the primary: a new connection may lead to the one that is."""
+        await self._multiplexer.drain()
+        await self._forget_idle()
+
+    async def _forget_idle(self) -> None:
+        await self._pool.forget_idle()
+        await self._apart.forget_idle()
+
+    async def aclose(self) -> None:
+        """Close every connection; calls under way raise TorrelqueConnectionError. May be repeated."""
+        self._pool.stop()
+        self._apart.stop()
+        with anyio.CancelScope(shield=True):
+            await self._multiplexer.aclose()
+            await self.dialer.aclose()
+
+    async def _too_large(self, size: int, breaks: Breaks, answer: object = None) -> TorrelqueTooLargeError:
+        """What to say of a call that the server does not take, with its limits if it tells them."""
+        limits = await self._limits()
+        told = ', '.join(f'{name} {value}' for name, value in limits.items()) or 'its limits are not known'
+        what = f'answered {answer}' if answer else f'closed {breaks.alone} connections that had nothing else to do'
+        limit = limits.get(LIMITS[0], '')
+        return TorrelqueTooLargeError(
+            f'{self.dialer.address}: a call of {size:,} bytes, or the answer to it, is too large for the server, '
+            f'which {what} ({told})',
+            size,
+            int(limit) if answer and limit.isdigit() else None,
+        )
+
+    async def _limits(self) -> dict[str, str]:
+        """The server's limits, as far as the user may look."""
+        calls = [Call[Reply]('CONFIG GET', args=(name,)) for name in LIMITS]
+        try:
+            replies = await self._apart.execute_all(pack(calls), len(calls), self._response_timeout)
+        except TorrelqueConnectionError:
+            return {}
+        told = zip(LIMITS, replies, strict=True)
+        return {name: reply[1].decode() for name, reply in told if isinstance(reply, list) and reply}
