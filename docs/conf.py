@@ -6,11 +6,12 @@ from typing import Any
 project = 'Torrelque'
 copyright = 'the Torrelque authors'
 release = version_of('torrelque')
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx_copybutton']
 exclude_patterns = ['_build', 'performance/*.md']  # what the page about performance includes
 html_theme = 'furo'
 html_title = f'Torrelque {release}'
 nitpicky = False  # types of the clients are named, and their documentation is not fetched
+copybutton_prompt_text = '$ '  # a console's prompt is not copied, nor is its output
 napoleon_numpy_docstring = False
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'signature'
