@@ -21,7 +21,7 @@ from torrelque import (
     is_transient,
 )
 from torrelque.errors import is_unavailable, parse_code
-from torrelque.transports import coredis, redis_py
+from torrelque.transports import coredis, redis_py_connections
 from torrelque.transports.native.redirection import redirected as redirected_natively
 from torrelque.transports.native.url import Address
 from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, pair
@@ -29,7 +29,7 @@ from torrelque.transports.routing import redirected
 
 
 def as_redis_py(text: str) -> TorrelqueReplyError:
-    return redis_py.as_reply_error(BaseParser.parse_error(text))  # type: ignore[no-untyped-call]
+    return redis_py_connections.as_reply_error(BaseParser.parse_error(text))  # type: ignore[no-untyped-call]
 
 
 def as_coredis(text: str) -> TorrelqueReplyError:

@@ -49,7 +49,10 @@ class Fake:
         number, reader = self.connections, hiredis.Reader()
         left = self.cut_after.get(number, -1)
         async with stream:
-            with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            # A client that sees its connection closed looks whether TLS is expected: that is no command.
+            with suppress(
+                anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, hiredis.ProtocolError
+            ):
                 while True:
                     reader.feed(await stream.receive())
                     while (words := reader.gets()) is not False:

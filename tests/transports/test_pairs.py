@@ -15,6 +15,7 @@ from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueError,
     TorrelqueHandshakeError,
+    TorrelqueRefusedError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
     TorrelqueTooLargeError,
@@ -22,7 +23,7 @@ from torrelque.errors import (
     TorrelqueValueError,
     renew,
 )
-from torrelque.transports import coredis, redis_py
+from torrelque.transports import coredis, redis_py_connections
 from torrelque.transports.naming import named
 from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, leaf, pair
 from torrelque.transports.resp import encoded, plain
@@ -133,12 +134,12 @@ def test_the_first_error_of_a_group() -> None:
         (redis.TimeoutError('Timeout connecting to server'), TorrelqueConnectionError),
         (redis_errors.InvalidResponse('what?'), TorrelqueConnectionError),
         (redis.BusyLoadingError('loading'), TorrelqueAnsweredConnectionError),
-        (redis.AuthenticationError('Authentication required.'), TorrelqueAnsweredConnectionError),
+        (redis.AuthenticationError('Authentication required.'), TorrelqueRefusedError),
         (redis_errors.MaxConnectionsError('Too many connections'), TorrelqueConnectionError),
     ],
 )
 def test_failures_of_redis_py(error: redis.RedisError, ours: type[TorrelqueError]) -> None:
-    failure = redis_py.as_failure(error)
+    failure = redis_py_connections.as_failure(error)
     assert type(failure).__bases__ == (ours, type(error))
     assert str(failure) == str(error)
 
@@ -151,7 +152,7 @@ def test_failures_of_redis_py(error: redis.RedisError, ours: type[TorrelqueError
         (coredis_errors.InvalidResponse('what?'), TorrelqueConnectionError),
         (coredis_errors.PrimaryNotFoundError('where?'), TorrelqueConnectionError),
         (coredis_errors.BusyLoadingError('loading'), TorrelqueAnsweredConnectionError),
-        (coredis_errors.AuthenticationFailureError('no'), TorrelqueAnsweredConnectionError),
+        (coredis_errors.AuthenticationFailureError('no'), TorrelqueRefusedError),
     ],
 )
 def test_failures_of_coredis(error: Exception, ours: type[TorrelqueError]) -> None:
@@ -176,7 +177,7 @@ def test_a_failure_below_coredis_is_told_as_one_of_its_own() -> None:
     ],
 )
 def test_codes_are_found_without_help_of_redis_py(error: Exception, code: str) -> None:
-    assert redis_py.as_reply_error(error).code == code
+    assert redis_py_connections.as_reply_error(error).code == code
 
 
 def test_words_are_encoded_as_utf_8() -> None:
@@ -200,7 +201,7 @@ def test_words_that_are_no_text_are_refused() -> None:
 def test_replies_become_those_of_resp2() -> None:
     error = redis.ResponseError('MINE alone')
     reply = [{b'a': 1.5, b'b': {b'c'}}, True, False, None, 'txt', [2.0, [error]], (b'd',)]
-    *rest, (two, (ours,)), last = plain(reply, redis_py.as_reply_error)
+    *rest, (two, (ours,)), last = plain(reply, redis_py_connections.as_reply_error)
     assert rest == [[b'a', b'1.5', b'b', [b'c']], 1, 0, None, b'txt']
     assert (two, last) == (b'2', [b'd'])
     assert isinstance(ours, TorrelqueReplyError)

@@ -31,7 +31,7 @@ from torrelque.errors import (
     TorrelqueUsageError,
     renew,
 )
-from torrelque.transports import redis_py, spares
+from torrelque.transports import redis_py, redis_py_connections, spares
 from torrelque.transports.base import Message
 from torrelque.transports.redis_py import RedisPyTransport
 
@@ -236,7 +236,7 @@ async def test_a_wrong_password(fresh_server: Start) -> None:
 
 
 async def test_the_clients_retries_are_used() -> None:
-    answers = [b'$1\r\na\r\n', CUT]
+    answers = [b'$1\r\na\r\n', CUT, CUT]
     async with fake_server(greets(lambda *_: answers.pop())) as fake:
         client = Redis(
             host='127.0.0.1',
@@ -247,7 +247,7 @@ async def test_the_clients_retries_are_used() -> None:
         )
         async with transport_to(client) as transport:
             assert await ask(transport, 'GET', 'a') == b'a'
-            assert asked(fake) == [(1, b'GET'), (2, b'GET')]
+            assert [word for _, word in asked(fake)] == [b'GET'] * 3  # once more anyhow, and then as often as that says
 
 
 async def test_the_idle_connections_go_with_one_that_broke() -> None:
@@ -256,11 +256,12 @@ async def test_the_idle_connections_go_with_one_that_broke() -> None:
         transport_to(Redis(host='127.0.0.1', port=fake.port, protocol=2, retry=ONCE)) as transport,
     ):
         await asyncio.gather(*(ask(transport, 'GET', 'a') for _ in range(3)))
-        assert fake.connections == 3
+        before = {number for number, word in asked(fake) if word == b'GET'}
+        assert len(before) == 3
         with pytest.raises(TorrelqueConnectionError):
             await ask(transport, 'DEL', 'a')
         assert await ask(transport, 'GET', 'a') == b'a'
-        assert asked(fake)[-1] == (4, b'GET')
+        assert asked(fake)[-1][0] not in before
 
 
 async def test_a_pool_that_is_used_up(server: Server) -> None:
@@ -424,7 +425,7 @@ async def test_a_block_that_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_what_cannot_be_connected_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_py, 'CONNECT_TIMEOUT', 0.1)
+    monkeypatch.setattr(redis_py_connections, 'CONNECT_TIMEOUT', 0.1)
     async with fake_server(greets(lambda *_: SILENCE)) as fake:
         client = Redis(host='127.0.0.1', port=fake.port, db=7, protocol=2)
         async with transport_to(client) as transport:

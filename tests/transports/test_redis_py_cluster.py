@@ -132,13 +132,15 @@ async def test_a_cluster_that_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_what_broke_is_sent_again_as_the_client_says() -> None:
-    async with answering(CUT, CUT, FOUND) as fake, over(fake.port, Retry(NoBackoff(), 2)) as transport:
+    async with answering(CUT, CUT, CUT, FOUND) as fake, over(fake.port, Retry(NoBackoff(), 2)) as transport:
         assert list(await transport.execute([GET, GET])) == [b'found', b'found']
     async with answering(CUT, FOUND) as fake, over(fake.port) as transport:
+        assert list(await transport.execute([GET])) == [b'found']  # once in any case
+    async with answering(CUT, CUT, FOUND) as fake, over(fake.port) as transport:
         with pytest.raises(TorrelqueConnectionError) as caught:
             await transport.execute([GET])
         assert isinstance(caught.value, RedisConnectionError)
-        assert asked(fake) == [b'GET']
+        assert asked(fake) == [b'GET', b'GET']
 
 
 async def test_a_server_without_sharded_channels() -> None:

@@ -8,7 +8,9 @@ client's pool, and end with it.
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, TypeAlias, cast
@@ -16,16 +18,18 @@ from typing import Any, TypeAlias, cast
 import anyio
 import coredis
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled, current_token
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from coredis import exceptions
-from coredis.connection import BaseConnection
+from coredis.connection import BaseConnection, TCPLocation
 from coredis.patterns.pipeline import Pipeline
 from coredis.pool import BaseConnectionPool, SentinelConnectionPool
 
 from torrelque.core.protocol import Batch, Call, Reply, Script
 from torrelque.errors import (
     TorrelqueConnectionError,
+    TorrelqueHandshakeError,
+    TorrelqueRefusedError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
     TorrelqueTypeError,
@@ -35,19 +39,21 @@ from torrelque.errors import (
 )
 from torrelque.transports import base, spares
 from torrelque.transports.naming import class_name, named
-from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, pair
+from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, leaf, pair
+from torrelque.transports.repeating import LARGE, demoted, repeat
 from torrelque.transports.resp import encoded, plain
+from torrelque.transports.tls import diagnose, failed_handshake, is_refused, reason_of
 
 __all__ = ('Connections', 'CoredisListener', 'CoredisTransport', 'Dialer')
 
-MARGIN = 2.0
+MARGIN = 1.5
 """How much later than asked a blocking call may be answered, in seconds: idle servers notice up to 0.1 s late."""
 
-QUIET = 8.0
+QUIET = 4.0
 """After so many silent seconds a listener asks the server whether it is there, which has as long to answer."""
 
-CONNECT_TIMEOUT = 10.0
-RESPONSE_TIMEOUT = 10.0
+CONNECT_TIMEOUT = 8.0
+RESPONSE_TIMEOUT = 8.0
 """How long connecting and an answer may take, where the client's settings do not limit them further."""
 
 CODES: dict[type[Exception], str] = {
@@ -71,6 +77,9 @@ CODES: dict[type[Exception], str] = {
 
 CLOSED = (exceptions.ConnectionError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
+SLOWEST = 1 << 20
+"""Bytes a second at which a large batch may be sent before it counts as unanswered."""
+
 Command: TypeAlias = 'list[bytes | int]'
 
 # Errors ---------------------------------------------------------------------------------------------------------------
@@ -81,15 +90,33 @@ def as_reply_error(error: Exception) -> TorrelqueReplyError:
     return pair(TorrelqueReplyError, error, code=_code(error))
 
 
-def as_failure(error: Exception) -> TorrelqueConnectionError:
-    """An error that leaves the outcome of what was sent unknown."""
+def as_failure(error: Exception, address: str = 'the server', *, connected: bool = True) -> TorrelqueConnectionError:
+    """An error that leaves the outcome of what was sent unknown.
+
+    Args:
+        error: What coredis or anyio raised. One of ours is returned unchanged.
+        address: Of the server, for messages.
+        connected: False while connecting, when more errors of TLS are for good.
+
+    """
+    error = leaf(error)
+    if isinstance(error, TorrelqueConnectionError):
+        return error
+    reason = reason_of(error, connected=connected)
+    if reason is not None:
+        return _handshake_failure(address, reason)
     if isinstance(error, TimeoutError):
         return pair(TorrelqueResponseTimeout, error)
     if isinstance(error, (exceptions.ResponseError, exceptions.BusyLoadingError, exceptions.ProtocolError)):
-        return pair(TorrelqueAnsweredConnectionError, error, code=_code(error))
-    if isinstance(error, exceptions.RedisError):
-        return pair(TorrelqueConnectionError, error)
-    return pair(TorrelqueConnectionError, exceptions.ConnectionError(str(error) or type(error).__name__))
+        refused = isinstance(error, exceptions.AuthenticationError)
+        return pair(TorrelqueRefusedError if refused else TorrelqueAnsweredConnectionError, error, code=_code(error))
+    if not isinstance(error, exceptions.RedisError):
+        error = exceptions.ConnectionError(str(error) or type(error).__name__)
+    return pair(TorrelqueConnectionError, error)
+
+
+def _handshake_failure(address: str, reason: str) -> TorrelqueHandshakeError:
+    return pair(TorrelqueHandshakeError, exceptions.ConnectionError(failed_handshake(address, reason)))
 
 
 def _code(error: Exception) -> str:
@@ -123,10 +150,12 @@ class Dialer:
     def __init__(self, pool: BaseConnectionPool[Any]) -> None:
         self._pool = pool
         self._open: set[BaseConnection] = set()
+        self._finalizer: weakref.finalize[Any, Any] | None = None
 
     async def open(self) -> BaseConnection:
         """Connect, once. Raises TorrelqueConnectionError."""
         group = self._task_group()
+        connection: BaseConnection | None = None
         try:
             with anyio.fail_after(CONNECT_TIMEOUT):
                 connection = await self.make()
@@ -139,9 +168,14 @@ class Dialer:
         except TimeoutError:
             late = exceptions.ConnectionError(f'no connection within {CONNECT_TIMEOUT:g} s')
             raise pair(TorrelqueConnectionError, late) from None
-        except exceptions.RedisError as error:
-            raise as_failure(error) from error
-        self._open = {other for other in self._open if other.usable} | {connection}
+        except (exceptions.RedisError, ExceptionGroup) as error:
+            raise await _explain(error, connection) from error
+        self._open.difference_update([other for other in self._open if not other.usable])
+        self._open.add(connection)
+        if self._finalizer is None:
+            # The connections' tasks hold them: nobody else would close those of a queue object that is forgotten.
+            self._finalizer = weakref.finalize(self, _close_soon, self._open, current_token().native_token)
+            self._finalizer.atexit = False
         return connection
 
     @asynccontextmanager
@@ -189,6 +223,33 @@ class Dialer:
             'max_idle_time': None,  # waiting is what a blocking call and a listener are for
             'stream_timeout': None,  # each request has its own
         }
+
+
+def _close_soon(connections: set[BaseConnection], loop: Any) -> None:  # noqa: ANN401 - an event loop of any kind
+    """Close connections in their event loop, from whatever thread collects garbage."""
+    schedule = loop.call_soon_threadsafe if isinstance(loop, asyncio.AbstractEventLoop) else loop.run_sync_soon
+    with suppress(RuntimeError):  # the loop has ended, and they with it
+        schedule(_invalidate, tuple(connections))
+
+
+def _invalidate(connections: Sequence[BaseConnection]) -> None:
+    for connection in connections:
+        connection.invalidate()
+
+
+def address_of(connection: BaseConnection | None) -> str:
+    return 'the server' if connection is None else str(connection.location)
+
+
+async def _explain(error: Exception, connection: BaseConnection | None) -> TorrelqueConnectionError:
+    """Why connecting failed. A server that closes the connection may want TLS, or another certificate."""
+    failure = as_failure(error, address_of(connection), connected=False)
+    location = connection and connection.location
+    decided = isinstance(failure, TorrelqueHandshakeError | TorrelqueReplyError | TorrelqueResponseTimeout)
+    if decided or not isinstance(location, TCPLocation) or is_refused(error):
+        return failure
+    reason = await diagnose(location.host, location.port, vars(connection).get('_ssl_context'))
+    return failure if reason is None else _handshake_failure(address_of(connection), reason)
 
 
 def _clear_away(connection: BaseConnection) -> None:
@@ -241,14 +302,25 @@ class Connections:
         self._tending: anyio.CancelScope | None = None
 
     async def ask(self, commands: Sequence[Command]) -> list[Reply]:
-        """The replies to commands on the shared connection, to which they are sent next to each other."""
+        """The replies to commands on the shared connection, to which they are sent next to each other.
+
+        Large ones have a connection of their own, as the server may close it over them.
+        """
+        if any(len(word) >= LARGE for command in commands for word in command if type(word) is bytes):
+            size = sum([len(word) for command in commands for word in command if type(word) is bytes])
+            return await self.ask_apart(commands, self._response_timeout + size / SLOWEST)
         connection = await self._shared.get()
         try:
             requests = [_request(connection, command, self._response_timeout) for command in commands]
-            return [_value(await request) for request in requests]
+            replies = [_value(await request) for request in requests]
         except TorrelqueResponseTimeout:
             self.dialer.close(connection)  # it may be open at this end only
+            self.close_idle()
             raise
+        if demoted(replies):
+            self.dialer.close(connection)
+            self.close_idle()
+        return replies
 
     async def ask_apart(self, commands: Sequence[Command], seconds: float) -> list[Reply]:
         """The same on a connection of their own; each may take so long."""
@@ -260,7 +332,11 @@ class Connections:
             self.dialer.close(connection)
             if isinstance(error, TorrelqueConnectionError):
                 self.close_idle()  # what broke one has probably broken the others
+            if isinstance(error, TorrelqueResponseTimeout):
+                self.close_shared()
             raise
+        if demoted(replies):
+            self.drop()
         if connection.usable:
             self._keep(connection)
         else:
@@ -287,6 +363,11 @@ class Connections:
             if connection.usable:
                 return connection
         return await self.dialer.open()
+
+    def drop(self) -> None:
+        """Have further calls go over new connections."""
+        self.close_shared()
+        self.close_idle()
 
     def close_shared(self) -> None:
         self._shared.close()
@@ -352,9 +433,9 @@ class CoredisListener(base.Listener):
                 if words:
                     self._connection.send_command(*(word.encode() if isinstance(word, str) else word for word in words))
                 ping = self._connection.create_request(b'PING', timeout=QUIET, decode=False, raise_exceptions=False)
-                answer = _value(await ping)
             except CLOSED as error:
                 raise as_failure(error) from error
+            answer = _value(await ping)
             if isinstance(answer, TorrelqueReplyError) and not (answer.code == 'NOPERM' and "'ping'" in str(answer)):
                 await self._skip_pong()
                 raise answer
@@ -387,28 +468,37 @@ class CoredisTransport(base.Transport):
         return f'<{type(self).__name__} over a {class_name(self._client)}>'
 
     async def execute(self, batch: Batch) -> Sequence[Reply]:
-        """Send the calls on the shared connection, as often as the client's ``retry_policy`` says. Safe to cancel."""
-        commands = [encoded(call.words()) for call in batch]
-        if not commands:
+        """Send the calls on the shared connection. Safe to cancel.
+
+        When the connection breaks they are sent again, once and then as often
+        as the client's ``retry_policy`` says.
+        """
+        if not batch:
             await checkpoint()
             return []
-        return await self._client.retry_policy.call_with_retries(lambda: self._connections.ask(commands))
+        return await repeat(batch, self._attempt, self._client.retry_policy.call_with_retries)
+
+    async def _attempt(self, batch: Batch) -> Sequence[Reply]:
+        return await self._connections.ask([encoded(call.words()) for call in batch])
 
     async def reconnect(self) -> None:
         await checkpoint()
-        if self.fails_over:
-            self._connections.close_shared()
-            self._connections.close_idle()
+        self._connections.drop()
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         (reply,) = await self._connections.ask_apart([encoded(call.words())], timeout + MARGIN)
+        if demoted([reply]):
+            raise pair(TorrelqueAnsweredConnectionError, reply)
         return reply
 
     async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
-        """Send the calls on a connection of their own, as often as the client's ``retry_policy`` says."""
-        commands = [encoded(call.words()) for call in batch]
+        """The same on a connection of their own, which has ``timeout`` seconds longer to answer."""
         seconds = self._response_timeout + timeout
-        return await self._client.retry_policy.call_with_retries(lambda: self._connections.ask_apart(commands, seconds))
+
+        async def attempt(calls: Batch) -> Sequence[Reply]:
+            return await self._connections.ask_apart([encoded(call.words()) for call in calls], seconds)
+
+        return await repeat(batch, attempt, self._client.retry_policy.call_with_retries, together=True)
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
         return self._listen()

@@ -43,6 +43,7 @@ from torrelque.transports.coredis import (
 from torrelque.transports.naming import class_name, named
 from torrelque.transports.native.topology import endpoint
 from torrelque.transports.pairs import pair
+from torrelque.transports.repeating import repeat
 from torrelque.transports.resp import encoded
 from torrelque.transports.routing import UNKNOWN, ClusterListener, Router
 
@@ -178,10 +179,13 @@ class CoredisClusterTransport(base.Transport):
             await checkpoint()
             return []
 
+        return await repeat(batch, self._route, self._client.retry_policy.call_with_retries)
+
+    async def _route(self, batch: Batch) -> Sequence[Reply]:
         async def send(node: TCPLocation, calls: Batch) -> list[Reply]:
             return await self._nodes.to(node).ask([encoded(call.words()) for call in calls])
 
-        return await self._client.retry_policy.call_with_retries(lambda: self._nodes.route(batch, send))
+        return await self._nodes.route(batch, send)
 
     async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """Send the calls on a connection of their own, as often as the client's ``retry_policy`` says.
@@ -193,7 +197,10 @@ class CoredisClusterTransport(base.Transport):
         async def send(node: TCPLocation, calls: Batch) -> list[Reply]:
             return await self._nodes.to(node).ask_apart([encoded(call.words()) for call in calls], seconds)
 
-        return await self._client.retry_policy.call_with_retries(lambda: self._nodes.route(batch, send, together=True))
+        async def attempt(calls: Batch) -> Sequence[Reply]:
+            return await self._nodes.route(calls, send, together=True)
+
+        return await repeat(batch, attempt, self._client.retry_policy.call_with_retries, together=True)
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         command = encoded(call.words())

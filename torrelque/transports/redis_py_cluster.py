@@ -8,16 +8,17 @@ What waits long has connections of its own, as over a single server.
 
 from __future__ import annotations
 
+import asyncio
+import os
 import random
-from collections.abc import AsyncIterator, Hashable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
+import anyio
 from anyio.lowlevel import checkpoint
 from redis import exceptions
 from redis.asyncio.cluster import ClusterNode, ClusterPipeline, PipelineCommand, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from torrelque.core.protocol import Arg, Batch, Call, Reply
 from torrelque.core.slots import slot_of
@@ -31,26 +32,29 @@ from torrelque.errors import (
 from torrelque.transports import base
 from torrelque.transports.naming import class_name, named
 from torrelque.transports.pairs import pair
-from torrelque.transports.redis_py import (
+from torrelque.transports.redis_py import LAST_CALL, MARGIN, RedisPyListener
+from torrelque.transports.redis_py_connections import (
     ANSWERS_THAT_END_A_CONNECTION,
-    LAST_CALL,
-    MARGIN,
+    CONNECT_TIMEOUT,
+    POOL_TIMEOUT,
     RESPONSE_TIMEOUT,
     Dialer,
-    RedisPyListener,
+    Line,
     as_failure,
     as_reply_error,
     cancel_again,
-    do_nothing,
+    handshake_failure,
+    late_connection,
+    limited,
+    policy_of,
     this_task,
 )
+from torrelque.transports.repeating import Policy, demoted, repeat
 from torrelque.transports.resp import encoded, plain
 from torrelque.transports.routing import ClusterListener, Router
+from torrelque.transports.tls import failed_handshake, reason_of
 
 __all__ = ('RedisPyClusterTransport',)
-
-ONCE = Retry(NoBackoff(), 0)
-"""Where the client is not told to retry, as older versions are not by default."""
 
 NO_CLUSTER = 'Cluster mode is not enabled'
 
@@ -62,21 +66,50 @@ class _Nodes(Router[str]):
         super().__init__()
         self._client = client
         self._dialers: dict[str, Dialer] = {}
+        self._lines: dict[str, Line] = {}
+        self._home: tuple[int, object] | None = None
 
     async def begin(self) -> None:
-        try:
-            await self._client.initialize()  # at once where that is done already
-        except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
-            raise _unreachable(error) from error
+        await self._limited(self._client.initialize)  # at once where that is done already
 
     async def read(self) -> None:
         manager = self._client.nodes_manager
-        try:
-            await manager.initialize()
-        except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
-            raise _unreachable(error) from error
+        for node in self._client.get_nodes():
+            await self.drop_free(node)  # what broke one connection has probably broken others
+        await self._limited(manager.initialize)
         for name in self._dialers.keys() - manager.nodes_cache.keys():
             await self._dialers.pop(name).close_idle()
+        for name in self._lines.keys() - manager.nodes_cache.keys():
+            del self._lines[name]
+
+    async def _limited(self, function: Callable[[], Awaitable[object]]) -> None:
+        try:
+            with anyio.fail_after(CONNECT_TIMEOUT):
+                await function()
+        except TimeoutError:
+            raise late_connection() from None
+        except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
+            raise _unreachable(error) from error
+
+    def line_to(self, node: ClusterNode) -> Line:
+        """Those who wait for one of the client's connections to a node."""
+        home = os.getpid(), asyncio.get_running_loop()
+        if self._home != home:
+            self._home = home
+            self._lines.clear()
+        line = self._lines.get(node.name)
+        if line is None:
+            line = self._lines[node.name] = Line(
+                lambda: node._free or len(node._connections) < node.max_connections,  # noqa: SLF001 - no public way
+                lambda: node.max_connections,
+            )
+        return line
+
+    async def drop_free(self, node: ClusterNode) -> None:
+        """Close the client's connections to a node that nobody uses."""
+        for connection in tuple(node._free):  # noqa: SLF001 - no public way in older versions
+            with suppress(exceptions.RedisError, OSError):
+                await connection.disconnect(nowait=True)
 
     def owner_of(self, slot: int | None) -> str | None:
         if slot is None:
@@ -121,6 +154,9 @@ class _Nodes(Router[str]):
 
 def _unreachable(error: Exception) -> TorrelqueError:
     """What the client could not begin for, or read anew."""
+    reason = reason_of(error)
+    if reason is not None:
+        return handshake_failure(failed_handshake('the cluster', reason))
     cause = error.__cause__ or error
     if isinstance(cause.__context__, exceptions.NoPermissionError):  # redis-py takes it for a server that is no cluster
         cause = cause.__context__
@@ -153,10 +189,16 @@ class RedisPyClusterTransport(base.Transport):
         if not batch:
             await checkpoint()
             return []
-        replies = await self._retry().call_with_retry(lambda: self._nodes.route(batch, self._send), do_nothing)
+        replies = await repeat(batch, self._route, self._policy())
         if task.cancelling() > cancellations:
             await cancel_again(task)
         return replies
+
+    async def _route(self, batch: Batch) -> Sequence[Reply]:
+        return await self._nodes.route(batch, self._send)
+
+    def _policy(self) -> Policy:
+        return policy_of(self._client.retry)
 
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
         # A client that is closed would begin anew, and leave connections open.
@@ -180,7 +222,10 @@ class RedisPyClusterTransport(base.Transport):
             dialer = self._nodes.dialer_to(node)
             return await dialer.ask([_words(call) for call in calls], seconds, f'no answer within {seconds:g} s')
 
-        return await self._retry().call_with_retry(lambda: self._nodes.route(batch, send, together=True), do_nothing)
+        async def attempt(calls: Batch) -> Sequence[Reply]:
+            return await self._nodes.route(calls, send, together=True)
+
+        return await repeat(batch, attempt, self._policy(), together=True)
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         this_task()
@@ -240,22 +285,29 @@ class RedisPyClusterTransport(base.Transport):
         name, *rest = call.words_with_source()
         pipeline.execute_command(name, *encoded(rest))
 
-    async def _send(self, node: str, calls: Batch) -> list[Reply]:
+    async def _send(self, name: str, calls: Batch) -> list[Reply]:
         commands = [PipelineCommand(index, *self._named(call), NEVER_DECODE=True) for index, call in enumerate(calls)]
+        node = self._nodes.node(name)
+        line = self._nodes.line_to(node)
+        await line.stand(POOL_TIMEOUT)
         try:
-            await self._nodes.node(node).execute_pipeline(commands)
+            with limited(self._client.connection_kwargs.get('socket_timeout'), [each.args for each in commands], name):
+                await node.execute_pipeline(commands)
         except exceptions.RedisError as error:
-            raise as_failure(error) from error
-        return [_value(command.result) for command in commands]
+            await self._nodes.drop_free(node)
+            raise as_failure(error, name) from error
+        finally:
+            line.returned()
+        replies = [_value(command.result) for command in commands]
+        if demoted(replies):
+            self._nodes.doubt()
+            await self._nodes.drop_free(node)
+        return replies
 
     def _named(self, call: Call[Any]) -> list[Any]:
         name, *rest = _words(call)
         # Under its name as text redis-py would find a callback that remakes the reply.
         return [name.encode() if name in self._client.response_callbacks else name, *rest]
-
-    def _retry(self) -> Retry:
-        retry: Retry | None = self._client.retry
-        return retry or ONCE
 
 
 def _check_transaction(strategy: object, *, begun: bool) -> None:

@@ -1,0 +1,92 @@
+"""Why TLS could not be set up: what trying again does not help against."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+import anyio
+
+__all__ = ('EXPECTED', 'diagnose', 'failed_handshake', 'is_refused', 'reason_of')
+
+EXPECTED = 'the server expects TLS, which the client is not set to use (rediss://)'
+
+DIAGNOSIS_TIMEOUT = 2.0
+"""Seconds that looking for the reason may take."""
+
+ALERT_TIMEOUT = 0.5
+"""Seconds in which a server that wants another certificate says so, after a handshake that seemed to succeed."""
+
+
+def failed_handshake(address: str, reason: str) -> str:
+    """The message of a TorrelqueHandshakeError."""
+    return f'TLS handshake with {address} failed: {reason}'
+
+
+def reason_of(error: BaseException, *, connected: bool = False) -> str | None:
+    """Why TLS failed, in OpenSSL's words, if that is what an error was raised for; otherwise None.
+
+    Args:
+        error: What was raised; its causes are looked at as well.
+        connected: The connection was in use already. Only an alert of the server
+            counts then, such as that it wants a certificate.
+
+    """
+    for each in _chain(error):
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return f'certificate verify failed: {each.verify_message}'
+        if isinstance(each, ssl.SSLError) and not isinstance(each, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            reason = (getattr(each, 'reason', None) or '').replace('_', ' ').lower()
+            if 'alert' in reason or not connected:
+                return reason or str(each)
+    return None
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether nobody listens at the address."""
+    return any(isinstance(each, ConnectionRefusedError) for each in _chain(error))
+
+
+async def diagnose(host: str, port: int, context: ssl.SSLContext | None) -> str | None:
+    """Find out why a server closes connections before it answers on them, if TLS is why.
+
+    Args:
+        host: Of the server.
+        port: Of the server.
+        context: What the client uses; None if it connects without TLS.
+
+    """
+    trial = context or _without_verification()
+    try:
+        with anyio.fail_after(DIAGNOSIS_TIMEOUT):
+            stream = await anyio.connect_tcp(host, port, ssl_context=trial, tls_standard_compatible=False)
+            async with stream:
+                if context is None:
+                    return EXPECTED
+                # Nothing is sent, so the server's alert is not lost to a reset.
+                with anyio.move_on_after(ALERT_TIMEOUT):
+                    await stream.receive()
+    except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:  # TimeoutError is an OSError
+        reason = reason_of(error)
+        if context is None:
+            return EXPECTED if reason and 'alert' in reason else None
+        return reason
+    return None
+
+
+def _without_verification() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # nothing is sent on it
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _chain(error: BaseException | None, depth: int = 8) -> Iterator[BaseException]:
+    """An error, and what it was raised for."""
+    if error is None or not depth:
+        return
+    yield error
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _chain(each, depth - 1)
+    yield from _chain(error.__cause__ or error.__context__, depth - 1)
