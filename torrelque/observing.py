@@ -13,7 +13,7 @@ from typing import Generic, Self, TypeVar
 from torrelque.core import checks, operations, sharding
 from torrelque.core.codec import JSON, Serialiser
 from torrelque.core.durability import Confirmer, Durability
-from torrelque.core.keys import LOGICAL_NAMES, Keys, shard_of_name, tagged, untagged
+from torrelque.core.keys import LOGICAL_NAMES, Keys, shard_name, shard_of_name, tagged, untagged
 from torrelque.core.models import (
     Task,
     TorrelqueQueueStats,
@@ -385,6 +385,8 @@ async def shards_of(client: object, queue: str) -> int | None:
     name = tagged(checks.check_text('queue', queue))
     if '{' in queue or '}' in queue or shard_of_name(name) is not None:  # names that none with shards can have
         return None
-    layout, begun = await drive(adapt(client), sharding.read_layout(Keys.of_queue(name)))
-    newest = begun or layout
+    transport, newest = adapt(client), None
+    for place in (name, shard_name(queue, 0)):  # where the queue's own record is lost, its shards have copies
+        layout, begun = await drive(transport, sharding.read_layout(Keys.of_queue(place)))
+        newest = newest or begun or layout
     return newest and newest.shards

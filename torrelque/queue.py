@@ -417,7 +417,7 @@ class Torrelque(Observer):
         memory, and walks through all keys of the database. Safe to cancel and to
         repeat.
         """
-        found: list[Violation] = []
+        found = await self._routes.audit(repair=repair)
         for keys in await self._routes.keys():
             found += await self._engine.run(audit(self._scripts, keys, self.result_ttl, repair=repair))
         return found

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from torrelque.core import sharding
+from torrelque.core.auditing import Violation
 from torrelque.core.keys import Keys
 from torrelque.core.models import TorrelqueQueueStats
 from torrelque.core.protocol import Operation
@@ -58,6 +59,11 @@ class Routes:
         if not self._is_plain:
             self._is_plain = await self._engine.run(sharding.check_plain(self._queue._keys, self._queue.queue))  # noqa: SLF001 - as above
         return False
+
+    async def audit(self, *, repair: bool) -> list[Violation]:
+        """What is not as it should be between the places."""
+        del repair
+        return []
 
     async def totals_elsewhere(self) -> list[TorrelqueQueueStats]:
         """The totals of places where nothing is any more."""

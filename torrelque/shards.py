@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, TypeVar
 import anyio
 
 from torrelque.core import sharding
+from torrelque.core.auditing import Violation
+from torrelque.core.auditing_shards import audit_shards
 from torrelque.core.idle import SLICE
 from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, shard_name, shard_of_name, tagged
 from torrelque.core.models import TorrelqueQueueStats
@@ -248,6 +250,11 @@ class ShardedRoutes(Routes):
         for shard in range(layout.shards, layout.total):
             stats = await self._engine.run(queue_stats(self._scripts, self._keys[shard]))
             await self._engine.run(sharding.keep_totals(self._main, shard, stats[-5:]))
+
+    async def audit(self, *, repair: bool) -> list[Violation]:
+        await self.is_changed()
+        layout, nonce = self._ready_layout(), os.urandom(8).hex()
+        return await self._engine.run(audit_shards(self._scripts, self._where(), layout, nonce, repair=repair))
 
     async def totals_elsewhere(self) -> list[TorrelqueQueueStats]:
         totals = await self._engine.run(sharding.read_totals(self._main, self._ready_layout().total))

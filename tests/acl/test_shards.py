@@ -103,7 +103,8 @@ async def test_each_role_can_do_its_work(nodes: Sequence[Server]) -> None:
         assert len(await consumer.dequeue_nowait(max_tasks=9)) == 5
         await consumer.requeue('b')
         await operator.cancel('b')
-    assert all_refusals(nodes) == set()
+    elsewhere = {('operator', f'{QUEUE}:delayed'), ('operator', f'{{{QUEUE}}}:delayed')}
+    assert all_refusals(nodes) <= elsewhere  # the audit looks for tasks that were added without shards
 
 
 async def test_an_observer_opens_no_new_queue(nodes: Sequence[Server]) -> None:

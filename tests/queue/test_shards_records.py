@@ -21,6 +21,7 @@ from torrelque import (
     shards_of,
 )
 from torrelque.core.keys import shard_name
+from torrelque.core.protocol import Call
 from torrelque.core.sharding import home_of
 
 pytestmark = pytest.mark.anyio
@@ -265,3 +266,75 @@ async def test_keys_of_another_queue_are_never_taken_over(place: Place) -> None:
             assert b'{email:1}:tasks' in {key.encode() for key in before}
             assert (await plain.get_queue_stats()).tasks == 1
             assert await plain.audit() == []
+
+
+# Audits --------------------------------------------------------------------------------------------------------------
+
+
+async def test_an_audit_finds_and_restores_records(place: Place) -> None:
+    async with place.queue(3) as queue:
+        await queue.enqueue_many(range(9))
+        on_cluster = len(place.servers) > 1
+        lost = ['{email}:counters', '{email:1}:counters', *([] if on_cluster else ['email:counters'])]
+        for key in lost:
+            place.delete(key)
+            found = [each for each in await queue.audit() if each.kind == 'record']
+            assert key == '{email}:counters' or {each.key for each in found} == {key}  # that is restored by any call
+            found = [each for each in await queue.audit(repair=True) if each.kind == 'record']
+            assert all(each.repaired for each in found)
+            assert await queue.audit() == []
+
+
+async def test_tasks_that_were_added_without_shards_are_found_and_moved(place: Place) -> None:
+    """As if an older version, or one of before the server was emptied, had added them."""
+    async with place.client() as client, Torrelque(client, queue='email') as plain, place.queue(3) as queue:
+        await queue.enqueue('at home', task_id='a')
+        main, keys = '{email}:counters', '{email}' if len(place.servers) > 1 else 'email'
+        record = await client.execute([Call('HMGET', (main,), ('generation', 'shards'))])
+        place.delete(f'{keys}:counters')
+        for number in range(5):
+            await plain.enqueue(number, task_id=f'lost {number}', headers={'n': 'x'}, max_dequeues=3, task_timeout=7)
+        await plain.enqueue('later', task_id='later', delay=3600)
+        await plain.enqueue('twice', task_id='a')
+        held = await plain.dequeue()
+        if keys == '{email}':
+            ((generation, shards),) = record
+            await client.execute([Call('HSET', (main,), ('generation', generation, 'shards', shards))])
+        found = [each for each in await queue.audit() if each.kind == 'stranded']
+        assert {each.task_id for each in found} == {f'lost {number}' for number in range(5)} | {'later', 'a'}
+        assert not any(each.repaired for each in found)
+        found = [each for each in await queue.audit(repair=True) if each.kind == 'stranded']
+        assert [each.task_id for each in found if not each.repaired] == [held.id]
+        await plain.giveback(held)
+        assert all(each.repaired for each in await queue.audit(repair=True))
+        assert await queue.audit() == []
+        assert (await queue.get_queue_stats())[:4] == (7, 6, 0, 1)
+        tasks = await queue.dequeue_nowait(max_tasks=10)
+        assert sorted(str(task.data) for task in tasks) == [*map(str, range(5)), 'at home']
+        assert all(task.headers == {'n': 'x'} for task in tasks if task.id != 'a')
+        state = await queue.get_task_state('lost 1')
+        assert state.timeout == 7
+        for call in (lambda: plain.enqueue('data'), plain.dequeue_nowait):
+            with pytest.raises(TorrelqueShardsError):
+                await call()
+
+
+async def test_an_audit_finds_and_removes_outdated_results(place: Place) -> None:
+    ids = [f'chosen {number}' for number in range(12)]
+    async with place.queue(2) as queue, place.client() as client:
+        await queue.enqueue_many(EnqueueItem('data', task_id=task_id) for task_id in ids)
+        for task in await queue.dequeue_nowait(max_tasks=20):
+            await queue.release(task, result='old')
+        await queue.reshard(5)
+        await queue.enqueue_many(EnqueueItem('data', task_id=task_id) for task_id in ids[:6])
+        moved = [task_id for task_id in ids[:6] if home_of(task_id, 2) != home_of(task_id, 5)]
+        for task_id in moved:  # as an older version left them
+            key = f'{shard_name("email", home_of(task_id, 2))}:task:{task_id}'
+            await client.execute([Call('HSET', (key,), ('status', '3', 'result', '"old"'))])
+            await client.execute([Call('PEXPIRE', (key,), (60_000,))])
+        found = await queue.audit()
+        assert {(each.kind, each.task_id) for each in found} == {('outdated', task_id) for task_id in moved}
+        assert all(each.repaired for each in await queue.audit(repair=True))
+        assert await queue.audit() == []
+        for task_id in ids:
+            assert (await queue.get_task_state(task_id)).result == (None if task_id in ids[:6] else 'old')

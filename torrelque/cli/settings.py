@@ -131,7 +131,7 @@ class Settings:
             if error.code != 'NOPERM':
                 raise
             return
-        if not any(stats):
+        if not any(stats) and queue.shards is None:
             raise Refusal(f'there is no queue {self.queue!r} on this server; torrelque queues lists those there are')
 
     def with_options(self, **given: Any) -> Settings:  # noqa: ANN401 - of the types of the fields

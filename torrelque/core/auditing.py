@@ -52,6 +52,12 @@ class Violation:
     - ``'key'``: a key that expires with all that is in it, or is of a wrong type;
     - ``'leftover'``: a key that should be gone when no task is left.
 
+    and, of a queue with shards,
+
+    - ``'record'``: a key that lacks the number of shards, or has a former one;
+    - ``'stranded'``: a task that was added without shards, which nobody would get;
+    - ``'outdated'``: the result of an earlier task, where its id belonged before.
+
     ``key`` is where it shows, ``task_id`` whose it is, or None; ``detail`` says
     it in words. ``repaired`` tells whether the audit repaired it.
     """
