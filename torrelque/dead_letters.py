@@ -59,8 +59,10 @@ class DeadLetters:
             of_place.setdefault(await self._queue._routes.keys_of(task_id), []).append(task_id)  # noqa: SLF001 - as above
         unknown: list[str] = []
         for keys, here in of_place.items():
-            known = await self._queue._engine.run(operations.are_rejected(keys, here))  # noqa: SLF001 - as above
-            unknown += [task_id for task_id, is_known in zip(here, known, strict=True) if not is_known]
+            for first in range(0, len(here), operations.PAGE):
+                page = here[first : first + operations.PAGE]
+                known = await self._queue._engine.run(operations.are_rejected(keys, page))  # noqa: SLF001 - as above
+                unknown += [task_id for task_id, is_known in zip(page, known, strict=True) if not is_known]
         return unknown
 
     async def _do_to_oldest(self, verb: Verb, write: Callable[[str, float], Item], age: float, most: float) -> int:

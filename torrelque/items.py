@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from anyio.lowlevel import checkpoint
 
 from torrelque.core import checks
 from torrelque.core.codec import Serialiser, dump_headers, dump_payload
@@ -21,15 +23,24 @@ from torrelque.errors import (
 )
 
 __all__ = (
+    'CHUNK',
     'EnqueueItem',
     'ReleaseItem',
     'RequeueItem',
     'claim_error',
     'random_id',
+    'write_all',
     'write_enqueue',
     'write_release',
     'write_requeue',
 )
+
+
+T = TypeVar('T')
+W = TypeVar('W')
+
+CHUNK = 250
+"""Items that are checked and serialised in one turn of the event loop: a few milliseconds."""
 
 
 @dataclass(slots=True)  # not frozen, here and below, as that makes it twice as slow to make
@@ -61,6 +72,19 @@ class ReleaseItem:
     result: Any = None
     result_ttl: float | None = None
     status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED
+
+
+async def write_all(items: Iterable[T], write: Callable[[T], W]) -> list[W]:
+    """Check and serialise all items of a bulk call, a chunk at a time, while other tasks run.
+
+    Nothing is sent before the last of them is known to be good.
+    """
+    written: list[W] = []
+    for item in items:
+        if written and not len(written) % CHUNK:
+            await checkpoint()
+        written.append(write(item))
+    return written
 
 
 def random_id() -> str:

@@ -52,6 +52,7 @@ from torrelque.items import (
     ReleaseItem,
     RequeueItem,
     claim_error,
+    write_all,
     write_enqueue,
     write_release,
     write_requeue,
@@ -183,18 +184,22 @@ class Torrelque(Observer):
         An item is a task, or an :class:`~torrelque.EnqueueItem` where one needs
         arguments of its own. Returns an id for each, or the exception of those
         that were not added. ``on_progress(done, total)`` is called after each
-        round trip. Bad arguments raise before anything is sent.
+        round trip.
+
+        All items are checked and serialised before the first is sent, so a bad
+        one anywhere raises and nothing is sent. Other tasks run meanwhile. The
+        serialised items stay in memory until the call ends.
         """
-        entries = [
-            self._write_new(
-                item if isinstance(item, EnqueueItem) else EnqueueItem(item, task_timeout, delay, None, max_dequeues)
-            )
-            for item in items
-        ]
-        answers = await self._routes.many(ENQUEUE, [item for _, item in entries], on_progress)
+
+        def write(item: Any) -> Item:  # noqa: ANN401 - as above
+            new = item if isinstance(item, EnqueueItem) else EnqueueItem(item, task_timeout, delay, None, max_dequeues)
+            return self._write_new(new)[1]
+
+        written = await write_all(items, write)
+        answers = await self._routes.many(ENQUEUE, written, on_progress)
         return [
-            answer if isinstance(answer, Exception) else new_id
-            for (new_id, _), answer in zip(entries, answers, strict=True)
+            answer if isinstance(answer, Exception) else str(item[0], 'utf-8')  # type: ignore[arg-type]  # it is bytes
+            for item, answer in zip(written, answers, strict=True)
         ]
 
     def _write_new(self, new: EnqueueItem) -> tuple[str, Item]:
@@ -277,11 +282,15 @@ class Torrelque(Observer):
         task_timeout: float | None = None,
         on_progress: Progress | None = None,
     ) -> list[Exception | None]:
-        """Requeue many, at most 250 a round trip; None for each that was, else why not."""
-        entries = [
-            write_requeue(item if isinstance(item, RequeueItem) else RequeueItem(item, delay, task_timeout))
-            for item in items
-        ]
+        """Requeue many, at most 250 a round trip; None for each that was, else why not.
+
+        Bad items raise as in `enqueue_many`, with nothing sent.
+        """
+
+        def write(item: str | Task | RequeueItem) -> tuple[Receipt | str, Item]:
+            return write_requeue(item if isinstance(item, RequeueItem) else RequeueItem(item, delay, task_timeout))
+
+        entries = await write_all(items, write)
         return await self._end_many(REQUEUE, entries, on_progress)
 
     async def release(
@@ -313,11 +322,15 @@ class Torrelque(Observer):
         status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED,
         on_progress: Progress | None = None,
     ) -> list[Exception | None]:
-        """Release many, at most 250 a round trip; None for each that was, else why not."""
-        entries = [
-            self._write_release(item if isinstance(item, ReleaseItem) else ReleaseItem(item, status=status))
-            for item in items
-        ]
+        """Release many, at most 250 a round trip; None for each that was, else why not.
+
+        Bad items raise as in `enqueue_many`, with nothing sent.
+        """
+
+        def write(item: str | Task | ReleaseItem) -> tuple[Receipt | str, Item]:
+            return self._write_release(item if isinstance(item, ReleaseItem) else ReleaseItem(item, status=status))
+
+        entries = await write_all(items, write)
         return await self._end_many(RELEASE, entries, on_progress)
 
     def _write_release(self, item: ReleaseItem) -> tuple[Receipt | str, Item]:

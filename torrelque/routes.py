@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, TypeVar
 from torrelque.core import sharding
 from torrelque.core.auditing import Violation
 from torrelque.core.keys import Keys
+from torrelque.core.merging import split
 from torrelque.core.models import TorrelqueQueueStats
 from torrelque.core.protocol import Operation
 from torrelque.core.session import Session
 from torrelque.core.sharded import ShardedSession
 from torrelque.core.verbs import Answer, Item, Outcome, Verb
-from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError, renew
+from torrelque.errors import TorrelqueUsageError, renew
 from torrelque.items import random_id
 from torrelque.transports.engine import Engine
 
@@ -102,11 +103,12 @@ class Routes:
     async def many(self, verb: Verb, items: Sequence[Item], on_progress: Progress | None) -> list[Answer | Exception]:
         """Do a verb to many items; an answer for each, or the error of the call that it was in."""
         answers: list[Answer | Exception] = []
-        for first in range(0, len(items), verb.limit):
-            part = items[first : first + verb.limit]
+        for part in split(items, verb.limit):
             try:
                 answers += await self._engine.submit(verb, part)
-            except (TorrelqueConnectionError, TorrelqueReplyError) as error:
+            except TorrelqueUsageError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the answer to each, as others were done
                 answers += [renew(error) for _ in part]
             if on_progress is not None:
                 on_progress(len(answers), len(items))

@@ -11,12 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from torrelque.core import sharding
 from torrelque.core.auditing import Violation
 from torrelque.core.auditing_shards import audit_shards
 from torrelque.core.idle import SLICE
 from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, shard_name, shard_of_name, tagged
+from torrelque.core.merging import split
 from torrelque.core.models import TorrelqueQueueStats
 from torrelque.core.operations import are_known, queue_stats, scan_results, scan_tasks
 from torrelque.core.protocol import Arg, Operation
@@ -24,7 +26,6 @@ from torrelque.core.sharded import ShardedSession
 from torrelque.core.sharding import MAX_SHARDS, Layout, Places
 from torrelque.core.verbs import ENQUEUE, Answer, Item, Outcome, Verb, enqueue_in
 from torrelque.errors import (
-    TorrelqueConnectionError,
     TorrelqueError,
     TorrelqueReplyError,
     TorrelqueShardsError,
@@ -32,7 +33,7 @@ from torrelque.errors import (
     TorrelqueValueError,
     renew,
 )
-from torrelque.items import random_id
+from torrelque.items import CHUNK, random_id
 from torrelque.routes import Progress, Routes
 
 if TYPE_CHECKING:
@@ -376,20 +377,23 @@ class ShardedRoutes(Routes):
         answers: list[Answer | Exception | None] = [None] * len(items)
         of_shard: dict[int, list[int]] = {}
         for at, item in enumerate(items):
+            if at and not at % CHUNK:
+                await checkpoint()
             of_shard.setdefault(self._places(verb, item)[0], []).append(at)
         done, failures = 0, list[TorrelqueError]()
 
         async def submit(shard: int, places: Sequence[int]) -> None:
             nonlocal done
-            for first in range(0, len(places), verb.limit):
-                part = places[first : first + verb.limit]
+            at_first = 0
+            for part in split([items[at] for at in places], verb.limit):
                 try:
-                    found = await self._part(verb, [items[at] for at in part], shard)
+                    found = await self._part(verb, part, shard)
                 except TorrelqueError as error:
                     failures.append(error)
                     return
-                for at, answer in zip(part, found, strict=True):
+                for at, answer in zip(places[at_first : at_first + len(part)], found, strict=True):
                     answers[at] = answer
+                at_first += len(part)
                 done += len(part)
                 if on_progress is not None:
                     on_progress(done, len(items))
@@ -401,7 +405,7 @@ class ShardedRoutes(Routes):
             raise failures[0]
         return [answer for answer in answers if answer is not None]
 
-    async def _part(self, verb: Verb, items: list[Item], shard: int) -> Sequence[Answer | Exception]:
+    async def _part(self, verb: Verb, items: Sequence[Item], shard: int) -> Sequence[Answer | Exception]:
         """Do a verb to items that are at home on one shard."""
         try:
             if verb is ENQUEUE:
@@ -414,7 +418,9 @@ class ShardedRoutes(Routes):
         except TorrelqueShardsError:
             await self._catch_up()
             return [await self.one(verb, item) for item in items]
-        except (TorrelqueConnectionError, TorrelqueReplyError) as error:
+        except TorrelqueUsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the answer to each, as others were done
             return [renew(error) for _ in items]
         return answers
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torrelque.core.merging import MAX_BYTES, Merger, Ticket
+from torrelque.core.merging import LARGE, MAX_BYTES, RESERVED, Merger, Ticket, split
+from torrelque.core.session import BULK
 from torrelque.core.verbs import CANCEL, ENQUEUE, MAX_ITEMS, RELEASE, Item
 from torrelque.errors import TorrelqueError
 
@@ -37,12 +38,48 @@ def test_a_verb_of_one_item_is_not_merged() -> None:
     assert merger.take(9) == [(CANCEL, tickets[:1]), (CANCEL, tickets[1:])]
 
 
-def test_a_group_holds_no_more_bytes_than_allowed_but_a_large_item_goes_alone() -> None:
+def test_a_group_holds_no_more_bytes_than_allowed() -> None:
     merger = Merger()
-    large, small, half, other = (ticket((b'x' * size,)) for size in (MAX_BYTES * 2, 1, MAX_BYTES // 2, MAX_BYTES // 2))
-    for each in (large, small, half, other):
+    small, *others = (ticket((b'x' * size,)) for size in (1, *[LARGE - 1] * 5))
+    for each in (small, *others):
         merger.add(ENQUEUE, each)
-    assert merger.take(9) == [(ENQUEUE, [large]), (ENQUEUE, [small, half]), (ENQUEUE, [other])]
+    assert merger.take(9) == [(ENQUEUE, [small, *others[:4]]), (ENQUEUE, others[4:])]
+
+
+def test_large_items_go_alone_and_small_ones_do_not_wait_for_them() -> None:
+    merger = Merger()
+    first, large, second, larger = (ticket((b'x' * size,)) for size in (1, LARGE, 1, 3 * MAX_BYTES))
+    for each in (first, large, second, larger):
+        merger.add(ENQUEUE, each)
+    assert merger.take(RESERVED) == [(ENQUEUE, [first, second])]
+    assert merger
+    assert merger.take(99, BULK) == [(ENQUEUE, [large]), (ENQUEUE, [larger])]
+    assert not merger
+
+
+def test_a_large_item_whose_caller_left_is_dropped() -> None:
+    merger = Merger()
+    large = ticket((b'x' * LARGE,))
+    merger.add(ENQUEUE, large)
+    large.gone = True
+    assert merger.take(99) == []
+
+
+def test_a_long_list_is_split_by_number() -> None:
+    items = [(b'%d' % number, 'a', 1) for number in range(7)]
+    assert [list(part) for part in split(items, 3)] == [items[:3], items[3:6], items[6:]]
+    assert list(split([], 3)) == []
+
+
+def test_a_long_list_is_split_by_size() -> None:
+    items = [(b'x' * (LARGE - 1),)] * 9
+    assert [len(part) for part in split(items, MAX_ITEMS)] == [4, 4, 1]
+
+
+def test_large_items_of_a_long_list_are_parts_of_their_own() -> None:
+    small, large = (b'x',), (b'x' * LARGE,)
+    assert [len(part) for part in split([small, large, large, small, small], MAX_ITEMS)] == [1, 1, 1, 2]
+    assert [len(part) for part in split([large, small, large], MAX_ITEMS)] == [1, 1, 1]
 
 
 def test_no_more_groups_are_taken_than_asked_for() -> None:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torrelque.core.verbs import Item, Verb
 
-__all__ = ('Merger', 'Ticket')
+__all__ = ('LARGE', 'MAX_BYTES', 'RESERVED', 'Merger', 'Ticket', 'split')
 
 MAX_BYTES = 1 << 20
-"""Payloads gathered into one call; a single larger item goes alone."""
+"""Most bytes of items that are merged into one call."""
+
+LARGE = MAX_BYTES // 4
+"""Bytes from which on an item is sent in a call of its own: it neither delays small ones nor fails with them.
+
+No server can be set to refuse smaller values.
+"""
+
+RESERVED = 8
+"""Calls that large items leave to small ones."""
 
 
 class Ticket:
     """A caller's request and, once ``done``, its ``value`` or ``error``; ``wake`` is called then."""
 
-    __slots__ = ('done', 'error', 'gone', 'items', 'value', 'wake')
+    __slots__ = ('done', 'error', 'gone', 'items', 'size', 'value', 'wake')
 
     def __init__(self, items: Sequence[Item], wake: Callable[[], None]) -> None:
         self.items: Sequence[Item] = items
+        self.size: int = 0  # in bytes, once it waits to be merged
         self.wake: Callable[[], None] = wake
         self.done: bool = False
         self.gone: bool = False
@@ -43,20 +53,30 @@ class Merger:
 
     def __init__(self) -> None:
         self._waiting: dict[Verb, deque[Ticket]] = {}
+        self._large: deque[tuple[Verb, Ticket]] = deque()
 
     def add(self, verb: Verb, ticket: Ticket) -> None:
         """Queue a ticket with at most ``verb.limit`` items."""
-        self._waiting.setdefault(verb, deque()).append(ticket)
+        ticket.size = sum(map(_size, ticket.items))
+        if ticket.size >= LARGE:
+            self._large.append((verb, ticket))
+        else:
+            self._waiting.setdefault(verb, deque()).append(ticket)
 
     def __bool__(self) -> bool:
-        return any(self._waiting.values())
+        return bool(self._large) or any(self._waiting.values())
 
     def take(self, most: float, least: int = 0) -> list[tuple[Verb, list[Ticket]]]:
         """At most so many groups, each of one verb, first come first served; tickets whose caller left are dropped.
 
-        Of a verb for which fewer than ``least`` items wait none is taken.
+        Large tickets come first, each alone. Of a verb for which fewer than
+        ``least`` items wait no other is taken.
         """
         groups: list[tuple[Verb, list[Ticket]]] = []
+        while self._large and len(groups) < most - RESERVED:
+            verb, ticket = self._large.popleft()
+            if not ticket.gone:
+                groups.append((verb, [ticket]))
         for verb, waiting in self._waiting.items():
             while waiting and len(groups) < most and (not least or _count(waiting) >= least):
                 group = self._group(verb, waiting)
@@ -72,15 +92,32 @@ class Merger:
             ticket = waiting[0]
             if not ticket.gone:
                 count += len(ticket.items)
-                for item in ticket.items:
-                    for word in item:
-                        if type(word) is bytes:
-                            size += len(word)
+                size += ticket.size
                 if group and (count > verb.limit or size > MAX_BYTES):
                     break
                 group.append(ticket)
             waiting.popleft()
         return group
+
+
+def split(items: Sequence[Item], limit: int) -> Iterator[Sequence[Item]]:
+    """Cut a long list into parts of one call each: at most ``limit`` items, about `MAX_BYTES`, large ones alone."""
+    first = total = 0
+    after_large = False
+    for at, item in enumerate(items):
+        size = _size(item)
+        is_large = size >= LARGE
+        if at > first and (at - first == limit or total + size > MAX_BYTES or is_large or after_large):
+            yield items[first:at]
+            first, total = at, 0
+        total += size
+        after_large = is_large
+    if first < len(items):
+        yield items[first:]
+
+
+def _size(item: Item) -> int:
+    return sum([len(word) for word in item if type(word) is bytes])
 
 
 def _count(waiting: deque[Ticket]) -> int:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from torrelque.core.models import Receipt, TorrelqueTaskStatus
@@ -123,6 +124,12 @@ def seconds(value: float | None) -> str:
     return '' if value is None else f'{value:.6f}'
 
 
+@lru_cache(maxsize=64)
+def _precisely(timeout: float) -> str:
+    """A time-out as an argument. Mostly all have the same, so a bulk of tasks shares one text."""
+    return f'{timeout:.15g}'
+
+
 def claim_item(target: Receipt | str) -> Item:
     """A claim: that of the receipt, or, of a bare id, whichever is live."""
     if isinstance(target, Receipt):
@@ -134,7 +141,7 @@ def enqueue_item(
     task_id: str, payload: bytes, timeout: float, delay: float | None, max_dequeues: int | None, headers: bytes
 ) -> Item:
     limit = '' if max_dequeues is None else max_dequeues
-    return task_id.encode(), payload, f'{timeout:.15g}', seconds(delay), limit, headers
+    return task_id.encode(), payload, _precisely(timeout), seconds(delay), limit, headers
 
 
 def release_item(target: Receipt | str, status: TorrelqueTaskStatus, ttl: float | None, result: bytes) -> Item:
