@@ -45,11 +45,17 @@ PURE = (
 IMPURE_BUILTINS = frozenset({'__import__', 'breakpoint', 'eval', 'exec', 'input', 'open', 'print'})
 LOADS_ITS_OWN_FILES = 'core/scripts/__init__.py'
 PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
-    'cli': ('torrelque.cli',),
-    'otel': ('torrelque.otel', 'torrelque.renewing'),
-    'renewing.py': ('torrelque.core.leases',),
-    'settling.py': ('torrelque.renewing',),
-    'worker.py': ('torrelque.renewing', 'torrelque.settling'),
+    'cli': ('torrelque.cli', 'torrelque._failures', 'torrelque._signals'),
+    'otel': ('torrelque.otel', 'torrelque._failures', 'torrelque.renewing'),
+    'renewing.py': ('torrelque._failures', 'torrelque.core.leases'),
+    'settling.py': ('torrelque._failures', 'torrelque.renewing'),
+    'worker.py': (
+        'torrelque._contexts',
+        'torrelque._failures',
+        'torrelque._signals',
+        'torrelque.renewing',
+        'torrelque.settling',
+    ),
 }
 """What uses the library as its users do, and the parts of its own that it consists of."""
 

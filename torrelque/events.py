@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from torrelque.core.models import Task
 
 __all__ = (
+    'Abandoned',
     'Disconnected',
     'Finished',
     'GivenBack',
@@ -15,6 +16,7 @@ __all__ = (
     'Outcome',
     'Reconnected',
     'Rejected',
+    'ResultDropped',
     'Retried',
     'Started',
     'Unsettled',
@@ -38,6 +40,17 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultDropped:
+    """The handler returned, but its result could not be serialised, or the server refused it, because of ``error``.
+
+    The task was released without a result. `Finished` follows, with None.
+    """
+
+    task: Task
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
 class Retried:
     """The handler raised ``error``, and the task was requeued, to be due after ``delay`` s."""
 
@@ -58,6 +71,13 @@ class Rejected:
 @dataclass(frozen=True, slots=True)
 class GivenBack:
     """The worker stopped, and the task was returned to the front of the queue, this delivery not counted."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The handler was cancelled and did not end; its claim is given back, and what it still does is dropped."""
 
     task: Task
 
@@ -93,4 +113,6 @@ class Reconnected:
 Outcome: TypeAlias = Finished | Retried | Rejected | GivenBack
 """How a delivery ended."""
 
-WorkerEvent: TypeAlias = Started | Outcome | LeaseLost | Unsettled | Disconnected | Reconnected
+WorkerEvent: TypeAlias = (
+    Started | Outcome | ResultDropped | LeaseLost | Abandoned | Unsettled | Disconnected | Reconnected
+)

@@ -9,7 +9,8 @@ from typing import Generic, Protocol, TypeVar
 
 import anyio
 
-from torrelque import Task, Torrelque, TorrelqueLeaseLostError, TorrelqueLookupError
+from torrelque import Task, Torrelque, TorrelqueError, TorrelqueLeaseLostError, TorrelqueLookupError
+from torrelque._failures import describe
 from torrelque.core.leases import Leases
 
 __all__ = ('Clock', 'Renewer')
@@ -53,6 +54,7 @@ class Renewer(Generic[J]):
         self._leases: Leases[J] = Leases()
         self._news = anyio.Event()
         self._next_look = math.inf
+        self._failing = False
 
     def add(self, job: J) -> None:
         """Renew the lease of a task until it is removed."""
@@ -91,7 +93,16 @@ class Renewer(Generic[J]):
                 self._leases.remove(job)
                 self._lose(job)
         except Exception as error:  # noqa: BLE001 - whatever it is, the lease is not renewed
-            logger.debug('The lease of task:%s could not be renewed: %r', job.task.id, error)
+            self._report(job, error)
             self._look_at(self._leases.failed(job, self._clock.now()))
         else:
+            self._failing = False
             self._look_at(self._leases.renewed(job, sent))
+
+    def _report(self, job: J, error: Exception) -> None:
+        """That a server is away is said elsewhere. What nobody expects is said here, once until it is over."""
+        if self._failing or isinstance(error, TorrelqueError):
+            logger.debug('The lease of task:%s could not be renewed: %s', job.task.id, describe(error))
+        else:
+            logger.warning('Leases cannot be renewed, trying again until they run out: %s', describe(error))
+            self._failing = True

@@ -20,7 +20,7 @@ from torrelque.core import checks
 from torrelque.core.backoff import Backoff
 from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
 
-__all__ = ('Reject', 'Retry', 'RetryPolicy', 'constant', 'exponential', 'immediately', 'linear', 'never')
+__all__ = ('Aborted', 'Reject', 'Retry', 'RetryPolicy', 'constant', 'exponential', 'immediately', 'linear', 'never')
 
 RetryPolicy: TypeAlias = Callable[[int, Exception], float | None]
 """Number of the failed delivery, and why it failed -> seconds until the next; None gives up."""
@@ -44,6 +44,14 @@ class Reject(Exception):  # noqa: N818 - an order, not an error
     def __init__(self, reason: str) -> None:
         self.reason: str = checks.check_text('reason', reason)
         super().__init__(reason)
+
+
+class Aborted(Exception):  # noqa: N818 - what became of a delivery
+    """What a policy and the events get for a delivery that ended with something other than an Exception.
+
+    That may be a cancellation from within the handler, SystemExit, or any
+    BaseException. It is the ``__cause__``.
+    """
 
 
 def never() -> RetryPolicy:

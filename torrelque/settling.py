@@ -13,24 +13,49 @@ from torrelque import (
     ReleaseItem,
     Task,
     Torrelque,
-    TorrelqueConnectionError,
     TorrelqueDurabilityError,
+    TorrelqueError,
     TorrelqueLeaseLostError,
     TorrelqueLookupError,
-    TorrelqueReplyError,
     TorrelqueTimeoutError,
+    TorrelqueTypeError,
+    TorrelqueValueError,
     events,
     is_transient,
 )
 from torrelque import retry as policies
+from torrelque._failures import describe
 from torrelque.renewing import Clock
 
-__all__ = ('BACK_OFF', 'Settler', 'sleep')
+__all__ = ('BACK_OFF', 'Settler', 'may_pass', 'sleep')
 
 BACK_OFF = policies.exponential(0.05, 2, 0.5, jitter=0.5)
 """Between tries to reach a server that is away."""
 
+LAST_MOMENTS = 2.0
+"""Seconds, less where the lease is short: time for some tries to complete a task without its result."""
+
 logger: logging.Logger = logging.getLogger('torrelque.worker')
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether it is worth trying again: also after errors that nobody expects, such as that no file can be opened."""
+    return is_transient(error) or not isinstance(error, TorrelqueError)
+
+
+def _is_about_result(error: Exception) -> bool:
+    """Whether an outcome cannot be written because of the result in it."""
+    if isinstance(error, (TorrelqueTypeError, TorrelqueValueError)):
+        return True
+    return not isinstance(error, (TorrelqueError, OSError))  # any other is the serialiser's
+
+
+def _note_unconfirmed(error: TorrelqueDurabilityError) -> None:
+    logger.warning('Written, not confirmed: %s', error)  # writing it again would find no claim
+
+
+def _too_late() -> Exception:
+    return TorrelqueTimeoutError('the worker ended before the server answered')
 
 
 async def sleep(clock: Clock, seconds: float) -> None:
@@ -47,10 +72,31 @@ class Job(Protocol):
 J = TypeVar('J', bound=Job)
 
 
+class _Attempt:
+    """How far the writing of an outcome has come."""
+
+    __slots__ = ('_most_left', 'error', 'outcome', 'pause', 'tries', 'unfit', 'writable')
+
+    def __init__(self, outcome: events.Outcome, error: Exception | None) -> None:
+        self.outcome = outcome
+        self.writable = outcome
+        self.unfit: Exception | None = None
+        """Why the result is left out."""
+        self.error = error
+        self.tries = 0
+        self.pause = 0.0
+        self._most_left = 0.0
+
+    def last_moments(self, left: float) -> float:
+        """Seconds before the lease ends in which there is a last try without the result."""
+        self._most_left = max(self._most_left, left)
+        return min(LAST_MOMENTS, self._most_left / 4)
+
+
 class Settler(Generic[J]):
     """Writes outcomes, those of one moment together.
 
-    ``judge`` says what becomes of a task whose result cannot be written,
+    A result that cannot be written is dropped, and the task released without it.
     ``lose`` is called with a job whose claim has gone, ``tell`` with events.
     """
 
@@ -59,14 +105,12 @@ class Settler(Generic[J]):
         queue: Torrelque,
         clock: Clock,
         result_ttl: float | None,
-        judge: Callable[[Task, Exception], events.Outcome],
         lose: Callable[[J], None],
         tell: Callable[[events.WorkerEvent], None],
     ) -> None:
         self._queue = queue
         self._clock = clock
         self._result_ttl = result_ttl
-        self._judge = judge
         self._lose = lose
         self._tell = tell
         self._finished: list[tuple[J, events.Finished]] = []
@@ -107,47 +151,62 @@ class Settler(Generic[J]):
                 self._group.start_soon(self._settle, job, outcome)
         except BaseException:
             for _, outcome in finished:
-                self._give_up(outcome, self._too_late())
+                self._give_up(outcome, _too_late())
             raise
         else:
             for (job, outcome), error in zip(finished, answers, strict=True):
                 if error is None:
+                    self._tell(outcome)
+                elif isinstance(error, TorrelqueDurabilityError):
+                    _note_unconfirmed(error)
                     self._tell(outcome)
                 else:
                     self._group.start_soon(self._settle, job, outcome, error)
 
     async def _settle(self, job: J, outcome: events.Outcome, error: Exception | None = None) -> None:
         """Write an outcome; while the server is away, try for as long as the lease lasts. ``error``: of a first try."""
-        tries = 0
-        last = error or self._too_late()
+        attempt = _Attempt(outcome, error)
         try:
-            while True:
-                if error is None:
-                    error = await self._write(outcome)
-                if isinstance(error, TorrelqueDurabilityError):
-                    logger.warning('Written, not confirmed: %s', error)  # writing it again would find no claim
-                    error = None
-                if error is None:
-                    self._tell(outcome)
-                    return
-                last = error
-                if isinstance(error, (TorrelqueLeaseLostError, TorrelqueLookupError)):
-                    self._lose(job)
-                    return
-                if isinstance(error, (TorrelqueConnectionError, TorrelqueReplyError)):
-                    if not is_transient(error) or self._clock.now() >= job.expires:
-                        break
-                    tries += 1
-                    await sleep(self._clock, BACK_OFF(tries, error) or 0.0)
-                elif isinstance(outcome, events.Finished):  # a result that cannot be serialised is the handler's fault
-                    outcome = self._judge(outcome.task, error)
-                else:
-                    break
+            ended = False
+            while not ended:
+                error = error or await self._write(attempt.writable)
+                ended = self._is_ended(job, attempt, error)
+                if not ended and attempt.pause:
+                    await sleep(self._clock, attempt.pause)
                 error = None
         except BaseException:
-            self._give_up(outcome, last)
+            self._give_up(outcome, attempt.error or _too_late())
             raise
-        self._give_up(outcome, last)
+
+    def _is_ended(self, job: J, attempt: _Attempt, error: Exception | None) -> bool:
+        """Whether an outcome is written, or cannot be; else what to write next, and when."""
+        outcome = attempt.writable
+        if error is None:
+            if attempt.unfit is not None:
+                logger.error('Task:%s is completed without its result: %s', outcome.task.id, describe(attempt.unfit))
+                self._tell(events.ResultDropped(outcome.task, attempt.unfit))
+            self._tell(outcome)
+            return True
+        attempt.error = error
+        if isinstance(error, (TorrelqueLeaseLostError, TorrelqueLookupError)):
+            self._lose(job)
+            return True
+        left = job.expires - self._clock.now()
+        over = not may_pass(error) or left <= 0
+        has_result = isinstance(outcome, events.Finished) and outcome.result is not None
+        if has_result and (over or left <= attempt.last_moments(left) or _is_about_result(error)):
+            attempt.unfit = error
+            attempt.writable = events.Finished(outcome.task, None)  # rather than call the handler again
+            attempt.pause = 0.0
+            return False
+        if over:
+            self._give_up(attempt.outcome, error)
+            return True
+        attempt.tries += 1
+        attempt.pause = BACK_OFF(attempt.tries, error) or 0.0
+        if attempt.tries == 1 and not isinstance(error, TorrelqueError):
+            logger.warning('The outcome of task:%s cannot be written yet: %s', outcome.task.id, describe(error))
+        return False
 
     async def _write(self, outcome: events.Outcome) -> Exception | None:
         try:
@@ -160,19 +219,17 @@ class Settler(Generic[J]):
                     await self._queue.reject(task, reason)
                 case events.GivenBack(task):
                     await self._queue.giveback(task)
+        except TorrelqueDurabilityError as error:
+            _note_unconfirmed(error)
         except Exception as error:  # noqa: BLE001 - it is looked at by the caller
             return error
         return None
 
     def _give_up(self, outcome: events.Outcome, error: Exception) -> None:
         logger.error(
-            'Task:%s stays claimed until its lease ends, its outcome (%s) could not be written: %r',
+            'Task:%s stays claimed until its lease ends, its outcome (%s) could not be written: %s',
             outcome.task.id,
             type(outcome).__name__,
-            error,
+            describe(error),
         )
         self._tell(events.Unsettled(outcome.task, outcome, error))
-
-    @staticmethod
-    def _too_late() -> Exception:
-        return TorrelqueTimeoutError('the worker ended before the server answered')

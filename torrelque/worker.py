@@ -10,13 +10,14 @@ import asyncio
 import inspect
 import logging
 import math
-import signal
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from contextvars import Context, copy_context
 from itertools import count
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -24,21 +25,19 @@ from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint, current_token
 
 from torrelque import (
-    Reject,
-    Retry,
     Task,
     Torrelque,
-    TorrelqueConnectionError,
-    TorrelqueReplyError,
     TorrelqueTypeError,
     TorrelqueUsageError,
     TorrelqueValueError,
     events,
-    is_transient,
 )
 from torrelque import retry as policies
+from torrelque._contexts import call_in
+from torrelque._failures import Failure, describe, understand
+from torrelque._signals import HANG_UP, received
 from torrelque.renewing import Clock, Renewer
-from torrelque.settling import BACK_OFF, Settler, sleep
+from torrelque.settling import BACK_OFF, Settler, may_pass, sleep
 
 __all__ = ('Worker',)
 
@@ -53,6 +52,8 @@ HEAD_START = 3
 
 LONGEST = 1e9
 """Seconds. Beyond it a time is a mistake."""
+
+A = TypeVar('A')
 
 logger: logging.Logger = logging.getLogger('torrelque.worker')
 
@@ -72,13 +73,14 @@ class _LoopClock:
 class _Job:
     """One delivery: a task in this worker's hands."""
 
-    __slots__ = ('expires', 'in_thread', 'lost', 'scope', 'task')
+    __slots__ = ('ended', 'expires', 'in_thread', 'lost', 'scope', 'task')
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.expires = task.expires
         self.scope: anyio.CancelScope | None = None  # while its handler runs
         self.in_thread = False
+        self.ended: tuple[Any, BaseException | None] = None, None  # what a thread returned or raised
         self.lost = False
 
 
@@ -134,8 +136,10 @@ class Worker:
 
         self._begun = False
         self._stopping = False
+        self._signalled = False
         self._stopped_at = math.inf  # when the last handlers are cancelled
-        self._failure: Exception | None = None
+        self._crash: BaseException | None = None
+        self._failure: BaseException | None = None
         self._jobs: set[_Job] = set()
         self._ready: deque[_Job] = deque()  # claimed, and about to be started: never more than there are free slots
         self._resting: deque[anyio.Event] = deque()
@@ -162,8 +166,10 @@ class Worker:
         self._limiter = anyio.CapacityLimiter(self._concurrency)
         self._clock: Clock = self._given_clock or _LoopClock()
         self._renewer = Renewer(self._queue, self._clock, self._lose)
-        self._settler = Settler[_Job](self._queue, self._clock, self._result_ttl, self._judge, self._lose, self._tell)
+        self._settler = Settler[_Job](self._queue, self._clock, self._result_ttl, self._lose, self._tell)
         self._stop_news = anyio.Event()
+        self._slots = anyio.CancelScope()
+        self._slots_ended = anyio.Event()
         async with anyio.create_task_group() as group:
             await group.start(self._settler.run)
             try:
@@ -172,10 +178,7 @@ class Worker:
                     helpers.start_soon(self._end_grace)
                     if self._handle_signals:
                         await helpers.start(self._heed_signals)
-                    async with anyio.create_task_group() as slots:
-                        for _ in range(self._concurrency):
-                            slots.start_soon(self._fill_slot)
-                        task_status.started()
+                    await self._run_slots(task_status)
                     helpers.cancel_scope.cancel()
             finally:
                 self._stopping = True
@@ -208,20 +211,61 @@ class Worker:
     # Slots take turns at claiming for all that are free. One that has a job and leaves others ready wakes the next, so
     # that handlers which never wait are called in a row, without a switch of tasks between them.
 
+    async def _run_slots(self, task_status: TaskStatus[None]) -> None:
+        """Return when all slots have ended, or those that have not were abandoned.
+
+        They are in no task group of the caller's, as that could not be left while a
+        handler ignores its cancellation.
+        """
+        _start_apart(self._host_slots)
+        try:
+            task_status.started()
+            await self._slots_ended.wait()
+        except anyio.get_cancelled_exc_class():
+            self._slots.cancel()
+            with anyio.CancelScope(shield=True):
+                await self._abandon_late()
+            raise
+        if self._crash is not None:
+            raise self._crash
+
+    async def _host_slots(self) -> None:
+        try:
+            with self._slots:
+                async with anyio.create_task_group() as group:
+                    for _ in range(self._concurrency):
+                        group.start_soon(self._fill_slot)
+        except BaseException as error:  # noqa: BLE001 - `run` raises it
+            self._crash = error
+        finally:
+            self._slots_ended.set()
+
     async def _fill_slot(self) -> None:
-        while True:
+        ended = False
+        while not ended:
             with anyio.CancelScope() as scope:  # a handler's, and the next one's; a new one after it was cancelled
+                before = _count_cancellations()
+                try:
+                    ended = await self._fill_slot_within(scope, before)
+                except asyncio.CancelledError:  # perhaps by a timer that a handler left behind
+                    if await self._is_cancelled(scope, before):
+                        raise
+
+    async def _fill_slot_within(self, scope: anyio.CancelScope, before: int) -> bool:
+        """Work on one task after the other until the scope is cancelled, or the worker stops. Whether it does."""
+        turn = monotonic()
+        while not scope.cancel_called:
+            job = await self._next_job()
+            if job is None:
+                return True
+            outcome = await self._work(job, scope, before)
+            if outcome is not None:
+                self._settler.settle_soon(job, outcome)
+            job = outcome = None  # else an idle slot keeps the last payload, result and traceback
+            if self._ready and monotonic() - turn > TURN:
+                await checkpoint()
                 turn = monotonic()
-                while not scope.cancel_called:
-                    job = await self._next_job()
-                    if job is None:
-                        return
-                    outcome = await self._work(job, scope)
-                    if outcome is not None:
-                        self._settler.settle_soon(job, outcome)
-                    if self._ready and monotonic() - turn > TURN:
-                        await checkpoint()
-                        turn = monotonic()
+        return False
 
     async def _next_job(self) -> _Job | None:
         """The next task; None when the worker stops."""
@@ -279,7 +323,8 @@ class Worker:
                     await checkpoint()  # others may end at this moment, too; what became of them travels with the claim
                 self._ready.extend([_Job(task) for task in await self._next_tasks()])
             except Exception as error:  # noqa: BLE001 - `run` raises it
-                self._failure = self._failure or error
+                if self._failure is None:
+                    self._failure = error
                 self.stop()
             finally:
                 self._claiming = None
@@ -289,8 +334,8 @@ class Worker:
             if (free := self._free()) > 1:
                 return await self._queue.dequeue(max_tasks=free)
             return [await self._queue.dequeue()]
-        except (TorrelqueConnectionError, TorrelqueReplyError) as error:
-            if not is_transient(error):
+        except Exception as error:
+            if not may_pass(error):
                 raise
             logger.warning('The server cannot be used, trying again until it can: %s', error)
             self._tell(events.Disconnected(error))
@@ -302,8 +347,8 @@ class Worker:
             await sleep(self._clock, BACK_OFF(failures, error) or 0.0)
             try:
                 tasks = await self._queue.dequeue_nowait(max_tasks=self._free())
-            except (TorrelqueConnectionError, TorrelqueReplyError) as failure:
-                if not is_transient(failure):
+            except Exception as failure:
+                if not may_pass(failure):
                     raise
             else:
                 logger.info('The server can be used again')
@@ -313,7 +358,7 @@ class Worker:
 
     # Handling --------------------------------------------------------------------------------------------------------
 
-    async def _work(self, job: _Job, scope: anyio.CancelScope) -> events.Outcome | None:
+    async def _work(self, job: _Job, scope: anyio.CancelScope, before: int) -> events.Outcome | None:
         """Call the handler, within a scope that cancels it. None if the claim was lost meanwhile."""
         if job.expires <= self._clock.now():
             self._lose(job)
@@ -321,67 +366,112 @@ class Worker:
         job.scope = scope
         self._jobs.add(job)
         self._renewer.add(job)
+        context = copy_context()
         if self._on_event is not None:
-            self._tell(events.Started(job.task))
-        outcome: events.Outcome
+            context.run(self._tell, events.Started(job.task))
         try:
-            outcome = events.Finished(job.task, await self._call(job))
-        except (Retry, Reject) as error:
-            outcome = self._judge(job.task, error)
-        except Exception as error:  # noqa: BLE001 - the policy's
-            # A handler that is cancelled may well fail of it.
-            if scope.cancel_called or anyio.current_effective_deadline() == -math.inf:
-                outcome = events.GivenBack(job.task)
-            else:
-                outcome = self._judge(job.task, error)
-        except BaseException:
-            if not job.lost:
-                self._settler.settle_soon(job, events.GivenBack(job.task))
-            raise
+            result, error = await self._call(job, context)
+            if error is None:
+                return None if job.lost else events.Finished(job.task, result)
+            return await self._judge_unless_cancelled(job, scope, before, error)
         finally:
+            error = None  # as its traceback may have this frame
             job.scope = None
             self._jobs.discard(job)
             job.expires = self._renewer.remove(job)
-        return None if job.lost else outcome
 
-    async def _call(self, job: _Job) -> Any:  # noqa: ANN401 - what the handler returns
+    async def _call(self, job: _Job, context: Context) -> tuple[Any, BaseException | None]:
+        """What the handler returned, or what it raised."""
         if not self._in_thread:
-            return await self._handler(job.task)
+            return await call_in(context, self._handler, job.task)
         job.in_thread = True
-        (result,) = await anyio.to_thread.run_sync(
-            self._call_plainly, job.task, limiter=self._limiter, abandon_on_cancel=True
-        )
+        try:
+            await anyio.to_thread.run_sync(self._call_plainly, job, limiter=self._limiter, abandon_on_cancel=True)
+        except anyio.get_cancelled_exc_class() as cancellation:
+            logger.warning('The thread of task:%s goes on; what it returns is dropped', job.task.id)
+            return None, cancellation
         job.in_thread = False
-        if inspect.isawaitable(result):
+        result, error = job.ended
+        job.ended = None, None  # the traceback leads to the thread's frames, and these to the job
+        if error is None and inspect.isawaitable(result):
             if job.lost and job.scope is not None:
                 job.scope.cancel()
-            return await result
-        return result
+            return await call_in(context, _itself, result)
+        return result, error
 
-    def _call_plainly(self, task: Task) -> tuple[Any]:
-        return (self._handler(task),)  # packed: Trio refuses a thread that returns a coroutine
-
-    def _judge(self, task: Task, error: Exception) -> events.Outcome:
-        """What becomes of a task whose handler raised."""
-        if isinstance(error, Retry):
-            return events.Retried(task, error.delay, error)
-        if isinstance(error, Reject):
-            return events.Rejected(task, error.reason, error)
-        reason = f'{type(error).__name__}: {error}'[:1000].encode(errors='backslashreplace').decode()
+    def _call_plainly(self, job: _Job) -> None:
         try:
-            delay = self._retry(task.attempt, error)
-            if delay is not None:
-                delay = _check_seconds('the delay of a retry policy', delay)
-        except Exception:
-            logger.exception('The retry policy failed, task:%s is rejected', task.id)
-            delay = None
+            job.ended = self._handler(job.task), None
+        except BaseException as error:  # noqa: BLE001 - not all kinds get from a thread to an event loop
+            job.ended = None, error
+
+    async def _judge_unless_cancelled(
+        self, job: _Job, scope: anyio.CancelScope, before: int, error: BaseException
+    ) -> events.Outcome | None:
+        """What becomes of a task whose handler raised, maybe because this worker cancelled it."""
+        failure = understand(error)
+        decided = failure.rejects or failure.delay is not None or failure.exit is not None
+        if not decided and await self._is_cancelled(scope, before):  # a handler that is cancelled may well fail of it
+            if not job.lost:
+                self._settler.settle_soon(job, events.GivenBack(job.task))
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                try:
+                    raise error
+                finally:
+                    del error, failure  # its traceback has this frame
+            return None
+        if failure.exit is not None:
+            self._exit(failure.exit, job.task)
+        return None if job.lost else self._judge(job.task, failure, error)
+
+    async def _is_cancelled(self, scope: anyio.CancelScope, before: int) -> bool:
+        """Whether this worker, or all of the event loop, is being stopped, and not just what the handler awaited."""
+        if _is_ending(scope):
+            return True
+        if _count_cancellations() <= before:
+            return False
+        for _ in range(HEAD_START):  # an event loop that ends cancels all tasks in one turn, which `run` hears of
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+        if _is_ending(scope):
+            return True
+        task = asyncio.current_task()
+        while task is not None and task.cancelling() > before:
+            task.uncancel()
+        return False
+
+    def _exit(self, error: SystemExit | KeyboardInterrupt, task: Task) -> None:
+        """Stop the worker, as the handler asked to. `run` raises the error."""
+        again = isinstance(self._failure, KeyboardInterrupt)
+        logger.error('Delivery %d of task:%s ends the worker: %s', task.dequeue_count, task.id, describe(error))
+        if self._failure is None:
+            self._failure = error
+        self.stop(0.0 if again else None)
+
+    def _judge(self, task: Task, failure: Failure, raised: BaseException) -> events.Outcome:
+        """What becomes of a task whose handler raised."""
+        error = failure.error
+        if failure.rejects:
+            return events.Rejected(task, failure.reason, error)
+        if failure.delay is not None:
+            return events.Retried(task, failure.delay, error)
+        delay = self._ask_policy(task, error)
+        shown = None if failure.exit else raised
         if delay is None:
-            logger.error('Delivery %d of task:%s failed, rejecting it', task.dequeue_count, task.id, exc_info=error)
-            return events.Rejected(task, reason, error)
+            logger.error('Delivery %d of task:%s failed, rejecting it', task.dequeue_count, task.id, exc_info=shown)
+            return events.Rejected(task, failure.reason, error)
         logger.warning(
-            'Delivery %d of task:%s failed, the next is due in %g s', task.dequeue_count, task.id, delay, exc_info=error
+            'Delivery %d of task:%s failed, the next is due in %g s', task.dequeue_count, task.id, delay, exc_info=shown
         )
         return events.Retried(task, delay, error)
+
+    def _ask_policy(self, task: Task, error: Exception) -> float | None:
+        try:
+            delay = self._retry(task.attempt, error)
+            return None if delay is None else _check_seconds('the delay of a retry policy', delay)
+        except BaseException:
+            logger.exception('The retry policy failed, task:%s is rejected', task.id)
+            return None
 
     def _lose(self, job: _Job) -> None:
         """End a handler whose claim is lost. A thread cannot be: what it returns is dropped."""
@@ -403,14 +493,34 @@ class Worker:
         for job in self._jobs:
             if job.scope is not None:
                 job.scope.cancel()
+        await self._abandon_late()
+
+    async def _abandon_late(self) -> None:
+        """Give handlers that were cancelled some time to end; then let those be that have not."""
+        with anyio.move_on_after(CLOSING_TIME):
+            await self._slots_ended.wait()
+            return
+        for job in list(self._jobs):
+            logger.error('The handler of task:%s ignores that it was cancelled, and is left behind', job.task.id)
+            self._tell(events.Abandoned(job.task))
+            if not job.lost:
+                job.lost = True
+                self._renewer.remove(job)
+                self._settler.settle_soon(job, events.GivenBack(job.task))
+        self._slots_ended.set()
 
     async def _heed_signals(self, *, task_status: TaskStatus[None]) -> None:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        loop: Any = current_token().native_token
+        soon = loop.call_soon_threadsafe if isinstance(loop, asyncio.AbstractEventLoop) else loop.run_sync_soon
+        with received(lambda number: soon(self._heed, number)):
             task_status.started()
-            grace: float | None = None
-            async for _ in received:
-                self.stop(grace)
-                grace = 0.0
+            await anyio.sleep_forever()
+
+    def _heed(self, number: int) -> None:
+        if self._signalled and number == HANG_UP:
+            return
+        self.stop(0.0 if self._signalled else None)
+        self._signalled = True
 
     # Within ----------------------------------------------------------------------------------------------------------
 
@@ -419,8 +529,42 @@ class Worker:
             return
         try:
             self._on_event(event)
-        except Exception:
+        except BaseException:
             logger.exception('on_event failed for %s', type(event).__name__)
+
+
+def _start_apart(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Start a task that belongs to no task group, in a copy of this context. It must not raise."""
+    loop: Any = current_token().native_token
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        task = loop.create_task(function())
+        _apart.add(task)
+        task.add_done_callback(_apart.discard)
+    else:
+        import trio.lowlevel  # noqa: PLC0415 - it is there, as it runs
+
+        trio.lowlevel.spawn_system_task(function, context=copy_context())
+
+
+_apart: set[asyncio.Task[None]] = set()
+"""As event loops refer to their tasks weakly."""
+
+
+def _is_ending(scope: anyio.CancelScope) -> bool:
+    return scope.cancel_called or anyio.current_effective_deadline() == -math.inf
+
+
+def _count_cancellations() -> int:
+    """How often the running task was told to end; only asyncio counts it."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return 0
+    return 0 if task is None else task.cancelling()
+
+
+def _itself(value: A) -> A:
+    return value
 
 
 def _is_coroutine_function(function: Any) -> bool:  # noqa: ANN401 - that is what is asked

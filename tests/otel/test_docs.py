@@ -111,7 +111,7 @@ async def test_the_loop_and_the_providers(shown: dict[str, Any], telescope: Tele
 
 def test_what_is_listed_is_told() -> None:
     source = Path(telemetry.__file__).read_text(encoding='utf-8')
-    assert rows('Metrics') == re.findall(r"'(messaging\.(?:client|process)\.[\w.]+)',", source)
+    assert rows('Metrics') == re.findall(r"'((?:messaging\.(?:client|process)|torrelque\.worker)\.[\w.]+)',", source)
     written = {
         telemetry.MESSAGE_ID, telemetry.MESSAGE_COUNT, telemetry.ATTEMPT, telemetry.DELAY, telemetry.REASON,
         telemetry.ERROR_TYPE,

@@ -26,6 +26,8 @@ class WatchedTransport(MemoryTransport):
         super().__init__(clock=clock)
         self.batches: list[list[str]] = []
         self.away: Exception | None = None
+        self.too_large: Exception | None = None
+        """What is answered to, or raised of, a call of more than 1,000 bytes."""
         self.tries = 0
 
     async def execute(self, batch: Batch) -> Sequence[Reply]:
@@ -33,6 +35,11 @@ class WatchedTransport(MemoryTransport):
             self.tries += 1
             await self._travel()
             return self._refuse(batch)
+        if self.too_large is not None and any(size_of(call) > 1000 for call in batch):
+            if not isinstance(self.too_large, TorrelqueReplyError):
+                raise self.too_large
+            fitting = iter(await super().execute([call for call in batch if size_of(call) <= 1000]))
+            return [self.too_large if size_of(call) > 1000 else next(fitting) for call in batch]
         self.batches.append([call.command.name if isinstance(call.command, Script) else call.command for call in batch])
         return await super().execute(batch)
 
@@ -48,6 +55,10 @@ class WatchedTransport(MemoryTransport):
     def count(self, name: str) -> int:
         """How many calls of a script there were, repeats after a NOSCRIPT not counted."""
         return sum(batch.count(name) for batch in self.batches)
+
+
+def size_of(call: Call[Reply]) -> int:
+    return 0 if call.command == 'SCRIPT LOAD' else sum(len(arg) for arg in call.args if isinstance(arg, (str, bytes)))
 
 
 class LiveBench:

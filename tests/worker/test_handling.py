@@ -142,17 +142,6 @@ async def test_a_handler_rejects(bench: Bench) -> None:
     assert (event.task.id, event.reason, type(event.error)) == (task_id, 'spoilt', Reject)
 
 
-async def test_a_result_that_cannot_be_serialised_is_a_failure(bench: Bench) -> None:
-    async def handler(task: Task) -> object:
-        return object()
-
-    task_id = await bench.queue.enqueue(1)
-    async with bench.working(handler, retry=retry.constant(5, attempts=2)):
-        assert await bench.peek() == (0, 0, 1, 0)
-        await bench.clock.advance(6)
-    assert 'not JSON serializable' in str((await bench.queue.get_task_state(task_id)).reason)
-
-
 @pytest.mark.parametrize('bad', [float('nan'), -1, '5', True])
 async def test_a_policy_that_fails_rejects_the_task(
     bench: Bench,

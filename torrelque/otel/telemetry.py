@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from importlib.metadata import version
 from typing import NamedTuple
@@ -18,7 +18,8 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode
 
-from torrelque import Reject, Retry, Task, TorrelqueError
+from torrelque import Task, TorrelqueError
+from torrelque._failures import is_cancellation, message_of, understand
 
 __all__ = (
     'Attributes',
@@ -97,6 +98,12 @@ class Telemetry:
             explicit_bucket_boundaries_advisory=BOUNDARIES,
         )
 
+        self._dropped = meter.create_counter(
+            'torrelque.worker.results.dropped',
+            '{result}',
+            'Number of results that could not be written, of tasks that were completed without.',
+        )
+
     def start(
         self,
         verb: Verb,
@@ -133,6 +140,10 @@ class Telemetry:
     def consumed(self, verb: Verb, count: int) -> None:
         """Count tasks that were handed to the application."""
         self._consumed.add(count, self._describe(verb))
+
+    def dropped(self, error: Exception) -> None:
+        """Count a result that could not be written."""
+        self._dropped.add(1, self._describe(PROCESS, error_type(error)))
 
     def lasted(self, verb: Verb, nanoseconds: int, error: str | None) -> None:
         """Record a duration. Creating a message is none: nothing was sent."""
@@ -172,7 +183,7 @@ class Operation:
         if self._error is None:
             self._error = error_type(error)
             self.span.set_attribute(ERROR_TYPE, self._error)
-            self.span.set_status(StatusCode.ERROR, description or str(error) or None)
+            self.span.set_status(StatusCode.ERROR, description or message_of(error) or None)
 
     def end(self) -> None:
         """Record how long it took, the same in the span and in the metric."""
@@ -191,6 +202,19 @@ class Operation:
         finally:
             self.end()
 
+    def _end_with(self, error: BaseException) -> None:
+        failure = understand(error)
+        if failure.rejects:
+            self.span.add_event('torrelque.reject', {REASON: failure.reason})
+            self.fail(failure.cause)
+        elif failure.delay is not None:
+            self.span.add_event('torrelque.retry', {DELAY: failure.delay})
+        else:
+            if isinstance(error, Exception):
+                with suppress(BaseException):  # of an exception whose str() fails
+                    self.span.record_exception(error)
+            self.fail(failure.cause)
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Work of the application, whose spans become children of this one."""
@@ -199,17 +223,8 @@ class Operation:
         called = pushed.set(False)
         try:
             yield
-        except Retry as order:
-            self.span.add_event('torrelque.retry', {DELAY: order.delay})
-            raise
-        except Reject as order:
-            self.span.add_event('torrelque.reject', {REASON: order.reason})
-            self.fail(order)
-            raise
         except BaseException as error:
-            if isinstance(error, Exception):
-                self.span.record_exception(error)
-            self.fail(error)
+            self._end_with(error)
             raise
         finally:
             pushed.reset(called)
@@ -220,7 +235,7 @@ class Operation:
 
 def error_type(error: BaseException) -> str:
     """A class of error. Of the library's, it is the same over every client; ``cancelled`` is no error but an end."""
-    if not isinstance(error, Exception):
+    if is_cancellation(error):
         return 'cancelled'
     kinds = type(error).__mro__ if isinstance(error, TorrelqueError) else (type(error),)
     kind = next((kind for kind in kinds if kind.__module__ == TorrelqueError.__module__), type(error))

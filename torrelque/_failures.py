@@ -1,0 +1,117 @@
+"""What a handler raised: how to show it, and what it asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torrelque import Reject, Retry
+from torrelque import retry as policies
+
+__all__ = ('Failure', 'describe', 'is_cancellation', 'leaves_of', 'message_of', 'sendable', 'understand')
+
+LONGEST_REASON = 1000
+"""Characters of errors in the reason of a dead letter."""
+
+LONGEST_DELAY = 1e9
+"""Seconds."""
+
+
+class Failure(NamedTuple):
+    """How a delivery failed."""
+
+    cause: BaseException
+    """What was raised; of a group of one, that one."""
+    error: Exception
+    """The same for the retry policy and the events, wrapped if need be."""
+    reason: str
+    """For the dead letter."""
+    rejects: bool = False
+    """Whether the handler raised `Reject`."""
+    delay: float | None = None
+    """Of `Retry`, if the handler raised that."""
+    exit: SystemExit | KeyboardInterrupt | None = None
+    """The end of the process that the handler asked for."""
+
+
+def understand(error: BaseException) -> Failure:
+    """Find out what the exception of a handler means.
+
+    Cancellations in a group are ignored, as they follow from the other errors.
+    `Reject` anywhere in a group is obeyed. `Retry` is obeyed unless there are
+    other errors beside it: those are the retry policy's. A group of one error
+    counts as that error.
+    """
+    every = list(leaves_of(error))
+    leaves = [leaf for leaf in every if not is_cancellation(leaf)] or every
+    ending = next((leaf for leaf in leaves if isinstance(leaf, (SystemExit, KeyboardInterrupt))), None)
+    rejections = [leaf for leaf in leaves if isinstance(leaf, Reject)]
+    if rejections:
+        reasons = [text for leaf in rejections if isinstance(text := getattr(leaf, 'reason', None), str) and text]
+        return Failure(
+            rejections[0], rejections[0], sendable('; '.join(reasons) or describe(error)), rejects=True, exit=ending
+        )
+    delays = {index: delay for index, leaf in enumerate(leaves) if (delay := _find_delay(leaf)) is not None}
+    longest = max(delays, key=delays.__getitem__) if len(delays) == len(leaves) else None
+    whole = error if longest is None and len(leaves) > 1 else leaves[longest or 0]
+    return Failure(
+        cause=whole,
+        error=_as_exception(whole),
+        reason=sendable('; '.join(describe(leaf) for leaf in leaves)[:LONGEST_REASON]),
+        delay=None if longest is None else delays[longest],
+        exit=ending,
+    )
+
+
+def describe(error: BaseException) -> str:
+    """Type and message of an exception, whatever its ``__str__`` does; of a group, those of its leaves."""
+    if isinstance(error, BaseExceptionGroup):
+        return '; '.join(describe(leaf) for leaf in leaves_of(error))
+    text = message_of(error)
+    return f'{type(error).__name__}: {text}' if text else type(error).__name__
+
+
+def message_of(error: BaseException) -> str:
+    """``str(error)``, even where that fails."""
+    try:
+        return str(error)
+    except BaseException as failure:  # noqa: BLE001 - the class of the exception is the user's
+        return f'<str() raised {type(failure).__name__}>'
+
+
+def sendable(text: str) -> str:
+    """The text with what UTF-8 cannot encode escaped."""
+    return text.encode(errors='backslashreplace').decode()
+
+
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group, however deep; any other exception itself."""
+    stack = [error]
+    while stack:
+        each = stack.pop()
+        if isinstance(each, BaseExceptionGroup):
+            stack.extend(reversed(each.exceptions))
+        else:
+            yield each
+
+
+def _find_delay(error: BaseException) -> float | None:
+    """The delay of a `Retry`; None for any other error, and for one that was tampered with."""
+    delay = getattr(error, 'delay', None) if isinstance(error, Retry) else None
+    return float(delay) if isinstance(delay, (int, float)) and 0 <= delay <= LONGEST_DELAY else None
+
+
+def _as_exception(error: BaseException) -> Exception:
+    if isinstance(error, Exception):
+        return error
+    aborted = policies.Aborted(describe(error))
+    aborted.__cause__ = error
+    return aborted
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether it is an event loop's cancellation. Works in threads, too, where no event loop can be asked."""
+    trio = sys.modules.get('trio')
+    return isinstance(error, asyncio.CancelledError) or (trio is not None and isinstance(error, trio.Cancelled))

@@ -1,0 +1,102 @@
+"""The signals that stop workers: one receiver for the whole process.
+
+However many workers run, and on whichever event loops, each signal reaches all
+of them. While at least one runs, the process has these handlers; then it has
+those again that it had before. A child that is forked meanwhile, as by
+``multiprocessing``, gets the former handlers, and not the socket that wakes the
+parent's event loop.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ('HANG_UP', 'received')
+
+STOPPING: tuple[signal.Signals, ...] = tuple(
+    getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGQUIT', 'SIGHUP') if hasattr(signal, name)
+)
+
+HANG_UP: int | None = getattr(signal, 'SIGHUP', None)
+"""Sent along with others, as when a terminal closes or a service is stopped: it says nothing about haste."""
+
+IGNORABLE = [getattr(signal, name) for name in ('SIGHUP', 'SIGQUIT') if hasattr(signal, name)]
+"""Left alone where they are ignored, as by ``nohup``."""
+
+Receiver = Callable[[int], object]
+
+_receivers: dict[object, Receiver] = {}
+_former: dict[signal.Signals, Any] = {}
+"""What handled each signal before, while there are receivers."""
+
+
+@contextmanager
+def received(receiver: Receiver) -> Iterator[None]:
+    """Meanwhile call a function, as a signal handler, with each signal that asks the process to stop."""
+    key = object()
+    if not _receivers:
+        _install()
+    _receivers[key] = receiver
+    try:
+        yield
+    finally:
+        _receivers.pop(key, None)  # a forked child has none
+        if not _receivers:
+            _restore()
+
+
+def _install() -> None:
+    for number in STOPPING:
+        former = signal.getsignal(number)
+        if former is not None and not (number in IGNORABLE and former is signal.SIG_IGN):  # None is not Python's
+            _former[number] = former
+            signal.signal(number, _handle)
+
+
+def _restore() -> None:
+    while _former:
+        number, former = _former.popitem()
+        if signal.getsignal(number) is _handle:  # else the program has set another one meanwhile
+            signal.signal(number, former)
+
+
+def _handle(number: int, _frame: FrameType | None) -> None:
+    for receiver in list(_receivers.values()):
+        receiver(number)
+
+
+# Children -------------------------------------------------------------------------------------------------------------
+# Signals wait until the child has its own handlers: one that arrives sooner would be heeded by nobody.
+
+
+def _before_fork() -> None:
+    if _former:
+        _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _former)
+
+
+def _after_fork_in_parent() -> None:
+    mask = _masks.pop(threading.get_ident(), None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _after_fork_in_child() -> None:
+    if _former:
+        _receivers.clear()
+        _restore()
+        signal.set_wakeup_fd(-1)
+    _after_fork_in_parent()
+    _masks.clear()
+
+
+_masks: dict[int, set[Any]] = {}
+"""The signals that were blocked before, for each thread that forks."""
+
+if hasattr(os, 'register_at_fork'):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
