@@ -9,9 +9,9 @@ import pickle
 import pytest
 
 from torrelque import TorrelqueQueueStats
-from torrelque.cli.top.payloads import MOST, preview, show
+from torrelque.cli.payloads import MOST, preview, render
 from torrelque.cli.top.sampling import KEPT, History, Sample, bars
-from torrelque.cli.top.units import count, duration, rate
+from torrelque.cli.units import count, duration, rate
 
 
 def stats(pending: int = 0, *, enqueued: int = 0, completed: int = 0, rejected: int = 0) -> TorrelqueQueueStats:
@@ -136,8 +136,8 @@ def test_rates(value: float | None, text: str) -> None:
 @pytest.mark.parametrize(
     ('seconds', 'text'),
     [
-        (None, '–'), (0.0, '0s'), (0.4, '<1s'), (59.4, '59s'), (59.6, '1m 0s'), (250.0, '4m 10s'), (3_599.0, '59m 59s'),  # noqa: RUF001 - as above
-        (12_000.0, '3h 20m'), (86_400.0, '1d 0h'), (math.inf, '∞'),
+        (None, '–'), (0.0, '0s'), (0.4, '<1s'), (59.4, '59s'), (59.6, '1m'), (250.0, '4m 10s'), (3_599.0, '59m 59s'),  # noqa: RUF001 - as above
+        (12_000.0, '3h 20m'), (86_400.0, '1d'), (math.inf, '∞'),
     ],
 )  # fmt: skip
 def test_durations(seconds: float | None, text: str) -> None:
@@ -148,42 +148,42 @@ def test_durations(seconds: float | None, text: str) -> None:
 
 
 def test_json_is_indented() -> None:
-    assert show(b'{"a": ["Z\\u00f6e", 1]}') == ('json', '{\n  "a": [\n    "Zöe",\n    1\n  ]\n}')
+    assert render(b'{"a": ["Z\\u00f6e", 1]}') == ('json', '{\n  "a": [\n    "Zöe",\n    1\n  ]\n}')
 
 
 def test_json_cannot_steer_the_terminal() -> None:
-    language, text = show(json.dumps('a\x9b31m\u202e').encode())
-    assert (language, text) == ('json', '"a\\u009b31m\\u202e"')
+    encoding, text = render(json.dumps('a\x9b31m\u202e').encode())
+    assert (encoding, text) == ('json', '"a\\x9b31m\\u202e"')
 
 
 def test_text_is_shown_as_it_is() -> None:
-    assert show('Zöe\n\tline'.encode()) == ('text', 'Zöe\n\tline')
+    assert render('Zöe\n\tline'.encode()) == ('text', 'Zöe\n\tline')
 
 
 @pytest.mark.parametrize('data', [b'\x1b[31mred', b'\xff\xfe', pickle.dumps({'a': 1})])
 def test_anything_else_is_hexadecimal(data: bytes) -> None:
-    language, text = show(data)
-    assert language == 'hex'
+    encoding, text = render(data)
+    assert encoding == 'hex'
     assert text.isascii()
     assert bytes.fromhex(text.splitlines()[0][8:55]) == data[:16]
 
 
 def test_a_dump_has_addresses_and_what_can_be_read() -> None:
-    assert show(b'\x00' * 16 + b'ab\xff').text.splitlines() == [
+    assert render(b'\x00' * 16 + b'ab\xff').text.splitlines() == [
         '000000  00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00  ................',
         '000010  61 62 ff                                         ab.',
     ]
 
 
 def test_deep_json_is_no_trouble() -> None:
-    assert show(b'[' * 50_000).language == 'text'
+    assert render(b'[' * 50_000).encoding == 'text'
 
 
 def test_of_large_payloads_the_beginning_is_shown() -> None:
-    assert show(b'a' * (MOST + 1000)) == ('text', 'a' * MOST + '\n… 1,000 bytes more')
-    assert show('ä'.encode() * MOST).language == 'text'  # also where it is cut within a character
-    assert show(b'a' + 'ä'.encode() * MOST).language == 'text'
-    assert show(b'a' * 100 + b'\xff' + b'a' * MOST).language == 'hex'
+    assert render(b'a' * (MOST + 1000), MOST) == ('text', 'a' * MOST + '\n… 1,000 bytes more')
+    assert render('ä'.encode() * MOST, MOST).encoding == 'text'  # also where it is cut within a character
+    assert render(b'a' + 'ä'.encode() * MOST, MOST).encoding == 'text'
+    assert render(b'a' * 100 + b'\xff' + b'a' * MOST, MOST).encoding == 'hex'
 
 
 def test_previews_are_on_one_line() -> None:

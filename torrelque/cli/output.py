@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ('age', 'console', 'errors', 'make_table', 'print_json', 'print_line', 'print_table', 'printable')
+__all__ = ('console', 'errors', 'make_table', 'print_json', 'print_line', 'print_table', 'printable')
 
 WIDE = 10_000
 """Columns where the output is no terminal: what is piped on is never cut off."""
@@ -22,8 +22,6 @@ GAP = 3
 
 LEAST_KEPT = 8
 """Characters that are left of a column that gives way to others."""
-
-UNITS = ((86_400, 'd'), (3600, 'h'), (60, 'm'), (1, 's'))
 
 
 def console() -> Console:
@@ -58,9 +56,11 @@ def print_table(table: Table, *, cut: int) -> None:
     out.print(table)
 
 
-def printable(text: str) -> str:
-    """The text with what is not printable escaped: an id or a reason must not steer the terminal."""
-    return ''.join(each if each.isprintable() else each.encode('unicode_escape').decode() for each in text)
+def printable(text: str, keep: str = '') -> str:
+    """The text with what is not printable escaped: an id or a reason must not control the terminal."""
+    return ''.join(
+        each if each.isprintable() or each in keep else each.encode('unicode_escape').decode() for each in text
+    )
 
 
 def print_json(fields: Mapping[str, Any], *, flush: bool = True) -> None:
@@ -71,18 +71,3 @@ def print_json(fields: Mapping[str, Any], *, flush: bool = True) -> None:
 def print_line(text: str, *, flush: bool = True) -> None:
     """One line on standard output, as it is."""
     print(text, flush=flush)  # noqa: T201 - as above
-
-
-def age(seconds: float | None) -> str:
-    """A span of time, roughly: ``5s``, ``3m20s``, ``2d4h``."""
-    if seconds is None:
-        return ''
-    left = max(0, round(seconds))
-    parts: list[str] = []
-    for size, unit in UNITS:
-        count, left = divmod(left, size)
-        if count or parts:
-            parts.append(f'{count}{unit}' if count else '')
-        if len(parts) == 2:  # noqa: PLR2004 - more would be no rough idea
-            break
-    return ''.join(parts) or '0s'

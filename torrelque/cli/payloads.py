@@ -1,14 +1,26 @@
-"""Payloads and results, which belong to applications: as JSON or text where they are that, else as hex.
+"""Payloads and results, whatever serialiser wrote them: as JSON or text where they are that, else in hexadecimal.
 
 Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 from typing import Any, NamedTuple, NoReturn
 
-__all__ = ('Shown', 'show_bytes')
+from torrelque.cli.output import printable
+
+__all__ = ('MOST', 'Rendered', 'Shown', 'preview', 'render', 'show_bytes')
+
+MOST = 65_536
+"""Bytes of a payload that fit on a screen."""
+
+PREVIEW = 300
+"""Bytes that a preview is made of."""
+
+ROW = 16
+"""Bytes in a line of a hexadecimal dump."""
 
 TEXTUAL = '\n\r\t'
 
@@ -19,26 +31,62 @@ class Shown(NamedTuple):
     encoding: str
     value: Any
 
-    @property
-    def text(self) -> str:
-        """For people; JSON is indented."""
-        return json.dumps(self.value, indent=2, ensure_ascii=False) if self.encoding == 'json' else str(self.value)
+
+class Rendered(NamedTuple):
+    """The encoding, and lines for people: JSON is indented, and bytes are dumped with their addresses."""
+
+    encoding: str
+    text: str
 
 
 def show_bytes(data: bytes) -> Shown:
-    """The best way to show them."""
+    """Decode as much as possible, for programs."""
     try:
         return Shown('json', json.loads(data, parse_constant=_refuse))
     except (ValueError, RecursionError):
         pass
+    text = _as_text(data)
+    return Shown('hex', data.hex(' ')) if text is None else Shown('text', text)
+
+
+def render(data: bytes, most: int | None = None) -> Rendered:
+    """Decode for people; the first ``most`` bytes if there are more."""
+    if most is not None and len(data) > most:
+        more = f'\n… {len(data) - most:,} bytes more'
+        text = _as_text(data[:most], cut=True)
+        return Rendered('hex', _dump(data[:most]) + more) if text is None else Rendered('text', text + more)
+    encoding, value = show_bytes(data)
+    if encoding == 'hex':
+        return Rendered(encoding, _dump(data))
+    text = json.dumps(value, indent=2, ensure_ascii=False) if encoding == 'json' else value
+    return Rendered(encoding, '\n'.join(printable(line, keep='\t') for line in text.splitlines()))
+
+
+def preview(data: bytes | None) -> str:
+    """The beginning on one line: text unchanged, else in hexadecimal."""
+    if data is None:
+        return ''
+    text = _as_text(data[:PREVIEW], cut=True)
+    return data[:PREVIEW].hex(' ') if text is None else ' '.join(text.split())
+
+
+def _as_text(data: bytes, *, cut: bool = False) -> str | None:
+    """Printable UTF-8, or None; with ``cut`` the last character may be incomplete."""
     try:
-        text = data.decode()
+        text = codecs.getincrementaldecoder('utf-8')().decode(data, final=not cut)
     except UnicodeDecodeError:
-        return Shown('hex', data.hex(' '))
-    if all(each.isprintable() or each in TEXTUAL for each in text):
-        return Shown('text', text)
-    return Shown('hex', data.hex(' '))
+        return None
+    return text if all(each.isprintable() or each in TEXTUAL for each in text) else None
+
+
+def _dump(data: bytes) -> str:
+    lines = []
+    for first in range(0, len(data), ROW):
+        row = data[first : first + ROW]
+        text = ''.join(chr(byte) if chr(byte).isascii() and chr(byte).isprintable() else '.' for byte in row)
+        lines.append(f'{first:06x}  {row.hex(" "):<{ROW * 3 - 1}}  {text}')
+    return '\n'.join(lines)
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f'{constant} is no JSON')  # or it would be written as none
+    raise ValueError(f'{constant} is not JSON')  # or it would be printed without quotes

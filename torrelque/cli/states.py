@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from torrelque import TorrelqueTaskState, TorrelqueTaskStatus
+from torrelque import Torrelque, TorrelqueLookupError, TorrelqueTask, TorrelqueTaskState, TorrelqueTaskStatus
 from torrelque.cli.params import name_of
 from torrelque.cli.payloads import show_bytes
 
-__all__ = ('STYLES', 'deliveries', 'last_change', 'state_fields')
+__all__ = ('STYLES', 'deliveries', 'last_change', 'read_task', 'state_fields')
 
 STYLES = {
     TorrelqueTaskStatus.PENDING: '',
@@ -37,3 +37,14 @@ def last_change(state: TorrelqueTaskState) -> float | None:
 def deliveries(state: TorrelqueTaskState) -> str:
     """How often it was delivered, and how often it may be."""
     return f'{state.dequeue_count}' + (f'/{state.max_dequeues}' if state.max_dequeues else '')
+
+
+async def read_task(queue: Torrelque, task_id: str) -> TorrelqueTask:
+    """Read a task that is queued, or whose result is kept; the latter's payload is gone, so its data is None.
+
+    Raises TorrelqueLookupError for any other.
+    """
+    try:
+        return await queue.get_task(task_id)
+    except TorrelqueLookupError:
+        return TorrelqueTask(task_id, None, {}, await queue.get_task_state(task_id))

@@ -11,10 +11,11 @@ import typer
 
 from torrelque import Torrelque, TorrelqueQueueStats, TorrelqueTaskState
 from torrelque import queues as find_queues
-from torrelque.cli.output import age, console, errors, make_table, print_json, print_line, print_table, printable
+from torrelque.cli.output import console, errors, make_table, print_json, print_line, print_table, printable
 from torrelque.cli.params import TIME, Status, name_of, parse_time
 from torrelque.cli.settings import Settings, UnreadableQueueError, read_stats
 from torrelque.cli.states import STYLES, deliveries, last_change, state_fields
+from torrelque.cli.units import age
 
 __all__ = ('queues', 'stats', 'tasks')
 

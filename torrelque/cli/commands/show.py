@@ -11,14 +11,15 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from torrelque import Torrelque, TorrelqueLookupError, TorrelqueTask, TorrelqueTaskState, TorrelqueTaskStatus
+from torrelque import TorrelqueTask, TorrelqueTaskState, TorrelqueTaskStatus
 from torrelque.cli.errors import Refusal
 from torrelque.cli.exit_codes import Exit
-from torrelque.cli.output import age, console, print_json, printable
+from torrelque.cli.output import console, print_json, printable
 from torrelque.cli.params import TIME, name_of, parse_time
-from torrelque.cli.payloads import show_bytes
+from torrelque.cli.payloads import preview, render, show_bytes
 from torrelque.cli.settings import Settings
-from torrelque.cli.states import STYLES, deliveries, last_change, state_fields
+from torrelque.cli.states import STYLES, deliveries, last_change, read_task, state_fields
+from torrelque.cli.units import age
 
 __all__ = ('show', 'watch')
 
@@ -41,7 +42,7 @@ async def show(
     """
     async with settings.open_known_queue() as queue:
         now = await queue.get_server_time()
-        task = await _get(queue, task_id)
+        task = await read_task(queue, task_id)
     if raw:
         if task.data is None:
             raise Refusal(f'task {task_id!r} has ended, its payload is gone')
@@ -51,14 +52,6 @@ async def show(
         print_json(_fields(settings.queue, task))
     else:
         _print(settings.queue, task, now)
-
-
-async def _get(queue: Torrelque, task_id: str) -> TorrelqueTask:
-    """A task; without its payload, None, if only its result is left."""
-    try:
-        return await queue.get_task(task_id)
-    except TorrelqueLookupError:
-        return TorrelqueTask(task_id, None, {}, await queue.get_task_state(task_id))
 
 
 def _fields(queue: str, task: TorrelqueTask) -> dict[str, Any]:
@@ -97,9 +90,9 @@ def _print(queue: str, task: TorrelqueTask, now: float) -> None:
     out.print(history)
     for name, data in (('payload', task.data), ('result', state.result)):
         if data is not None:
-            shown = show_bytes(data)
-            out.print(f'{name} ({shown.encoding})', style='dim')
-            out.print(Text('\n'.join(f'  {printable(line)}' for line in shown.text.splitlines())), soft_wrap=True)
+            encoding, text = render(data)
+            out.print(f'{name} ({encoding})', style='dim')
+            out.print(Text('\n'.join(f'  {line}' for line in text.splitlines())), soft_wrap=True)
 
 
 def _history(task: TorrelqueTask) -> list[tuple[float, str]]:
@@ -172,7 +165,7 @@ def _print_change(settings: Settings, task_id: str, state: TorrelqueTaskState) -
     line.append(f'{name_of(state.status):9}', style=STYLES[state.status])
     notes = [f'tries: {deliveries(state)}' if state.dequeue_count else '', printable(state.reason or '')]
     if state.result is not None:
-        notes.append(f'result: {printable(" ".join(show_bytes(state.result).text.split()))}')
+        notes.append(f'result: {preview(state.result)}')
     line.append('  ' + ', '.join(filter(None, notes)))
     console().print(line, soft_wrap=True)
     sys.stdout.flush()

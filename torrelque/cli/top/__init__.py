@@ -1,8 +1,8 @@
 """`torrelque top`: every queue on a server, live.
 
-From the bottom up: ``sampling``, ``paging`` and ``payloads`` know what there
-is to show, ``monitor`` looks at the server, ``widgets`` and ``screens`` show
-it, ``app`` holds all of it together.
+From the bottom up: ``sampling`` and ``paging`` know what there is to show,
+``monitor`` reads the server, ``widgets`` and ``screens`` display it, and
+``app`` holds everything together.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torrelque import TorrelqueTaskStatus
 from torrelque.cli.top.monitor import Watched
 from torrelque.cli.top.styles import IN, OUT, STATUS, WARN
-from torrelque.cli.top.units import NOTHING, count, duration, rate
+from torrelque.cli.units import NOTHING, count, duration, rate
 
 __all__ = ('FIGURES', 'Figure')
 

@@ -11,12 +11,12 @@ from torrelque import (
     Torrelque,
     TorrelqueConnectionError,
     TorrelqueError,
-    TorrelqueLookupError,
     TorrelqueTask,
     TorrelqueTaskStatus,
 )
+from torrelque.cli.states import read_task
 
-__all__ = ('Pager', 'Row', 'read_rows', 'read_task')
+__all__ = ('Pager', 'Row', 'read_rows')
 
 
 class Row(NamedTuple):
@@ -88,14 +88,3 @@ async def read_rows(queue: Torrelque, ids: list[str]) -> list[Row]:
     if lost:
         raise lost[0]
     return [rows[task_id] for task_id in ids]
-
-
-async def read_task(queue: Torrelque, task_id: str) -> TorrelqueTask:
-    """A task that is queued, or of which a result is kept; the payload of the latter is gone, its data is None.
-
-    Raises TorrelqueLookupError for others.
-    """
-    try:
-        return await queue.get_task(task_id)
-    except TorrelqueLookupError:
-        return TorrelqueTask(task_id, None, {}, await queue.get_task_state(task_id))

@@ -17,14 +17,14 @@ from textual.widgets import Footer, Static
 
 from torrelque import TorrelqueError, TorrelqueLookupError, TorrelqueTask, TorrelqueTaskStatus
 from torrelque.cli.output import printable
+from torrelque.cli.payloads import MOST, render
+from torrelque.cli.states import read_task
 from torrelque.cli.top.actions import ACTIONS
 from torrelque.cli.top.monitor import Monitor, Watched
-from torrelque.cli.top.paging import read_task
-from torrelque.cli.top.payloads import show
 from torrelque.cli.top.screens.base import TopScreen
 from torrelque.cli.top.styles import BACKGROUND, BAD, CALM, STATUS, STRONG
-from torrelque.cli.top.units import NOTHING, duration
 from torrelque.cli.top.widgets import StatusLine
+from torrelque.cli.units import NOTHING, duration
 
 __all__ = ('TaskScreen',)
 
@@ -154,11 +154,11 @@ class TaskScreen(TopScreen):
             _add(sections, 'headers', headers)
         for title, data in (('payload', task.data), ('result', task.state.result)):
             if data is not None:
-                shown = show(data)
-                titles.append(f'{title}: {shown.language}, {len(data):,} bytes')
+                shown = render(data, MOST)
+                titles.append(f'{title}: {shown.encoding}, {len(data):,} bytes')
                 text = (
                     Syntax(shown.text, 'json', theme='github-dark', background_color=BACKGROUND, word_wrap=True)
-                    if shown.language == 'json'
+                    if shown.encoding == 'json'
                     else Text(shown.text)
                 )
                 _add(sections, title, text)

@@ -13,15 +13,15 @@ from textual.widgets import Footer, Static
 
 from torrelque import TorrelqueError, TorrelqueTask, TorrelqueTaskStatus
 from torrelque.cli.output import printable
+from torrelque.cli.payloads import preview
 from torrelque.cli.top.actions import ACTIONS, ALL_ACTIONS
 from torrelque.cli.top.monitor import Monitor, Watched
 from torrelque.cli.top.paging import Pager, Row, read_rows
-from torrelque.cli.top.payloads import preview
 from torrelque.cli.top.screens.base import FilteredScreen
 from torrelque.cli.top.screens.task import TaskScreen
 from torrelque.cli.top.styles import BAD, CALM, STATUS
-from torrelque.cli.top.units import NOTHING, count, duration
 from torrelque.cli.top.widgets import Column, RowTable, StatusLine, cell
+from torrelque.cli.units import NOTHING, count, duration
 
 __all__ = ('TasksScreen',)
 

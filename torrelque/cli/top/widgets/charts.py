@@ -14,7 +14,7 @@ from torrelque.cli.output import printable
 from torrelque.cli.top.monitor import Watched
 from torrelque.cli.top.sampling import History, bars
 from torrelque.cli.top.styles import CALM, IN, OUT, STATUS
-from torrelque.cli.top.units import NOTHING, count, duration, rate
+from torrelque.cli.units import NOTHING, count, duration, rate
 
 __all__ = ('Charts',)
 

@@ -11,7 +11,7 @@ from textual.widgets import Static
 from torrelque.cli.output import printable
 from torrelque.cli.top.monitor import Monitor
 from torrelque.cli.top.styles import BAD, CALM, GOOD, STRONG, WARN
-from torrelque.cli.top.units import duration
+from torrelque.cli.units import duration
 
 __all__ = ('StatusLine',)
 

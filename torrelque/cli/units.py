@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-__all__ = ('NOTHING', 'count', 'duration', 'rate')
+__all__ = ('NOTHING', 'age', 'count', 'duration', 'rate')
 
 NOTHING = '–'  # noqa: RUF001 - a dash as wide as a digit, for what is not known or not there
 NEVER = '∞'
 EXACT = 10_000
 """Counts below it are shown to the last digit."""
 
-MINUTE, HOUR, DAY = 60, 3_600, 86_400
+UNITS = ((86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's'))
 
 
 def count(value: int) -> str:
@@ -29,18 +29,28 @@ def rate(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Its two largest units: 4m 10s, 3h 20m; a dash for None, ∞ for what never ends."""
+    """The two largest units: 4m 10s, 3h 20m; a dash for None, ∞ for what never ends."""
     if seconds is None:
         return NOTHING
     if math.isinf(seconds):
         return NEVER
-    whole = round(seconds)
-    if whole < MINUTE:
-        return '<1s' if 0 < seconds < 1 else f'{whole}s'
-    for unit, name, part, part_name in ((DAY, 'd', HOUR, 'h'), (HOUR, 'h', MINUTE, 'm')):
-        if whole >= unit:
-            return f'{whole // unit}{name} {whole % unit // part}{part_name}'
-    return f'{whole // MINUTE}m {whole % MINUTE}s'
+    return '<1s' if 0 < seconds < 1 else ' '.join(_parts(seconds))
+
+
+def age(seconds: float | None) -> str:
+    """The same without blanks: 5s, 3m20s, 2d4h; empty for None."""
+    return '' if seconds is None else ''.join(_parts(seconds))
+
+
+def _parts(seconds: float) -> list[str]:
+    left = max(0, round(seconds))
+    first = next((at for at, (size, _) in enumerate(UNITS) if left >= size), len(UNITS) - 1)
+    parts: list[str] = []
+    for size, unit in UNITS[first : first + 2]:
+        number, left = divmod(left, size)
+        if number or not parts:
+            parts.append(f'{number}{unit}')
+    return parts
 
 
 def _short(value: float) -> str:
