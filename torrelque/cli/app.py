@@ -22,7 +22,7 @@ from torrelque.cli import fail, require, top
 from torrelque.cli.commands import enqueue, exporter, inspect, maintain, operate, serve, show, worker
 from torrelque.cli.errors import reported
 from torrelque.cli.exit_codes import Exit
-from torrelque.cli.settings import JsonOption, QueueOption, Settings, ShardsOption, UrlOption, verb
+from torrelque.cli.settings import JsonOption, QueueOption, Settings, ShardsOption, UrlOption, only_one, verb
 
 __all__ = ('app', 'run')
 
@@ -51,7 +51,7 @@ def torrelque(
     environment = Settings().with_options(
         url=os.environ.get('TORRELQUE_URL') or None, queue=os.environ.get('TORRELQUE_QUEUE') or None
     )
-    context.obj = environment.with_options(url=url, queue=queue, shards=shards, json=json)
+    context.obj = environment.with_options(url=url, queue=only_one(queue), shards=shards, json=json)
 
 
 def add(function: Callable[..., Any], *examples: str, **how: Any) -> None:  # noqa: ANN401 - as `verb` takes them

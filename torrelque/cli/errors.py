@@ -19,6 +19,7 @@ from torrelque import (
     TorrelqueTypeError,
     TorrelqueValueError,
 )
+from torrelque._failures import message_of
 from torrelque.cli import fail
 from torrelque.cli.exit_codes import Exit
 
@@ -99,7 +100,7 @@ def quiet_output() -> None:
 
 def explain(error: Exception) -> tuple[str, Exit]:
     """What to say of an exception, and the exit status."""
-    text = str(error) or type(error).__name__
+    text = message_of(error) or type(error).__name__
     status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), Exit.BUG)
     match error:
         case Refusal():

@@ -6,12 +6,14 @@ import importlib
 import os
 import sys
 from functools import reduce
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torrelque.cli.errors import DEBUG, Refusal
 from torrelque.cli.exit_codes import Exit
 
-__all__ = ('load',)
+__all__ = ('find_shadows', 'load')
 
 
 def load(name: str, what: str) -> Any:  # noqa: ANN401 - whatever has that name
@@ -27,21 +29,54 @@ def load(name: str, what: str) -> Any:  # noqa: ANN401 - whatever has that name
         sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         if os.environ.get(DEBUG):
             raise
         raise Refusal(
-            f'cannot import {module_name!r}: {type(error).__name__}: {error}{_place(error)} '
+            f'cannot import {module_name!r}: {_reason(error)}{_place(error)}{_hint(folder)} '
             f'(set {DEBUG}=1 to see the traceback)',
             Exit.USAGE,
         ) from error
     try:
         return reduce(getattr, path.split('.'), module) if colon else module
     except AttributeError as error:
-        raise Refusal(f'{what} is not there: {error}', Exit.USAGE) from None
+        raise Refusal(f'{what} is not there: {error}{_hint_of_hidden(module, folder)}', Exit.USAGE) from None
 
 
-def _place(error: Exception) -> str:
+def find_shadows(folder: str) -> list[Path]:
+    """The modules in a folder that were imported in place of the standard library's."""
+    imported = (getattr(sys.modules.get(name), '__file__', None) for name in sys.stdlib_module_names)
+    return sorted(_shown(Path(file)) for file in imported if file and Path(file).is_relative_to(folder))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f'it called sys.exit({"" if error.code is None else repr(error.code)})'
+    return f'{type(error).__name__}: {error}'
+
+
+def _hint(folder: str) -> str:
+    """Name what may well be the cause."""
+    shadows = ', '.join(f"{path} hides the standard library's {path.stem}" for path in find_shadows(folder))
+    return f'; {shadows}: rename it' if shadows else ''
+
+
+def _hint_of_hidden(module: ModuleType, folder: str) -> str:
+    """Name a module of the user's that was meant, but is hidden by the standard library's."""
+    name = module.__name__.partition('.')[0]
+    hidden = [path for path in (Path(folder, f'{name}.py'), Path(folder, name, '__init__.py')) if path.exists()]
+    if name not in sys.stdlib_module_names or not hidden or Path(module.__file__ or '').is_relative_to(folder):
+        return ''
+    return f"; the standard library's {name} hides {_shown(hidden[0])}: rename it"
+
+
+def _shown(path: Path) -> Path:
+    return path.parent if path.name == '__init__.py' else path
+
+
+def _place(error: BaseException) -> str:
     """Where it was raised, unless that was in the machinery of imports."""
     trace = error.__traceback__
     last = None

@@ -36,6 +36,7 @@ __all__ = (
     'UnreadableQueueError',
     'UrlOption',
     'find_shards',
+    'only_one',
     'read_stats',
     'verb',
 )
@@ -54,7 +55,7 @@ UrlOption = Annotated[
     ),
 ]
 QueueOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         '--queue',
         '-q',
@@ -139,6 +140,13 @@ class Settings:
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
+def only_one(names: list[str] | None) -> str | None:
+    """The queue that was named, if one was. Raises Refusal for several."""
+    if names and len(names) > 1:
+        raise Refusal(f'only one --queue at a time, got {", ".join(names)}', Exit.USAGE)
+    return names[0] if names else None
+
+
 async def find_shards(client: Transport, queue: str) -> int | None:
     """How many shards are recorded with a queue; None, too, if the user may not look."""
     try:
@@ -184,8 +192,10 @@ def verb(
     def command(*, context: typer.Context, **values: Any) -> None:  # noqa: ANN401 - whatever the verb's options are
         given = {name: values.pop(name) for name in options}
         before = context.obj if isinstance(context.obj, Settings) else Settings()
-        call = partial(function, before.with_options(**given), **values)
         with reported():
+            if 'queue' in given:
+                given['queue'] = only_one(given['queue'])
+            call = partial(function, before.with_options(**given), **values)
             status = anyio.run(call) if inspect.iscoroutinefunction(function) else call()
         raise typer.Exit(int(Exit.OK if status is None else status))
 

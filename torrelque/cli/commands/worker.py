@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import importlib.util
 import logging
+import os
 import re
 import sys
 import time
@@ -15,13 +18,17 @@ from typing import Annotated, Any
 
 import anyio
 import typer
+from anyio.abc import TaskStatus
 
 from torrelque import Torrelque, Worker, events
 from torrelque import retry as policies
+from torrelque._failures import describe
+from torrelque._signals import received
 from torrelque.cli import require
+from torrelque.cli.deadline import Deadline
 from torrelque.cli.errors import Refusal
 from torrelque.cli.exit_codes import Exit
-from torrelque.cli.importer import load
+from torrelque.cli.importer import find_shadows, load
 from torrelque.cli.output import errors, print_json, printable
 from torrelque.cli.params import TIME, parse_time
 from torrelque.cli.settings import Settings
@@ -29,6 +36,13 @@ from torrelque.cli.settings import Settings
 __all__ = ('worker',)
 
 Policy = Callable[[int, Exception], float | None]
+
+
+ENDING_TIME = 5.0
+"""Seconds that the process has to end when the run has."""
+
+BLOCKED_TIME = 20.0
+"""Seconds after the grace time in which a run ends, unless its event loop is held up."""
 
 
 class Loop(StrEnum):
@@ -107,6 +121,8 @@ def worker(
     at once: their tasks go back. With --json events are printed as they happen.
     """
     _require_loop(loop)
+    backend = 'trio' if loop is Loop.TRIO else 'asyncio'
+    importlib.import_module(f'anyio._backends._{backend}')  # before a file in the working folder can hide what it needs
     function = load(handler, 'the handler')
     policy = _policy(retry, attempts, retry_delay, retry_max)
     options: dict[str, Any] = {'max_rejected': max_rejected}
@@ -124,9 +140,17 @@ def worker(
         grace=grace,
         handle_signals=True,
     )
-    backend = 'trio' if loop is Loop.TRIO else 'asyncio'
-    loop_options = {'use_uvloop': True} if loop is Loop.UVLOOP else {}
-    anyio.run(_work, settings, make, options, loop, backend=backend, backend_options=loop_options)
+    for path in find_shadows(os.getcwd()):  # noqa: PTH109 - as sys.path has it
+        errors().print(printable(f"warning: {path} hides the standard library's {path.stem}: rename it"))
+    run = _Run(settings, make, options, loop)
+    loop_options = {} if loop is Loop.TRIO else {'loop_factory': _loop_factory(loop, run.leave)}
+    try:
+        anyio.run(run, backend=backend, backend_options=loop_options)
+    finally:
+        run.deadline.call_off()
+    run.deadline.end_threads(ENDING_TIME, run.status)
+    if run.error is not None:
+        raise run.error
 
 
 def _require_loop(loop: Loop) -> None:
@@ -134,6 +158,29 @@ def _require_loop(loop: Loop) -> None:
         require({'trio': 'trio'})
     elif loop is Loop.UVLOOP and importlib.util.find_spec('uvloop') is None:
         raise Refusal('not installed: uvloop. Install with: pip install uvloop', Exit.USAGE)
+
+
+def _loop_factory(loop: Loop, leave: Callable[[SystemExit | KeyboardInterrupt], None]) -> Callable[[], Any]:
+    """Make event loops that go on when a task calls ``sys.exit``, which asyncio's end by, and call a function."""
+    base: Any
+    if loop is Loop.UVLOOP:
+        import uvloop  # noqa: PLC0415 - it is there, but need not be
+
+        base = uvloop.Loop
+    else:
+        base = getattr(asyncio, 'ProactorEventLoop', asyncio.SelectorEventLoop)
+
+    class Surviving(base):  # type: ignore[misc]  # whichever it is
+        def run_forever(self) -> None:
+            while True:
+                try:
+                    super().run_forever()
+                except (SystemExit, KeyboardInterrupt) as error:
+                    self.call_soon(leave, error)
+                else:
+                    return
+
+    return Surviving
 
 
 def _policy(name: str, attempts: int, delay: float, longest: float) -> Policy:
@@ -154,23 +201,71 @@ def _policy(name: str, attempts: int, delay: float, longest: float) -> Policy:
     raise Refusal(f'no retry policy {name!r}: see torrelque worker --help', Exit.USAGE)
 
 
-async def _work(settings: Settings, make: Callable[..., Worker], options: dict[str, Any], loop: Loop) -> None:
-    remarks = errors()
-    async with (
-        settings.open_client() as client,
-        Torrelque(client, queue=settings.queue, shards=await settings.find_shards(client), **options) as queue,
-    ):
-        reporter = _Reporter(settings)
-        worker = make(queue, on_event=reporter.heed)
-        reporter.stop = worker.stop
-        async with anyio.create_task_group() as group:
-            await group.start(worker.run)
-            if not settings.json:
-                remarks.print(f'working on queue {printable(settings.queue)}, on {loop}; Ctrl-C stops')
-        if reporter.unread:
-            raise BrokenPipeError
-        if not settings.json:
-            remarks.print(f'stopped: {reporter.summary}')
+class _Run:
+    """A run of the worker. An exit that a handler asked for is kept from the event loop, which would end at once."""
+
+    def __init__(self, settings: Settings, make: partial[Worker], options: dict[str, Any], loop: Loop) -> None:
+        self._settings = settings
+        self._make = make
+        self._options = options
+        self._loop = loop
+        self._reporter = _Reporter(settings)
+        self.deadline = Deadline(lambda: self._reporter.leftovers)
+        self.error: SystemExit | KeyboardInterrupt | None = None
+
+    @property
+    def status(self) -> int:
+        """As Python's."""
+        if isinstance(self.error, KeyboardInterrupt):
+            return Exit.INTERRUPTED
+        code = None if self.error is None else self.error.code
+        return code if isinstance(code, int) else int(code is not None)
+
+    async def __call__(self) -> None:
+        settings, reporter = self._settings, self._reporter
+        async with (
+            settings.open_client() as client,
+            Torrelque(
+                client, queue=settings.queue, shards=await settings.find_shards(client), **self._options
+            ) as queue,
+        ):
+            worker = self._make(queue, on_event=reporter.heed)
+            reporter.stop = worker.stop
+            with received(_Alarm(self.deadline, self._make.keywords['grace'])):
+                async with anyio.create_task_group() as group:
+                    await group.start(self._work, worker)
+                    self._say(f'working on queue {printable(settings.queue)}, on {self._loop}; Ctrl-C stops')
+            self.deadline.end_within(ENDING_TIME, self.status)
+            if reporter.unread:
+                raise BrokenPipeError
+            self._say(f'stopped: {reporter.summary}')
+
+    async def _work(self, worker: Worker, *, task_status: TaskStatus[None]) -> None:
+        try:
+            await worker.run(task_status=task_status)
+        except (SystemExit, KeyboardInterrupt) as error:
+            self.leave(error)
+
+    def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
+        """Stop, and raise this error at the end."""
+        self.error = self.error or error.with_traceback(None)
+        self._reporter.stop()
+
+    def _say(self, text: str) -> None:
+        if not self._settings.json:
+            errors().print(text)
+
+
+class _Alarm:
+    """Has the process end in time after a signal, even if a handler holds up the event loop."""
+
+    def __init__(self, deadline: Deadline, grace: float) -> None:
+        self._deadline = deadline
+        self._grace = grace
+
+    def __call__(self, number: int) -> None:
+        self._deadline.end_within(self._grace + BLOCKED_TIME, Exit.BUG)
+        self._grace = 0.0
 
 
 class _Reporter:
@@ -182,6 +277,13 @@ class _Reporter:
         self.unread = False
         """Whether nobody reads them any more."""
         self.stop: Callable[[], None] = lambda: None
+        self._running: set[str] = set()
+
+    @property
+    def leftovers(self) -> str:
+        """What may keep the process from ending."""
+        names = ', '.join(f'task:{task_id}' for task_id in sorted(self._running))
+        return f'the handlers of {names} do not end' if names else 'a thread goes on'
 
     @property
     def summary(self) -> str:
@@ -191,6 +293,9 @@ class _Reporter:
     def heed(self, event: events.WorkerEvent) -> None:
         name = re.sub(r'(?<=[a-z])(?=[A-Z])', '_', type(event).__name__).lower()
         self._counts[name] += 1
+        task = getattr(event, 'task', None)
+        if task is not None:
+            (self._running.add if name in ('started', 'abandoned') else self._running.discard)(str(task.id))
         if self._print and not self.unread:
             try:
                 print_json(_fields(name, event))
@@ -209,5 +314,5 @@ def _fields(name: str, event: events.WorkerEvent) -> dict[str, Any]:
         'dequeue_count': task and task.dequeue_count,
         'delay': getattr(event, 'delay', None),
         'reason': getattr(event, 'reason', None),
-        'error': error and f'{type(error).__name__}: {error}',
+        'error': describe(error) if error is not None else None,
     }

@@ -1,0 +1,69 @@
+"""The end of a process whose event loop or threads do not end."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+__all__ = ('Deadline',)
+
+LAST_WORDS = 2.0
+"""Seconds for a last log line: whoever reads standard error may be stuck, too."""
+
+logger: logging.Logger = logging.getLogger('torrelque.worker')
+
+
+class Deadline:
+    """Ends the process at a given time, if it is still there.
+
+    ``describe`` says what keeps it.
+    """
+
+    def __init__(self, describe: Callable[[], str]) -> None:
+        self._describe = describe
+        self._before = set(threading.enumerate())
+        self._called_off = False
+
+    def end_within(self, seconds: float, status: int) -> None:
+        """Exit with this status after this time. The earliest call counts. Signal handlers may call it."""
+        _thread.start_new_thread(self._end_later, (seconds, status))  # threading takes locks, and waits for its threads
+
+    def call_off(self) -> None:
+        """Let the process be."""
+        self._called_off = True
+
+    def end_threads(self, seconds: float, status: int) -> None:
+        """Exit with this status if threads that were started meanwhile, for which Python would wait, do not end."""
+        end = time.monotonic() + seconds
+        for thread in set(threading.enumerate()) - self._before:
+            if not thread.daemon:
+                thread.join(max(0.0, end - time.monotonic()))
+                if thread.is_alive():
+                    self._end(status)
+
+    def _end_later(self, seconds: float, status: int) -> None:
+        time.sleep(seconds)
+        if not self._called_off:
+            self._end(status)
+
+    def _end(self, status: int) -> NoReturn:
+        said = _thread.allocate_lock()
+        said.acquire()
+        _thread.start_new_thread(self._say, (said,))
+        said.acquire(timeout=LAST_WORDS)
+        os._exit(status)
+
+    def _say(self, said: _thread.LockType) -> None:
+        try:
+            logger.error('The process does not end by itself, so it is ended: %s', self._describe())
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            said.release()
