@@ -57,21 +57,21 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'counters': 'hget',
     },
     'operator': {
-        'epoch': 'get persist pttl set type',
+        'epoch': 'del get persist pttl set type',
         'lane': 'del',
-        'lane:*': 'get pexpire pttl set',
-        'pending': 'llen lpos lpush lrange lrem persist pttl type',
-        'dequeueing': 'llen lpos lrange lrem persist pttl type',
-        'undequeued': 'del persist pttl sadd scard srem sscan type',
+        'lane:*': 'del get pexpire pttl set',
+        'pending': 'llen lpos lpush lrange lrem ltrim persist pttl type',
+        'dequeueing': 'llen lpos lrange lrem ltrim persist pttl type',
+        'undequeued': 'del persist pttl sadd scard spop srem sscan type',
         'working': 'persist pttl type zadd zcard zrange zrangebyscore zrem zscan zscore',
         'delayed': 'persist pttl type zcard zmscore zrange zrangebyscore zrem zscan zscore',
-        'rejected': 'persist pttl type zadd zcard zmscore zrangebyscore zrem zscan zscore',
-        'tasks': 'hdel hexists hlen hmget hscan persist pttl type',
+        'rejected': 'persist pttl type zadd zcard zmscore zrange zrangebyscore zrem zscan zscore',
+        'tasks': 'hdel hexists hlen hmget hrandfield hscan persist pttl type',
         'task': '',
-        'task:*': 'del hdel hexists hget hmget hset persist pexpire pttl type',
+        'task:*': 'del exists hdel hexists hget hmget hset persist pexpire pttl type',
         'wake': 'del exists persist pttl type zadd zcard',
-        'timer': 'get pexpire pttl type',
-        'counters': 'hget hset persist pttl type',
+        'timer': 'del get pexpire pttl type',
+        'counters': 'del hget hset persist pttl type',
     },
 }
 """Role -> logical name of a key (``:*``: of those that begin with it) -> commands on it."""
@@ -83,7 +83,7 @@ _OF_SHARDS: Mapping[str, Mapping[str, str]] = {
     'producer': {'bell': 'get', 'ring': 'zadd zrem'},
     'consumer': {'bell': 'get set', 'ring': 'bzpopmin zadd zrem'},
     'observer': {'task:*': 'exists'},
-    'operator': {'bell': 'get', 'ring': 'zadd zrem', 'task:*': 'exists'},
+    'operator': {'bell': 'del get', 'ring': 'del zadd zrem'},
 }
 """What they may do besides with a queue of several shards."""
 
@@ -102,7 +102,7 @@ _ON_CLUSTER: Mapping[str, str] = {'publish': 'spublish', 'subscribe': 'ssubscrib
 
 ROLES = tuple(_RIGHTS)
 """``producer`` enqueues; ``consumer`` claims tasks and ends the claims, which is what a Worker does; ``observer``
-looks at tasks and watches them; ``operator`` cancels, redrives, purges, sweeps and audits."""
+looks at tasks and watches them; ``operator`` cancels, redrives, purges, sweeps, audits and deletes."""
 
 
 def rules(
@@ -159,7 +159,7 @@ def rules(
             raise TorrelqueValueError(f'queue: with shards a name must have no braces, got {queue!r}')
         names |= SHARD_NAMES
         of_pattern[f'~{{{_literally(queue)}}}:{_literally(names["counters"])}'] = (
-            'hmget hvals' if role == 'observer' else _RECORD
+            'hmget hvals' if role == 'observer' else f'del {_RECORD}' if role == 'operator' else _RECORD
         )
         mark = 'hget' if role == 'observer' else 'hdel hget hset'
         of_pattern[f'~{_literally(queue)}:{_literally(names["counters"])}'] = mark

@@ -40,6 +40,7 @@ from torrelque.core.verbs import (
     reject_item,
 )
 from torrelque.dead_letters import DeadLetters
+from torrelque.deleting import delete
 from torrelque.errors import (
     TorrelqueDurabilityError,
     TorrelqueLookupError,
@@ -420,15 +421,31 @@ class Torrelque(Observer):
             )
         return await routes.reshard(checks.check_count('shards', shards))
 
+    async def delete(self, *, force: bool = False) -> None:
+        """Delete the queue: remove its keys, with the results that are kept.
+
+        Stop producers and consumers first. An idle consumer makes a few keys
+        again when it next looks for tasks, and a producer makes the queue again.
+        Works in bounded steps, walks through all keys of the database, and
+        goes on where it was cut off: safe to cancel and to repeat. The object can be used afterwards.
+
+        Args:
+            force: Remove tasks as well: pending, claimed and delayed ones and
+                dead letters. Calls that wait for one of them raise TorrelqueLookupError.
+
+        Raises:
+            TorrelqueUsageError: The queue has tasks and ``force`` was not given, so that
+                nothing was removed; or tasks were added meanwhile.
+        """
+        await delete(self, force=checks.check_flag('force', force))
+
     async def audit(self, *, repair: bool = False) -> list[Violation]:
         """Check that everything in the queue is as it should be; what is not.
 
         Runs on a live queue, in bounded steps; what the queue does meanwhile is
         no violation. ``repair`` repairs what is safe to repair, losing no task:
-        see ``repaired`` of each. A hint that is left over in a drained queue is
-        one, too; a `dequeue` that finds nothing removes it. It holds all ids in
-        memory, and walks through all keys of the database. Safe to cancel and to
-        repeat.
+        see ``repaired`` of each. It holds all ids in memory, and walks through all
+        keys of the database. Safe to cancel and to repeat.
         """
         found = await self._routes.audit(repair=repair)
         for keys in await self._routes.keys():

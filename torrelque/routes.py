@@ -79,6 +79,13 @@ class Routes:
         await self.is_changed()
         return (self._queue._keys,)  # noqa: SLF001 - as above
 
+    async def all_keys(self) -> Sequence[Keys]:
+        """The same, with places where there were tasks once."""
+        return await self.keys()
+
+    async def forget(self, places: Sequence[Keys]) -> None:
+        """All tasks of the queue are deleted: remove what belongs to none, and know nothing of the places any more."""
+
     async def keys_of(self, task_id: str) -> Keys:
         """The keys of the place where a task is, or would be."""
         del task_id

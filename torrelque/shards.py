@@ -21,7 +21,7 @@ from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, shard_name, sh
 from torrelque.core.merging import split
 from torrelque.core.models import TorrelqueQueueStats
 from torrelque.core.operations import are_known, queue_stats, scan_results, scan_tasks
-from torrelque.core.protocol import Arg, Operation
+from torrelque.core.protocol import Arg, Call, Operation, Reply
 from torrelque.core.sharded import ShardedSession
 from torrelque.core.sharding import MAX_SHARDS, Layout, Places
 from torrelque.core.verbs import ENQUEUE, Answer, Item, Outcome, Verb, enqueue_in
@@ -297,6 +297,26 @@ class ShardedRoutes(Routes):
     async def keys(self) -> Sequence[Keys]:
         await self.is_changed()
         return tuple(self._keys[: self._ready_layout().total])
+
+    async def all_keys(self) -> Sequence[Keys]:
+        keys = await self.keys()
+        left = await self._engine.run(sharding.read_totals(self._main, 0))
+        total = max([len(keys), *(shard + 1 for shard, *_ in left)])
+        self._know(total)
+        if self._session is not None:
+            self._session.grow(self._keys)
+        return tuple(self._keys[:total])
+
+    async def forget(self, places: Sequence[Keys]) -> None:
+        """As for a plain queue. The record goes last: until then a deletion that was cut off finds all shards."""
+        for keys in places:
+            await self._engine.run(iter(Call[Reply]('DEL', (keys['bell'],))))
+            await self._engine.run(iter(Call[Reply]('DEL', (keys['ring'],))))
+        mark = self._where().plain
+        if mark is not None:
+            await self._engine.run(iter(Call[Reply]('HDEL', (mark['counters'],), ('generation', 'shards', 'intended'))))
+        await self._engine.run(iter(Call[Reply]('DEL', (self._main['counters'],))))
+        self._layout = None
 
     async def keys_of(self, task_id: str) -> Keys:
         await self.ready()

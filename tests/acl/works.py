@@ -20,6 +20,7 @@ from torrelque import (
     TorrelqueConnectionError,
     TorrelqueTaskStatus,
     TorrelqueTimeoutError,
+    TorrelqueUsageError,
 )
 from torrelque.core.protocol import Batch, Call, Reply
 from torrelque.transports.base import Listener, Transport
@@ -273,12 +274,39 @@ async def audits(stage: Stage) -> None:
 async def audits_what_is_left(stage: Stage) -> None:
     stage.command('ZADD', 'q:wake', 0, '0')
     stage.command('SADD', 'q:undequeued', 'x')
-    assert [found.repaired for found in await stage.queue.audit(repair=True)] == [True, True]
+    assert await stage.queue.audit(repair=True) == []
+    assert stage.command('EXISTS', 'q:wake', 'q:undequeued') == 0
+
+
+async def deletes(stage: Stage) -> None:
+    await stage.others.enqueue_many(range(5))
+    for task, end in zip(await stage.others.dequeue(20, max_tasks=3), ('release', 'reject', None), strict=True):
+        if end == 'release':
+            await stage.others.release(task, result='kept')
+        elif end == 'reject':
+            await stage.others.reject(task, 'why')
+    await stage.others.enqueue('later', delay=60)
+    for words in (
+        'RPOPLPUSH q:pending q:dequeueing',
+        'SADD q:undequeued x',
+        'SET q:timer 1|0',
+        'HSET q:tasks lost payload',
+        'HSET q:task:some:thing status 3',
+    ):
+        stage.command(*words.split())
+    with pytest.raises(TorrelqueUsageError, match='claimed'):
+        await stage.queue.delete()
+    stage.network.repeat = True
+    await stage.queue.delete(force=True)
+    stage.network.repeat = False
+    assert stage.command('KEYS', 'q:*') == []
+    stage.command('SADD', 'q:undequeued', *range(260))
+    await stage.queue.delete()
 
 
 WORKS: Mapping[str, Sequence[Work]] = {
     'producer': (enqueues, enqueues_again),
     'consumer': (claims, ends_claims, takes_back, loses_a_reply, waits),
     'observer': (looks, watches),
-    'operator': (cancels, sweeps, works_off_dead_letters, audits, audits_what_is_left),
+    'operator': (cancels, sweeps, works_off_dead_letters, audits, audits_what_is_left, deletes),
 }

@@ -183,7 +183,7 @@ async def _clear_up(loads: Sequence[Load], queues: Sequence[Torrelque]) -> None:
         with anyio.fail_after(ENOUGH):
             while any((await queue.get_queue_stats())[:4]):  # noqa: ASYNC110 - the server tells nobody
                 await anyio.sleep(0.1)
-        load.findings.audited += [str(each) for each in await queue.audit() if each.kind != 'leftover']
+        load.findings.audited += [str(each) for each in await queue.audit()]
 
 
 def _queue_on(cluster: Cluster, primary: Server) -> str:

@@ -231,7 +231,7 @@ class Stage:
         """Have the queue checked as it is."""
         self.report.figures['audits'] += 1
         # A hint is left until somebody looks, and the clients of those who looked have been killed.
-        self.report.audited += [str(found) for found in await queue.audit() if found.kind != 'leftover']
+        self.report.audited += [str(found) for found in await queue.audit()]
 
     def _left(self, queue: str) -> dict[str, object]:
         return {

@@ -320,6 +320,24 @@ class ModelMachine(RuleBasedStateMachine):
     def mend_a_key(self, fault: str, name: str) -> None:
         self._verb('mend', fault, name, 3_600_000)
 
+    @step(1, lane=lane_numbers, force=st.sampled_from((0, 1)))
+    def erase(self, lane: int, force: int) -> None:
+        self._laned('erase', lane, force)
+
+    @step(1, task_ids=some_ids, others=st.booleans())
+    def wipe_states(self, task_ids: list[bytes], others: bool) -> None:
+        counters = _state(b'2') + b':counters'  # of a queue whose name begins as the states do
+        if others:
+            self._command('SET', counters, '1')
+        self._verb('wipe', 'states', *task_ids)
+        self._command('DEL', counters)
+
+    @step(1, lane=lane_numbers)
+    def wipe_the_rest(self, lane: int) -> None:
+        self._verb('wipe', 'lanes', self._lanes[lane].number if lane < len(self._lanes) else '77')
+        if self._verb('wipe', 'rest') == 0:
+            self._epoch_lost = True
+
     @step(1, task_id=ids, score=st.sampled_from(('inf', '-inf')))
     def a_deadline_never_comes(self, task_id: bytes, score: str) -> None:
         self._command('ZADD', KEYS['working'], score, task_id)

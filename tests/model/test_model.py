@@ -98,6 +98,11 @@ def test_agrees_with_a_real_server(server: servers.Server) -> None:
         pytest.param("redis.pcall('PUBLISH', key, revision .. ' ' .. status)", '', id='silent transitions'),
         pytest.param("rejected, ids)\nvariadic('HDEL', tasks, ids)\n", 'rejected, ids)\n', id='a cap leaves payloads'),
         pytest.param('math.min(surplus, added + 20)', 'surplus + 1', id='a cap removes one too many'),
+        pytest.param(
+            "redis.call('HEXISTS', tasks, id) == 0 and not is_anothers", 'not is_anothers', id='states of tasks wiped'
+        ),
+        pytest.param('and not is_anothers(id) then', 'then', id="another queue's states wiped"),
+        pytest.param('told[index] = state and', 'told[index] = false and', id='tasks vanish in silence'),
         pytest.param(' - kept or 0', ' or 0', id='a repair of what is listed twice leaves none'),
         pytest.param("redis.call('ZCARD', wake)\n", '', id='writes before a look at what may be of a wrong type'),
     ],

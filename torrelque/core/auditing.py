@@ -49,8 +49,7 @@ class Violation:
     - ``'result'``: a result without expiry;
     - ``'stray'``: a state without a task that is no result;
     - ``'lane'``, ``'timer'``: one without expiry;
-    - ``'key'``: a key that expires with all that is in it, or is of a wrong type;
-    - ``'leftover'``: a key that should be gone when no task is left.
+    - ``'key'``: a key that expires with all that is in it, or is of a wrong type.
 
     and, of a queue with shards,
 
@@ -118,7 +117,8 @@ class _Audit:
             return self._found  # no script could look any further
         yield from self._check_lanes()
         yield from self._check_tasks()
-        yield from self._check_leftovers()
+        if self._repair:
+            yield from self._tidy()
         return self._found
 
     def _call(self, name: str, *args: Arg) -> Call[Reply]:
@@ -163,15 +163,11 @@ class _Audit:
                 violation = Violation('lane', key.decode(), None, 'does not expire')
                 yield from self._report(_Fault(violation, number))
 
-    def _check_leftovers(self) -> Operation[None]:
-        for name in ('wake', 'undequeued'):
-            for _ in range(2):
-                drained, hint, marks = yield from self._call('inspect', 'shallow')
-                if not drained or not (hint if name == 'wake' else marks):
-                    break
-            else:
-                violation = Violation('leftover', self._keys[name].decode(), None, 'is there, though no task is left')
-                yield from self._report(_Fault(violation, name.encode()))
+    def _tidy(self) -> Operation[None]:
+        """Remove what a drained queue may keep: a hint until a consumer waits, marks until the next sweep."""
+        drained, hint, marks = yield from self._call('inspect', 'shallow')
+        for name in [*['wake'] * hint, *['undequeued'] * bool(marks)] if drained else ():
+            yield from self._call('mend', 'leftover', name.encode(), self._ttl)
 
     # Tasks -------------------------------------------------------------------
 
@@ -251,7 +247,7 @@ class _Audit:
 
 
 REPAIRABLE = frozenset(
-    {'lost', 'twice', 'ghost', 'expiring', 'deadline', 'result', 'lane', 'timer', 'key', 'leftover'},
+    {'lost', 'twice', 'ghost', 'expiring', 'deadline', 'result', 'lane', 'timer', 'key'},
 )
 
 

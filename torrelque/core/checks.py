@@ -9,7 +9,16 @@ from typing import Any
 from torrelque.core.models import Receipt, Task, TaskId
 from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
 
-__all__ = ('check_count', 'check_headers', 'check_id', 'check_seconds', 'check_target', 'check_text', 'check_wait')
+__all__ = (
+    'check_count',
+    'check_flag',
+    'check_headers',
+    'check_id',
+    'check_seconds',
+    'check_target',
+    'check_text',
+    'check_wait',
+)
 
 LONGEST = 1e9
 """Seconds, over thirty years: beyond it a time is a mistake, and would lose digits on the way."""
@@ -49,6 +58,13 @@ def check_count(name: str, value: Any) -> int:  # noqa: ANN401 - as above
         raise TorrelqueTypeError(f'{name} must be a whole number, got {value!r}')
     if value < 1:
         raise TorrelqueValueError(f'{name} must be at least 1, got {value!r}')
+    return value
+
+
+def check_flag(name: str, value: Any) -> bool:  # noqa: ANN401 - as above
+    """True or False, and nothing that only counts as such."""
+    if not isinstance(value, bool):
+        raise TorrelqueTypeError(f'{name} must be True or False, got {value!r}')
     return value
 
 

@@ -27,6 +27,7 @@ __all__ = (
     'are_known',
     'are_queued',
     'are_rejected',
+    'count_listed',
     'examine',
     'literally',
     'queue_stats',
@@ -41,6 +42,7 @@ __all__ = (
     'sweep',
     'task_state',
     'task_states',
+    'wipe',
 )  # fmt: skip
 
 PAGE = 250
@@ -244,6 +246,31 @@ def examine(key: bytes) -> Operation[FoundQueue | None]:
 def _first_number(text: bytes | None) -> int | None:
     word = (text or b'').partition(b' ')[0]
     return int(word) if word.isdigit() and word != b'0' else None
+
+
+def wipe(scripts: ScriptSet, keys: Keys) -> Operation[bool]:
+    """Remove all keys of a queue that has no tasks, in bounded steps. False if it has some again, and so stays."""
+    for place, what in (('task', 'states'), ('lane', 'lanes')):
+        prefix, cursor = keys[place] + b':', b'0'
+        while True:
+            cursor, found = yield from _scan(prefix, literally(prefix) + b'*', cursor)
+            names = [key.removeprefix(prefix) for key in found]
+            if what == 'lanes':
+                names = [name for name in names if name.isdigit()]  # others are keys of a queue whose name begins so
+            for first in range(0, len(names), PAGE):
+                yield from _call(scripts, keys, 'wipe', what, *names[first : first + PAGE])
+            if cursor == b'0':
+                break
+    while (left := (yield from _call(scripts, keys, 'wipe', 'rest'))) == 1:
+        pass
+    return bool(left == 0)
+
+
+def count_listed(keys: Keys) -> Operation[list[int]]:
+    """How many are pending, claimed, delayed and dead letters. An operator may not run `queue_stats`."""
+    sets = [Call[Reply]('ZCARD', (keys[name],)) for name in ('working', 'delayed', 'rejected')]
+    replies = yield [Call[Reply]('LLEN', (keys['pending'],)), *sets]
+    return [int(reply) for reply in raised(replies)]
 
 
 def server_time(keys: Keys) -> Operation[float]:

@@ -16,6 +16,7 @@ from torrelque.errors import TorrelqueDurabilityError
 __all__ = (
     'CANCEL',
     'ENQUEUE',
+    'ERASE',
     'EXTEND',
     'GIVEBACK',
     'MAX_ITEMS',
@@ -97,6 +98,7 @@ EXTEND = Verb('extend', laned=False, by_claim=True)
 CANCEL = Verb('cancel', limit=1)
 REDRIVE = Verb('redrive')
 PURGE = Verb('purge')
+ERASE = Verb('erase', limit=1)
 
 
 def enqueue_in(generation: int) -> Verb:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from torrelque.core.protocol import Reply
 from torrelque.transports.memory.prelude import GRACE, HORIZON, LANE_TTL, PENDING, Run, State, stamp
 
-__all__ = ('inspect', 'mend')
+__all__ = ('inspect', 'is_drained', 'mend')
 
 PLACES = (
     'pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'tasks', 'wake', 'counters', 'epoch', 'rejected',
@@ -20,12 +20,13 @@ def inspect(run: Run) -> Reply:
     """What there is of a queue and of some of its tasks."""
     db, keys = run.db, run.keys
     mode, *ids = run.args
-    drained = _is_drained(run)
+    drained = is_drained(run)
     there = [int(db.type_at(keys['wake']) != 'none'), len(db.set_at(keys['undequeued']))]
     return [int(drained), *there, *(_facts(run, task_id, deep=mode == b'deep') for task_id in ids)]
 
 
-def _is_drained(run: Run) -> bool:
+def is_drained(run: Run) -> bool:
+    """Whether no task is left, nor an id without one."""
     db, keys = run.db, run.keys
     lists = [len(db.list_at(keys[name])) for name in ('pending', 'dequeueing')]
     sets = [len(db.zset_at(keys[name])) for name in ('working', 'delayed', 'rejected')]
@@ -145,7 +146,7 @@ def _key(run: Run, name: bytes) -> bool:
 
 def _leftover(run: Run, name: bytes) -> bool:
     """What is left over when no task is."""
-    if not _is_drained(run) or name not in (b'wake', b'undequeued'):
+    if not is_drained(run) or name not in (b'wake', b'undequeued'):
         return False
     return run.db.delete((run.keys[name.decode()],)) == 1
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueReplyError
-from torrelque.transports.memory import auditing, shards
+from torrelque.transports.memory import auditing, deleting, shards
 from torrelque.transports.memory.claims import (
     BROKEN,
     Claimed,
@@ -448,6 +448,8 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
         'page': page,
         'inspect': auditing.inspect,
         'mend': auditing.mend,
+        'erase': deleting.erase,
+        'wipe': deleting.wipe,
         'survey': shards.survey,
         'layout': shards.layout,
         'clear': shards.clear,

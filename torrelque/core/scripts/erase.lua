@@ -1,0 +1,55 @@
+-- A step of deleting a queue: remove up to 250 of its tasks, wherever they are, and tell whether there are any left.
+-- KEYS: pending dequeueing working delayed tasks task wake timer rejected lane
+-- ARGV: lane nonce sequence, then 1 to remove tasks, or 0 to tell only
+-- returns: OK and e if there are tasks, or ids without one, o if not
+
+local MOST = 250
+
+local outcome, answer = enter()
+if outcome then
+  return again(outcome, answer)
+end
+look()
+
+-- One collection a step, so that no task that stays is in part gone.
+local ids, list, set = {}, nil, nil
+for _, key in ipairs({ pending, dequeueing }) do
+  if #ids == 0 then
+    ids, list = redis.call('LRANGE', key, -MOST, -1), key
+  end
+end
+for _, key in ipairs({ working, delayed, rejected }) do
+  if #ids == 0 then
+    ids, list, set = redis.call('ZRANGE', key, 0, MOST - 1), nil, key
+  end
+end
+if #ids == 0 then
+  ids, set = redis.call('HRANDFIELD', tasks, MOST), nil
+end
+redis.call('HLEN', tasks)
+local states, told = {}, {}
+for index, id in ipairs(ARGV[4] == '1' and ids or {}) do
+  local state = read_claim(id)
+  states[index] = state_key(id)
+  told[index] = state and whole(state.revision + 1) .. ' cancelled'
+end
+
+begin_writing()
+if ARGV[4] == '1' then
+  if list then
+    redis.call('LTRIM', list, 0, -(#ids + 1))
+  elseif set then
+    variadic('ZREM', set, ids)
+  end
+  variadic('HDEL', tasks, ids)
+  remove_keys(states)
+  for index, key in ipairs(states) do
+    if told[index] then
+      redis.pcall('PUBLISH', key, told[index])
+    end
+  end
+end
+hint()
+local left = redis.call('HLEN', tasks) + redis.call('LLEN', pending) + redis.call('LLEN', dequeueing)
+  + redis.call('ZCARD', working) + redis.call('ZCARD', delayed) + redis.call('ZCARD', rejected)
+return leave(left > 0 and 'e' or 'o')

@@ -1,0 +1,60 @@
+-- A step of deleting a queue that has no tasks any more: remove what else there is. Safe to repeat.
+-- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected lane
+-- ARGV: states, lanes or rest; then ids or numbers of lanes, at most 250
+-- returns: 0 if it is done, 1 if there is more, 2 if there are tasks again, and so the rest stays
+
+local MOST = 250
+local commands = {}
+
+-- Whether another queue's name begins as this one's states do, and the key is of that one.
+local function is_anothers(id)
+  local colon = string.find(id, ':', 1, true)
+  while colon do
+    if redis.call('EXISTS', state_key(string.sub(id, 1, colon - 1)) .. ':counters') == 1 then
+      return true
+    end
+    colon = string.find(id, ':', colon + 1, true)
+  end
+  return false
+end
+
+-- Results that are kept, and states that are left over.
+function commands.states()
+  local gone = {}
+  for index = 2, #ARGV do
+    local id = ARGV[index]
+    local key = state_key(id)
+    if redis.call('TYPE', key).ok == 'hash' and redis.call('HEXISTS', key, 'status') == 1
+      and redis.call('HEXISTS', tasks, id) == 0 and not is_anothers(id) then
+      gone[#gone + 1] = key
+    end
+  end
+  remove_keys(gone)
+  return 0
+end
+
+function commands.lanes()
+  local gone = {}
+  for index = 2, #ARGV do
+    gone[index - 1] = lane .. ':' .. ARGV[index]
+  end
+  remove_keys(gone)
+  return 0
+end
+
+function commands.rest()
+  if redis.call('HLEN', tasks) + redis.call('LLEN', pending) + redis.call('LLEN', dequeueing)
+    + redis.call('ZCARD', working) + redis.call('ZCARD', delayed) + redis.call('ZCARD', rejected) > 0 then
+    return 2
+  end
+  if redis.call('SCARD', undequeued) > MOST then
+    redis.call('SPOP', undequeued, MOST)
+    return 1
+  end
+  for _, key in ipairs({ undequeued, wake, timer, epoch, counters }) do
+    redis.call('DEL', key) -- one by one, as a right is of one key
+  end
+  return 0
+end
+
+return commands[ARGV[1]]()
