@@ -7,8 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from torrelque import Reject, Retry
-from torrelque import retry as policies
+from torrelque.retry import Aborted, Reject, Retry
 
 __all__ = ('Failure', 'describe', 'is_cancellation', 'leaves_of', 'message_of', 'sendable', 'understand')
 
@@ -106,7 +105,7 @@ def _find_delay(error: BaseException) -> float | None:
 def _as_exception(error: BaseException) -> Exception:
     if isinstance(error, Exception):
         return error
-    aborted = policies.Aborted(describe(error))
+    aborted = Aborted(describe(error))
     aborted.__cause__ = error
     return aborted
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, overload
 
+from torrelque._failures import describe, sendable
 from torrelque.core import checks, operations
 from torrelque.core.auditing import Violation, audit
 from torrelque.core.codec import JSON, Serialiser, load_headers
@@ -244,9 +245,11 @@ class Torrelque(Observer):
         for task in claimed:
             try:
                 data = self._serialiser.loads(task.payload)
-            except Exception as error:  # noqa: BLE001 - whatever a serialiser may raise
-                logger.warning('Cannot deserialise task:%s, rejecting it: %r', task.receipt.id, error)
-                item = reject_item(task.receipt, f'cannot be deserialised: {error!r}'[:1000], self.max_rejected)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a serialiser may raise
+                said = describe(error)
+                logger.warning('Cannot deserialise task:%s, rejecting it: %s', task.receipt.id, said)
+                reason = sendable(f'cannot be deserialised: {said}'[:1000])
+                item = reject_item(task.receipt, reason, self.max_rejected)
                 self._routes.unheeded(REJECT, item)
             else:
                 headers = load_headers(task.headers)

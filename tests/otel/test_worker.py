@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import threading
 from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -234,6 +235,58 @@ async def test_an_outage_is_not_told_as_long_as_it_lasts(
         transport.error = None
         await clock.advance(1)
     assert telescope.names() == []
+
+
+class NoTextError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ('error', 'kind'),
+    [
+        (NoTextError(), 'tests.otel.test_worker.NoTextError'),
+        (ExceptionGroup('', [OSError('broken')]), 'OSError'),
+        (ExceptionGroup('', [Reject('spoilt')]), 'torrelque.retry.Reject'),
+        (ExceptionGroup('', [Retry(5)]), None),
+        (SystemExit(3), 'SystemExit'),
+        (asyncio.CancelledError(), 'cancelled'),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_whatever_a_handler_raises(
+    telescope: Telescope, queue: InstrumentedTorrelque, clock: VirtualClock, error: BaseException, kind: str | None
+) -> None:
+    async def handler(task: Task) -> None:
+        raise error
+
+    await queue.enqueue(1)
+    worker = InstrumentedWorker(queue, handler, concurrency=1, clock=clock, retry=retry.constant(60))
+    with suppress(SystemExit):
+        async with anyio.create_task_group() as group:
+            group.start_soon(run_until_exit, worker)
+            await clock.advance(0)
+            worker.stop()
+    process = telescope.one('process q')
+    assert (failed(process) or (None,))[0] == kind
+    assert len(telescope.all('requeue q')) + len(telescope.all('reject q')) == 1
+
+
+async def run_until_exit(worker: InstrumentedWorker) -> None:
+    with suppress(SystemExit):
+        await worker.run()
+
+
+async def test_results_that_are_dropped_are_counted(
+    telescope: Telescope, queue: InstrumentedTorrelque, clock: VirtualClock
+) -> None:
+    async def handler(task: Task) -> object:
+        return object()
+
+    await queue.enqueue(1)
+    async with working(queue, handler, clock):
+        await clock.advance(0)
+    assert telescope.counted('torrelque.worker.results.dropped') == {('process', 'TypeError'): 1}
 
 
 # Arguments -----------------------------------------------------------------------------------------------------------

@@ -481,3 +481,39 @@ async def test_a_thread_that_is_left_behind_is_named(caplog: pytest.LogCaptureFi
         finally:
             go.set()
     assert f'The thread of task:{task_id} goes on' in caplog.text
+
+
+class Loads:
+    """A serialiser that fails of what it reads."""
+
+    dumps = staticmethod(str.encode)
+
+    @staticmethod
+    def loads(data: bytes) -> str:
+        if data == b'bad':
+            raise RaisingTextError
+        if data == b'exit':
+            raise SystemExit(3)
+        if data == b'surrogate':
+            raise ValueError('\ud800')
+        return data.decode()
+
+
+@pytest.mark.usefixtures('quiet')
+async def test_payloads_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger('torrelque'), 'disabled', True)
+
+    async def handler(task: Task) -> str:
+        return 'done'
+
+    async with Torrelque(MemoryTransport(), queue='q', serialiser=Loads()) as queue:
+        bench = LiveBench(queue)
+        ids = [await queue.enqueue(data) for data in ('bad', 'exit', 'surrogate', 'good')]
+        with anyio.fail_after(SOON):
+            async with bench.working(handler):
+                await bench.until(events.Finished)
+                reasons = [(await queue.wait(task_id)).reason for task_id in ids[:3]]
+    assert reasons == [
+        f'cannot be deserialised: {said}'
+        for said in ('RaisingTextError: <str() raised SystemExit>', 'SystemExit: 3', 'ValueError: \\ud800')
+    ]

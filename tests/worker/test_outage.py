@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import anyio
 import pytest
@@ -17,11 +19,13 @@ from torrelque import (
     TorrelqueReplyError,
     events,
 )
+from torrelque.transports.repeating import PoolFullError
 
 pytestmark = pytest.mark.anyio
 
 PASSING = [
     TorrelqueConnectionError('cut off'),
+    PoolFullError('all 10 connections of the pool were in use'),
     TorrelqueReplyError('ERR Error running script (call to f_1): @user_script: 8: -READONLY this is a replica', 'ERR'),
     *map(TorrelqueReplyError, EACH),
     TorrelqueReplyError('OOM command not allowed'),
@@ -195,3 +199,64 @@ async def test_stop_and_cancellation_while_the_server_is_away(bench: Bench) -> N
         async with bench.working(double, concurrency=5):
             await bench.clock.advance(3)
     assert bench.told(events.Unsettled) == []
+
+
+# What nobody expects --------------------------------------------------------------------------------------------------
+
+UNEXPECTED = [OSError(24, 'Too many open files'), RuntimeError('the provider of credentials failed'), KeyError('bug')]
+
+
+@pytest.mark.parametrize('error', UNEXPECTED, ids=str)
+async def test_it_survives_an_error_that_nobody_expects(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    broken = False
+    calls: list[float] = []
+
+    def breaking(function: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - the queue's
+            if broken:
+                calls.append(bench.clock.time())
+                raise error
+            return await function(*args, **options)
+
+        return call
+
+    for name in ('dequeue', 'dequeue_nowait'):
+        monkeypatch.setattr(bench.queue, name, breaking(getattr(bench.queue, name)))
+    async with bench.working(double, concurrency=2):
+        broken = True
+        await bench.queue.enqueue(1)  # the claim that is under way takes it; the next one fails
+        await bench.clock.advance(600)
+        assert 1000 <= len(calls) <= 2500, 'up to half a second after each other, with jitter'
+        broken = False
+        task_id = await bench.queue.enqueue(4)
+        await bench.clock.advance(1)
+        assert (await bench.queue.get_task_state(task_id)).result == 8
+    assert caplog.text.count('The server cannot be used') == 1
+    assert len(bench.told(events.Disconnected)) == len(bench.told(events.Reconnected)) == 1
+
+
+async def test_leases_are_renewed_again_after_an_error_that_nobody_expects(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extend, failures = bench.queue.extend, 2
+
+    async def extend_or_fail(task: Task) -> float:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError(24, 'Too many open files')
+        return await extend(task)
+
+    async def handler(task: Task) -> str:
+        await bench.clock.sleep(60)
+        return 'done'
+
+    monkeypatch.setattr(bench.queue, 'extend', extend_or_fail)
+    task_id = await bench.queue.enqueue(1, task_timeout=10)
+    async with bench.working(handler):
+        await bench.clock.advance(61)
+        assert (await bench.queue.get_task_state(task_id)).result == 'done'
+    assert bench.told(events.LeaseLost) == []
+    assert caplog.text.count('Leases cannot be renewed') == 1
