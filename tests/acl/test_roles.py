@@ -195,6 +195,16 @@ async def test_all_rights_are_needed(server: Server, role: str) -> None:
     assert needless == []
 
 
+@each_kind
+async def test_who_may_not_load_scripts_is_told_so(server: Server, kind: str) -> None:
+    words = [word for word in rules(server, 'producer', 'q') if not word.startswith('+script')]
+    make_user(server, 'producer', words)
+    async with staged(server, kind, 'producer') as stage:
+        with pytest.raises(TorrelqueReplyError, match=r"SCRIPT LOAD was refused.*'script") as caught:
+            await stage.queue.enqueue('a')
+        assert caught.value.code == 'NOPERM'
+
+
 # What is refused ------------------------------------------------------------------------------------------------------
 
 

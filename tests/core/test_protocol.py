@@ -50,13 +50,27 @@ def test_an_unknown_script_is_loaded_and_called_again() -> None:
     assert end(operation, [SCRIPT.sha.encode(), 7]) == 7
 
 
-def test_a_script_that_stays_unknown_is_an_error() -> None:
+MISSING = 'NOSCRIPT No matching script.'
+
+
+@pytest.mark.parametrize(
+    ('loaded', 'called', 'code', 'told'),
+    [
+        ('NOPERM no permissions for script|load', MISSING, 'NOPERM', 'SCRIPT LOAD was refused.*script.load'),
+        ("ERR unknown command 'SCRIPT'", MISSING, 'ERR', 'SCRIPT LOAD was refused.*unknown command'),
+        ('LOADING the dataset', MISSING, 'LOADING', '^LOADING'),
+        ('', MISSING, 'NOSCRIPT', 'NOSCRIPT'),
+        ('', 'NOPERM no permissions for get', 'NOPERM', '^NOPERM'),
+        ('NOPERM no', 'WRONGTYPE what?', 'WRONGTYPE', 'WRONGTYPE'),  # somebody else has loaded it
+    ],
+)
+def test_a_script_that_cannot_be_loaded_is_an_error(loaded: str, called: str, code: str, told: str) -> None:
     operation = iter(Call(SCRIPT, parse=int))
     next(operation)
-    operation.send([TorrelqueReplyError('NOSCRIPT No matching script.')])
-    refusal = TorrelqueReplyError('NOPERM this user has no permissions')
-    with pytest.raises(TorrelqueReplyError, match='NOPERM'):
-        operation.send([refusal, TorrelqueReplyError('NOSCRIPT No matching script.')][::-1])
+    operation.send([TorrelqueReplyError(MISSING)])
+    with pytest.raises(TorrelqueReplyError, match=told) as caught:
+        operation.send([TorrelqueReplyError(loaded) if loaded else SCRIPT.sha, TorrelqueReplyError(called)])
+    assert caught.value.code == code
 
 
 def test_a_command_is_not_loaded() -> None:

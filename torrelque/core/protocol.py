@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, is_transient
 
 __all__ = ('Arg', 'Batch', 'Call', 'Interrupted', 'Operation', 'Reply', 'Script', 'as_is', 'blocking_drive')
 
@@ -105,12 +105,26 @@ class Call(Generic[T]):
 
     def __iter__(self) -> Operation[T]:
         (reply,) = yield (self,)
-        if isinstance(reply, TorrelqueReplyError) and reply.code == 'NOSCRIPT' and isinstance(self.command, Script):
+        if _is_missing(reply) and isinstance(self.command, Script):
             load: Call[Reply] = Call('SCRIPT LOAD', args=(self.command.source,), near=self.place)
-            _, reply = yield (load, self)
+            loaded, reply = yield (load, self)
+            if _is_missing(reply) and isinstance(loaded, TorrelqueReplyError):
+                raise _explained(loaded)
         if isinstance(reply, TorrelqueReplyError):
             raise reply
         return self.parse(reply)
+
+
+def _is_missing(reply: Reply) -> bool:
+    """Whether the server answers that it does not know the script."""
+    return isinstance(reply, TorrelqueReplyError) and reply.code == 'NOSCRIPT'
+
+
+def _explained(refusal: TorrelqueReplyError) -> TorrelqueReplyError:
+    """Why a script was not loaded. What passes by itself needs no explanation."""
+    if not is_transient(refusal):
+        refusal.args = (f'SCRIPT LOAD was refused, which every call needs: {refusal}',)
+    return refusal
 
 
 def blocking_drive(operation: Operation[T], execute: Callable[[Batch], Sequence[Reply]]) -> T:
