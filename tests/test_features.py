@@ -58,9 +58,9 @@ def test_pipelines() -> None:
 
 def test_urls() -> None:
     assert ROWS['TLS']['native'] == '`rediss://`'
-    assert parse_url('rediss://host').tls
+    assert parse_url('rediss://host').addresses[0].tls
     assert ROWS['Unix socket']['native'] == '`unix://`'
-    assert parse_url('unix:///socket').path == '/socket'
+    assert parse_url('unix:///socket').addresses[0].path == '/socket'
 
 
 def test_clusters() -> None:

@@ -42,11 +42,26 @@ async def test_a_call_that_a_demoted_server_refuses_is_the_last_one_there(fresh_
         async with connect(proxy.url) as client, Torrelque(client, queue='q', durability=durability) as queue:
             await queue.enqueue('a')
             demote(old, new)
-            proxy.redirect(new.port)
             with pytest.raises(TorrelqueReplyError, match=r'READONLY|replica'):
-                await queue.enqueue('b')
+                await queue.enqueue('b')  # the address still leads to the old one
+            proxy.redirect(new.port)
             await queue.enqueue('c')
             assert [task.data for task in await queue.dequeue_nowait(max_tasks=3)] == ['a', 'c']
+
+
+@pytest.mark.parametrize('apart', [False, True], ids=['shared', 'apart'])
+async def test_nobody_sees_an_error_where_the_address_moved_at_once(fresh_server: Start, *, apart: bool) -> None:
+    old, new = fresh_server('--appendonly', 'yes'), fresh_server('--appendonly', 'yes')
+    durability = Durability(fsynced=True) if apart else None
+    with Proxy(old.port, seed=1, mean=None) as proxy:
+        async with connect(proxy.url) as client, Torrelque(client, queue='q', durability=durability) as queue:
+            await queue.enqueue('a')
+            demote(old, new)
+            proxy.redirect(new.port)
+            async with anyio.create_task_group() as group:
+                for number in range(5):
+                    group.start_soon(queue.enqueue, number)
+            assert (await queue.get_queue_stats()).tasks == 6
 
 
 async def test_nobody_sees_an_error_with_a_failover_timeout(fresh_server: Start) -> None:

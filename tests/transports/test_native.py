@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
-import ssl
-import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -21,13 +17,11 @@ from tests.transports.native_support import Start, ask, call, multiplexer_of
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.errors import (
     TorrelqueConnectionError,
-    TorrelqueHandshakeError,
     TorrelqueRefusedError,
     TorrelqueReplyError,
     TorrelqueTypeError,
     TorrelqueValueError,
 )
-from torrelque.transports.base import Message
 from torrelque.transports.native import connect
 
 pytestmark = pytest.mark.anyio
@@ -239,64 +233,6 @@ async def test_a_server_that_is_not_ready_is_tried_again(answer: bytes) -> None:
     ):
         assert await ask(client, 'ECHO', 'x') == b'x'
         assert fake.connections == 3
-
-
-@pytest.fixture(scope='module')
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    openssl = shutil.which('openssl')
-    if openssl is None:
-        pytest.skip('openssl is missing: apt-get install openssl')
-    folder = tmp_path_factory.mktemp('tls')
-    files = folder / 'cert.pem', folder / 'key.pem'
-    subprocess.run(
-        [
-            *(
-                openssl,
-                'req',
-                '-x509',
-                '-newkey',
-                'ec',
-                '-pkeyopt',
-                'ec_paramgen_curve:prime256v1',
-                '-nodes',
-                '-days',
-                '2',
-            ),
-            *('-subj', '/CN=test', '-addext', 'subjectAltName=IP:127.0.0.1', '-out', files[0], '-keyout', files[1]),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return files
-
-
-@pytest.fixture
-def tls_url(fresh_server: Start, certificate: tuple[Path, Path], free_tcp_port: int) -> str:
-    cert, key = map(str, certificate)
-    options = '--tls-port', str(free_tcp_port), '--tls-cert-file', cert, '--tls-key-file', key
-    fresh_server(*options, '--tls-auth-clients', 'no', name='redis-7.0')
-    return f'rediss://127.0.0.1:{free_tcp_port}'
-
-
-async def test_tls(tls_url: str, certificate: tuple[Path, Path]) -> None:
-    context = ssl.create_default_context(cafile=certificate[0])
-    payload = os.urandom(1024) * 1024 * 4
-    async with connect(tls_url, ssl_context=context) as client, client.listen() as listening:
-        assert await ask(client, 'SET', 'a', payload) == b'OK'
-        assert await client.execute([call('GET', 'a')] * 3) == [payload] * 3
-        assert await client.block(call('BLPOP', 'none', '0.01'), 0.01) is None
-        await listening.subscribe(b'news')
-        assert await listening.receive() == Message(b'news', None)
-        await ask(client, 'CLIENT KILL', 'TYPE', 'normal')
-        assert await ask(client, 'ECHO', 'x') == b'x'
-
-
-async def test_tls_is_verified(tls_url: str, certificate: tuple[Path, Path]) -> None:
-    trusting = ssl.create_default_context(cafile=certificate[0])
-    for url, context in [(tls_url, None), (tls_url.replace('127.0.0.1', 'localhost'), trusting)]:
-        with anyio.fail_after(20), pytest.raises(TorrelqueHandshakeError, match='CERTIFICATE_VERIFY_FAILED'):
-            await connect(url, ssl_context=context, retry_timeout=300).__aenter__()
 
 
 async def test_the_system_probes_idle_connections(fresh_server: Start) -> None:

@@ -21,7 +21,7 @@ from torrelque import (
     TorrelqueValueError,
     connect,
 )
-from torrelque.transports.native.url import parse_sentinel_url
+from torrelque.transports.native.url import parse_url
 
 pytestmark = pytest.mark.anyio
 
@@ -117,13 +117,14 @@ async def test_what_is_wrong_is_told_once_the_time_is_over(free_tcp_port: int) -
 
 
 def test_a_url_of_sentinels() -> None:
-    service, addresses = parse_sentinel_url('redis+sentinel://ann:p%40w@one,two:7,[::1]/my%20mail?db=3')
-    assert service == 'my mail'
+    target = parse_url('redis+sentinel://ann:p%40w@one,two:7,[::1]/my%20mail?db=3')
+    addresses = target.addresses
+    assert (target.kind, target.service) == ('sentinel', 'my mail')
     assert [(address.host, address.port) for address in addresses] == [('one', 26379), ('two', 7), ('::1', 26379)]
     assert {(address.user, address.password, address.db, address.tls) for address in addresses} == {
         ('ann', 'p@w', 3, False)
     }
-    assert parse_sentinel_url('rediss+sentinel://one/mail')[1][0].tls
+    assert parse_url('rediss+sentinel://one/mail').addresses[0].tls
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,9 @@ UrlOption = Annotated[
         '--url',
         metavar='URL',
         show_default=False,
-        help='The URL of the server: redis://, rediss://, unix:// or redis+cluster://. Defaults to TORRELQUE_URL, '
-        f'then {DEFAULT_URL}.',
+        help='The URL of the server: redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://. Certificates '
+        'are options of it: rediss://host?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE. '
+        f'Defaults to TORRELQUE_URL, then {DEFAULT_URL}.',
     ),
 ]
 QueueOption = Annotated[

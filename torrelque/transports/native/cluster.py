@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -19,6 +18,7 @@ from torrelque.transports.native.dialer import Dialer
 from torrelque.transports.native.listener import NativeListener
 from torrelque.transports.native.multiplexer import back_off
 from torrelque.transports.native.node import Node
+from torrelque.transports.native.options import Options
 from torrelque.transports.native.redirection import Redirection, redirected, to_repeat
 from torrelque.transports.native.topology import Topology
 from torrelque.transports.native.transport import NativeTransport
@@ -77,29 +77,13 @@ class ClusterTransport(NativeTransport):
     on_cluster = True
     in_order = True
 
-    def __init__(
-        self,
-        seeds: Sequence[Address],
-        *,
-        ssl_context: ssl.SSLContext | None,
-        retry_timeout: float,
-        connect_timeout: float,
-        response_timeout: float,
-    ) -> None:
-        super().__init__(
-            seeds[0],
-            ssl_context=ssl_context,
-            retry_timeout=retry_timeout,
-            connect_timeout=connect_timeout,
-            response_timeout=response_timeout,
-        )
-        self._ssl_context = ssl_context
-        self._connect_timeout = connect_timeout
+    def __init__(self, seeds: Sequence[Address], options: Options) -> None:
+        super().__init__(seeds[0], options)
         self._nodes: dict[Address, Node] = {}
-        self._topology = Topology(seeds, self._dialer_to, connect_timeout, self._leave_those_gone)
+        self._topology = Topology(seeds, self._dialer_to, options.connect_timeout, self._leave_those_gone)
 
     async def _start(self) -> None:
-        attempts = Attempts(self._retry_timeout)
+        attempts = Attempts(self._options.retry_timeout)
         while True:
             try:
                 await self._topology.owner(None)
@@ -127,7 +111,7 @@ class ClusterTransport(NativeTransport):
             await anyio.lowlevel.checkpoint()
             return []
 
-        attempts = Attempts(self._retry_timeout if repeat else 0.0)
+        attempts = Attempts(self._options.retry_timeout if repeat else 0.0)
 
         async def send(node: Node, calls: Batch) -> Sequence[Reply]:
             return await node.execute(calls, attempts.deadline, attempts.breaks)
@@ -138,7 +122,7 @@ class ClusterTransport(NativeTransport):
         """The same on a connection apart. If one call is redirected all are sent again, with the wait at their end."""
         self._usable()
 
-        attempts = Attempts(self._retry_timeout)
+        attempts = Attempts(self._options.retry_timeout)
 
         async def send(node: Node, calls: Batch) -> Sequence[Reply]:
             return await node.execute_apart(calls, timeout, attempts.deadline)
@@ -274,13 +258,13 @@ class ClusterTransport(NativeTransport):
             node = self._nodes[address] = Node(
                 self._dialer_to(address),
                 repeats=False,
-                response_timeout=self._response_timeout,
+                response_timeout=self._options.response_timeout,
                 start=self._start_soon,
             )
         return node
 
     def _dialer_to(self, address: Address) -> Dialer:
-        return Dialer(address, self._ssl_context, self._connect_timeout)
+        return Dialer(address, self._options)
 
     async def _leave_those_gone(self) -> None:
         for address in self._nodes.keys() - set(self._topology.primaries):

@@ -71,7 +71,19 @@ class Breaks:
 class Connection:
     """An open stream and its parser. One task may send while another receives."""
 
-    __slots__ = ('_address', '_parser', '_plain', '_quiet', '_scope', '_socket', '_stream', 'cut', 'heard', 'progress')
+    __slots__ = (
+        '_address',
+        '_parser',
+        '_plain',
+        '_quiet',
+        '_scope',
+        '_socket',
+        '_stream',
+        'answered',
+        'cut',
+        'heard',
+        'progress',
+    )
 
     def __init__(self, stream: ByteStream, address: Address) -> None:
         self._stream = stream
@@ -89,6 +101,8 @@ class Connection:
         """Goes up whenever bytes went either way: how a silent server is told from a slow one."""
         self.heard: float = time.monotonic()
         """When something arrived last."""
+        self.answered: bool = False
+        """Whether the server ever sent anything."""
         self.cut: bool = False
         """Whether it broke from outside, and was not closed here."""
 
@@ -132,6 +146,7 @@ class Connection:
             except STREAM_ERRORS as error:
                 raise self._broken(error) from error
             self.heard = time.monotonic()
+            self.answered = True
             self._progressed()
             while (reply := self._parser.gets()) is not NOTHING:
                 replies.append(reply)

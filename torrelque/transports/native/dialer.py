@@ -19,8 +19,10 @@ from torrelque.errors import (
     TorrelqueResponseTimeout,
 )
 from torrelque.transports.native.connection import STREAM_ERRORS, Connection, pack_words, reason
+from torrelque.transports.native.options import Options
 from torrelque.transports.native.unix import connect_unix
 from torrelque.transports.native.url import Address
+from torrelque.transports.tls import diagnose, failed_handshake, reason_of
 
 __all__ = ('Dialer',)
 
@@ -30,35 +32,49 @@ KEEP_ALIVE = {'TCP_KEEPIDLE': 5, 'TCP_KEEPALIVE': 5, 'TCP_KEEPINTVL': 2, 'TCP_KE
 Those that a system does not know are left as they are; ``TCP_KEEPALIVE`` is what macOS calls the first one.
 """
 
+PLAIN = 'the server does not use TLS at this port (redis://)'
+NEEDS_CERTIFICATE = 'set ssl_certfile and ssl_keyfile in the URL, or load a certificate into ssl_context'
+
 
 class Dialer:
     """Opens connections to one address, and closes those that are still open at the end."""
 
-    def __init__(self, address: Address, ssl_context: ssl.SSLContext | None, timeout: float) -> None:
+    def __init__(self, address: Address, options: Options) -> None:
         self.address = address
-        self._ssl_context = ssl_context
-        self._timeout = timeout
+        self._options = options
+        self._timeout = options.connect_timeout
         self._open: set[Connection] = set()
         self._closed = False
 
     async def open(self) -> Connection:
-        """Connect and introduce oneself, once.
+        """Connect and introduce oneself, once; with a credentials callback again if the server refuses what it gave.
 
         Raises TorrelqueHandshakeError if that is how it will stay, otherwise
         TorrelqueConnectionError; within the connect time-out. Safe to cancel.
         """
+        try:
+            return await self._open_once()
+        except TorrelqueRefusedError:
+            if self._options.credentials is None:
+                raise
+        return await self._open_once()  # credentials that rotate may have done so meanwhile
+
+    async def _open_once(self) -> Connection:
+        user, password = await self._credentials()
         connection: Connection | None = None
         try:
             with anyio.fail_after(self._timeout):
                 connection = Connection(await self._dial(), self.address)
                 self._open.add(connection)
-                await self._shake_hands(connection)
+                await self._shake_hands(connection, user, password)
             self._check_open()
         except BaseException as error:
             if connection is not None:
                 await self.close(connection)
             if isinstance(error, TimeoutError):
-                raise self._too_late(reached=connection is not None) from None
+                raise await self._too_late(reached=connection is not None) from None
+            if isinstance(error, TorrelqueConnectionError):
+                await self._explain(error, connection)
             raise
         return connection
 
@@ -80,10 +96,12 @@ class Dialer:
         if self._closed:
             raise self.closed()
 
-    def _too_late(self, *, reached: bool) -> TorrelqueConnectionError:
-        if reached:
-            return TorrelqueResponseTimeout(f'{self.address}: connected, but no answer within {self._timeout:g} s')
-        return TorrelqueConnectionError(f'{self.address}: no connection within {self._timeout:g} s')
+    async def _credentials(self) -> tuple[str | None, str | None]:
+        if self._options.credentials is None:
+            return self.address.user, self.address.password
+        return await self._options.credentials.get(self._timeout)
+
+    # Connecting
 
     async def _dial(self) -> ByteStream:
         address = self.address
@@ -91,16 +109,19 @@ class Dialer:
             if address.path:
                 return await connect_unix(address.path)
             stream: ByteStream = await anyio.connect_tcp(address.host, address.port)
-            _keep_alive(stream.extra(SocketAttribute.raw_socket))  # noqa: S610 - not Django's
-            if self._ssl_context is None:
-                return stream
-            return await self._encrypt(stream, self._ssl_context)
-        except ssl.SSLError as error:
-            lasting = not isinstance(error, ssl.SSLEOFError)
-            kind = TorrelqueHandshakeError if lasting else TorrelqueConnectionError
-            raise kind(f'{address}: {reason(error)}') from error
-        except (*STREAM_ERRORS, UnicodeError) as error:  # UnicodeError: a host that is no valid name
+        except PermissionError as error:
+            if address.path:
+                raise TorrelqueHandshakeError(
+                    f'{address}: permission denied: this user may not connect to the socket'
+                ) from error
             raise TorrelqueConnectionError(f'{address}: cannot connect: {reason(error)}') from error
+        except UnicodeError as error:
+            raise TorrelqueHandshakeError(f'{address}: not a valid name of a host: {error}') from error
+        except STREAM_ERRORS as error:
+            raise TorrelqueConnectionError(f'{address}: cannot connect: {reason(error)}') from error
+        _keep_alive(stream.extra(SocketAttribute.raw_socket))  # noqa: S610 - not Django's
+        context = self._options.ssl_context
+        return stream if context is None else await self._encrypt(stream, context)
 
     async def _encrypt(self, stream: ByteStream, context: ssl.SSLContext) -> ByteStream:
         try:
@@ -108,18 +129,58 @@ class Dialer:
             return await TLSStream.wrap(
                 stream, hostname=self.address.host, ssl_context=context, standard_compatible=False
             )
-        except BaseException:
+        except BaseException as error:
             await anyio.aclose_forcefully(stream)
+            if isinstance(error, (*STREAM_ERRORS, ssl.CertificateError)):
+                why = reason_of(error)
+                if why:
+                    raise self._untrusted(why) from error
+                raise TorrelqueConnectionError(f'{self.address}: cannot connect: {reason(error)}') from error
             raise
 
-    async def _shake_hands(self, connection: Connection) -> None:
+    def _untrusted(self, why: str) -> TorrelqueHandshakeError:
+        if 'wrong version number' in why or 'record layer failure' in why:
+            why = PLAIN
+        elif 'certificate required' in why:
+            why = f'{why}: {NEEDS_CERTIFICATE}'
+        return TorrelqueHandshakeError(failed_handshake(str(self.address), why))
+
+    async def _explain(self, error: TorrelqueConnectionError, connection: Connection | None) -> None:
+        """Raise TorrelqueHandshakeError if the connection was closed before any answer, and TLS is why."""
         address = self.address
+        if connection is None or not connection.cut or connection.answered or address.path:
+            return
+        why = reason_of(error, connected=True)
+        why = why or await diagnose(address.host, address.port, self._options.ssl_context)
+        if why:
+            raise self._untrusted(why) from error
+
+    async def _too_late(self, *, reached: bool) -> TorrelqueConnectionError:
+        if reached:
+            return TorrelqueResponseTimeout(f'{self.address}: connected, but no answer within {self._timeout:g} s')
+        if self._options.ssl_context is not None and await self._speaks_plainly():
+            return self._untrusted(PLAIN)
+        return TorrelqueConnectionError(f'{self.address}: no connection within {self._timeout:g} s')
+
+    async def _speaks_plainly(self) -> bool:
+        """Whether the server answers without TLS. To the beginnings of TLS it does not: it waits for a whole line."""
+        with anyio.move_on_after(1):
+            try:
+                async with await anyio.connect_tcp(self.address.host, self.address.port) as stream:
+                    await stream.send(b'PING\r\n')
+                    return (await stream.receive())[:1] in (b'+', b'-')
+            except STREAM_ERRORS:
+                return False
+        return False
+
+    # Introducing oneself
+
+    async def _shake_hands(self, connection: Connection, user: str | None, password: str | None) -> None:
         hello: list[tuple[Arg, ...]] = []
-        if address.password is not None:
-            user = () if address.user is None else (address.user,)
-            hello.append(('AUTH', *user, address.password))
-        if address.db:
-            hello.append(('SELECT', address.db))
+        if password is not None:
+            hello.append(('AUTH', password) if user is None else ('AUTH', user, password))
+        if self.address.db:
+            hello.append(('SELECT', self.address.db))
         hello.append(('PING',))
         await connection.send(b''.join([pack_words(words) for words in hello]))
         replies: list[Reply] = []

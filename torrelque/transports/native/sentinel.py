@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Sequence
 from dataclasses import replace
 
 import anyio
 
 from torrelque.core.protocol import Reply
-from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueHandshakeError,
+    TorrelqueRefusedError,
+    TorrelqueReplyError,
+)
 from torrelque.transports.native.connection import Connection, pack_words
 from torrelque.transports.native.dialer import Dialer
+from torrelque.transports.native.options import Options
 from torrelque.transports.native.transport import NativeTransport
 from torrelque.transports.native.url import Address
 
 __all__ = ('SentinelDialer', 'SentinelTransport')
+
+OF_ITS_OWN = 'a sentinel has a password of its own: sentinel_password, and sentinel_user if it has users'
 
 
 class SentinelDialer(Dialer):
     """Asks the sentinels in turn before each connection, and the server whether it is a primary.
 
     ``addresses`` are the sentinels', with the user, password and database of the
-    server. The sentinels themselves are asked without a password.
+    server. The sentinels have a user and a password of their own, or none.
     """
 
     def __init__(
-        self, addresses: Sequence[Address], service: str, ssl_context: ssl.SSLContext | None, timeout: float
+        self,
+        addresses: Sequence[Address],
+        service: str,
+        options: Options,
+        sentinel_user: str | None,
+        sentinel_password: str | None,
     ) -> None:
-        super().__init__(addresses[0], ssl_context, timeout)
+        super().__init__(addresses[0], options)
         self._service = service
-        self._sentinels = list(addresses)
+        self._server = addresses[0]
+        self._sentinels = [
+            replace(address, user=sentinel_user, password=sentinel_password, db=0) for address in addresses
+        ]
 
     async def open(self) -> Connection:
         """Connect to the primary, once.
@@ -40,7 +55,7 @@ class SentinelDialer(Dialer):
         """
         self._check_open()
         address = await self._find_primary()
-        connection = await Dialer(address, self._ssl_context, self._timeout).open()
+        connection = await Dialer(address, self._options).open()
         self._open.add(connection)
         try:
             await self._check_primary(connection, address)
@@ -51,31 +66,44 @@ class SentinelDialer(Dialer):
         return connection
 
     async def _find_primary(self) -> Address:
-        """The address that the first sentinel gives that answers; it is the first to be asked next time."""
-        failures: list[str] = []
+        """The address that the first sentinel gives that answers; it is the first to be asked next time.
+
+        Raises TorrelqueHandshakeError if none of them answers, and one refuses to.
+        """
+        failures: list[TorrelqueConnectionError] = []
         for sentinel in tuple(self._sentinels):
             try:
-                reply = await self._ask_sentinel(sentinel)
+                host, port = await self._ask_sentinel(sentinel)
             except TorrelqueConnectionError as error:
-                failures.append(str(error))
+                failures.append(error)
                 continue
-            match reply:
-                case [bytes(host), bytes(port)]:
-                    self._sentinels = [sentinel, *(other for other in self._sentinels if other != sentinel)]
-                    return replace(sentinel, host=host.decode(), port=int(port))
-                case TorrelqueReplyError():
-                    failures.append(f'{sentinel}: {reply}')
-                case _:
-                    failures.append(f'{sentinel}: knows no service {self._service!r}')
-        raise TorrelqueConnectionError(f'no sentinel tells the primary of {self._service!r}: {"; ".join(failures)}')
+            self._sentinels = [sentinel, *(other for other in self._sentinels if other != sentinel)]
+            return replace(self._server, host=host, port=port)
+        message = f'no sentinel tells the primary of {self._service!r}: {"; ".join(map(str, failures))}'
+        refusal = next((each for each in failures if isinstance(each, TorrelqueHandshakeError)), None)
+        if isinstance(refusal, TorrelqueRefusedError):
+            raise TorrelqueRefusedError(message, refusal.code) from refusal
+        raise (TorrelqueHandshakeError if refusal else TorrelqueConnectionError)(message) from refusal
 
-    async def _ask_sentinel(self, sentinel: Address) -> Reply:
-        dialer = Dialer(replace(sentinel, user=None, password=None, db=0), self._ssl_context, self._timeout)
-        connection = await dialer.open()
+    async def _ask_sentinel(self, sentinel: Address) -> tuple[str, int]:
+        dialer = Dialer(sentinel, replace(self._options, credentials=None))
         try:
-            return await self._ask(connection, 'SENTINEL', 'GET-MASTER-ADDR-BY-NAME', self._service)
+            connection = await dialer.open()
+        except TorrelqueRefusedError as error:
+            raise TorrelqueRefusedError(f'{error} ({OF_ITS_OWN})', error.code) from error
+        try:
+            reply = await self._ask(connection, 'SENTINEL', 'GET-MASTER-ADDR-BY-NAME', self._service)
         finally:
             await dialer.close(connection)
+        match reply:
+            case [bytes(host), bytes(port)]:
+                return host.decode(), int(port)
+            case TorrelqueReplyError(code='NOPERM' | 'NOAUTH'):
+                raise TorrelqueRefusedError(f'{sentinel}: {reply} ({OF_ITS_OWN})', reply.code)
+            case TorrelqueReplyError():
+                raise TorrelqueConnectionError(f'{sentinel}: {reply}')
+            case _:
+                raise TorrelqueConnectionError(f'{sentinel}: knows no service {self._service!r}')
 
     async def _check_primary(self, connection: Connection, address: Address) -> None:
         match await self._ask(connection, 'ROLE'):
@@ -104,17 +132,9 @@ class SentinelTransport(NativeTransport):
         self,
         addresses: Sequence[Address],
         service: str,
-        *,
-        ssl_context: ssl.SSLContext | None,
-        retry_timeout: float,
-        connect_timeout: float,
-        response_timeout: float,
+        options: Options,
+        sentinel_user: str | None = None,
+        sentinel_password: str | None = None,
     ) -> None:
-        super().__init__(
-            addresses[0],
-            ssl_context=ssl_context,
-            retry_timeout=retry_timeout,
-            connect_timeout=connect_timeout,
-            response_timeout=response_timeout,
-            dialer=SentinelDialer(addresses, service, ssl_context, connect_timeout),
-        )
+        dialer = SentinelDialer(addresses, service, options, sentinel_user, sentinel_password)
+        super().__init__(addresses[0], options, dialer)

@@ -15,18 +15,17 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from torrelque.core.protocol import Batch, Call, Reply
-from torrelque.errors import TorrelqueTypeError, TorrelqueUsageError, TorrelqueValueError
+from torrelque.errors import TorrelqueTypeError, TorrelqueUsageError, TorrelqueValueError, is_demoted
 from torrelque.transports import base
 from torrelque.transports.native.connection import Breaks
 from torrelque.transports.native.dialer import Dialer
 from torrelque.transports.native.listener import NativeListener
 from torrelque.transports.native.node import Node
-from torrelque.transports.native.url import Address, is_of_cluster, is_of_sentinel, parse_sentinel_url, parse_urls
+from torrelque.transports.native.options import Credentials, CredentialSource, Options
+from torrelque.transports.native.redirection import to_repeat
+from torrelque.transports.native.url import Address, Target, parse_url
 
 __all__ = ('NativeTransport', 'connect')
-
-LONGEST = 300.0
-"""What each time-out may be at most: a call and its repeats must end long before the lanes that guard them expire."""
 
 
 class NativeTransport(base.Transport):
@@ -42,20 +41,10 @@ class NativeTransport(base.Transport):
     block_limit = 7.0
     """With the margin for a late answer, a connection that leads nowhere is noticed within 9 seconds."""
 
-    def __init__(
-        self,
-        address: Address,
-        *,
-        ssl_context: ssl.SSLContext | None,
-        retry_timeout: float,
-        connect_timeout: float,
-        response_timeout: float,
-        dialer: Dialer | None = None,
-    ) -> None:
+    def __init__(self, address: Address, options: Options, dialer: Dialer | None = None) -> None:
         self._address = address
-        self._dialer = dialer or Dialer(address, ssl_context, connect_timeout)
-        self._retry_timeout = retry_timeout
-        self._response_timeout = response_timeout
+        self._options = options
+        self._dialer = dialer or Dialer(address, options)
         self._node: Node | None = None
         self._group: TaskGroup | None = None
         self._pid = 0
@@ -85,7 +74,9 @@ class NativeTransport(base.Transport):
 
     async def _start(self) -> None:
         """Begin what serves the callers, and see that the server is there."""
-        self._node = Node(self._dialer, repeats=True, response_timeout=self._response_timeout, start=self._start_soon)
+        self._node = Node(
+            self._dialer, repeats=True, response_timeout=self._options.response_timeout, start=self._start_soon
+        )
         await self.execute((Call('PING'),))
 
     def _start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -117,17 +108,30 @@ class NativeTransport(base.Transport):
             await anyio.lowlevel.checkpoint()
             return []
         assert self._node is not None  # noqa: S101 - as it is usable
-        return await self._node.execute(batch, self._deadline() if repeat else 0.0, Breaks())
+        deadline = self._deadline() if repeat else 0.0
+        replies = await self._node.execute(batch, deadline, Breaks())
+        wanted = {index for index, reply in enumerate(replies) if is_demoted(reply)}
+        if not (wanted and repeat):
+            return replies
+        # The address may lead to the new primary: once more, on a new connection.
+        places = to_repeat(batch, range(len(batch)), wanted)
+        answers = await self._node.execute([batch[place] for place in places], deadline, Breaks())
+        again = dict(zip(places, answers, strict=True))
+        return [again.get(place, reply) for place, reply in enumerate(replies)]
 
     def _deadline(self) -> float:
         """Until when a call that begins now may be repeated."""
-        return time.monotonic() + self._retry_timeout
+        return time.monotonic() + self._options.retry_timeout
 
     async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """Send the calls on a connection of their own, and again, all of them, on another if it breaks."""
         self._usable()
         assert self._node is not None  # noqa: S101 - as it is usable
-        return await self._node.execute_apart(batch, timeout, self._deadline())
+        deadline = self._deadline()
+        replies = await self._node.execute_apart(batch, timeout, deadline)
+        if any(map(is_demoted, replies)):
+            return await self._node.execute_apart(batch, timeout, deadline)
+        return replies
 
     async def reconnect(self) -> None:
         self._usable()
@@ -137,7 +141,8 @@ class NativeTransport(base.Transport):
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         self._usable()
         assert self._node is not None  # noqa: S101 - as it is usable
-        return await self._node.block(call, timeout)
+        reply = await self._node.block(call, timeout)
+        return await self._node.block(call, timeout) if is_demoted(reply) else reply
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
         self._usable()
@@ -174,83 +179,98 @@ class NativeTransport(base.Transport):
 def connect(
     url: str,
     *,
+    credentials: Credentials | None = None,
+    sentinel_user: str | None = None,
+    sentinel_password: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
     retry_timeout: float = 30.0,
     connect_timeout: float = 5.0,
     response_timeout: float = 8.0,
 ) -> NativeTransport:
-    """Give a client for the server at ``url``, connected while its context lasts.
+    """Make a client for the server at a URL, connected while its context lasts.
 
     ::
 
         async with torrelque.connect('redis://localhost:6379/0') as client:
             queue = torrelque.Torrelque(client, queue='mail')
 
-    ``url`` is one of ``redis://[user[:password]@]host[:port][/db]``, the same
-    with ``rediss://`` for TLS, ``unix://[user[:password]@]/path[?db=N]``, and
-    for a cluster ``redis+cluster://[user[:password]@]host[:port][,host[:port]...]``
-    or ``rediss+cluster://``, with any of its nodes: the others are found.
-    For a service that Sentinel watches over it is
-    ``redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/service[?db=N]``
-    or ``rediss+sentinel://``, with the sentinels (port 26379 unless given), which
-    are asked before each connection; user, password and database are the server's.
-    TLS is verified against the system's certificates unless ``ssl_context``
-    says otherwise.
+    It checks its arguments and connects nothing yet. The forms of the URL are:
 
-    The rest is in seconds. ``retry_timeout`` is how long a call may be repeated
-    when connections break, counted from its start; with 0 it is sent at most
-    once. ``connect_timeout`` limits one attempt to connect.
-    ``response_timeout`` is how long the server may be silent while it owes
-    an answer, before the connection counts as broken.
+    - ``redis://[user[:password]@]host[:port][/db]``, with ``rediss://`` for TLS
+    - ``unix://[user[:password]@]/path[?db=N]``
+    - ``redis+cluster://[user[:password]@]host[:port][,host[:port]...]``, or
+      ``rediss+cluster://``: any nodes of a cluster, the others are found
+    - ``redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/service[?db=N]``,
+      or ``rediss+sentinel://``: the sentinels (port 26379 unless given), which
+      are asked before each connection, and the name of the service; user,
+      password and database are the server's
 
-    Checks its arguments and connects nothing. Raises TorrelqueValueError or
-    TorrelqueTypeError.
+    TLS is verified against the system's certificates. The options
+    ``ssl_ca_certs`` (authorities to trust in their place), ``ssl_certfile`` and
+    ``ssl_keyfile`` (the client's certificate and its key) in the URL name files
+    in PEM format.
+
+    Args:
+        url: Where the server is.
+        credentials: Called for each new connection, returns a user (or None for
+            the default one) and a password, or an awaitable of them. They take
+            the place of those in the URL. An error that it raises is logged,
+            and repeated like an error of the connection.
+        sentinel_user: The user for the sentinels themselves, if they have users.
+            Also ``sentinel_user`` in the URL.
+        sentinel_password: The password for the sentinels themselves. Also
+            ``sentinel_password`` in the URL.
+        ssl_context: For TLS, in place of what the URL says.
+        retry_timeout: How long a call may be repeated when connections break,
+            in seconds from its start; with 0 it is sent at most once. At most 300.
+        connect_timeout: The longest that one attempt to connect, or a call of
+            ``credentials``, may take, in seconds.
+        response_timeout: How long the server may be silent while it owes an
+            answer, in seconds, before the connection counts as broken.
+
+    Returns:
+        The client, to be entered with ``async with``.
+
+    Raises:
+        TorrelqueValueError: An argument has a value that cannot be used, or a
+            file with certificates cannot be read.
+        TorrelqueTypeError: An argument has a wrong type.
+
     """
-    service, addresses = parse_sentinel_url(url) if is_of_sentinel(url) else ('', parse_urls(url))
-    _check_seconds('retry_timeout', retry_timeout, zero=True)
-    _check_seconds('connect_timeout', connect_timeout)
-    _check_seconds('response_timeout', response_timeout)
-    if ssl_context is not None:
-        if not isinstance(ssl_context, ssl.SSLContext):
-            raise TorrelqueTypeError(f'ssl_context: expected an ssl.SSLContext, not {ssl_context!r}')
-        if not addresses[0].tls:
-            raise TorrelqueValueError('ssl_context: only a rediss:// URL connects with TLS')
-    elif addresses[0].tls:
-        ssl_context = ssl.create_default_context()
-    if is_of_cluster(url):
+    target = parse_url(url)
+    if credentials is not None and not callable(credentials):
+        raise TorrelqueTypeError(f'credentials: expected a function, not {type(credentials).__name__}')
+    options = Options(
+        _context(target, ssl_context),
+        retry_timeout,
+        connect_timeout,
+        response_timeout,
+        None if credentials is None else CredentialSource(credentials),
+    )
+    if target.kind != 'sentinel' and (sentinel_user is not None or sentinel_password is not None):
+        raise TorrelqueValueError('sentinel_user, sentinel_password: only a redis+sentinel:// URL has sentinels')
+    if target.kind == 'cluster':
         from torrelque.transports.native.cluster import ClusterTransport  # noqa: PLC0415 - it is a transport like this
 
-        return ClusterTransport(
-            addresses,
-            ssl_context=ssl_context,
-            retry_timeout=retry_timeout,
-            connect_timeout=connect_timeout,
-            response_timeout=response_timeout,
-        )
-    if service:
+        return ClusterTransport(target.addresses, options)
+    if target.kind == 'sentinel':
         from torrelque.transports.native.sentinel import SentinelTransport  # noqa: PLC0415 - it is a transport like this
 
         return SentinelTransport(
-            addresses,
-            service,
-            ssl_context=ssl_context,
-            retry_timeout=retry_timeout,
-            connect_timeout=connect_timeout,
-            response_timeout=response_timeout,
+            target.addresses,
+            target.service,
+            options,
+            target.sentinel_user if sentinel_user is None else sentinel_user,
+            target.sentinel_password if sentinel_password is None else sentinel_password,
         )
-    return NativeTransport(
-        addresses[0],
-        ssl_context=ssl_context,
-        retry_timeout=retry_timeout,
-        connect_timeout=connect_timeout,
-        response_timeout=response_timeout,
-    )
+    return NativeTransport(target.addresses[0], options)
 
 
-def _check_seconds(name: str, value: float, *, zero: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TorrelqueTypeError(f'{name}: expected a number of seconds, not {value!r}')
-    if not (value >= 0 if zero else value > 0) or value > LONGEST:
-        raise TorrelqueValueError(
-            f'{name}: expected seconds {"from" if zero else "above"} 0 up to {LONGEST:g}, not {value!r}'
-        )
+def _context(target: Target, given: ssl.SSLContext | None) -> ssl.SSLContext | None:
+    if given is None:
+        return target.ssl_context()
+    if not isinstance(given, ssl.SSLContext):
+        raise TorrelqueTypeError(f'ssl_context: expected an ssl.SSLContext, not {given!r}')
+    if not target.addresses[0].tls:
+        raise TorrelqueValueError('ssl_context: only a rediss:// URL connects with TLS')
+    return given

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
 
-__all__ = ('Address', 'is_of_cluster', 'is_of_sentinel', 'parse_sentinel_url', 'parse_url', 'parse_urls')
+__all__ = ('Address', 'Target', 'parse_url')
 
 FORMS = (
     'redis://[user[:password]@]host[:port][/db]',
@@ -19,14 +22,22 @@ FORMS = (
     'redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/service[?db=N]',
     'rediss+sentinel://[user[:password]@]host[:port][,host[:port]...]/service[?db=N]',
 )
-SENTINEL = re.compile(r'(?i)(rediss?)\+sentinel(?=://)')
+KIND = re.compile(r'(?i)(rediss?)\+(cluster|sentinel)(?=://)')
+SCHEME = re.compile(r'(?i)(rediss?(\+cluster|\+sentinel)?|unix):/{0,2}')
+PLACE = re.compile(r'([\w.-]*|\[[\w:.%]*\])(:\d*)?(,([\w.-]*|\[[\w:.%]*\])(:\d*)?)*(/\d*)?|/[^:]*')
+"""Hosts with ports and a database, or the path of a socket: what may be shown of a URL."""
+
 SENTINEL_PORT = 26379
 """Where sentinels listen, unless the URL says otherwise."""
 
-CLUSTER = re.compile(r'(?i)(rediss?)\+cluster(?=://)')
 DEFAULT_PORT = 6379
 DB_DIGITS = 9
 """More could not be a database, and overflow what a server reads."""
+
+FILE_OPTIONS = ('ssl_ca_certs', 'ssl_certfile', 'ssl_keyfile')
+SENTINEL_OPTIONS = ('sentinel_user', 'sentinel_password')
+CREDENTIALS = ('user', 'username', 'password')
+"""Options of other clients' URLs. Here they stand before the host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,70 +59,99 @@ class Address:
         return f'[{self.host}]:{self.port}' if ':' in self.host else f'{self.host}:{self.port}'
 
 
-def parse_url(url: str) -> Address:
-    """The address that ``url`` stands for.
+class Files(NamedTuple):
+    """Certificates in PEM format: of the authorities to trust, and the client's own with its key."""
 
-    User, password, path and db are percent-decoded. The database is the path
-    of redis:// and rediss://, or ``?db=N`` with any. Raises TorrelqueTypeError
-    or TorrelqueValueError, whose message does not show a password.
+    ca_certs: str | None = None
+    certfile: str | None = None
+    keyfile: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a URL stands for: a server, the nodes of a cluster, or sentinels and the ``service`` they watch over."""
+
+    addresses: tuple[Address, ...]
+    kind: Literal['server', 'cluster', 'sentinel'] = 'server'
+    service: str = ''
+    files: Files = field(default_factory=Files)
+    sentinel_user: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """What its connections are encrypted with; None without TLS.
+
+        Raises TorrelqueValueError if a file cannot be read.
+        """
+        if not self.addresses[0].tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.files.ca_certs)
+            if self.files.certfile is not None:
+                # Without a password, or OpenSSL would ask for one at the terminal.
+                context.load_cert_chain(self.files.certfile, self.files.keyfile, password='')
+        except (OSError, ssl.SSLError) as error:
+            files = ', '.join(filter(None, self.files))
+            raise TorrelqueValueError(f'url: cannot use the certificates in {files}: {error}') from None
+        return context
+
+
+def parse_url(url: str) -> Target:
+    """What ``url`` stands for.
+
+    User, password, path and options are percent-decoded. The database is the
+    path of redis:// and rediss://, or ``?db=N`` with any. Raises
+    TorrelqueTypeError or TorrelqueValueError, whose message shows no secret.
     """
     if not isinstance(url, str):
-        raise _no_text(url)
+        raise TorrelqueTypeError(f'url: expected a str such as {FORMS[0]!r}, not {type(url).__name__}')
+    match = KIND.match(url)
     try:
-        return _parse(url)
+        if match is None:
+            address, options = _parse(url)
+            return Target((address,), files=_files(options, address))
+        urls = _apart(f'{match[1]}{url[match.end() :]}')
+        if match[2].lower() == 'cluster':
+            return _cluster(urls)
+        return _sentinels(urls)
     except ValueError as error:
         raise TorrelqueValueError(f'url {_redacted(url)!r}: {error}') from None
 
 
-def _no_text(url: object) -> TorrelqueTypeError:
-    return TorrelqueTypeError(f'url: expected a str such as {FORMS[0]!r}, not {type(url).__name__}')
+def _cluster(urls: list[str]) -> Target:
+    nodes = [_parse(each) for each in urls]
+    for address, _ in nodes:
+        if address.db:
+            raise ValueError(f'a cluster has only the database 0, not {address.db}')
+    address, options = nodes[0]
+    return Target(tuple(address for address, _ in nodes), 'cluster', files=_files(options, address))
 
 
-def is_of_cluster(url: str) -> bool:
-    return CLUSTER.match(url) is not None
+def _sentinels(urls: list[str]) -> Target:
+    addresses: list[Address] = []
+    service = ''
+    options: Mapping[str, str] = {}
+    for url in urls:
+        start, _, query = url.partition('?')
+        scheme, _, rest = start.partition('://')
+        place, _, path = rest.partition('/')
+        service = _decoded(path)
+        if not service or '/' in path:
+            raise ValueError(f'expected the name of a service: {FORMS[5]}')
+        server = f'{scheme}://{place}{"?" if query else ""}{query}'
+        address, options = _parse(server, SENTINEL_OPTIONS)
+        addresses.append(replace(address, port=SENTINEL_PORT) if urlsplit(server).port is None else address)
+    user, password = map(options.get, SENTINEL_OPTIONS)
+    return Target(tuple(addresses), 'sentinel', service, _files(options, addresses[0]), user, password)
 
 
-def parse_urls(url: str) -> list[Address]:
-    """The addresses that ``url`` stands for: of a cluster all the nodes that it lists, otherwise one.
-
-    Raises like :func:`parse_url`, also for a database of a cluster that is not 0: there is no other.
-    """
-    if not isinstance(url, str):
-        raise _no_text(url)
-    if not is_of_cluster(url):
-        return [parse_url(url)]
-    try:
-        return [_node(each) for each in _apart(CLUSTER.sub(r'\1', url))]
-    except ValueError as error:
-        raise TorrelqueValueError(f'url {_redacted(url)!r}: {error}') from None
-
-
-def is_of_sentinel(url: object) -> bool:
-    return isinstance(url, str) and SENTINEL.match(url) is not None
-
-
-def parse_sentinel_url(url: str) -> tuple[str, list[Address]]:
-    """The service, and the addresses of its sentinels with the user, password and database of its servers.
-
-    Raises like :func:`parse_url`.
-    """
-    try:
-        parts = [_sentinel(each) for each in _apart(SENTINEL.sub(r'\1', url))]
-    except ValueError as error:
-        raise TorrelqueValueError(f'url {_redacted(url)!r}: {error}') from None
-    return parts[0][0], [address for _, address in parts]
-
-
-def _sentinel(url: str) -> tuple[str, Address]:
-    start, _, query = url.partition('?')
-    scheme, _, rest = start.partition('://')
-    place, _, path = rest.partition('/')
-    service = _decoded(path)
-    if not service or '/' in path:
-        raise ValueError(f'expected the name of a service: {FORMS[5]}')
-    server = f'{scheme}://{place}{"?" if query else ""}{query}'
-    address = _parse(server)
-    return service, replace(address, port=SENTINEL_PORT) if urlsplit(server).port is None else address
+def _files(options: Mapping[str, str], address: Address) -> Files:
+    files = Files(*map(options.get, FILE_OPTIONS))
+    if any(files) and not address.tls:
+        raise ValueError('the options ssl_... need a rediss:// URL')
+    if files.keyfile and not files.certfile:
+        raise ValueError('ssl_keyfile needs the certificate in ssl_certfile')
+    return files
 
 
 def _apart(url: str) -> list[str]:
@@ -122,14 +162,7 @@ def _apart(url: str) -> list[str]:
     return [f'{scheme}://{credentials}{at}{host}{rest[end:]}' for host in hosts.split(',')]
 
 
-def _node(url: str) -> Address:
-    address = _parse(url)
-    if address.db:
-        raise ValueError(f'a cluster has only the database 0, not {address.db}')
-    return address
-
-
-def _parse(url: str) -> Address:
+def _parse(url: str, further: tuple[str, ...] = ()) -> tuple[Address, dict[str, str]]:
     if re.search(r'[\x00-\x20\x7f]', url):
         raise ValueError('spaces and control characters must be percent-encoded')
     parts = _split(url)
@@ -140,18 +173,19 @@ def _parse(url: str) -> Address:
     if '#' in url:
         raise ValueError("a '#' must be written as %23")
     user, password = _credentials(parts)
-    option = _query(parts.query)
+    options = _query(parts.query, ('db', *FILE_OPTIONS, *further))
+    option = options.get('db')
     db = '0' if option is None else option
     if parts.scheme == 'unix':
         if parts.netloc.rpartition('@')[2] or parts.path in ('', '/'):
             raise ValueError(f'expected the absolute path of a socket: {FORMS[2]}')
-        return Address(path=_decoded(parts.path), user=user, password=password, db=_db(db))
+        return Address(path=_decoded(parts.path), user=user, password=password, db=_db(db)), options
     if not parts.hostname:
         raise ValueError(f'expected a host: {FORMS[0]}')
     in_path = parts.path.removeprefix('/')
     if in_path and option is not None:
         raise ValueError('the database is given twice, as path and as ?db=')
-    return Address(
+    address = Address(
         host=_decoded(parts.hostname),
         port=_port(parts),
         tls=parts.scheme == 'rediss',
@@ -159,6 +193,7 @@ def _parse(url: str) -> Address:
         password=password,
         db=_db(in_path or db),
     )
+    return address, options
 
 
 def _split(url: str) -> SplitResult:
@@ -170,8 +205,11 @@ def _split(url: str) -> SplitResult:
 
 def _credentials(parts: SplitResult) -> tuple[str | None, str | None]:
     # An empty user is the server's default one: redis://:password@host
-    user = unquote(parts.username, errors='strict') if parts.username else None
-    password = unquote(parts.password, errors='strict') if parts.password is not None else None
+    try:
+        user = unquote(parts.username, errors='strict') if parts.username else None
+        password = unquote(parts.password, errors='strict') if parts.password is not None else None
+    except UnicodeDecodeError:  # its message holds the password
+        raise ValueError('user and password must be percent-encoded utf-8') from None
     if user is not None:
         return user, password or ''
     return None, password or None
@@ -194,23 +232,37 @@ def _port(parts: SplitResult) -> int:
     return DEFAULT_PORT if port is None else port
 
 
-def _query(query: str) -> str | None:
-    options = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors='strict') if query else []
-    for name, _ in options:
-        if name != 'db':
-            raise ValueError(f'unknown option {name!r}, the only one is db; other settings are arguments of connect()')
-    if len(options) > 1:
-        raise ValueError('the option db is given more than once')
-    return options[0][1] if options else None
+def _query(query: str, known: tuple[str, ...]) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors='strict') if query else []
+    except ValueError:  # its message may hold a secret
+        raise ValueError('after the ? options are expected, as name=value') from None
+    options: dict[str, str] = {}
+    for name, value in pairs:
+        if name in CREDENTIALS:
+            raise ValueError(f'unknown option {name!r}: user and password stand before the host, {FORMS[0]}')
+        if name not in known:
+            listed = ', '.join(known)
+            raise ValueError(f'unknown option {name!r}, expected {listed}; other settings are arguments of connect()')
+        if name in options:
+            raise ValueError(f'the option {name} is given more than once')
+        options[name] = value
+    return options
 
 
 def _db(text: str) -> int:
     decoded = unquote(text, errors='strict')
     if not (decoded.isascii() and decoded.isdigit() and len(decoded) <= DB_DIGITS):
-        raise ValueError(f'the database must be a number from 0, not {decoded!r}')
+        raise ValueError('the database must be a number from 0')
     return int(decoded)
 
 
 def _redacted(url: str) -> str:
-    # Up to the last @, since the password of a malformed URL may hold any delimiter.
-    return re.sub(r'(?s)://.*@', '://***@', url)
+    """The URL without what may be a secret: credentials, options, and all that is not of an expected form."""
+    start, mark, options = url.partition('?')
+    if '@' in options:  # the password has a question mark
+        start, mark = url, ''
+    scheme = SCHEME.match(start)
+    head = scheme[0] if scheme else ''
+    _, at, place = start[len(head) :].rpartition('@')
+    return f'{head}{"***@" if at else ""}{place if PLACE.fullmatch(place) else "***"}{"?***" if mark else ""}'
