@@ -40,7 +40,7 @@ from torrelque.errors import (
 from torrelque.transports import base, spares
 from torrelque.transports.naming import class_name, named
 from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, leaf, pair
-from torrelque.transports.repeating import LARGE, demoted, repeat
+from torrelque.transports.repeating import LARGE, demoted, refused_as_too_large, repeat
 from torrelque.transports.resp import encoded, plain
 from torrelque.transports.tls import diagnose, failed_handshake, is_refused, reason_of
 
@@ -337,7 +337,7 @@ class Connections:
             raise
         if demoted(replies):
             self.drop()
-        if connection.usable:
+        if connection.usable and not refused_as_too_large(replies):
             self._keep(connection)
         else:
             self.dialer.close(connection)

@@ -31,7 +31,7 @@ from torrelque.errors import (
 )
 from torrelque.transports import spares
 from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, pair
-from torrelque.transports.repeating import Policy, PoolFullError, demoted
+from torrelque.transports.repeating import Policy, PoolFullError, demoted, refused_as_too_large
 from torrelque.transports.resp import plain
 from torrelque.transports.tls import diagnose, failed_handshake, is_refused, reason_of
 
@@ -254,6 +254,8 @@ class Dialer:
         if demoted(replies):
             await self.close(connection)
             await self.close_idle()
+        elif refused_as_too_large(replies):
+            await self.close(connection)
         else:
             await self.keep(connection)
         return replies
@@ -425,7 +427,7 @@ class Pool:
                     await self.drop()
                 raise as_failure(error, address_of(connection)) from error
             raise
-        await self._give_back(connection, broken=False)
+        await self._give_back(connection, broken=refused_as_too_large(replies))
         if demoted(replies):
             await self.drop()
         return replies

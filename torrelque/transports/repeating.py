@@ -14,7 +14,7 @@ from torrelque.errors import (
     TorrelqueTooLargeError,
 )
 
-__all__ = ('LARGE', 'Policy', 'PoolFullError', 'demoted', 'repeat', 'size_of')
+__all__ = ('LARGE', 'Policy', 'PoolFullError', 'demoted', 'refused_as_too_large', 'repeat')
 
 LARGE = 512 * 1024
 """Bytes from which on a call may be too large: servers' limits cannot be set below a mebibyte."""
@@ -45,6 +45,11 @@ def demoted(replies: Sequence[Reply]) -> bool:
     return any(isinstance(reply, TorrelqueReplyError) and reply.code in DEMOTED for reply in replies)
 
 
+def refused_as_too_large(replies: Sequence[Reply]) -> bool:
+    """Whether the server says so, which it does for a single value only, and before it closes the connection."""
+    return any(isinstance(reply, TorrelqueReplyError) and 'Protocol error: invalid' in str(reply) for reply in replies)
+
+
 def size_of(call: Call[Any]) -> int:
     """Bytes of a call's words."""
     return sum([word.bit_length() if isinstance(word, int) else len(word) for word in call.words()])
@@ -73,9 +78,9 @@ async def repeat(batch: Batch, attempt: Attempt, policy: Policy, *, together: bo
     """
     try:
         replies = await attempt(batch)
-        if not demoted(replies) and not _says_too_large(replies):
+        if not demoted(replies) and not refused_as_too_large(replies):
             return replies
-        suspicious = _says_too_large(replies)
+        suspicious = refused_as_too_large(replies)
     except TorrelqueConnectionError as error:
         if _lasts(error):
             raise
@@ -89,11 +94,6 @@ async def repeat(batch: Batch, attempt: Attempt, policy: Policy, *, together: bo
 
 def _lasts(error: TorrelqueConnectionError) -> bool:
     return isinstance(error, TorrelqueHandshakeError | PoolFullError)
-
-
-def _says_too_large(replies: Sequence[Reply]) -> bool:
-    """Whether the server says so, which it does for a single value only, and before it closes the connection."""
-    return any(isinstance(reply, TorrelqueReplyError) and 'Protocol error: invalid' in str(reply) for reply in replies)
 
 
 async def _by_policy(batch: Batch, attempt: Attempt, policy: Policy) -> Sequence[Reply]:
@@ -131,11 +131,11 @@ async def _try_large(batch: Batch, attempt: Attempt, policy: Policy) -> Sequence
                 raise
             cause = error
         else:
-            if not _says_too_large(replies):
+            if not refused_as_too_large(replies):
                 return replies
     # If the server is away altogether, this raises.
     settings = [Call[Reply](each.command, args=each.args, near=batch[0].place) for each in SETTINGS]
-    bulk, query = [_number(reply) for reply in await _by_policy(settings, attempt, policy)]
+    bulk, query = [_number(reply) for reply in await repeat(settings, attempt, policy)]
     words = [word for call in batch for word in call.words()]
     size = sum(map(size_of, batch))
     longest = max(len(word) for word in words if not isinstance(word, int))
