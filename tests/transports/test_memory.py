@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import anyio
 import pytest
@@ -22,6 +23,7 @@ from torrelque.core.protocol import Arg, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError, TorrelqueValueError
 from torrelque.testing import MemoryServer, MemoryTransport, VirtualClock
 from torrelque.transports.base import Message
+from torrelque.transports.memory.clock import FEW
 
 pytestmark = pytest.mark.anyio
 
@@ -229,6 +231,30 @@ class TestClock:
             await clock.advance(4)
             tasks.cancel_scope.cancel()
         assert woken == [(0.75, 0.75), (0.75, 1.5), (2.0, 2.0), (0.75, 2.25), (2.0, 4.0)]
+
+    async def test_cancelled_timers_are_forgotten(self, clock: VirtualClock) -> None:
+        rung: list[int] = []
+        for number in range(1000):
+            clock.call_at(3600 + number, partial(rung.append, -number))()
+            if not number % 100:
+                clock.call_at(7200 - number, partial(rung.append, number))
+        assert len(clock._timers) <= 2 * (10 + FEW)
+        await clock.advance(10_000)
+        assert rung == list(range(900, -1, -100))
+        assert not clock._timers
+        assert not clock._live
+
+    async def test_idle_consumers_leave_no_timers_behind(self, clock: VirtualClock, transport: MemoryTransport) -> None:
+        async with Torrelque(transport) as queue, anyio.create_task_group() as tasks:
+            tasks.start_soon(queue.dequeue)
+            await clock.advance(60)
+            before = len(clock._timers)
+            for _ in range(100):
+                with anyio.move_on_after(0):
+                    await queue.dequeue(1e6)
+            await clock.advance(3600)
+            assert len(clock._timers) <= before + 2 * FEW
+            tasks.cancel_scope.cancel()
 
     async def test_a_pause_ends_with_its_event(self, clock: VirtualClock) -> None:
         event = anyio.Event()

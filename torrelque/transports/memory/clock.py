@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import NamedTuple
 
@@ -20,6 +21,10 @@ QUIET = 30
 
 MOST_ROUNDS = 100_000
 """Rounds after which tasks that never settle are told."""
+
+
+FEW = 16
+"""Cancelled timers that are not worth a clean-up."""
 
 
 class _Timer(NamedTuple):
@@ -54,8 +59,8 @@ class VirtualClock:
             raise TorrelqueValueError(f'start must be a Unix time in seconds, got {start!r}')
         self._start = _exact(start)
         self._now = 0.0  # since the start, as small numbers are exact enough to add up
-        self._timers: list[_Timer] = []
-        self._cancelled: set[int] = set()
+        self._timers: list[_Timer] = []  # a heap; those that were cancelled stay in it for a while
+        self._live: set[int] = set()  # the numbers of the others
         self._numbers = count()
         self._activity = 0
         self._advancing = False
@@ -116,20 +121,28 @@ class VirtualClock:
             return _nothing
         number = next(self._numbers)
         heapq.heappush(self._timers, _Timer(_exact(moment), number, moment, callback))
-        return lambda: self._cancelled.add(number)
+        self._live.add(number)
+        return partial(self._cancel, number)
 
     def stir(self) -> None:
         """Something was done, so what it leads to is waited for before time goes on."""
         self._activity += 1
 
+    def _cancel(self, number: int) -> None:
+        self._live.discard(number)
+        if len(self._timers) > 2 * len(self._live) + FEW:
+            self._timers = [timer for timer in self._timers if timer.number in self._live]
+            heapq.heapify(self._timers)
+
     def _next_timer(self) -> float:
-        while self._timers and self._timers[0].number in self._cancelled:
-            self._cancelled.discard(heapq.heappop(self._timers).number)
+        while self._timers and self._timers[0].number not in self._live:
+            heapq.heappop(self._timers)
         return self._timers[0].rings if self._timers else math.inf
 
     def _ring(self) -> None:
         while self._next_timer() <= self._now:
             timer = heapq.heappop(self._timers)
+            self._live.discard(timer.number)
             self._now = max(self._now, timer.moment)  # whoever waited for it must not find that it has yet to come
             timer.callback()
 
