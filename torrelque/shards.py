@@ -169,7 +169,7 @@ class ShardedRoutes(Routes):
         """Use a layout."""
         self._know(layout.total)
         if self._session is not None:
-            self._session.grow(self._keys)
+            self._session.resize(self._keys[: layout.total])
         self._enqueue = enqueue_in(layout.generation)
         self._layout = layout
         self._turn, self._round = (-1, 0, 0), []
@@ -303,8 +303,6 @@ class ShardedRoutes(Routes):
         left = await self._engine.run(sharding.read_totals(self._main, 0))
         total = max([len(keys), *(shard + 1 for shard, *_ in left)])
         self._know(total)
-        if self._session is not None:
-            self._session.grow(self._keys)
         return tuple(self._keys[:total])
 
     async def forget(self, places: Sequence[Keys]) -> None:

@@ -75,7 +75,7 @@ async def as_user(server: Server, kind: str, user: str) -> AsyncIterator[Transpo
 # Who makes which call --------------------------------------------------------------------------------------------
 
 _ROLE_OF_SCRIPT = {
-    **dict.fromkeys(('enqueue', 'mint'), 'producer'),
+    **dict.fromkeys(('enqueue', 'mint', 'drop'), 'producer'),
     **dict.fromkeys(('claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'settle', 'tick'), 'consumer'),
     **dict.fromkeys(('stats', 'page'), 'observer'),
     **dict.fromkeys(('cancel', 'redrive', 'purge', 'sweep', 'undequeue', 'inspect', 'mend'), 'operator'),

@@ -227,3 +227,63 @@ def test_a_lane_of_the_callers_own_stays_out_of_the_pool() -> None:
 def test_settling_nothing_sends_nothing() -> None:
     with pytest.raises(StopIteration):
         next(lanes().settle_all())
+
+
+# Dropping ------------------------------------------------------------------------------------------------------------
+
+
+def test_without_lanes_there_is_nothing_to_drop() -> None:
+    assert lanes().drop() is None
+
+
+def test_all_lanes_are_dropped_by_one_call_and_forgotten() -> None:
+    pool = lanes()
+    minted(pool)
+    first, second = call(pool), call(pool)
+    next(first)
+    next(second)
+    second.send([b'8'])
+    for operation in (first, second):
+        end(operation, [[b'OK', b'n']])
+    dropping = pool.drop()
+    assert dropping is not None
+    assert only(next(dropping)) == ('drop', ('7', 'nonce.1', '8', 'nonce.2'))
+    end(dropping, [2])
+    assert pool.drop() is None
+    assert only(next(call(pool)))[0] == 'mint'
+
+
+def test_a_lane_with_an_unsettled_call_is_not_dropped() -> None:
+    pool = lanes()
+    minted(pool)
+    operation = call(pool)
+    next(operation)
+    operation.throw(Interrupted(CAUSE))
+    with pytest.raises(Interrupted):
+        operation.throw(Interrupted(CAUSE))
+    assert pool.unsettled
+    assert pool.drop() is None
+
+
+def test_a_lane_that_the_server_has_lost_is_not_dropped() -> None:
+    pool = lanes()
+    minted(pool)
+    operation = call(pool)
+    next(operation)
+    assert only(operation.send([[b'NOLANE']]))[0] == 'mint'
+    operation.send([b'8'])
+    end(operation, [[b'OK', b'n']])
+    dropping = pool.drop()
+    assert dropping is not None
+    assert only(next(dropping)) == ('drop', ('8', 'nonce.2'))
+
+
+@pytest.mark.parametrize('error', [Interrupted(CAUSE), TorrelqueReplyError('NOPERM no'), ValueError('odd')])
+def test_lanes_that_cannot_be_dropped_are_left_to_expire(error: BaseException) -> None:
+    pool = lanes()
+    minted(pool)
+    dropping = pool.drop()
+    assert dropping is not None
+    next(dropping)
+    with pytest.raises(StopIteration):
+        dropping.throw(error)

@@ -224,6 +224,11 @@ class ModelMachine(RuleBasedStateMachine):
             assert self._epoch_lost or others == self._lanes
             self._lanes = [*others[-2:], Lane(number, nonce)]
 
+    @step(1, lanes=st.lists(lane_numbers, min_size=1, max_size=2), flaw=st.sampled_from(('', '', 'x')))
+    def drop(self, lanes: list[int], flaw: str) -> None:
+        known = [self._lanes[lane] for lane in lanes if lane < len(self._lanes)] or [Lane(b'77', 'n')]
+        self._verb('drop', *(word for lane in known for word in (lane.number, lane.nonce + flaw)))
+
     @step(
         10,
         lane=lane_numbers,

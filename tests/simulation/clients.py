@@ -195,6 +195,9 @@ class Client:
         # A little later, lest it comes by rounding a little early, again and again.
         self._timer = self.world.scheduler.at(self.session.timer() - self.offset + 1e-6, lambda: self.do(self.poke))
         if self._closing and not self._runs and not groups:
+            for group in self.session.drop_lanes():
+                self.run(together(group))
+        if self._closing and not self._runs and not groups:
             self.closed_cleanly = not any(each._owed or each.lanes.unsettled for each in self.sessions)
             self.kill()
 

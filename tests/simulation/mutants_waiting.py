@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from tests.simulation.mutants import Mutant
+from torrelque.core.protocol import Operation
+from torrelque.core.session import Session
 from torrelque.transports.memory import claims, verbs
 from torrelque.transports.memory.prelude import Run
 
@@ -103,6 +105,17 @@ def a_renewal_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(verbs, 'claimed_items', lambda run, width, **_: claimed_items(run, width))
 
 
+def lanes_dropped_amid_calls(patch: pytest.MonkeyPatch) -> None:
+    """A client drops its lanes while calls on them are under way."""
+    start = Session.start
+
+    def mutant(self: Session) -> list[Operation[None]]:
+        last = self.lanes.drop() if self._in_flight else None
+        return [*start(self), *([] if last is None else [last])]
+
+    patch.setattr(Session, 'start', mutant)
+
+
 MUTANTS: dict[str, tuple[str, Mutant]] = {
     'absent lane accepted': ('forks', absent_lane_accepted),
     'settled calls done when they arrive': ('cancel', closed_call_done),
@@ -111,5 +124,6 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'no hint on a new earliest': ('calm', no_hint_on_a_new_earliest),
     'an item twice': ('alone', an_item_twice),
     'a renewal twice': ('alone', a_renewal_twice),
+    'lanes dropped amid calls': ('alone', lanes_dropped_amid_calls),
 }
 """By name: the world that has to notice, and the mutation."""

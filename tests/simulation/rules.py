@@ -357,14 +357,17 @@ class Rules:
         return set(changes)
 
     def _claimed(
-        self, args: Args, width: int, letters: Sequence[int], changes: Changes
+        self, args: Args, width: int, letters: Sequence[int], changes: Changes, *, keeps: bool = False
     ) -> list[tuple[bytes, Args, View, View]]:
-        """Fencing: who acts for a claim does so only while it is the live one. Returns the items that were done."""
+        """Fencing: who acts for a claim does so only while it is the live one. Returns the items that were done.
+
+        A claim that is named again is live still if the verb ``keeps`` claims.
+        """
         done: dict[bytes, tuple[bytes, Args, View, View]] = {}
         for letter, (task_id, token, count, *more) in zip(letters, _items(args, width), strict=True):
             old = self._before(task_id, changes)
             live = old.working is not None and (not token or old.receipt == (token, int(count)))
-            expected = b'o' if live and task_id not in done else b'l' if token else b'u'
+            expected = b'o' if live and (keeps or task_id not in done) else b'l' if token else b'u'
             require(letter == expected[0], 'a receipt was taken wrongly', task_id, token, count, chr(letter), old)
             if letter == ord('o'):
                 done[task_id] = (task_id, more, old, self._after(task_id))
@@ -410,7 +413,7 @@ class Rules:
 
     def _extend(self, args: Args, reply: Sequence[bytes], changes: Changes) -> set[bytes]:
         letters = [answer[0] if answer in (b'l', b'u', b'x') else ord('o') for answer in reply]
-        done = self._claimed(args, 4, letters, changes)
+        done = self._claimed(args, 4, letters, changes, keeps=True)
         for task_id, _, old, new in done:
             require(
                 old.working is not None and new.working is not None and new.working >= old.working, 'a lease shrank'

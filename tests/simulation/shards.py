@@ -138,7 +138,7 @@ class ShardedClient(Client):
         self.world.ledger.tally['restored'] += ticket.value[1] or again
         layout = ticket.value[0]
         if layout.generation > self.layout.generation:
-            self.session.grow(KEYS[: layout.total])
+            self.session.resize(KEYS[: layout.total])
             self.layout = layout
         return self.layout != known
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
@@ -364,3 +364,106 @@ def test_eager_tasks(entered: bool, shards: int | None) -> None:
             await queue.aclose()
 
     asyncio.run(asyncio.wait_for(main(), ENOUGH))
+
+
+# Lanes ---------------------------------------------------------------------------------------------------------------
+
+
+async def use(queue: Torrelque) -> None:
+    async with anyio.create_task_group() as tasks:
+        for number in range(10):
+            tasks.start_soon(queue.enqueue, number)
+    for _ in range(5):
+        await queue.release(await queue.dequeue())
+    await queue.dequeue_nowait(max_tasks=2)
+
+
+def lanes_in(transport: MemoryTransport) -> list[bytes]:
+    return [key for key in transport.server.snapshot() if b':lane:' in key]
+
+
+@on_each_loop
+@pytest.mark.parametrize('shards', [None, 3])
+async def test_a_closed_object_leaves_no_lanes(shards: int | None) -> None:
+    transport = MemoryTransport()
+    async with Torrelque(transport, shards=shards) as queue:
+        await use(queue)
+        assert lanes_in(transport)
+    await anyio.sleep(0.01)
+    assert lanes_in(transport) == []
+
+
+@on_each_loop
+async def test_a_closed_object_leaves_no_lanes_on_a_server(server: Server) -> None:
+    async with connect(server.url) as client:
+        async with Torrelque(client) as queue:
+            await use(queue)
+        with anyio.fail_after(ENOUGH):
+            while [reply async for reply in scan(client)]:  # noqa: ASYNC110 - keys expire in silence
+                await anyio.sleep(0.01)
+
+
+async def scan(client: Any) -> AsyncIterator[bytes]:  # noqa: ANN401 - a transport
+    (reply,) = await client.execute([Call[Reply]('SCAN', args=('0', 'MATCH', '*:lane:*', 'COUNT', '10000'))])
+    for key in reply[1]:
+        yield key
+
+
+@pytest.mark.parametrize('resting', [False, True])
+def test_an_object_that_was_not_entered_leaves_no_lanes_after_aclose(resting: bool) -> None:
+    async def main() -> None:
+        transport = MemoryTransport()
+        queue = Torrelque(transport)
+        await use(queue)
+        if resting:
+            await asyncio.sleep(0.05)
+        else:
+            asyncio.get_running_loop().call_soon(asyncio.ensure_future, swallow(queue))
+            await asyncio.sleep(0.01)
+        assert lanes_in(transport)
+        await queue.aclose()
+        await queue.aclose()
+        await asyncio.sleep(0.01)
+        assert lanes_in(transport) == []
+        await queue.enqueue('still usable')
+        assert lanes_in(transport)
+
+    async def swallow(queue: Torrelque) -> None:
+        for _ in range(20):
+            try:
+                await queue.dequeue(60)
+            except Exception:  # noqa: BLE001 - it was closed
+                return
+
+    asyncio.run(main())
+
+
+@on_each_loop
+async def test_a_late_request_on_a_lane_that_was_dropped_does_nothing() -> None:
+    transport = MemoryTransport()
+    sent: list[Call[Reply]] = []
+    execute = transport.execute
+
+    async def remember(batch: Batch) -> Sequence[Reply]:
+        sent.extend(call for call in batch if isinstance(call.command, Script))
+        return await execute(batch)
+
+    transport.execute = remember  # type: ignore[method-assign]
+    async with Torrelque(transport) as queue:
+        await use(queue)
+    await anyio.sleep(0.01)
+    before = {key: value for key, value in transport.server.snapshot().items() if b':lane:' not in key}
+    late = [call for call in sent if isinstance(call.command, Script) and call.command.name in ('enqueue', 'claim')]
+    assert len(late) > 5
+    assert [transport.server.call(call)[0] for call in late] == [b'NOLANE'] * len(late)
+    assert transport.server.snapshot() == before
+
+
+@on_each_loop
+async def test_an_object_closes_in_silence_though_its_lanes_cannot_be_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    transport = FaultyTransport()
+    async with Torrelque(transport) as queue:
+        await use(queue)
+        transport.fault, transport.where = FAULTS['OSError'], 'drop'
+    assert transport.raised == 1
+    assert caplog.records == []

@@ -13,6 +13,7 @@ from typing import TypeVar
 from torrelque.core.keys import Keys
 from torrelque.core.protocol import Arg, Call, Interrupted, Operation, Reply, as_is
 from torrelque.core.scripts import ScriptSet
+from torrelque.core.verbs import MAX_ITEMS
 from torrelque.errors import (
     TorrelqueError,
     TorrelqueReplyError,
@@ -57,6 +58,7 @@ class Lanes:
         self._nonce = nonce
         self._made = 0
         self._free: list[Lane] = []
+        self._standing: dict[str, str] = {}  # the nonces of those that the server has, by number
         self._unsettled: list[tuple[str, str, int]] = []
         self.claim_limit: int = MAX_CLAIM
         """Tasks that one claim may ask for. Fewer once the server refused an answer that was too large."""
@@ -110,6 +112,23 @@ class Lanes:
                 self.give_back(used)
         return parse(answer)
 
+    def drop(self) -> Operation[None] | None:
+        """The call that lets all lanes expire, when none is under way any more; None if there are no lanes.
+
+        Those with an unsettled call are not among them.
+        """
+        lanes = [word for lane in self._standing.items() for word in lane]
+        self._standing = {}
+        self._free.clear()
+        return self._drop(lanes) if lanes else None
+
+    def _drop(self, lanes: list[str]) -> Operation[None]:
+        try:
+            for first in range(0, len(lanes), 2 * MAX_ITEMS):
+                yield from self.script('drop', tuple(lanes[first : first + 2 * MAX_ITEMS]), as_is)
+        except (Interrupted, Exception):  # noqa: BLE001 - they expire by themselves, only later
+            return
+
     def settle_all(self) -> Operation[None]:
         """Settle what could not be settled when it was interrupted. Stops at the first that cannot be now."""
         while self._unsettled:
@@ -124,6 +143,7 @@ class Lanes:
                 lane.nonce = f'{self._nonce}.{self._made:x}'
                 lane.number = yield from self.script('mint', (lane.nonce,), _text)
                 lane.sequence = 0
+                self._standing[lane.number] = lane.nonce
             lane.sequence += 1
             parts: Sequence[Reply] = yield from self.script(
                 name, (lane.number, lane.nonce, lane.sequence, *args), as_is
@@ -136,7 +156,7 @@ class Lanes:
             if outcome == b'SHARDED':
                 shards = parts[1].split()[0].decode()
                 raise TorrelqueShardsError(f'the queue has {shards} shards, not none: pass shards={shards}')
-            lane.number = ''
+            self._leave(lane)
             if outcome != b'NOLANE':
                 break
         # LATE and CLOSED answer calls that nobody waits for any more, so they mean two owners of one lane.
@@ -159,7 +179,12 @@ class Lanes:
         """The lane is not used any more."""
         if lane.number:
             self._unsettled.append((lane.number, lane.nonce, lane.sequence))
-            lane.number = ''
+            self._leave(lane)
+
+    def _leave(self, lane: Lane) -> None:
+        """Make it anew with the next call."""
+        self._standing.pop(lane.number, None)
+        lane.number = ''
 
 
 def _text(reply: Reply) -> str:

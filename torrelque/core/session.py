@@ -76,6 +76,7 @@ class Session:
             self._lanes, clock, jitter, self._give_back_unwanted, block_limit, max_rejected, in_order=in_order
         )
         self._in_flight = 0
+        self._serving = 0  # calls for those who wait
         self._owed: list[Item] = []  # claims to give back whose call was cut off
         self._repairing = False
         self.repair_at: float = math.inf
@@ -92,6 +93,13 @@ class Session:
     def asked(self) -> bool:
         """Whether calls wait to be started."""
         return bool(self._merger or self._to_confirm)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is under way, and nothing left to do."""
+        under_way = self._in_flight or self._serving or self._confirming or self._repairing
+        left = self.asked or self._takers or self._owed or self._lanes.unsettled
+        return not (under_way or left)
 
     # Callers -----------------------------------------------------------------
 
@@ -198,8 +206,13 @@ class Session:
         """When to come back at the latest, on the session's clock; infinite if only when something happens."""
         return min(self._idle.timer(), self.repair_at)
 
+    def drop_lanes(self) -> list[list[Operation[None]]]:
+        """What to run last, when nothing is under way: the server need not keep the lanes. Groups, as above."""
+        last = self._lanes.drop()
+        return [] if last is None else [[last]]
+
     def close(self) -> None:
-        """Fail those who wait for tasks. What `start` returns then is the last to run."""
+        """Fail those who wait for tasks. What `start` returns then is the last to run but for `drop_lanes`."""
         self._idle.close()
         if self._owed or self._lanes.unsettled:
             self.repair_at = -math.inf
@@ -246,10 +259,17 @@ class Session:
 
     def serve(self, waiting: Operation[bool]) -> Operation[None]:
         """A call for those who wait, which tells them what came of it and returns whether the server answered."""
-        if (yield from waiting):
-            self._repair_soon()
-        else:
-            self._repair_later()
+        self._serving += 1
+        return self._serve(waiting)
+
+    def _serve(self, waiting: Operation[bool]) -> Operation[None]:
+        try:
+            if (yield from waiting):
+                self._repair_soon()
+            else:
+                self._repair_later()
+        finally:
+            self._serving -= 1
 
     def _take(self, ticket: Ticket, want: int) -> Operation[None]:
         """Claim for a caller that does not wait."""

@@ -46,20 +46,27 @@ class ShardedSession:
         self._clock = clock
         self._sessions: list[Session] = []
         self._asked: set[int] = set()  # shards whose sessions have calls to start: to ask all of them each time is slow
-        self.grow(keys)
+        self._total = 0
+        self.resize(keys)
 
-    def grow(self, keys: Sequence[Keys]) -> None:
-        """Know these shards; those before stay as they are."""
-        for shard in range(len(self._sessions), len(keys)):
-            session = self._make(shard)
-            self._sessions.append(session)
-            self._spread.add(session.lanes, keys[shard])
+    def resize(self, keys: Sequence[Keys]) -> None:
+        """Have these shards from now on. Those that are no more are left once their last call has ended."""
+        self._reach(len(keys))
+        for shard in range(self._total, len(keys)):
+            self._spread.add(self._sessions[shard].lanes, keys[shard])
+        self._spread.truncate(len(keys))
+        self._total = len(keys)
+
+    def _reach(self, total: int) -> None:
+        for shard in range(len(self._sessions), total):
+            self._sessions.append(self._make(shard))
 
     # Callers -----------------------------------------------------------------
 
     def submit(self, verb: Verb, items: Sequence[Item], wake: Callable[[], None], shard: int = 0) -> Ticket:
         """Ask for a verb on at most ``verb.limit`` items of one shard. The ticket's value will be a list of answers."""
         self._asked.add(shard)
+        self._reach(shard + 1)  # for a claim of a shard that is no more
         return self._sessions[shard].submit(verb, items, wake)
 
     def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:
@@ -88,6 +95,8 @@ class ShardedSession:
         of_shard: dict[int, list[Operation[None]]] = {}
         for shard, operation in self._spread.start():
             of_shard.setdefault(shard, []).append(self._sessions[shard].serve(operation))
+        for shard, last in self._leave_shards():
+            of_shard.setdefault(shard, []).append(last)
         groups: list[list[Operation[None]]] = []
         now = self._clock()
         for shard, session in enumerate(self._sessions):
@@ -115,6 +124,22 @@ class ShardedSession:
     def timer(self) -> float:
         """When to come back at the latest, on the session's clock; infinite if only when something happens."""
         return min(self._spread.timer(), *[session.repair_at for session in self._sessions])
+
+    def _leave_shards(self) -> list[tuple[int, Operation[None]]]:
+        """Forget shards that are no more; what to run for each."""
+        started: list[tuple[int, Operation[None]]] = []
+        while len(self._sessions) > self._total and self._sessions[-1].is_quiet:
+            last = self._sessions.pop().lanes.drop()
+            shard = len(self._sessions)
+            self._asked.discard(shard)
+            if last is not None:
+                started.append((shard, last))
+        return started
+
+    def drop_lanes(self) -> list[list[Operation[None]]]:
+        """What to run at the very end, when nothing is under way: the servers need not keep the lanes."""
+        groups = [group for session in self._sessions for group in session.drop_lanes()]
+        return [list(chain.from_iterable(groups))] if self._at_once and groups else groups
 
     def close(self) -> None:
         """Fail those who wait for tasks. What `groups` returns then is the last to run."""

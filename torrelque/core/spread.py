@@ -122,6 +122,15 @@ class Spread:
             self._of_wake[member] = shard
         self._places = {}
 
+    def truncate(self, total: int) -> None:
+        """Only the first so many shards are left."""
+        if total < len(self._shards):
+            for shard in self._shards[total:]:
+                del self._of_wake[shard.wake], self._of_wake[shard.wake + b'+']
+            del self._shards[total:]
+            self._look_wanted = bool(self._waiters)
+            self._places = {}
+
     # Callers -----------------------------------------------------------------
 
     def join(self, ticket: Ticket, want: int, deadline: float, *, stays: bool = True) -> None:

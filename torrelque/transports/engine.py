@@ -243,6 +243,9 @@ class Engine:
         for task in [*self._spawned, *([self._starter] if self._starter else [])]:
             task.cancel()
             await asyncio.wait([task])
+        if self._home == (os.getpid(), asyncio.get_running_loop()):  # it may have gone home before, with its lanes left
+            with anyio.move_on_after(CLOSING_TIME):
+                await self._close_down()
 
     def spawn(self, function: Callable[[], Awaitable[None]]) -> Background:
         """Run something beside the engine until it ends, is cancelled, or the engine is closed."""
@@ -536,8 +539,12 @@ class Engine:
             if self._running:
                 self._wake = anyio.Event()
                 await self._wake.wait()
-            else:
+                continue
+            last = self._session.drop_lanes()
+            if not last:
                 return
+            for group in last:
+                await self._end(together(group), at_end=at_end)
 
 
 async def rest(transport: Transport, seconds: float) -> None:

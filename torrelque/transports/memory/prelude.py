@@ -17,7 +17,7 @@ from torrelque.errors import TorrelqueReplyError
 from torrelque.transports.memory.keyspace import Keyspace
 
 __all__ = (
-    'DELAYED', 'PENDING', 'REJECTED', 'WORKING', 'Run', 'State', 'Verb', 'laned', 'number', 'stamp',
+    'DELAYED', 'PENDING', 'REJECTED', 'WORKING', 'Record', 'Run', 'State', 'Verb', 'laned', 'number', 'stamp',
     'whole',
 )  # fmt: skip
 

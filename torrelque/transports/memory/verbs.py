@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import chain, islice
 from types import MappingProxyType
 
@@ -28,6 +29,7 @@ from torrelque.transports.memory.prelude import (
     PENDING,
     REJECTED,
     WORKING,
+    Record,
     Run,
     State,
     Verb,
@@ -53,6 +55,19 @@ def mint(run: Run) -> Reply:
     run.db.put(run.keys['epoch'], new)
     run.db.put(b'%b:%b' % (run.keys['lane'], new), b'0 %b closed ' % nonce, LANE_TTL)
     return new
+
+
+def drop(run: Run) -> Reply:
+    """Let lanes expire whose client has no more calls to make."""
+    dropped = 0
+    for lane, nonce in zip(run.args[::2], run.args[1::2], strict=True):
+        key = b'%b:%b' % (run.keys['lane'], lane)
+        with suppress(TorrelqueReplyError):
+            record = Record.parse(run.db.string_at(key))
+            if record is not None and record.nonce == nonce:
+                run.db.pexpire(key, 1)
+                dropped += 1
+    return dropped
 
 
 def enqueue(run: Run) -> Reply:
@@ -430,6 +445,7 @@ def page(run: Run) -> Reply:
 VERBS: Mapping[str, Verb] = MappingProxyType(
     {
         'mint': mint,
+        'drop': drop,
         'enqueue': enqueue,
         'claim': claim,
         'release': release,

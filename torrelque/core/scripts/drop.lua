@@ -1,0 +1,18 @@
+-- Let lanes expire whose client has no more calls to make. A request that arrives afterwards finds no lane and does nothing.
+-- KEYS: lane
+-- ARGV: for each lane its number and its nonce
+-- returns: how many there were; the lane of another client that was given the same number stays
+
+local dropped = 0
+for at = 1, #ARGV, 2 do
+  local key = lane .. ':' .. ARGV[at]
+  local record = redis.pcall('GET', key)
+  if type(record) == 'string' then
+    local _, nonce = string.match(record, '^(%d+) (%S+) (%a+) (.*)$')
+    if nonce == ARGV[at + 1] then
+      expire(key, 1)
+      dropped = dropped + 1
+    end
+  end
+end
+return dropped
