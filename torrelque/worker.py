@@ -221,7 +221,7 @@ class Worker:
         try:
             task_status.started()
             await self._slots_ended.wait()
-        except anyio.get_cancelled_exc_class():
+        except BaseException:  # a cancellation, or Ctrl-C on Trio
             self._slots.cancel()
             with anyio.CancelScope(shield=True):
                 await self._abandon_late()

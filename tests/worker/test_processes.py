@@ -62,6 +62,35 @@ run(main)
 """
 )
 
+ONE_WORKER = (
+    HEAD
+    + """
+async def handler(task):
+    print('started', flush=True)
+    try:
+        await anyio.sleep(60)
+    except BaseException as error:
+        print(type(error).__name__, flush=True)
+        raise
+
+def tell(event):
+    if type(event).__name__ not in ('Started', 'Disconnected', 'Reconnected'):
+        print(type(event).__name__, flush=True)
+
+async def main():
+    async with Torrelque(MemoryTransport(), queue='q') as queue:
+        await queue.enqueue(1)
+        await Worker(queue, handler, concurrency=2, on_event=tell).run()
+
+try:
+    run(main)
+except BaseException as error:
+    while isinstance(error, BaseExceptionGroup):
+        (error,) = error.exceptions
+    print(type(error).__name__, flush=True)
+"""
+)
+
 CHILDREN = (
     HEAD
     + """
@@ -145,6 +174,16 @@ def test_the_second_signal_allows_no_grace_to_any(loop: str) -> None:
         process.send_signal(signal.SIGTERM)
         assert output(process) == ['cancelled'] * 2 + ['pending 2 working 0'] * 2
         assert process.returncode == 0
+
+
+@pytest.mark.parametrize('loop', LOOPS)
+def test_ctrl_c_gives_back_though_nobody_handles_signals(loop: str) -> None:
+    with program(ONE_WORKER, loop) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == 'started\n'
+        process.send_signal(signal.SIGINT)
+        cancelled = 'Cancelled' if loop == 'trio' else 'CancelledError'
+        assert output(process) == [cancelled, 'GivenBack', 'KeyboardInterrupt']
 
 
 @pytest.mark.parametrize('where', ['coroutine', 'thread'])

@@ -141,3 +141,21 @@ async def test_a_worker_that_may_not_claim_says_so(fresh_server: Start) -> None:
     async with connect(url) as client, Torrelque(client, queue='q') as queue:
         with anyio.fail_after(PATIENCE), pytest.raises(Exception, match='NOPERM'):
             await LiveBench(queue).worker(double, concurrency=3).run()
+
+
+async def test_a_result_that_the_server_takes_for_too_large(fresh_server: Start, kind: str) -> None:
+    server = fresh_server('--proto-max-bulk-len', '1mb')
+
+    async def handler(task: Task) -> str:
+        return 'x' * (2 << 20) if task.data == 'large' else 'small'
+
+    async with client_of(kind, server) as client, Torrelque(client, queue='q') as queue:
+        bench = LiveBench(queue)
+        ids = [await queue.enqueue(data) for data in ('small', 'large', 'small')]
+        with anyio.fail_after(2 * PATIENCE):
+            async with bench.working(handler, concurrency=3):
+                await bench.until(events.Finished, 3)
+                assert await bench.peek() == (0, 0, 0, 0)
+                assert [(await queue.get_task_state(task_id)).result for task_id in ids[::2]] == ['small'] * 2
+    assert [event.task.id for event in bench.told(events.ResultDropped)] == [ids[1]]
+    assert len(bench.told(events.Started)) == 3
