@@ -50,7 +50,7 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     'renewing.py': ('torrelque._failures', 'torrelque.core.leases'),
     'settling.py': ('torrelque._failures', 'torrelque.renewing'),
     'worker.py': (
-        'torrelque._contexts',
+        'torrelque._loops',
         'torrelque._failures',
         'torrelque._signals',
         'torrelque.renewing',

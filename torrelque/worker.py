@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context, copy_context
 from itertools import count
@@ -33,8 +33,8 @@ from torrelque import (
     events,
 )
 from torrelque import retry as policies
-from torrelque._contexts import call_in
 from torrelque._failures import Failure, describe, understand
+from torrelque._loops import LoopClock, call_in, count_cancellations, start_apart
 from torrelque._signals import HANG_UP, received
 from torrelque.renewing import Clock, Renewer
 from torrelque.settling import BACK_OFF, Settler, may_pass, sleep
@@ -58,18 +58,6 @@ A = TypeVar('A')
 logger: logging.Logger = logging.getLogger('torrelque.worker')
 
 
-class _LoopClock:
-    """The clock of the event loop that runs when it is made: each task asks, so it is asked directly."""
-
-    def __init__(self) -> None:
-        loop = current_token().native_token
-        self.now: Callable[[], float] = loop.time if isinstance(loop, asyncio.AbstractEventLoop) else anyio.current_time
-
-    async def pause(self, event: anyio.Event, until: float) -> None:
-        with anyio.move_on_after(until - self.now()):
-            await event.wait()
-
-
 class _Job:
     """One delivery: a task in this worker's hands."""
 
@@ -90,17 +78,18 @@ class Worker:
     ``handler(task)`` is called for each :class:`~torrelque.Task`, at most
     ``concurrency`` at once. What it returns is kept as the task's result for
     ``result_ttl`` s (None: the queue's); of None nothing is kept. If it raises
-    :class:`~torrelque.Retry` or :class:`~torrelque.Reject`, that is done; of any
-    other exception ``retry``, a policy of :mod:`torrelque.retry`, says when the
-    task is tried again, or that it goes to the dead letters. A plain function
-    runs in a thread.
+    :class:`~torrelque.Retry` or :class:`~torrelque.Reject`, also in an exception
+    group, that is done. After anything else that it raises, ``retry``, a policy of
+    :mod:`torrelque.retry`, says when the task is tried again, or that it goes to
+    the dead letters. A plain function runs in a thread. Each delivery has a copy
+    of the context in which `run` was called.
 
     Meanwhile the claim is renewed. When it is lost all the same, the handler is
     cancelled at once and nothing is written.
 
     ``grace`` is how many seconds handlers have to finish when the worker is
-    stopped; with ``handle_signals`` SIGTERM and SIGINT stop it, and the second
-    of them allows no grace. ``on_event`` is called with each event of
+    stopped; with ``handle_signals`` SIGTERM, SIGINT, SIGQUIT and SIGHUP stop it
+    and all others in the process, and the second allows no grace. ``on_event`` is called with each event of
     :mod:`torrelque.events`. ``clock`` is for tests whose transport has one.
 
     Raises TorrelqueTypeError or TorrelqueValueError for bad arguments.
@@ -151,8 +140,11 @@ class Worker:
         """Work until `stop`, once.
 
         It goes on while the server is away, from the start if need be. Raises
-        what makes all further work impossible, such as a refused password, after
-        it stopped as by `stop`.
+        what makes all further work impossible, such as a refused password, or the
+        SystemExit or KeyboardInterrupt of a handler, after it stopped as by `stop`.
+
+        It returns even if a handler does not end: 5 s after that was cancelled,
+        its claim is given back, and the handler left behind.
 
         When cancelled, it cancels the handlers and gives their claims back at
         once; that, and writing the outcomes that are on their way, takes at
@@ -164,7 +156,7 @@ class Worker:
             raise TorrelqueUsageError('handle_signals=True works in the main thread only: there call stop()')
         self._begun = True
         self._limiter = anyio.CapacityLimiter(self._concurrency)
-        self._clock: Clock = self._given_clock or _LoopClock()
+        self._clock: Clock = self._given_clock or LoopClock()
         self._renewer = Renewer(self._queue, self._clock, self._lose)
         self._settler = Settler[_Job](self._queue, self._clock, self._result_ttl, self._lose, self._tell)
         self._stop_news = anyio.Event()
@@ -217,7 +209,7 @@ class Worker:
         They are in no task group of the caller's, as that could not be left while a
         handler ignores its cancellation.
         """
-        _start_apart(self._host_slots)
+        start_apart(self._host_slots)
         try:
             task_status.started()
             await self._slots_ended.wait()
@@ -244,7 +236,7 @@ class Worker:
         ended = False
         while not ended:
             with anyio.CancelScope() as scope:  # a handler's, and the next one's; a new one after it was cancelled
-                before = _count_cancellations()
+                before = count_cancellations()
                 try:
                     ended = await self._fill_slot_within(scope, before)
                 except asyncio.CancelledError:  # perhaps by a timer that a handler left behind
@@ -428,7 +420,7 @@ class Worker:
         """Whether this worker, or all of the event loop, is being stopped, and not just what the handler awaited."""
         if _is_ending(scope):
             return True
-        if _count_cancellations() <= before:
+        if count_cancellations() <= before:
             return False
         for _ in range(HEAD_START):  # an event loop that ends cancels all tasks in one turn, which `run` hears of
             with suppress(asyncio.CancelledError):
@@ -533,34 +525,8 @@ class Worker:
             logger.exception('on_event failed for %s', type(event).__name__)
 
 
-def _start_apart(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Start a task that belongs to no task group, in a copy of this context. It must not raise."""
-    loop: Any = current_token().native_token
-    if isinstance(loop, asyncio.AbstractEventLoop):
-        task = loop.create_task(function())
-        _apart.add(task)
-        task.add_done_callback(_apart.discard)
-    else:
-        import trio.lowlevel  # noqa: PLC0415 - it is there, as it runs
-
-        trio.lowlevel.spawn_system_task(function, context=copy_context())
-
-
-_apart: set[asyncio.Task[None]] = set()
-"""As event loops refer to their tasks weakly."""
-
-
 def _is_ending(scope: anyio.CancelScope) -> bool:
     return scope.cancel_called or anyio.current_effective_deadline() == -math.inf
-
-
-def _count_cancellations() -> int:
-    """How often the running task was told to end; only asyncio counts it."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        return 0
-    return 0 if task is None else task.cancelling()
 
 
 def _itself(value: A) -> A:
