@@ -14,7 +14,7 @@ from torrelque.core.protocol import Interrupted, Operation
 from torrelque.core.session import BULK, MAX_IN_FLIGHT, Session
 from torrelque.core.verbs import CANCEL, ENQUEUE, EXTEND, GIVEBACK, RELEASE, Outcome, cancel_item, claim_item
 from torrelque.core.verbs import enqueue_item as full_enqueue_item
-from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError, TorrelqueTooLargeError
 
 CAUSE = TorrelqueConnectionError('gone')
 
@@ -400,3 +400,45 @@ def test_aborting_fails_whose_calls_have_not_begun() -> None:
     assert driver.session.start() == []
     end(operation, [[b'OK', b'n']])
     assert under_way.value == [Outcome.NEW]
+
+
+def too_large() -> TorrelqueTooLargeError:
+    return TorrelqueTooLargeError('2 MB', 2_000_000, 1_000_000)
+
+
+def test_of_a_merged_call_that_is_too_large_only_the_offender_fails() -> None:
+    driver = Driver()
+    tickets = [driver.enqueue('a', 'b'), driver.enqueue('c'), driver.enqueue('d')]
+    operation, (_, args) = driver.one()
+    made: list[list[bytes]] = []
+    while not all(ticket.done for ticket in tickets):
+        made.append([word for word in args if word in (b'a', b'b', b'c', b'd')])
+        try:
+            if b'c' in made[-1]:
+                assert only(operation.send([too_large()]))[0] == 'settle'
+                batch = operation.send([[b'aborted']])
+            else:
+                batch = operation.send([[b'OK', b'n' * len(made[-1])]])
+        except StopIteration:
+            break
+        _, args = only(batch)
+    assert made == [[b'a', b'b', b'c', b'd'], [b'a', b'b'], [b'c', b'd'], [b'c'], [b'd']]
+    assert [ticket.done for ticket in tickets] == [True] * 3
+    assert tickets[0].value == [Outcome.NEW, Outcome.NEW]
+    assert isinstance(tickets[1].error, TorrelqueTooLargeError)
+    assert tickets[2].value == [Outcome.NEW]
+
+
+def test_of_a_ticket_that_is_too_large_the_offending_item_has_an_error_for_an_answer() -> None:
+    driver = Driver()
+    ticket = driver.enqueue('a', 'c')
+    operation, _ = driver.one()
+    operation.send([too_large()])
+    assert only(operation.send([[b'aborted']]))[1][3] == b'a'
+    assert only(operation.send([[b'OK', b'n']]))[1][3] == b'c'
+    operation.send([too_large()])
+    with pytest.raises(StopIteration):
+        operation.send([[b'aborted']])
+    new, error = ticket.value
+    assert new is Outcome.NEW
+    assert isinstance(error, TorrelqueTooLargeError)

@@ -118,3 +118,28 @@ async def test_nothing_is_kept_of_what_was_sent_and_received(fresh_server: Start
         finally:
             tracemalloc.stop()
     assert kept < MEBIBYTE
+
+
+async def test_of_tasks_that_are_enqueued_together_only_those_too_large_are_refused(fresh_server: Start) -> None:
+    limited = fresh_server('--proto-max-bulk-len', '1mb')
+    tasks = ['a', 'x' * (MEBIBYTE + 100), 'b', 'x' * (2 * MEBIBYTE), 'c']
+    async with connect(limited.url) as client, Torrelque(client, queue='q') as queue:
+        with anyio.fail_after(SOON):
+            answers = await queue.enqueue_many(tasks)
+        assert [isinstance(answer, TorrelqueTooLargeError) for answer in answers] == [False, True, False, True, False]
+        with anyio.fail_after(SOON):
+            async with anyio.create_task_group() as group:
+                for task in ('d', 'e', 'f'):
+                    group.start_soon(queue.enqueue, task)
+                with pytest.raises(TorrelqueTooLargeError, match='proto-max-bulk-len'):
+                    await queue.enqueue(tasks[1])
+        assert {task.data for task in await queue.dequeue_nowait(max_tasks=10)} == set('abcdef')
+
+
+async def test_merged_calls_above_the_servers_buffer_are_made_in_parts(fresh_server: Start) -> None:
+    limited = fresh_server('--client-query-buffer-limit', '1mb')
+    async with connect(limited.url) as client, Torrelque(client, queue='q') as queue:
+        with anyio.fail_after(4 * SOON):
+            answers = await queue.enqueue_many(['x' * 20_000] * 100)
+        assert all(isinstance(answer, str) for answer in answers)
+        assert (await queue.get_queue_stats()).tasks == 100

@@ -14,15 +14,27 @@ yield further batches to clean up, and ends by raising it.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, is_transient
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueError,
+    TorrelqueReplyError,
+    is_transient,
+)
 
 __all__ = ('Arg', 'Batch', 'Call', 'Interrupted', 'Operation', 'Reply', 'Script', 'as_is', 'blocking_drive')
 
 T = TypeVar('T')
+
+NEEDED = 'Redis 6.2 or newer, Valkey or KeyDB'
+UNKNOWN_COMMAND = re.compile(r'Unknown (Redis )?command called from')
+"""In a server's answer to a script that uses a command which it does not know."""
+
+VERSION = re.compile(r'(?m)^((?:redis|valkey)_version):([\w.-]+)')
 
 Arg: TypeAlias = bytes | str | int
 """A word of a command. Times are sent as text that the caller formatted."""
@@ -111,6 +123,9 @@ class Call(Generic[T]):
             if _is_missing(reply) and isinstance(loaded, TorrelqueReplyError):
                 raise _explained(loaded)
         if isinstance(reply, TorrelqueReplyError):
+            if UNKNOWN_COMMAND.search(str(reply)):
+                (info,) = yield (Call[Reply]('INFO', args=('server',), near=self.place),)
+                raise _outdated(info, reply)
             raise reply
         return self.parse(reply)
 
@@ -125,6 +140,17 @@ def _explained(refusal: TorrelqueReplyError) -> TorrelqueReplyError:
     if not is_transient(refusal):
         refusal.args = (f'SCRIPT LOAD was refused, which every call needs: {refusal}',)
     return refusal
+
+
+def _outdated(info: Reply, answer: TorrelqueReplyError) -> TorrelqueReplyError:
+    """What to say of a server that does not know a command of a script, with its version if it tells that."""
+    told = VERSION.findall(info.decode(errors='replace')) if isinstance(info, bytes) else []
+    versions = ', '.join(f'{name} {value}' for name, value in told)
+    server = f'this server ({versions})' if versions else 'this server'
+    answer.args = (
+        f'queues need {NEEDED}, and {server} does not know a command that they use, or has it disabled: {answer}',
+    )
+    return answer
 
 
 def blocking_drive(operation: Operation[T], execute: Callable[[Batch], Sequence[Reply]]) -> T:

@@ -20,9 +20,9 @@ from torrelque.core.merging import Merger, Ticket
 from torrelque.core.models import Receipt
 from torrelque.core.protocol import Interrupted, Operation
 from torrelque.core.scripts import ScriptSet
-from torrelque.core.verbs import GIVEBACK, ClaimedTask, Item, Verb, claim_item
+from torrelque.core.verbs import GIVEBACK, Answer, ClaimedTask, Item, Verb, claim_item
 from torrelque.core.waiting import Wait
-from torrelque.errors import TorrelqueError, renew
+from torrelque.errors import TorrelqueError, TorrelqueTooLargeError, renew
 
 __all__ = ('Session',)
 
@@ -229,33 +229,55 @@ class Session:
 
     def _act(self, verb: Verb, tickets: list[Ticket], confirmer: Confirmer | None = None) -> Operation[None]:
         """One merged call; with a ``confirmer`` one that waits."""
-        args = (*chain.from_iterable(item for ticket in tickets for item in ticket.items), *verb.trailer)
+        items = [item for ticket in tickets for item in ticket.items]
         try:
-            if confirmer is not None:
-                items = [item for ticket in tickets for item in ticket.items]
-                answers = yield from confirmer.act(verb, items, self._lanes.call(verb.name, args, verb.parse))
-            elif verb.laned:
-                answers = yield from self._lanes.call(verb.name, args, verb.parse)
-            else:
-                answers = yield from self._lanes.script(verb.name, ('', '', '', *args), verb.parse)
+            answers = yield from self._answers(verb, items, confirmer)
         except Interrupted as interrupted:
             self._fail(tickets, interrupted.cause or TorrelqueError('the queue was closed during the call'))
             if verb is GIVEBACK:  # nobody else would: the claims would stay until their leases expire
-                self._owed += [item for ticket in tickets for item in ticket.items]
+                self._owed += items
             self._repair_later()
         except Exception as error:  # noqa: BLE001 - it is told to every caller
             self._fail(tickets, error)
         else:
             at = 0
             for ticket in tickets:
-                ticket.resolve(answers[at : at + len(ticket.items)])
+                own = answers[at : at + len(ticket.items)]
                 at += len(ticket.items)
+                if len(own) == 1 and isinstance(own[0], TorrelqueTooLargeError):
+                    ticket.fail(own[0])
+                else:
+                    ticket.resolve(own)
             self._repair_soon()
         finally:
             if confirmer is not None:
                 self._confirming -= 1
             else:
                 self._in_flight -= 1
+
+    def _answers(self, verb: Verb, items: Sequence[Item], confirmer: Confirmer | None) -> Operation[list[Answer]]:
+        """The answer to each item of a merged call, which is made in parts if it is too large for the server."""
+        try:
+            return (yield from self._call(verb, items, confirmer))
+        except TorrelqueTooLargeError:
+            if len(items) == 1:
+                raise
+        answers: list[Answer] = []
+        middle = len(items) // 2
+        for part in (items[:middle], items[middle:]):
+            try:
+                answers += yield from self._answers(verb, part, confirmer)
+            except TorrelqueTooLargeError as error:  # of the one item that is left
+                answers.append(error)
+        return answers
+
+    def _call(self, verb: Verb, items: Sequence[Item], confirmer: Confirmer | None) -> Operation[list[Answer]]:
+        args = (*chain.from_iterable(items), *verb.trailer)
+        if confirmer is not None:
+            return (yield from confirmer.act(verb, items, self._lanes.call(verb.name, args, verb.parse)))
+        if verb.laned:
+            return (yield from self._lanes.call(verb.name, args, verb.parse))
+        return (yield from self._lanes.script(verb.name, ('', '', '', *args), verb.parse))
 
     def serve(self, waiting: Operation[bool]) -> Operation[None]:
         """A call for those who wait, which tells them what came of it and returns whether the server answered."""

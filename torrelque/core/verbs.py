@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from torrelque.core.models import Receipt, TorrelqueTaskStatus
 from torrelque.core.protocol import Arg, Reply
-from torrelque.errors import TorrelqueDurabilityError
+from torrelque.errors import TorrelqueDurabilityError, TorrelqueTooLargeError
 
 __all__ = (
     'CANCEL',
@@ -63,8 +63,11 @@ class Outcome(Enum):
 
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}  # quicker than Outcome(letter), and each item asks
 
-Answer: TypeAlias = 'Outcome | float | TorrelqueDurabilityError'
-"""An outcome, the new deadline of a claim that was extended, or the error for what was done but is not confirmed."""
+Answer: TypeAlias = 'Outcome | float | TorrelqueDurabilityError | TorrelqueTooLargeError'
+"""An outcome, the new deadline of a claim that was extended, or an error.
+
+That is of what was done but is not confirmed, or of an item that is too large for the server.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from torrelque.errors import (
     TorrelqueHandshakeError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
+    TorrelqueTooLargeError,
     is_demoted,
     renew,
 )
@@ -100,8 +101,9 @@ class Multiplexer:
         """Send a batch of ``count`` calls, until ``deadline`` also again, and return their replies.
 
         None says that it may be this batch which breaks connections, as it was
-        under way on `SUSPICIOUS` that broke: send it on one of its own. Raises
-        TorrelqueConnectionError when the time to repeat it is over. Safe to cancel.
+        under way on `SUSPICIOUS` that broke, or that a call of it is too large:
+        send each on a connection of its own. Safe to cancel. Raises
+        TorrelqueConnectionError when the time to repeat it is over.
         """
         if self._closed:
             raise self._dialer.closed()
@@ -255,9 +257,10 @@ class Multiplexer:
                 raise TorrelqueConnectionError(f'{self._dialer.address}: an answer to no question: {reply!r:.100}')
             slot = self._sent[0]
             slot.replies.append(reply)
-            if isinstance(reply, TorrelqueReplyError) and is_demoted(reply):
-                self._draining = True
-            if len(slot.replies) == slot.count:
+            if isinstance(reply, TorrelqueReplyError):
+                self._draining = self._draining or is_demoted(reply)
+                slot.suspected = slot.suspected or isinstance(reply, TorrelqueTooLargeError)
+            if len(slot.replies) == slot.count or slot.suspected:
                 self._sent.popleft()
                 slot.done.set()
                 if not self._draining:
