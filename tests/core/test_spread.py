@@ -33,13 +33,17 @@ class Machine:
         self.clock = Clock()
         self.returned: list[str] = []
         self.told: list[int] = []
+        self.lost: list[tuple[Sequence[int], Exception | None]] = []
         self.places: list[Hashable] = ['a', 'a', 'b', 'b']
-        self.spread = Spread(self._place, self.clock, lambda: 0.0, self._give_back, self.told.append)
+        self.spread = Spread(self._place, self.clock, lambda: 0.0, self._give_back, self.told.append, lost=self._lost)
         for shard in range(SHARDS):
             self.spread.add(Lanes(SCRIPTS, KEYS[shard], f'n{shard}'), KEYS[shard])
 
     def _place(self, key: bytes) -> Hashable:
         return self.places[[keys['wake'] for keys in KEYS].index(key)]
+
+    def _lost(self, shards: Sequence[int], error: Exception | None) -> None:
+        self.lost.append((shards, error))
 
     def _give_back(self, tasks: Sequence[ClaimedTask]) -> None:
         self.returned += [task.receipt.id for task in tasks]
@@ -120,11 +124,11 @@ def test_an_event_that_is_due_while_enough_is_asked_for_elsewhere_is_no_reason_t
     """The driver would come back again and again until that is answered."""
     machine.join()
     machine.survey('1 2', '0 0')
-    answer(machine.start()[0, 'claim'][0], alarm=b'2.500000')
+    answer(machine.start()[0, 'claim'][0], alarm=b'0.500000')
     claims = machine.start()
     assert set(claims) == {(1, 'claim')}
-    assert machine.spread.timer() == machine.clock.now + 2.5
-    machine.clock.now += 2.5
+    assert machine.spread.timer() == machine.clock.now + 0.5
+    machine.clock.now += 0.5
     assert machine.start() == {}
     assert machine.spread.timer() > machine.clock.now
     answer(claims[1, 'claim'][0])
@@ -372,9 +376,10 @@ def test_the_number_of_shards_is_told(machine: Machine) -> None:
 @pytest.mark.parametrize('error', [Interrupted(GONE), TorrelqueReplyError('OOM full')], ids=['cut off', 'refused'])
 @pytest.mark.parametrize('name', ['survey', 'claim'])
 def test_errors_are_told_to_those_who_wait(machine: Machine, name: str, error: BaseException) -> None:
+    machine.places = ['a'] * SHARDS
     ticket = machine.join()
     if name == 'claim':
-        machine.survey('1 0', '0 0')
+        machine.survey('1 0 0 0')
     operation, _ = machine.start()[0, name]
     if isinstance(error, Interrupted) and name == 'claim':
         batch: Batch = operation.throw(error)
@@ -401,22 +406,113 @@ def test_however_long_waits_were_cut_the_next_begins_within_a_slice(machine: Mac
         here = next(wait for wait in machine.spread.waits() if wait.key == KEYS[0]['ring'])
 
 
-def test_waits_that_keep_breaking_are_told(machine: Machine) -> None:
+def test_waits_that_keep_breaking_are_told_if_there_is_no_other_server(machine: Machine) -> None:
+    machine.places = ['a'] * SHARDS
     ticket = machine.join()
-    here, _ = machine.rest()
+    machine.survey('0 0 0 0')
+    (here,) = machine.spread.waits()
     for failures in range(1, MAX_FAILURES + 1):
         assert not ticket.done
         here.then.failed(GONE)
         if failures == MAX_FAILURES:
             break
         assert machine.spread.timer() == pytest.approx(machine.clock.now + 0.05 * 2**failures)
-        assert [name for _, name in machine.start()] == ['survey']  # of the other server
-        machine.clock.now = (
-            machine.spread.timer() if machine.spread.timer() > machine.clock.now else machine.clock.now + 1
-        )
-        end(machine.start()[0, 'survey'][0], [[b'', b'0 0']])
-        here, *_ = machine.spread.waits()
+        machine.clock.now = machine.spread.timer()
+        end(machine.start()[0, 'survey'][0], [[b'', b'0 0 0 0']])
+        (here,) = machine.spread.waits()
     assert ticket.error is not None
+
+
+def test_waits_that_keep_breaking_on_one_server_do_not_keep_from_the_others(machine: Machine) -> None:
+    ticket = machine.join()
+    here, there = machine.rest()
+    for _ in range(3 * MAX_FAILURES):
+        here.then.failed(GONE)
+        machine.clock.now += SLICE
+        for operation, args in machine.start().values():
+            end(operation, [[b'', b' '.join([b'0'] * (len(args) // 6))]])
+        here = next(wait for wait in machine.spread.waits() if wait.key == KEYS[0]['ring'])
+    assert not ticket.done
+    assert [shards for shards, error in machine.lost if error] == [[0, 1]] * 2 + [[0, 1]] * (len(machine.lost) // 2 - 2)
+    there.then.ended(KEYS[3]['wake'])
+    answer(machine.start()[3, 'claim'][0], 'a')
+    assert ids(ticket) == ['a']
+
+
+LOST = (Interrupted(GONE), TorrelqueReplyError('CLUSTERDOWN Hash slot not served'))
+
+
+@pytest.mark.parametrize('error', LOST, ids=['gone', 'not served'])
+def test_a_server_that_does_not_answer_a_survey_keeps_from_no_other(machine: Machine, error: BaseException) -> None:
+    waiter, taker = machine.join(want=2), machine.join(want=5, stays=False)
+    running = machine.start()
+    end(running[2, 'survey'][0], [[b'', b'0 3']])
+    assert not end_by(running[0, 'survey'][0], error)
+    assert [(list(shards), str(why)) for shards, why in machine.lost] in ([([0, 1], 'gone')], [([0, 1], str(error))])
+    answer(machine.start()[3, 'claim'][0], 'a', 'b', 'c')
+    assert ids(waiter) == ['a', 'b']
+    answer(machine.start()[3, 'claim'][0])
+    assert ids(taker) == ['c']
+    # It is asked again, by way of another slot, and used as soon as it answers.
+    late = machine.join()
+    machine.clock.now += SLICE
+    running = machine.start()
+    assert set(running) == {(1, 'survey'), (2, 'survey')}
+    end(running[1, 'survey'][0], [[b'', b'1 0']])
+    assert machine.lost[-1] == ([0, 1], None)
+    answer(machine.start()[0, 'claim'][0], 'd')
+    assert ids(late) == ['d']
+
+
+def test_a_shard_that_does_not_answer_a_claim_keeps_from_no_other(machine: Machine) -> None:
+    waiter = machine.join()
+    machine.survey('0 1', '0 0')
+    operation, _ = machine.start()[1, 'claim']
+    batch = operation.throw(Interrupted(TorrelqueReplyError('CLUSTERDOWN Hash slot not served')))
+    assert names(batch) == ['settle']
+    end_by(operation, TorrelqueReplyError('CLUSTERDOWN Hash slot not served'))
+    assert not waiter.done
+    assert [list(shards) for shards, _ in machine.lost] == [[1]]
+    machine.spread.ended(next(iter(machine.spread._places.values())), KEYS[0]['wake'])
+    answer(machine.start()[0, 'claim'][0], 'a')
+    assert ids(waiter) == ['a']
+    # It is asked again.
+    late = machine.join()
+    machine.clock.now += SLICE
+    running = machine.start()
+    answer(running[1, 'claim'][0], 'b')
+    assert machine.lost[-1] == ([1], None)
+    assert ids(late) == ['b']
+
+
+def test_an_answer_that_does_not_come_holds_nobody_up(machine: Machine) -> None:
+    """Neither that of a claim nor that of a survey."""
+    waiter, taker = machine.join(), machine.join(want=3, stays=False)
+    running = machine.start()
+    end(running[0, 'survey'][0], [[b'', b'9 2']])
+    claims = machine.start()
+    assert set(claims) == {(0, 'claim')}
+    assert claims[0, 'claim'][1][3] == 4
+    machine.clock.now = machine.spread.timer()
+    claims |= machine.start()
+    answer(claims[1, 'claim'][0], 'a', 'b')
+    assert ids(waiter) == ['a']
+    answer(machine.start()[1, 'claim'][0])
+    assert ids(taker) == ['b']
+    answer(claims[0, 'claim'][0], 'c')
+    assert machine.returned == ['c']
+
+
+def test_errors_are_told_if_no_server_answers(machine: Machine) -> None:
+    ticket = machine.join()
+    running = machine.start()
+    for operation, _ in running.values():
+        assert not ticket.done
+        end_by(operation, Interrupted(GONE))
+    assert str(ticket.error) == 'gone'
+    again = machine.join()
+    assert set(machine.start()) == {(1, 'survey'), (3, 'survey')}  # at once
+    assert not again.done
 
 
 def test_closing_fails_those_who_wait_and_rings_for_others(machine: Machine) -> None:

@@ -23,7 +23,7 @@ class ShardedSession:
 
     ``make`` makes the session of one shard. ``place`` tells by a key which server
     has it now; ``told`` hears the generation of the number of shards, whenever a
-    server tells; with ``at_once`` that is one for all, and the calls of all shards
+    server tells, ``lost`` which shards do not answer, and why, or that they do again; with ``at_once`` that is one for all, and the calls of all shards
     may travel together.
     """
 
@@ -39,10 +39,11 @@ class ShardedSession:
         block_limit: float,
         max_rejected: int | None,
         at_once: bool,
+        lost: Callable[[Sequence[int], Exception | None], None] = lambda _shards, _error: None,
     ) -> None:
         self._make = make
         self._at_once = at_once
-        self._spread = Spread(place, clock, jitter, self._give_back, told, block_limit, max_rejected)
+        self._spread = Spread(place, clock, jitter, self._give_back, told, block_limit, max_rejected, lost)
         self._clock = clock
         self._sessions: list[Session] = []
         self._asked: set[int] = set()  # shards whose sessions have calls to start: to ask all of them each time is slow

@@ -18,7 +18,7 @@ from torrelque.core.protocol import Interrupted, Operation, Reply
 from torrelque.core.verbs import ClaimedTask, cap
 from torrelque.core.waiters import Waiters
 from torrelque.core.waiting import Wait
-from torrelque.errors import TorrelqueConnectionError, TorrelqueError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, is_unavailable
 
 if TYPE_CHECKING:
     from torrelque.core.keys import Keys
@@ -32,16 +32,37 @@ FAIRNESS = 0.1
 REGISTERED = 20.0
 """Seconds for which shards ring where a consumer said that it waits: two slices and some time to spare."""
 
+OVERDUE = 1.0
+"""Seconds after which nobody goes without the tasks of other shards for the sake of an answer that has not come."""
+
 HINTED = 64
 """Tasks that a shard is taken to have when it rang."""
 
 
-class Shard:
+class Partner:
+    """Something that may not answer for a while, though others do: a server, or one shard."""
+
+    __slots__ = ('failures', 'lost', 'not_before')
+
+    def __init__(self) -> None:
+        self.failures: int = 0
+        self.lost: Exception | None = None
+        self.not_before: float = -math.inf
+
+
+class Shard(Partner):
     """One shard as its consumers see it."""
 
-    __slots__ = ('alarm', 'busy', 'expected', 'hinted', 'lane', 'lanes', 'names', 'ring', 'seen', 'wake')
+    __slots__ = (
+        'alarm', 'asked', 'busy', 'claimed_at', 'expected', 'hinted', 'lane', 'lanes', 'names', 'number', 'ring',
+        'seen', 'wake',
+    )  # fmt: skip
 
-    def __init__(self, lanes: Lanes, keys: Keys) -> None:
+    def __init__(self, number: int, lanes: Lanes, keys: Keys) -> None:
+        super().__init__()
+        self.number: int = number
+        self.asked: int = 0  # tasks that a claim in flight asked for, unless it is overdue
+        self.claimed_at: float = -math.inf
         self.lanes: Lanes = lanes
         self.lane: Lane = Lane()
         self.wake: bytes = keys['wake']
@@ -55,18 +76,22 @@ class Shard:
 
     @property
     def promising(self) -> bool:
-        return self.busy or self.expected > 0
+        """Whether tasks may come of it soon."""
+        return not self.lost and (self.asked > 0 or (self.expected > 0 and not self.busy))
+
+    @property
+    def active(self) -> bool:
+        return self.busy or (self.expected > 0 and not self.lost)
 
 
-class Place:
+class Place(Partner):
     """A server, and which of the shards it holds."""
 
-    __slots__ = (
-        'blocking', 'done', 'failures', 'hint_lost', 'not_before', 'shards', 'survey_wanted', 'surveyed_at',
-        'surveying',
-    )  # fmt: skip
+    __slots__ = ('blocking', 'done', 'hint_lost', 'lead', 'shards', 'survey_wanted', 'surveyed_at', 'surveying')
 
     def __init__(self, shards: Sequence[int]) -> None:
+        super().__init__()
+        self.lead: int = 0  # which of the shards' slots its surveys and waits are sent to
         self.shards: Sequence[int] = shards
         self.survey_wanted: bool = True
         self.surveying: bool = False
@@ -74,8 +99,10 @@ class Place:
         self.done: int = 0  # the latest survey of it that was answered
         self.blocking: bool = False
         self.hint_lost: bool = False
-        self.failures: int = 0
-        self.not_before: float = -math.inf
+
+    @property
+    def first(self) -> int:
+        return self.shards[self.lead % len(self.shards)]
 
 
 class Spread:
@@ -83,7 +110,8 @@ class Spread:
 
     ``place`` tells by a key which server has it now; ``give_back`` takes claims
     that nobody is there for any more; ``told`` hears the generation of the number
-    of shards that the server has recorded, 0 for none. The rest is as of :class:`~torrelque.core.idle.Idle`.
+    of shards that the server has recorded, 0 for none; ``lost`` which shards do
+    not answer, and why, or that they do again. The rest is as of :class:`~torrelque.core.idle.Idle`.
     """
 
     def __init__(
@@ -95,8 +123,10 @@ class Spread:
         told: Callable[[int], None],
         block_limit: float = SLICE,
         max_rejected: int | None = None,
+        lost: Callable[[Sequence[int], Exception | None], None] = lambda _shards, _error: None,
     ) -> None:
         self._place = place
+        self._lost = lost
         self._told = told
         self._clock = clock
         self._jitter = jitter
@@ -115,7 +145,7 @@ class Spread:
 
     def add(self, lanes: Lanes, keys: Keys) -> None:
         """One more shard."""
-        shard = Shard(lanes, keys)
+        shard = Shard(len(self._shards), lanes, keys)
         self._shards.append(shard)
         self._look_wanted = bool(self._waiters)
         for member in (shard.wake, shard.wake + b'+'):
@@ -153,8 +183,9 @@ class Spread:
         if not self._waiters:
             return self._start_parting()
         for shard in self._shards:
-            if shard.alarm <= now:
+            if shard.alarm <= now or (shard.lost and shard.not_before <= now):
                 shard.expected = max(shard.expected, 1)
+        self._pass_over(now)
         started = self._start_claims()
         if self._look_wanted and self._waiters.wanted > self._asked:
             self._look_wanted = False
@@ -169,7 +200,7 @@ class Spread:
             return waits
         for place in list(self._places.values()):
             idle = not (place.blocking or place.surveying or place.survey_wanted) and now >= place.not_before
-            if not idle or any(self._shards[at].promising for at in place.shards):
+            if not idle or any(self._shards[at].active for at in place.shards):
                 continue
             if now - place.surveyed_at > SLICE or self._regrouped():
                 place.survey_wanted = True
@@ -177,7 +208,7 @@ class Spread:
             place.blocking = True
             longest = min(self._longest_slice, self._waiters.deadline - now)
             seconds = max(0.001, longest * (1 - 0.15 * self._jitter()))
-            waits.append(Wait(self._shards[place.shards[0]].ring, seconds, _Waiting(self, place)))
+            waits.append(Wait(self._shards[place.first].ring, seconds, _Waiting(self, place)))
         return waits
 
     def timer(self) -> float:
@@ -185,7 +216,10 @@ class Spread:
         times = [self._waiters.expiry]
         if self._waiters:
             # One that is to be claimed from, alarm or not, may have to wait for an answer that brings enough or not.
-            times += [shard.alarm for shard in self._shards if not shard.promising]
+            times += [shard.alarm for shard in self._shards if not shard.active]
+            times += [shard.not_before for shard in self._shards if shard.lost and not shard.busy]
+            times += [shard.claimed_at + OVERDUE for shard in self._shards if shard.asked]
+            times += [place.surveyed_at + OVERDUE for place in self._places.values() if self._keeps_waiting(place)]
             times += [
                 place.not_before for place in self._places.values() if place.survey_wanted and not place.surveying
             ]
@@ -226,8 +260,57 @@ class Spread:
         place.survey_wanted = place.hint_lost = True
         self._look_wanted = bool(self._waiters)
         place.not_before = self._clock() + BACKOFF.pause(place.failures, self._jitter)
-        if place.failures >= MAX_FAILURES or not isinstance(error, TorrelqueConnectionError):
+        if not isinstance(error, TorrelqueConnectionError):
             self.abort(error)
+        elif place.failures >= MAX_FAILURES:
+            self._lose(place, error)
+
+    # What does not answer ----------------------------------------------------
+
+    def _lose(self, partner: Place | Shard, error: Exception) -> None:
+        """A server or a shard does not answer. Those who wait are told if no other does."""
+        if not is_unavailable(error):
+            self.abort(error)
+            return
+        is_new, partner.lost = partner.lost is None, error
+        if isinstance(partner, Place):
+            partner.survey_wanted = True
+            for at in partner.shards:
+                self._shards[at].expected = 0
+        if all(shard.lost for shard in self._shards) or all(
+            place.lost or all(self._shards[at].lost for at in place.shards) for place in self._places.values()
+        ):
+            for each in (*self._shards, *self._places.values()):
+                each.lost, each.not_before = None, -math.inf  # whoever comes next asks all of them
+            self.abort(error)
+            return
+        partner.not_before = self._clock() + BACKOFF.pause(max(partner.failures, 1), self._jitter)
+        if is_new:
+            self._lost(partner.shards if isinstance(partner, Place) else [partner.number], error)
+        self._hand_out(())
+
+    def _find(self, partner: Place | Shard) -> None:
+        """It answers."""
+        if partner.lost is not None:
+            partner.lost, partner.not_before = None, -math.inf
+            self._lost(partner.shards if isinstance(partner, Place) else [partner.number], None)
+
+    def _place_of(self, shard: Shard) -> Place | None:
+        return next((place for place in self._places.values() if shard.number in place.shards), None)
+
+    def _pass_over(self, now: float) -> None:
+        """What has not answered for long holds up nobody any more."""
+        is_late = False
+        for shard in self._shards:
+            if shard.asked and shard.claimed_at + OVERDUE <= now:
+                self._asked -= shard.asked
+                shard.asked, is_late = 0, True
+        if is_late or any(self._is_overdue(place) for place in self._places.values()):
+            self._hand_out(())
+
+    def _keeps_waiting(self, place: Place) -> bool:
+        """Whether an answer is waited for."""
+        return place.surveying and place.surveyed_at + OVERDUE > self._clock()
 
     # Claims ------------------------------------------------------------------
 
@@ -240,13 +323,18 @@ class Spread:
             shard = self._shards[at]
             if missing <= 0:
                 break
-            if shard.busy or not shard.expected:
+            if shard.busy or not shard.expected or (shard.lost and self._clock() < shard.not_before):
+                continue
+            if shard.lost:  # to see whether it answers again: what is wanted is asked for elsewhere, too
+                shard.busy, shard.expected = True, 0
+                started.append((at, self._claim(shard, 1)))
                 continue
             if not started:
                 self._turn = at + 1
             asked = min(missing, shard.expected, MAX_CLAIM)
             missing -= asked
             self._asked += asked
+            shard.asked, shard.claimed_at = asked, self._clock()
             shard.busy, shard.hinted, shard.alarm, shard.seen = True, False, math.inf, 0
             started.append((at, self._claim(shard, asked)))
         return started
@@ -259,22 +347,34 @@ class Spread:
             willing = max(0.0, self._waiters.deadline - now)
             answer = yield from claim(shard.lanes, asked, willing, shard.lane, now, self._max_rejected)
         except Interrupted as interrupted:
-            self.abort(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
+            self._settle_claim(shard)
+            if interrupted.cause is None:
+                self.abort(TorrelqueError('the queue was closed while waiting for a task'))
+            else:
+                shard.failures += 1
+                place = self._place_of(shard) if isinstance(interrupted.cause, TorrelqueConnectionError) else None
+                self._lose(place or shard, interrupted.cause)
         except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
             self.abort(error)
         else:
+            self._find(shard)
+            shard.failures = 0
             if answer.alarm is not None:
                 shard.alarm = self._clock() + answer.alarm
             full = answer.again or len(answer.tasks) == asked
             shard.expected = max(1, shard.expected - asked) if full else shard.seen
-            shard.busy = False
+            self._settle_claim(shard)
             self._hand_out(answer.tasks)
             return True
         finally:
-            shard.busy = False
-            self._asked -= asked
+            self._settle_claim(shard)
         shard.expected = 0
         return False
+
+    def _settle_claim(self, shard: Shard) -> None:
+        shard.busy = False
+        self._asked -= shard.asked
+        shard.asked = 0
 
     def _tick(self, shard: Shard) -> Operation[bool]:
         """Nobody waits any more: leave the shard's timer and hint to others."""
@@ -293,8 +393,12 @@ class Spread:
 
     def _looked(self) -> Iterable[Ticket]:
         """Whose shards were all looked at since they came."""
-        done = min((place.done for place in self._places.values()), default=0)
+        answered = [place.done for place in self._places.values() if not place.lost and not self._is_overdue(place)]
+        done = min(answered, default=0)
         return [ticket for ticket, joined in self._joined.items() if joined < done]
+
+    def _is_overdue(self, place: Place) -> bool:
+        return place.surveying and not self._keeps_waiting(place)
 
     def _forget_those_gone(self) -> None:
         if len(self._joined) > len(self._waiters):
@@ -339,25 +443,28 @@ class Spread:
                 place.survey_wanted, place.surveying, place.surveyed_at = False, True, now
                 self._surveyed_at = now
                 self._surveys += 1
-                started.append((place.shards[0], self._survey(place, self._surveys, REGISTERED)))
+                started.append((place.first, self._survey(place, self._surveys, REGISTERED)))
         return started
 
     def _survey(self, place: Place, number: int, registered: float) -> Operation[bool]:
         shards = [self._shards[at] for at in place.shards]
         names = [name for shard in shards for name in shard.names]
-        lanes = shards[0].lanes
+        lanes = self._shards[place.first].lanes
         try:
             generation, findings = yield from lanes.script('survey', (round(registered * 1000), *names), _findings)
-        except Interrupted as interrupted:
-            if registered:
-                self.abort(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
-            return False
-        except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
-            if registered:
-                self.abort(error)
+        except (Interrupted, Exception) as error:  # noqa: BLE001 - it is told to every waiting caller
+            place.surveying = False
+            cause = error.cause if isinstance(error, Interrupted) else error
+            if registered and cause is None:
+                self.abort(TorrelqueError('the queue was closed while waiting for a task'))
+            elif registered and isinstance(cause, Exception):
+                place.failures += 1
+                place.lead += 1
+                self._lose(place, cause)
             return False
         finally:
             place.surveying = False
+        self._find(place)
         if registered:
             place.done = number
             place.hint_lost = False
@@ -379,7 +486,7 @@ class Spread:
         for place in self._places.values():
             if place.hint_lost and not place.surveying:
                 place.hint_lost, place.surveying = False, True
-                started.append((place.shards[0], self._survey(place, 0, 0.0)))
+                started.append((place.first, self._survey(place, 0, 0.0)))
         return started
 
 
