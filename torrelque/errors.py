@@ -205,6 +205,16 @@ def is_demoted(reply: object) -> bool:
     return isinstance(reply, TorrelqueReplyError) and reply.code in DEMOTED
 
 
+def mark_unsent(error: Exception) -> None:
+    """Note that the call that ends with this error was not sent, so that it is certain that it was not done."""
+    error.__dict__['_unsent'] = True
+
+
+def is_unsent(error: object) -> bool:
+    """Whether it is certain that the call that ended with this error was not done, as nothing of it was sent."""
+    return bool(getattr(error, '_unsent', False))
+
+
 def is_transient(error: object) -> bool:
     """Whether an error passes by itself, so that the same call will work later.
 

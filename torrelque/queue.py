@@ -43,6 +43,7 @@ from torrelque.core.verbs import (
 from torrelque.dead_letters import DeadLetters
 from torrelque.deleting import delete
 from torrelque.errors import (
+    TorrelqueConnectionError,
     TorrelqueDurabilityError,
     TorrelqueLookupError,
     TorrelqueReplyError,
@@ -167,10 +168,21 @@ class Torrelque(Observer):
         if pipeline is not None:
             await self._append(pipeline, ENQUEUE, item, fenced=False)
         else:
-            answer = await self._routes.one(ENQUEUE, item)
+            answer, item = await self._enqueue(item, drawn=task_id is None)
+            new_id = str(item[0], 'utf-8')  # type: ignore[arg-type]  # it is bytes
             if isinstance(answer, TorrelqueDurabilityError):
                 raise answer
         return new_id
+
+    async def _enqueue(self, item: Item, *, drawn: bool) -> tuple[Answer, Item]:
+        """Add a task. One whose id was ``drawn`` here gets another where the shard of the first does not answer."""
+        while True:
+            try:
+                return await self._routes.one(ENQUEUE, item), item
+            except (TorrelqueConnectionError, TorrelqueReplyError) as error:
+                if not (drawn and self._routes.may_go_elsewhere(error)):
+                    raise
+                item = (self._routes.new_id().encode(), *item[1:])
 
     async def enqueue_many(
         self,
@@ -195,10 +207,19 @@ class Torrelque(Observer):
 
         def write(item: Any) -> Item:  # noqa: ANN401 - as above
             new = item if isinstance(item, EnqueueItem) else EnqueueItem(item, task_timeout, delay, None, max_dequeues)
+            drawn.append(new.task_id is None)
             return self._write_new(new)[1]
 
+        drawn: list[bool] = []
         written = await write_all(items, write)
         answers = await self._routes.many(ENQUEUE, written, on_progress)
+        for at, answer in enumerate(answers):
+            if isinstance(answer, Exception) and drawn[at] and self._routes.may_go_elsewhere(answer):
+                new = (self._routes.new_id().encode(), *written[at][1:])
+                try:
+                    answers[at], written[at] = await self._enqueue(new, drawn=True)
+                except (TorrelqueConnectionError, TorrelqueReplyError) as error:
+                    answers[at] = error
         return [
             answer if isinstance(answer, Exception) else str(item[0], 'utf-8')  # type: ignore[arg-type]  # it is bytes
             for item, answer in zip(written, answers, strict=True)

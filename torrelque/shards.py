@@ -16,6 +16,7 @@ from anyio.lowlevel import checkpoint
 from torrelque.core import sharding
 from torrelque.core.auditing import Violation
 from torrelque.core.auditing_shards import audit_shards
+from torrelque.core.backoff import Backoff
 from torrelque.core.idle import SLICE
 from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, shard_name, shard_of_name, tagged
 from torrelque.core.merging import split
@@ -26,11 +27,14 @@ from torrelque.core.sharded import ShardedSession
 from torrelque.core.sharding import MAX_SHARDS, Layout, Places
 from torrelque.core.verbs import ENQUEUE, Answer, Item, Outcome, Verb, enqueue_in
 from torrelque.errors import (
+    TorrelqueConnectionError,
     TorrelqueError,
     TorrelqueReplyError,
     TorrelqueShardsError,
     TorrelqueUsageError,
     TorrelqueValueError,
+    is_unavailable,
+    is_unsent,
     renew,
 )
 from torrelque.items import CHUNK, random_id
@@ -50,6 +54,9 @@ TRIES = 5
 
 MOST_FORMER = 8
 """Former numbers of shards that may still hold tasks: each makes looking for an unknown id longer."""
+
+PROBE_BACKOFF = Backoff(0.5, 4.0)
+"""The pauses between looks whether shards answer again, while tasks are added."""
 
 IDS_A_TURN = 250
 """Ids of one shard before those of the next, if nothing else ends its turn."""
@@ -79,6 +86,10 @@ class ShardedRoutes(Routes):
         self._layout: Layout | None = None
         self._following = False
         self._follow_after = -math.inf
+        self._lost: set[int] = set()  # shards that did not answer
+        self._probing = False
+        self._probes = 0
+        self._probe_at = -math.inf
         self._opening = anyio.Lock()
         self._openers = 0
         self._turn = (-1, 0, 0)
@@ -205,6 +216,7 @@ class ShardedRoutes(Routes):
             block_limit=transport.block_limit,
             max_rejected=queue.max_rejected,
             at_once=not transport.on_cluster,
+            lost=self._tell,
         )
         return self._session
 
@@ -269,18 +281,82 @@ class ShardedRoutes(Routes):
 
     def new_id(self) -> str:
         """One of the shard whose turn it is: what is added at once is so one call to one shard."""
+        self._probe_soon()
         turn, count, shard = self._turn
         if turn != self._engine.turns or count >= IDS_A_TURN:
             turn, count, shard = self._engine.turns, 0, self._next_shard()
         self._turn = turn, count + 1, shard
         return sharding.write_id(random_id(), shard, self._shards)
 
+    # Shards that do not answer ---------------------------------------------------------------------------------------
+
+    def may_go_elsewhere(self, error: Exception) -> bool:
+        return is_unsent(error) and 0 < len(self._lost) < self._shards
+
+    def _miss(self, shard: int, error: Exception) -> None:
+        """A shard did not answer a call; where the connection broke its whole server did not."""
+        if not is_unavailable(error):
+            return
+        shards = [shard]
+        if isinstance(error, TorrelqueConnectionError):
+            place = self._queue._transport.place  # noqa: SLF001 - as above
+            server = place(self._keys[shard]['pending'])
+            shards = [at for at in range(len(self._keys)) if place(self._keys[at]['pending']) == server]
+        self._tell(shards, error)
+
+    def _tell(self, shards: Sequence[int], error: Exception | None) -> None:
+        """Some shards do not answer, or do again. That is said once, and new tasks go to the others."""
+        if error is None:
+            found = sorted(self._lost.intersection(shards))
+            self._lost.difference_update(found)
+            if found:
+                logger.warning('Shards %s of queue %r answer again', found, self._queue.queue)
+        else:
+            new = sorted(set(shards) - self._lost)
+            if len(self._lost) + len(new) >= len(self._keys):
+                return  # there are no others
+            self._lost.update(new)
+            self._probe_at = self._queue._transport.now() + PROBE_BACKOFF.first  # noqa: SLF001 - as above
+            if new:
+                logger.warning(
+                    'Shards %s of queue %r do not answer, others are used: %s', new, self._queue.queue, error
+                )
+        self._turn, self._round = (-1, 0, 0), []
+
+    def _probe_soon(self) -> None:
+        if self._lost and not self._probing and self._queue._transport.now() >= self._probe_at:  # noqa: SLF001 - as above
+            self._probing = True
+            self._engine.spawn(self._probe)
+
+    async def _probe(self) -> None:
+        """Look whether shards answer again."""
+        transport = self._queue._transport  # noqa: SLF001 - as above
+
+        async def probe(shard: int) -> None:
+            call = Call[Reply]('HGET', (self._keys[shard]['counters'],), ('generation',))
+            try:
+                (reply,) = await transport.execute_once([call])
+            except TorrelqueError as error:
+                reply = error
+            if not is_unavailable(reply):
+                self._tell([shard], None)
+
+        try:
+            async with anyio.create_task_group() as group:
+                for shard in list(self._lost):
+                    group.start_soon(probe, shard)
+        finally:
+            self._probing = False
+            self._probes = self._probes + 1 if self._lost else 0
+            self._probe_at = transport.now() + PROBE_BACKOFF.pause(self._probes + 1, random.random)
+
     def _next_shard(self) -> int:
         """Each server in its turn, and of its shards each in its turn, so that all servers have as much to do."""
         if not self._round:
             place = self._queue._transport.place  # noqa: SLF001 - as above
             of_place: dict[Hashable, list[int]] = {}
-            for shard in range(self._shards):
+            usable = [shard for shard in range(self._shards) if shard not in self._lost]
+            for shard in usable or range(self._shards):
                 of_place.setdefault(place(self._keys[shard]['pending']), []).append(shard)
             for shards in of_place.values():
                 first = self._rounds % len(shards)
@@ -361,7 +437,11 @@ class ShardedRoutes(Routes):
     async def _one(self, verb: Verb, item: Item) -> Answer:
         first, *others = self._places(verb, item)
         if verb is ENQUEUE:
-            (answer,) = await self._add([item], first)
+            try:
+                (answer,) = await self._add([item], first)
+            except (TorrelqueConnectionError, TorrelqueReplyError) as error:
+                self._miss(first, error)
+                raise
             return answer
         (answer,) = await self._engine.submit(verb, [item], first)
         for shard in others:
@@ -406,7 +486,7 @@ class ShardedRoutes(Routes):
             for part in split([items[at] for at in places], verb.limit):
                 try:
                     found = await self._part(verb, part, shard)
-                except TorrelqueError as error:
+                except TorrelqueUsageError as error:
                     failures.append(error)
                     return
                 for at, answer in zip(places[at_first : at_first + len(part)], found, strict=True):
@@ -424,7 +504,17 @@ class ShardedRoutes(Routes):
         return [answer for answer in answers if answer is not None]
 
     async def _part(self, verb: Verb, items: Sequence[Item], shard: int) -> Sequence[Answer | Exception]:
-        """Do a verb to items that are at home on one shard."""
+        """Do a verb to items that are at home on one shard. Raises TorrelqueUsageError."""
+        try:
+            return await self._do_part(verb, items, shard)
+        except TorrelqueUsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the answer to each, as others were done
+            if verb is ENQUEUE:
+                self._miss(shard, error)
+            return [renew(error) for _ in items]
+
+    async def _do_part(self, verb: Verb, items: Sequence[Item], shard: int) -> Sequence[Answer | Exception]:
         try:
             if verb is ENQUEUE:
                 return await self._add(items, shard)
@@ -432,15 +522,19 @@ class ShardedRoutes(Routes):
             if Outcome.UNKNOWN in answers and (await self._reload() or self._ready_layout().former):
                 for at, answer in enumerate(answers):
                     if answer is Outcome.UNKNOWN:
-                        answers[at] = await self.one(verb, items[at])
+                        answers[at] = await self._one_of_many(verb, items[at])
         except TorrelqueShardsError:
             await self._catch_up()
-            return [await self.one(verb, item) for item in items]
+            return [await self._one_of_many(verb, item) for item in items]
+        return answers
+
+    async def _one_of_many(self, verb: Verb, item: Item) -> Answer | Exception:
+        try:
+            return await self.one(verb, item)
         except TorrelqueUsageError:
             raise
-        except Exception as error:  # noqa: BLE001 - the answer to each, as others were done
-            return [renew(error) for _ in items]
-        return answers
+        except Exception as error:  # noqa: BLE001 - the answer to this one
+            return error
 
     def unheeded(self, verb: Verb, item: Item) -> None:
         self._engine.submit_unheeded(verb, [item], self._places(verb, item)[0])

@@ -20,6 +20,7 @@ from torrelque.errors import (
     TorrelqueShardsError,
     TorrelqueTooLargeError,
     is_unavailable,
+    mark_unsent,
 )
 
 __all__ = ('MAX_CLAIM', 'Lane', 'Lanes')
@@ -105,6 +106,8 @@ class Lanes:
         except TorrelqueReplyError as error:
             if not is_unavailable(error):
                 raise
+            if not used.number:  # it was a lane being made that was refused
+                mark_unsent(error)
             self._settle_later(used)
             raise Interrupted(error) from None
         finally:
@@ -165,6 +168,8 @@ class Lanes:
     def _settle(self, lane: Lane, interrupted: Interrupted) -> Operation[Sequence[Reply]]:
         call = lane.number, lane.nonce, lane.sequence
         if not lane.number:  # it was a lane being made that was cut off: nothing was sent on it
+            if interrupted.cause is not None:
+                mark_unsent(interrupted.cause)
             raise interrupted
         try:
             parts: Sequence[Reply] = yield from self.script('settle', call, as_is)

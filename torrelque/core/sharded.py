@@ -23,8 +23,8 @@ class ShardedSession:
 
     ``make`` makes the session of one shard. ``place`` tells by a key which server
     has it now; ``told`` hears the generation of the number of shards, whenever a
-    server tells, ``lost`` which shards do not answer, and why, or that they do again; with ``at_once`` that is one for all, and the calls of all shards
-    may travel together.
+    server tells, ``lost`` which shards do not answer, and why, or that they do again.
+    With ``at_once`` all shards are on one server, and their calls may travel together.
     """
 
     def __init__(

@@ -458,9 +458,12 @@ class Spread:
             if registered and cause is None:
                 self.abort(TorrelqueError('the queue was closed while waiting for a task'))
             elif registered and isinstance(cause, Exception):
-                place.failures += 1
-                place.lead += 1
-                self._lose(place, cause)
+                asked = self._shards[place.first]
+                self._regrouped()  # it may be known by now that only some of them are where nobody answers
+                where = self._place_of(asked) or place
+                where.failures += 1
+                where.lead += 1
+                self._lose(where, cause)
             return False
         finally:
             place.surveying = False
