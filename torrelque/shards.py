@@ -312,8 +312,10 @@ class ShardedRoutes(Routes):
             if found:
                 logger.warning('Shards %s of queue %r answer again', found, self._queue.queue)
         else:
-            new = sorted(set(shards) - self._lost)
-            if len(self._lost) + len(new) >= len(self._keys):
+            total = self._ready_layout().total
+            self._lost = {shard for shard in self._lost if shard < total}
+            new = sorted({shard for shard in shards if shard < total} - self._lost)
+            if len(self._lost) + len(new) >= total:
                 return  # there are no others
             self._lost.update(new)
             self._probe_at = self._queue._transport.now() + PROBE_BACKOFF.first  # noqa: SLF001 - as above

@@ -275,8 +275,9 @@ class Spread:
         is_new, partner.lost = partner.lost is None, error
         if isinstance(partner, Place):
             partner.survey_wanted = True
-            for at in partner.shards:
-                self._shards[at].expected = 0
+            for shard in self._shards:
+                if shard.number in partner.shards:
+                    shard.expected = 0
         if all(shard.lost for shard in self._shards) or all(
             place.lost or all(self._shards[at].lost for at in place.shards) for place in self._places.values()
         ):
@@ -449,7 +450,8 @@ class Spread:
     def _survey(self, place: Place, number: int, registered: float) -> Operation[bool]:
         shards = [self._shards[at] for at in place.shards]
         names = [name for shard in shards for name in shard.names]
-        lanes = self._shards[place.first].lanes
+        lead = self._shards[place.first]
+        lanes = lead.lanes
         try:
             generation, findings = yield from lanes.script('survey', (round(registered * 1000), *names), _findings)
         except (Interrupted, Exception) as error:  # noqa: BLE001 - it is told to every waiting caller
@@ -458,12 +460,12 @@ class Spread:
             if registered and cause is None:
                 self.abort(TorrelqueError('the queue was closed while waiting for a task'))
             elif registered and isinstance(cause, Exception):
-                asked = self._shards[place.first]
                 self._regrouped()  # it may be known by now that only some of them are where nobody answers
-                where = self._place_of(asked) or place
-                where.failures += 1
-                where.lead += 1
-                self._lose(where, cause)
+                where = self._place_of(lead)
+                if where is not None:  # else the shard is no more
+                    where.failures += 1
+                    where.lead += 1
+                    self._lose(where, cause)
             return False
         finally:
             place.surveying = False
