@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import coredis
 import redis.asyncio
+from anyio.lowlevel import checkpoint
 
 from tests import clusters, servers
 from tests.clusters import Cluster
 from tests.servers import Server
 from torrelque.testing import MemoryServer, MemoryTransport
+from torrelque.testing.conformance.support import CountBlocked
 from torrelque.transports.native import connect
 
 LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -115,6 +117,16 @@ CLUSTER_CLIENTS: dict[str, ClusterClient] = {
 @asynccontextmanager
 async def memory_client(server: MemoryServer) -> AsyncIterator[object]:
     yield MemoryTransport(server=server)
+
+
+def blocked_on(*nodes: Server) -> CountBlocked:
+    """Counts the blocked clients of servers without a client of the kind that is tested, which takes longer."""
+
+    async def count() -> int:
+        await checkpoint()
+        return sum(int(node.info('clients')['blocked_clients']) for node in nodes)
+
+    return count
 
 
 class Setting(NamedTuple):

@@ -13,6 +13,7 @@ from tests.transports.settings import (
     CLUSTER_CLIENTS,
     LOOPS,
     Setting,
+    blocked_on,
     cluster_settings,
     memory_client,
     memory_settings,
@@ -20,6 +21,7 @@ from tests.transports.settings import (
 )
 from torrelque.testing import MemoryServer
 from torrelque.testing.conformance import ClientFactory, QueueConformance, ServerConformance, TransportConformance
+from torrelque.testing.conformance.support import CountBlocked
 
 
 @pytest.fixture
@@ -41,6 +43,11 @@ class TestConformance(ServerConformance, QueueConformance):
             pytest.skip(str(error))
         return partial(CLIENTS[setting.client].make, server)
 
+    @pytest.fixture
+    def count_blocked(self, setting: Setting, client_factory: ClientFactory) -> CountBlocked:
+        del client_factory  # which finds out whether there is a server
+        return blocked_on(servers.shared(setting.server))
+
 
 class TestClusterConformance(ServerConformance, QueueConformance):
     """The same, on clusters."""
@@ -57,6 +64,11 @@ class TestClusterConformance(ServerConformance, QueueConformance):
         except servers.MissingServerError as error:
             pytest.skip(str(error))
         return partial(CLUSTER_CLIENTS[setting.client].make, cluster)
+
+    @pytest.fixture
+    def count_blocked(self, setting: Setting, client_factory: ClientFactory) -> CountBlocked:
+        del client_factory  # as above
+        return blocked_on(*clusters.shared(setting.server).nodes)
 
 
 class TestMemoryConformance(TransportConformance, QueueConformance):

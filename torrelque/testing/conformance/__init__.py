@@ -36,6 +36,10 @@ server and database. A client is whatever :class:`torrelque.Torrelque` takes. Ke
 queues have random names and are left behind, so the server need not be empty and should
 be one that nobody minds; ServerConformance also cuts the connections of others.
 
+After each test, tasks of the event loop, sockets of this process and clients that are
+blocked on the server have to be back where they were, within 20 seconds. The server is
+asked over a client of its own; override the fixture ``count_blocked`` to ask in another way.
+
 Without ``anyio_backend`` anyio's own fixture runs each test on every event loop that it
 knows. A test that a transport cannot pass by its nature is taken out with
 ``test_name = None`` in the subclass, and a comment that says why.
@@ -44,7 +48,10 @@ knows. A test that a transport cannot pass by its nature is taken out with
 import pytest
 
 pytest.register_assert_rewrite(
-    *(f'{__name__}.{module}' for module in ('transport', 'producing', 'consuming', 'claims', 'observing', 'crowds'))
+    *(
+        f'{__name__}.{module}'
+        for module in ('support', 'transport', 'producing', 'consuming', 'claims', 'observing', 'crowds')
+    )
 )
 
 from torrelque.testing.conformance.queue import QueueConformance  # noqa: E402 - asserts are rewritten as it is imported

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -18,6 +20,8 @@ __all__ = ('PATIENCE', 'ClientFactory', 'OnClient', 'OnQueue', 'ask', 'call', 'e
 
 ClientFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[object]]
 """Makes a client, which lives as long as the context."""
+
+CountBlocked: TypeAlias = Callable[[], Awaitable[int]]
 
 PATIENCE = 20
 """Seconds after which something that should happen at once has failed; long, for machines under load."""
@@ -51,14 +55,77 @@ async def eventually(condition: Callable[[], Awaitable[Any]]) -> None:
             await anyio.sleep(0.005)
 
 
+def sockets() -> int:
+    """How many sockets this process has open; 0 where the system does not say."""
+    count = 0
+    for link in Path('/proc/self/fd').glob('*'):
+        with suppress(OSError):  # closed meanwhile, such as that of the folder itself
+            count += str(link.readlink()).startswith('socket:')
+    return count
+
+
+async def blocked_clients(transport: Transport) -> int:
+    """How many clients wait in blocking calls on all servers; 0 where they do not say."""
+    count = 0
+    for near in await transport.nodes():
+        (reply,) = await transport.execute([Call('INFO', args=('clients',), near=near)])
+        found = re.search(rb'^blocked_clients:(\d+)', reply, re.MULTILINE) if isinstance(reply, bytes) else None
+        count += int(found[1]) if found else 0
+    return count
+
+
+@asynccontextmanager
+async def nothing_left_behind(count_blocked: CountBlocked) -> AsyncIterator[None]:
+    """Fail unless tasks of the event loop, sockets and blocked clients are back where they were, or soon will be."""
+    blocked_before = await count_blocked()
+    # Counted, not compared: anyio's plugin starts a task for each step of a test.
+    sockets_before, tasks_before = sockets(), len(anyio.get_running_tasks())
+    yield
+    left: list[str] = []
+
+    async def nothing_left() -> bool:
+        tasks = anyio.get_running_tasks()
+        left[:] = [repr(task) for task in tasks] if len(tasks) > tasks_before else []
+        if sockets() > sockets_before:
+            left.append(f'{sockets()} sockets in place of {sockets_before}')
+        if not left and (blocked := await count_blocked()) > blocked_before:
+            left.append(f'{blocked} blocked clients in place of {blocked_before}')
+        return not left
+
+    with suppress(TimeoutError):
+        await eventually(nothing_left)
+    assert left == [], 'the test has left something behind'
+
+
 class OnClient:
-    """Fixtures: a client and its transport."""
+    """Fixtures: a client and its transport. Each test has to leave nothing behind."""
 
     pytestmark: pytest.MarkDecorator = pytest.mark.anyio
 
     @pytest.fixture
     def client_factory(self) -> ClientFactory:
         raise NotImplementedError('define the fixture client_factory, see torrelque.testing.conformance')
+
+    @pytest.fixture
+    def count_blocked(self, client_factory: ClientFactory) -> CountBlocked:
+        """Counts the clients that wait in blocking calls on the server."""
+
+        async def count() -> int:
+            async with client_factory() as client:
+                transport = adapt(client)
+                try:
+                    return await blocked_clients(transport)
+                finally:
+                    if transport is not client:
+                        await transport.aclose()
+
+        return count
+
+    @pytest.fixture(autouse=True)
+    async def leaves_nothing_behind(self, count_blocked: CountBlocked) -> AsyncIterator[None]:
+        """After each test, tasks of the event loop, sockets and blocked clients are back where they were."""
+        async with nothing_left_behind(count_blocked):
+            yield
 
     @pytest.fixture
     async def client(self, client_factory: ClientFactory) -> AsyncIterator[object]:
