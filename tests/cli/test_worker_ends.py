@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import servers
 from tests.cli.support import Command, started
 
 HANDLERS = """
@@ -250,3 +251,19 @@ def test_the_file_is_named_where_an_import_fails_of_it(command: Command, folder:
     status, log = run(command, folder, 'mine:handle')
     assert status == 2
     assert f"{folder / 'mailbox.py'} hides the standard library's mailbox: rename it" in log
+
+
+def test_an_error_is_reported_although_a_thread_goes_on(command: Command, folder: Path) -> None:
+    command.do(lambda queue: queue.enqueue(1))
+    arguments = ('worker', 'users_handlers:leaves_thread', '-c', '1')
+    with started(*arguments, url=command.url, folder=folder) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == 'started\n'
+        server = servers.shared('valkey-9.1')
+        time.sleep(0.2)
+        server.command('SET', 'trq:pending', 'not a list')
+        server.command('ZADD', 'trq:wake', '1', 'x')
+        _, log = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 3
+    assert 'torrelque: the server refuses: WRONGTYPE' in log
+    assert 'so it is ended: a thread goes on' in log

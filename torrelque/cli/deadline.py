@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import NoReturn
 
 __all__ = ('Deadline',)
 
@@ -38,21 +37,20 @@ class Deadline:
         """Let the process be."""
         self._called_off = True
 
-    def end_threads(self, seconds: float, status: int) -> None:
-        """Exit with this status if threads that were started meanwhile, for which Python would wait, do not end."""
+    def is_kept(self, seconds: float) -> bool:
+        """Whether threads that were started meanwhile, for which Python would wait, are still there after this time."""
         end = time.monotonic() + seconds
         for thread in set(threading.enumerate()) - self._before:
             if not thread.daemon:
                 thread.join(max(0.0, end - time.monotonic()))
                 if thread.is_alive():
-                    self._end(status)
+                    return True
+        return False
 
     def _end_later(self, seconds: float, status: int) -> None:
         time.sleep(seconds)
-        if not self._called_off:
-            self._end(status)
-
-    def _end(self, status: int) -> NoReturn:
+        if self._called_off:
+            return
         said = _thread.allocate_lock()
         said.acquire()
         _thread.start_new_thread(self._say, (said,))

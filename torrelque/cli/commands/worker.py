@@ -26,7 +26,7 @@ from torrelque._failures import describe
 from torrelque._signals import received
 from torrelque.cli import require
 from torrelque.cli.deadline import Deadline
-from torrelque.cli.errors import Refusal
+from torrelque.cli.errors import Refusal, explain, first_of
 from torrelque.cli.exit_codes import Exit
 from torrelque.cli.importer import find_shadows, load
 from torrelque.cli.output import errors, print_json, printable
@@ -43,6 +43,10 @@ ENDING_TIME = 5.0
 
 BLOCKED_TIME = 20.0
 """Seconds after the grace time in which a run ends, unless its event loop is held up."""
+
+
+REPORTING_TIME = 1.0
+"""Seconds to say why it ended."""
 
 
 class Loop(StrEnum):
@@ -146,9 +150,11 @@ def worker(
     loop_options = {} if loop is Loop.TRIO else {'loop_factory': _loop_factory(loop, run.leave)}
     try:
         anyio.run(run, backend=backend, backend_options=loop_options)
-    finally:
-        run.deadline.call_off()
-    run.deadline.end_threads(ENDING_TIME, run.status)
+    except Exception as error:
+        first = first_of(error)
+        run.end(explain(first)[1] if isinstance(first, Exception) else Exit.BUG)
+        raise
+    run.end(run.status)
     if run.error is not None:
         raise run.error
 
@@ -250,6 +256,12 @@ class _Run:
         """Stop, and raise this error at the end."""
         self.error = self.error or error.with_traceback(None)
         self._reporter.stop()
+
+    def end(self, status: int) -> None:
+        """Have the process end soon if threads keep it."""
+        self.deadline.call_off()
+        if self.deadline.is_kept(ENDING_TIME):
+            Deadline(lambda: 'a thread goes on').end_within(REPORTING_TIME, status)
 
     def _say(self, text: str) -> None:
         if not self._settings.json:
