@@ -14,6 +14,8 @@ from typing import Self
 
 RESET = struct.pack('ii', 1, 0)  # SO_LINGER for no time: closing sends a reset
 
+PIECE = 16384
+
 
 class Proxy:
     """Threads, one for each direction of a connection, so that it needs none of the loops under test.
@@ -23,10 +25,10 @@ class Proxy:
     - cut: what came before is delivered, and both sides see the end, or a reset;
     - stall: the rest waits, perhaps for longer than the client does, and is delivered late even if the client has gone.
 
-    Without ``mean`` it carries all until `sever`.
+    Without ``mean`` it carries all until `sever`. What clients send takes its time at ``rate`` bytes a second.
     """
 
-    def __init__(self, port: int, seed: int, mean: int | None = 8000) -> None:
+    def __init__(self, port: int, seed: int, mean: int | None = 8000, rate: float | None = None) -> None:
         self.done: Counter[str] = Counter()
         self._severed = 0
         self._swallowed = 0
@@ -34,8 +36,11 @@ class Proxy:
         self._target = ('127.0.0.1', port)
         self._seed = seed
         self._mean = mean
+        self._rate = rate
         self._ended = threading.Event()
         self._listener = socket.create_server(('127.0.0.1', 0))
+        if rate is not None:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, PIECE)  # or all would be here at once
 
     @property
     def url(self) -> str:
@@ -86,9 +91,11 @@ class Proxy:
     def _pump(self, source: socket.socket, sink: socket.socket, from_client: bool, rng: random.Random) -> None:
         left, severed, swallowed = self._bytes(rng), self._severed, self._swallowed
         with suppress(OSError):
-            while data := source.recv(65536):
+            while data := source.recv(PIECE if self._rate is not None else 65536):
                 if swallowed < self._swallowed:
                     continue
+                if self._rate is not None and from_client:
+                    self._ended.wait(len(data) / self._rate)
                 if severed < self._severed:
                     left = min(left, rng.randrange(400))
                 while len(data) > left:

@@ -1,4 +1,4 @@
-"""The native connection where the server behind an address is another one by now, or cannot be reached in silence."""
+"""The native connection where an address leads to another server by now, or nowhere, or is far away."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.proxy import Proxy
 from tests.servers import Server
-from tests.transports.native_support import until
+from tests.transports.native_support import call, until
 from torrelque import Durability, Task, Torrelque, TorrelqueReplyError, Worker, connect
 
 pytestmark = pytest.mark.anyio
@@ -149,3 +149,18 @@ async def test_an_idle_connection_that_leads_nowhere_is_given_up(fresh_server: S
             begun = anyio.current_time()
             await queue.enqueue('c')
             assert anyio.current_time() - begun < 0.9
+
+
+async def test_a_slow_line_is_not_a_silent_server(fresh_server: Start) -> None:
+    """The time for a confirmation begins when the payload has arrived, and silence is what nothing moves in."""
+    server = fresh_server('--appendonly', 'yes', '--appendfsync', 'always')
+    durability = Durability(fsynced=True, timeout=1)
+    with Proxy(server.port, seed=1, mean=None, rate=500_000) as proxy:
+        client = connect(proxy.url, response_timeout=1.5, retry_timeout=0)
+        async with client, Torrelque(client, queue='q', durability=durability) as queue:
+            begun = anyio.current_time()
+            async with anyio.create_task_group() as group:
+                group.start_soon(queue.enqueue, 'x' * 2_500_000)
+                group.start_soon(client.execute, [call('ECHO', bytes(1_500_000))])
+            assert anyio.current_time() - begun > 1 + 1.5
+        assert server.command('HLEN', 'q:tasks') == 1

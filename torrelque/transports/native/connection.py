@@ -26,7 +26,10 @@ from torrelque.transports.native.url import Address
 __all__ = ('CHUNK', 'STREAM_ERRORS', 'Breaks', 'Connection', 'pack', 'pack_words', 'reason')
 
 CHUNK = 256 * 1024
-"""The most that is received, or handed to the stream to send, at once. Each piece counts as progress."""
+"""The most that is received at once, or sent without a look at the progress in between."""
+
+PIECE = 64 * 1024
+"""What is handed to the stream at once of more than that. Each piece counts as progress, also over a slow line."""
 
 STREAM_ERRORS = (
     OSError,
@@ -113,8 +116,8 @@ class Connection:
                 await self._stream.send(data)
                 self._progressed()
                 return
-            for start in range(0, len(data), CHUNK):
-                await self._stream.send(data[start : start + CHUNK])
+            for start in range(0, len(data), PIECE):
+                await self._stream.send(data[start : start + PIECE])
                 self._progressed()
         except STREAM_ERRORS as error:
             raise self._broken(error) from error

@@ -26,11 +26,16 @@ from torrelque.transports.tls import diagnose, failed_handshake, reason_of
 
 __all__ = ('Dialer',)
 
-KEEP_ALIVE = {'TCP_KEEPIDLE': 5, 'TCP_KEEPALIVE': 5, 'TCP_KEEPINTVL': 2, 'TCP_KEEPCNT': 2}
-"""Seconds, and a number: the system notices within about 9 s that the other end of an idle connection is gone.
-
-Those that a system does not know are left as they are; ``TCP_KEEPALIVE`` is what macOS calls the first one.
-"""
+TCP_OPTIONS = {
+    # Seconds, and a number of probes: the system notices within about 9 s that the other end has gone.
+    'TCP_KEEPIDLE': 5,
+    'TCP_KEEPALIVE': 5,  # what macOS calls the first one
+    'TCP_KEEPINTVL': 2,
+    'TCP_KEEPCNT': 2,
+    # Bytes that wait in the system to be sent. With more, what was sent would not tell how far the transfer is.
+    'TCP_NOTSENT_LOWAT': 128 * 1024,
+}
+"""Options of connections. Those that a system does not know are left as they are."""
 
 PLAIN = 'the server does not use TLS at this port (redis://)'
 NEEDS_CERTIFICATE = 'set ssl_certfile and ssl_keyfile in the URL, or load a certificate into ssl_context'
@@ -119,7 +124,7 @@ class Dialer:
             raise TorrelqueHandshakeError(f'{address}: not a valid name of a host: {error}') from error
         except STREAM_ERRORS as error:
             raise TorrelqueConnectionError(f'{address}: cannot connect: {reason(error)}') from error
-        _keep_alive(stream.extra(SocketAttribute.raw_socket))  # noqa: S610 - not Django's
+        _set_options(stream.extra(SocketAttribute.raw_socket))  # noqa: S610 - not Django's
         context = self._options.ssl_context
         return stream if context is None else await self._encrypt(stream, context)
 
@@ -200,9 +205,9 @@ class Dialer:
             raise TorrelqueRefusedError(message, error.code)
 
 
-def _keep_alive(raw: socket.socket) -> None:
+def _set_options(raw: socket.socket) -> None:
     """Have the system probe the connection while it is idle, which also reminds a NAT of it."""
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEP_ALIVE.items():
+    for name, value in TCP_OPTIONS.items():
         if hasattr(socket, name):
             raw.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -111,12 +111,14 @@ class Node:
         """Try until it works or the time is over; nothing if the connection broke each time."""
         failures = 0
         while True:
-            before = breaks.alone
+            before, begun = breaks.alone, time.monotonic()
             try:
                 return await attempt()
             except TorrelqueHandshakeError:
                 raise
-            except TorrelqueConnectionError:
+            except TorrelqueConnectionError as error:
+                if isinstance(error, TorrelqueResponseTimeout):
+                    await self._multiplexer.suspect(begun)
                 if breaks.alone >= MOST_BREAKS:
                     return ()
                 delay = back_off(failures)
