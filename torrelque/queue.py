@@ -12,12 +12,13 @@ from torrelque.core import checks, operations
 from torrelque.core.auditing import Violation, audit
 from torrelque.core.codec import JSON, Serialiser, load_headers
 from torrelque.core.durability import Durability
+from torrelque.core.keys import Keys
 from torrelque.core.models import (
     Receipt,
     Task,
     TorrelqueTaskStatus,
 )
-from torrelque.core.protocol import Call, Reply
+from torrelque.core.protocol import Call, Operation, Reply
 from torrelque.core.verbs import (
     CANCEL,
     ENQUEUE,
@@ -473,7 +474,7 @@ class Torrelque(Observer):
         """
         found = await self._routes.audit(repair=repair)
         for keys in await self._routes.keys():
-            found += await self._engine.run(audit(self._scripts, keys, self.result_ttl, repair=repair))
+            found += await self._engine.run(self._audit_of(keys, repair=repair))
         return found
 
     async def sweep(self) -> tuple[int, int, int]:
@@ -498,6 +499,10 @@ class Torrelque(Observer):
         self._sweeper.stop()
 
     # Within ----------------------------------------------------------------------------------------------------------
+
+    def _audit_of(self, keys: Keys, *, repair: bool) -> Operation[list[Violation]]:
+        on_cluster = self._transport.on_cluster
+        return audit(self._scripts, keys, self.result_ttl, repair=repair, on_cluster=on_cluster)
 
     async def _end_many(
         self, verb: Verb, entries: list[tuple[Receipt | str, Item]], on_progress: Progress | None

@@ -101,6 +101,11 @@ async def claims(stage: Stage) -> None:
     await anyio.sleep(0.002)
     assert [task.data for task in await stage.queue.dequeue_nowait(max_tasks=9)] == ['a', 'b', 'c']
     assert await stage.queue.dequeue_nowait() == []
+    await stage.others.enqueue('missing', task_id='missing')
+    stage.command('HDEL', 'q:tasks', 'missing')
+    stage.command('ZADD', 'q:missing', 1, 'old')
+    assert await stage.queue.dequeue_nowait() == []
+    assert stage.command('ZRANGE', 'q:missing', 0, -1) == [b'missing']
     await stage.others.enqueue('d')
     stage.network.repeat = True
     assert [task.data for task in await stage.queue.dequeue_nowait()] == ['d']
@@ -250,6 +255,7 @@ async def audits(stage: Stage) -> None:
     for words in (
         'SET q:timer 1|0',
         'SET q:lane:5 x',
+        'ZADD q:missing 1 old',
         'LPUSH q:dequeueing ghost',
         'HSET q:task:ghost status 0',
         'HSET q:task:result status 3 result 1',

@@ -438,6 +438,10 @@ class ModelMachine(RuleBasedStateMachine):
     def a_state_is_no_hash(self, task_id: bytes) -> None:
         self._command('SET', _state(task_id), 'a string')
 
+    @step(1, seconds=st.sampled_from((604_700.0, 604_801.0)))
+    def a_week_passes(self, seconds: float) -> None:
+        self.time_passes(seconds)
+
     @step(1, task_id=ids)
     def a_state_is_gone(self, task_id: bytes) -> None:
         self._command('DEL', _state(task_id))

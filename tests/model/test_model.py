@@ -103,6 +103,8 @@ def test_agrees_with_a_real_server(server: servers.Server) -> None:
         ),
         pytest.param('and not is_anothers(id) then', 'then', id="another queue's states wiped"),
         pytest.param('told[index] = state and', 'told[index] = false and', id='tasks vanish in silence'),
+        pytest.param("variadic('ZADD', missing, scores)", '', id='ids without a payload are dropped'),
+        pytest.param("redis.call('ZREM', missing, id)", '', id='what came back stays set aside'),
         pytest.param(' - kept or 0', ' or 0', id='a repair of what is listed twice leaves none'),
         pytest.param("redis.call('ZCARD', wake)\n", '', id='writes before a look at what may be of a wrong type'),
     ],

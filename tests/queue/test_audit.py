@@ -272,6 +272,29 @@ async def test_another_queue_whose_name_begins_as_a_state_is_left_alone(queue: T
         assert await other.get_task_state('1') == before
 
 
+async def test_an_id_without_a_payload_is_set_aside_for_a_week(queue: Torrelque, command: Command) -> None:
+    await queue.enqueue('a', task_id='a')
+    await queue.enqueue('b', task_id='b', delay=0.001)
+    await command('HDEL', KEYS['tasks'], 'a', 'b')
+    await command('ZADD', KEYS['missing'], 1, 'old')
+    await anyio.sleep(0.01)
+    assert await queue.dequeue_nowait() == []
+    assert sorted(await command('ZRANGE', KEYS['missing'], 0, -1)) == [b'a', b'b']
+    assert 604_000_000 < await command('PTTL', KEYS['missing']) <= 604_800_000
+
+
+async def test_a_task_whose_payload_comes_back_is_brought_back(queue: Torrelque, command: Command) -> None:
+    await queue.enqueue('a', task_id='a')
+    await command('HDEL', KEYS['tasks'], 'a')
+    assert await queue.dequeue_nowait() == []
+    await command('HSET', KEYS['tasks'], 'a', '"a"')
+    assert await kinds(queue) == [('lost', 'a', False)]
+    assert await kinds(queue, repair=True) == [('lost', 'a', True)]
+    assert await queue.audit() == []
+    assert await command('EXISTS', KEYS['missing']) == 0
+    assert (await queue.dequeue(5)).data == 'a'
+
+
 # A queue that moves --------------------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ DEEP = 5
 TYPES = {
     'pending': b'list', 'dequeueing': b'list', 'undequeued': b'set', 'working': b'zset', 'delayed': b'zset',
     'tasks': b'hash', 'wake': b'zset', 'timer': b'string', 'epoch': b'string', 'rejected': b'zset',
-    'counters': b'hash',
+    'counters': b'hash', 'missing': b'zset',
 }  # fmt: skip
 
 FINAL = (b'3', b'4')
@@ -42,6 +42,8 @@ class Violation:
     - ``'lost'``: a task in no collection, which nobody would get;
     - ``'twice'``: a task in more than one collection, or listed more than once;
     - ``'ghost'``: an id in a collection without a task's payload;
+    - ``'missing'``: an id that was set aside, as its payload was not there when its turn came. On a cluster
+      only, where the payload may be on another node as yet; once it is back the task is ``'lost'``, and repaired;
     - ``'state'``: a task without a state, or with one of a wrong type;
     - ``'status'``: a task whose state tells another status than that of its collection;
     - ``'expiring'``: a task whose state expires;
@@ -81,6 +83,7 @@ class _Facts(NamedTuple):
     status: bytes
     result: int
     expires: int
+    aside: int
 
     @property
     def places(self) -> list[str]:
@@ -104,11 +107,12 @@ class _Fault(NamedTuple):
 class _Audit:
     """One audit's way through a queue."""
 
-    def __init__(self, scripts: ScriptSet, keys: Keys, result_ttl: float, *, repair: bool) -> None:
+    def __init__(self, scripts: ScriptSet, keys: Keys, result_ttl: float, *, repair: bool, on_cluster: bool) -> None:
         self._scripts = scripts
         self._keys = keys
         self._ttl = max(1, round(result_ttl * 1000))
         self._repair = repair
+        self._on_cluster = on_cluster
         self._found: list[Violation] = []
 
     def run(self) -> Operation[list[Violation]]:
@@ -142,7 +146,7 @@ class _Audit:
                 self._found.append(Violation('key', key, None, f'is of a wrong type, {kind!r}'))
             elif name == 'timer' and expiry == -1:
                 yield from self._report(_Fault(Violation('timer', key, None, 'does not expire'), b''))
-            elif name != 'timer' and expiry >= 0:
+            elif name not in ('timer', 'missing') and expiry >= 0:
                 fault = Violation('key', key, None, f'expires in {expiry / 1000} s')
                 yield from self._report(_Fault(fault, name.encode()))
 
@@ -194,6 +198,12 @@ class _Audit:
                 ids.update(found)
                 if cursor == b'0':
                     break
+        cursor = b'0'
+        while True:
+            cursor, found = yield from Call[Reply]('ZSCAN', (self._keys['missing'],), (cursor, 'COUNT', PAGE))
+            ids.update(found[::2])
+            if cursor == b'0':
+                break
         prefix, cursor = self._keys.state(''), b'0'
         while True:
             cursor, keys = yield from self._scan(prefix, cursor)
@@ -237,6 +247,8 @@ class _Audit:
     def _faults(self, task_id: bytes, facts: _Facts) -> Iterator[_Fault]:
         readable = task_id.decode(errors='replace')
         key = (self._keys.state('') + task_id).decode(errors='replace')
+        if not self._on_cluster:  # then a 0.9 release left the id, and no payload will come back
+            facts = facts._replace(aside=0)
         for kind, detail in _judge(facts):
             yield _Fault(Violation(kind, key, readable, detail), task_id)
 
@@ -255,6 +267,8 @@ def _judge(facts: _Facts) -> Iterator[tuple[str, str]]:
     """What is wrong with an id: kinds of violations, and details."""
     if facts.payload:
         yield from _judge_task(facts, facts.places)
+    elif facts.aside and not facts.places:
+        yield 'missing', 'was set aside, as its payload is missing'
     elif facts.places:
         yield 'ghost', f'has no payload, and is in {", ".join(facts.places)}'
     elif facts.kind == b'hash' and not facts.expires:
@@ -295,6 +309,8 @@ def _all(replies: Sequence[Reply]) -> Sequence[Reply]:
     return replies
 
 
-def audit(scripts: ScriptSet, keys: Keys, result_ttl: float, *, repair: bool) -> Operation[list[Violation]]:
+def audit(
+    scripts: ScriptSet, keys: Keys, result_ttl: float, *, repair: bool, on_cluster: bool = False
+) -> Operation[list[Violation]]:
     """Look at everything, in bounded steps; ``result_ttl`` (s) is for how long a state without a task is kept."""
-    return _Audit(scripts, keys, result_ttl, repair=repair).run()
+    return _Audit(scripts, keys, result_ttl, repair=repair, on_cluster=on_cluster).run()

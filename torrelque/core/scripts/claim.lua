@@ -1,5 +1,5 @@
 -- Claim up to n tasks for the caller, after returning stale and due ones to pending, at most 20 of each.
--- KEYS: pending delayed working tasks task wake timer counters rejected lane
+-- KEYS: pending delayed working tasks task wake timer counters rejected missing lane
 -- ARGV: lane nonce sequence n willing (seconds that the caller would go on waiting; 0: it does not wait), then the most
 --   dead letters to be kept, if there is a cap
 -- returns: SHARDED and how many if the queue has several shards, of which the caller knows nothing; else OK, seconds until the event that the caller minds now or '', 1 if a budget ran out before n were found,
@@ -104,7 +104,9 @@ while #taken < n and looked_at < n + K do
     local id = ids[index]
     local elsewhere = (in_working[index] and not plan.stale[id]) or (in_delayed[index] and not plan.due[id])
       or in_rejected[index] or mine[id]
-    if payloads[index] and not elsewhere then
+    if not payloads[index] then
+      plan.missing[#plan.missing + 1] = id
+    elseif not elsewhere then
       mine[id] = true
       local state = plan.returned[id] or read_pending(id)
       local reason = not state and 'its state is not a hash' or exhausted(state)
@@ -118,6 +120,7 @@ while #taken < n and looked_at < n + K do
 end
 local short = #taken < n
   and (#plan.stale_ids == K or #plan.due_ids == K or looked_at == n + K)
+look_aside(plan.missing)
 
 begin_writing(ARGV[6])
 return_planned(plan)

@@ -1,10 +1,10 @@
 -- What there is of a queue and of some of its tasks, at one moment.
--- KEYS: pending dequeueing undequeued working delayed tasks task wake rejected
+-- KEYS: pending dequeueing undequeued working delayed tasks task wake rejected missing
 -- ARGV: deep (look for the ids in the lists, too, which takes as long as these are) or shallow, then the ids
 -- returns: 1 if no task is left, 1 if the hint is up, how many are marked as undequeued, then for each id a list:
 --   1 if it has a payload, how often it is in pending and in dequeueing, 1 if it is in working (2: without a finite
 --   deadline), in delayed, in rejected, the type of its state, the state's status or '', 1 if that has a result, 1 if the
---   state expires
+--   state expires, 1 if it was set aside
 
 local function occurrences(list, id)
   return ARGV[1] == 'deep' and #redis.call('LPOS', list, id, 'COUNT', 0) or 0
@@ -18,6 +18,7 @@ local left = redis.call('HLEN', tasks) + redis.call('LLEN', pending) + redis.cal
   + redis.call('ZCARD', working) + redis.call('ZCARD', delayed) + redis.call('ZCARD', rejected)
 local reply = { left == 0 and 1 or 0, redis.call('EXISTS', wake), redis.call('SCARD', undequeued) }
 local due, dead = read('ZMSCORE', delayed, ids), read('ZMSCORE', rejected, ids)
+local aside = read('ZMSCORE', missing, ids)
 for index, id in ipairs(ids) do
   -- Not ZMSCORE, with which every end of a claim begins: who may not do that is stopped there, with nothing changed.
   local deadline = redis.call('ZSCORE', working, id)
@@ -30,6 +31,7 @@ for index, id in ipairs(ids) do
     redis.call('HEXISTS', tasks, id), occurrences(pending, id), occurrences(dequeueing, id),
     not deadline and 0 or string.find(deadline, 'inf') and 2 or 1, due[index] and 1 or 0, dead[index] and 1 or 0,
     kind, status, result, redis.call('PTTL', state_key(id)) >= 0 and 1 or 0,
+    aside[index] and 1 or 0,
   }
 end
 return reply

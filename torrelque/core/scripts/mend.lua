@@ -1,5 +1,5 @@
 -- Repair one thing that an audit found, if it is still so. Safe to repeat; no task is lost by it.
--- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected lane
+-- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing lane
 -- ARGV: what is wrong, of which task, lane or key, and for how long a state without a task is kept (ms)
 -- returns: 1 if something was changed
 
@@ -7,6 +7,7 @@ look()
 redis.call('LLEN', dequeueing)
 redis.call('SCARD', undequeued)
 redis.call('ZCARD', rejected)
+redis.call('ZCARD', missing)
 local fault, id, ttl = ARGV[1], ARGV[2], ARGV[3]
 local payload = redis.call('HEXISTS', tasks, id) == 1
 local kind = redis.call('TYPE', state_key(id)).ok
@@ -17,7 +18,7 @@ local places = { pending = pending, dequeueing = dequeueing, undequeued = undequ
   delayed = delayed, tasks = tasks, wake = wake, counters = counters, epoch = epoch, rejected = rejected }
 local repairs = {}
 
--- In a collection without a payload: nobody could be given it.
+-- In a collection without a payload: nobody could be given it. It is set aside, as a claim does it.
 function repairs.ghost()
   if payload then
     return false
@@ -25,8 +26,10 @@ function repairs.ghost()
   if kind == 'hash' and lasts then
     expire(state_key(id), ttl)
   end
-  return redis.call('LREM', pending, 0, id) + redis.call('LREM', dequeueing, 0, id) + redis.call('ZREM', working, id)
-    + redis.call('ZREM', delayed, id) + redis.call('ZREM', rejected, id) > 0
+  local removed = redis.call('LREM', pending, 0, id) + redis.call('LREM', dequeueing, 0, id)
+    + redis.call('ZREM', working, id) + redis.call('ZREM', delayed, id) + redis.call('ZREM', rejected, id)
+  set_aside(removed > 0 and { id } or {})
+  return removed > 0
 end
 
 -- In pending more than once, or elsewhere, too: a claim would pass over it. The one at the front stays.
@@ -45,6 +48,7 @@ function repairs.lost()
   redis.call('HDEL', state.key, 'claim')
   transition(state, PENDING)
   redis.call('LPUSH', pending, id)
+  redis.call('ZREM', missing, id)
   return true
 end
 

@@ -1,5 +1,5 @@
 -- Return stale claims or due tasks to pending, at most 250 a call.
--- KEYS: pending delayed working tasks task wake timer counters rejected lane
+-- KEYS: pending delayed working tasks task wake timer counters rejected missing lane
 -- ARGV: kind (stale or due), then the most dead letters to be kept, if there is a cap
 -- returns: how many were returned, 1 if there may be more
 
@@ -9,6 +9,7 @@ local requeued, refused = total('requeued'), total('rejected')
 local stale = ARGV[1] == 'stale' and expired(working, 250) or {}
 local due = ARGV[1] == 'due' and expired(delayed, 250) or {}
 local plan = plan_return(stale, due)
+look_aside(plan.missing)
 
 begin_writing(ARGV[2])
 return_planned(plan)

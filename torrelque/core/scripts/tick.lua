@@ -1,5 +1,5 @@
 -- Return stale and due tasks to pending, at most 20 of each, and mind the next event, or no longer (willing 0).
--- KEYS: pending delayed working tasks task wake timer counters rejected lane
+-- KEYS: pending delayed working tasks task wake timer counters rejected missing lane
 -- ARGV: lane willing, then the most dead letters to be kept, if there is a cap
 -- returns: seconds until the event that the caller minds now, or ''
 
@@ -7,6 +7,7 @@ look()
 redis.call('ZCARD', rejected)
 local requeued, refused = total('requeued'), total('rejected')
 local plan = plan_return(expired(working, 20), expired(delayed, 20))
+look_aside(plan.missing)
 
 begin_writing(ARGV[3])
 return_planned(plan)

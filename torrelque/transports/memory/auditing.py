@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from torrelque.core.protocol import Reply
+from torrelque.transports.memory.claims import set_aside
 from torrelque.transports.memory.prelude import GRACE, HORIZON, LANE_TTL, PENDING, Run, State, stamp
 
 __all__ = ('inspect', 'is_drained', 'mend')
@@ -48,6 +49,7 @@ def _facts(run: Run, task_id: bytes, *, deep: bool) -> Reply:
         fields.get(b'status', b''),
         int(b'result' in fields),
         int(db.pttl(state) >= 0),
+        int(task_id in db.zset_at(keys['missing']).scores),
     ]
 
 
@@ -57,6 +59,7 @@ def mend(run: Run) -> Reply:
     run.db.list_at(run.keys['dequeueing'])
     run.db.set_at(run.keys['undequeued'])
     run.db.hash_at(run.keys['tasks'])
+    run.db.zset_at(run.keys['missing'])
     fault, subject, _ = run.args
     changed = _REPAIRS[fault](run, subject)
     if fault != b'leftover':
@@ -73,7 +76,7 @@ def _in_sorted_set(run: Run, task_id: bytes) -> bool:
 
 
 def _ghost(run: Run, task_id: bytes) -> bool:
-    """In a collection without a payload: nobody could be given it."""
+    """In a collection without a payload: nobody could be given it. It is set aside, as a claim does it."""
     if _has_payload(run, task_id):
         return False
     db, state = run.db, run.state_key(task_id)
@@ -81,6 +84,7 @@ def _ghost(run: Run, task_id: bytes) -> bool:
         db.pexpire(state, int(run.args[2]))
     removed = [db.lrem(run.keys[name], 0, task_id) for name in ('pending', 'dequeueing')]
     removed += [db.zrem(run.keys[name], (task_id,)) for name in ('working', 'delayed', 'rejected')]
+    set_aside(run, [task_id] if any(removed) else [])
     return any(removed)
 
 
@@ -99,6 +103,7 @@ def _lost(run: Run, task_id: bytes) -> bool:
         return False
     run.transition(task_id, state, PENDING, {})
     run.db.lpush(run.keys['pending'], (task_id,))
+    run.db.zrem(run.keys['missing'], (task_id,))
     return True
 
 

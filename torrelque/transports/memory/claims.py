@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 
 from torrelque.transports.memory.prelude import PENDING, REJECTED, Run, State, number, stamp, whole
 
-__all__ = ('BROKEN', 'Claimed', 'Dead', 'Plan', 'bury', 'claimed_items', 'give_back', 'plan_return', 'recorded', 'trim')
+__all__ = (
+    'BROKEN', 'Claimed', 'Dead', 'Plan', 'bury', 'claimed_items', 'give_back', 'look_aside', 'plan_return', 'recorded',
+    'set_aside', 'trim',
+)  # fmt: skip
+
+SET_ASIDE = 604_800_000
+"""Milliseconds for which an id without a payload can be found."""
 
 BROKEN = b'its state is not a hash'
 
@@ -97,8 +103,7 @@ def give_back(run: Run, items: Sequence[Claimed]) -> None:
 class Plan:
     """What is to become of tasks whose time has come.
 
-    ``pushed`` go back to pending, in order; ``dead`` to the dead letters. An id without a payload is no task, and
-    vanishes.
+    ``pushed`` go back to pending, in order; ``dead`` to the dead letters; ``missing`` are ids without a payload.
     """
 
     stale: Mapping[bytes, None]
@@ -106,11 +111,13 @@ class Plan:
     pushed: list[bytes] = field(default_factory=list)
     states: dict[bytes, State] = field(default_factory=dict)
     dead: list[Dead] = field(default_factory=list)
+    missing: list[bytes] = field(default_factory=list)
     stale_count: int = 0
 
     def carry_out(self, run: Run) -> None:
         run.db.zrem(run.keys['working'], self.stale)
         run.db.zrem(run.keys['delayed'], self.due)
+        set_aside(run, self.missing)
         for task_id in self.pushed:
             state = self.states[task_id]
             state.requeue_count += 1
@@ -138,8 +145,12 @@ def plan_return(run: Run, *, stale: int = 0, due: int = 0) -> Plan:
                 plan.stale_count += 1
                 plan.pushed.append(task_id)
                 plan.states[task_id] = state
+        else:
+            plan.missing.append(task_id)
     for task_id in plan.due:
-        if task_id not in plan.stale and task_id in tasks:
+        if task_id not in plan.stale and task_id not in tasks:
+            plan.missing.append(task_id)
+        elif task_id not in plan.stale:
             state = run.read_state(task_id)
             if state is None:
                 plan.dead.append(Dead(task_id, None, BROKEN))
@@ -147,6 +158,22 @@ def plan_return(run: Run, *, stale: int = 0, due: int = 0) -> Plan:
                 plan.pushed.append(task_id)
                 plan.states[task_id] = state
     return plan
+
+
+def set_aside(run: Run, ids: Sequence[bytes]) -> None:
+    """Ids without a payload: nobody can be given them, but an audit finds them until they are old."""
+    missing = run.keys['missing']
+    if ids:
+        run.db.zadd(missing, dict.fromkeys(ids, float(stamp(run.now))))
+        old = run.db.zset_at(missing).between(-math.inf, float(stamp(run.now - SET_ASIDE / 1000)), 20)
+        run.db.zrem(missing, [member for _, member in old])
+        run.db.pexpire(missing, SET_ASIDE)
+
+
+def look_aside(run: Run, ids: Sequence[bytes]) -> None:
+    """Fail before any write where the key is of a wrong type."""
+    if ids:
+        run.db.zset_at(run.keys['missing'])
 
 
 def _expired(run: Run, name: str, limit: int) -> Mapping[bytes, None]:

@@ -19,6 +19,7 @@ from torrelque.transports.memory.claims import (
     bury,
     claimed_items,
     give_back,
+    look_aside,
     plan_return,
     recorded,
     trim,
@@ -130,6 +131,7 @@ def claim(run: Run) -> Reply:
         return [b'SHARDED', spread]
     plan = plan_return(run, stale=K, due=K)
     choice = _Choice(run, plan, int(n))
+    look_aside(run, plan.missing)
     db, keys = run.db, run.keys
     plan.carry_out(run)
     db.rpop(keys['pending'], choice.looked_at)
@@ -162,7 +164,8 @@ def claim(run: Run) -> Reply:
 class _Choice:
     """Which tasks a claim takes: from the front of pending as it will be once the planned ones are back.
 
-    An id is passed over that has no payload, came before, or is elsewhere, too; at most n + K are looked at.
+    An id is passed over that came before, or is elsewhere, too, and set aside if it has no payload; at most n + K are
+    looked at.
     """
 
     def __init__(self, run: Run, plan: Plan, n: int) -> None:
@@ -179,9 +182,11 @@ class _Choice:
                 break
             self.looked_at += 1
             payload = db.hash_at(keys['tasks']).get(task_id)
+            if payload is None:
+                plan.missing.append(task_id)
+                continue
             if (
-                payload is None
-                or task_id in self.payloads
+                task_id in self.payloads
                 or task_id in rejected
                 or (task_id in working and task_id not in plan.stale)
                 or (task_id in delayed and task_id not in plan.due)
@@ -312,6 +317,7 @@ def tick(run: Run) -> Reply:
     """Return stale and due tasks to pending, and mind the next event, or no longer."""
     run.look()
     plan = plan_return(run, stale=K, due=K)
+    look_aside(run, plan.missing)
     plan.carry_out(run)
     run.count(requeued=plan.stale_count, rejected=len(plan.dead))
     trim(run, run.args[2:], len(plan.dead))
@@ -325,6 +331,7 @@ def sweep(run: Run) -> Reply:
     """Return stale claims or due tasks to pending."""
     run.look()
     plan = plan_return(run, stale=SWEEP) if run.args[0] == b'stale' else plan_return(run, due=SWEEP)
+    look_aside(run, plan.missing)
     plan.carry_out(run)
     run.count(requeued=plan.stale_count, rejected=len(plan.dead))
     trim(run, run.args[1:], len(plan.dead))
