@@ -386,7 +386,11 @@ async def shards_of(client: object, queue: str) -> int | None:
     if '{' in queue or '}' in queue or shard_of_name(name) is not None:  # names that none with shards can have
         return None
     transport, newest = adapt(client), None
-    for place in (name, shard_name(queue, 0)):  # where the queue's own record is lost, its shards have copies
-        layout, begun = await drive(transport, sharding.read_layout(Keys.of_queue(place)))
-        newest = newest or begun or layout
+    try:
+        for place in (name, shard_name(queue, 0)):  # where the queue's own record is lost, its shards have copies
+            layout, begun = await drive(transport, sharding.read_layout(Keys.of_queue(place)))
+            newest = newest or begun or layout
+    finally:
+        if transport is not client:
+            await transport.aclose()
     return newest and newest.shards

@@ -499,6 +499,19 @@ async def test_a_listener_sees_its_connection_go_and_does_not_come_back(server: 
             assert isinstance(caught.value, exceptions.ConnectionError)
 
 
+async def test_a_listener_whose_connection_goes_while_it_subscribes() -> None:
+    async with (
+        fake_server(greets(lambda *_: CUT)) as fake,
+        over_port(fake.port) as transport,
+        transport.listen() as listener,
+    ):
+        for _ in range(2):
+            with pytest.raises(TorrelqueConnectionError) as caught:
+                await listener.subscribe(b'a')
+            assert isinstance(caught.value, exceptions.ConnectionError)
+            assert caught.value.__cause__ is not caught.value
+
+
 @pytest.mark.parametrize('rights', ['+@all', '-ping'])
 async def test_a_listener_that_may_not(fresh_server: Start, rights: str) -> None:
     server = fresh_server()
