@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import math
 import os
 from collections import deque
@@ -410,6 +411,9 @@ class Pool:
         self._dialer = dialer
         self._home: tuple[int, object] | None = None
         self._failure: TorrelqueConnectionError | None = None
+        parameter = inspect.signature(pool.get_connection).parameters.get('command_name')
+        needs_name = parameter is not None and parameter.default is parameter.empty  # in versions before 5.3
+        self._named = ('EVALSHA',) if needs_name else ()
 
     async def ask(self, commands: Sequence[Sequence[Any]]) -> list[Reply]:
         """Send commands, once. Raises TorrelqueConnectionError. When cancelled, the connection is closed."""
@@ -473,7 +477,7 @@ class Pool:
             await self._line.stand(deadline - anyio.current_time())
             try:
                 with anyio.fail_after(connect_timeout_of(self._pool.connection_kwargs)):
-                    return await self._pool.get_connection()
+                    return await self._pool.get_connection(*self._named)
             except exceptions.RedisError as error:
                 if not _says_full(error):  # otherwise others were quicker
                     await self.drop()
