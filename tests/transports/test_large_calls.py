@@ -97,12 +97,11 @@ async def test_a_queue_takes_the_small_ones(kind: Kind, server: Server, setting:
 
 
 async def test_an_answer_that_is_too_large_breaks_the_connection(kind: Kind, server: Server) -> None:
-    server.command('SET', 'a', LARGE)
     server.command('CONFIG', 'SET', 'client-output-buffer-limit', 'normal 65536 0 0')
     async with kind.make(server.url) as client:
         transport = adapt(client)
         with anyio.fail_after(20), pytest.raises(TorrelqueConnectionError):
-            await transport.execute([call('MGET', *['a'] * 20)])
+            await transport.execute([call('EVAL', f"return string.rep('x', {10 * len(LARGE)})", 0)])
         assert await transport.execute([call('ECHO', 'x')]) == [b'x']
         await transport.aclose()
 
