@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -66,6 +67,7 @@ class Place:
 
     def keys(self) -> set[str]:
         """The names of all keys."""
+        time.sleep(0.01)  # the lanes of objects that were just closed expire within a millisecond
         if not self.servers:
             return {key.decode() for key in self.memory.snapshot()}
         return {key.decode() for server in self.servers for key in server.command('KEYS', '*')}
