@@ -116,7 +116,7 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
         'workers': Config(clients=(3, 5), callers=(1, 2), workers=(1, 2), accidents=PAUSES, caps=CAPS),
         'crew': Config(clients=(1, 3), callers=(1, 2), workers=(1, 2), faults=NONE, longest_wait=0.1, caps=CAPS),
         'shards': Config(
-            clients=(2, 4), callers=(2, 4), shards=(3, 2, 5), cancel=0.05, chosen=0.6, accidents=FORGETFUL
+            clients=(2, 4), callers=(2, 4), shards=(3, 2, 5), cancel=0.05, chosen=0.95, accidents=FORGETFUL
         ),
         # A shard is looked at ten times a second by those who have enough to do with others.
         'shards-calm': Config(clients=(2, 4), shards=(3,), faults=NONE, cancel=0.3, longest_wait=0.3),
