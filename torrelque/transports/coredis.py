@@ -304,11 +304,12 @@ class Connections:
     async def ask(self, commands: Sequence[Command]) -> list[Reply]:
         """The replies to commands on the shared connection, to which they are sent next to each other.
 
-        Large ones have a connection of their own, as the server may close it over them.
+        Large ones have a connection of their own, as the server may close it over them. It is closed afterwards, as it
+        would hold on to them.
         """
         if any(len(word) >= LARGE for command in commands for word in command if type(word) is bytes):
             size = sum([len(word) for command in commands for word in command if type(word) is bytes])
-            return await self.ask_apart(commands, self._response_timeout + size / SLOWEST)
+            return await self.ask_apart(commands, self._response_timeout + size / SLOWEST, keep=False)
         connection = await self._shared.get()
         try:
             requests = [_request(connection, command, self._response_timeout) for command in commands]
@@ -322,8 +323,8 @@ class Connections:
             self.close_idle()
         return replies
 
-    async def ask_apart(self, commands: Sequence[Command], seconds: float) -> list[Reply]:
-        """The same on a connection of their own; each may take so long."""
+    async def ask_apart(self, commands: Sequence[Command], seconds: float, *, keep: bool = True) -> list[Reply]:
+        """The same on a connection of their own; each may take so long. With ``keep`` others may use it afterwards."""
         connection = await self._take()
         try:
             requests = [_request(connection, command, seconds) for command in commands]
@@ -337,7 +338,7 @@ class Connections:
             raise
         if demoted(replies):
             self.drop()
-        if connection.usable and not refused_as_too_large(replies):
+        if keep and connection.usable and not refused_as_too_large(replies):
             self._keep(connection)
         else:
             self.dialer.close(connection)
