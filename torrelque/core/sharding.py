@@ -254,11 +254,11 @@ def keep_totals(main: Keys, shard: int, totals: Sequence[int]) -> Operation[Repl
     return (yield from Call[Reply]('HSET', (main['counters'],), (b'left:%d' % shard, text)))
 
 
-def read_totals(main: Keys, total: int) -> Operation[list[list[int]]]:
-    """What was counted on each shard that has left, of those from ``total`` on."""
+def read_totals(main: Keys) -> Operation[dict[int, list[int]]]:
+    """What was counted on each shard that has left, by its number. Some may be there again, and count on."""
     values = yield from Call[Sequence[bytes]]('HVALS', (main['counters'],))
     found = [value.removeprefix(_DEPARTED).split() for value in values if value.startswith(_DEPARTED)]
-    return [[int(number) for number in totals] for shard, *totals in found if int(shard) >= total]
+    return {int(shard): [int(number) for number in totals] for shard, *totals in found}
 
 
 def _foreign(keys: Keys) -> TorrelqueUsageError:
