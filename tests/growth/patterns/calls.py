@@ -182,7 +182,8 @@ async def calls_on_pipelines(stage: Stage) -> AsyncIterator[Round]:
 @pattern(clients=('memory',))
 async def timers_of_a_virtual_clock(stage: Stage) -> AsyncIterator[Round]:
     clock = VirtualClock()
-    async with Torrelque(MemoryTransport(clock=clock)) as queue:
+    async with Torrelque(MemoryTransport(clock=clock)) as queue, anyio.create_task_group() as group:
+        group.start_soon(clock.sleep, 500)  # those behind it would go with the first if that were cancelled
 
         async def play() -> None:
             await queue.enqueue('task', task_timeout=1000)
@@ -194,6 +195,7 @@ async def timers_of_a_virtual_clock(stage: Stage) -> AsyncIterator[Round]:
             await clock.advance(0.001)
 
         yield play
+        group.cancel_scope.cancel()
 
 
 @pattern()
