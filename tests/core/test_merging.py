@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torrelque.core.merging import LARGE, MAX_BYTES, RESERVED, Merger, Ticket, split
 from torrelque.core.session import BULK
-from torrelque.core.verbs import CANCEL, ENQUEUE, MAX_ITEMS, RELEASE, Item
+from torrelque.core.verbs import CANCEL, ENQUEUE, MAX_ITEMS, RELEASE, Item, enqueue_in
 from torrelque.errors import TorrelqueError
 
 
@@ -121,3 +121,11 @@ def test_a_ticket_wakes_its_caller_when_it_is_done() -> None:
     assert woken == ['good', 'bad']
     assert (good.done, good.value, good.error) == (True, 7, None)
     assert (bad.done, bad.value, bad.error) == (True, None, error)
+
+
+def test_nothing_is_kept_of_layouts_that_are_over() -> None:
+    merger = Merger()
+    for generation in range(100):
+        merger.add(enqueue_in(generation), ticket())
+        assert len(merger.take(9)) == 1
+    assert not merger._waiting

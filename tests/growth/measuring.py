@@ -34,6 +34,9 @@ LOOK_AFTER = 0.02
 
 REGULAR_COUNTS = 3
 
+MOST_EXPLAINED = 6
+"""Kinds of things whose holders are named."""
+
 NOISE = 4
 """What grows by less than one in so many rounds is noise."""
 
@@ -177,7 +180,7 @@ async def _measure(report: Report, stage: Stage, explain: Callable[[str], str] |
                 done += 1
             report.counts.append(json.dumps(await _settled_count(stage)))
         if explain is not None:
-            report.explained += [explain(name) for name in report.growing()]
+            report.explained += [explain(name) for name in list(report.growing())[:MOST_EXPLAINED]]
 
 
 async def _settled_count(stage: Stage) -> Census:

@@ -82,6 +82,9 @@ class Merger:
                 group = self._group(verb, waiting)
                 if group:
                     groups.append((verb, group))
+        # Each layout of the shards has a verb of its own to enqueue, which would stay for ever.
+        for verb in [verb for verb, waiting in self._waiting.items() if verb.trailer and not waiting]:
+            del self._waiting[verb]
         return groups
 
     @staticmethod

@@ -48,7 +48,8 @@ async def queues_closed(stage: Stage) -> AsyncIterator[Round]:
         yield play
 
 
-@pattern(asyncio_only=True)
+# Nobody is left to remove their lanes, which expire by themselves.
+@pattern(asyncio_only=True, bounded={'key q:lane:*': 1000, 'key {q}:lane:*': 1000, 'entries of dict': 1000})
 async def queues_dropped(stage: Stage) -> AsyncIterator[Round]:
     async with stage.client() as client:
 
