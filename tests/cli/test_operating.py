@@ -190,3 +190,48 @@ def test_audit(command: Command) -> None:
     assert ended.out.count(' (repaired)\n') == 2
     assert (ended.status, ended.out.splitlines()[-1]) == (1, '2 repaired, 1 violation left')
     assert command('audit', '--json') == (0, '', ''), 'the repair of one made the other right'
+
+
+# delete --------------------------------------------------------------------------------------------------------------
+
+
+async def fill(queue: Torrelque) -> None:
+    await reject_three(queue)
+    await queue.enqueue('pending')
+    await queue.enqueue('delayed', delay=60)
+    await queue.enqueue('done', task_id='done')
+    tasks = await queue.dequeue(max_tasks=2)
+    await queue.release(tasks[-1], result='kept')
+
+
+@pytest.mark.parametrize('shards', [None, 3])
+def test_delete(command: Command, shards: int | None) -> None:
+    server = servers.shared('valkey-9.1')
+    command.do(fill, 'mail', shards=shards)
+    command.do(lambda queue: queue.enqueue('task'), 'other')
+    said = "queue 'mail' has 5 tasks and dead letters: --force deletes them as well"
+    command.assert_refused(['delete', 'mail'], 1, said)
+    assert command('delete', 'mail', '--yes').status == 1
+    ended = command('delete', 'mail', '--force', stdin='n\n')
+    assert (ended.status, ended.out) == (1, '')
+    assert ended.err.startswith("Delete queue 'mail' with 5 tasks and dead letters? [y/N] ")
+    assert command('stats', '-q', 'mail', '--json').lines[0]['total_enqueued'] == 6
+    assert command('delete', 'mail', '--force', stdin='y\n').out == 'deleted queue mail\n'
+    assert not server.command('KEYS', '*mail*')
+    assert [line['queue'] for line in command('queues', '--json').lines] == ['other']
+    command.assert_refused(['delete', 'mail', '--yes'], 1, "there is no queue 'mail' on this server; .*")
+
+
+def test_delete_an_empty_queue(command: Command) -> None:
+    async def use(queue: Torrelque) -> None:
+        await queue.enqueue('task')
+        await queue.release(await queue.dequeue())
+
+    command.do(use)
+    ended = command('delete', 'trq', stdin='')
+    assert (ended.status, ended.err) == (
+        2,
+        "Delete queue 'trq'? [y/N] torrelque: no answer on standard input: add --yes, or answer y\n",
+    )
+    assert command('delete', 'trq', '--yes', '--json').lines == [{'deleted': 'trq'}]
+    assert not servers.shared('valkey-9.1').command('KEYS', 'trq*')

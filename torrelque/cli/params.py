@@ -13,8 +13,9 @@ import typer
 from torrelque import TorrelqueTaskStatus
 from torrelque.cli.errors import Refusal
 from torrelque.cli.exit_codes import Exit
+from torrelque.cli.output import errors
 
-__all__ = ('TIME', 'IdsArgument', 'Status', 'name_of', 'parse_headers', 'parse_time', 'read_ids')
+__all__ = ('TIME', 'IdsArgument', 'Status', 'confirm', 'name_of', 'parse_headers', 'parse_time', 'read_ids')
 
 SECONDS: dict[str, float] = {'ms': 0.001, '': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86_400}
 
@@ -72,3 +73,13 @@ def read_ids(words: Sequence[str]) -> list[str]:
         given = [line.strip() for line in sys.stdin] if word == '-' else [word]
         ids.update(dict.fromkeys(task_id for task_id in given if task_id))
     return list(ids)
+
+
+def confirm(question: str) -> None:
+    """Ask before something is deleted. Raises Refusal unless the answer is yes."""
+    errors().print(f'{question} [y/N] ', end='')
+    answer = sys.stdin.readline()
+    if not answer:
+        raise Refusal('no answer on standard input: add --yes, or answer y', Exit.USAGE)
+    if answer.strip().lower() not in ('y', 'yes'):
+        raise Refusal('nothing was deleted')

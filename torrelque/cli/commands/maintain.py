@@ -1,18 +1,20 @@
-"""Verbs that keep a queue in order."""
+"""Commands that keep a queue in order, or delete it."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
+import anyio
 import typer
 from rich.text import Text
 
 from torrelque.cli.errors import Refusal
 from torrelque.cli.exit_codes import Exit
 from torrelque.cli.output import console, print_json, print_line, printable
+from torrelque.cli.params import confirm
 from torrelque.cli.settings import Settings
 
-__all__ = ('audit', 'reshard', 'sweep')
+__all__ = ('audit', 'delete', 'reshard', 'sweep')
 
 
 async def sweep(settings: Settings) -> None:
@@ -81,3 +83,43 @@ async def reshard(
         rest = 'everything is' if drained else 'not everything is yet'
         print_line(f'queue {printable(settings.queue)} has {number:,} shards; {rest} where it belongs')
     return Exit.OK if drained else Exit.NEGATIVE
+
+
+def delete(
+    settings: Settings,
+    queue: Annotated[str, typer.Argument(metavar='QUEUE', show_default=False, help='The queue to delete.')],
+    *,
+    force: Annotated[bool, typer.Option('--force', help='Delete its tasks and dead letters as well.')] = False,
+    yes: Annotated[bool, typer.Option('--yes', '-y', help='Do not ask for confirmation.')] = False,
+) -> None:
+    """Delete a queue and the results it keeps, after asking.
+
+    Stop its producers and consumers first. A queue with tasks or dead letters
+    is only deleted with --force. The exit status is 1 if it has any, or if you
+    answer no.
+    """
+    settings = settings.with_options(queue=queue)
+    if not yes:
+        # Asked between two event loops: within one, Ctrl-C would have to wait for the answer.
+        held = anyio.run(_held, settings, force)
+        confirm(f'Delete queue {queue!r}{f" with {held:,} tasks and dead letters" if held else ""}?')
+    anyio.run(_delete, settings, force)
+    if settings.json:
+        print_json({'deleted': queue})
+    else:
+        print_line(f'deleted queue {printable(queue)}')
+
+
+async def _held(settings: Settings, force: bool) -> int:
+    """How many tasks and dead letters the queue has. Raises Refusal where they are in the way."""
+    async with settings.open_known_queue() as queue:
+        stats = await queue.get_queue_stats()
+    held = stats.tasks + stats.rejected
+    if held and not force:
+        raise Refusal(f'queue {settings.queue!r} has {held:,} tasks and dead letters: --force deletes them as well')
+    return held
+
+
+async def _delete(settings: Settings, force: bool) -> None:
+    async with settings.open_known_queue() as queue:
+        await queue.delete(force=force)

@@ -12,8 +12,8 @@ import typer
 from torrelque import Torrelque, TorrelqueError, TorrelqueLookupError
 from torrelque.cli.errors import Refusal
 from torrelque.cli.exit_codes import Exit
-from torrelque.cli.output import errors, print_json, print_line
-from torrelque.cli.params import TIME, IdsArgument, name_of, parse_time, read_ids
+from torrelque.cli.output import print_json, print_line
+from torrelque.cli.params import TIME, IdsArgument, confirm, name_of, parse_time, read_ids
 from torrelque.cli.settings import Settings
 
 __all__ = ('cancel', 'purge', 'redrive', 'reject', 'requeue')
@@ -166,7 +166,7 @@ def purge(
         if not count:
             _tell_count(settings, 'purged', 0)
             return
-        _ask(f'Delete {_tasks(count)} from the dead letters of queue {settings.queue!r}?')
+        confirm(f'Delete {_tasks(count)} from the dead letters of queue {settings.queue!r}?')
     _tell_count(settings, 'purged', anyio.run(_purge, settings, ids, age, limit))
 
 
@@ -184,16 +184,6 @@ async def _count(settings: Settings, ids: Sequence[str] | None, age: float | Non
 async def _purge(settings: Settings, ids: Sequence[str] | None, age: float | None, limit: int | None) -> int:
     async with settings.open_known_queue() as queue:
         return await queue.purge(ids, older_than=age, limit=limit)
-
-
-def _ask(question: str) -> None:
-    """Raise Refusal unless the answer is yes."""
-    errors().print(f'{question} [y/N] ', end='')
-    answer = sys.stdin.readline()
-    if not answer:
-        raise Refusal('no answer on standard input: add --yes, or answer y', Exit.USAGE)
-    if answer.strip().lower() not in ('y', 'yes'):
-        raise Refusal('nothing was deleted')
 
 
 # Within --------------------------------------------------------------------------------------------------------------
