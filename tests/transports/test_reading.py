@@ -71,7 +71,7 @@ async def test_states_that_are_asked_for_at_once(entered: bool) -> None:
         ids = await producer.enqueue_many(range(600))
         transport.sizes.clear()
         assert len(await many(producer if entered else Torrelque(transport, queue='q'), ids)) == 600
-    assert sorted(transport.sizes) == [100, MOST_TOGETHER, MOST_TOGETHER]
+        assert sorted(transport.sizes) == [100, MOST_TOGETHER, MOST_TOGETHER]
 
 
 async def test_tasks_that_are_asked_for_at_once() -> None:
@@ -87,8 +87,8 @@ async def test_tasks_that_are_asked_for_at_once() -> None:
         async with anyio.create_task_group() as tasks:
             for task_id in ids:
                 tasks.start_soon(read, task_id)
-    assert sorted(found) == list(range(50))  # type: ignore[type-var]
-    assert transport.sizes == [200]
+        assert sorted(found) == list(range(50))  # type: ignore[type-var]
+        assert transport.sizes == [200]
 
 
 async def test_each_gets_its_own_answer() -> None:
@@ -172,7 +172,7 @@ async def test_few_are_under_way_and_the_rest_gathers() -> None:
                         await anyio.lowlevel.checkpoint()
                 assert len(transport.sizes) == MOST_UNDER_WAY
                 transport.let_go()
-    assert transport.sizes == [1] * MOST_UNDER_WAY + [50 - MOST_UNDER_WAY]
+        assert transport.sizes == [1] * MOST_UNDER_WAY + [50 - MOST_UNDER_WAY]
 
 
 async def test_cancelled_at_any_moment() -> None:
