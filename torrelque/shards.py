@@ -196,7 +196,7 @@ class ShardedRoutes(Routes):
     async def _follow(self) -> None:
         try:
             await self._catch_up()
-        except TorrelqueError:
+        except Exception:
             logger.warning('Cannot read how many shards queue %r has', self._queue.queue, exc_info=True)
             self._follow_after = self._queue._transport.now() + SLICE  # noqa: SLF001 - as above
         finally:

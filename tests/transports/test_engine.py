@@ -16,6 +16,7 @@ from anyio.lowlevel import checkpoint, current_token
 from tests.servers import Server
 from torrelque import Torrelque, TorrelqueReplyError, connect
 from torrelque.core.protocol import Batch, Call, Reply, Script
+from torrelque.shards import ShardedRoutes
 from torrelque.testing import MemoryTransport
 from torrelque.transports.base import Listener
 from torrelque.transports.engine import SPARE_DRIVERS
@@ -332,6 +333,27 @@ async def test_a_step_that_fails_tells_its_callers_and_the_next_works(
         await queue.enqueue('third')
         assert [(await queue.dequeue()).data for _ in range(2)] == ['first', 'third']
     assert [record.message for record in caplog.records] == ['Unexpected error in the background, going on']
+
+
+@on_each_loop
+async def test_a_layout_that_cannot_be_read_is_asked_for_by_one_task_at_a_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    transport = FaultyTransport()
+    async with Torrelque(transport, shards=2) as queue:
+        await queue.enqueue('first')
+        routes = queue._routes
+        assert isinstance(routes, ShardedRoutes)
+        before = tasks_alive()
+        transport.fault, transport.where = FAULTS['OSError'], 'before'
+        for _ in range(20):
+            routes._hear(99)
+            await settle()
+        assert tasks_alive() <= before + SPARE_DRIVERS
+        transport.fault = None
+        await queue.enqueue('second')
+        assert len(await queue.dequeue_nowait(max_tasks=2)) == 2
+    assert [record.message for record in caplog.records] == ["Cannot read how many shards queue 'trq' has"]
 
 
 # Eager tasks ---------------------------------------------------------------------------------------------------------
