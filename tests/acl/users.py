@@ -82,7 +82,7 @@ _ROLE_OF_SCRIPT = {
 }
 _ROLE_OF_COMMAND = {
     **dict.fromkeys(('HGET', 'HMGET', 'ZSCORE', 'TIME'), 'observer'),
-    **dict.fromkeys(('SCAN', 'LRANGE', 'SSCAN', 'TYPE', 'PTTL'), 'operator'),
+    **dict.fromkeys(('SCAN', 'LRANGE', 'SSCAN', 'ZSCAN', 'TYPE', 'PTTL'), 'operator'),
 }
 
 
