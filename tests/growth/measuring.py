@@ -124,14 +124,19 @@ class Report:
         """
         counts = [Counter(json.loads(text)) for text in self.counts]
         first, middle, last, *more = counts
-        noise = max(1, 4 * self.rounds / NOISE)
+        one = max(1, 4 * self.rounds / NOISE)
+
+        def noise(name: str) -> float:
+            # One object more has some entries.
+            return one * (3 if name.startswith('entries of ') else 1)
+
         return {
             name: tuple(count[name] for count in counts)
             for name in sorted(last, key=_interest)
-            if last[name] - middle[name] > noise
-            and last[name] - first[name] > 2 * noise
+            if last[name] - middle[name] > noise(name)
+            and last[name] - first[name] > 2 * noise(name)
             and last[name] > self.pattern.bounded.get(name, 0)
-            and all(count[name] - last[name] > 2 * noise for count in more)
+            and all(count[name] - last[name] > 2 * noise(name) for count in more)
         }
 
     def per_round(self, name: str) -> float:

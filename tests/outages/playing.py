@@ -31,6 +31,9 @@ IN_TIME = 15.0
 BEFORE = 0.5
 """Seconds in which all come to rest before the outage."""
 
+AFTER = 2.0
+"""Seconds after the outage until there is work: whoever has come back has found nothing by then, and has to listen."""
+
 FAILURES = 1000
 """How many failures each one stands for in the short form."""
 
@@ -83,6 +86,7 @@ async def _play(report: Report, trouble: Trouble, names: Sequence[str], seconds:
         await anyio.to_thread.run_sync(trouble.begin)
         await anyio.sleep(seconds)
         await anyio.to_thread.run_sync(trouble.end)
+        await anyio.sleep(AFTER)
         begun = anyio.current_time()
         with anyio.move_on_after(IN_TIME):
             await _give_work(trouble, crews)
