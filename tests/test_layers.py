@@ -45,16 +45,17 @@ PURE = (
 IMPURE_BUILTINS = frozenset({'__import__', 'breakpoint', 'eval', 'exec', 'input', 'open', 'print'})
 LOADS_ITS_OWN_FILES = 'core/scripts/__init__.py'
 PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
-    'cli': ('torrelque.cli', 'torrelque._failures', 'torrelque._signals'),
-    'otel': ('torrelque.otel', 'torrelque._failures', 'torrelque.renewing'),
-    'renewing.py': ('torrelque._failures', 'torrelque.core.leases'),
-    'settling.py': ('torrelque._failures', 'torrelque.renewing'),
-    'worker.py': (
-        'torrelque._loops',
-        'torrelque._failures',
-        'torrelque._signals',
-        'torrelque.renewing',
-        'torrelque.settling',
+    'worker/__init__.py': ('torrelque.worker.worker',),
+    'cli': ('torrelque.cli', 'torrelque.worker.failures', 'torrelque.worker.signals'),
+    'otel': ('torrelque.otel', 'torrelque.worker.failures', 'torrelque.worker.leases'),
+    'worker/leases.py': ('torrelque.worker.failures', 'torrelque.core.leases'),
+    'worker/outcomes.py': ('torrelque.worker.failures', 'torrelque.worker.leases'),
+    'worker/worker.py': (
+        'torrelque.worker.loops',
+        'torrelque.worker.failures',
+        'torrelque.worker.signals',
+        'torrelque.worker.leases',
+        'torrelque.worker.outcomes',
     ),
 }
 """What uses the library as its users do, and the parts of its own that it consists of."""
@@ -115,8 +116,9 @@ def may_import(path: str, item: Imported) -> bool:
         return not item.is_in('tests')
     if top == 'transports':
         return item.is_in('torrelque.core', 'torrelque.errors', 'torrelque.transports')
-    if top in PUBLIC_ONLY:
-        return is_public(item) or item.is_in(*PUBLIC_ONLY[top])
+    own = PUBLIC_ONLY.get(path if top == 'worker' else top)
+    if own is not None:
+        return is_public(item) or item.is_in(*own)
     return True
 
 
@@ -166,14 +168,14 @@ def test_the_layers_are_where_they_are_looked_for() -> None:
         ('transports/native/reader.py', 'from torrelque.queue import Torrelque'),
         ('transports/memory.py', 'from torrelque import Torrelque'),
         ('transports/memory.py', 'from ..testing import fixtures'),
-        ('worker.py', 'from torrelque.core.models import Receipt'),
-        ('worker.py', 'from torrelque import _private'),
-        ('worker.py', 'from torrelque.core.leases import Leases'),
-        ('renewing.py', 'from torrelque.core.session import Session'),
-        ('worker.py', 'from torrelque import *'),
-        ('worker.py', 'import torrelque\ntorrelque.core.session'),
-        ('worker.py', 'from torrelque.cli import table'),
-        ('worker.py', 'from torrelque.otel import InstrumentedWorker'),
+        ('worker/worker.py', 'from torrelque.core.models import Receipt'),
+        ('worker/worker.py', 'from torrelque import _private'),
+        ('worker/worker.py', 'from torrelque.core.leases import Leases'),
+        ('worker/leases.py', 'from torrelque.core.session import Session'),
+        ('worker/worker.py', 'from torrelque import *'),
+        ('worker/worker.py', 'import torrelque\ntorrelque.core.session'),
+        ('worker/worker.py', 'from torrelque.cli import table'),
+        ('worker/worker.py', 'from torrelque.otel import InstrumentedWorker'),
         ('otel/queue.py', 'from torrelque.core.codec import JSON'),
         ('cli/main.py', 'import torrelque.core'),
         ('cli/main.py', 'from torrelque.embedded import ServerProcess'),
@@ -200,9 +202,9 @@ def test_bad_code_is_found(path: str, source: str) -> None:
             'transports/coredis.py',
             'import anyio, coredis\nfrom torrelque.core.protocol import Call\nfrom . import base',
         ),
-        ('renewing.py', 'from torrelque.core.leases import Leases'),
-        ('worker.py', 'from torrelque.renewing import Renewer'),
-        ('worker.py', 'import anyio\nfrom torrelque.embedded import EmbeddedServer'),
+        ('worker/leases.py', 'from torrelque.core.leases import Leases'),
+        ('worker/worker.py', 'from torrelque.worker.leases import LeaseKeeper'),
+        ('worker/worker.py', 'import anyio\nfrom torrelque.embedded import EmbeddedServer'),
         ('cli/main.py', 'import torrelque, typer\nfrom torrelque.cli import demo\nfrom . import table'),
         ('testing/conformance.py', 'from torrelque.core.session import Session\nimport pytest'),
     ],

@@ -22,10 +22,10 @@ from torrelque import (
 )
 from torrelque.errors import is_unavailable, parse_code
 from torrelque.transports import coredis, redis_py_connections
-from torrelque.transports.native.redirection import redirected as redirected_natively
+from torrelque.transports.cluster.redirection import redirected as redirected_natively
+from torrelque.transports.cluster.router import redirected
+from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
 from torrelque.transports.native.url import Address
-from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, pair
-from torrelque.transports.routing import redirected
 
 
 def as_redis_py(text: str) -> TorrelqueReplyError:
@@ -76,8 +76,8 @@ def test_a_code_that_a_client_gives_as_err_is_read_all_the_same() -> None:
         (TorrelqueHandshakeError('not trusted'), False),
         (TorrelqueRefusedError('WRONGPASS no'), False),
         (TorrelqueRefusedError('READONLY', 'READONLY'), False),
-        (pair(TorrelqueAnsweredConnectionError, ValueError('loading'), code='LOADING'), True),
-        (pair(TorrelqueAnsweredConnectionError, ValueError('who?'), code='NOAUTH'), False),
+        (dual_error(TorrelqueAnsweredConnectionError, ValueError('loading'), code='LOADING'), True),
+        (dual_error(TorrelqueAnsweredConnectionError, ValueError('who?'), code='NOAUTH'), False),
         (TorrelqueTimeoutError('over'), False),
         (TorrelqueError('LOADING'), False),
         (OSError('reset'), False),

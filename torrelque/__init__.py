@@ -26,6 +26,7 @@ from torrelque.core.models import (
     TorrelqueTaskState,
     TorrelqueTaskStatus,
 )
+from torrelque.engine.items import EnqueueItem, ReleaseItem, RequeueItem
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueDurabilityError,
@@ -44,13 +45,12 @@ from torrelque.errors import (
     TorrelqueValueError,
     is_transient,
 )
-from torrelque.items import EnqueueItem, ReleaseItem, RequeueItem
 from torrelque.observing import queues, shards_of
 from torrelque.queue import Torrelque
 from torrelque.retry import Reject, Retry
 from torrelque.transports.base import Transport
 from torrelque.transports.native import connect
-from torrelque.worker import Worker
+from torrelque.worker.worker import Worker
 
 __all__ = (
     'Durability',

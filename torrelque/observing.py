@@ -10,7 +10,7 @@ from functools import cache, partial
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from torrelque.core import checks, operations, sharding
+from torrelque.core import checks, operations
 from torrelque.core.codec import JSON, Serialiser
 from torrelque.core.durability import Confirmer, Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys, shard_name, shard_of_name, tagged, untagged
@@ -25,13 +25,14 @@ from torrelque.core.models import (
 from torrelque.core.protocol import Arg
 from torrelque.core.scripts import ScriptSet, load
 from torrelque.core.session import Session
+from torrelque.core.sharding import layout as sharding
+from torrelque.engine.dispatch import Dispatcher
+from torrelque.engine.engine import Engine, drive
+from torrelque.engine.sharded import ShardedDispatcher
+from torrelque.engine.watch import States, Watcher
 from torrelque.errors import TorrelqueLookupError, TorrelqueTypeError, TorrelqueValueError
-from torrelque.routes import Routes
-from torrelque.shards import ShardedRoutes
 from torrelque.transports import Transport, adapt
-from torrelque.transports.engine import Engine, drive
-from torrelque.transports.patience import LONGEST, patient
-from torrelque.watching import States, Watcher
+from torrelque.transports.failover import LONGEST, patient
 
 __all__ = ('Observer', 'queues', 'shards_of')
 
@@ -104,7 +105,7 @@ class Observer:
         self.keys = {name: f'{self._prefix}:{key}' for name, key in {**LOGICAL_NAMES, **type(self).keys}.items()}
         self._known_keys: Keys | None = None
         self._running_engine: Engine | None = None
-        self._routes: Routes = Routes(self) if self.shards is None else ShardedRoutes(self, self.shards)
+        self._routes: Dispatcher = Dispatcher(self) if self.shards is None else ShardedDispatcher(self, self.shards)
 
     # Life ------------------------------------------------------------------------------------------------------------
 

@@ -7,19 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, overload
 
-from torrelque._failures import describe, sendable
 from torrelque.core import checks, operations
 from torrelque.core.auditing import Violation, audit
 from torrelque.core.codec import JSON, Serialiser, load_headers
-from torrelque.core.durability import Durability
-from torrelque.core.keys import Keys
-from torrelque.core.models import (
-    Receipt,
-    Task,
-    TorrelqueTaskStatus,
-)
-from torrelque.core.protocol import Call, Operation, Reply
-from torrelque.core.verbs import (
+from torrelque.core.commands import (
     CANCEL,
     ENQUEUE,
     EXTEND,
@@ -31,9 +22,9 @@ from torrelque.core.verbs import (
     REQUEUE,
     Answer,
     ClaimedTask,
+    Command,
     Item,
     Outcome,
-    Verb,
     cancel_item,
     claim_item,
     extend_item,
@@ -41,17 +32,18 @@ from torrelque.core.verbs import (
     redrive_item,
     reject_item,
 )
-from torrelque.dead_letters import DeadLetters
-from torrelque.deleting import delete
-from torrelque.errors import (
-    TorrelqueConnectionError,
-    TorrelqueDurabilityError,
-    TorrelqueLookupError,
-    TorrelqueReplyError,
-    TorrelqueTypeError,
-    TorrelqueUsageError,
+from torrelque.core.durability import Durability
+from torrelque.core.keys import Keys
+from torrelque.core.models import (
+    Receipt,
+    Task,
+    TorrelqueTaskStatus,
 )
-from torrelque.items import (
+from torrelque.core.protocol import Call, Operation, Reply
+from torrelque.engine.dead_letters import DeadLetters
+from torrelque.engine.deletion import delete
+from torrelque.engine.dispatch import Progress
+from torrelque.engine.items import (
     EnqueueItem,
     ReleaseItem,
     RequeueItem,
@@ -61,10 +53,18 @@ from torrelque.items import (
     write_release,
     write_requeue,
 )
+from torrelque.engine.sharded import ShardedDispatcher
+from torrelque.engine.sweeper import Sweeper
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueDurabilityError,
+    TorrelqueLookupError,
+    TorrelqueReplyError,
+    TorrelqueTypeError,
+    TorrelqueUsageError,
+)
 from torrelque.observing import Observer
-from torrelque.routes import Progress
-from torrelque.shards import ShardedRoutes
-from torrelque.sweeping import Sweeper
+from torrelque.worker.failures import describe, sendable
 
 __all__ = ('Torrelque',)
 
@@ -440,7 +440,7 @@ class Torrelque(Observer):
         repeat. Raises TorrelqueUsageError without shards.
         """
         routes = self._routes
-        if not isinstance(routes, ShardedRoutes):
+        if not isinstance(routes, ShardedDispatcher):
             raise TorrelqueUsageError(
                 f'queue {self.queue!r} has no shards: give shards= to all its objects from the start'
             )
@@ -505,7 +505,7 @@ class Torrelque(Observer):
         return audit(self._scripts, keys, self.result_ttl, repair=repair, on_cluster=on_cluster)
 
     async def _end_many(
-        self, verb: Verb, entries: list[tuple[Receipt | str, Item]], on_progress: Progress | None
+        self, verb: Command, entries: list[tuple[Receipt | str, Item]], on_progress: Progress | None
     ) -> list[Exception | None]:
         answers = await self._routes.many(verb, [item for _, item in entries], on_progress)
         return [
@@ -513,7 +513,7 @@ class Torrelque(Observer):
             for (target, _), answer in zip(entries, answers, strict=True)
         ]
 
-    async def _append(self, pipeline: object, verb: Verb, item: Item, *, fenced: bool) -> None:
+    async def _append(self, pipeline: object, verb: Command, item: Item, *, fenced: bool) -> None:
         if self.durability is not None:
             raise TorrelqueUsageError(
                 f'a write in a pipeline cannot be confirmed: use a queue object without durability for {verb.name}'

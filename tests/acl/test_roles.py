@@ -213,9 +213,9 @@ async def listed(queue: Torrelque, status: TorrelqueTaskStatus | None = None) ->
         pass
 
 
-Verb = Callable[[Torrelque, Task], Awaitable[Any]]
+Command = Callable[[Torrelque, Task], Awaitable[Any]]
 
-VERBS: Mapping[str, Verb] = {
+VERBS: Mapping[str, Command] = {
     'enqueue': lambda queue, _: queue.enqueue('x'),
     'enqueue later': lambda queue, _: queue.enqueue('x', delay=60),
     'dequeue': lambda queue, _: queue.dequeue_nowait(),

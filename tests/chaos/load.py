@@ -24,7 +24,7 @@ from torrelque import (
     events,
 )
 from torrelque.core.keys import shard_name
-from torrelque.core.sharding import home_of
+from torrelque.core.sharding.layout import home_of
 
 LEASE = 5.0
 MOST_DELAYED = 1.5

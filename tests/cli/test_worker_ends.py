@@ -16,10 +16,10 @@ from tests.cli.support import Command, started
 HANDLERS = """
 import asyncio, sys, threading, time
 import anyio
-import torrelque.worker
+import torrelque.worker.worker
 import torrelque.cli.commands.worker as command
 
-torrelque.worker.CLOSING_TIME = 0.3
+torrelque.worker.worker.CLOSING_TIME = 0.3
 command.ENDING_TIME = 0.5
 command.BLOCKED_TIME = 1.5
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from tests.core.support import KEYS, SCRIPTS, Clock, end, names
+from torrelque.core.commands import ENQUEUE, EXTEND, RELEASE, Item, Outcome, claim_item, enqueue_item, release_item
 from torrelque.core.durability import Confirmer, Durability
 from torrelque.core.merging import Ticket
 from torrelque.core.models import TorrelqueTaskStatus
 from torrelque.core.protocol import Batch, Interrupted, Operation, Reply
 from torrelque.core.session import MAX_CONFIRMING, Session
-from torrelque.core.verbs import ENQUEUE, EXTEND, RELEASE, Item, Outcome, claim_item, enqueue_item, release_item
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueDurabilityError,
@@ -55,7 +55,7 @@ class Driver:
 
     def begin(self) -> tuple[Operation[None], Batch]:
         """The only operation that is to run apart, and its first batch."""
-        (operation,) = self.session.start_apart()
+        (operation,) = self.session.start_dedicated()
         return operation, next(operation)
 
     def probe(self, operation: Operation[None], batch: Batch) -> Batch:
@@ -95,7 +95,7 @@ def test_replicas_alone_are_waited_for_with_what_every_server_has() -> None:
 def test_what_is_no_such_write_goes_the_usual_way() -> None:
     driver = Driver()
     driver.session.submit(EXTEND, [(*claim_item('a'), '')], nobody)
-    assert driver.session.start_apart() == []
+    assert driver.session.start_dedicated() == []
     (operation,) = driver.session.start()
     assert names(next(operation)) == ['extend']
 
@@ -201,7 +201,7 @@ def test_a_server_that_cannot_confirm_is_not_written_to(reply: Reply, kind: type
     assert batch[0].args == (1, 0, 1), 'no replica is waited for before anything is written'
     end(operation, [reply, *SHAS])
     assert type(ticket.error) is kind
-    assert driver.session.start_apart() == []
+    assert driver.session.start_dedicated() == []
 
 
 # Many at once ---------------------------------------------------------------------------------------------------------
@@ -212,12 +212,12 @@ def test_beyond_a_number_of_waits_calls_gather() -> None:
     under_way = []
     for number in range(MAX_CONFIRMING):
         driver.enqueue(f'{number}')
-        (operation,) = driver.session.start_apart()
+        (operation,) = driver.session.start_dedicated()
         if names(next(operation)) == ['mint']:
             operation.send([b'%d' % (number + 2)])
         under_way.append(operation)
     late = [driver.enqueue(f'late {number}') for number in range(5)]
-    assert driver.session.start_apart() == []
+    assert driver.session.start_dedicated() == []
     end(under_way[0], [[b'OK', b'n'], [1, 2]])
     operation, _ = driver.begin()
     end(operation, [[b'OK', b'nnnnn'], [1, 2]])
@@ -229,7 +229,7 @@ def test_abort_reaches_those_who_gather() -> None:
     ticket = driver.enqueue('a')
     driver.session.abort(TorrelqueError('closed'))
     assert isinstance(ticket.error, TorrelqueError)
-    assert driver.session.start_apart() == []
+    assert driver.session.start_dedicated() == []
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from torrelque.core.commands import CANCEL, ENQUEUE, MAX_ITEMS, RELEASE, Item, enqueue_in
 from torrelque.core.merging import LARGE, MAX_BYTES, RESERVED, Merger, Ticket, split
 from torrelque.core.session import BULK
-from torrelque.core.verbs import CANCEL, ENQUEUE, MAX_ITEMS, RELEASE, Item, enqueue_in
 from torrelque.errors import TorrelqueError
 
 

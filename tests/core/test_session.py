@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tests.core.support import KEYS, SCRIPTS, Clock, claimed, end, names, only
+from torrelque.core.commands import CANCEL, ENQUEUE, EXTEND, GIVEBACK, RELEASE, Outcome, cancel_item, claim_item
+from torrelque.core.commands import enqueue_item as full_enqueue_item
 from torrelque.core.merging import Ticket
 from torrelque.core.models import Receipt
 from torrelque.core.protocol import Interrupted, Operation
 from torrelque.core.session import BULK, MAX_IN_FLIGHT, Session
-from torrelque.core.verbs import CANCEL, ENQUEUE, EXTEND, GIVEBACK, RELEASE, Outcome, cancel_item, claim_item
-from torrelque.core.verbs import enqueue_item as full_enqueue_item
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError, TorrelqueTooLargeError
 
 CAUSE = TorrelqueConnectionError('gone')

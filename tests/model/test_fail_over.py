@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 
+from torrelque.core.commands import enqueue_item
 from torrelque.core.keys import Keys
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.protocol import as_is, blocking_drive
 from torrelque.core.scripts import load
-from torrelque.core.verbs import enqueue_item
 from torrelque.transports.memory import MemoryServer
 
 SCRIPTS = load()

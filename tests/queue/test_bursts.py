@@ -10,9 +10,9 @@ from anyio.lowlevel import checkpoint
 
 from tests.queue.transports import runs
 from torrelque import Torrelque
+from torrelque.core.commands import MAX_ITEMS
 from torrelque.core.protocol import Batch, Reply
 from torrelque.core.session import MAX_IN_FLIGHT
-from torrelque.core.verbs import MAX_ITEMS
 from torrelque.testing import MemoryTransport
 from torrelque.testing.conformance.support import PATIENCE
 

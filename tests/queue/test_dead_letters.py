@@ -15,24 +15,24 @@ from torrelque import (
     TorrelqueTypeError,
     TorrelqueValueError,
 )
-from torrelque.core.idle import claim
-from torrelque.core.keys import Keys
-from torrelque.core.lanes import Lane, Lanes
-from torrelque.core.protocol import Call, as_is, blocking_drive
-from torrelque.core.scripts import load
-from torrelque.core.verbs import (
+from torrelque.core.commands import (
     ENQUEUE,
     REDRIVE,
     REJECT,
     REQUEUE,
+    Command,
     Item,
     Outcome,
-    Verb,
     enqueue_item,
     redrive_item,
     reject_item,
     requeue_item,
 )
+from torrelque.core.consumers import claim
+from torrelque.core.keys import Keys
+from torrelque.core.lanes import Lane, Lanes
+from torrelque.core.protocol import Call, as_is, blocking_drive
+from torrelque.core.scripts import load
 from torrelque.testing import MemoryServer, MemoryTransport, VirtualClock
 
 pytestmark = pytest.mark.anyio
@@ -89,7 +89,7 @@ def test_a_repeated_claim_tells_the_same_attempt() -> None:
     server, script = MemoryServer(lambda: 1.0), load()['claim']
     lane, client = Lane(), Lanes(load(), Keys.of_queue('q'), 'n')
 
-    def do(verb: Verb, item: Item) -> None:
+    def do(verb: Command, item: Item) -> None:
         assert blocking_drive(client.call(verb.name, item, verb.parse), server.execute) == [Outcome.OK]
 
     item = enqueue_item('a', b'data', 300, None, None, b'')

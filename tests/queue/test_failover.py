@@ -23,7 +23,7 @@ from torrelque import (
 from torrelque.core.protocol import Batch, Call, Reply
 from torrelque.errors import TorrelqueHandshakeError, TorrelqueRefusedError
 from torrelque.testing import MemoryTransport, VirtualClock
-from torrelque.transports.patience import Patient
+from torrelque.transports.failover import FailoverTransport
 
 pytestmark = pytest.mark.anyio
 
@@ -218,7 +218,7 @@ async def test_only_what_failed_is_repeated_with_the_scripts_it_needs() -> None:
         for name in ('a', 'load', 'b', 'c')
     ]
     async with time_passing(transport.clock):
-        replies = await Patient(transport, 5).execute(batch)
+        replies = await FailoverTransport(transport, 5).execute(batch)
     assert sent == [['a', 'load', 'b', 'c'], ['load', 'b']]
     assert replies == [0, 0, 1, 3]
 
@@ -230,10 +230,10 @@ async def test_who_is_patient_by_default() -> None:
     class OfCluster(MemoryTransport):
         on_cluster = True
 
-    assert isinstance(Torrelque(OfSentinel())._transport, Patient)
-    assert isinstance(Torrelque(OfCluster())._transport, Patient)
-    assert not isinstance(Torrelque(MemoryTransport())._transport, Patient)
-    assert not isinstance(Torrelque(OfSentinel(), failover_timeout=0)._transport, Patient)
+    assert isinstance(Torrelque(OfSentinel())._transport, FailoverTransport)
+    assert isinstance(Torrelque(OfCluster())._transport, FailoverTransport)
+    assert not isinstance(Torrelque(MemoryTransport())._transport, FailoverTransport)
+    assert not isinstance(Torrelque(OfSentinel(), failover_timeout=0)._transport, FailoverTransport)
 
 
 @pytest.mark.parametrize('bad', [-1, float('nan'), float('inf'), 300.5])

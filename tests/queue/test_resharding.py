@@ -23,7 +23,7 @@ from torrelque import (
     TorrelqueUsageError,
 )
 from torrelque.core.protocol import Batch, Reply
-from torrelque.core.sharding import home_of
+from torrelque.core.sharding.layout import home_of
 from torrelque.testing import MemoryTransport
 
 pytestmark = pytest.mark.anyio

@@ -9,14 +9,7 @@ import pytest
 
 from tests import servers
 from tests.servers import Client, MissingServerError, Server
-from torrelque.core.idle import MAX_CLAIM, claim
-from torrelque.core.keys import Keys
-from torrelque.core.lanes import Lane, Lanes
-from torrelque.core.models import TorrelqueTaskStatus
-from torrelque.core.operations import sweep
-from torrelque.core.protocol import Batch, Reply, Script, blocking_drive
-from torrelque.core.scripts import load
-from torrelque.core.verbs import (
+from torrelque.core.commands import (
     ENQUEUE,
     EXTEND,
     GIVEBACK,
@@ -27,8 +20,8 @@ from torrelque.core.verbs import (
     RELEASE,
     REQUEUE,
     ClaimedTask,
+    Command,
     Item,
-    Verb,
     claim_item,
     enqueue_item,
     extend_item,
@@ -38,6 +31,13 @@ from torrelque.core.verbs import (
     release_item,
     requeue_item,
 )
+from torrelque.core.consumers import MAX_CLAIM, claim
+from torrelque.core.keys import Keys
+from torrelque.core.lanes import Lane, Lanes
+from torrelque.core.models import TorrelqueTaskStatus
+from torrelque.core.operations import sweep
+from torrelque.core.protocol import Batch, Reply, Script, blocking_drive
+from torrelque.core.scripts import load
 
 LIMIT = 0.010
 """Seconds."""
@@ -70,7 +70,7 @@ class Meter:
     def _now(self) -> float:
         return int(self._spent.read_text().split()[0]) / 1e9
 
-    def do(self, verb: Verb, items: list[Item]) -> None:
+    def do(self, verb: Command, items: list[Item]) -> None:
         for first in range(0, len(items), verb.limit):
             words = tuple(word for item in items[first : first + verb.limit] for word in item)
             if verb.laned:

@@ -26,8 +26,8 @@ from torrelque import (
     queues,
 )
 from torrelque.core.protocol import Call
-from torrelque.core.sharding import home_of
-from torrelque.core.spread import FAIRNESS
+from torrelque.core.sharding.consumers import FAIRNESS
+from torrelque.core.sharding.layout import home_of
 from torrelque.testing import MemoryTransport, VirtualClock
 
 pytestmark = pytest.mark.anyio

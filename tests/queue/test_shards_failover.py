@@ -12,7 +12,7 @@ import pytest
 from tests import servers
 from tests.clusters import Cluster
 from torrelque import Durability, Torrelque, TorrelqueConnectionError, TorrelqueReplyError, connect
-from torrelque.core.sharding import home_of
+from torrelque.core.sharding.layout import home_of
 
 pytestmark = pytest.mark.anyio
 

@@ -22,7 +22,7 @@ from torrelque import (
 )
 from torrelque.core.keys import shard_name
 from torrelque.core.protocol import Call
-from torrelque.core.sharding import home_of
+from torrelque.core.sharding.layout import home_of
 
 pytestmark = pytest.mark.anyio
 

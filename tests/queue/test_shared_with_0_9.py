@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-import torrelque.watching
+import torrelque.engine.watch
 from tests.queue.legacy import Legacy
 from tests.servers import Server
 from torrelque import Task, Torrelque, TorrelqueLeaseLostError, TorrelqueLookupError, TorrelqueTaskStatus
@@ -127,7 +127,7 @@ async def test_0_9_takes_back_what_1_0_left(legacy: Legacy, queue: Torrelque) ->
 
 
 async def test_watching_what_0_9_does(legacy: Legacy, queue: Torrelque, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torrelque.watching, 'REREAD', 0.02)
+    monkeypatch.setattr(torrelque.engine.watch, 'REREAD', 0.02)
     task_id = legacy.enqueue('a')
     statuses: list[TorrelqueTaskStatus] = []
     with anyio.fail_after(ENOUGH):

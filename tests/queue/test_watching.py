@@ -7,7 +7,7 @@ from collections.abc import Callable
 import anyio
 import pytest
 
-import torrelque.watching
+import torrelque.engine.watch
 from tests.queue.transports import LaggingTransport, RecordingTransport
 from tests.servers import Server
 from torrelque import Torrelque, TorrelqueReplyError, TorrelqueTaskState, TorrelqueTaskStatus, connect
@@ -127,7 +127,7 @@ async def test_goes_on_after_its_connection_was_cut(server: Server, queue: Torre
 
 async def test_sees_what_nobody_publishes(server: Server, queue: Torrelque, monkeypatch: pytest.MonkeyPatch) -> None:
     """As 0.9 changes a state."""
-    monkeypatch.setattr(torrelque.watching, 'REREAD', 0.05)
+    monkeypatch.setattr(torrelque.engine.watch, 'REREAD', 0.05)
     task_id = await queue.enqueue('a')
     states: list[TorrelqueTaskState] = []
     with anyio.fail_after(ENOUGH):

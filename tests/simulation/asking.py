@@ -7,14 +7,14 @@ from typing import Any
 
 from tests.simulation.clients import CANCELLED, Client, nobody
 from tests.simulation.rules import require
+from torrelque.core.commands import Answer, Command, Item
 from torrelque.core.merging import Ticket
-from torrelque.core.verbs import Answer, Item, Verb
 from torrelque.errors import TorrelqueConnectionError, TorrelqueTimeoutError
 
 __all__ = ('ask', 'nobody', 'succeeded')
 
 
-def ask(client: Client, verb: Verb, items: Sequence[Item]) -> Generator[Ticket, Any, list[Answer] | None]:
+def ask(client: Client, verb: Command, items: Sequence[Item]) -> Generator[Ticket, Any, list[Answer] | None]:
     """The answers; None if it was cancelled, or failed."""
     ticket = yield from client.submit(verb, items)
     return ticket.value if succeeded(client, ticket) else None

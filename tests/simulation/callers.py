@@ -11,8 +11,7 @@ from tests.simulation.clients import Behaviour, Client
 from tests.simulation.ledger import key_of
 from tests.simulation.operators import operate, redrive_all
 from torrelque.core import operations
-from torrelque.core.models import TorrelqueTaskStatus
-from torrelque.core.verbs import (
+from torrelque.core.commands import (
     ENQUEUE,
     EXTEND,
     GIVEBACK,
@@ -20,8 +19,8 @@ from torrelque.core.verbs import (
     RELEASE,
     REQUEUE,
     ClaimedTask,
+    Command,
     Item,
-    Verb,
     claim_item,
     enqueue_item,
     extend_item,
@@ -29,6 +28,7 @@ from torrelque.core.verbs import (
     release_item,
     requeue_item,
 )
+from torrelque.core.models import TorrelqueTaskStatus
 
 __all__ = ('drain', 'inherit', 'live', 'wait_for_work')
 
@@ -127,7 +127,7 @@ def _handle(client: Client, tasks: Sequence[ClaimedTask]) -> Behaviour:
         yield from ask(client, RELEASE, [_item(client, RELEASE, tasks[0].receipt.id)])
 
 
-def _act(client: Client, verb: Verb, tasks: Sequence[ClaimedTask]) -> Behaviour:
+def _act(client: Client, verb: Command, tasks: Sequence[ClaimedTask]) -> Behaviour:
     if client.random.random() < 0.05:  # a claim may be named twice in one call
         tasks = [*tasks, *tasks]
     answers = yield from ask(client, verb, [_item(client, verb, task.receipt) for task in tasks])
@@ -142,7 +142,7 @@ def _act(client: Client, verb: Verb, tasks: Sequence[ClaimedTask]) -> Behaviour:
                 ledger.abandoned.add(key_of(task))
 
 
-def _item(client: Client, verb: Verb, target: Any) -> Item:  # noqa: ANN401 - a receipt or an id
+def _item(client: Client, verb: Command, target: Any) -> Item:  # noqa: ANN401 - a receipt or an id
     random = client.random
     if verb is RELEASE:
         status = random.choice((TorrelqueTaskStatus.COMPLETED, TorrelqueTaskStatus.REJECTED))

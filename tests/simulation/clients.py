@@ -11,11 +11,11 @@ from tests.simulation.scheduler import Event
 from tests.simulation.server import KEYS
 from torrelque.core import scripts
 from torrelque.core.combinators import together
+from torrelque.core.commands import ClaimedTask, Command, Item
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Interrupted, Operation, Reply
 from torrelque.core.session import Session
-from torrelque.core.sharded import ShardedSession
-from torrelque.core.verbs import ClaimedTask, Item, Verb
+from torrelque.core.sharding.session import ShardedSession
 from torrelque.core.waiting import Wait
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError
 
@@ -184,7 +184,7 @@ class Client:
         if self._stepping is not None:
             self._stepping.cancel()
             self._stepping = None
-        groups = [*self.session.groups(), *([each] for each in self.session.start_apart())]
+        groups = [*self.session.groups(), *([each] for each in self.session.start_dedicated())]
         for operations in groups:
             self.run(together(operations))
         if not self._closing:
@@ -218,7 +218,7 @@ class Client:
         del self._runs[run]
         self.poke()
 
-    def submit(self, verb: Verb, items: Sequence[Item]) -> Generator[Ticket, Any, Any]:
+    def submit(self, verb: Command, items: Sequence[Item]) -> Generator[Ticket, Any, Any]:
         """Ask for a verb; returns a ticket with an answer for each item, or CANCELLED."""
         return (yield self.session.submit(verb, items, nobody))
 

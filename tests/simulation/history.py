@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from tests.simulation.ledger import Ledger, key_of
 from tests.simulation.rules import Args, Changes, Key, Rules, require
 from tests.simulation.server import ObservedShard, View
+from torrelque.core.commands import RELEASE, Answer, ClaimedTask, Outcome
 from torrelque.core.durability import CONFIRMED
 from torrelque.core.protocol import Reply
-from torrelque.core.verbs import RELEASE, Answer, ClaimedTask, Outcome
 from torrelque.errors import TorrelqueDurabilityError
 
 __all__ = ('FORGOTTEN', 'Facts', 'LedgerOfReplicas', 'RulesOfReplicas')

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from tests.simulation.rules import TAKEN_BACK, ClaimRecord, Key, Rules, require
-from torrelque.core.verbs import Answer, ClaimedTask, Outcome
+from torrelque.core.commands import Answer, ClaimedTask, Outcome
 
 __all__ = ('Ledger', 'key_of')
 

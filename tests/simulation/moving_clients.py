@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from tests.simulation.moving import MovingSlots, tag_of
 from tests.simulation.patience import PatientClient
 from tests.simulation.shards import ShardedClient
-from torrelque.core.sharded import ShardedSession
+from torrelque.core.sharding.session import ShardedSession
 
 __all__ = ('PatientShardedClient',)
 

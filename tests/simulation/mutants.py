@@ -7,21 +7,21 @@ from typing import Any
 
 import pytest
 
-from torrelque.core import idle
-from torrelque.core.idle import Idle
+from torrelque.core import consumers as idle
+from torrelque.core.consumers import Consumers
 from torrelque.core.protocol import Operation
 from torrelque.core.session import Session
 from torrelque.transports.memory import claims, prelude, verbs
 from torrelque.transports.memory.claims import Claimed
 from torrelque.transports.memory.keyspace import Keyspace
-from torrelque.transports.memory.prelude import PENDING, Run, State, Verb, whole
+from torrelque.transports.memory.prelude import PENDING, Command, Run, State, whole
 
 __all__ = ('MUTANTS', 'Mutant')
 
 Mutant = Callable[[pytest.MonkeyPatch], None]
 
 
-def _replace_verb(patch: pytest.MonkeyPatch, name: str, make: Callable[[Verb], Verb]) -> None:
+def _replace_verb(patch: pytest.MonkeyPatch, name: str, make: Callable[[Command], Command]) -> None:
     changed = {**verbs.VERBS, name: make(verbs.VERBS[name])}
     patch.setattr('torrelque.transports.memory.server.VERBS', changed)
 
@@ -33,7 +33,7 @@ def _without(patch: pytest.MonkeyPatch, owner: object, name: str, result: object
 def no_tombstone(patch: pytest.MonkeyPatch) -> None:
     """Settle leaves nothing behind for a call that has yet to arrive."""
 
-    def make(settle: Verb) -> Verb:
+    def make(settle: Command) -> Command:
         def mutant(run: Run) -> Any:  # noqa: ANN401 - a reply
             before = run.lane_record()
             reply = settle(run)
@@ -90,7 +90,7 @@ def no_count_in_the_fence(patch: pytest.MonkeyPatch) -> None:
 def state_kept_on_enqueue(patch: pytest.MonkeyPatch) -> None:
     """A finished result of the same id stays under the new task."""
 
-    def make(enqueue: Verb) -> Verb:
+    def make(enqueue: Command) -> Command:
         def mutant(run: Run) -> Any:  # noqa: ANN401 - a reply
             with pytest.MonkeyPatch.context() as inner:
                 inner.setattr(Keyspace, 'delete', lambda *_: 0)
@@ -145,7 +145,7 @@ def settle_undoes_nothing(patch: pytest.MonkeyPatch) -> None:
 def shrinking_extend(patch: pytest.MonkeyPatch) -> None:
     """A late repeat shortens a lease."""
 
-    def make(extend: Verb) -> Verb:
+    def make(extend: Command) -> Command:
         def mutant(run: Run) -> Any:  # noqa: ANN401 - a reply
             with pytest.MonkeyPatch.context() as inner:
                 inner.setattr(verbs, 'max', lambda _, new: new, raising=False)
@@ -159,24 +159,24 @@ def shrinking_extend(patch: pytest.MonkeyPatch) -> None:
 def hint_not_put_back(patch: pytest.MonkeyPatch) -> None:
     """The last consumer that leaves takes the hint along."""
 
-    def mutant(self: Idle) -> Operation[bool]:
+    def mutant(self: Consumers) -> Operation[bool]:
         self._busy = False
         return True
         yield ()
 
-    patch.setattr(Idle, '_part', mutant)
+    patch.setattr(Consumers, '_part', mutant)
 
 
 def hint_lost_beside_a_claim(patch: pytest.MonkeyPatch) -> None:
     """A hint popped while a claim is under way is taken for a reason to claim, and forgotten when nobody waits."""
-    start = Idle.start
+    start = Consumers.start
 
-    def mutant(self: Idle) -> Operation[bool] | None:
+    def mutant(self: Consumers) -> Operation[bool] | None:
         if self._busy:
             self._hint_taken = False
         return start(self)
 
-    patch.setattr(Idle, 'start', mutant)
+    patch.setattr(Consumers, 'start', mutant)
 
 
 def no_hint_after_a_claim(patch: pytest.MonkeyPatch) -> None:

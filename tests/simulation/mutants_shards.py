@@ -9,24 +9,24 @@ from typing import Any
 import pytest
 
 from tests.simulation.mutants import Mutant
-from torrelque.core import spread
 from torrelque.core.protocol import Operation, Reply
-from torrelque.core.sharding import Layout, home_of
-from torrelque.core.spread import Spread
+from torrelque.core.sharding import consumers as spread
+from torrelque.core.sharding.consumers import ShardedConsumers
+from torrelque.core.sharding.layout import Layout, home_of
 from torrelque.transports.memory import verbs
-from torrelque.transports.memory.prelude import Run, Verb
+from torrelque.transports.memory.prelude import Command, Run
 
 __all__ = ('MUTANTS', 'shards_never_looked_at_while_busy')
 
 
-def _replace_verb(patch: pytest.MonkeyPatch, name: str, make: Callable[[Verb], Verb]) -> None:
+def _replace_verb(patch: pytest.MonkeyPatch, name: str, make: Callable[[Command], Command]) -> None:
     patch.setattr('torrelque.transports.memory.server.VERBS', {**verbs.VERBS, name: make(verbs.VERBS[name])})
 
 
 def surveys_that_do_not_register(patch: pytest.MonkeyPatch) -> None:
     """Who looks at all shards and waits is not rung for."""
 
-    def make(survey: Verb) -> Verb:
+    def make(survey: Command) -> Command:
         def mutant(run: Run) -> Reply:
             with pytest.MonkeyPatch.context() as inner:
                 inner.setattr(run.db, 'put', lambda *_: None)
@@ -40,10 +40,10 @@ def surveys_that_do_not_register(patch: pytest.MonkeyPatch) -> None:
 def rings_kept_by_who_leaves(patch: pytest.MonkeyPatch) -> None:
     """The last consumer goes with a ring that nobody else hears of."""
 
-    def mutant(_: Spread) -> Sequence[tuple[int, Operation[bool]]]:
+    def mutant(_: ShardedConsumers) -> Sequence[tuple[int, Operation[bool]]]:
         return []
 
-    patch.setattr(Spread, '_start_parting', mutant)
+    patch.setattr(ShardedConsumers, '_start_parting', mutant)
 
 
 def shards_never_looked_at_while_busy(patch: pytest.MonkeyPatch) -> None:
@@ -53,9 +53,9 @@ def shards_never_looked_at_while_busy(patch: pytest.MonkeyPatch) -> None:
 
 def alarms_forgotten(patch: pytest.MonkeyPatch) -> None:
     """Nobody comes back when an event is due that was to be minded."""
-    timer = Spread.timer
+    timer = ShardedConsumers.timer
 
-    def mutant(self: Spread) -> float:
+    def mutant(self: ShardedConsumers) -> float:
         alarms = [shard.alarm for shard in self._shards]
         for shard in self._shards:
             shard.alarm = math.inf
@@ -64,13 +64,13 @@ def alarms_forgotten(patch: pytest.MonkeyPatch) -> None:
             shard.alarm = alarm
         return moment
 
-    patch.setattr(Spread, 'timer', mutant)
+    patch.setattr(ShardedConsumers, 'timer', mutant)
 
 
 def any_number_of_shards_will_do(patch: pytest.MonkeyPatch) -> None:
     """Tasks are added where they were at home before."""
 
-    def make(enqueue: Verb) -> Verb:
+    def make(enqueue: Command) -> Command:
         def mutant(run: Run) -> Any:  # noqa: ANN401 - a reply
             return enqueue(Run(run.db, run.keys, run.args[:-1], run._publish))
 
@@ -87,7 +87,7 @@ def former_homes_forgotten(patch: pytest.MonkeyPatch) -> None:
 def a_lost_record_is_of_any_number(patch: pytest.MonkeyPatch) -> None:
     """Where no number of shards is recorded any more, tasks are added by whatever number."""
 
-    def make(enqueue: Verb) -> Verb:
+    def make(enqueue: Command) -> Command:
         def mutant(run: Run) -> Reply:
             if b'generation' in run.db.hash_at(run.keys['counters']):
                 return enqueue(run)
@@ -101,7 +101,7 @@ def a_lost_record_is_of_any_number(patch: pytest.MonkeyPatch) -> None:
 def old_results_kept(patch: pytest.MonkeyPatch) -> None:
     """A task may be added at home while an earlier one's result is where its id belonged before."""
 
-    def make(_: Verb) -> Verb:
+    def make(_: Command) -> Command:
         return lambda _: [b'OK']
 
     _replace_verb(patch, 'clear', make)

@@ -11,8 +11,18 @@ from tests.simulation.clients import Behaviour, Client
 from tests.simulation.rules import require
 from torrelque.core import operations
 from torrelque.core.auditing import Violation, audit
+from torrelque.core.commands import (
+    CANCEL,
+    PURGE,
+    REDRIVE,
+    Command,
+    Item,
+    Outcome,
+    cancel_item,
+    purge_item,
+    redrive_item,
+)
 from torrelque.core.protocol import Batch, Operation
-from torrelque.core.verbs import CANCEL, PURGE, REDRIVE, Item, Outcome, Verb, cancel_item, purge_item, redrive_item
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -79,7 +89,7 @@ def _check_audit(world: World, found: list[Violation]) -> None:
     require(not found, 'an audit found what is not so', found)
 
 
-# Dead letters: those with given ids, or all up to an age, as in torrelque/dead_letters.py
+# Dead letters: those with given ids, or all up to an age, as in torrelque/engine/dead_letters.py
 
 
 def _redrive(client: Client) -> Behaviour:
@@ -104,7 +114,7 @@ def _purge_old(client: Client) -> Behaviour:
     yield from _do_to_oldest(client, PURGE, purge_item, age, client.random.choice((1, 3, math.inf)))
 
 
-def _do_to_some(client: Client, verb: Verb, write: Write) -> Behaviour:
+def _do_to_some(client: Client, verb: Command, write: Write) -> Behaviour:
     ids, keys = [client.world.some_id() for _ in range(client.random.choice((1, 1, 3)))], client.world.some_keys()
     known = yield from _perform(client, operations.rejected_before(keys, math.inf, 20))
     if known:
@@ -119,7 +129,7 @@ def _do_to_some(client: Client, verb: Verb, write: Write) -> Behaviour:
         client.world.ledger.tally[f'{verb.name} of ids'] += (answers or []).count(Outcome.OK)
 
 
-def _do_to_oldest(client: Client, verb: Verb, write: Write, age: float, most: float) -> Behaviour:
+def _do_to_oldest(client: Client, verb: Command, write: Write, age: float, most: float) -> Behaviour:
     keys = client.world.some_keys()
     now = yield from _perform(client, operations.server_time(keys))
     done = 0

@@ -1,4 +1,4 @@
-"""Clients that outlast a fail-over, as `torrelque.transports.patience` does it for event loops; some confirm writes."""
+"""Clients that outlast a fail-over, as `torrelque.transports.failover` does it for event loops; some confirm writes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.simulation.server import KEYS
 from torrelque.core.durability import Confirmer, Durability
 from torrelque.core.protocol import Batch, Interrupted, Reply
 from torrelque.core.session import Session
-from torrelque.core.sharded import ShardedSession
+from torrelque.core.sharding.session import ShardedSession
 from torrelque.core.waiting import Wait
 from torrelque.errors import TorrelqueConnectionError, is_unavailable
-from torrelque.transports.patience import BACKOFF, LOAD
+from torrelque.transports.failover import BACKOFF, LOAD
 
 __all__ = ('PatientClient',)
 

@@ -1,4 +1,4 @@
-"""A queue over several shards: its clients, which route calls as `torrelque.shards` does, and its rules."""
+"""A queue over several shards: its clients, which route calls as `torrelque.engine.sharded` does, and its rules."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from tests.simulation.clients import CANCELLED, Behaviour, Client, nobody
 from tests.simulation.rules import Rules, require
 from tests.simulation.server import NOWHERE, ObservedServer, View
-from torrelque.core import operations, scripts, sharding
+from torrelque.core import operations, scripts
+from torrelque.core.commands import CANCEL, ENQUEUE, PURGE, REDRIVE, Command, Item, Outcome, enqueue_in
 from torrelque.core.keys import Keys, shard_name
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Arg, Call, Reply, Script, blocking_drive
 from torrelque.core.session import Session
-from torrelque.core.sharded import ShardedSession
-from torrelque.core.sharding import Layout, Places
-from torrelque.core.verbs import CANCEL, ENQUEUE, PURGE, REDRIVE, Item, Outcome, Verb, enqueue_in
+from torrelque.core.sharding import layout as sharding
+from torrelque.core.sharding.layout import Layout, Places
+from torrelque.core.sharding.session import ShardedSession
 from torrelque.errors import TorrelqueShardsError
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class ShardedClient(Client):
 
     # Calls ---------------------------------------------------------------------
 
-    def submit(self, verb: Verb, items: Sequence[Item]) -> Generator[Ticket, Any, Any]:
+    def submit(self, verb: Command, items: Sequence[Item]) -> Generator[Ticket, Any, Any]:
         result = Ticket((), nobody)
         answers: dict[int, Any] = {}
         failure: Any = None
@@ -178,7 +179,7 @@ class ShardedClient(Client):
         result.fail(failure)
         return result
 
-    def _do(self, verb: Verb, items: Sequence[Item], answers: dict[int, Any]) -> Generator[Ticket, Any, Any]:
+    def _do(self, verb: Command, items: Sequence[Item], answers: dict[int, Any]) -> Generator[Ticket, Any, Any]:
         """To each item where its task is likely to be, then where it may be; what went wrong, if anything did."""
         places = [self._places(verb, item) for item in items]
         for rank in range(max(map(len, places), default=0)):
@@ -210,7 +211,7 @@ class ShardedClient(Client):
         return (yield from self._submit_each(enqueue_in(layout.generation), items, of_shard, answers))
 
     def _submit_each(
-        self, verb: Verb, items: Sequence[Item], of_shard: Mapping[int, Sequence[int]], answers: dict[int, Any]
+        self, verb: Command, items: Sequence[Item], of_shard: Mapping[int, Sequence[int]], answers: dict[int, Any]
     ) -> Generator[Ticket, Any, Any]:
         assert isinstance(self.session, ShardedSession)
         tickets = [
@@ -229,7 +230,7 @@ class ShardedClient(Client):
                 answers.update(zip(places, ticket.value, strict=True))
         return failure
 
-    def _places(self, verb: Verb, item: Item) -> list[int]:
+    def _places(self, verb: Command, item: Item) -> list[int]:
         """The shards where an item's task can be, the likeliest first."""
         if verb not in (ENQUEUE, CANCEL, REDRIVE, PURGE) and item[1]:
             shard = sharding.shard_of_claim(str(item[1]))

@@ -10,10 +10,10 @@ from tests.simulation.configs import CONFIGS
 from tests.simulation.history import LedgerOfReplicas, RulesOfReplicas
 from tests.simulation.rules import Violation
 from tests.simulation.world import World
+from torrelque.core.commands import ENQUEUE, Answer, Outcome, enqueue_item
 from torrelque.core.durability import Confirmer, Durability
 from torrelque.core.lanes import Lanes
 from torrelque.core.protocol import Batch, Reply, blocking_drive
-from torrelque.core.verbs import ENQUEUE, Answer, Outcome, enqueue_item
 from torrelque.errors import TorrelqueDurabilityError
 
 WORLDS = 15

@@ -11,12 +11,12 @@ from tests.simulation.configs import NONE, Config
 from tests.simulation.mutants_shards import shards_never_looked_at_while_busy
 from tests.simulation.shards import KEYS, MAIN, SCRIPTS, ShardedClient
 from tests.simulation.world import World
-from torrelque.core import spread
+from torrelque.core.commands import ENQUEUE, Outcome, enqueue_item
 from torrelque.core.lanes import Lanes
 from torrelque.core.protocol import Arg, Call, Script, blocking_drive
-from torrelque.core.sharded import ShardedSession
-from torrelque.core.sharding import nonce_of, read_layout
-from torrelque.core.verbs import ENQUEUE, Outcome, enqueue_item
+from torrelque.core.sharding import consumers as spread
+from torrelque.core.sharding.layout import nonce_of, read_layout
+from torrelque.core.sharding.session import ShardedSession
 
 SHARDS = 16
 

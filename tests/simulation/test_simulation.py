@@ -13,9 +13,9 @@ from tests.simulation.configs import CONFIGS
 from tests.simulation.rules import Violation
 from tests.simulation.server import KEYS
 from tests.simulation.world import World, simulate
+from torrelque.core.commands import ENQUEUE, Answer, Outcome, enqueue_item
 from torrelque.core.lanes import Lanes
 from torrelque.core.protocol import Call, blocking_drive
-from torrelque.core.verbs import ENQUEUE, Answer, Outcome, enqueue_item
 from torrelque.errors import TorrelqueError, TorrelqueUsageError
 from torrelque.transports.memory.prelude import Record, Run
 from torrelque.transports.memory.server import MemoryServer

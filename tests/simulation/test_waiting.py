@@ -13,12 +13,12 @@ from tests.simulation.configs import NONE, Config
 from tests.simulation.mutants_waiting import every_waiter_keeps_the_timer, hint_left_over
 from tests.simulation.server import KEYS
 from tests.simulation.world import World
-from torrelque.core.idle import claim
+from torrelque.core.commands import ENQUEUE, RELEASE, Outcome, enqueue_item, release_item
+from torrelque.core.consumers import claim
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.models import TorrelqueTaskStatus
 from torrelque.core.protocol import Arg, Call, Operation, blocking_drive
 from torrelque.core.session import Session
-from torrelque.core.verbs import ENQUEUE, RELEASE, Outcome, enqueue_item, release_item
 
 T = TypeVar('T')
 

@@ -14,9 +14,9 @@ from tests.simulation.network import name_of
 from tests.simulation.server import KEYS
 from tests.simulation.workers import Worker
 from tests.simulation.world import World
+from torrelque.core.commands import ENQUEUE, enqueue_item
 from torrelque.core.lanes import Lanes
 from torrelque.core.protocol import Batch, Operation, Reply, blocking_drive
-from torrelque.core.verbs import ENQUEUE, enqueue_item
 
 OPERATORS = {'audits', 'redrive of ids', 'redrive of all', 'purge of ids', 'purge of all'}
 USERS = {'delivered', 'delivered again', 'enqueued once more', 'came too late'}

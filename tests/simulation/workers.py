@@ -12,24 +12,24 @@ from tests.simulation.clients import CANCELLED, Behaviour, Caller, Client
 from tests.simulation.ledger import key_of
 from tests.simulation.rules import require
 from torrelque import retry
-from torrelque.core.leases import Leases
-from torrelque.core.models import TorrelqueTaskStatus
-from torrelque.core.verbs import (
+from torrelque.core.commands import (
     EXTEND,
     GIVEBACK,
     REJECT,
     RELEASE,
     REQUEUE,
     ClaimedTask,
+    Command,
     Item,
     Outcome,
-    Verb,
     claim_item,
     extend_item,
     reject_item,
     release_item,
     requeue_item,
 )
+from torrelque.core.leases import Leases
+from torrelque.core.models import TorrelqueTaskStatus
 from torrelque.errors import TorrelqueConnectionError
 
 __all__ = ('Worker', 'employ')
@@ -215,10 +215,10 @@ class Worker:
 
     # Settling ------------------------------------------------------------------
 
-    def _settle_soon(self, job: _Job, verb: Verb) -> None:
+    def _settle_soon(self, job: _Job, verb: Command) -> None:
         self._client.spawn(self._settle(job, verb), steady=True)
 
-    def _settle(self, job: _Job, verb: Verb) -> Behaviour:
+    def _settle(self, job: _Job, verb: Command) -> Behaviour:
         """Write an outcome; while the server is away, try for as long as the lease lasts."""
         verb, item = self._outcome(job, verb)
         for tries in count(1):
@@ -242,7 +242,7 @@ class Worker:
         self._ledger.used(job.task)
         self._ledger.abandoned.add(key_of(job.task))
 
-    def _outcome(self, job: _Job, verb: Verb) -> tuple[Verb, Item]:
+    def _outcome(self, job: _Job, verb: Command) -> tuple[Command, Item]:
         """What is written: of a requeue, what the policy says."""
         receipt = job.task.receipt
         if verb is REQUEUE:

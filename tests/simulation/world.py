@@ -23,7 +23,7 @@ from tests.simulation.rules import Rules, require
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.server import KEYS, ObservedServer
 from torrelque.core.auditing import audit
-from torrelque.core.idle import SLICE
+from torrelque.core.consumers import SLICE
 from torrelque.core.keys import Keys
 from torrelque.core.protocol import Call, Reply, blocking_drive
 

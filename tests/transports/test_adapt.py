@@ -15,10 +15,10 @@ from tests.transports.settings import tidy
 from torrelque.errors import TorrelqueUsageError
 from torrelque.testing import MemoryTransport
 from torrelque.transports import adapt
+from torrelque.transports.cluster.coredis import CoredisClusterTransport
+from torrelque.transports.cluster.redis_py import RedisPyClusterTransport
 from torrelque.transports.coredis import CoredisTransport
-from torrelque.transports.coredis_cluster import CoredisClusterTransport
 from torrelque.transports.redis_py import RedisPyTransport
-from torrelque.transports.redis_py_cluster import RedisPyClusterTransport
 
 
 def test_a_transport_is_used_as_it_is() -> None:

@@ -16,10 +16,11 @@ from tests.transports.native_support import blocked, until
 from tests.transports.settings import CLUSTER_CLIENTS, LOOPS
 from torrelque import Durability, Torrelque
 from torrelque.core.protocol import Call, Reply, Script
+from torrelque.engine.engine import drive
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError, TorrelqueTypeError
-from torrelque.transports import adapt, routing
+from torrelque.transports import adapt
 from torrelque.transports.base import Message, Transport
-from torrelque.transports.engine import drive
+from torrelque.transports.cluster import router as routing
 
 pytestmark = pytest.mark.anyio
 
@@ -194,11 +195,11 @@ async def test_a_listener_ends_when_its_slot_moves(cluster: Cluster, transport: 
 
 async def test_what_is_executed_apart_moves_as_a_whole(cluster: Cluster, transport: Transport) -> None:
     batch = [call('INCR'), Call[Reply]('WAIT', args=(0, 0))]
-    assert list(await transport.execute_apart(batch, 0.1)) == [1, 0]
+    assert list(await transport.execute_dedicated(batch, 0.1)) == [1, 0]
     move = Move(cluster, KEY)
     move.finish()
     with calls_of(move.target, 'wait') as count:
-        assert list(await transport.execute_apart(batch, 0.1)) == [2, 0]
+        assert list(await transport.execute_dedicated(batch, 0.1)) == [2, 0]
         assert count() == 1
 
 

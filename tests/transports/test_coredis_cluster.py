@@ -21,9 +21,9 @@ from torrelque.errors import (
     TorrelqueTypeError,
     TorrelqueUsageError,
 )
-from torrelque.transports import routing
 from torrelque.transports.base import Message
-from torrelque.transports.coredis_cluster import CoredisClusterTransport
+from torrelque.transports.cluster import router as routing
+from torrelque.transports.cluster.coredis import CoredisClusterTransport
 
 pytestmark = pytest.mark.anyio
 

@@ -56,7 +56,7 @@ async def test_only_that_call_fails(kind: Kind, server: Server, setting: str) ->
         assert replies == {number: str(number).encode() for number in range(6)}
         assert await transport.execute([call('EXISTS', 'a', 'b', 'c')]) == [2]
         with pytest.raises(TorrelqueTooLargeError):
-            await transport.execute_apart([call('SET', 'b', LARGE), call('WAIT', 0, 10)], 1)
+            await transport.execute_dedicated([call('SET', 'b', LARGE), call('WAIT', 0, 10)], 1)
         await transport.aclose()
 
 

@@ -14,6 +14,7 @@ from tests.transports.native_support import Start, blocked, until
 from torrelque import Durability, Torrelque
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.core.scripts import load
+from torrelque.engine.engine import drive
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueHandshakeError,
@@ -22,7 +23,6 @@ from torrelque.errors import (
     TorrelqueValueError,
 )
 from torrelque.transports.base import Message
-from torrelque.transports.engine import drive
 from torrelque.transports.native import NativeTransport, connect
 
 pytestmark = pytest.mark.anyio

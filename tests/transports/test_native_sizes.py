@@ -112,7 +112,7 @@ async def test_nothing_is_kept_of_what_was_sent_and_received(fresh_server: Start
         try:
             await burst()
             await client.block(call('ECHO', bytes(MEBIBYTE)), 1)
-            await client.execute_apart([call('ECHO', bytes(MEBIBYTE))], 1)
+            await client.execute_dedicated([call('ECHO', bytes(MEBIBYTE))], 1)
             gc.collect()
             kept, _ = tracemalloc.get_traced_memory()
         finally:

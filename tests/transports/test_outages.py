@@ -94,7 +94,7 @@ async def test_confirmed_writes_outlast_a_cut(kind: Kind, gate: Gate) -> None:
     async with kind.make(gate.url) as client:
         transport = adapt(client)
         for _ in range(3):
-            assert list(await transport.execute_apart([call('ECHO', 'a'), call('WAIT', 0, 100)], 1)) == [b'a', 0]
+            assert list(await transport.execute_dedicated([call('ECHO', 'a'), call('WAIT', 0, 100)], 1)) == [b'a', 0]
             gate.cut()
         await transport.aclose()
 

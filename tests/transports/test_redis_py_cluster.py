@@ -26,9 +26,9 @@ from torrelque.errors import (
     TorrelqueTypeError,
     TorrelqueUsageError,
 )
-from torrelque.transports import routing
 from torrelque.transports.base import Message
-from torrelque.transports.redis_py_cluster import RedisPyClusterTransport
+from torrelque.transports.cluster import router as routing
+from torrelque.transports.cluster.redis_py import RedisPyClusterTransport
 
 pytestmark = pytest.mark.anyio
 

@@ -97,7 +97,7 @@ async def is_refused(transport: Transport, reason: str) -> None:
 
     for attempt in (
         partial(transport.execute, [call('PING')]),
-        partial(transport.execute_apart, [call('PING')], 1),
+        partial(transport.execute_dedicated, [call('PING')], 1),
         partial(transport.block, call('PING'), 1),
         listen,
     ):

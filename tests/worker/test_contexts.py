@@ -174,7 +174,7 @@ class Payloads:
 async def test_an_idle_worker_keeps_nothing_of_its_last_tasks(
     how: str, in_thread: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('torrelque.worker.logger.disabled', True)  # test runners keep what is logged
+    monkeypatch.setattr('torrelque.worker.worker.logger.disabled', True)  # test runners keep what is logged
     done = threading.Event()
     told = 0
 

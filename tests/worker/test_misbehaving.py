@@ -424,7 +424,7 @@ async def test_orders_that_were_tampered_with(bench: Bench) -> None:
 async def test_a_handler_that_ignores_its_cancellation_is_left_behind(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str, how: str
 ) -> None:
-    monkeypatch.setattr('torrelque.worker.CLOSING_TIME', 0.2)
+    monkeypatch.setattr('torrelque.worker.worker.CLOSING_TIME', 0.2)
     release, ended = anyio.Event(), anyio.Event()
 
     async def handler(task: Task) -> str:

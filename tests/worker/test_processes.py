@@ -16,8 +16,8 @@ import pytest
 
 from tests.worker.test_signals import PATIENCE, output
 from torrelque import Task, Torrelque, Worker
-from torrelque._signals import STOPPING
 from torrelque.testing import MemoryTransport
+from torrelque.worker.signals import STOPPING
 
 LOOPS = {'asyncio': ('asyncio', '{}'), 'uvloop': ('asyncio', '{"use_uvloop": True}'), 'trio': ('trio', '{}')}
 

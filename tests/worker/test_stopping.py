@@ -262,7 +262,7 @@ async def test_what_cannot_be_given_back_is_told(
     async def handler(task: Task) -> None:
         await bench.clock.sleep(1000)
 
-    monkeypatch.setattr('torrelque.worker.CLOSING_TIME', 0.05)
+    monkeypatch.setattr('torrelque.worker.worker.CLOSING_TIME', 0.05)
     await bench.queue.enqueue(1)
     async with bench.working(handler):
         bench.transport.away = TorrelqueConnectionError('cut off')

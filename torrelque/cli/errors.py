@@ -19,9 +19,9 @@ from torrelque import (
     TorrelqueTypeError,
     TorrelqueValueError,
 )
-from torrelque._failures import message_of
 from torrelque.cli import fail
 from torrelque.cli.exit_codes import Exit
+from torrelque.worker.failures import message_of
 
 __all__ = ('Refusal', 'first_of', 'reported')
 

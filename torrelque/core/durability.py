@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torrelque.core.checks import check_seconds
+from torrelque.core.commands import ENQUEUE, REJECT, RELEASE, REQUEUE, Answer, Command, Item, Outcome
 from torrelque.core.keys import Keys
 from torrelque.core.protocol import Arg, Batch, Call, Interrupted, Operation, Reply, Script
 from torrelque.core.scripts import ScriptSet
-from torrelque.core.verbs import ENQUEUE, REJECT, RELEASE, REQUEUE, Answer, Item, Outcome, Verb
 from torrelque.errors import (
     TorrelqueDurabilityError,
     TorrelqueReplyError,
@@ -81,7 +81,7 @@ class Confirmer:
         self._key: Arg = keys['pending']  # stands for the server that is to be asked
         self._possible = False
 
-    def act(self, verb: Verb, items: Sequence[Item], operation: Operation[list[Answer]]) -> Operation[list[Answer]]:
+    def act(self, verb: Command, items: Sequence[Item], operation: Operation[list[Answer]]) -> Operation[list[Answer]]:
         """The same, with an error in place of the answer of each item that was written but not confirmed.
 
         Raises TorrelqueUsageError, with nothing written, if the server cannot

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from torrelque.core.commands import MAX_ITEMS
 from torrelque.core.keys import Keys
 from torrelque.core.protocol import Arg, Call, Interrupted, Operation, Reply, as_is
 from torrelque.core.scripts import ScriptSet
-from torrelque.core.verbs import MAX_ITEMS
 from torrelque.errors import (
     TorrelqueError,
     TorrelqueReplyError,

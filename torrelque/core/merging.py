@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from torrelque.core.verbs import Item, Verb
+from torrelque.core.commands import Command, Item
 
 __all__ = ('LARGE', 'MAX_BYTES', 'RESERVED', 'Merger', 'Ticket', 'split')
 
@@ -52,10 +52,10 @@ class Merger:
     """Gathers tickets by verb, and hands them out in groups that fit one call."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Verb, deque[Ticket]] = {}
-        self._large: deque[tuple[Verb, Ticket]] = deque()
+        self._waiting: dict[Command, deque[Ticket]] = {}
+        self._large: deque[tuple[Command, Ticket]] = deque()
 
-    def add(self, verb: Verb, ticket: Ticket) -> None:
+    def add(self, verb: Command, ticket: Ticket) -> None:
         """Queue a ticket with at most ``verb.limit`` items."""
         ticket.size = sum(map(_size, ticket.items))
         if ticket.size >= LARGE:
@@ -66,13 +66,13 @@ class Merger:
     def __bool__(self) -> bool:
         return bool(self._large) or any(self._waiting.values())
 
-    def take(self, most: float, least: int = 0) -> list[tuple[Verb, list[Ticket]]]:
+    def take(self, most: float, least: int = 0) -> list[tuple[Command, list[Ticket]]]:
         """At most so many groups, each of one verb, first come first served; tickets whose caller left are dropped.
 
         Large tickets come first, each alone. Of a verb for which fewer than
         ``least`` items wait no other is taken.
         """
-        groups: list[tuple[Verb, list[Ticket]]] = []
+        groups: list[tuple[Command, list[Ticket]]] = []
         while self._large and len(groups) < most - RESERVED:
             verb, ticket = self._large.popleft()
             if not ticket.gone:
@@ -88,7 +88,7 @@ class Merger:
         return groups
 
     @staticmethod
-    def _group(verb: Verb, waiting: deque[Ticket]) -> list[Ticket]:
+    def _group(verb: Command, waiting: deque[Ticket]) -> list[Ticket]:
         group: list[Ticket] = []
         count = size = 0
         while waiting:

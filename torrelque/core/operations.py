@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from torrelque.core.codec import load_headers
+from torrelque.core.commands import cap
 from torrelque.core.keys import Keys
 from torrelque.core.models import (
     STATE_FIELDS,
@@ -18,7 +19,6 @@ from torrelque.core.models import (
 )
 from torrelque.core.protocol import Arg, Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
-from torrelque.core.verbs import cap
 from torrelque.errors import TorrelqueReplyError
 
 __all__ = (

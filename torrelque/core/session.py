@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
 from torrelque.core.backoff import Backoff
+from torrelque.core.commands import GIVEBACK, Answer, ClaimedTask, Command, Item, claim_item
+from torrelque.core.consumers import MAX_CLAIM, SLICE, Consumers, claim
 from torrelque.core.durability import CONFIRMED, Confirmer
-from torrelque.core.idle import MAX_CLAIM, SLICE, Idle, claim
 from torrelque.core.keys import Keys
 from torrelque.core.lanes import Lanes
 from torrelque.core.merging import Merger, Ticket
 from torrelque.core.models import Receipt
 from torrelque.core.protocol import Interrupted, Operation
 from torrelque.core.scripts import ScriptSet
-from torrelque.core.verbs import GIVEBACK, Answer, ClaimedTask, Item, Verb, claim_item
 from torrelque.core.waiting import Wait
 from torrelque.errors import TorrelqueError, TorrelqueTooLargeError, renew
 
@@ -72,7 +72,7 @@ class Session:
         self._to_confirm = Merger()
         self._confirming = 0
         self._takers: list[tuple[Ticket, int]] = []
-        self._idle = Idle(
+        self._idle = Consumers(
             self._lanes, clock, jitter, self._give_back_unwanted, block_limit, max_rejected, in_order=in_order
         )
         self._in_flight = 0
@@ -103,7 +103,7 @@ class Session:
 
     # Callers -----------------------------------------------------------------
 
-    def submit(self, verb: Verb, items: Sequence[Item], wake: Callable[[], None], _shard: int = 0) -> Ticket:
+    def submit(self, verb: Command, items: Sequence[Item], wake: Callable[[], None], _shard: int = 0) -> Ticket:
         """Ask for a verb on at most ``verb.limit`` items. The ticket's value will be a list of answers."""
         ticket = Ticket(items, wake)
         apart = self._confirmer is not None and verb.name in CONFIRMED
@@ -169,7 +169,7 @@ class Session:
         self._in_flight += len(groups)
         return [self._act(verb, tickets) for verb, tickets in groups]
 
-    def start_apart(self) -> list[Operation[None]]:
+    def start_dedicated(self) -> list[Operation[None]]:
         """The writes to run now that wait: each by itself, on connections that nobody else uses meanwhile."""
         operations: list[Operation[None]] = []
         for verb, tickets in self._to_confirm.take(MAX_CONFIRMING - self._confirming):
@@ -227,7 +227,7 @@ class Session:
 
     # Operations --------------------------------------------------------------
 
-    def _act(self, verb: Verb, tickets: list[Ticket], confirmer: Confirmer | None = None) -> Operation[None]:
+    def _act(self, verb: Command, tickets: list[Ticket], confirmer: Confirmer | None = None) -> Operation[None]:
         """One merged call; with a ``confirmer`` one that waits."""
         items = [item for ticket in tickets for item in ticket.items]
         try:
@@ -255,7 +255,7 @@ class Session:
             else:
                 self._in_flight -= 1
 
-    def _answers(self, verb: Verb, items: Sequence[Item], confirmer: Confirmer | None) -> Operation[list[Answer]]:
+    def _answers(self, verb: Command, items: Sequence[Item], confirmer: Confirmer | None) -> Operation[list[Answer]]:
         """The answer to each item of a merged call, which is made in parts if it is too large for the server."""
         try:
             return (yield from self._call(verb, items, confirmer))
@@ -271,7 +271,7 @@ class Session:
                 answers.append(error)
         return answers
 
-    def _call(self, verb: Verb, items: Sequence[Item], confirmer: Confirmer | None) -> Operation[list[Answer]]:
+    def _call(self, verb: Command, items: Sequence[Item], confirmer: Confirmer | None) -> Operation[list[Answer]]:
         args = (*chain.from_iterable(items), *verb.trailer)
         if confirmer is not None:
             return (yield from confirmer.act(verb, items, self._lanes.call(verb.name, args, verb.parse)))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from torrelque.core.verbs import ClaimedTask
+from torrelque.core.commands import ClaimedTask
 from torrelque.errors import TorrelqueTimeoutError, renew
 
 if TYPE_CHECKING:

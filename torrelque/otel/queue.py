@@ -31,9 +31,9 @@ from torrelque.otel.telemetry import (
     MESSAGE_ID,
     REASON,
     Attributes,
+    Command,
     Operation,
     Telemetry,
-    Verb,
     creation_of,
     describe,
     error_type,
@@ -43,13 +43,13 @@ from torrelque.otel.telemetry import (
 
 __all__ = ('InstrumentedTorrelque',)
 
-CREATE = Verb('enqueue', 'create', SpanKind.PRODUCER)
-ENQUEUE = Verb('enqueue', 'send', SpanKind.PRODUCER)
-DEQUEUE = Verb('dequeue', 'receive')
-RELEASE = Verb('release', 'settle')
-REQUEUE = Verb('requeue', 'settle')
-REJECT = Verb('reject', 'settle')
-GIVEBACK = Verb('giveback', 'settle')
+CREATE = Command('enqueue', 'create', SpanKind.PRODUCER)
+ENQUEUE = Command('enqueue', 'send', SpanKind.PRODUCER)
+DEQUEUE = Command('dequeue', 'receive')
+RELEASE = Command('release', 'settle')
+REQUEUE = Command('requeue', 'settle')
+REJECT = Command('reject', 'settle')
+GIVEBACK = Command('giveback', 'settle')
 
 
 class InstrumentedTorrelque(Torrelque):
@@ -138,7 +138,7 @@ class InstrumentedTorrelque(Torrelque):
         return answers
 
     @contextmanager
-    def _counting_errors(self, verb: Verb, count: int) -> Iterator[None]:
+    def _counting_errors(self, verb: Command, count: int) -> Iterator[None]:
         """What was refused before anything was sent is not counted."""
         try:
             yield
@@ -289,7 +289,7 @@ class InstrumentedTorrelque(Torrelque):
             await super().giveback(task_id)
 
     @contextmanager
-    def _settling(self, verb: Verb, task: str | Task, more: Attributes | None = None) -> Iterator[None]:
+    def _settling(self, verb: Command, task: str | Task, more: Attributes | None = None) -> Iterator[None]:
         attributes = {**describe(task), **(more or {})}
         if isinstance(task, Task):
             context, links = working_context(task.headers), _links([creation_of(task.headers)])
@@ -300,7 +300,7 @@ class InstrumentedTorrelque(Torrelque):
             yield
 
     @contextmanager
-    def _settling_many(self, verb: Verb, entries: Sequence[object]) -> Iterator[Operation]:
+    def _settling_many(self, verb: Command, entries: Sequence[object]) -> Iterator[Operation]:
         tasks = [entry.task if isinstance(entry, (ReleaseItem, RequeueItem)) else entry for entry in entries]
         claimed = [task for task in tasks if isinstance(task, Task)]
         links = _links([creation_of(task.headers) for task in claimed], claimed)
@@ -316,7 +316,7 @@ def _origin(headers: Any) -> SpanContext | None:  # noqa: ANN401 - they are chec
     return creation_of(headers)
 
 
-def _sending(verb: Verb, origins: Sequence[SpanContext | None]) -> Verb:
+def _sending(verb: Command, origins: Sequence[SpanContext | None]) -> Command:
     """A span whose context no task takes along is none of kind PRODUCER."""
     return verb._replace(kind=SpanKind.CLIENT) if origins and None not in origins else verb
 

@@ -19,13 +19,13 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, StatusCode
 
 from torrelque import Task, TorrelqueError
-from torrelque._failures import is_cancellation, message_of, understand
+from torrelque.worker.failures import is_cancellation, message_of, understand
 
 __all__ = (
     'Attributes',
+    'Command',
     'Operation',
     'Telemetry',
-    'Verb',
     'creation_of',
     'describe',
     'error_type',
@@ -52,7 +52,7 @@ pushed: ContextVar[bool] = ContextVar('pushed', default=False)
 """Whether tasks are dequeued by a worker, for a handler. The conventions know no "receive" where tasks are pushed."""
 
 
-class Verb(NamedTuple):
+class Command(NamedTuple):
     """What is done, as the conventions want it described."""
 
     name: str
@@ -60,7 +60,7 @@ class Verb(NamedTuple):
     kind: SpanKind = SpanKind.CLIENT
 
 
-PROCESS = Verb('process', 'process', SpanKind.CONSUMER)
+PROCESS = Command('process', 'process', SpanKind.CONSUMER)
 
 
 class Telemetry:
@@ -99,14 +99,14 @@ class Telemetry:
         )
 
         self._dropped = meter.create_counter(
-            'torrelque.worker.results.dropped',
+            'torrelque.worker.worker.results.dropped',
             '{result}',
             'Number of results that could not be written, of tasks that were completed without.',
         )
 
     def start(
         self,
-        verb: Verb,
+        verb: Command,
         attributes: Attributes,
         links: Sequence[Link] = (),
         context: Context | None = None,
@@ -133,11 +133,11 @@ class Telemetry:
         links = [Link(creation)] if creation is not None else []
         return self.start(PROCESS, describe(task), links, working_context(task.headers))
 
-    def sent(self, verb: Verb, count: int, error: str | None = None) -> None:
+    def sent(self, verb: Command, count: int, error: str | None = None) -> None:
         """Count tasks that were sent, or that it was tried to send."""
         self._sent.add(count, self._describe(verb, error))
 
-    def consumed(self, verb: Verb, count: int) -> None:
+    def consumed(self, verb: Command, count: int) -> None:
         """Count tasks that were handed to the application."""
         self._consumed.add(count, self._describe(verb))
 
@@ -145,7 +145,7 @@ class Telemetry:
         """Count a result that could not be written."""
         self._dropped.add(1, self._describe(PROCESS, error_type(error)))
 
-    def lasted(self, verb: Verb, nanoseconds: int, error: str | None) -> None:
+    def lasted(self, verb: Command, nanoseconds: int, error: str | None) -> None:
         """Record a duration. Creating a message is none: nothing was sent."""
         seconds = max(0, nanoseconds) / 1e9  # the clock may have been set back
         if verb.type == 'process':
@@ -153,7 +153,7 @@ class Telemetry:
         elif verb.type != 'create':
             self._duration.record(seconds, self._describe(verb, error))
 
-    def _describe(self, verb: Verb, error: str | None = None) -> Attributes:
+    def _describe(self, verb: Command, error: str | None = None) -> Attributes:
         attributes: Attributes = {
             'messaging.system': 'torrelque',
             'messaging.destination.name': self._queue,
@@ -168,7 +168,7 @@ class Telemetry:
 class Operation:
     """One span from its start to its end, and how it failed."""
 
-    def __init__(self, telemetry: Telemetry, verb: Verb, span: Span, context: Context, start: int) -> None:
+    def __init__(self, telemetry: Telemetry, verb: Command, span: Span, context: Context, start: int) -> None:
         self.span = span
         self.context = context
         self.goes_on: bool = False

@@ -14,7 +14,7 @@ from anyio.abc import TaskStatus
 from torrelque import Receipt, Task, TorrelqueLeaseLostError, TorrelqueTypeError, Worker, events, retry
 from torrelque.otel.queue import InstrumentedTorrelque
 from torrelque.otel.telemetry import Operation, Telemetry, pushed
-from torrelque.renewing import Clock
+from torrelque.worker.leases import Clock
 
 __all__ = ('InstrumentedWorker',)
 

@@ -108,7 +108,7 @@ class Transport(ABC):
         """Which server has a key, as far as is known now, by something that is the same for all keys of that server."""
         return None
 
-    async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
+    async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """Like :meth:`execute`, on a connection that nobody else uses meanwhile.
 
         The server may take ``timeout`` seconds longer over the last call, a WAIT

@@ -38,8 +38,8 @@ from torrelque.errors import (
     renew,
 )
 from torrelque.transports import base, spares
+from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error, leaf
 from torrelque.transports.naming import class_name, named
-from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, leaf, pair
 from torrelque.transports.repeating import LARGE, demoted, refused_as_too_large, repeat
 from torrelque.transports.resp import encoded, plain
 from torrelque.transports.tls import diagnose, failed_handshake, is_refused, reason_of
@@ -87,7 +87,7 @@ Command: TypeAlias = 'list[bytes | int]'
 
 def as_reply_error(error: Exception) -> TorrelqueReplyError:
     """An error that a server answered with, as a value."""
-    return pair(TorrelqueReplyError, error, code=_code(error))
+    return dual_error(TorrelqueReplyError, error, code=_code(error))
 
 
 def as_failure(error: Exception, address: str = 'the server', *, connected: bool = True) -> TorrelqueConnectionError:
@@ -106,17 +106,19 @@ def as_failure(error: Exception, address: str = 'the server', *, connected: bool
     if reason is not None:
         return _handshake_failure(address, reason)
     if isinstance(error, TimeoutError):
-        return pair(TorrelqueResponseTimeout, error)
+        return dual_error(TorrelqueResponseTimeout, error)
     if isinstance(error, (exceptions.ResponseError, exceptions.BusyLoadingError, exceptions.ProtocolError)):
         refused = isinstance(error, exceptions.AuthenticationError)
-        return pair(TorrelqueRefusedError if refused else TorrelqueAnsweredConnectionError, error, code=_code(error))
+        return dual_error(
+            TorrelqueRefusedError if refused else TorrelqueAnsweredConnectionError, error, code=_code(error)
+        )
     if not isinstance(error, exceptions.RedisError):
         error = exceptions.ConnectionError(str(error) or type(error).__name__)
-    return pair(TorrelqueConnectionError, error)
+    return dual_error(TorrelqueConnectionError, error)
 
 
 def _handshake_failure(address: str, reason: str) -> TorrelqueHandshakeError:
-    return pair(TorrelqueHandshakeError, exceptions.ConnectionError(failed_handshake(address, reason)))
+    return dual_error(TorrelqueHandshakeError, exceptions.ConnectionError(failed_handshake(address, reason)))
 
 
 def _code(error: Exception) -> str:
@@ -167,7 +169,7 @@ class Dialer:
                     raise
         except TimeoutError:
             late = exceptions.ConnectionError(f'no connection within {CONNECT_TIMEOUT:g} s')
-            raise pair(TorrelqueConnectionError, late) from None
+            raise dual_error(TorrelqueConnectionError, late) from None
         except (exceptions.RedisError, ExceptionGroup) as error:
             raise await _explain(error, connection) from error
         self._open.difference_update([other for other in self._open if not other.usable])
@@ -489,10 +491,10 @@ class CoredisTransport(base.Transport):
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         (reply,) = await self._connections.ask_apart([encoded(call.words())], timeout + MARGIN)
         if demoted([reply]):
-            raise pair(TorrelqueAnsweredConnectionError, reply)
+            raise dual_error(TorrelqueAnsweredConnectionError, reply)
         return reply
 
-    async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
+    async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """The same on a connection of their own, which has ``timeout`` seconds longer to answer."""
         seconds = self._response_timeout + timeout
 

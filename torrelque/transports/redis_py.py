@@ -21,8 +21,8 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from torrelque.core.protocol import Batch, Call, Reply
 from torrelque.errors import TorrelqueConnectionError, TorrelqueTypeError, TorrelqueUsageError
 from torrelque.transports import base
+from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
 from torrelque.transports.naming import class_name, named
-from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, pair
 from torrelque.transports.redis_py_connections import (
     RESPONSE_TIMEOUT,
     Dialer,
@@ -112,7 +112,7 @@ class RedisPyListener(base.Listener):
     def _check_connected(self) -> None:
         # Otherwise redis-py would connect anew, and what was published meanwhile would be missed in silence.
         if not self._connection.is_connected:
-            raise pair(
+            raise dual_error(
                 TorrelqueConnectionError, exceptions.ConnectionError('the connection of the listener was closed')
             )
 
@@ -173,10 +173,10 @@ class RedisPyTransport(base.Transport):
             raise
         if demoted([reply]):
             await self._pool.drop()
-            raise pair(TorrelqueAnsweredConnectionError, reply)
+            raise dual_error(TorrelqueAnsweredConnectionError, reply)
         return reply
 
-    async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
+    async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """The same on a connection that is not the pool's, and has ``timeout`` seconds longer to answer."""
         this_task()
         settings = self._client.connection_pool.connection_kwargs

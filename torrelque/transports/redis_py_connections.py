@@ -31,7 +31,7 @@ from torrelque.errors import (
     renew,
 )
 from torrelque.transports import spares
-from torrelque.transports.pairs import TorrelqueAnsweredConnectionError, pair
+from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
 from torrelque.transports.repeating import Policy, PoolFullError, demoted, refused_as_too_large
 from torrelque.transports.resp import plain
 from torrelque.transports.tls import diagnose, failed_handshake, is_refused, reason_of
@@ -84,7 +84,7 @@ ANSWERS_THAT_END_A_CONNECTION = (
 
 def as_reply_error(error: Exception) -> TorrelqueReplyError:
     """An error that a server answered with, as a value."""
-    return pair(TorrelqueReplyError, error, code=_code(error))
+    return dual_error(TorrelqueReplyError, error, code=_code(error))
 
 
 def as_failure(error: Exception, address: str = 'the server', *, connected: bool = True) -> TorrelqueError:
@@ -102,16 +102,16 @@ def as_failure(error: Exception, address: str = 'the server', *, connected: bool
     if reason is not None:
         return handshake_failure(failed_handshake(address, reason))
     if isinstance(error, (exceptions.AuthenticationError, exceptions.AuthorizationError)):
-        return pair(TorrelqueRefusedError, error, code=_code(error))
+        return dual_error(TorrelqueRefusedError, error, code=_code(error))
     if isinstance(error, (exceptions.ResponseError, exceptions.BusyLoadingError)):
-        return pair(TorrelqueAnsweredConnectionError, error, code=_code(error))
+        return dual_error(TorrelqueAnsweredConnectionError, error, code=_code(error))
     if isinstance(error, exceptions.TimeoutError) and 'connecting' not in str(error):
-        return pair(TorrelqueResponseTimeout, error)
-    return pair(TorrelqueConnectionError, error)
+        return dual_error(TorrelqueResponseTimeout, error)
+    return dual_error(TorrelqueConnectionError, error)
 
 
 def handshake_failure(message: str) -> TorrelqueHandshakeError:
-    return pair(TorrelqueHandshakeError, exceptions.ConnectionError(message))
+    return dual_error(TorrelqueHandshakeError, exceptions.ConnectionError(message))
 
 
 def _code(error: Exception) -> str:
@@ -120,11 +120,11 @@ def _code(error: Exception) -> str:
 
 
 def late_connection() -> TorrelqueConnectionError:
-    return pair(TorrelqueConnectionError, exceptions.TimeoutError(f'no connection within {CONNECT_TIMEOUT:g} s'))
+    return dual_error(TorrelqueConnectionError, exceptions.TimeoutError(f'no connection within {CONNECT_TIMEOUT:g} s'))
 
 
 def late_answer(message: str) -> TorrelqueResponseTimeout:
-    return pair(TorrelqueResponseTimeout, exceptions.TimeoutError(message))
+    return dual_error(TorrelqueResponseTimeout, exceptions.TimeoutError(message))
 
 
 def policy_of(retry: Retry | None) -> Policy:
@@ -392,7 +392,7 @@ class Line:
             message = (
                 f'all {self._most()} connections of the pool were in use for {POOL_TIMEOUT:g} s: raise max_connections'
             )
-            raise pair(PoolFullError, exceptions.MaxConnectionsError(message)) from None
+            raise dual_error(PoolFullError, exceptions.MaxConnectionsError(message)) from None
         finally:
             self._line.remove(turn)
             if self._line:

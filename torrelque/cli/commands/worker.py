@@ -22,8 +22,6 @@ from anyio.abc import TaskStatus
 
 from torrelque import Torrelque, Worker, events
 from torrelque import retry as policies
-from torrelque._failures import describe
-from torrelque._signals import received
 from torrelque.cli import require
 from torrelque.cli.deadline import Deadline
 from torrelque.cli.errors import Refusal, explain, first_of
@@ -32,6 +30,8 @@ from torrelque.cli.importer import find_shadows, load
 from torrelque.cli.output import errors, print_json, printable
 from torrelque.cli.params import TIME, parse_time
 from torrelque.cli.settings import Settings
+from torrelque.worker.failures import describe
+from torrelque.worker.signals import received
 
 __all__ = ('worker',)
 

@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 from torrelque.core.models import Task, TorrelqueTaskStatus
+from torrelque.engine.items import ReleaseItem, RequeueItem
 from torrelque.errors import TorrelqueError, TorrelqueLeaseLostError, TorrelqueLookupError
-from torrelque.items import ReleaseItem, RequeueItem
 from torrelque.queue import Torrelque
 from torrelque.testing.conformance.support import OnQueue, eventually
 

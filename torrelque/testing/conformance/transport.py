@@ -8,10 +8,10 @@ import anyio
 import pytest
 
 from torrelque.core.protocol import Call, Reply, Script
+from torrelque.engine.engine import drive
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError
 from torrelque.testing.conformance.support import PATIENCE, OnClient, ask, call, eventually, unique_key
 from torrelque.transports.base import Listener, Message, Transport
-from torrelque.transports.engine import drive
 
 __all__ = ('ServerConformance', 'TransportConformance')
 
@@ -75,7 +75,7 @@ class TransportConformance(OnClient):
         key = unique_key()
         calls = [call('LPUSH', key, 'a'), call('HGET', key, 'no hash'), call('LRANGE', key, 0, -1)]
         for count in (1, 2, 3):  # on a connection that is kept, too
-            pushed, error, listed = await transport.execute_apart(calls, 0.1)
+            pushed, error, listed = await transport.execute_dedicated(calls, 0.1)
             assert isinstance(error, TorrelqueReplyError)
             assert error.code == 'WRONGTYPE'
             assert (pushed, listed) == (count, [b'a'] * count)

@@ -17,7 +17,17 @@ from torrelque.errors import TorrelqueReplyError
 from torrelque.transports.memory.keyspace import Keyspace
 
 __all__ = (
-    'DELAYED', 'PENDING', 'REJECTED', 'WORKING', 'Record', 'Run', 'State', 'Verb', 'laned', 'number', 'stamp',
+    'DELAYED',
+    'PENDING',
+    'REJECTED',
+    'WORKING',
+    'Command',
+    'Record',
+    'Run',
+    'State',
+    'laned',
+    'number',
+    'stamp',
     'whole',
 )  # fmt: skip
 
@@ -325,10 +335,10 @@ def _time(text: bytes) -> float | None:
         return None
 
 
-Verb: TypeAlias = Callable[[Run], Reply]
+Command: TypeAlias = Callable[[Run], Reply]
 
 
-def laned(body: Callable[[Run], bytes]) -> Verb:
+def laned(body: Callable[[Run], bytes]) -> Command:
     """A verb made safe to repeat by a lane. The body does it and answers a letter an item."""
 
     def verb(run: Run) -> Reply:

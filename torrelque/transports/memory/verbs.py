@@ -30,10 +30,10 @@ from torrelque.transports.memory.prelude import (
     PENDING,
     REJECTED,
     WORKING,
+    Command,
     Record,
     Run,
     State,
-    Verb,
     laned,
     number,
     stamp,
@@ -449,7 +449,7 @@ def page(run: Run) -> Reply:
     return [b'0', *run.db.zset_at(run.keys[place]).scores]
 
 
-VERBS: Mapping[str, Verb] = MappingProxyType(
+VERBS: Mapping[str, Command] = MappingProxyType(
     {
         'mint': mint,
         'drop': drop,

@@ -10,9 +10,9 @@
 - :mod:`~torrelque.transports.native.listener`: a connection for subscriptions
 - :mod:`~torrelque.transports.native.sentinel`: connections to the primary that sentinels name
 - :mod:`~torrelque.transports.native.transport`: all of them behind the transport interface
-- :mod:`~torrelque.transports.native.cluster`: the same over a cluster, with
-  :mod:`~torrelque.transports.native.topology` (which node serves a slot) and
-  :mod:`~torrelque.transports.native.redirection` (what a node answers when it does not)
+- :mod:`~torrelque.transports.cluster.native`: the same over a cluster, with
+  :mod:`~torrelque.transports.cluster.topology` (which node serves a slot) and
+  :mod:`~torrelque.transports.cluster.redirection` (what a node answers when it does not)
 """
 
 from torrelque.transports.native.transport import NativeTransport, connect

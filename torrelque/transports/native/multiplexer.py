@@ -31,7 +31,7 @@ from torrelque.errors import (
 from torrelque.transports.native.blocking import LAST_WORDS
 from torrelque.transports.native.connection import Breaks, Connection
 from torrelque.transports.native.dialer import Dialer
-from torrelque.transports.once import Once, once_maker
+from torrelque.transports.oneshot import OneShot, oneshot_maker
 
 __all__ = ('Multiplexer', 'back_off')
 
@@ -50,12 +50,12 @@ class Slot:
 
     __slots__ = ('abandoned', 'breaks', 'count', 'data', 'deadline', 'done', 'error', 'replies', 'suspected')
 
-    def __init__(self, data: bytes, count: int, deadline: float, breaks: Breaks, done: Once) -> None:
+    def __init__(self, data: bytes, count: int, deadline: float, breaks: Breaks, done: OneShot) -> None:
         self.data: bytes = data
         self.count: int = count
         self.deadline: float = deadline
         self.breaks: Breaks = breaks
-        self.done: Once = done
+        self.done: OneShot = done
         self.replies: list[Reply] = []
         self.error: TorrelqueConnectionError | None = None
         self.suspected: bool = False
@@ -87,7 +87,7 @@ class Multiplexer:
         self._finished = anyio.Event()
         self._started = self._closed = False
         self._failures = 0
-        self._make_once = once_maker()
+        self._make_once = oneshot_maker()
         self._connection: Connection | None = None
         self._draining = False
         """The server is not the primary: the connection is closed once it has answered what it owes."""

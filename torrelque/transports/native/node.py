@@ -79,7 +79,7 @@ class Node:
         del data
         return [await self._execute_alone(call, deadline) for call in batch]
 
-    async def execute_apart(self, batch: Batch, last: float, deadline: float) -> Sequence[Reply]:
+    async def execute_dedicated(self, batch: Batch, last: float, deadline: float) -> Sequence[Reply]:
         """Send the calls on a connection that nobody else uses. The last one may take ``last`` seconds longer."""
         data = pack(batch)
         breaks = Breaks()

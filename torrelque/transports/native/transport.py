@@ -17,12 +17,12 @@ from anyio.abc import TaskGroup
 from torrelque.core.protocol import Batch, Call, Reply
 from torrelque.errors import TorrelqueTypeError, TorrelqueUsageError, TorrelqueValueError, is_demoted
 from torrelque.transports import base
+from torrelque.transports.cluster.redirection import to_repeat
 from torrelque.transports.native.connection import Breaks
 from torrelque.transports.native.dialer import Dialer
 from torrelque.transports.native.listener import NativeListener
 from torrelque.transports.native.node import Node
 from torrelque.transports.native.options import Credentials, CredentialSource, Options
-from torrelque.transports.native.redirection import to_repeat
 from torrelque.transports.native.url import Address, Target, parse_url
 
 __all__ = ('NativeTransport', 'connect')
@@ -123,14 +123,14 @@ class NativeTransport(base.Transport):
         """Until when a call that begins now may be repeated."""
         return time.monotonic() + self._options.retry_timeout
 
-    async def execute_apart(self, batch: Batch, timeout: float) -> Sequence[Reply]:
+    async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """Send the calls on a connection of their own, and again, all of them, on another if it breaks."""
         self._usable()
         assert self._node is not None  # noqa: S101 - as it is usable
         deadline = self._deadline()
-        replies = await self._node.execute_apart(batch, timeout, deadline)
+        replies = await self._node.execute_dedicated(batch, timeout, deadline)
         if any(map(is_demoted, replies)):
-            return await self._node.execute_apart(batch, timeout, deadline)
+            return await self._node.execute_dedicated(batch, timeout, deadline)
         return replies
 
     async def reconnect(self) -> None:
@@ -250,7 +250,7 @@ def connect(
     if target.kind != 'sentinel' and (sentinel_user is not None or sentinel_password is not None):
         raise TorrelqueValueError('sentinel_user, sentinel_password: only a redis+sentinel:// URL has sentinels')
     if target.kind == 'cluster':
-        from torrelque.transports.native.cluster import ClusterTransport  # noqa: PLC0415 - it is a transport like this
+        from torrelque.transports.cluster.native import ClusterTransport  # noqa: PLC0415 - it is a transport like this
 
         return ClusterTransport(target.addresses, options)
     if target.kind == 'sentinel':

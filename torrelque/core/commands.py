@@ -1,0 +1,185 @@
+"""The verbs that act on items: how an item is written as a script's arguments, and what the answers mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
+
+from torrelque.core.models import Receipt, TorrelqueTaskStatus
+from torrelque.core.protocol import Arg, Reply
+from torrelque.errors import TorrelqueDurabilityError, TorrelqueTooLargeError
+
+__all__ = (
+    'CANCEL',
+    'ENQUEUE',
+    'ERASE',
+    'EXTEND',
+    'GIVEBACK',
+    'MAX_ITEMS',
+    'PURGE',
+    'REDRIVE',
+    'REJECT',
+    'RELEASE',
+    'REQUEUE',
+    'Answer',
+    'ClaimedTask',
+    'Command',
+    'Item',
+    'Outcome',
+    'cancel_item',
+    'claim_item',
+    'enqueue_in',
+    'enqueue_item',
+    'extend_item',
+    'purge_item',
+    'redrive_item',
+    'reject_item',
+    'release_item',
+    'requeue_item',
+)  # fmt: skip
+
+MAX_ITEMS = 250
+"""Items in one call of a script, which holds the server for some 5 ms at most."""
+
+Item: TypeAlias = tuple[Arg, ...]
+"""The arguments of one item of a call."""
+
+
+class Outcome(Enum):
+    """What became of an item."""
+
+    NEW = ord('n')
+    EXISTING = ord('e')
+    OK = ord('o')
+    LOST = ord('l')
+    UNKNOWN = ord('u')
+    BROKEN = ord('x')
+    """The task's state is not a hash: somebody else wrote to its key."""
+
+
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}  # quicker than Outcome(letter), and each item asks
+
+Answer: TypeAlias = 'Outcome | float | TorrelqueDurabilityError | TorrelqueTooLargeError'
+"""An outcome, the new deadline of a claim that was extended, or an error.
+
+That is of what was done but is not confirmed, or of an item that is too large for the server.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A script that takes items. ``laned``: made safe to repeat by a lane; ``limit``: items a call.
+
+    ``trailer`` comes after the items. ``by_claim``: its items begin as `claim_item` writes them.
+    """
+
+    name: str
+    laned: bool = True
+    limit: int = MAX_ITEMS
+    trailer: Item = ()
+    by_claim: bool = False
+
+    def parse(self, reply: Reply) -> list[Answer]:
+        """One answer an item, of a laned verb's letters or of extend's list."""
+        if self.laned:
+            (letters,) = reply
+            return [_OUTCOMES[letter] for letter in letters]
+        answers: Sequence[bytes] = reply
+        return [_OUTCOMES[answer[0]] if answer in (b'l', b'u', b'x') else float(answer) for answer in answers]
+
+
+ENQUEUE = Command('enqueue')
+RELEASE = Command('release', by_claim=True)
+REQUEUE = Command('requeue', by_claim=True)
+REJECT = Command('reject', by_claim=True)
+GIVEBACK = Command('giveback', by_claim=True)
+EXTEND = Command('extend', laned=False, by_claim=True)
+CANCEL = Command('cancel', limit=1)
+REDRIVE = Command('redrive')
+PURGE = Command('purge')
+ERASE = Command('erase', limit=1)
+
+
+def enqueue_in(generation: int) -> Command:
+    """To enqueue while the number of shards is of this generation."""
+    return Command(ENQUEUE.name, trailer=(generation,))
+
+
+class ClaimedTask(NamedTuple):
+    """A task as the claim script answers it.
+
+    ``deadline`` is on the server's clock; ``expires`` on the client's, counted from before the claim was sent.
+    ``attempt`` is which delivery it is since the task was enqueued or last redriven, from 1.
+    """
+
+    receipt: Receipt
+    payload: bytes
+    deadline: float
+    headers: bytes
+    expires: float
+    attempt: int
+
+
+def seconds(value: float | None) -> str:
+    """A time as an argument; empty for none."""
+    return '' if value is None else f'{value:.6f}'
+
+
+@lru_cache(maxsize=64)
+def _precisely(timeout: float) -> str:
+    """A time-out as an argument. Mostly all have the same, so a bulk of tasks shares one text."""
+    return f'{timeout:.15g}'
+
+
+def claim_item(target: Receipt | str) -> Item:
+    """A claim: that of the receipt, or, of a bare id, whichever is live."""
+    if isinstance(target, Receipt):
+        return target.id.encode(), target.token, target.dequeue_count
+    return target.encode(), '', ''
+
+
+def enqueue_item(
+    task_id: str, payload: bytes, timeout: float, delay: float | None, max_dequeues: int | None, headers: bytes
+) -> Item:
+    limit = '' if max_dequeues is None else max_dequeues
+    return task_id.encode(), payload, _precisely(timeout), seconds(delay), limit, headers
+
+
+def release_item(target: Receipt | str, status: TorrelqueTaskStatus, ttl: float | None, result: bytes) -> Item:
+    """``ttl``: how long the result is kept, in seconds; None where there is no result."""
+    return *claim_item(target), int(status), '' if ttl is None else max(1, round(ttl * 1000)), result
+
+
+def requeue_item(target: Receipt | str, delay: float | None, timeout: float | None) -> Item:
+    return *claim_item(target), seconds(delay), '' if timeout is None else f'{timeout:.15g}'
+
+
+def reject_item(target: Receipt | str, reason: str, max_rejected: int | None = None) -> Item:
+    """``max_rejected``: the most dead letters to be kept."""
+    return *claim_item(target), reason.encode(), *cap(max_rejected, '')
+
+
+def cap(max_rejected: int | None, *without: Arg) -> tuple[Arg, ...]:
+    """The most dead letters to be kept, as a script's last argument."""
+    return without if max_rejected is None else (max_rejected,)
+
+
+def extend_item(target: Receipt | str, timeout: float | None) -> Item:
+    return *claim_item(target), seconds(timeout)
+
+
+def cancel_item(task_id: str) -> Item:
+    return (task_id.encode(),)
+
+
+def redrive_item(task_id: str, _before: float) -> Item:
+    return (task_id.encode(),)
+
+
+def purge_item(task_id: str, before: float) -> Item:
+    """``before``: only if the task was rejected no later, Unix time; infinite for whenever it was."""
+    return task_id.encode(), '' if before == math.inf else seconds(before)

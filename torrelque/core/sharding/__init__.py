@@ -1,0 +1,1 @@
+"""Queues with shards: how many there are, and their sessions and consumers."""

@@ -1,0 +1,520 @@
+"""The consumers that wait for tasks of several shards: one wait a server, whatever the number of shards.
+
+The machine *surveys* a server, one call that looks at all its shards and has
+them ring where it is going to wait. It claims from those that have tasks, in
+turn, and waits on the server once none has. It never polls; while it is busy
+with some shards it surveys now and then, so that the others do not wait long.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from torrelque.core.commands import ClaimedTask, cap
+from torrelque.core.consumers import BACKOFF, MAX_CLAIM, MAX_FAILURES, SLICE, claim
+from torrelque.core.lanes import Lane, Lanes
+from torrelque.core.protocol import Interrupted, Operation, Reply
+from torrelque.core.waiters import Waiters
+from torrelque.core.waiting import Wait
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, is_unavailable
+
+if TYPE_CHECKING:
+    from torrelque.core.keys import Keys
+    from torrelque.core.merging import Ticket
+
+__all__ = ('FAIRNESS', 'ShardedConsumers')
+
+FAIRNESS = 0.1
+"""Seconds after which consumers that have enough to do survey the next server, for shards that have something, too."""
+
+REGISTERED = 20.0
+"""Seconds for which shards ring where a consumer said that it waits: two slices and some time to spare."""
+
+OVERDUE = 1.0
+"""Seconds after which nobody goes without the tasks of other shards for the sake of an answer that has not come."""
+
+HINTED = 64
+"""Tasks that a shard is taken to have when it rang."""
+
+
+class Partner:
+    """Something that may not answer for a while, though others do: a server, or one shard."""
+
+    __slots__ = ('failures', 'lost', 'not_before')
+
+    def __init__(self) -> None:
+        self.failures: int = 0
+        self.lost: Exception | None = None
+        self.not_before: float = -math.inf
+
+
+class Shard(Partner):
+    """One shard as its consumers see it."""
+
+    __slots__ = (
+        'alarm', 'asked', 'busy', 'claimed_at', 'expected', 'hinted', 'lane', 'lanes', 'names', 'number', 'ring',
+        'seen', 'wake',
+    )  # fmt: skip
+
+    def __init__(self, number: int, lanes: Lanes, keys: Keys) -> None:
+        super().__init__()
+        self.number: int = number
+        self.asked: int = 0  # tasks that a claim in flight asked for, unless it is overdue
+        self.claimed_at: float = -math.inf
+        self.lanes: Lanes = lanes
+        self.lane: Lane = Lane()
+        self.wake: bytes = keys['wake']
+        self.ring: bytes = keys['ring']
+        self.names: list[bytes] = [keys[name] for name in ('pending', 'delayed', 'working', 'timer', 'bell', 'wake')]
+        self.busy: bool = False
+        self.expected: int = 0  # tasks that are likely to be there
+        self.seen: int = 0  # those that a survey found while a claim was in flight, perhaps after it was executed
+        self.alarm: float = math.inf  # when an event is due that the server counts on us to mind
+        self.hinted: bool = False  # it rang, and no claim began after: if nobody here can use it, others must be rung
+
+    @property
+    def promising(self) -> bool:
+        """Whether tasks may come of it soon."""
+        return not self.lost and (self.asked > 0 or (self.expected > 0 and not self.busy))
+
+    @property
+    def active(self) -> bool:
+        return self.busy or (self.expected > 0 and not self.lost)
+
+
+class Place(Partner):
+    """A server, and which of the shards it holds."""
+
+    __slots__ = ('blocking', 'done', 'hint_lost', 'lead', 'shards', 'survey_wanted', 'surveyed_at', 'surveying')
+
+    def __init__(self, shards: Sequence[int]) -> None:
+        super().__init__()
+        self.lead: int = 0  # which of the shards' slots its surveys and waits are sent to
+        self.shards: Sequence[int] = shards
+        self.survey_wanted: bool = True
+        self.surveying: bool = False
+        self.surveyed_at: float = -math.inf
+        self.done: int = 0  # the latest survey of it that was answered
+        self.blocking: bool = False
+        self.hint_lost: bool = False
+
+    @property
+    def first(self) -> int:
+        return self.shards[self.lead % len(self.shards)]
+
+
+class ShardedConsumers:
+    """Serves waiting consumers, first come first served, from several shards, each in its turn.
+
+    ``place`` tells by a key which server has it now; ``give_back`` takes claims
+    that nobody is there for any more; ``told`` hears the generation of the number
+    of shards that the server has recorded, 0 for none; ``lost`` which shards do
+    not answer, and why, or that they do again. The rest is as of :class:`~torrelque.core.consumers.Consumers`.
+    """
+
+    def __init__(
+        self,
+        place: Callable[[bytes], Hashable],
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+        give_back: Callable[[Sequence[ClaimedTask]], None],
+        told: Callable[[int], None],
+        block_limit: float = SLICE,
+        max_rejected: int | None = None,
+        lost: Callable[[Sequence[int], Exception | None], None] = lambda _shards, _error: None,
+    ) -> None:
+        self._place = place
+        self._lost = lost
+        self._told = told
+        self._clock = clock
+        self._jitter = jitter
+        self._max_rejected = max_rejected
+        self._longest_slice = min(SLICE, block_limit)
+        self._shards: list[Shard] = []
+        self._of_wake: dict[bytes, Shard] = {}
+        self._places: dict[Hashable, Place] = {}
+        self._waiters = Waiters(give_back)
+        self._joined: dict[Ticket, int] = {}  # the number of surveys begun before
+        self._surveys = 0
+        self._look_wanted = False
+        self._surveyed_at = -math.inf
+        self._asked = 0  # tasks that claims in flight asked for
+        self._turn = 0
+
+    def add(self, lanes: Lanes, keys: Keys) -> None:
+        """One more shard."""
+        shard = Shard(len(self._shards), lanes, keys)
+        self._shards.append(shard)
+        self._look_wanted = bool(self._waiters)
+        for member in (shard.wake, shard.wake + b'+'):
+            self._of_wake[member] = shard
+        self._places = {}
+
+    def truncate(self, total: int) -> None:
+        """Only the first so many shards are left."""
+        if total < len(self._shards):
+            for shard in self._shards[total:]:
+                del self._of_wake[shard.wake], self._of_wake[shard.wake + b'+']
+            del self._shards[total:]
+            self._look_wanted = bool(self._waiters)
+            self._places = {}
+
+    # Callers -----------------------------------------------------------------
+
+    def join(self, ticket: Ticket, want: int, deadline: float, *, stays: bool = True) -> None:
+        """Want up to ``want`` tasks until ``deadline``; or, unless it ``stays``, those that are there."""
+        self._waiters.join(ticket, want, deadline, stays=stays)
+        self._joined[ticket] = self._surveys
+        self._look_wanted = True
+
+    def leave(self, ticket: Ticket) -> None:
+        """The caller has gone. What was already claimed for it goes back."""
+        self._waiters.leave(ticket)
+
+    # Driver ------------------------------------------------------------------
+
+    def start(self) -> list[tuple[int, Operation[bool]]]:
+        """What to run now, each with the shard that it is for. They return whether the server answered."""
+        now = self._clock()
+        self._waiters.time_out(now)
+        self._forget_those_gone()
+        if not self._waiters:
+            return self._start_parting()
+        for shard in self._shards:
+            if shard.alarm <= now or (shard.lost and shard.not_before <= now):
+                shard.expected = max(shard.expected, 1)
+        self._pass_over(now)
+        started = self._start_claims()
+        if self._look_wanted and self._waiters.wanted > self._asked:
+            self._look_wanted = False
+            self._want_surveys()
+        return started + self._start_surveys(now, busy=bool(started))
+
+    def waits(self) -> list[Wait]:
+        """The waits that are to begin now."""
+        now = self._clock()
+        waits: list[Wait] = []
+        if self._look_wanted or self._waiters.deadline <= now:
+            return waits
+        for place in list(self._places.values()):
+            idle = not (place.blocking or place.surveying or place.survey_wanted) and now >= place.not_before
+            if not idle or any(self._shards[at].active for at in place.shards):
+                continue
+            if now - place.surveyed_at > SLICE or self._regrouped():
+                place.survey_wanted = True
+                continue
+            place.blocking = True
+            longest = min(self._longest_slice, self._waiters.deadline - now)
+            seconds = max(0.001, longest * (1 - 0.15 * self._jitter()))
+            waits.append(Wait(self._shards[place.first].ring, seconds, _Waiting(self, place)))
+        return waits
+
+    def timer(self) -> float:
+        """When to call `start` and `waits` again at the latest, whatever happens."""
+        times = [self._waiters.expiry]
+        if self._waiters:
+            # One that is to be claimed from, alarm or not, may have to wait for an answer that brings enough or not.
+            times += [shard.alarm for shard in self._shards if not shard.active]
+            times += [shard.not_before for shard in self._shards if shard.lost and not shard.busy]
+            times += [shard.claimed_at + OVERDUE for shard in self._shards if shard.asked]
+            times += [place.surveyed_at + OVERDUE for place in self._places.values() if self._keeps_waiting(place)]
+            times += [
+                place.not_before for place in self._places.values() if place.survey_wanted and not place.surveying
+            ]
+        return min(times)
+
+    def close(self) -> None:
+        """The queue object is being closed: fail those who wait; the waits that are cancelled may take hints along."""
+        self.abort(TorrelqueError('the queue was closed while waiting for a task'))
+        for place in self._places.values():
+            place.hint_lost = place.hint_lost or place.blocking
+            place.blocking = False
+
+    def abort(self, error: Exception) -> None:
+        """Tell all who wait; what was claimed for one that wants more is its."""
+        self._look_wanted = False
+        self._waiters.abort(error)
+
+    # Waits -------------------------------------------------------------------
+
+    def ended(self, place: Place, member: bytes | None) -> None:
+        """A wait ended: a shard rang, or its time was over."""
+        if place not in self._places.values():  # the shards were on other servers meanwhile
+            self._want_surveys()
+        place.blocking = False
+        place.failures = 0
+        shard = None if member is None else self._of_wake.get(member)
+        if shard is not None:
+            shard.expected = max(shard.expected, HINTED)
+            shard.hinted = True
+        else:  # the slice is over, or the number of shards was changed
+            place.survey_wanted = True
+            place.hint_lost = place.hint_lost or member is not None
+
+    def failed(self, place: Place, error: Exception) -> None:
+        """A wait broke. A hint may be lost with it; the survey that follows finds what it told of."""
+        place.blocking = False
+        place.failures += 1
+        place.survey_wanted = place.hint_lost = True
+        self._look_wanted = bool(self._waiters)
+        place.not_before = self._clock() + BACKOFF.pause(place.failures, self._jitter)
+        if not isinstance(error, TorrelqueConnectionError):
+            self.abort(error)
+        elif place.failures >= MAX_FAILURES:
+            self._lose(place, error)
+
+    # What does not answer ----------------------------------------------------
+
+    def _lose(self, partner: Place | Shard, error: Exception) -> None:
+        """A server or a shard does not answer. Those who wait are told if no other does."""
+        if not is_unavailable(error):
+            self.abort(error)
+            return
+        is_new, partner.lost = partner.lost is None, error
+        if isinstance(partner, Place):
+            partner.survey_wanted = True
+            for shard in self._shards:
+                if shard.number in partner.shards:
+                    shard.expected = 0
+        if all(shard.lost for shard in self._shards) or all(
+            place.lost or all(self._shards[at].lost for at in place.shards) for place in self._places.values()
+        ):
+            for each in (*self._shards, *self._places.values()):
+                each.lost, each.not_before = None, -math.inf  # whoever comes next asks all of them
+            self.abort(error)
+            return
+        partner.not_before = self._clock() + BACKOFF.pause(max(partner.failures, 1), self._jitter)
+        if is_new:
+            self._lost(partner.shards if isinstance(partner, Place) else [partner.number], error)
+        self._hand_out(())
+
+    def _find(self, partner: Place | Shard) -> None:
+        """It answers."""
+        if partner.lost is not None:
+            partner.lost, partner.not_before = None, -math.inf
+            self._lost(partner.shards if isinstance(partner, Place) else [partner.number], None)
+
+    def _place_of(self, shard: Shard) -> Place | None:
+        return next((place for place in self._places.values() if shard.number in place.shards), None)
+
+    def _pass_over(self, now: float) -> None:
+        """What has not answered for long holds up nobody any more."""
+        is_late = False
+        for shard in self._shards:
+            if shard.asked and shard.claimed_at + OVERDUE <= now:
+                self._asked -= shard.asked
+                shard.asked, is_late = 0, True
+        if is_late or any(self._is_overdue(place) for place in self._places.values()):
+            self._hand_out(())
+
+    def _keeps_waiting(self, place: Place) -> bool:
+        """Whether an answer is waited for."""
+        return place.surveying and place.surveyed_at + OVERDUE > self._clock()
+
+    # Claims ------------------------------------------------------------------
+
+    def _start_claims(self) -> list[tuple[int, Operation[bool]]]:
+        started: list[tuple[int, Operation[bool]]] = []
+        first, count = self._turn, len(self._shards)
+        missing = self._waiters.wanted - self._asked
+        for step in range(count):
+            at = (first + step) % count
+            shard = self._shards[at]
+            if missing <= 0:
+                break
+            if shard.busy or not shard.expected or (shard.lost and self._clock() < shard.not_before):
+                continue
+            if shard.lost:  # to see whether it answers again: what is wanted is asked for elsewhere, too
+                shard.busy, shard.expected = True, 0
+                started.append((at, self._claim(shard, 1)))
+                continue
+            if not started:
+                self._turn = at + 1
+            asked = min(missing, shard.expected, MAX_CLAIM)
+            missing -= asked
+            self._asked += asked
+            shard.asked, shard.claimed_at = asked, self._clock()
+            shard.busy, shard.hinted, shard.alarm, shard.seen = True, False, math.inf, 0
+            started.append((at, self._claim(shard, asked)))
+        return started
+
+    def _claim(self, shard: Shard, asked: int) -> Operation[bool]:
+        try:
+            if not self._waiters:  # all have left before it began; what it was for is left to others
+                return (yield from self._tick(shard))
+            now = self._clock()
+            willing = max(0.0, self._waiters.deadline - now)
+            answer = yield from claim(shard.lanes, asked, willing, shard.lane, now, self._max_rejected)
+        except Interrupted as interrupted:
+            self._settle_claim(shard)
+            if interrupted.cause is None:
+                self.abort(TorrelqueError('the queue was closed while waiting for a task'))
+            else:
+                shard.failures += 1
+                place = self._place_of(shard) if isinstance(interrupted.cause, TorrelqueConnectionError) else None
+                self._lose(place or shard, interrupted.cause)
+        except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
+            self.abort(error)
+        else:
+            self._find(shard)
+            shard.failures = 0
+            if answer.alarm is not None:
+                shard.alarm = self._clock() + answer.alarm
+            full = answer.again or len(answer.tasks) == asked
+            shard.expected = max(1, shard.expected - asked) if full else shard.seen
+            self._settle_claim(shard)
+            self._hand_out(answer.tasks)
+            return True
+        finally:
+            self._settle_claim(shard)
+        shard.expected = 0
+        return False
+
+    def _settle_claim(self, shard: Shard) -> None:
+        shard.busy = False
+        self._asked -= shard.asked
+        shard.asked = 0
+
+    def _tick(self, shard: Shard) -> Operation[bool]:
+        """Nobody waits any more: leave the shard's timer and hint to others."""
+        shard.expected = 0
+        try:
+            yield from shard.lanes.script('tick', (shard.lane.number, 0, *cap(self._max_rejected)), bool)
+        except (Interrupted, Exception):  # noqa: BLE001 - whatever it is, nobody waits for it
+            return False  # the timer expires by itself, the hint costs others a slice
+        return True
+
+    def _hand_out(self, tasks: Sequence[ClaimedTask]) -> None:
+        promising = any(shard.promising for shard in self._shards)
+        looked = () if promising else self._looked()
+        self._waiters.hand_out(looked, tasks, more=promising)
+        self._forget_those_gone()
+
+    def _looked(self) -> Iterable[Ticket]:
+        """Whose shards were all looked at since they came."""
+        answered = [place.done for place in self._places.values() if not place.lost and not self._is_overdue(place)]
+        done = min(answered, default=0)
+        return [ticket for ticket, joined in self._joined.items() if joined < done]
+
+    def _is_overdue(self, place: Place) -> bool:
+        return place.surveying and not self._keeps_waiting(place)
+
+    def _forget_those_gone(self) -> None:
+        if len(self._joined) > len(self._waiters):
+            self._joined = {ticket: joined for ticket, joined in self._joined.items() if ticket in self._waiters}
+
+    # Surveys -----------------------------------------------------------------
+
+    def _regrouped(self) -> bool:
+        """See which server has which shard now; whether that changed."""
+        groups: dict[Hashable, list[int]] = {}
+        try:
+            for at, shard in enumerate(self._shards):
+                groups.setdefault(self._place(shard.wake), []).append(at)
+        except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
+            self.abort(error)
+            return False
+        if {name: place.shards for name, place in self._places.items()} == groups:
+            return False
+        old = self._places
+        self._places = {
+            name: old[name] if name in old and old[name].shards == shards else Place(shards)
+            for name, shards in groups.items()
+        }
+        return True
+
+    def _want_surveys(self) -> None:
+        self._regrouped()
+        for place in self._places.values():
+            place.survey_wanted = True
+
+    def _start_surveys(self, now: float, *, busy: bool) -> list[tuple[int, Operation[bool]]]:
+        started: list[tuple[int, Operation[bool]]] = []
+        if busy and now - self._surveyed_at > FAIRNESS:
+            self._regrouped()  # there may be shards, or servers, that no survey has been of
+            # One server at a time: what surveys cost all servers together does not grow with their number.
+            others = [place for place in self._places.values() if not place.blocking]
+            if others:
+                min(others, key=lambda place: place.surveyed_at).survey_wanted = True
+            self._surveyed_at = now
+        for place in self._places.values():
+            if place.survey_wanted and not place.surveying and now >= place.not_before:
+                place.survey_wanted, place.surveying, place.surveyed_at = False, True, now
+                self._surveyed_at = now
+                self._surveys += 1
+                started.append((place.first, self._survey(place, self._surveys, REGISTERED)))
+        return started
+
+    def _survey(self, place: Place, number: int, registered: float) -> Operation[bool]:
+        shards = [self._shards[at] for at in place.shards]
+        names = [name for shard in shards for name in shard.names]
+        lead = self._shards[place.first]
+        lanes = lead.lanes
+        try:
+            generation, findings = yield from lanes.script('survey', (round(registered * 1000), *names), _findings)
+        except (Interrupted, Exception) as error:  # noqa: BLE001 - it is told to every waiting caller
+            place.surveying = False
+            cause = error.cause if isinstance(error, Interrupted) else error
+            if registered and cause is None:
+                self.abort(TorrelqueError('the queue was closed while waiting for a task'))
+            elif registered and isinstance(cause, Exception):
+                self._regrouped()  # it may be known by now that only some of them are where nobody answers
+                where = self._place_of(lead)
+                if where is not None:  # else the shard is no more
+                    where.failures += 1
+                    where.lead += 1
+                    self._lose(where, cause)
+            return False
+        finally:
+            place.surveying = False
+        self._find(place)
+        if registered:
+            place.done = number
+            place.hint_lost = False
+            for shard, finding in zip(shards, findings, strict=True):
+                shard.seen = finding
+                if not shard.busy and not shard.hinted:
+                    shard.expected = finding
+            self._hand_out(())
+        self._told(generation)
+        return True
+
+    def _start_parting(self) -> list[tuple[int, Operation[bool]]]:
+        """Nobody waits any more: leave timers and hints to others."""
+        started: list[tuple[int, Operation[bool]]] = []
+        for at, shard in enumerate(self._shards):
+            if not shard.busy and (shard.alarm < math.inf or shard.hinted):
+                shard.alarm, shard.hinted = math.inf, False
+                started.append((at, self._tick(shard)))
+        for place in self._places.values():
+            if place.hint_lost and not place.surveying:
+                place.hint_lost, place.surveying = False, True
+                started.append((place.first, self._survey(place, 0, 0.0)))
+        return started
+
+
+class _Waiting:
+    """Where the end of one wait is told."""
+
+    __slots__ = ('_place', '_spread')
+
+    def __init__(self, spread: ShardedConsumers, place: Place) -> None:
+        self._spread = spread
+        self._place = place
+
+    def ended(self, member: bytes | None) -> None:
+        self._spread.ended(self._place, member)
+
+    def failed(self, error: Exception) -> None:
+        self._spread.failed(self._place, error)
+
+
+def _findings(reply: Reply) -> tuple[int, list[int]]:
+    """The generation of the number of shards (0: not known), and how many tasks to expect of each that was looked at.
+
+    Where an event is near, or a shard could not be looked at, a claim will tell.
+    """
+    generation, findings = reply
+    return int(generation or 0), [int(finding) if finding.isdigit() else 1 for finding in findings.split()]

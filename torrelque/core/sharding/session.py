@@ -1,0 +1,169 @@
+"""All that one queue object over several shards decides: a session for each, and one machine for those who wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import chain
+
+from torrelque.core.commands import GIVEBACK, ClaimedTask, Command, Item, claim_item
+from torrelque.core.keys import Keys
+from torrelque.core.merging import Ticket
+from torrelque.core.protocol import Operation
+from torrelque.core.session import Session
+from torrelque.core.sharding.consumers import ShardedConsumers
+from torrelque.core.sharding.layout import shard_of_claim
+from torrelque.core.waiting import Wait
+from torrelque.errors import renew
+
+__all__ = ('ShardedSession',)
+
+
+class ShardedSession:
+    """The state machine of one queue object over several shards, driven like a `Session`.
+
+    ``make`` makes the session of one shard. ``place`` tells by a key which server
+    has it now; ``told`` hears the generation of the number of shards, whenever a
+    server tells, ``lost`` which shards do not answer, and why, or that they do again.
+    With ``at_once`` all shards are on one server, and their calls may travel together.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], Session],
+        keys: Sequence[Keys],
+        *,
+        place: Callable[[bytes], Hashable],
+        told: Callable[[int], None],
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+        block_limit: float,
+        max_rejected: int | None,
+        at_once: bool,
+        lost: Callable[[Sequence[int], Exception | None], None] = lambda _shards, _error: None,
+    ) -> None:
+        self._make = make
+        self._at_once = at_once
+        self._spread = ShardedConsumers(place, clock, jitter, self._give_back, told, block_limit, max_rejected, lost)
+        self._clock = clock
+        self._sessions: list[Session] = []
+        self._asked: set[int] = set()  # shards whose sessions have calls to start: to ask all of them each time is slow
+        self._total = 0
+        self.resize(keys)
+
+    def resize(self, keys: Sequence[Keys]) -> None:
+        """Have these shards from now on. Those that are no more are left once their last call has ended."""
+        self._reach(len(keys))
+        for shard in range(self._total, len(keys)):
+            self._spread.add(self._sessions[shard].lanes, keys[shard])
+        self._spread.truncate(len(keys))
+        self._total = len(keys)
+
+    def _reach(self, total: int) -> None:
+        for shard in range(len(self._sessions), total):
+            self._sessions.append(self._make(shard))
+
+    # Callers -----------------------------------------------------------------
+
+    def submit(self, verb: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0) -> Ticket:
+        """Ask for a verb on at most ``verb.limit`` items of one shard. The ticket's value will be a list of answers."""
+        self._asked.add(shard)
+        self._reach(shard + 1)  # for a claim of a shard that is no more
+        return self._sessions[shard].submit(verb, items, wake)
+
+    def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:
+        """Wait for up to ``want`` tasks until ``deadline``. The value will be a list of at least one."""
+        ticket = Ticket((), wake)
+        self._spread.join(ticket, want, deadline)
+        return ticket
+
+    def dequeue_nowait(self, want: int, wake: Callable[[], None]) -> Ticket:
+        """Take up to ``want`` tasks that are there. The value will be a list, perhaps empty."""
+        ticket = Ticket((), wake)
+        self._spread.join(ticket, want, float('inf'), stays=False)
+        return ticket
+
+    def leave(self, ticket: Ticket) -> None:
+        """The caller has gone. What was not sent is dropped; tasks claimed for it are given back."""
+        ticket.gone = True
+        self._spread.leave(ticket)
+        if ticket.done:
+            self._give_back([task for task in ticket.value or () if isinstance(task, ClaimedTask)])
+
+    # Driver ------------------------------------------------------------------
+
+    def groups(self) -> list[list[Operation[None]]]:
+        """The operations to run now: those of a group together, each group by itself."""
+        of_shard: dict[int, list[Operation[None]]] = {}
+        for shard, operation in self._spread.start():
+            of_shard.setdefault(shard, []).append(self._sessions[shard].serve(operation))
+        for shard, last in self._leave_shards():
+            of_shard.setdefault(shard, []).append(last)
+        groups: list[list[Operation[None]]] = []
+        now = self._clock()
+        for shard, session in enumerate(self._sessions):
+            if shard in self._asked or session.repair_at <= now:
+                groups += [[bulk] for bulk in session.start_bulks()]
+                operations = session.start()
+                if operations:
+                    of_shard.setdefault(shard, []).extend(operations)
+        if self._at_once and of_shard:
+            groups.append(list(chain.from_iterable(of_shard.values())))
+        else:
+            groups += of_shard.values()
+        return groups
+
+    def start_dedicated(self) -> list[Operation[None]]:
+        """The writes to run now that wait: each by itself, on connections that nobody else uses meanwhile."""
+        operations = [operation for shard in self._asked for operation in self._sessions[shard].start_dedicated()]
+        self._asked = {shard for shard in self._asked if self._sessions[shard].asked}
+        return operations
+
+    def waits(self) -> list[Wait]:
+        """The waits that are to begin now."""
+        return self._spread.waits()
+
+    def timer(self) -> float:
+        """When to come back at the latest, on the session's clock; infinite if only when something happens."""
+        return min(self._spread.timer(), *[session.repair_at for session in self._sessions])
+
+    def _leave_shards(self) -> list[tuple[int, Operation[None]]]:
+        """Forget shards that are no more; what to run for each."""
+        started: list[tuple[int, Operation[None]]] = []
+        while len(self._sessions) > self._total and self._sessions[-1].is_quiet:
+            last = self._sessions.pop().lanes.drop()
+            shard = len(self._sessions)
+            self._asked.discard(shard)
+            if last is not None:
+                started.append((shard, last))
+        return started
+
+    def drop_lanes(self) -> list[list[Operation[None]]]:
+        """What to run at the very end, when nothing is under way: the servers need not keep the lanes."""
+        groups = [group for session in self._sessions for group in session.drop_lanes()]
+        return [list(chain.from_iterable(groups))] if self._at_once and groups else groups
+
+    def close(self) -> None:
+        """Fail those who wait for tasks. What `groups` returns then is the last to run."""
+        self._spread.close()
+        for session in self._sessions:
+            session.close()
+
+    def abort(self, error: Exception) -> None:
+        """Fail all whose calls have not begun."""
+        self._spread.abort(renew(error))
+        for session in self._sessions:
+            session.abort(error)
+
+    # Within ------------------------------------------------------------------
+
+    def _give_back(self, tasks: Iterable[ClaimedTask]) -> None:
+        of_shard: dict[int, list[Item]] = {}
+        for task in tasks:
+            of_shard.setdefault(shard_of_claim(task.receipt.token) or 0, []).append(claim_item(task.receipt))
+        for shard, items in of_shard.items():
+            for first in range(0, len(items), GIVEBACK.limit):
+                self.submit(GIVEBACK, items[first : first + GIVEBACK.limit], _nobody, shard)
+
+
+def _nobody() -> None:
+    """Wakes nobody: the caller of a ticket that nobody waits for."""

@@ -1,0 +1,86 @@
+"""Doing a verb to dead letters: those with given ids, or all up to an age, in bounded steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from torrelque.core import checks, operations
+from torrelque.core.commands import Command, Item, Outcome
+from torrelque.core.keys import Keys
+from torrelque.errors import TorrelqueLookupError
+
+if TYPE_CHECKING:
+    from torrelque.observing import Observer
+
+__all__ = ('DeadLetters',)
+
+
+class DeadLetters:
+    """The dead letters of one queue."""
+
+    def __init__(self, queue: Observer) -> None:
+        self._queue = queue
+
+    async def do(
+        self,
+        verb: Command,
+        write: Callable[[str, float], Item],
+        task_ids: str | Iterable[str] | None,
+        age: float,
+        limit: int | None,
+    ) -> int:
+        """Do a verb to at most ``limit`` of them; how many it was done to.
+
+        Without ids to those that were rejected ``age`` s ago and more, the oldest
+        first. ``write`` makes an item of an id and the latest time of rejection.
+        """
+        most = math.inf if limit is None else checks.check_count('limit', limit)
+        if task_ids is None:
+            return await self._do_to_oldest(verb, write, age, most)
+        ids = [str(checks.check_id(each)) for each in ([task_ids] if isinstance(task_ids, str) else task_ids)]
+        await self._check_known(ids)
+        wanted = ids if limit is None else ids[:limit]
+        return await self._do_to(verb, [write(task_id, math.inf) for task_id in wanted])
+
+    async def _check_known(self, ids: list[str]) -> None:
+        unknown = await self._unknown_of(ids)
+        if unknown and await self._queue._routes.is_changed():  # noqa: SLF001 - a part of the queue in a module of its own
+            unknown = await self._unknown_of(unknown)
+        if unknown:
+            names = ', '.join(repr(task_id) for task_id in unknown[:10])
+            raise TorrelqueLookupError(f'no dead letters in queue {self._queue.queue!r}: {names}')
+
+    async def _unknown_of(self, ids: list[str]) -> list[str]:
+        """Those that are no dead letters where this object looks for them."""
+        of_place: dict[Keys, list[str]] = {}
+        for task_id in ids:
+            of_place.setdefault(await self._queue._routes.keys_of(task_id), []).append(task_id)  # noqa: SLF001 - as above
+        unknown: list[str] = []
+        for keys, here in of_place.items():
+            for first in range(0, len(here), operations.PAGE):
+                page = here[first : first + operations.PAGE]
+                known = await self._queue._engine.run(operations.are_rejected(keys, page))  # noqa: SLF001 - as above
+                unknown += [task_id for task_id, is_known in zip(page, known, strict=True) if not is_known]
+        return unknown
+
+    async def _do_to_oldest(self, verb: Command, write: Callable[[str, float], Item], age: float, most: float) -> int:
+        engine, count = self._queue._engine, 0  # noqa: SLF001 - as above
+        for keys in await self._queue._routes.keys():  # noqa: SLF001 - as above
+            before = await engine.run(operations.server_time(keys)) - age
+            while count < most:
+                page = int(min(operations.PAGE, most - count))
+                ids = await engine.run(operations.rejected_before(keys, before, page))
+                done = await self._do_to(verb, [write(task_id, before) for task_id in ids])
+                if not done:  # none are left, or none that it can be done to: the state is of a wrong type
+                    break
+                count += done
+        return count
+
+    async def _do_to(self, verb: Command, items: list[Item]) -> int:
+        answers = await self._queue._routes.many(verb, items, None)  # noqa: SLF001 - as above
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers.count(Outcome.OK)

@@ -1,0 +1,135 @@
+"""Where calls go: in a plain queue all to one place; `torrelque.engine.sharded` has the routes of one with shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from torrelque.core.auditing import Violation
+from torrelque.core.commands import Answer, Command, Item, Outcome
+from torrelque.core.keys import Keys
+from torrelque.core.merging import split
+from torrelque.core.models import TorrelqueQueueStats
+from torrelque.core.protocol import Operation
+from torrelque.core.session import Session
+from torrelque.core.sharding import layout as sharding
+from torrelque.core.sharding.session import ShardedSession
+from torrelque.engine.engine import Engine
+from torrelque.engine.items import random_id
+from torrelque.errors import TorrelqueUsageError, renew
+
+if TYPE_CHECKING:
+    from torrelque.observing import Observer
+
+__all__ = ('Dispatcher', 'Progress')
+
+T = TypeVar('T')
+
+Progress = Callable[[int, int], object]
+
+
+class Dispatcher:
+    """The routes of a plain queue.
+
+    To add or to claim tasks where the queue has shards is refused by the scripts.
+    What finds nothing in such a place looks once whether it should be refused, too.
+    """
+
+    def __init__(self, queue: Observer) -> None:
+        self._queue = queue
+        self._is_plain = False
+
+    @property
+    def _engine(self) -> Engine:
+        return self._queue._engine  # noqa: SLF001 - a part of the queue in a module of its own
+
+    def make_session(self) -> Session | ShardedSession:
+        """The state machine for all places."""
+        return self._queue._session_of(self._queue._keys, os.urandom(8).hex())  # noqa: SLF001 - as above
+
+    async def ready(self) -> None:
+        """Know where calls go. Raises TorrelqueUsageError if that is not as the queue object was told."""
+
+    async def is_changed(self) -> bool:
+        """Whether a task that was not found is to be looked for again, as tasks are elsewhere by now.
+
+        Raises TorrelqueShardsError if the queue has another number of shards than
+        the queue object was told.
+        """
+        if not self._is_plain:
+            self._is_plain = await self._engine.run(sharding.check_plain(self._queue._keys, self._queue.queue))  # noqa: SLF001 - as above
+        return False
+
+    async def audit(self, *, repair: bool) -> list[Violation]:
+        """What is not as it should be between the places."""
+        del repair
+        return []
+
+    async def totals_elsewhere(self) -> list[TorrelqueQueueStats]:
+        """The totals of places where nothing is any more."""
+        return []
+
+    def may_go_elsewhere(self, error: Exception) -> bool:
+        """Whether a new task may go to another place after this error, as it is certain that it was not added."""
+        del error
+        return False
+
+    def new_id(self) -> str:
+        """An id for a task that was given none."""
+        return random_id()
+
+    async def keys(self) -> Sequence[Keys]:
+        """The keys of each place where tasks may be."""
+        await self.is_changed()
+        return (self._queue._keys,)  # noqa: SLF001 - as above
+
+    async def all_keys(self) -> Sequence[Keys]:
+        """The same, with places where there were tasks once."""
+        return await self.keys()
+
+    async def forget(self, places: Sequence[Keys]) -> None:
+        """All tasks of the queue are deleted: remove what belongs to none, and know nothing of the places any more."""
+
+    async def keys_of(self, task_id: str) -> Keys:
+        """The keys of the place where a task is, or would be."""
+        del task_id
+        return self._queue._keys  # noqa: SLF001 - as above
+
+    async def keys_for(self, verb: Command, item: Item) -> tuple[Keys, Item]:
+        """The keys for a verb to an item, and what comes after it."""
+        return self._queue._keys, verb.trailer  # noqa: SLF001 - as above
+
+    async def each(self, make: Callable[[Keys], Operation[T]]) -> list[T]:
+        """Run an operation in each place; the results."""
+        await self.is_changed()
+        return [await self._engine.run(make(self._queue._keys))]  # noqa: SLF001 - as above
+
+    async def one(self, verb: Command, item: Item) -> Answer:
+        """Do a verb to one item."""
+        (answer,) = await self._engine.submit(verb, [item])
+        if answer is Outcome.UNKNOWN:
+            await self.is_changed()
+        return answer
+
+    async def many(
+        self, verb: Command, items: Sequence[Item], on_progress: Progress | None
+    ) -> list[Answer | Exception]:
+        """Do a verb to many items; an answer for each, or the error of the call that it was in."""
+        answers: list[Answer | Exception] = []
+        for part in split(items, verb.limit):
+            try:
+                answers += await self._engine.submit(verb, part)
+            except TorrelqueUsageError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the answer to each, as others were done
+                answers += [renew(error) for _ in part]
+            if on_progress is not None:
+                on_progress(len(answers), len(items))
+        if Outcome.UNKNOWN in answers:
+            await self.is_changed()
+        return answers
+
+    def unheeded(self, verb: Command, item: Item) -> None:
+        """Do a verb to one item whose answer nobody waits for."""
+        self._engine.fire_and_forget(verb, [item])

@@ -1,0 +1,567 @@
+"""Runs one queue object's session over a transport: the task group, the timers and the I/O.
+
+It decides nothing: the session says what to run and when. A caller's task only
+waits for its ticket, so cancelling it cuts no I/O off. On asyncio the engine
+starts by itself with the first call, and ends when nothing is left to do; where
+its context is entered, as Trio needs it, it runs as long as the context.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import math
+import os
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+from anyio.lowlevel import current_token
+
+from torrelque.core.backoff import Backoff
+from torrelque.core.combinators import together
+from torrelque.core.commands import Answer, ClaimedTask, Command, Item
+from torrelque.core.merging import Ticket
+from torrelque.core.protocol import Batch, Call, Interrupted, Operation, Reply
+from torrelque.core.session import Session
+from torrelque.core.sharding.session import ShardedSession
+from torrelque.core.waiting import Wait
+from torrelque.engine.reads import Reads
+from torrelque.engine.subscriptions import Subscriptions
+from torrelque.errors import (
+    TorrelqueError,
+    TorrelqueReplyError,
+    TorrelqueResponseTimeout,
+    TorrelqueUsageError,
+)
+from torrelque.transports.base import Transport
+from torrelque.transports.oneshot import OneShot, oneshot_maker
+
+__all__ = ('Background', 'Engine', 'drive')
+
+T = TypeVar('T')
+
+Execute: TypeAlias = Callable[[Batch], Awaitable[Sequence[Reply]]]
+
+Job: TypeAlias = Operation[Any] | Wait
+
+logger: logging.Logger = logging.getLogger('torrelque')
+
+BACKOFF = Backoff(0.1, 4.0)
+"""Pauses after a background task failed."""
+
+STEADY = 60.0
+"""Seconds after which a background task that fails has worked: the error is logged, and the first pause is short."""
+
+SPARE_DRIVERS = 8
+"""Tasks that wait for something to drive. To start one costs more than a call, but each holds some kilobytes."""
+
+LAST_ATTEMPT = 1.0
+"""Seconds that a call may take to be settled after its time to be repeated is over."""
+
+CLOSING_TIME = 2.0
+"""Seconds that shutting down may spend on settling calls and giving claims back."""
+
+
+async def drive(
+    transport: Transport, operation: Operation[T], *, at_end: bool = False, apart: float | None = None
+) -> T:
+    """Run an operation to its end; ``at_end`` of the event loop over what is left then.
+
+    With ``apart`` it has connections of its own, on which the server may take so
+    many seconds longer to answer.
+
+    Raises what the operation raises, and TorrelqueConnectionError if it was cut
+    off. When cancelled, the operation is given a little time to clean up.
+    """
+    execute: Execute = transport.execute_at_end if at_end else transport.execute
+    if apart is not None:
+        execute = partial(transport.execute_dedicated, timeout=apart)
+    interrupted = False
+    try:
+        batch = next(operation)
+        while True:
+            try:
+                replies = await (_execute_once(transport, batch) if interrupted and not at_end else execute(batch))
+                interrupted = False
+            except anyio.get_cancelled_exc_class():
+                with anyio.move_on_after(CLOSING_TIME, shield=True):
+                    await _finish(transport.execute if apart is None else execute, operation)
+                raise
+            except TorrelqueUsageError as error:  # nothing was sent
+                batch = operation.throw(error)
+            except Exception as error:  # noqa: BLE001 - a lost connection, or anything else: the outcome is unknown
+                interrupted = True
+                batch = operation.throw(Interrupted(error))
+            else:
+                batch = operation.send(replies)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+    except Interrupted as interruption:
+        raise interruption.cause or TorrelqueError('the operation was interrupted') from None
+
+
+async def _execute_once(transport: Transport, batch: Batch) -> Sequence[Reply]:
+    """One attempt. The call that it settles has used up its time, so it gets little more."""
+    with anyio.move_on_after(LAST_ATTEMPT):
+        return await transport.execute_once(batch)
+    raise TorrelqueResponseTimeout(f'no answer within {LAST_ATTEMPT:g} s')
+
+
+async def _finish(execute: Execute, operation: Operation[Any]) -> None:
+    with suppress(StopIteration, Interrupted, TorrelqueError):
+        batch = operation.throw(Interrupted())
+        while True:
+            try:
+                replies = await execute(batch)
+            except Exception as error:  # noqa: BLE001 - as above
+                batch = operation.throw(Interrupted(error))
+            else:
+                batch = operation.send(replies)
+
+
+class Background:
+    """A task that was started beside the engine; ``cancel`` ends it.
+
+    An error in it is logged, and it is started again after a pause.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._scope = anyio.CancelScope()
+
+    async def run(self, function: Callable[[], Awaitable[None]]) -> None:
+        error: Exception | None
+        with self._scope:
+            failures = 0
+            while True:
+                began, error = anyio.current_time(), None
+                try:
+                    await function()
+                except* Exception as group:  # noqa: BLE001 - it may be one with a cancellation in it, which goes on
+                    error = group.exceptions[0] if len(group.exceptions) == 1 else group
+                if error is None:
+                    return
+                failures = 1 if anyio.current_time() - began > STEADY else failures + 1
+                if failures == 1:
+                    logger.warning('A background task has failed, trying again', exc_info=error)
+                await rest(self._transport, BACKOFF.pause(failures, random.random))
+
+    def cancel(self) -> None:
+        self._scope.cancel()
+
+
+class _Driver:
+    """A task that has done a job and waits for the next."""
+
+    __slots__ = ('_handed', '_job')
+
+    def __init__(self, handed: OneShot) -> None:
+        self._handed = handed
+        self._job: Job | None = None
+
+    def hand(self, job: Job | None) -> None:
+        self._job = job
+        self._handed.set()
+
+    async def next(self) -> Job | None:
+        await self._handed.wait()
+        return self._job
+
+
+class Engine:
+    """The engine of one queue object.
+
+    ``make_session`` makes the state machine, anew after a fork and on another
+    event loop. ``patience`` is how long the server may take to confirm a write,
+    in seconds, where that is asked for.
+    """
+
+    def __init__(
+        self, transport: Transport, make_session: Callable[[], Session | ShardedSession], patience: float = 0.0
+    ) -> None:
+        self._transport = transport
+        self._make_session = make_session
+        self._patience = patience
+        self.turns: int = 0
+        """Goes up each time the session was asked what to run: what is submitted between is merged."""
+        self._home: tuple[int, object] | None = None  # process and event loop that the state belongs to
+        self._entered = False
+        self._host: TaskGroup | None = None
+        self._starter: asyncio.Task[None] | None = None
+        self._spawned: set[asyncio.Task[None]] = set()
+
+    # Life --------------------------------------------------------------------
+
+    async def enter(self) -> None:
+        """Run until `leave`, within the task that calls both."""
+        self._settle_in()
+        if self._entered:
+            raise TorrelqueUsageError('this queue object is entered already; make one for each `async with`')
+        self._entered = True
+        self._host = anyio.create_task_group()
+        await self._host.__aenter__()
+        with anyio.CancelScope(shield=True):  # cancelled half-way in, the host would be left open; it takes one turn
+            await self._host.start(self._run_shielded)
+
+    async def leave(self) -> None:
+        """Finish what is under way, give back what nobody took, and end."""
+        host = self._host
+        if host is None:
+            return
+        self._closing = True
+        with anyio.move_on_after(CLOSING_TIME, shield=True):
+            await self._close_down()
+        self._shield.cancel()
+        try:
+            # What the body raised goes on its way by itself: the task group would wrap it into a group.
+            await host.__aexit__(None, None, None)
+        except* Exception as group:  # noqa: BLE001 - of something that failed as it was cancelled
+            self._report(group)
+        finally:
+            self._host = None
+            self._entered = False
+            self._home = None
+
+    async def _run_shielded(self, *, task_status: TaskStatus[None]) -> None:
+        # A cancellation from outside ends the body of the context, whose clean-up may still need the queue.
+        with anyio.CancelScope(shield=True) as self._shield:
+            async with anyio.create_task_group() as self._tasks:
+                task_status.started()
+                await self._run()
+
+    async def aclose(self) -> None:
+        """End what the engine started by itself on asyncio. May be repeated."""
+        if self._entered or self._home is None:
+            return
+        for task in [*self._spawned, *([self._starter] if self._starter else [])]:
+            task.cancel()
+            await asyncio.wait([task])
+        if self._home == (os.getpid(), asyncio.get_running_loop()):  # it may have gone home before, with its lanes left
+            with anyio.move_on_after(CLOSING_TIME):
+                await self._close_down()
+
+    def spawn(self, function: Callable[[], Awaitable[None]]) -> Background:
+        """Run something beside the engine until it ends, is cancelled, or the engine is closed."""
+        self._ensure()
+        background = Background(self._transport)
+        if self._entered:
+            self._tasks.start_soon(background.run, function)
+        else:
+            task = _start_later(background.run(function))
+            self._spawned.add(task)
+            task.add_done_callback(self._spawned.discard)
+        return background
+
+    # Calls -------------------------------------------------------------------
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Run an operation that is not merged. Cancelling it may leave it half done; it is safe to repeat."""
+        return await drive(self._transport, operation)
+
+    async def read(self, make: Callable[[], Operation[T]], place: Hashable) -> T:
+        """Run a read, merged with others of the same ``place`` that are asked for at the same time. Safe to cancel."""
+        self._settle_in()
+        return await self._reads.run(make, place if self._transport.on_cluster else None)
+
+    async def run_each(self, operations: Sequence[Operation[T]]) -> list[T]:
+        """The same for operations on different shards, all at once; their results in order."""
+        if self._transport.on_cluster:  # what travels together has to be of one slot
+            results: list[T | Exception] = [TorrelqueError('the operation did not run')] * len(operations)
+
+            async def run(at: int) -> None:
+                try:
+                    results[at] = await drive(self._transport, operations[at])
+                except Exception as error:  # noqa: BLE001 - raised below
+                    results[at] = error
+
+            async with anyio.create_task_group() as group:
+                for at in range(len(operations)):
+                    group.start_soon(run, at)
+        else:
+            results = await drive(self._transport, together(operations))
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return results  # type: ignore[return-value]  # none of them is an exception
+
+    async def submit(self, verb: Command, items: Sequence[Item], shard: int = 0) -> list[Answer]:
+        """Have a verb done to at most ``verb.limit`` items of a shard, merged with what is asked for in that tick."""
+        self._ensure()
+        once = self._make_once()
+        answers: list[Answer] = await self._settled(self._session.submit(verb, items, once.set, shard), once)
+        return answers
+
+    def fire_and_forget(self, verb: Command, items: Sequence[Item], shard: int = 0) -> None:
+        """The same, for an answer that nobody waits for."""
+        self._ensure()
+        self._session.submit(verb, items, _nobody, shard)
+        self._wake.set()
+
+    async def dequeue(self, want: int, deadline: float) -> list[ClaimedTask]:
+        """Wait for at least one task. Raises TorrelqueTimeoutError at ``deadline``."""
+        self._ensure()
+        once = self._make_once()
+        tasks: list[ClaimedTask] = await self._settled(self._session.dequeue(want, deadline, once.set), once)
+        return tasks
+
+    async def dequeue_nowait(self, want: int) -> list[ClaimedTask]:
+        """What is there, up to ``want`` tasks."""
+        self._ensure()
+        once = self._make_once()
+        tasks: list[ClaimedTask] = await self._settled(self._session.dequeue_nowait(want, once.set), once)
+        return tasks
+
+    def check_running(self) -> None:
+        """Raise TorrelqueUsageError where nothing can run in the background: under Trio, outside the context."""
+        self._ensure()
+
+    @property
+    def hub(self) -> Subscriptions:
+        """Where inboxes are opened and closed."""
+        return self._hub
+
+    async def _settled(self, ticket: Ticket, once: OneShot) -> Any:  # noqa: ANN401 - what the ticket is for
+        self._wake.set()
+        try:
+            await once.wait()
+        except BaseException:
+            self._session.leave(ticket)
+            self._wake.set()
+            raise
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.value
+
+    # Running -----------------------------------------------------------------
+
+    def _settle_in(self) -> None:
+        """Make fresh state where a fork or another event loop made the old one unusable."""
+        # Asked by each call, so asked in the cheapest way.
+        home = os.getpid(), asyncio._get_running_loop() or current_token()  # noqa: SLF001 - documented for this
+        if self._home == home:
+            return
+        if self._home is not None and self._home[0] == home[0] and (self._entered or self._runs_elsewhere()):
+            raise TorrelqueUsageError('this queue object is in use in another event loop; make one for each loop')
+        self._home = home
+        self._make_once = oneshot_maker()
+        self._entered = False
+        self._host = None
+        self._starter = None
+        self._spawned = set()
+        self._wake = anyio.Event()
+        self._running = 0
+        self._failures = 0  # steps in a row that failed
+        self._reported = ''
+        self._drivers: list[_Driver] = []
+        self._closing = False
+        self._waiting: set[anyio.CancelScope] = set()
+        self._session = self._make_session()
+        self._hub = Subscriptions(self._transport, self.spawn, lambda: self._entered)
+        self._reads = Reads(partial(drive, self._transport))
+
+    def _runs_elsewhere(self) -> bool:
+        return self._starter is not None and not self._starter.done() and not self._starter.get_loop().is_closed()
+
+    def _ensure(self) -> None:
+        """Be running, by itself where the event loop allows it."""
+        self._settle_in()
+        if self._entered or self._starter is not None:
+            return
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise TorrelqueUsageError(
+                'under Trio a queue object runs within its context: '
+                '`async with Torrelque(...) as queue:` around all that uses it'
+            ) from None
+        self._starter = _start_later(self._run_while_needed())
+
+    async def _run_while_needed(self) -> None:
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                await self._run()
+        except anyio.get_cancelled_exc_class():
+            with anyio.move_on_after(CLOSING_TIME, shield=True):
+                await self._close_down(at_end=True)
+            raise
+        finally:
+            # The next call starts another; other tasks that end with the event loop may have some left to make.
+            if self._starter is asyncio.current_task():
+                self._starter = None
+
+    async def _run(self) -> None:
+        self._drivers = []  # those of an earlier run ended with it
+        while not self._closing:  # then `leave` does the steps, and waits on `_wake` itself
+            self._wake = anyio.Event()
+            self._step()
+            if self._quiet() and not self._entered:
+                # From here on a new call starts a new engine task; no await lies between.
+                self._starter = None
+                self._dismiss_drivers()
+                return
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait for something to do; after a step that failed no less than the back-off, unless somebody calls."""
+        until = self._session.timer()
+        if self._failures:
+            until = max(until, self._transport.now() + BACKOFF.pause(self._failures, random.random))
+        try:
+            await self._transport.pause(self._wake, until)
+        except Exception as error:  # noqa: BLE001 - as in a step
+            self._report(error)
+            with anyio.move_on_after(BACKOFF.first):
+                await self._wake.wait()
+
+    def _dismiss_drivers(self) -> None:
+        drivers, self._drivers = self._drivers, []
+        for driver in drivers:
+            driver.hand(None)
+
+    def _step(self, *, keep: bool = False) -> Operation[Any] | None:
+        """Run what is to be run now; with ``keep`` all but the first of it, which the caller is to drive."""
+        try:
+            kept = self._begin(keep=keep)
+        except Exception as error:  # noqa: BLE001 - a defect, or a transport's: nobody shall wait for ever
+            self._failures += 1
+            self._session.abort(error)
+            self._report(error)
+            return None
+        self._failures = 0
+        return kept
+
+    def _begin(self, *, keep: bool) -> Operation[Any] | None:
+        self.turns += 1
+        kept: Operation[Any] | None = None
+        for group in self._session.groups():
+            operation = group[0] if len(group) == 1 else together(group)
+            if keep and kept is None:
+                self._running += 1
+                kept = operation
+            else:
+                self._start(operation)
+        for waiting in self._session.start_dedicated():
+            self._running += 1
+            self._tasks.start_soon(self._drive_apart, waiting)
+        for wait in self._session.waits():
+            self._start(wait)
+        return kept
+
+    def _start(self, job: Job) -> None:
+        self._running += 1
+        if self._drivers:
+            self._drivers.pop().hand(job)
+        else:
+            self._tasks.start_soon(self._work, job)
+
+    def _quiet(self) -> bool:
+        return not self._running and not self._wake.is_set() and self._session.timer() == math.inf
+
+    async def _work(self, job: Job | None) -> None:
+        """Do one job after another, as long as there is one, or room to wait for one."""
+        while job is not None:
+            if isinstance(job, Wait):
+                job = await self._block(job)
+            else:
+                await self._drive(job)
+                job = None
+            if job is None and len(self._drivers) < SPARE_DRIVERS:
+                driver = _Driver(self._make_once())
+                self._drivers.append(driver)
+                job = await driver.next()
+
+    async def _drive(self, operation: Operation[Any], *, apart: float | None = None) -> None:
+        try:
+            await self._end(operation, apart=apart)
+        finally:
+            self._running -= 1
+            self._wake.set()
+
+    async def _drive_apart(self, operation: Operation[None]) -> None:
+        await self._drive(operation, apart=self._patience)
+
+    async def _end(self, operation: Operation[Any], *, at_end: bool = False, apart: float | None = None) -> None:
+        """Drive an operation of the session, which tells its callers what came of it, to its end."""
+        try:
+            await drive(self._transport, operation, at_end=at_end, apart=apart)
+        except Exception as error:  # noqa: BLE001 - of nobody's, and the object goes on
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        """Log an error, unless it is the last one again."""
+        if repr(error) != self._reported:
+            self._reported = repr(error)
+            logger.error('Unexpected error in the background, going on', exc_info=error)
+
+    async def _block(self, wait: Wait) -> Operation[Any] | None:
+        """Wait on the server. Returns what the caller is to drive next."""
+        call = Call[Reply]('BZPOPMIN', (wait.key,), (f'{wait.seconds:.3f}',))
+        scope = anyio.CancelScope()
+        self._waiting.add(scope)
+        try:
+            with scope:
+                if self._closing:
+                    return None
+                reply = await self._transport.block(call, wait.seconds)
+                if isinstance(reply, TorrelqueReplyError):
+                    raise reply  # noqa: TRY301 - goes where a broken connection goes
+                wait.then.ended(None if reply is None else reply[1])
+        except Exception as error:  # noqa: BLE001 - told to those who wait
+            wait.then.failed(error)
+        finally:
+            self._waiting.discard(scope)
+            self._running -= 1
+            self._wake.set()
+        # What follows begins at once, without the turns until the engine and a driver have theirs.
+        return None if self._closing else self._step(keep=True)
+
+    async def _close_down(self, *, at_end: bool = False) -> None:
+        """Let what is under way finish, and run what the session has left to do."""
+        self._session.close()
+        for waiting in list(self._waiting):
+            waiting.cancel()
+        while True:
+            groups = self._session.groups()
+            apart = self._session.start_dedicated()
+            for operation in apart:
+                await self._end(operation, apart=self._patience)
+            for group in groups:
+                await self._end(together(group), at_end=at_end)
+            if groups or apart:
+                continue
+            if self._running:
+                self._wake = anyio.Event()
+                await self._wake.wait()
+                continue
+            last = self._session.drop_lanes()
+            if not last:
+                return
+            for group in last:
+                await self._end(together(group), at_end=at_end)
+
+
+async def rest(transport: Transport, seconds: float) -> None:
+    """Let time pass on a transport's clock, or, if that fails, on the event loop's."""
+    try:
+        await transport.pause(anyio.Event(), transport.now() + seconds)
+    except Exception:  # noqa: BLE001 - what is rested after has been reported
+        await anyio.sleep(seconds)
+
+
+def _start_later(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Start a task that takes its first step in the next turn of the event loop.
+
+    An eager task factory would take it at once, before the call is there that the task is started for.
+    """
+    return asyncio.Task(coroutine, loop=asyncio.get_running_loop(), context=contextvars.Context())
+
+
+def _nobody() -> None:
+    """Wakes nobody."""

@@ -1,0 +1,545 @@
+"""The routes of a queue that is spread over several shards."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from torrelque.core.auditing import Violation
+from torrelque.core.backoff import Backoff
+from torrelque.core.commands import ENQUEUE, Answer, Command, Item, Outcome, enqueue_in
+from torrelque.core.consumers import SLICE
+from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, shard_name, shard_of_name, tagged
+from torrelque.core.merging import split
+from torrelque.core.models import TorrelqueQueueStats
+from torrelque.core.operations import are_known, queue_stats, scan_results, scan_tasks
+from torrelque.core.protocol import Arg, Call, Operation, Reply
+from torrelque.core.sharding import layout as sharding
+from torrelque.core.sharding.auditing import audit_shards
+from torrelque.core.sharding.layout import MAX_SHARDS, Layout, Places
+from torrelque.core.sharding.session import ShardedSession
+from torrelque.engine.dispatch import Dispatcher, Progress
+from torrelque.engine.items import CHUNK, random_id
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueError,
+    TorrelqueReplyError,
+    TorrelqueShardsError,
+    TorrelqueUsageError,
+    TorrelqueValueError,
+    is_unavailable,
+    is_unsent,
+    renew,
+)
+
+if TYPE_CHECKING:
+    from torrelque.observing import Observer
+
+__all__ = ('ShardedDispatcher',)
+
+T = TypeVar('T')
+
+logger: logging.Logger = logging.getLogger('torrelque')
+
+TRIES = 5
+"""How often a call is tried anew because the number of shards changed under it."""
+
+MOST_FORMER = 8
+"""Former numbers of shards that may still hold tasks: each makes looking for an unknown id longer."""
+
+PROBE_BACKOFF = Backoff(0.5, 4.0)
+"""The pauses between looks whether shards answer again, while tasks are added."""
+
+IDS_A_TURN = 250
+"""Ids of one shard before those of the next, if nothing else ends its turn."""
+
+
+class ShardedDispatcher(Dispatcher):
+    """Each task has a home, the shard that its id belongs to; claims know where they were made."""
+
+    def __init__(self, queue: Observer, shards: int) -> None:
+        super().__init__(queue)
+        if shards > MAX_SHARDS:
+            raise TorrelqueValueError(f'shards must be at most {MAX_SHARDS}, got {shards}')
+        if '{' in queue.queue or '}' in queue.queue:
+            raise TorrelqueValueError(f'queue: with shards a name must have no braces, got {queue.queue!r}')
+        if shard_of_name(tagged(queue.queue)) is not None:
+            raise TorrelqueValueError(
+                f'queue: with shards a name must not end like that of a shard, got {queue.queue!r}'
+            )
+        self._wanted = shards
+        self._names = {**LOGICAL_NAMES, **SHARD_NAMES, **type(queue).keys}
+        self._main = self._keys_at(tagged(queue.queue))
+        self._plain = self._keys_at(queue.queue)
+        self._keys: list[Keys] = []
+        self._scripts = queue._scripts  # noqa: SLF001 - a part of the queue in a module of its own
+        self._session: ShardedSession | None = None
+        self._enqueue = enqueue_in(0)
+        self._layout: Layout | None = None
+        self._following = False
+        self._follow_after = -math.inf
+        self._lost: set[int] = set()  # shards that did not answer
+        self._probing = False
+        self._probes = 0
+        self._probe_at = -math.inf
+        self._opening = anyio.Lock()
+        self._openers = 0
+        self._turn = (-1, 0, 0)
+        self._round: list[int] = []  # the shards whose turns come, the next one last
+        self._rounds = 0
+        self._know(shards)
+
+    def _keys_at(self, prefix: str) -> Keys:
+        return Keys({logical: f'{prefix}:{key}' for logical, key in self._names.items()})
+
+    def _shard(self, number: int) -> Keys:
+        self._know(number + 1)
+        return self._keys[number]
+
+    def _know(self, total: int) -> None:
+        for shard in range(len(self._keys), total):
+            self._keys.append(self._keys_at(shard_name(self._queue.queue, shard)))
+
+    @property
+    def known(self) -> Sequence[Keys]:
+        """The keys of all shards that are known of."""
+        return self._keys
+
+    # The layout ------------------------------------------------------------------------------------------------------
+
+    async def ready(self) -> None:
+        await self._open(self._wanted)
+
+    async def _open(self, wanted: int | None) -> None:
+        """Know the layout. Raises TorrelqueShardsError if it is of another number than is wanted."""
+        # Those who had to wait go first: consumers are served in the order in which they came.
+        if self._layout is not None and not self._openers:
+            return
+        self._openers += 1
+        try:
+            async with self._opening:
+                if self._layout is None:
+                    found, is_begun = await self._engine.run(
+                        sharding.open_layout(self._scripts, self._where(), self._wanted)
+                    )
+                    sharding.check_number(found, wanted or found.shards, self._queue.queue)
+                    if is_begun or not await self._is_marked(found):
+                        found = await self._engine.run(sharding.relayout(self._scripts, self._where(), found))
+                    self._adopt(found)
+        finally:
+            self._openers -= 1
+
+    def _where(self) -> Places:
+        """Where the layout is recorded."""
+        on_cluster = self._queue._transport.on_cluster  # noqa: SLF001 - as above
+        return Places(self._main, None if on_cluster else self._plain, self._shard)
+
+    async def _is_marked(self, layout: Layout) -> bool:
+        """Whether objects without shards are kept from the queue. Who may not look, may not change it either."""
+        plain = self._where().plain
+        try:
+            return plain is None or await self._engine.run(sharding.is_marked(plain, layout))
+        except TorrelqueReplyError:
+            return True
+
+    async def is_changed(self) -> bool:
+        await self.ready()
+        return await self._reload()
+
+    async def _reload(self, *, again: bool = False) -> bool:
+        """Use the newest layout; whether it is another.
+
+        A layout that was only begun is carried out, as is, if the server has lost
+        its record, the newest that is known; with ``again`` one that is in use, too,
+        since a shard has lost its record.
+        """
+        known = self._ready_layout()
+        newest, is_restored = await self._engine.run(
+            sharding.refresh_layout(self._scripts, self._where(), known, again=again)
+        )
+        if is_restored:
+            logger.warning('Restored the record that queue %r has %d shards', self._queue.queue, newest.shards)
+        if newest.generation > self._ready_layout().generation:  # else others were quicker
+            self._adopt(newest)
+        return self._ready_layout() != known
+
+    async def _catch_up(self) -> None:
+        """After a shard refused a call: either this object is behind, or the shard has lost its record."""
+        if not await self._reload():
+            await self._reload(again=True)
+
+    def _adopt(self, layout: Layout) -> None:
+        """Use a layout."""
+        self._know(layout.total)
+        if self._session is not None:
+            self._session.resize(self._keys[: layout.total])
+        self._enqueue = enqueue_in(layout.generation)
+        self._layout = layout
+        self._turn, self._round = (-1, 0, 0), []
+
+    def _hear(self, generation: int) -> None:
+        """A server tells which generation is recorded there, 0 if none is."""
+        if self._layout is None or generation == self._layout.generation or self._following:
+            return
+        if self._queue._transport.now() >= self._follow_after:  # noqa: SLF001 - as above
+            self._following = True
+            self._engine.spawn(self._follow)
+
+    async def _follow(self) -> None:
+        try:
+            await self._catch_up()
+        except Exception:
+            logger.warning('Cannot read how many shards queue %r has', self._queue.queue, exc_info=True)
+            self._follow_after = self._queue._transport.now() + SLICE  # noqa: SLF001 - as above
+        finally:
+            self._following = False
+
+    def make_session(self) -> ShardedSession:
+        """The state machine for all shards."""
+        nonce, queue = os.urandom(8).hex(), self._queue
+        transport = queue._transport  # noqa: SLF001 - as above
+        self._session = ShardedSession(
+            lambda shard: queue._session_of(self._keys[shard], sharding.nonce_of(nonce, shard)),  # noqa: SLF001 - as above
+            self._keys,
+            place=transport.place,
+            told=self._hear,
+            clock=transport.now,
+            jitter=random.random,
+            block_limit=transport.block_limit,
+            max_rejected=queue.max_rejected,
+            at_once=not transport.on_cluster,
+            lost=self._tell,
+        )
+        return self._session
+
+    async def reshard(self, shards: int) -> bool:
+        """Have so many shards from now on. Whether nothing is left where it belonged before."""
+        if shards > MAX_SHARDS:
+            raise TorrelqueValueError(f'shards must be at most {MAX_SHARDS}, got {shards}')
+        await self._open(None)
+        for _ in range(TRIES):
+            await self._reload()
+            layout = self._ready_layout()
+            former = tuple(number for number in (layout.shards, *layout.former) if number != shards)
+            if layout.shards == shards:
+                if not layout.former:
+                    return True
+                if not await self._is_drained(layout):
+                    return False
+                await self._keep_totals(layout)
+                former = ()
+            elif len(former) > MOST_FORMER:
+                raise TorrelqueUsageError(
+                    f'queue {self._queue.queue!r} had too many numbers of shards, {former}, '
+                    f'of which tasks may be left: reshard({layout.shards}) until it returns True'
+                )
+            wanted = Layout(layout.generation + 1, shards, former)
+            await self._engine.run(sharding.intend(self._scripts, self._main, wanted))
+        raise TorrelqueUsageError(f'the number of shards of queue {self._queue.queue!r} is being changed by others')
+
+    async def _is_drained(self, layout: Layout) -> bool:
+        """Whether every task and every result is at home. Nobody adds to a former home, so it stays so."""
+        for shard, keys in enumerate(self._keys[: layout.total]):
+            scans = partial(scan_tasks, self._scripts, keys, None), partial(scan_results, keys)
+            for scan in scans:  # in this order, as tasks become results
+                cursor, first = b'0', True
+                while first or cursor != b'0':
+                    first = False
+                    cursor, ids = await self._engine.run(scan(cursor))
+                    if any(sharding.home_of(task_id, layout.shards) != shard for task_id in ids):
+                        return False
+        return True
+
+    async def _keep_totals(self, layout: Layout) -> None:
+        """Remember what was counted on the shards that leave, of which all has gone."""
+        for shard in range(layout.shards, layout.total):
+            stats = await self._engine.run(queue_stats(self._scripts, self._keys[shard]))
+            await self._engine.run(sharding.keep_totals(self._main, shard, stats[-5:]))
+
+    async def audit(self, *, repair: bool) -> list[Violation]:
+        await self.is_changed()
+        layout, nonce = self._ready_layout(), os.urandom(8).hex()
+        return await self._engine.run(audit_shards(self._scripts, self._where(), layout, nonce, repair=repair))
+
+    async def totals_elsewhere(self) -> list[TorrelqueQueueStats]:
+        totals = await self._engine.run(sharding.read_totals(self._main))
+        total = self._ready_layout().total
+        return [TorrelqueQueueStats(0, 0, 0, 0, 0, None, *each) for shard, each in totals.items() if shard >= total]
+
+    def _ready_layout(self) -> Layout:
+        assert self._layout is not None  # noqa: S101 - whoever asks waited for `ready`
+        return self._layout
+
+    # Places ----------------------------------------------------------------------------------------------------------
+
+    def new_id(self) -> str:
+        """One of the shard whose turn it is: what is added at once is so one call to one shard."""
+        self._probe_soon()
+        turn, count, shard = self._turn
+        if turn != self._engine.turns or count >= IDS_A_TURN:
+            turn, count, shard = self._engine.turns, 0, self._next_shard()
+        self._turn = turn, count + 1, shard
+        return sharding.write_id(random_id(), shard, self._shards)
+
+    # Shards that do not answer ---------------------------------------------------------------------------------------
+
+    def may_go_elsewhere(self, error: Exception) -> bool:
+        return is_unsent(error) and 0 < len(self._lost) < self._shards
+
+    def _miss(self, shard: int, error: Exception) -> None:
+        """A shard did not answer a call; where the connection broke its whole server did not."""
+        if not is_unavailable(error):
+            return
+        shards = [shard]
+        if isinstance(error, TorrelqueConnectionError):
+            place = self._queue._transport.place  # noqa: SLF001 - as above
+            server = place(self._keys[shard]['pending'])
+            shards = [at for at in range(len(self._keys)) if place(self._keys[at]['pending']) == server]
+        self._tell(shards, error)
+
+    def _tell(self, shards: Sequence[int], error: Exception | None) -> None:
+        """Some shards do not answer, or do again. That is said once, and new tasks go to the others."""
+        if error is None:
+            found = sorted(self._lost.intersection(shards))
+            self._lost.difference_update(found)
+            if found:
+                logger.warning('Shards %s of queue %r answer again', found, self._queue.queue)
+        else:
+            total = self._ready_layout().total
+            self._lost = {shard for shard in self._lost if shard < total}
+            new = sorted({shard for shard in shards if shard < total} - self._lost)
+            if len(self._lost) + len(new) >= total:
+                return  # there are no others
+            self._lost.update(new)
+            self._probe_at = self._queue._transport.now() + PROBE_BACKOFF.first  # noqa: SLF001 - as above
+            if new:
+                logger.warning(
+                    'Shards %s of queue %r do not answer, others are used: %s', new, self._queue.queue, error
+                )
+        self._turn, self._round = (-1, 0, 0), []
+
+    def _probe_soon(self) -> None:
+        if self._lost and not self._probing and self._queue._transport.now() >= self._probe_at:  # noqa: SLF001 - as above
+            self._probing = True
+            self._engine.spawn(self._probe)
+
+    async def _probe(self) -> None:
+        """Look whether shards answer again."""
+        transport = self._queue._transport  # noqa: SLF001 - as above
+
+        async def probe(shard: int) -> None:
+            call = Call[Reply]('HGET', (self._keys[shard]['counters'],), ('generation',))
+            try:
+                (reply,) = await transport.execute_once([call])
+            except TorrelqueError as error:
+                reply = error
+            if not is_unavailable(reply):
+                self._tell([shard], None)
+
+        try:
+            async with anyio.create_task_group() as group:
+                for shard in list(self._lost):
+                    group.start_soon(probe, shard)
+        finally:
+            self._probing = False
+            self._probes = self._probes + 1 if self._lost else 0
+            self._probe_at = transport.now() + PROBE_BACKOFF.pause(self._probes + 1, random.random)
+
+    def _next_shard(self) -> int:
+        """Each server in its turn, and of its shards each in its turn, so that all servers have as much to do."""
+        if not self._round:
+            place = self._queue._transport.place  # noqa: SLF001 - as above
+            of_place: dict[Hashable, list[int]] = {}
+            usable = [shard for shard in range(self._shards) if shard not in self._lost]
+            for shard in usable or range(self._shards):
+                of_place.setdefault(place(self._keys[shard]['pending']), []).append(shard)
+            for shards in of_place.values():
+                first = self._rounds % len(shards)
+                shards[:] = shards[first:] + shards[:first]
+            longest = max(len(shards) for shards in of_place.values())
+            self._rounds += longest
+            self._round = [shards[at % len(shards)] for at in reversed(range(longest)) for shards in of_place.values()]
+        return self._round.pop()
+
+    @property
+    def _shards(self) -> int:
+        return self._wanted if self._layout is None else self._layout.shards
+
+    async def keys(self) -> Sequence[Keys]:
+        await self.is_changed()
+        return tuple(self._keys[: self._ready_layout().total])
+
+    async def all_keys(self) -> Sequence[Keys]:
+        keys = await self.keys()
+        left = await self._engine.run(sharding.read_totals(self._main))
+        total = max([len(keys), *(shard + 1 for shard in left)])
+        self._know(total)
+        return tuple(self._keys[:total])
+
+    async def forget(self, places: Sequence[Keys]) -> None:
+        """As for a plain queue. The record goes last: until then a deletion that was cut off finds all shards."""
+        for keys in places:
+            await self._engine.run(iter(Call[Reply]('DEL', (keys['bell'],))))
+            await self._engine.run(iter(Call[Reply]('DEL', (keys['ring'],))))
+        mark = self._where().plain
+        if mark is not None:
+            await self._engine.run(iter(Call[Reply]('HDEL', (mark['counters'],), ('generation', 'shards', 'intended'))))
+        await self._engine.run(iter(Call[Reply]('DEL', (self._main['counters'],))))
+        self._layout = None
+
+    async def keys_of(self, task_id: str) -> Keys:
+        await self.ready()
+        homes = [self._keys[home] for home in self._ready_layout().homes(task_id)]
+        if len(homes) > 1:  # that it has now comes first: enqueueing there removes what is left in the others
+            known = await self._engine.run_each([are_known(keys, [task_id]) for keys in homes])
+            homes = [keys for keys, is_known in zip(homes, known, strict=True) if is_known == [True]] or homes
+        return homes[0]
+
+    async def keys_for(self, verb: Command, item: Item) -> tuple[Keys, Item]:
+        await self.ready()
+        trailer = self._enqueue.trailer if verb is ENQUEUE else verb.trailer
+        return self._keys[self._places(verb, item)[0]], trailer
+
+    async def each(self, make: Callable[[Keys], Operation[T]]) -> list[T]:
+        return await self._engine.run_each([make(keys) for keys in await self.keys()])
+
+    def _places(self, verb: Command, item: Item) -> list[int]:
+        """The shards where an item's task can be, the likeliest first."""
+        if verb.by_claim and item[1]:
+            shard = sharding.shard_of_claim(str(item[1]))
+            if shard is not None and shard < len(self._keys):
+                return [shard]
+        task_id = item[0]
+        assert isinstance(task_id, bytes)  # noqa: S101 - as all items are written
+        return self._ready_layout().homes(task_id)
+
+    # Calls -----------------------------------------------------------------------------------------------------------
+
+    async def one(self, verb: Command, item: Item) -> Answer:
+        await self.ready()
+        for last in range(TRIES - 1, -1, -1):
+            try:
+                answer = await self._one(verb, item)
+            except TorrelqueShardsError:
+                if not last:
+                    raise
+                await self._catch_up()
+            else:
+                if answer is not Outcome.UNKNOWN or not last or not await self._reload():
+                    return answer
+        raise AssertionError  # the last try returned or raised
+
+    async def _one(self, verb: Command, item: Item) -> Answer:
+        first, *others = self._places(verb, item)
+        if verb is ENQUEUE:
+            try:
+                (answer,) = await self._add([item], first)
+            except (TorrelqueConnectionError, TorrelqueReplyError) as error:
+                self._miss(first, error)
+                raise
+            return answer
+        (answer,) = await self._engine.submit(verb, [item], first)
+        for shard in others:
+            if answer is not Outcome.UNKNOWN:
+                break
+            (answer,) = await self._engine.submit(verb, [item], shard)
+        return answer
+
+    async def _add(self, items: Sequence[Item], shard: int) -> list[Answer]:
+        """Enqueue on the shard where they are at home, unless they are queued where they were before."""
+        verb, layout = self._enqueue, self._ready_layout()
+        elsewhere: dict[int, list[bytes]] = {}
+        if layout.former:
+            for item in items:
+                task_id = item[0]
+                assert isinstance(task_id, bytes)  # noqa: S101 - as all items are written
+                for place in layout.homes(task_id)[1:]:
+                    elsewhere.setdefault(place, []).append(task_id)
+        queued: set[Arg] = set()
+        for place, ids in elsewhere.items():
+            found = await self._engine.run(
+                sharding.clear_former(self._scripts, self._keys[place], layout.generation, ids)
+            )
+            queued.update(task_id for task_id, is_queued in zip(ids, found, strict=True) if is_queued)
+        new = [item for item in items if item[0] not in queued]
+        answers = iter(await self._engine.submit(verb, new, shard) if new else ())
+        return [Outcome.EXISTING if item[0] in queued else next(answers) for item in items]
+
+    async def many(
+        self, verb: Command, items: Sequence[Item], on_progress: Progress | None
+    ) -> list[Answer | Exception]:
+        await self.ready()
+        answers: list[Answer | Exception | None] = [None] * len(items)
+        of_shard: dict[int, list[int]] = {}
+        for at, item in enumerate(items):
+            if at and not at % CHUNK:
+                await checkpoint()
+            of_shard.setdefault(self._places(verb, item)[0], []).append(at)
+        done, failures = 0, list[TorrelqueError]()
+
+        async def submit(shard: int, places: Sequence[int]) -> None:
+            nonlocal done
+            at_first = 0
+            for part in split([items[at] for at in places], verb.limit):
+                try:
+                    found = await self._part(verb, part, shard)
+                except TorrelqueUsageError as error:
+                    failures.append(error)
+                    return
+                for at, answer in zip(places[at_first : at_first + len(part)], found, strict=True):
+                    answers[at] = answer
+                at_first += len(part)
+                done += len(part)
+                if on_progress is not None:
+                    on_progress(done, len(items))
+
+        async with anyio.create_task_group() as group:
+            for shard, places in of_shard.items():
+                group.start_soon(submit, shard, places)
+        if failures:
+            raise failures[0]
+        return [answer for answer in answers if answer is not None]
+
+    async def _part(self, verb: Command, items: Sequence[Item], shard: int) -> Sequence[Answer | Exception]:
+        """Do a verb to items that are at home on one shard. Raises TorrelqueUsageError."""
+        try:
+            return await self._do_part(verb, items, shard)
+        except TorrelqueUsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the answer to each, as others were done
+            if verb is ENQUEUE:
+                self._miss(shard, error)
+            return [renew(error) for _ in items]
+
+    async def _do_part(self, verb: Command, items: Sequence[Item], shard: int) -> Sequence[Answer | Exception]:
+        try:
+            if verb is ENQUEUE:
+                return await self._add(items, shard)
+            answers: list[Answer | Exception] = [*await self._engine.submit(verb, items, shard)]
+            if Outcome.UNKNOWN in answers and (await self._reload() or self._ready_layout().former):
+                for at, answer in enumerate(answers):
+                    if answer is Outcome.UNKNOWN:
+                        answers[at] = await self._one_of_many(verb, items[at])
+        except TorrelqueShardsError:
+            await self._catch_up()
+            return [await self._one_of_many(verb, item) for item in items]
+        return answers
+
+    async def _one_of_many(self, verb: Command, item: Item) -> Answer | Exception:
+        try:
+            return await self.one(verb, item)
+        except TorrelqueUsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the answer to this one
+            return error
+
+    def unheeded(self, verb: Command, item: Item) -> None:
+        self._engine.fire_and_forget(verb, [item], self._places(verb, item)[0])

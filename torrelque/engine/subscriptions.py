@@ -1,0 +1,256 @@
+"""The subscriptions of all watchers of a queue object: one connection for each server."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, Protocol
+
+import anyio
+from anyio.lowlevel import current_token
+
+from torrelque.core.backoff import Backoff
+from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
+from torrelque.transports.base import Listener, Message, Transport
+
+__all__ = ('Subscription', 'Subscriptions')
+
+logger: logging.Logger = logging.getLogger('torrelque')
+
+BACKOFF = Backoff(0.05, 4.0)
+"""The pauses between attempts to get a connection back."""
+
+LINGER = 5.0
+"""Seconds for which a connection without subscriptions is kept for the next one."""
+
+STEADY = 5.0
+"""Seconds after which a connection that breaks is the first failure again."""
+
+
+class _Cancellable(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Subscription:
+    """Messages that one watcher has not looked at yet.
+
+    ``news`` is set when there are messages, when the subscription is confirmed
+    and when it is lost. ``stands`` says whether it is confirmed. Messages sent
+    before the confirmation may have been missed, so read the state again:
+    ``may_have_missed`` is true until the messages are taken.
+    """
+
+    def __init__(self, channel: bytes) -> None:
+        self.channel = channel
+        self.news: anyio.Event = anyio.Event()
+        self.messages: deque[bytes] = deque()
+        self.stands: bool = False
+        self.may_have_missed: bool = False
+
+    def deliver(self, data: bytes) -> None:
+        self.messages.append(data)
+        self.news.set()
+
+    def confirm(self) -> None:
+        self.stands = self.may_have_missed = True
+        self.news.set()
+
+    def lose(self) -> None:
+        self.stands = False
+        self.news.set()
+
+    def take(self) -> list[bytes]:
+        """The messages since the last time."""
+        self.news = anyio.Event()
+        self.may_have_missed = False
+        messages = list(self.messages)
+        self.messages.clear()
+        return messages
+
+
+class Subscriptions:
+    """Listens while there are inboxes, and distributes the messages.
+
+    Channels of one server share a connection. Without inboxes it is kept for
+    `LINGER` seconds if ``lingers()`` says so, otherwise closed at once: on
+    asyncio, nothing of a queue object that was not entered may outlast its calls.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        spawn: Callable[[Callable[[], Awaitable[None]]], _Cancellable],
+        lingers: Callable[[], bool],
+    ) -> None:
+        self._transport = transport
+        self._spawn = spawn
+        self._lingers = lingers
+        self._pid = os.getpid()
+        self._loop: Any = current_token().native_token
+        self._inboxes: dict[bytes, set[Subscription]] = {}
+        self._lines: dict[Hashable, _Line] = {}
+        self._line_of: dict[bytes, _Line] = {}
+
+    def open(self, channel: bytes) -> Subscription:
+        """An inbox for a channel, to be closed."""
+        inbox = Subscription(channel)
+        self._inboxes.setdefault(channel, set()).add(inbox)
+        line = self._line_of.get(channel)
+        if line is None:
+            self._place(channel)
+        elif channel in line.standing:
+            inbox.confirm()
+        return inbox
+
+    def close(self, inbox: Subscription) -> None:
+        """Stop listening. May be repeated."""
+        inboxes = self._inboxes.get(inbox.channel, set())
+        inboxes.discard(inbox)
+        if not inboxes and self._inboxes.pop(inbox.channel, None) is not None:
+            line = self._line_of.pop(inbox.channel)
+            line.remove(inbox.channel)
+            if not line.channels and not self._lingers():
+                self.forget(line)
+                line.cancel()
+
+    def close_soon(self, inbox: Subscription) -> None:
+        """The same from any thread, also while garbage is collected."""
+        if os.getpid() != self._pid:
+            return
+        call_soon = getattr(self._loop, 'run_sync_soon', None) or self._loop.call_soon_threadsafe
+        try:
+            call_soon(self.close, inbox)
+        except RuntimeError:  # the event loop has ended, and the connection with it
+            return
+
+    # Lines -----------------------------------------------------------------------------------------------------------
+
+    def inboxes(self, channel: bytes) -> tuple[Subscription, ...]:
+        return tuple(self._inboxes.get(channel, ()))
+
+    def replace(self, line: _Line) -> None:
+        """Move channels that belong to another server by now."""
+        for channel in tuple(line.channels):
+            if self._transport.place(channel) != line.place:
+                line.remove(channel)
+                self._place(channel)
+
+    def forget(self, line: _Line) -> None:
+        """It has ended."""
+        if self._lines.get(line.place) is line:
+            del self._lines[line.place]
+
+    def _place(self, channel: bytes) -> None:
+        place = self._transport.place(channel)
+        line = self._lines.get(place)
+        if line is None:
+            line = self._lines[place] = _Line(self, self._transport, place, self._lingers)
+            line.cancel = self._spawn(line.run).cancel
+        self._line_of[channel] = line
+        line.add(channel)
+
+
+class _Line:
+    """The connection to one server, made again whenever it breaks, as long as there are ``channels``."""
+
+    cancel: Callable[[], None]
+
+    def __init__(self, hub: Subscriptions, transport: Transport, place: Hashable, lingers: Callable[[], bool]) -> None:
+        self._hub = hub
+        self._transport = transport
+        self.place = place
+        self._lingers = lingers
+        self.channels: set[bytes] = set()
+        self.standing: set[bytes] = set()
+        """Channels whose subscription the server has confirmed."""
+        self._changed = anyio.Event()
+        self._failures = 0
+        self._logged = False
+
+    def add(self, channel: bytes) -> None:
+        self.channels.add(channel)
+        self._changed.set()
+
+    def remove(self, channel: bytes) -> None:
+        self.channels.discard(channel)
+        self.standing.discard(channel)
+        self._changed.set()
+
+    async def run(self) -> None:
+        try:
+            while self.channels:
+                begun = self._transport.now()
+                failed = True
+                try:
+                    await self._listen()
+                    failed = False
+                except* (TorrelqueConnectionError, TorrelqueReplyError):
+                    pass  # watchers read now and then instead; without the right to subscribe it stays so
+                except* Exception:
+                    if not self._logged:
+                        self._logged = True
+                        logger.exception('Cannot listen to changes of tasks, retrying; states are read meanwhile')
+                finally:
+                    self._lose()
+                if failed:
+                    await self._pause(begun)
+                    self._hub.replace(self)
+        finally:
+            self._hub.forget(self)
+
+    async def _pause(self, begun: float) -> None:
+        """Wait before the next attempt, longer after each failure of a connection that did not last."""
+        if self._transport.now() - begun > STEADY:
+            self._failures = 0
+        self._failures += 1
+        pause = BACKOFF.pause(self._failures, random.random)
+        await self._transport.pause(anyio.Event(), self._transport.now() + pause)
+
+    async def _listen(self) -> None:
+        async with self._transport.listen() as listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(self._receive, listener)
+            await self._subscribe(listener)
+            tasks.cancel_scope.cancel()
+
+    async def _receive(self, listener: Listener) -> None:
+        while True:
+            self._deliver(await listener.receive())
+
+    def _deliver(self, message: Message) -> None:
+        if message.data is None:
+            if message.channel in self.channels:
+                self._logged = False
+                self.standing.add(message.channel)
+                for inbox in self._hub.inboxes(message.channel):
+                    inbox.confirm()
+        else:
+            for inbox in self._hub.inboxes(message.channel):
+                inbox.deliver(message.data)
+
+    async def _subscribe(self, listener: Listener) -> None:
+        """Keep the listener's channels those that are wanted; returns when there have been none for a while."""
+        asked: set[bytes] = set()
+        while True:
+            self._changed = anyio.Event()
+            wanted = set(self.channels)
+            for channel in wanted - asked:
+                await listener.subscribe(channel)
+            for channel in asked - wanted:
+                await listener.unsubscribe(channel)
+            asked = wanted
+            if asked:
+                await self._transport.pause(self._changed, math.inf)
+            else:
+                await self._transport.pause(self._changed, self._transport.now() + LINGER)
+                if not self.channels and not self._changed.is_set():
+                    return
+
+    def _lose(self) -> None:
+        self.standing.clear()
+        for channel in self.channels:
+            for inbox in self._hub.inboxes(channel):
+                inbox.lose()

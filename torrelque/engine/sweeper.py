@@ -1,0 +1,52 @@
+"""The sweep that is scheduled in the background."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import anyio
+
+from torrelque.engine.engine import Background
+from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
+
+if TYPE_CHECKING:
+    from torrelque.queue import Torrelque
+
+__all__ = ('Sweeper',)
+
+logger: logging.Logger = logging.getLogger('torrelque')
+
+
+class Sweeper:
+    """Sweeps a queue now and every so often, until stopped."""
+
+    def __init__(self, queue: Torrelque) -> None:
+        self._queue = queue
+        self._background: Background | None = None
+        self._interval = 0.0
+
+    def start(self, interval: float) -> None:
+        """Replaces what was started before."""
+        self.stop()
+        self._interval = interval
+        self._background = self._queue._engine.spawn(self._run)  # noqa: SLF001 - a part of the queue in a module of its own
+
+    def stop(self) -> None:
+        if self._background is not None:
+            self._background.cancel()
+            self._background = None
+
+    async def _run(self) -> None:
+        transport = self._queue._transport  # noqa: SLF001 - as above
+        while True:
+            try:
+                stale, delayed, undequeued = await self._queue.sweep()
+            except (TorrelqueConnectionError, TorrelqueReplyError):
+                logger.exception('Sweep has failed with Redis error, continuing')
+            except Exception:
+                logger.exception('Sweep has failed with unexpected error, stopping')
+                return
+            else:
+                logger.debug('Sweep has requeued: stale=%d, delayed=%d, undequeued=%d', stale, delayed, undequeued)
+            await transport.pause(anyio.Event(), transport.now() + self._interval)

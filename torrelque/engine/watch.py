@@ -1,0 +1,198 @@
+"""A task being watched: reads its state whenever something was published, and now and then besides."""
+
+from __future__ import annotations
+
+import math
+import random
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
+
+import anyio
+
+from torrelque.core.backoff import Backoff
+from torrelque.core.keys import Keys
+from torrelque.core.models import TorrelqueTaskState
+from torrelque.core.watch import Watch
+from torrelque.engine.subscriptions import Subscription, Subscriptions
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueLookupError,
+    TorrelqueReplyError,
+    TorrelqueTimeoutError,
+    is_transient,
+)
+
+if TYPE_CHECKING:
+    from torrelque.observing import Observer
+
+__all__ = ('States', 'Watcher')
+
+REREAD = 8.0
+"""Seconds after which the state is read even if nothing was published: 0.9 publishes nothing."""
+
+UNHEARD_REREAD = 0.5
+"""The same while no subscription stands."""
+
+BACKOFF = Backoff(0.05, 2.0)
+"""The pauses between readings while the server is away."""
+
+LAG = 1.0
+"""Seconds that a message may come later than what was read after it was published."""
+
+
+class Watcher:
+    """One watch of one task.
+
+    Listens only once the task was found not to have ended. Holds no scope between
+    calls, so iteration may stop between any two; dropping it closes the inbox.
+    """
+
+    def __init__(self, queue: Observer, task_id: str, timeout: float) -> None:
+        self._queue = queue
+        self._engine = queue._engine  # noqa: SLF001 - a part of the queue in a module of its own
+        self._transport = queue._transport  # noqa: SLF001 - as above
+        self._keys: Keys | None = None
+        self._task_id = task_id
+        self._timeout = timeout
+        self._deadline = math.inf
+        self._watch = Watch()
+        self._hub: Subscriptions | None = None
+        self._inbox: Subscription | None = None
+        self._finalizer: weakref.finalize[..., Watcher] | None = None
+        self._failures = 0
+
+    @property
+    def ended(self) -> bool:
+        return self._watch.ended
+
+    def close(self) -> None:
+        """Stop listening. May be repeated."""
+        if self._hub is not None and self._inbox is not None:
+            self._hub.close(self._inbox)
+        if self._finalizer is not None:
+            self._finalizer.detach()
+
+    async def next_states(self) -> list[TorrelqueTaskState]:
+        """Wait for news, read, and return the states that are new; perhaps none.
+
+        An outage of the server that begins later than the first call is waited for.
+
+        Raises:
+            TorrelqueLookupError: The task is unknown from the start.
+            TorrelqueTimeoutError: The time is over.
+        """
+        inbox = self._inbox
+        if inbox is None:
+            return await self._look()
+        await self._news(inbox)
+        missed = inbox.may_have_missed or bool(self._failures)
+        if missed:
+            self._watch.miss()
+        self._take(inbox)
+        try:
+            state = await self._read()
+        except (TorrelqueConnectionError, TorrelqueReplyError) as error:
+            await self._outlast(error)
+            return []
+        self._failures = 0
+        if inbox.stands and (state is None or not missed):
+            await self._stragglers(inbox, state)
+        return self._watch.read(state)
+
+    async def _look(self) -> list[TorrelqueTaskState]:
+        """The state at first. Listens from then on unless it is a final one."""
+        self._engine.check_running()
+        self._deadline = self._transport.now() + self._timeout
+        state = await self._read()
+        if state is None and await self._queue._routes.is_changed():  # noqa: SLF001 - as above; it may be elsewhere by now
+            self._keys = None
+            state = await self._read()
+        if state is None:
+            raise TorrelqueLookupError(f'no task {self._task_id!r} in queue {self._queue.queue!r}')
+        states = self._watch.read(state)
+        if not self.ended and self._keys is not None:
+            self._hub = self._engine.hub
+            self._inbox = self._hub.open(self._keys.state(self._task_id))
+            self._finalizer = weakref.finalize(self, self._hub.close_soon, self._inbox)
+            self._finalizer.atexit = False
+        return states
+
+    async def _read(self) -> TorrelqueTaskState | None:
+        if self._keys is None:
+            self._keys = await self._queue._routes.keys_of(self._task_id)  # noqa: SLF001 - as above
+        return await self._queue._read_state(self._keys, self._task_id)  # noqa: SLF001 - as above
+
+    async def _outlast(self, error: TorrelqueConnectionError | TorrelqueReplyError) -> None:
+        """Pause after a failed reading, or raise what is not an outage that will end."""
+        if not is_transient(error):
+            raise error
+        self._failures += 1
+        pause = BACKOFF.pause(self._failures, random.random)
+        await self._transport.pause(anyio.Event(), min(self._deadline, self._transport.now() + pause))
+        if self._transport.now() >= self._deadline:
+            raise self._late() from error
+
+    async def _news(self, inbox: Subscription) -> None:
+        if self._watch.behind or self._failures:
+            return
+        pause = REREAD if inbox.stands else UNHEARD_REREAD
+        until = min(self._deadline, self._transport.now() + pause)
+        await self._transport.pause(inbox.news, until)
+        if not inbox.news.is_set() and self._transport.now() >= self._deadline:
+            raise self._late()
+
+    async def _stragglers(self, inbox: Subscription, state: TorrelqueTaskState | None) -> None:
+        """Messages come on another connection, and may be a little behind what was read."""
+        until = min(self._deadline, self._transport.now() + LAG)
+        while self._watch.lacks(state) and inbox.stands and self._transport.now() < until:
+            await self._transport.pause(inbox.news, until)
+            self._take(inbox)
+
+    def _take(self, inbox: Subscription) -> None:
+        for message in inbox.take():
+            self._watch.publish(message)
+
+    def _late(self) -> TorrelqueTimeoutError:
+        return TorrelqueTimeoutError(f'task {self._task_id!r} did not end in time')
+
+    def final_state(self) -> TorrelqueTaskState:
+        """After the end. Raises TorrelqueLookupError if nobody can say how the task ended."""
+        last, final = self._watch.last, self._watch.final
+        if last is None or final is None:
+            how = 'was cancelled' if self._watch.cancelled else 'went while nobody could hear how'
+            raise TorrelqueLookupError(f'task {self._task_id!r} {how}')
+        return last._replace(status=final)
+
+
+class States(AsyncIterator[TorrelqueTaskState]):
+    """The states of a watched task.
+
+    Not an asynchronous generator: Trio warns of those that iteration was broken
+    off of. This one may just be dropped.
+    """
+
+    def __init__(self, watcher: Watcher, convert: Callable[[TorrelqueTaskState], TorrelqueTaskState]) -> None:
+        self._watcher = watcher
+        self._convert = convert
+        self._states: deque[TorrelqueTaskState] = deque()
+        self._closed = False
+
+    async def __anext__(self) -> TorrelqueTaskState:
+        try:
+            while not (self._states or self._closed or self._watcher.ended):
+                self._states.extend(await self._watcher.next_states())
+        except BaseException:
+            await self.aclose()
+            raise
+        if self._states:
+            return self._convert(self._states.popleft())
+        await self.aclose()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Stop watching. May be repeated."""
+        self._closed = True
+        self._states.clear()
+        self._watcher.close()

@@ -1,0 +1,174 @@
+"""Repeats calls while a server is failing over, so that those who wait see no error."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager
+from itertools import count
+
+import anyio
+
+from torrelque.core.backoff import Backoff
+from torrelque.core.protocol import Arg, Batch, Call, Reply
+from torrelque.errors import TorrelqueConnectionError, is_unavailable
+from torrelque.transports.base import Listener, Transport
+
+__all__ = ('DEFAULT', 'LONGEST', 'FailoverTransport', 'patient')
+
+DEFAULT = 10.0
+"""Seconds that calls are repeated for on a cluster or by way of Sentinel, unless told otherwise."""
+
+LONGEST = 300.0
+"""Seconds; a call and its repeats must end long before the lanes that guard them expire."""
+
+BACKOFF = Backoff(0.05, 0.5)
+
+LOAD = 'SCRIPT LOAD'
+
+
+def patient(transport: Transport, timeout: float | None) -> Transport:
+    """The transport with its calls repeated for up to ``timeout`` seconds; None: as its kind of server needs it."""
+    if timeout is None:
+        timeout = DEFAULT if transport.on_cluster or transport.fails_over else 0.0
+    return FailoverTransport(transport, timeout) if timeout else transport
+
+
+class FailoverTransport(Transport):
+    """A transport whose calls are repeated, up to ``budget`` seconds from their start, while a server fails over."""
+
+    def __init__(self, transport: Transport, budget: float) -> None:
+        self.inner = transport
+        self.block_limit: float = transport.block_limit
+        self.on_cluster: bool = transport.on_cluster
+        self.fails_over: bool = transport.fails_over
+        self.in_order: bool = transport.in_order
+        self._budget = budget
+        self._waits_fail_since: float | None = None
+        self._failed_waits = 0
+
+    def __repr__(self) -> str:
+        return f'<{type(self).__name__} {self._budget:g} s, over {self.inner!r}>'
+
+    async def execute(self, batch: Batch) -> Sequence[Reply]:
+        """Send the calls, and again those that a server answered to that is failing over. Safe to cancel.
+
+        When the connection breaks all that were sent last are sent again. With
+        the budget over, the last answers are the replies, and a broken
+        connection raises its TorrelqueConnectionError.
+        """
+        return await self._repeat(batch, self.inner.execute, apart=False)
+
+    async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
+        """The same; all calls are sent again, as the wait at their end is for those before it."""
+        return await self._repeat(batch, lambda calls: self.inner.execute_dedicated(calls, timeout), apart=True)
+
+    async def _repeat(
+        self, batch: Batch, send: Callable[[Batch], Awaitable[Sequence[Reply]]], *, apart: bool
+    ) -> Sequence[Reply]:
+        start = self.now()
+        replies: list[Reply] = [None] * len(batch)
+        places = list(range(len(batch)))
+        for tries in count(1):
+            try:
+                answers = await send([batch[place] for place in places])
+            except TorrelqueConnectionError as error:
+                if not is_unavailable(error):
+                    raise
+                if not await self._another(start, tries):
+                    self._annotate(error, start, tries)
+                    raise
+                continue
+            for place, answer in zip(places, answers, strict=True):
+                replies[place] = answer
+            failed = [place for place in places if is_unavailable(replies[place])]
+            if not failed:
+                self._waits_fail_since = None
+                return replies
+            await self.inner.reconnect()
+            if not await self._another(start, tries):
+                for place in failed:
+                    self._annotate(replies[place], start, tries)
+                return replies
+            if not apart:
+                # A script that was loaded for a call has to be where that runs in the end.
+                places = [i for i in places if i in failed or (batch[i].command == LOAD and i < failed[-1])]
+        raise AssertionError  # counting has no end
+
+    async def _another(self, start: float, tries: int) -> bool:
+        """Pause, unless that would take longer than there is time for; whether to try again."""
+        pause = BACKOFF.pause(tries, random.random)
+        if self.now() + pause > start + self._budget:
+            return False
+        await self._sleep(pause)
+        return True
+
+    def _annotate(self, error: object, start: float, tries: int) -> None:
+        if isinstance(error, Exception):
+            error.add_note(
+                f'failover_timeout={self._budget:g}: {tries} tries in {self.now() - start:.1f} s ended like this'
+            )
+
+    async def block(self, call: Call[Reply], timeout: float) -> Reply:
+        """As is; while the server fails over it is answered as if something had come, after a short pause.
+
+        The claim that follows is patient. When nothing has worked for longer
+        than the budget the failure is raised or returned.
+        """
+        reply: Reply
+        try:
+            reply = await self.inner.block(call, timeout)
+        except TorrelqueConnectionError as error:
+            if not is_unavailable(error) or self._gives_up():
+                raise
+        else:
+            if not is_unavailable(reply):
+                self._waits_fail_since = None
+                self._failed_waits = 0
+                return reply
+            await self.inner.reconnect()
+            if self._gives_up():
+                return reply
+        self._failed_waits += 1
+        await self._sleep(min(timeout, BACKOFF.pause(self._failed_waits, random.random)))
+        return [*call.keys, b'', b'0']
+
+    def _gives_up(self) -> bool:
+        if self._waits_fail_since is None:
+            self._waits_fail_since = self.now()
+        return self.now() - self._waits_fail_since >= self._budget
+
+    async def _sleep(self, seconds: float) -> None:
+        await self.inner.pause(anyio.Event(), self.now() + seconds)
+
+    # As is -----------------------------------------------------------------------------------------------------------
+
+    async def execute_once(self, batch: Batch) -> Sequence[Reply]:
+        return await self.inner.execute_once(batch)
+
+    async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
+        return await self.inner.execute_at_end(batch)
+
+    def place(self, key: bytes) -> Hashable:
+        return self.inner.place(key)
+
+    async def nodes(self) -> Sequence[Arg | None]:
+        return await self.inner.nodes()
+
+    async def reconnect(self) -> None:
+        await self.inner.reconnect()
+
+    def listen(self) -> AbstractAsyncContextManager[Listener]:
+        return self.inner.listen()
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+    def append(self, pipeline: object, call: Call[Reply]) -> None:
+        self.inner.append(pipeline, call)
+
+    def now(self) -> float:
+        return self.inner.now()
+
+    async def pause(self, event: anyio.Event, until: float) -> None:
+        await self.inner.pause(event, until)

@@ -1,0 +1,108 @@
+"""Keeps the claims of a worker's tasks alive."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import anyio
+
+from torrelque import Task, Torrelque, TorrelqueError, TorrelqueLeaseLostError, TorrelqueLookupError
+from torrelque.core.leases import Leases
+from torrelque.worker.failures import describe
+
+__all__ = ('Clock', 'LeaseKeeper')
+
+logger: logging.Logger = logging.getLogger('torrelque.worker')
+
+
+class Clock(Protocol):
+    """What time is counted on: the event loop's clock, or a ``torrelque.testing.VirtualClock``."""
+
+    def now(self) -> float:
+        """Seconds, on the clock that ``Task.expires`` is on."""
+        ...
+
+    async def pause(self, event: anyio.Event, until: float) -> object:
+        """Return when ``event`` is set or the time (maybe infinite) has come."""
+
+
+class Job(Protocol):
+    """One delivery of a task. Told apart by identity: a task may come again before its last delivery ended."""
+
+    task: Task
+
+    def __hash__(self) -> int: ...
+
+
+J = TypeVar('J', bound=Job)
+
+
+class LeaseKeeper(Generic[J]):
+    """Renews leases, those that are due together at once, which the queue then merges into one call.
+
+    ``lose`` is called with a job whose claim has gone, or whose lease ran out
+    with no renewal getting through.
+    """
+
+    def __init__(self, queue: Torrelque, clock: Clock, lose: Callable[[J], None]) -> None:
+        self._queue = queue
+        self._clock = clock
+        self._lose = lose
+        self._leases: Leases[J] = Leases()
+        self._news = anyio.Event()
+        self._next_look = math.inf
+        self._failing = False
+
+    def add(self, job: J) -> None:
+        """Renew the lease of a task until it is removed."""
+        self._look_at(self._leases.add(job, job.task.expires, self._clock.now()))
+
+    def remove(self, job: J) -> float:
+        """Let its lease be. Returns until when it lasts; minus infinity if it does not."""
+        return self._leases.remove(job)
+
+    async def run(self) -> None:
+        """Work until it is cancelled."""
+        async with anyio.create_task_group() as renewals:
+            while True:
+                now = self._clock.now()
+                for job in self._leases.expired(now):
+                    self._lose(job)
+                for job in self._leases.due(now):
+                    renewals.start_soon(self._renew, job)
+                self._news = anyio.Event()
+                # With no lease left the next look stands as it was: tasks that come and go need none each.
+                if self._leases or self._next_look <= now:
+                    self._next_look = self._leases.timer()
+                await self._clock.pause(self._news, self._next_look)
+
+    def _look_at(self, moment: float) -> None:
+        if moment < self._next_look:
+            self._next_look = moment
+            self._news.set()
+
+    async def _renew(self, job: J) -> None:
+        sent = self._clock.now()
+        try:
+            await self._queue.extend(job.task)
+        except (TorrelqueLeaseLostError, TorrelqueLookupError):
+            if job in self._leases:  # what became of it may have been written meanwhile
+                self._leases.remove(job)
+                self._lose(job)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the lease is not renewed
+            self._report(job, error)
+            self._look_at(self._leases.failed(job, self._clock.now()))
+        else:
+            self._failing = False
+            self._look_at(self._leases.renewed(job, sent))
+
+    def _report(self, job: J, error: Exception) -> None:
+        """That a server is away is said elsewhere. What nobody expects is said here, once until it is over."""
+        if self._failing or isinstance(error, TorrelqueError):
+            logger.debug('The lease of task:%s could not be renewed: %s', job.task.id, describe(error))
+        else:
+            logger.warning('Leases cannot be renewed, trying again until they run out: %s', describe(error))
+            self._failing = True

@@ -1,0 +1,235 @@
+"""Writes what became of a worker's tasks, and tries again while the server is away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import anyio
+from anyio.abc import TaskStatus
+
+from torrelque import (
+    ReleaseItem,
+    Task,
+    Torrelque,
+    TorrelqueDurabilityError,
+    TorrelqueError,
+    TorrelqueLeaseLostError,
+    TorrelqueLookupError,
+    TorrelqueTimeoutError,
+    TorrelqueTypeError,
+    TorrelqueValueError,
+    events,
+    is_transient,
+)
+from torrelque import retry as policies
+from torrelque.worker.failures import describe
+from torrelque.worker.leases import Clock
+
+__all__ = ('BACK_OFF', 'OutcomeWriter', 'may_pass', 'sleep')
+
+BACK_OFF = policies.exponential(0.05, 2, 0.5, jitter=0.5)
+"""Between tries to reach a server that is away."""
+
+LAST_MOMENTS = 2.0
+"""Seconds, less where the lease is short: time for some tries to complete a task without its result."""
+
+logger: logging.Logger = logging.getLogger('torrelque.worker')
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether it is worth trying again: also after errors that nobody expects, such as that no file can be opened."""
+    return is_transient(error) or not isinstance(error, TorrelqueError)
+
+
+def _is_about_result(error: Exception) -> bool:
+    """Whether an outcome cannot be written because of the result in it."""
+    if isinstance(error, (TorrelqueTypeError, TorrelqueValueError)):
+        return True
+    return not isinstance(error, (TorrelqueError, OSError))  # any other is the serialiser's
+
+
+def _note_unconfirmed(error: TorrelqueDurabilityError) -> None:
+    logger.warning('Written, not confirmed: %s', error)  # writing it again would find no claim
+
+
+def _too_late() -> Exception:
+    return TorrelqueTimeoutError('the worker ended before the server answered')
+
+
+async def sleep(clock: Clock, seconds: float) -> None:
+    await clock.pause(anyio.Event(), clock.now() + seconds)
+
+
+class Job(Protocol):
+    """One delivery, and until when its lease lasts."""
+
+    task: Task
+    expires: float
+
+
+J = TypeVar('J', bound=Job)
+
+
+class _Attempt:
+    """How far the writing of an outcome has come."""
+
+    __slots__ = ('_most_left', 'error', 'outcome', 'pause', 'tries', 'unfit', 'writable')
+
+    def __init__(self, outcome: events.Outcome, error: Exception | None) -> None:
+        self.outcome = outcome
+        self.writable = outcome
+        self.unfit: Exception | None = None
+        """Why the result is left out."""
+        self.error = error
+        self.tries = 0
+        self.pause = 0.0
+        self._most_left = 0.0
+
+    def last_moments(self, left: float) -> float:
+        """Seconds before the lease ends in which there is a last try without the result."""
+        self._most_left = max(self._most_left, left)
+        return min(LAST_MOMENTS, self._most_left / 4)
+
+
+class OutcomeWriter(Generic[J]):
+    """Writes outcomes, those of one moment together.
+
+    A result that cannot be written is dropped, and the task released without it.
+    ``lose`` is called with a job whose claim has gone, ``tell`` with events.
+    """
+
+    def __init__(
+        self,
+        queue: Torrelque,
+        clock: Clock,
+        result_ttl: float | None,
+        lose: Callable[[J], None],
+        tell: Callable[[events.WorkerEvent], None],
+    ) -> None:
+        self._queue = queue
+        self._clock = clock
+        self._result_ttl = result_ttl
+        self._lose = lose
+        self._tell = tell
+        self._finished: list[tuple[J, events.Finished]] = []
+        self._all_ended = anyio.Event()
+        self._scope = anyio.CancelScope(shield=True)
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Host the writing until `end`: a cancellation from outside leaves it a bounded time."""
+        with self._scope:
+            async with anyio.create_task_group() as self._group:
+                task_status.started()
+                await self._all_ended.wait()
+
+    def end(self, seconds: float) -> None:
+        """No outcome will follow; spend so much time at most on those under way."""
+        self._scope.deadline = anyio.current_time() + seconds
+        self._all_ended.set()
+
+    def settle_soon(self, job: J, outcome: events.Outcome) -> None:
+        """Write an outcome, with the others that are handed over before the event loop's next turn."""
+        if isinstance(outcome, events.Finished):
+            self._finished.append((job, outcome))
+            if len(self._finished) == 1:
+                self._group.start_soon(self._release)
+        else:
+            self._group.start_soon(self._settle, job, outcome)
+
+    async def _release(self) -> None:
+        finished, self._finished = self._finished, []
+        if len(finished) == 1:
+            await self._settle(*finished[0])
+            return
+        items = [ReleaseItem(outcome.task, outcome.result, self._result_ttl) for _, outcome in finished]
+        try:
+            answers = await self._queue.release_many(items)
+        except Exception:  # noqa: BLE001 - one of them cannot be written, and nothing was sent: each by itself then
+            for job, outcome in finished:
+                self._group.start_soon(self._settle, job, outcome)
+        except BaseException:
+            for _, outcome in finished:
+                self._give_up(outcome, _too_late())
+            raise
+        else:
+            for (job, outcome), error in zip(finished, answers, strict=True):
+                if error is None:
+                    self._tell(outcome)
+                elif isinstance(error, TorrelqueDurabilityError):
+                    _note_unconfirmed(error)
+                    self._tell(outcome)
+                else:
+                    self._group.start_soon(self._settle, job, outcome, error)
+
+    async def _settle(self, job: J, outcome: events.Outcome, error: Exception | None = None) -> None:
+        """Write an outcome; while the server is away, try for as long as the lease lasts. ``error``: of a first try."""
+        attempt = _Attempt(outcome, error)
+        try:
+            ended = False
+            while not ended:
+                error = error or await self._write(attempt.writable)
+                ended = self._is_ended(job, attempt, error)
+                if not ended and attempt.pause:
+                    await sleep(self._clock, attempt.pause)
+                error = None
+        except BaseException:
+            self._give_up(outcome, attempt.error or _too_late())
+            raise
+
+    def _is_ended(self, job: J, attempt: _Attempt, error: Exception | None) -> bool:
+        """Whether an outcome is written, or cannot be; else what to write next, and when."""
+        outcome = attempt.writable
+        if error is None:
+            if attempt.unfit is not None:
+                logger.error('Task:%s is completed without its result: %s', outcome.task.id, describe(attempt.unfit))
+                self._tell(events.ResultDropped(outcome.task, attempt.unfit))
+            self._tell(outcome)
+            return True
+        attempt.error = error
+        if isinstance(error, (TorrelqueLeaseLostError, TorrelqueLookupError)):
+            self._lose(job)
+            return True
+        left = job.expires - self._clock.now()
+        over = not may_pass(error) or left <= 0
+        has_result = isinstance(outcome, events.Finished) and outcome.result is not None
+        if has_result and (over or left <= attempt.last_moments(left) or _is_about_result(error)):
+            attempt.unfit = error
+            attempt.writable = events.Finished(outcome.task, None)  # rather than call the handler again
+            attempt.pause = 0.0
+            return False
+        if over:
+            self._give_up(attempt.outcome, error)
+            return True
+        attempt.tries += 1
+        attempt.pause = BACK_OFF(attempt.tries, error) or 0.0
+        if attempt.tries == 1 and not isinstance(error, TorrelqueError):
+            logger.warning('The outcome of task:%s cannot be written yet: %s', outcome.task.id, describe(error))
+        return False
+
+    async def _write(self, outcome: events.Outcome) -> Exception | None:
+        try:
+            match outcome:
+                case events.Finished(task, result):
+                    await self._queue.release(task, result=result, result_ttl=self._result_ttl)
+                case events.Retried(task, delay):
+                    await self._queue.requeue(task, delay)
+                case events.Rejected(task, reason):
+                    await self._queue.reject(task, reason)
+                case events.GivenBack(task):
+                    await self._queue.giveback(task)
+        except TorrelqueDurabilityError as error:
+            _note_unconfirmed(error)
+        except Exception as error:  # noqa: BLE001 - it is looked at by the caller
+            return error
+        return None
+
+    def _give_up(self, outcome: events.Outcome, error: Exception) -> None:
+        logger.error(
+            'Task:%s stays claimed until its lease ends, its outcome (%s) could not be written: %s',
+            outcome.task.id,
+            type(outcome).__name__,
+            describe(error),
+        )
+        self._tell(events.Unsettled(outcome.task, outcome, error))

@@ -1,0 +1,565 @@
+"""Consume a queue: start a handler for each task, keep the claims alive, write what became of them.
+
+The worker holds nothing that a program could not have of the public interface,
+and may serve as an example of its use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from contextvars import Context, copy_context
+from itertools import count
+from time import monotonic
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint, current_token
+
+from torrelque import (
+    Task,
+    Torrelque,
+    TorrelqueTypeError,
+    TorrelqueUsageError,
+    TorrelqueValueError,
+    events,
+)
+from torrelque import retry as policies
+from torrelque.worker.failures import Failure, describe, understand
+from torrelque.worker.leases import Clock, LeaseKeeper
+from torrelque.worker.loops import LoopClock, call_in, count_cancellations, start_dedicated
+from torrelque.worker.outcomes import BACK_OFF, OutcomeWriter, may_pass, sleep
+from torrelque.worker.signals import HANG_UP, received
+
+__all__ = ('Worker',)
+
+CLOSING_TIME = 5.0
+"""Seconds that the end of a run may spend on writing outcomes and giving claims back."""
+
+TURN = 0.001
+"""Seconds after which handlers that never wait let others have a turn of the event loop."""
+
+HEAD_START = 3
+"""Turns of the event loop until a claim that was asked for has left, from the worker to the socket."""
+
+LONGEST = 1e9
+"""Seconds. Beyond it a time is a mistake."""
+
+A = TypeVar('A')
+
+logger: logging.Logger = logging.getLogger('torrelque.worker')
+
+
+class _Job:
+    """One delivery: a task in this worker's hands."""
+
+    __slots__ = ('ended', 'expires', 'in_thread', 'lost', 'scope', 'task')
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.expires = task.expires
+        self.scope: anyio.CancelScope | None = None  # while its handler runs
+        self.in_thread = False
+        self.ended: tuple[Any, BaseException | None] = None, None  # what a thread returned or raised
+        self.lost = False
+
+
+class Worker:
+    """Consumes a queue: ``await Worker(queue, handler, concurrency=10).run()``.
+
+    ``handler(task)`` is called for each :class:`~torrelque.Task`, at most
+    ``concurrency`` at once. What it returns is kept as the task's result for
+    ``result_ttl`` s (None: the queue's); of None nothing is kept. If it raises
+    :class:`~torrelque.Retry` or :class:`~torrelque.Reject`, also in an exception
+    group, that is done. After anything else that it raises, ``retry``, a policy of
+    :mod:`torrelque.retry`, says when the task is tried again, or that it goes to
+    the dead letters. A plain function runs in a thread. Each delivery has a copy
+    of the context in which `run` was called.
+
+    Meanwhile the claim is renewed. When it is lost all the same, the handler is
+    cancelled at once and nothing is written.
+
+    ``grace`` is how many seconds handlers have to finish when the worker is
+    stopped; with ``handle_signals`` SIGTERM, SIGINT, SIGQUIT and SIGHUP stop it
+    and all others in the process, and the second allows no grace. ``on_event`` is called with each event of
+    :mod:`torrelque.events`. ``clock`` is for tests whose transport has one.
+
+    Raises TorrelqueTypeError or TorrelqueValueError for bad arguments.
+    """
+
+    def __init__(
+        self,
+        queue: Torrelque,
+        handler: Callable[[Task], Any],
+        *,
+        concurrency: int,
+        retry: policies.RetryPolicy | None = None,
+        result_ttl: float | None = None,
+        grace: float = 20.0,
+        handle_signals: bool = False,
+        on_event: Callable[[events.WorkerEvent], object] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        if not isinstance(queue, Torrelque):
+            raise TorrelqueTypeError(f'queue must be a Torrelque, got {queue!r}')
+        if not isinstance(handle_signals, bool):
+            raise TorrelqueTypeError(f'handle_signals must be True or False, got {handle_signals!r}')
+        self._queue = queue
+        self._handler = _check_function('handler', handler)
+        self._in_thread = not _is_coroutine_function(handler)
+        self._concurrency = _check_count('concurrency', concurrency)
+        self._retry = policies.exponential(attempts=10) if retry is None else _check_plain_function('retry', retry)
+        self._result_ttl = None if result_ttl is None else _check_seconds('result_ttl', result_ttl)
+        self._grace = _check_seconds('grace', grace)
+        self._handle_signals = handle_signals
+        self._on_event = None if on_event is None else _check_plain_function('on_event', on_event)
+        self._given_clock = clock
+
+        self._begun = False
+        self._stopping = False
+        self._signalled = False
+        self._stopped_at = math.inf  # when the last handlers are cancelled
+        self._crash: BaseException | None = None
+        self._failure: BaseException | None = None
+        self._jobs: set[_Job] = set()
+        self._ready: deque[_Job] = deque()  # claimed, and about to be started: never more than there are free slots
+        self._resting: deque[anyio.Event] = deque()
+        self._waking = False
+        self._many = max(2, self._concurrency // 4)
+        self._claiming: anyio.CancelScope | None = None
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Work until `stop`, once.
+
+        It goes on while the server is away, from the start if need be. Raises
+        what makes all further work impossible, such as a refused password, or the
+        SystemExit or KeyboardInterrupt of a handler, after it stopped as by `stop`.
+
+        It returns even if a handler does not end: 5 s after that was cancelled,
+        its claim is given back, and the handler left behind.
+
+        When cancelled, it cancels the handlers and gives their claims back at
+        once; that, and writing the outcomes that are on their way, takes at
+        most 5 s. ``task_status.started()`` is called when it begins to claim.
+        """
+        if self._begun:
+            raise TorrelqueUsageError('this worker was run before: make a new one for each run')
+        if self._handle_signals and threading.current_thread() is not threading.main_thread():
+            raise TorrelqueUsageError('handle_signals=True works in the main thread only: there call stop()')
+        self._begun = True
+        self._limiter = anyio.CapacityLimiter(self._concurrency)
+        self._clock: Clock = self._given_clock or LoopClock()
+        self._renewer = LeaseKeeper(self._queue, self._clock, self._lose)
+        self._settler = OutcomeWriter[_Job](self._queue, self._clock, self._result_ttl, self._lose, self._tell)
+        self._stop_news = anyio.Event()
+        self._slots = anyio.CancelScope()
+        self._slots_ended = anyio.Event()
+        async with anyio.create_task_group() as group:
+            await group.start(self._settler.run)
+            try:
+                async with anyio.create_task_group() as helpers:
+                    helpers.start_soon(self._renewer.run)
+                    helpers.start_soon(self._end_grace)
+                    if self._handle_signals:
+                        await helpers.start(self._heed_signals)
+                    await self._run_slots(task_status)
+                    helpers.cancel_scope.cancel()
+            finally:
+                self._stopping = True
+                self._give_back_ready()
+                self._settler.end(CLOSING_TIME)
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self, grace: float | None = None) -> None:
+        """Claim nothing more, and let `run` end when the handlers have finished.
+
+        After ``grace`` s (None: the worker's) those that have not are cancelled,
+        and their claims given back. Called again it can only shorten the time.
+        Before `run`, it makes that end at once. Call it on the worker's event
+        loop: in a thread, of a plain function's handler for one, it is
+        ``anyio.from_thread.run_sync(worker.stop)``.
+        """
+        seconds = self._grace if grace is None else _check_seconds('grace', grace)
+        if not self._stopping and self._begun:
+            logger.info('Stopping: %d handlers have %g s to finish', len(self._jobs), seconds)
+        self._stopping = True
+        if not self._begun:
+            return
+        self._stopped_at = min(self._stopped_at, self._clock.now() + seconds)
+        self._stop_news.set()
+        if self._claiming is not None:
+            self._claiming.cancel()
+
+    # Claiming --------------------------------------------------------------------------------------------------------
+    # Slots take turns at claiming for all that are free. One that has a job and leaves others ready wakes the next, so
+    # that handlers which never wait are called in a row, without a switch of tasks between them.
+
+    async def _run_slots(self, task_status: TaskStatus[None]) -> None:
+        """Return when all slots have ended, or those that have not were abandoned.
+
+        They are in no task group of the caller's, as that could not be left while a
+        handler ignores its cancellation.
+        """
+        start_dedicated(self._host_slots)
+        try:
+            task_status.started()
+            await self._slots_ended.wait()
+        except BaseException:  # a cancellation, or Ctrl-C on Trio
+            self._slots.cancel()
+            with anyio.CancelScope(shield=True):
+                await self._abandon_late()
+            raise
+        if self._crash is not None:
+            raise self._crash
+
+    async def _host_slots(self) -> None:
+        try:
+            with self._slots:
+                async with anyio.create_task_group() as group:
+                    for _ in range(self._concurrency):
+                        group.start_soon(self._fill_slot)
+        except BaseException as error:  # noqa: BLE001 - `run` raises it
+            self._crash = error
+        finally:
+            self._slots_ended.set()
+
+    async def _fill_slot(self) -> None:
+        ended = False
+        while not ended:
+            with anyio.CancelScope() as scope:  # a handler's, and the next one's; a new one after it was cancelled
+                before = count_cancellations()
+                try:
+                    ended = await self._fill_slot_within(scope, before)
+                except asyncio.CancelledError:  # perhaps by a timer that a handler left behind
+                    if await self._is_cancelled(scope, before):
+                        raise
+
+    async def _fill_slot_within(self, scope: anyio.CancelScope, before: int) -> bool:
+        """Work on one task after the other until the scope is cancelled, or the worker stops. Whether it does."""
+        turn = monotonic()
+        while not scope.cancel_called:
+            job = await self._next_job()
+            if job is None:
+                return True
+            outcome = await self._work(job, scope, before)
+            if outcome is not None:
+                self._settler.settle_soon(job, outcome)
+            job = outcome = None  # else an idle slot keeps the last payload, result and traceback
+            if self._ready and monotonic() - turn > TURN:
+                await checkpoint()
+                turn = monotonic()
+        return False
+
+    async def _next_job(self) -> _Job | None:
+        """The next task; None when the worker stops."""
+        ready = self._ready
+        while not self._stopping:
+            # With many ready, and more places free than those will take, the next claim leaves before they are started.
+            if ready and (self._claiming is not None or not self._many <= len(ready) < self._free()):
+                job = ready.popleft()
+                if ready or self._claiming is None:
+                    self._wake_one()
+                return job
+            if self._claiming is not None:
+                await self._rest()
+            else:
+                if ready:
+                    self._wake_one()
+                await self._claim()
+        self._give_back_ready()
+        self._wake_one()
+        return None
+
+    def _give_back_ready(self) -> None:
+        while self._ready:
+            job = self._ready.popleft()
+            self._settler.settle_soon(job, events.GivenBack(job.task))
+
+    def _wake_one(self) -> None:
+        if self._resting and not self._waking:
+            self._waking = True
+            self._resting.popleft().set()
+
+    async def _rest(self) -> None:
+        woken = anyio.Event()
+        self._resting.append(woken)
+        try:
+            await woken.wait()
+        finally:
+            if woken.is_set():
+                self._waking = False
+            else:
+                self._resting.remove(woken)
+        if self._claiming is not None and self._ready:
+            for _ in range(HEAD_START):  # so that the server works on the next tasks while handlers do on these
+                await checkpoint()
+
+    def _free(self) -> int:
+        return self._concurrency - len(self._jobs) - len(self._ready)
+
+    async def _claim(self) -> None:
+        """Claim for all free slots: what came is ready then."""
+        with anyio.CancelScope() as scope:
+            self._claiming = scope
+            try:
+                if not self._ready:
+                    await checkpoint()  # others may end at this moment, too; what became of them travels with the claim
+                self._ready.extend([_Job(task) for task in await self._next_tasks()])
+            except Exception as error:  # noqa: BLE001 - `run` raises it
+                if self._failure is None:
+                    self._failure = error
+                self.stop()
+            finally:
+                self._claiming = None
+
+    async def _next_tasks(self) -> list[Task]:
+        try:
+            if (free := self._free()) > 1:
+                return await self._queue.dequeue(max_tasks=free)
+            return [await self._queue.dequeue()]
+        except Exception as error:
+            if not may_pass(error):
+                raise
+            logger.warning('The server cannot be used, trying again until it can: %s', error)
+            self._tell(events.Disconnected(error))
+            return await self._until_back(error)
+
+    async def _until_back(self, error: Exception) -> list[Task]:
+        """Try until the server answers. What it claimed thereby."""
+        for failures in count(1):
+            await sleep(self._clock, BACK_OFF(failures, error) or 0.0)
+            try:
+                tasks = await self._queue.dequeue_nowait(max_tasks=self._free())
+            except Exception as failure:
+                if not may_pass(failure):
+                    raise
+            else:
+                logger.info('The server can be used again')
+                self._tell(events.Reconnected())
+                return tasks
+        raise AssertionError('there is always another try')  # for type checkers
+
+    # Handling --------------------------------------------------------------------------------------------------------
+
+    async def _work(self, job: _Job, scope: anyio.CancelScope, before: int) -> events.Outcome | None:
+        """Call the handler, within a scope that cancels it. None if the claim was lost meanwhile."""
+        if job.expires <= self._clock.now():
+            self._lose(job)
+            return None
+        job.scope = scope
+        self._jobs.add(job)
+        self._renewer.add(job)
+        context = copy_context()
+        if self._on_event is not None:
+            context.run(self._tell, events.Started(job.task))
+        try:
+            result, error = await self._call(job, context)
+            if error is None:
+                return None if job.lost else events.Finished(job.task, result)
+            return await self._judge_unless_cancelled(job, scope, before, error)
+        finally:
+            error = None  # as its traceback may have this frame
+            job.scope = None
+            self._jobs.discard(job)
+            job.expires = self._renewer.remove(job)
+
+    async def _call(self, job: _Job, context: Context) -> tuple[Any, BaseException | None]:
+        """What the handler returned, or what it raised."""
+        if not self._in_thread:
+            return await call_in(context, self._handler, job.task)
+        job.in_thread = True
+        try:
+            await anyio.to_thread.run_sync(self._call_plainly, job, limiter=self._limiter, abandon_on_cancel=True)
+        except anyio.get_cancelled_exc_class() as cancellation:
+            logger.warning('The thread of task:%s goes on; what it returns is dropped', job.task.id)
+            return None, cancellation
+        job.in_thread = False
+        result, error = job.ended
+        job.ended = None, None  # the traceback leads to the thread's frames, and these to the job
+        if error is None and inspect.isawaitable(result):
+            if job.lost and job.scope is not None:
+                job.scope.cancel()
+            return await call_in(context, _itself, result)
+        return result, error
+
+    def _call_plainly(self, job: _Job) -> None:
+        try:
+            job.ended = self._handler(job.task), None
+        except BaseException as error:  # noqa: BLE001 - not all kinds get from a thread to an event loop
+            job.ended = None, error
+
+    async def _judge_unless_cancelled(
+        self, job: _Job, scope: anyio.CancelScope, before: int, error: BaseException
+    ) -> events.Outcome | None:
+        """What becomes of a task whose handler raised, maybe because this worker cancelled it."""
+        failure = understand(error)
+        decided = failure.rejects or failure.delay is not None or failure.exit is not None
+        if not decided and await self._is_cancelled(scope, before):  # a handler that is cancelled may well fail of it
+            if not job.lost:
+                self._settler.settle_soon(job, events.GivenBack(job.task))
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                try:
+                    raise error
+                finally:
+                    del error, failure  # its traceback has this frame
+            return None
+        if failure.exit is not None:
+            self._exit(failure.exit, job.task)
+        return None if job.lost else self._judge(job.task, failure, error)
+
+    async def _is_cancelled(self, scope: anyio.CancelScope, before: int) -> bool:
+        """Whether this worker, or all of the event loop, is being stopped, and not just what the handler awaited."""
+        if _is_ending(scope):
+            return True
+        if count_cancellations() <= before:
+            return False
+        for _ in range(HEAD_START):  # an event loop that ends cancels all tasks in one turn, which `run` hears of
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+        if _is_ending(scope):
+            return True
+        task = asyncio.current_task()
+        while task is not None and task.cancelling() > before:
+            task.uncancel()
+        return False
+
+    def _exit(self, error: SystemExit | KeyboardInterrupt, task: Task) -> None:
+        """Stop the worker, as the handler asked to. `run` raises the error."""
+        again = isinstance(self._failure, KeyboardInterrupt)
+        logger.error('Delivery %d of task:%s ends the worker: %s', task.dequeue_count, task.id, describe(error))
+        if self._failure is None:
+            self._failure = error
+        self.stop(0.0 if again else None)
+
+    def _judge(self, task: Task, failure: Failure, raised: BaseException) -> events.Outcome:
+        """What becomes of a task whose handler raised."""
+        error = failure.error
+        if failure.rejects:
+            return events.Rejected(task, failure.reason, error)
+        if failure.delay is not None:
+            return events.Retried(task, failure.delay, error)
+        delay = self._ask_policy(task, error)
+        shown = None if failure.exit else raised
+        if delay is None:
+            logger.error('Delivery %d of task:%s failed, rejecting it', task.dequeue_count, task.id, exc_info=shown)
+            return events.Rejected(task, failure.reason, error)
+        logger.warning(
+            'Delivery %d of task:%s failed, the next is due in %g s', task.dequeue_count, task.id, delay, exc_info=shown
+        )
+        return events.Retried(task, delay, error)
+
+    def _ask_policy(self, task: Task, error: Exception) -> float | None:
+        try:
+            delay = self._retry(task.attempt, error)
+            return None if delay is None else _check_seconds('the delay of a retry policy', delay)
+        except BaseException:
+            logger.exception('The retry policy failed, task:%s is rejected', task.id)
+            return None
+
+    def _lose(self, job: _Job) -> None:
+        """End a handler whose claim is lost. A thread cannot be: what it returns is dropped."""
+        if job.lost:
+            return
+        job.lost = True
+        logger.warning('Delivery %d of task:%s lost its claim, nothing is written', job.task.dequeue_count, job.task.id)
+        self._tell(events.LeaseLost(job.task))
+        if not job.in_thread and job.scope is not None:
+            job.scope.cancel()
+
+    # Stopping --------------------------------------------------------------------------------------------------------
+
+    async def _end_grace(self) -> None:
+        """Cancel the handlers that still run when the time to finish is over."""
+        while self._clock.now() < self._stopped_at:
+            self._stop_news = anyio.Event()
+            await self._clock.pause(self._stop_news, self._stopped_at)
+        for job in self._jobs:
+            if job.scope is not None:
+                job.scope.cancel()
+        await self._abandon_late()
+
+    async def _abandon_late(self) -> None:
+        """Give handlers that were cancelled some time to end; then let those be that have not."""
+        with anyio.move_on_after(CLOSING_TIME):
+            await self._slots_ended.wait()
+            return
+        for job in list(self._jobs):
+            logger.error('The handler of task:%s ignores that it was cancelled, and is left behind', job.task.id)
+            self._tell(events.Abandoned(job.task))
+            if not job.lost:
+                job.lost = True
+                self._renewer.remove(job)
+                self._settler.settle_soon(job, events.GivenBack(job.task))
+        self._slots_ended.set()
+
+    async def _heed_signals(self, *, task_status: TaskStatus[None]) -> None:
+        loop: Any = current_token().native_token
+        soon = loop.call_soon_threadsafe if isinstance(loop, asyncio.AbstractEventLoop) else loop.run_sync_soon
+        with received(lambda number: soon(self._heed, number)):
+            task_status.started()
+            await anyio.sleep_forever()
+
+    def _heed(self, number: int) -> None:
+        if self._signalled and number == HANG_UP:
+            return
+        self.stop(0.0 if self._signalled else None)
+        self._signalled = True
+
+    # Within ----------------------------------------------------------------------------------------------------------
+
+    def _tell(self, event: events.WorkerEvent) -> None:
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(event)
+        except BaseException:
+            logger.exception('on_event failed for %s', type(event).__name__)
+
+
+def _is_ending(scope: anyio.CancelScope) -> bool:
+    return scope.cancel_called or anyio.current_effective_deadline() == -math.inf
+
+
+def _itself(value: A) -> A:
+    return value
+
+
+def _is_coroutine_function(function: Any) -> bool:  # noqa: ANN401 - that is what is asked
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _check_function(name: str, value: Any) -> Any:  # noqa: ANN401 - that is what is checked
+    if not callable(value):
+        raise TorrelqueTypeError(f'{name} must be a function, got {value!r}')
+    return value
+
+
+def _check_plain_function(name: str, value: Any) -> Any:  # noqa: ANN401 - as above
+    if _is_coroutine_function(_check_function(name, value)):
+        raise TorrelqueTypeError(f'{name} must be a plain function, got a coroutine function: {value!r}')
+    return value
+
+
+def _check_count(name: str, value: Any) -> int:  # noqa: ANN401 - as above
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TorrelqueTypeError(f'{name} must be a whole number, got {value!r}')
+    if value < 1:
+        raise TorrelqueValueError(f'{name} must be at least 1, got {value!r}')
+    return value
+
+
+def _check_seconds(name: str, value: Any) -> float:  # noqa: ANN401 - as above
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TorrelqueTypeError(f'{name} must be a number of seconds, got {value!r}')
+    if not 0 <= value <= LONGEST:
+        raise TorrelqueValueError(f'{name} must be from 0 to {LONGEST:.0f} seconds, got {value!r}')
+    return float(value)
