@@ -45,7 +45,6 @@ PURE = (
 IMPURE_BUILTINS = frozenset({'__import__', 'breakpoint', 'eval', 'exec', 'input', 'open', 'print'})
 LOADS_ITS_OWN_FILES = 'core/scripts/__init__.py'
 PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
-    'worker/__init__.py': ('torrelque.worker.worker',),
     'cli': ('torrelque.cli', 'torrelque.worker.failures', 'torrelque.worker.signals'),
     'otel': ('torrelque.otel', 'torrelque.worker.failures', 'torrelque.worker.leases'),
     'worker/leases.py': ('torrelque.worker.failures', 'torrelque.core.leases'),

@@ -286,7 +286,7 @@ async def test_results_that_are_dropped_are_counted(
     await queue.enqueue(1)
     async with working(queue, handler, clock):
         await clock.advance(0)
-    assert telescope.counted('torrelque.worker.worker.results.dropped') == {('process', 'TypeError'): 1}
+    assert telescope.counted('torrelque.worker.results.dropped') == {('process', 'TypeError'): 1}
 
 
 # Arguments -----------------------------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ class Telemetry:
         )
 
         self._dropped = meter.create_counter(
-            'torrelque.worker.worker.results.dropped',
+            'torrelque.worker.results.dropped',
             '{result}',
             'Number of results that could not be written, of tasks that were completed without.',
         )
