@@ -33,7 +33,7 @@ class Block(NamedTuple):
 
     def commands(self) -> Iterator[tuple[str, str]]:
         """Each command of a session, and what it prints."""
-        for found in re.finditer(r'^\$ (.*)\n((?s:.*?))(?=^\$ |\Z)', self.text, re.MULTILINE):
+        for found in re.finditer(r'^\$ (.*)\n((?s:.*?))(?=^\$ |\Z)', self.text.replace('\\\n', ''), re.MULTILINE):
             yield found[1], found[2]
 
 
@@ -135,9 +135,9 @@ def test_the_tutorial(tmp_path: Path) -> None:
 
 
 def save_and_restart(reader: Reader, block: Block) -> None:
-    """Where the page tells to mend a file, it tells to start the worker again."""
+    """Where the page says to change a file, it says to start the worker again."""
     reader.save(block)
-    if block.above.strip().startswith('Let '):
+    if block.above.strip().startswith('Change '):
         (command,) = (each for other in BLOCKS for each in other.commands() if each[0].startswith('torrelque worker'))
         reader.type(*command)
 
