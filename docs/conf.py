@@ -12,6 +12,7 @@ html_theme = 'furo'
 html_title = f'Torrelque {release}'
 nitpicky = False  # types of the clients are named, and their documentation is not fetched
 copybutton_prompt_text = '$ '  # a console's prompt is not copied, nor is its output
+copybutton_line_continuation_character = '\\'
 napoleon_numpy_docstring = False
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'signature'

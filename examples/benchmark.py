@@ -2,7 +2,7 @@
 
 Without ``--url`` it starts a Valkey server of its own::
 
-    python examples/benchmark.py --tasks 20000 --bulk 50 --concurrency 10 --client native --loop uvloop
+    python examples/benchmark.py --tasks 20000 --bulk 50 --client native --loop uvloop
 """
 
 from __future__ import annotations
