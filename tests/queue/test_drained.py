@@ -9,7 +9,6 @@ import anyio
 import pytest
 
 from torrelque import EnqueueItem, Torrelque, TorrelqueLookupError, TorrelqueTimeoutError, Worker
-from torrelque.core.keys import Keys
 from torrelque.core.protocol import Call, Reply
 from torrelque.testing import MemoryServer, MemoryTransport
 from torrelque.transports.base import Transport
@@ -118,7 +117,7 @@ async def by_a_worker(queue: Torrelque) -> None:
 async def as_in_0_9(queue: Torrelque) -> None:
     """A 0.9 consumer dies between its two steps, and comes back after a sweep has marked its task."""
     task_id = await queue.enqueue('a')
-    (keys,) = (await queue._routes.keys())[:1] if queue.shards is None else (Keys.of_queue('none'),)
+    (keys,) = await queue._routes.keys()
     await queue._transport.execute([Call[Reply]('RPOPLPUSH', (keys['pending'], keys['dequeueing']))])
     await queue.sweep()
     await queue._transport.execute(
@@ -150,12 +149,17 @@ async def assert_clean(queue: Torrelque) -> None:
     assert await queue.audit() == []
 
 
-@pytest.mark.parametrize('shards', [None, 3], ids=['plain', 'sharded'])
 @pytest.mark.parametrize('use', USES, ids=lambda use: use.__name__)
-async def test_each_use(transport: Transport, use: Use, shards: int | None) -> None:
-    if shards and use is as_in_0_9:
-        pytest.skip('0.9 knows no shards')
-    async with Torrelque(transport, queue='q', shards=shards) as queue:
+async def test_each_use(transport: Transport, use: Use) -> None:
+    async with Torrelque(transport, queue='q') as queue:
+        await use(queue)
+        await assert_clean(queue)
+
+
+# Version 0.9 has no shards.
+@pytest.mark.parametrize('use', [use for use in USES if use is not as_in_0_9], ids=lambda use: use.__name__)
+async def test_each_use_on_shards(transport: Transport, use: Use) -> None:
+    async with Torrelque(transport, queue='q', shards=3) as queue:
         await use(queue)
         await assert_clean(queue)
 
