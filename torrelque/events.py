@@ -1,4 +1,4 @@
-"""What a worker tells its ``on_event`` hook."""
+"""Events that a worker passes to its ``on_event`` hook."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The handler returned, and the task was released with what it returned."""
+    """The handler returned, and the task was released with its result."""
 
     task: Task
     result: Any
@@ -41,9 +41,9 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class ResultDropped:
-    """The handler returned, but its result could not be serialised, or the server refused it, because of ``error``.
+    """The handler returned, but its result could not be serialised or was refused by the server, because of ``error``.
 
-    The task was released without a result. `Finished` follows, with None.
+    The task was released without a result. `Finished` follows, with the result None.
     """
 
     task: Task
@@ -52,7 +52,7 @@ class ResultDropped:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """The handler raised ``error``, and the task was requeued, to be due after ``delay`` s."""
+    """The handler raised ``error``, and the task was requeued. It is due after ``delay`` seconds."""
 
     task: Task
     delay: float
@@ -61,7 +61,7 @@ class Retried:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The handler raised ``error``, and the task was moved to the dead letters."""
+    """The handler raised ``error``, and the task is now a dead letter."""
 
     task: Task
     reason: str
@@ -70,28 +70,28 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class GivenBack:
-    """The worker stopped, and the task was returned to the front of the queue, this delivery not counted."""
+    """The worker shut down and returned the task to the front of the queue. This delivery does not count."""
 
     task: Task
 
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """The handler was cancelled and did not end; its claim is given back, and what it still does is dropped."""
+    """The handler was cancelled but did not end. Its claim is given back, and its outcome is discarded."""
 
     task: Task
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseLost:
-    """The claim is no longer this worker's: the handler was cancelled, its result is not written."""
+    """The worker lost the claim. The handler was cancelled, and its result is not written."""
 
     task: Task
 
 
 @dataclass(frozen=True, slots=True)
 class Unsettled:
-    """What became of the task could not be written, because of ``error``; its claim ends with its lease."""
+    """The outcome could not be written because of ``error``. The claim ends when its lease expires."""
 
     task: Task
     outcome: Outcome
@@ -100,7 +100,7 @@ class Unsettled:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The server is gone or refuses to work for now; no task is claimed until `Reconnected`."""
+    """The server is unreachable or refuses calls for now. No task is claimed until `Reconnected`."""
 
     error: Exception
 

@@ -1,10 +1,9 @@
-"""When a task that failed is tried again: policies, and how a handler decides for itself.
+"""Retry policies, and exceptions with which a handler overrides them.
 
-A policy is a pure function. It is called with the number of the delivery that
-failed, from 1 (``Task.attempt``: a dead letter that was redriven has its
-deliveries counted anew), and the exception; it returns the seconds until the
-task is due again, or None to give up: the task then goes to the dead letters.
-Policies are combined as functions are::
+A policy is a pure function. Its arguments are the number of the failed delivery,
+from 1 (``Task.attempt``; redriving a dead letter resets it), and the exception. It
+returns the seconds until the task is due again, or None to give up, which makes
+the task a dead letter. Combine policies like any functions::
 
     def patient(attempt: int, error: Exception) -> float | None:
         return None if isinstance(error, ValueError) else retry.exponential(attempts=5)(attempt, error)
@@ -23,14 +22,21 @@ from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
 __all__ = ('Aborted', 'Reject', 'Retry', 'RetryPolicy', 'constant', 'exponential', 'immediately', 'linear', 'never')
 
 RetryPolicy: TypeAlias = Callable[[int, Exception], float | None]
-"""Number of the failed delivery, and why it failed -> seconds until the next; None gives up."""
+"""Number of the failed delivery, and its exception -> seconds until the next delivery; None gives up."""
 
 
 class Retry(Exception):  # noqa: N818 - an order, not an error
-    """Raised by a handler: requeue the task, to be due after ``delay`` s, whatever the policy says.
+    """Raise it in a handler to requeue the task, whatever the policy says.
 
-    Only the task's ``max_dequeues`` still bounds how often. Raises
-    TorrelqueTypeError or TorrelqueValueError for what is no time.
+    The number of retries is then limited only by the task's ``max_dequeues``.
+
+    Args:
+        delay: Seconds until the task is due.
+
+    Raises:
+        TorrelqueTypeError: ``delay`` is not a number.
+        TorrelqueValueError: ``delay`` is negative or not finite.
+
     """
 
     def __init__(self, delay: float = 0.0) -> None:
@@ -39,43 +45,95 @@ class Retry(Exception):  # noqa: N818 - an order, not an error
 
 
 class Reject(Exception):  # noqa: N818 - an order, not an error
-    """Raised by a handler: move the task to the dead letters, with ``reason``, whatever the policy says."""
+    """Raise it in a handler to make the task a dead letter, whatever the policy says.
+
+    Args:
+        reason: Why; kept in the task's state.
+
+    Raises:
+        TorrelqueTypeError: ``reason`` is not a string.
+        TorrelqueValueError: ``reason`` is empty or cannot be encoded as UTF-8.
+
+    """
 
     def __init__(self, reason: str) -> None:
         self.reason: str = checks.check_text('reason', reason)
         super().__init__(reason)
 
 
-class Aborted(Exception):  # noqa: N818 - what became of a delivery
-    """What a policy and the events get for a delivery that ended with something other than an Exception.
+class Aborted(Exception):  # noqa: N818 - an outcome, not an error
+    """Passed to policies and events if a handler ends with a BaseException that is not an Exception.
 
-    That may be a cancellation from within the handler, SystemExit, or any
-    BaseException. It is the ``__cause__``.
+    Examples are SystemExit and a cancellation from within the handler. The original
+    is the ``__cause__``.
     """
 
 
 def never() -> RetryPolicy:
-    """Give up at the first failure."""
+    """Create a policy that gives up at the first failure.
+
+    Returns:
+        The policy.
+
+    """
     return constant(0.0, attempts=1)
 
 
 def immediately(attempts: int | None = None) -> RetryPolicy:
-    """Try again at once, at the back of the queue; give up after ``attempts`` deliveries (None: never)."""
+    """Create a policy that retries at once, at the back of the queue.
+
+    Args:
+        attempts: Give up after this number of deliveries; None never gives up.
+
+    Returns:
+        The policy.
+
+    Raises:
+        TorrelqueTypeError: ``attempts`` is not an integer.
+        TorrelqueValueError: ``attempts`` is less than 1.
+
+    """
     return constant(0.0, attempts)
 
 
 def constant(delay: float, attempts: int | None = None) -> RetryPolicy:
-    """The same delay each time; give up after ``attempts`` deliveries (None: never)."""
+    """Create a policy with the same delay after each failure.
+
+    Args:
+        delay: Seconds until the next delivery.
+        attempts: Give up after this number of deliveries; None never gives up.
+
+    Returns:
+        The policy.
+
+    Raises:
+        TorrelqueTypeError: An argument is not a number.
+        TorrelqueValueError: An argument is out of range.
+
+    """
     seconds = _seconds('delay', delay)
     return _limited(attempts, lambda _attempt: seconds)
 
 
 def linear(base: float, maximum: float = 3600.0, attempts: int | None = None) -> RetryPolicy:
-    """A delay of ``base`` s after the first delivery, twice that after the second, and so on up to ``maximum``.
+    """Create a policy whose delay grows by ``base`` seconds with each failure.
 
     >>> policy = linear(10, maximum=25, attempts=4)
     >>> [policy(attempt, OSError()) for attempt in (1, 2, 3, 4)]
     [10.0, 20.0, 25.0, None]
+
+    Args:
+        base: Seconds after the first delivery; twice that after the second, and so on.
+        maximum: Longest delay, in seconds.
+        attempts: Give up after this number of deliveries; None never gives up.
+
+    Returns:
+        The policy.
+
+    Raises:
+        TorrelqueTypeError: An argument is not a number.
+        TorrelqueValueError: An argument is out of range.
+
     """
     step, most = _seconds('base', base), _seconds('maximum', maximum)
     return _limited(attempts, lambda attempt: min(most, step * attempt))
@@ -90,15 +148,28 @@ def exponential(
     attempts: int | None = None,
     rng: Callable[[], float] = random.random,
 ) -> RetryPolicy:
-    """A delay of ``base`` s after the first delivery, ``factor`` times as long after each further one.
-
-    It grows up to ``maximum``, and is shortened by a random part of at most
-    ``jitter`` (0 to 1) of it, so that what failed together does not come back
-    together. ``rng`` gives numbers from 0 to 1.
+    """Create a policy with exponential back-off and jitter.
 
     >>> policy = exponential(base=1, maximum=5, jitter=0, attempts=5)
     >>> [policy(attempt, OSError()) for attempt in (1, 2, 3, 4, 5)]
     [1.0, 2.0, 4.0, 5.0, None]
+
+    Args:
+        base: Seconds after the first delivery.
+        factor: Multiplies the delay after each further delivery; at least 1.
+        maximum: Longest delay, in seconds.
+        jitter: Each delay is shortened at random by up to this part of it, from 0 to
+            1, so that tasks that failed together do not come back together.
+        attempts: Give up after this number of deliveries; None never gives up.
+        rng: Returns random numbers from 0 to 1.
+
+    Returns:
+        The policy.
+
+    Raises:
+        TorrelqueTypeError: An argument is not a number, or ``rng`` is not callable.
+        TorrelqueValueError: An argument is out of range.
+
     """
     first, most = _seconds('base', base), _seconds('maximum', maximum)
     growth, part = _seconds('factor', factor), _seconds('jitter', jitter)

@@ -1,7 +1,7 @@
-"""What OpenTelemetry is told: an operation is a span and a duration, named by the messaging conventions.
+"""Spans and metrics of a queue's operations, named by OpenTelemetry's messaging conventions.
 
-After version 1.44 of the semantic conventions for messaging spans and messaging
-client metrics, whose status is "development".
+They follow version 1.44 of the semantic conventions for messaging spans and
+messaging client metrics, whose status is "development".
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SCOPE = 'torrelque.otel'
 SCHEMA = 'https://opentelemetry.io/schemas/1.44.0'
 
 BOUNDARIES = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-"""Seconds; those that the conventions name for both durations."""
+"""Seconds. The conventions give them for both durations."""
 
 ERROR_TYPE = 'error.type'
 MESSAGE_ID = 'messaging.message.id'
@@ -49,11 +49,11 @@ REASON = 'messaging.torrelque.message.reject_reason'
 Attributes = dict[str, str | int | float]
 
 pushed: ContextVar[bool] = ContextVar('pushed', default=False)
-"""Whether tasks are dequeued by a worker, for a handler. The conventions know no "receive" where tasks are pushed."""
+"""Whether a worker dequeues tasks for a handler. The conventions have no "receive" if tasks are pushed."""
 
 
 class Command(NamedTuple):
-    """What is done, as the conventions want it described."""
+    """An operation, described in the terms of the conventions."""
 
     name: str
     type: str
@@ -112,7 +112,7 @@ class Telemetry:
         context: Context | None = None,
         begun: int | None = None,
     ) -> Operation:
-        """Begin a span, by default of the current one; ``begun`` (ns) is when, if not now."""
+        """Begin a span, by default as a child of the current one; ``begun`` is its start in Unix ns, if not now."""
         start = time.time_ns() if begun is None else begun
         span = self._tracer.start_span(
             f'{verb.name} {self._queue}',
@@ -123,22 +123,22 @@ class Telemetry:
             start,
         )
         inner = contexts.get_current() if context is None else context
-        if span.get_span_context().is_valid:  # else nothing is set up, and the context is passed on as it is
+        if span.get_span_context().is_valid:  # otherwise no SDK is set up, and the context stays as it is
             inner = trace.set_span_in_context(span, inner)
         return Operation(self, verb, span, inner, start)
 
     def process(self, task: Task) -> Operation:
-        """Begin the work on a task."""
+        """Begin the span of a task's processing."""
         creation = creation_of(task.headers)
         links = [Link(creation)] if creation is not None else []
         return self.start(PROCESS, describe(task), links, working_context(task.headers))
 
     def sent(self, verb: Command, count: int, error: str | None = None) -> None:
-        """Count tasks that were sent, or that it was tried to send."""
+        """Count tasks that the producer sent or tried to send."""
         self._sent.add(count, self._describe(verb, error))
 
     def consumed(self, verb: Command, count: int) -> None:
-        """Count tasks that were handed to the application."""
+        """Count tasks that were delivered to the application."""
         self._consumed.add(count, self._describe(verb))
 
     def dropped(self, error: Exception) -> None:
@@ -146,7 +146,7 @@ class Telemetry:
         self._dropped.add(1, self._describe(PROCESS, error_type(error)))
 
     def lasted(self, verb: Command, nanoseconds: int, error: str | None) -> None:
-        """Record a duration. Creating a message is none: nothing was sent."""
+        """Record a duration, except of creating a message, which sends nothing."""
         seconds = max(0, nanoseconds) / 1e9  # the clock may have been set back
         if verb.type == 'process':
             self._process_duration.record(seconds, self._describe(verb, error))
@@ -166,34 +166,34 @@ class Telemetry:
 
 
 class Operation:
-    """One span from its start to its end, and how it failed."""
+    """A span from start to end, with the error that it failed with."""
 
     def __init__(self, telemetry: Telemetry, verb: Command, span: Span, context: Context, start: int) -> None:
         self.span = span
         self.context = context
         self.goes_on: bool = False
-        """Whether `running` leaves it open."""
+        """Whether `running` leaves the span open."""
         self._telemetry = telemetry
         self._verb = verb
         self._start = start
         self._error: str | None = None
 
     def fail(self, error: BaseException, description: str | None = None) -> None:
-        """It failed; only the first time counts."""
+        """Mark the span as failed. Only the first error counts."""
         if self._error is None:
             self._error = error_type(error)
             self.span.set_attribute(ERROR_TYPE, self._error)
             self.span.set_status(StatusCode.ERROR, description or message_of(error) or None)
 
     def end(self) -> None:
-        """Record how long it took, the same in the span and in the metric."""
+        """End the span, and record the same duration in the metric."""
         now = time.time_ns()
         self._telemetry.lasted(self._verb, now - self._start, self._error)
         self.span.end(now)
 
     @contextmanager
     def calling(self) -> Iterator[None]:
-        """A call of the queue. Its errors are the caller's, who may record them."""
+        """Wrap a call of the queue. Errors mark the span as failed; recording the exception is up to the caller."""
         try:
             yield
         except BaseException as error:
@@ -211,13 +211,13 @@ class Operation:
             self.span.add_event('torrelque.retry', {DELAY: failure.delay})
         else:
             if isinstance(error, Exception):
-                with suppress(BaseException):  # of an exception whose str() fails
+                with suppress(BaseException):  # the exception's str() may fail
                     self.span.record_exception(error)
             self.fail(failure.cause)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Work of the application, whose spans become children of this one."""
+        """Wrap work of the application. Its spans become children of this one."""
         self.goes_on = False
         token = contexts.attach(self.context)
         called = pushed.set(False)
@@ -234,7 +234,7 @@ class Operation:
 
 
 def error_type(error: BaseException) -> str:
-    """A class of error. Of the library's, it is the same over every client; ``cancelled`` is no error but an end."""
+    """Return the name of an error's class, or ``cancelled``. Library errors have the same name over every client."""
     if is_cancellation(error):
         return 'cancelled'
     kinds = type(error).__mro__ if isinstance(error, TorrelqueError) else (type(error),)
@@ -243,23 +243,23 @@ def error_type(error: BaseException) -> str:
 
 
 def describe(task: object) -> Attributes:
-    """A single task, claimed or just an id."""
+    """Return the attributes of a claimed task or a task's id."""
     if isinstance(task, Task):
         return {MESSAGE_ID: str(task.id), ATTEMPT: task.attempt}
     return {MESSAGE_ID: str(task)} if isinstance(task, str) else {}
 
 
 def creation_of(headers: Mapping[str, str]) -> SpanContext | None:
-    """Where a task was created, if its headers tell."""
+    """Return the span in which a task was created, if its headers contain it."""
     creation = trace.get_current_span(propagate.extract(headers, Context())).get_span_context()
     return creation if creation.is_valid else None
 
 
 def working_context(headers: Mapping[str, str]) -> Context:
-    """The context to work on a task in.
+    """Return the context in which to process a task.
 
-    The current one with the baggage that came along; its span, too, or, where
-    there is none, that in which the task was created.
+    This is the current context plus the baggage from the headers. Its span is the
+    current span or, if there is none, the one in which the task was created.
     """
     current = contexts.get_current()
     inner = propagate.extract(headers, current)

@@ -1,4 +1,4 @@
-"""What tests of code that uses a queue import: a queue without a server, and time that stands still.
+"""For tests of code that uses a queue: a server in memory, and a clock that stands still.
 
 ::
 
