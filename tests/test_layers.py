@@ -215,3 +215,68 @@ def test_good_code_is_not(path: str, source: str) -> None:
 def test_the_library_needs_no_extra() -> None:
     run = subprocess.run([sys.executable, '-c', NEEDS_NO_EXTRA], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == ''
+
+
+# The house -----------------------------------------------------------------------------------------------------------
+
+
+ROOT = {
+    '__init__.py', '__main__.py', 'acl.py', 'cli', 'core', 'embedded.py', 'engine', 'errors.py', 'events.py', 'otel',
+    'py.typed', 'queue.py', 'retry.py', 'testing', 'transports', 'worker',
+}  # fmt: skip
+"""What a newcomer sees first. Add to it with care: there are at most 16 entries."""
+
+
+def module_of(path: Path) -> str:
+    parts = ('torrelque', *path.relative_to(PACKAGE).with_suffix('').parts)
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Which of the package's modules each of them imports, wherever in it, and if only for type checkers."""
+    paths = {module_of(path): path for path in PACKAGE.rglob('*.py')}
+    graph: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        found: set[str] = set()
+        for item in imported(ast.parse(path.read_text()), str(path.relative_to(PACKAGE))):
+            full = f'{item.module}.{item.name}' if item.name else item.module
+            found.add(full if full in paths else item.module)
+        graph[module] = found & paths.keys() - {module}
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Circles of imports, one for each module that is in any. The package as a whole counts as what users import."""
+    found = []
+    for start in graph:
+        path: dict[str, str] = {}
+        queue = [start]
+        while queue and start not in path:
+            module = queue.pop()
+            for other in graph[module] - path.keys() - {'torrelque'}:
+                path[other] = module
+                queue.append(other)
+        if start in path:
+            found.append([start, path[start]])
+    return found
+
+
+def test_no_import_circle() -> None:
+    assert circles(import_graph()) == []
+
+
+def test_a_circle_is_found() -> None:
+    graph = {'a': {'b'}, 'b': {'c'}, 'c': {'b'}, 'd': set[str]()}
+    assert sorted(each[0] for each in circles(graph)) == ['b', 'c']
+
+
+def test_the_root_is_small() -> None:
+    assert {path.name for path in PACKAGE.iterdir()} - {'__pycache__'} == ROOT
+    assert len(ROOT) <= 16
+
+
+def test_modules_keep_their_hands_off_each_other() -> None:
+    """Private attributes are used where a client library has no public way, and nowhere else."""
+    others = {'engine/engine.py', 'transports/coredis.py', 'transports/cluster/redis_py.py'}
+    reaching = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob('*.py') if 'SLF001' in path.read_text()}
+    assert reaching <= others

@@ -26,6 +26,7 @@ from torrelque.core.models import (
     TorrelqueTaskState,
     TorrelqueTaskStatus,
 )
+from torrelque.engine.discovery import queues, shards_of
 from torrelque.engine.items import EnqueueItem, ReleaseItem, RequeueItem
 from torrelque.errors import (
     TorrelqueConnectionError,
@@ -45,7 +46,6 @@ from torrelque.errors import (
     TorrelqueValueError,
     is_transient,
 )
-from torrelque.observing import queues, shards_of
 from torrelque.queue import Torrelque
 from torrelque.retry import Reject, Retry
 from torrelque.transports.base import Transport

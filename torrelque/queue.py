@@ -1,11 +1,12 @@
-"""The queue as its users hold it: an async facade over the core."""
+"""The queue: an async facade over the core."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, overload
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
 
 from torrelque.core import checks, operations
 from torrelque.core.auditing import Violation, audit
@@ -33,16 +34,21 @@ from torrelque.core.commands import (
     reject_item,
 )
 from torrelque.core.durability import Durability
-from torrelque.core.keys import Keys
+from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
     Receipt,
     Task,
+    TorrelqueQueueStats,
+    TorrelqueTask,
+    TorrelqueTaskState,
     TorrelqueTaskStatus,
+    add_stats,
 )
 from torrelque.core.protocol import Call, Operation, Reply
 from torrelque.engine.dead_letters import DeadLetters
 from torrelque.engine.deletion import delete
-from torrelque.engine.dispatch import Progress
+from torrelque.engine.dispatch import Dispatcher, Progress
+from torrelque.engine.engine import Engine
 from torrelque.engine.items import (
     EnqueueItem,
     ReleaseItem,
@@ -53,8 +59,11 @@ from torrelque.engine.items import (
     write_release,
     write_requeue,
 )
+from torrelque.engine.listing import Listing
+from torrelque.engine.runtime import Runtime
 from torrelque.engine.sharded import ShardedDispatcher
 from torrelque.engine.sweeper import Sweeper
+from torrelque.engine.watch import States, Watcher
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueDurabilityError,
@@ -62,16 +71,19 @@ from torrelque.errors import (
     TorrelqueReplyError,
     TorrelqueTypeError,
     TorrelqueUsageError,
+    TorrelqueValueError,
 )
-from torrelque.observing import Observer
+from torrelque.transports.failover import LONGEST
 from torrelque.worker.failures import describe, sendable
 
 __all__ = ('Torrelque',)
 
+T = TypeVar('T')
+
 logger: logging.Logger = logging.getLogger('torrelque')
 
 
-class Torrelque(Observer):
+class Torrelque:
     """A work queue.
 
     ``client`` is a ``Redis`` or ``RedisCluster`` of ``redis.asyncio`` or of ``coredis``, what
@@ -105,6 +117,15 @@ class Torrelque(Observer):
     they are that client's own exceptions, too.
     """
 
+    task_timeout: float = 300
+    """Seconds until a claim becomes stale, of tasks enqueued without a time-out."""
+
+    result_ttl: float = 3600
+    """Seconds for which a result is kept."""
+
+    keys: Mapping[str, str] = dict(LOGICAL_NAMES)
+    """Logical name -> key; on an instance with the queue's name in front. Read at the first call."""
+
     sweep_interval: float = 30
     """Seconds between scheduled sweeps."""
 
@@ -120,23 +141,53 @@ class Torrelque(Observer):
         failover_timeout: float | None = None,
         shards: int | None = None,
     ) -> None:
-        super().__init__(
-            client,
-            queue=queue,
-            serialiser=serialiser,
-            max_dequeues=max_dequeues,
-            max_rejected=max_rejected,
-            durability=durability,
-            failover_timeout=failover_timeout,
-            shards=shards,
+        self.queue: str = checks.check_text('queue', queue)
+        self.max_dequeues: int | None = (
+            None if max_dequeues is None else checks.check_count('max_dequeues', max_dequeues)
         )
-        self._sweeper = Sweeper(self)
-        self._dead_letters = DeadLetters(self)
+        self.max_rejected: int | None = (
+            None if max_rejected is None else checks.check_count('max_rejected', max_rejected)
+        )
+        if durability is not None and not isinstance(durability, Durability):
+            raise TorrelqueTypeError(f'durability must be a torrelque.Durability, got {durability!r}')
+        self.durability: Durability | None = durability
+        if not (callable(getattr(serialiser, 'dumps', None)) and callable(getattr(serialiser, 'loads', None))):
+            raise TorrelqueTypeError(f'serialiser must have dumps and loads, got {serialiser!r}')
+        self._serialiser = serialiser
+        self._client = client
+        self.failover_timeout: float | None = checks.check_seconds('failover_timeout', failover_timeout)
+        if (failover_timeout or 0) > LONGEST:
+            raise TorrelqueValueError(f'failover_timeout must be at most {LONGEST:g} s, got {failover_timeout!r}')
+        self.shards: int | None = None if shards is None else checks.check_count('shards', shards)
+        runtime = self._runtime = Runtime(client, self, type(self).keys)
+        self._transport = runtime.transport
+        self._scripts = runtime.scripts
+        self.keys = runtime.full_names
+        self._dispatcher = Dispatcher(runtime) if self.shards is None else ShardedDispatcher(runtime, self.shards)
+        self._sweeper = Sweeper(runtime, lambda: self.sweep())  # noqa: PLW0108 - a subclass or a test may replace it
+        self._dead_letters = DeadLetters(self._dispatcher)
+
+    # Life ------------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self._engine.enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._engine.leave()
+        await self._runtime.close_transport()
 
     async def aclose(self) -> None:
         """End what runs in the background without ``async with``, on asyncio. May be repeated."""
         self._sweeper.stop()
-        await super().aclose()
+        await self._engine.aclose()
+        await self._runtime.close_transport()
+
+    @property
+    def _engine(self) -> Engine:
+        return self._runtime.engine
 
     # Producing -------------------------------------------------------------------------------------------------------
 
@@ -179,11 +230,11 @@ class Torrelque(Observer):
         """Add a task. One whose id was ``drawn`` here gets another where the shard of the first does not answer."""
         while True:
             try:
-                return await self._routes.one(ENQUEUE, item), item
+                return await self._dispatcher.one(ENQUEUE, item), item
             except (TorrelqueConnectionError, TorrelqueReplyError) as error:
-                if not (drawn and self._routes.may_go_elsewhere(error)):
+                if not (drawn and self._dispatcher.may_go_elsewhere(error)):
                     raise
-                item = (self._routes.new_id().encode(), *item[1:])
+                item = (self._dispatcher.new_id().encode(), *item[1:])
 
     async def enqueue_many(
         self,
@@ -213,10 +264,10 @@ class Torrelque(Observer):
 
         drawn: list[bool] = []
         written = await write_all(items, write)
-        answers = await self._routes.many(ENQUEUE, written, on_progress)
+        answers = await self._dispatcher.many(ENQUEUE, written, on_progress)
         for at, answer in enumerate(answers):
-            if isinstance(answer, Exception) and drawn[at] and self._routes.may_go_elsewhere(answer):
-                new = (self._routes.new_id().encode(), *written[at][1:])
+            if isinstance(answer, Exception) and drawn[at] and self._dispatcher.may_go_elsewhere(answer):
+                new = (self._dispatcher.new_id().encode(), *written[at][1:])
                 try:
                     answers[at], written[at] = await self._enqueue(new, drawn=True)
                 except (TorrelqueConnectionError, TorrelqueReplyError) as error:
@@ -227,7 +278,7 @@ class Torrelque(Observer):
         ]
 
     def _write_new(self, new: EnqueueItem) -> tuple[str, Item]:
-        return write_enqueue(new, self._serialiser, self.task_timeout, self.max_dequeues, self._routes.new_id)
+        return write_enqueue(new, self._serialiser, self.task_timeout, self.max_dequeues, self._dispatcher.new_id)
 
     # Consuming -------------------------------------------------------------------------------------------------------
 
@@ -250,7 +301,7 @@ class Torrelque(Observer):
         """
         deadline = self._transport.now() + checks.check_wait('timeout', timeout)
         checks.check_count('max_tasks', max_tasks)
-        await self._routes.ready()
+        await self._dispatcher.ready()
         while True:
             tasks = self._load(await self._engine.dequeue(max_tasks, deadline))
             if tasks:
@@ -259,7 +310,7 @@ class Torrelque(Observer):
     async def dequeue_nowait(self, *, max_tasks: int = 1) -> list[Task]:
         """Claim up to ``max_tasks`` of the tasks that are there; perhaps none."""
         checks.check_count('max_tasks', max_tasks)
-        await self._routes.ready()
+        await self._dispatcher.ready()
         return self._load(await self._engine.dequeue_nowait(max_tasks))
 
     def _load(self, claimed: Sequence[ClaimedTask]) -> list[Task]:
@@ -272,7 +323,7 @@ class Torrelque(Observer):
                 logger.warning('Cannot deserialise task:%s, rejecting it: %s', task.receipt.id, said)
                 reason = sendable(f'cannot be deserialised: {said}'[:1000])
                 item = reject_item(task.receipt, reason, self.max_rejected)
-                self._routes.unheeded(REJECT, item)
+                self._dispatcher.fire_and_forget(REJECT, item)
             else:
                 headers = load_headers(task.headers)
                 tasks.append(Task(task.receipt, data, task.deadline, task.expires, headers, task.attempt))
@@ -298,7 +349,7 @@ class Torrelque(Observer):
         if pipeline is not None:
             await self._append(pipeline, REQUEUE, item, fenced=isinstance(task_id, Task))
         else:
-            self._warn('requeue', task_id, target, await self._routes.one(REQUEUE, item))
+            self._warn('requeue', task_id, target, await self._dispatcher.one(REQUEUE, item))
 
     async def requeue_many(
         self,
@@ -339,7 +390,7 @@ class Torrelque(Observer):
         if pipeline is not None:
             await self._append(pipeline, RELEASE, item, fenced=isinstance(task_id, Task))
         else:
-            self._warn('release', task_id, target, await self._routes.one(RELEASE, item))
+            self._warn('release', task_id, target, await self._dispatcher.one(RELEASE, item))
 
     async def release_many(
         self,
@@ -370,7 +421,7 @@ class Torrelque(Observer):
         """
         target = checks.check_target(task_id)
         item = reject_item(target, checks.check_text('reason', reason), self.max_rejected)
-        self._raise(target, await self._routes.one(REJECT, item))
+        self._raise(target, await self._dispatcher.one(REJECT, item))
 
     async def giveback(self, task_id: str | Task) -> None:
         """Return a claim as if the task had not been delivered: to the front, this delivery not counted.
@@ -378,7 +429,7 @@ class Torrelque(Observer):
         Raises as `reject` does.
         """
         target = checks.check_target(task_id)
-        self._raise(target, await self._routes.one(GIVEBACK, claim_item(target)))
+        self._raise(target, await self._dispatcher.one(GIVEBACK, claim_item(target)))
 
     async def extend(self, task_id: str | Task, timeout: float | None = None) -> float:
         """Renew a claim for ``timeout`` s from now (None or 0: the task's own), never shortening it.
@@ -387,10 +438,151 @@ class Torrelque(Observer):
         repeat. Raises as `reject` does.
         """
         target = checks.check_target(task_id)
-        answer = await self._routes.one(EXTEND, extend_item(target, checks.check_seconds('timeout', timeout) or None))
+        answer = await self._dispatcher.one(
+            EXTEND, extend_item(target, checks.check_seconds('timeout', timeout) or None)
+        )
         self._raise(target, answer)
         assert isinstance(answer, float)  # noqa: S101 - what is left when nothing was raised
         return answer
+
+    # Looking ---------------------------------------------------------------------------------------------------------
+
+    async def get_queue_stats(self) -> TorrelqueQueueStats:
+        """Counts at one moment, and totals."""
+        stats = await self._dispatcher.each(partial(operations.queue_stats, self._scripts))
+        return add_stats([*stats, *await self._dispatcher.totals_elsewhere()])
+
+    async def get_server_time(self) -> float:
+        """The server's clock, in Unix time: what the times of states are to be compared with."""
+        return await self._engine.run(operations.server_time(self._runtime.keys))
+
+    async def get_task_state(self, task_id: str | Task) -> TorrelqueTaskState:
+        """A task's state.
+
+        States that are asked for at the same time are read in one call.
+
+        Raises:
+            TorrelqueLookupError: The task is unknown.
+        """
+        plain = str(checks.check_id(task_id))
+        return self._with_result(await self._look(plain, partial(self._read_state, task_id=plain)))
+
+    async def get_task(self, task_id: str | Task) -> TorrelqueTask:
+        """Payload, headers and state of a queued task or dead letter.
+
+        Raises:
+            TorrelqueLookupError: There is no such task.
+        """
+        plain = str(checks.check_id(task_id))
+        found = await self._look(plain, partial(self._read_task, task_id=plain))
+        return found._replace(data=self._serialiser.loads(found.data), state=self._with_result(found.state))
+
+    def tasks(self, status: TorrelqueTaskStatus | None = None) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
+        """Ids and states, in no order, read in bounded steps while the queue goes on.
+
+        Tasks that are there all the while come at least once, perhaps more often.
+        Breaking off the iteration is safe.
+
+        Args:
+            status: Only tasks of this status; COMPLETED: those whose result is kept.
+                By default all that are queued, and the dead letters.
+        """
+        wanted = None if status is None else TorrelqueTaskStatus(status)
+
+        async def page(keys: Keys, cursor: bytes) -> tuple[bytes, list[tuple[str, TorrelqueTaskState]]]:
+            if wanted is TorrelqueTaskStatus.COMPLETED:
+                cursor, ids = await self._engine.run(operations.scan_results(keys, cursor))
+            else:
+                cursor, ids = await self._engine.run(operations.scan_tasks(self._scripts, keys, wanted, cursor))
+            found = zip(ids, await self._states(keys, ids), strict=True)
+            return cursor, [(each, state) for each, state in found if state and wanted in (None, state.status)]
+
+        return Listing(self._dispatcher.keys, page)
+
+    def rejected(self) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
+        """The dead letters: ids and states, in no order, read in bounded steps.
+
+        A state has the ``reason``, ``release_time`` when the task was rejected,
+        and ``dequeue_count`` how often it was delivered; `get_task` its payload.
+        """
+        return self.tasks(TorrelqueTaskStatus.REJECTED)
+
+    def watch(self, task_id: str | Task, *, timeout: float | None = None) -> AsyncIterator[TorrelqueTaskState]:
+        """Yield the state now and at each change of status, until a final one.
+
+        A task released without a result ends it without a final state; `wait`
+        returns which it was. Once the task was found, an outage of the server is
+        waited for. Breaking off the iteration is safe.
+
+        Args:
+            task_id: The task's id, or the task.
+            timeout: Seconds; None for no limit.
+
+        Raises:
+            TorrelqueLookupError: The task is unknown.
+            TorrelqueTimeoutError: The time is over.
+        """
+        plain, seconds = str(checks.check_id(task_id)), checks.check_wait('timeout', timeout)
+        return States(Watcher(self._dispatcher, plain, seconds), self._with_result)
+
+    async def wait(self, task_id: str | Task, timeout: float | None = None) -> TorrelqueTaskState:
+        """Wait for a task's end and return its final state.
+
+        Of a task released without a result it is the last state seen, with the
+        final status. Once the task was found, an outage of the server is waited
+        for. Safe to cancel and to repeat.
+
+        Args:
+            task_id: The task's id, or the task.
+            timeout: Seconds; None for no limit.
+
+        Raises:
+            TorrelqueLookupError: The task is unknown, is cancelled, or was released
+                without a result while the connection was cut.
+            TorrelqueTimeoutError: The time is over.
+        """
+        plain, seconds = str(checks.check_id(task_id)), checks.check_wait('timeout', timeout)
+        watcher = Watcher(self._dispatcher, plain, seconds)
+        try:
+            while not watcher.ended:
+                await watcher.next_states()
+            return self._with_result(watcher.final_state())
+        finally:
+            watcher.close()
+
+    async def _look(self, task_id: str, read: Callable[[Keys], Awaitable[T | None]]) -> T:
+        """Read something of a task where it is.
+
+        Before it answers that there is none, it reads the layout of the shards again: the task may be elsewhere.
+
+        Raises:
+            TorrelqueLookupError: There is none.
+        """
+        found = await read(await self._dispatcher.keys_of(task_id))
+        if found is None and await self._dispatcher.is_changed():
+            found = await read(await self._dispatcher.keys_of(task_id))
+        if found is None:
+            raise TorrelqueLookupError(f'no task {task_id!r} in queue {self.queue!r}')
+        return found
+
+    async def _read_task(self, keys: Keys, task_id: str) -> TorrelqueTask | None:
+        """A queued task, payload and result still serialised."""
+        return await self._engine.read(partial(operations.queued_task, keys, task_id), keys)
+
+    async def _read_state(self, keys: Keys, task_id: str) -> TorrelqueTaskState | None:
+        """The state of one task, its result still serialised."""
+        return await self._engine.read(partial(operations.task_state, keys, task_id), keys)
+
+    async def _states(self, keys: Keys, ids: Sequence[str]) -> list[TorrelqueTaskState | None]:
+        if not ids:
+            return []
+        states = await self._engine.run(operations.task_states(keys, ids))
+        return [state and self._with_result(state) for state in states]
+
+    def _with_result(self, state: TorrelqueTaskState) -> TorrelqueTaskState:
+        if state.result is None:
+            return state
+        return state._replace(result=self._serialiser.loads(state.result))
 
     # Keeping order ---------------------------------------------------------------------------------------------------
 
@@ -401,7 +593,7 @@ class Torrelque(Observer):
         TorrelqueLookupError if the task is neither, and leaves it alone.
         """
         plain = checks.check_id(task_id)
-        if await self._routes.one(CANCEL, cancel_item(plain)) is not Outcome.OK:
+        if await self._dispatcher.one(CANCEL, cancel_item(plain)) is not Outcome.OK:
             raise TorrelqueLookupError(f'no pending or delayed task {str(plain)!r} in queue {self.queue!r}')
 
     async def redrive(self, task_ids: str | Iterable[str] | None = None, *, limit: int | None = None) -> int:
@@ -439,12 +631,12 @@ class Torrelque(Observer):
         with the same number to ask again. Goes on where it was cut off; safe to cancel and to
         repeat. Raises TorrelqueUsageError without shards.
         """
-        routes = self._routes
-        if not isinstance(routes, ShardedDispatcher):
+        dispatcher = self._dispatcher
+        if not isinstance(dispatcher, ShardedDispatcher):
             raise TorrelqueUsageError(
                 f'queue {self.queue!r} has no shards: give shards= to all its objects from the start'
             )
-        return await routes.reshard(checks.check_count('shards', shards))
+        return await dispatcher.reshard(checks.check_count('shards', shards))
 
     async def delete(self, *, force: bool = False) -> None:
         """Delete the queue: remove its keys, with the results that are kept.
@@ -462,7 +654,7 @@ class Torrelque(Observer):
             TorrelqueUsageError: The queue has tasks and ``force`` was not given, so that
                 nothing was removed; or tasks were added meanwhile.
         """
-        await delete(self, force=checks.check_flag('force', force))
+        await delete(self._dispatcher, force=checks.check_flag('force', force))
 
     async def audit(self, *, repair: bool = False) -> list[Violation]:
         """Check that everything in the queue is as it should be; what is not.
@@ -472,8 +664,8 @@ class Torrelque(Observer):
         see ``repaired`` of each. It holds all ids in memory, and walks through all
         keys of the database. Safe to cancel and to repeat.
         """
-        found = await self._routes.audit(repair=repair)
-        for keys in await self._routes.keys():
+        found = await self._dispatcher.audit(repair=repair)
+        for keys in await self._dispatcher.keys():
             found += await self._engine.run(self._audit_of(keys, repair=repair))
         return found
 
@@ -483,7 +675,7 @@ class Torrelque(Observer):
         Consumers that wait do the first two by themselves. Safe to cancel and to
         repeat.
         """
-        counts = await self._routes.each(partial(operations.sweep, self._scripts, max_rejected=self.max_rejected))
+        counts = await self._dispatcher.each(partial(operations.sweep, self._scripts, max_rejected=self.max_rejected))
         stale, due, abandoned = (sum(each) for each in zip(*counts, strict=True))
         return stale, due, abandoned
 
@@ -507,7 +699,7 @@ class Torrelque(Observer):
     async def _end_many(
         self, verb: Command, entries: list[tuple[Receipt | str, Item]], on_progress: Progress | None
     ) -> list[Exception | None]:
-        answers = await self._routes.many(verb, [item for _, item in entries], on_progress)
+        answers = await self._dispatcher.many(verb, [item for _, item in entries], on_progress)
         return [
             answer if isinstance(answer, Exception) else claim_error(target, answer)
             for (target, _), answer in zip(entries, answers, strict=True)
@@ -519,7 +711,7 @@ class Torrelque(Observer):
                 f'a write in a pipeline cannot be confirmed: use a queue object without durability for {verb.name}'
             )
         script = self._scripts[verb.name]
-        keys, trailer = await self._routes.keys_for(verb, item)
+        keys, trailer = await self._dispatcher.keys_for(verb, item)
         call = Call[Reply](script, keys.of(script), ('', 'raise' if fenced else '', '', *item, *trailer))
         self._transport.append(pipeline, call)
 

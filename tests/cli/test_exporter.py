@@ -24,9 +24,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests import servers
 from tests.cli.support import Command, put_foreign_keys
 from tests.servers import Server
-from torrelque import Torrelque, acl, connect, observing
+from torrelque import Torrelque, acl, connect
 from torrelque.cli.exporter.metrics import Source
 from torrelque.cli.exporter.web import serve
+from torrelque.engine import discovery
 
 pytestmark = pytest.mark.anyio
 
@@ -200,7 +201,7 @@ async def test_keys_of_other_programs_are_no_queues(
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(observing, '_foreign', set())
+    monkeypatch.setattr(discovery, '_foreign', set())
     await on(command.url, 'mail', lambda queue: queue.enqueue(1))
     put_foreign_keys(servers.shared('valkey-9.1'))
     with servers.shared('valkey-9.1').client() as client:

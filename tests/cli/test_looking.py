@@ -9,7 +9,8 @@ import pytest
 
 from tests import servers
 from tests.cli.support import Command, put_foreign_keys, rows
-from torrelque import Torrelque, TorrelqueQueueStats, TorrelqueTaskState, acl, observing
+from torrelque import Torrelque, TorrelqueQueueStats, TorrelqueTaskState, acl
+from torrelque.engine import discovery
 
 STATE_FIELDS = {'id', *TorrelqueTaskState._fields, 'result_encoding'}
 
@@ -70,7 +71,7 @@ def test_queues(command: Command) -> None:
 def test_keys_of_other_programs_are_no_queues(
     command: Command, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(observing, '_foreign', set())
+    monkeypatch.setattr(discovery, '_foreign', set())
     command.do(lambda queue: queue.enqueue('task'), 'mail')
     foreign = put_foreign_keys(servers.shared('valkey-9.1'))
     status, out, err = command('queues')

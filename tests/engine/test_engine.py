@@ -342,7 +342,7 @@ async def test_a_layout_that_cannot_be_read_is_asked_for_by_one_task_at_a_time(
     transport = FaultyTransport()
     async with Torrelque(transport, shards=2) as queue:
         await queue.enqueue('first')
-        routes = queue._routes
+        routes = queue._dispatcher
         assert isinstance(routes, ShardedDispatcher)
         before = tasks_alive()
         transport.fault, transport.where = FAULTS['OSError'], 'before'

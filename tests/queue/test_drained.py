@@ -117,7 +117,7 @@ async def by_a_worker(queue: Torrelque) -> None:
 async def as_in_0_9(queue: Torrelque) -> None:
     """A 0.9 consumer dies between its two steps, and comes back after a sweep has marked its task."""
     task_id = await queue.enqueue('a')
-    (keys,) = await queue._routes.keys()
+    (keys,) = await queue._dispatcher.keys()
     await queue._transport.execute([Call[Reply]('RPOPLPUSH', (keys['pending'], keys['dequeueing']))])
     await queue.sweep()
     await queue._transport.execute(

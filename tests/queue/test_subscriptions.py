@@ -82,7 +82,7 @@ async def subscribed(queue: Torrelque, *task_ids: str) -> None:
     def stand() -> bool:
         lines = queue._engine.hub._lines.values()
         standing: set[bytes] = set().union(*(line.standing for line in lines))
-        return all(queue._keys.state(task_id) in standing for task_id in task_ids)
+        return all(queue._runtime.keys.state(task_id) in standing for task_id in task_ids)
 
     await until(stand)
 
@@ -187,7 +187,7 @@ async def test_what_is_remembered_does_not_grow_while_another_watches() -> None:
                 await subscribed(queue, task_id)
                 await release(queue)
         (line,) = queue._engine.hub._lines.values()
-        assert line.standing == line.channels == {queue._keys.state(watched)}
+        assert line.standing == line.channels == {queue._runtime.keys.state(watched)}
         assert len(queue._engine.hub._inboxes) == len(queue._engine.hub._line_of) == 1
         await until(lambda: len(transport.listeners[0]._ends) == 1)  # type: ignore[attr-defined]
         tasks.cancel_scope.cancel()

@@ -6,13 +6,11 @@ says how another one is added.
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from typing import NoReturn
 
-from torrelque.cli.exit_codes import Exit
+from torrelque.cli.exit_codes import require
 
-__all__ = ('fail', 'main', 'require')
+__all__ = ('main',)
 
 
 def main() -> None:
@@ -21,17 +19,3 @@ def main() -> None:
     from torrelque.cli.app import run  # noqa: PLC0415 - it cannot be imported without them
 
     run(sys.argv[1:])
-
-
-def require(packages: dict[str, str]) -> None:
-    """Exit unless these packages are there; the values are the extras that bring them."""
-    missing = [package for package in packages if importlib.util.find_spec(package) is None]
-    if missing:
-        extras = ','.join(sorted({packages[package] for package in missing}))
-        fail(f'not installed: {", ".join(sorted(missing))}. Install with: pip install "torrelque[{extras}]"')
-
-
-def fail(message: str, status: int = Exit.USAGE) -> NoReturn:
-    """Exit with one line on standard error."""
-    print(f'torrelque: {" ".join(message.split())}', file=sys.stderr)  # noqa: T201 - what a command does
-    raise SystemExit(int(status))

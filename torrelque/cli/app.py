@@ -18,10 +18,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from torrelque.cli import fail, require, top
+from torrelque.cli import top
 from torrelque.cli.commands import enqueue, exporter, inspect, maintain, operate, serve, show, worker
 from torrelque.cli.errors import reported
-from torrelque.cli.exit_codes import Exit
+from torrelque.cli.exit_codes import Exit, fail, require
 from torrelque.cli.settings import JsonOption, QueueOption, Settings, ShardsOption, UrlOption, only_one, verb
 
 __all__ = ('app', 'run')

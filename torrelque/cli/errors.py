@@ -19,8 +19,7 @@ from torrelque import (
     TorrelqueTypeError,
     TorrelqueValueError,
 )
-from torrelque.cli import fail
-from torrelque.cli.exit_codes import Exit
+from torrelque.cli.exit_codes import Exit, fail
 from torrelque.worker.failures import message_of
 
 __all__ = ('Refusal', 'first_of', 'reported')

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from enum import IntEnum
+from typing import NoReturn
 
-__all__ = ('Exit',)
+__all__ = ('Exit', 'fail', 'require')
 
 
 class Exit(IntEnum):
@@ -26,3 +29,17 @@ class Exit(IntEnum):
     """What a shell reports of a program that Ctrl-C ended."""
     BROKEN_PIPE = 141
     """What a shell reports of a program whose output nobody reads any more."""
+
+
+def require(packages: dict[str, str]) -> None:
+    """Exit unless these packages are there; the values are the extras that bring them."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        extras = ','.join(sorted({packages[package] for package in missing}))
+        fail(f'not installed: {", ".join(sorted(missing))}. Install with: pip install "torrelque[{extras}]"')
+
+
+def fail(message: str, status: int = Exit.USAGE) -> NoReturn:
+    """Exit with one line on standard error."""
+    print(f'torrelque: {" ".join(message.split())}', file=sys.stderr)  # noqa: T201 - what a command does
+    raise SystemExit(int(status))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from torrelque.core import checks, operations
 from torrelque.core.commands import Command, Item, Outcome
 from torrelque.core.keys import Keys
+from torrelque.engine.dispatch import Dispatcher
 from torrelque.errors import TorrelqueLookupError
-
-if TYPE_CHECKING:
-    from torrelque.observing import Observer
 
 __all__ = ('DeadLetters',)
 
@@ -20,8 +17,9 @@ __all__ = ('DeadLetters',)
 class DeadLetters:
     """The dead letters of one queue."""
 
-    def __init__(self, queue: Observer) -> None:
-        self._queue = queue
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._name = dispatcher.runtime.name
 
     async def do(
         self,
@@ -46,28 +44,28 @@ class DeadLetters:
 
     async def _check_known(self, ids: list[str]) -> None:
         unknown = await self._unknown_of(ids)
-        if unknown and await self._queue._routes.is_changed():  # noqa: SLF001 - a part of the queue in a module of its own
+        if unknown and await self._dispatcher.is_changed():
             unknown = await self._unknown_of(unknown)
         if unknown:
             names = ', '.join(repr(task_id) for task_id in unknown[:10])
-            raise TorrelqueLookupError(f'no dead letters in queue {self._queue.queue!r}: {names}')
+            raise TorrelqueLookupError(f'no dead letters in queue {self._name!r}: {names}')
 
     async def _unknown_of(self, ids: list[str]) -> list[str]:
         """Those that are no dead letters where this object looks for them."""
         of_place: dict[Keys, list[str]] = {}
         for task_id in ids:
-            of_place.setdefault(await self._queue._routes.keys_of(task_id), []).append(task_id)  # noqa: SLF001 - as above
+            of_place.setdefault(await self._dispatcher.keys_of(task_id), []).append(task_id)
         unknown: list[str] = []
         for keys, here in of_place.items():
             for first in range(0, len(here), operations.PAGE):
                 page = here[first : first + operations.PAGE]
-                known = await self._queue._engine.run(operations.are_rejected(keys, page))  # noqa: SLF001 - as above
+                known = await self._dispatcher.runtime.engine.run(operations.are_rejected(keys, page))
                 unknown += [task_id for task_id, is_known in zip(page, known, strict=True) if not is_known]
         return unknown
 
     async def _do_to_oldest(self, verb: Command, write: Callable[[str, float], Item], age: float, most: float) -> int:
-        engine, count = self._queue._engine, 0  # noqa: SLF001 - as above
-        for keys in await self._queue._routes.keys():  # noqa: SLF001 - as above
+        engine, count = self._dispatcher.runtime.engine, 0
+        for keys in await self._dispatcher.keys():
             before = await engine.run(operations.server_time(keys)) - age
             while count < most:
                 page = int(min(operations.PAGE, most - count))
@@ -79,7 +77,7 @@ class DeadLetters:
         return count
 
     async def _do_to(self, verb: Command, items: list[Item]) -> int:
-        answers = await self._queue._routes.many(verb, items, None)  # noqa: SLF001 - as above
+        answers = await self._dispatcher.many(verb, items, None)
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from torrelque.core.auditing import Violation
 from torrelque.core.commands import Answer, Command, Item, Outcome
@@ -17,10 +17,8 @@ from torrelque.core.sharding import layout as sharding
 from torrelque.core.sharding.session import ShardedSession
 from torrelque.engine.engine import Engine
 from torrelque.engine.items import random_id
+from torrelque.engine.runtime import Runtime
 from torrelque.errors import TorrelqueUsageError, renew
-
-if TYPE_CHECKING:
-    from torrelque.observing import Observer
 
 __all__ = ('Dispatcher', 'Progress')
 
@@ -36,17 +34,18 @@ class Dispatcher:
     What finds nothing in such a place looks once whether it should be refused, too.
     """
 
-    def __init__(self, queue: Observer) -> None:
-        self._queue = queue
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime: Runtime = runtime
+        runtime.run_with(self.make_session)
         self._is_plain = False
 
     @property
     def _engine(self) -> Engine:
-        return self._queue._engine  # noqa: SLF001 - a part of the queue in a module of its own
+        return self.runtime.engine
 
     def make_session(self) -> Session | ShardedSession:
         """The state machine for all places."""
-        return self._queue._session_of(self._queue._keys, os.urandom(8).hex())  # noqa: SLF001 - as above
+        return self.runtime.session_of(self.runtime.keys, os.urandom(8).hex())
 
     async def ready(self) -> None:
         """Know where calls go. Raises TorrelqueUsageError if that is not as the queue object was told."""
@@ -58,7 +57,7 @@ class Dispatcher:
         the queue object was told.
         """
         if not self._is_plain:
-            self._is_plain = await self._engine.run(sharding.check_plain(self._queue._keys, self._queue.queue))  # noqa: SLF001 - as above
+            self._is_plain = await self._engine.run(sharding.check_plain(self.runtime.keys, self.runtime.name))
         return False
 
     async def audit(self, *, repair: bool) -> list[Violation]:
@@ -82,7 +81,7 @@ class Dispatcher:
     async def keys(self) -> Sequence[Keys]:
         """The keys of each place where tasks may be."""
         await self.is_changed()
-        return (self._queue._keys,)  # noqa: SLF001 - as above
+        return (self.runtime.keys,)
 
     async def all_keys(self) -> Sequence[Keys]:
         """The same, with places where there were tasks once."""
@@ -94,16 +93,16 @@ class Dispatcher:
     async def keys_of(self, task_id: str) -> Keys:
         """The keys of the place where a task is, or would be."""
         del task_id
-        return self._queue._keys  # noqa: SLF001 - as above
+        return self.runtime.keys
 
     async def keys_for(self, verb: Command, item: Item) -> tuple[Keys, Item]:
         """The keys for a verb to an item, and what comes after it."""
-        return self._queue._keys, verb.trailer  # noqa: SLF001 - as above
+        return self.runtime.keys, verb.trailer
 
     async def each(self, make: Callable[[Keys], Operation[T]]) -> list[T]:
         """Run an operation in each place; the results."""
         await self.is_changed()
-        return [await self._engine.run(make(self._queue._keys))]  # noqa: SLF001 - as above
+        return [await self._engine.run(make(self.runtime.keys))]
 
     async def one(self, verb: Command, item: Item) -> Answer:
         """Do a verb to one item."""
@@ -130,6 +129,6 @@ class Dispatcher:
             await self.is_changed()
         return answers
 
-    def unheeded(self, verb: Command, item: Item) -> None:
+    def fire_and_forget(self, verb: Command, item: Item) -> None:
         """Do a verb to one item whose answer nobody waits for."""
         self._engine.fire_and_forget(verb, [item])

@@ -8,7 +8,7 @@ import os
 import random
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -28,6 +28,7 @@ from torrelque.core.sharding.layout import MAX_SHARDS, Layout, Places
 from torrelque.core.sharding.session import ShardedSession
 from torrelque.engine.dispatch import Dispatcher, Progress
 from torrelque.engine.items import CHUNK, random_id
+from torrelque.engine.runtime import Runtime
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueError,
@@ -39,9 +40,6 @@ from torrelque.errors import (
     is_unsent,
     renew,
 )
-
-if TYPE_CHECKING:
-    from torrelque.observing import Observer
 
 __all__ = ('ShardedDispatcher',)
 
@@ -65,22 +63,21 @@ IDS_A_TURN = 250
 class ShardedDispatcher(Dispatcher):
     """Each task has a home, the shard that its id belongs to; claims know where they were made."""
 
-    def __init__(self, queue: Observer, shards: int) -> None:
-        super().__init__(queue)
+    def __init__(self, runtime: Runtime, shards: int) -> None:
+        super().__init__(runtime)
+        name = runtime.name
         if shards > MAX_SHARDS:
             raise TorrelqueValueError(f'shards must be at most {MAX_SHARDS}, got {shards}')
-        if '{' in queue.queue or '}' in queue.queue:
-            raise TorrelqueValueError(f'queue: with shards a name must have no braces, got {queue.queue!r}')
-        if shard_of_name(tagged(queue.queue)) is not None:
-            raise TorrelqueValueError(
-                f'queue: with shards a name must not end like that of a shard, got {queue.queue!r}'
-            )
+        if '{' in name or '}' in name:
+            raise TorrelqueValueError(f'queue: with shards a name must have no braces, got {name!r}')
+        if shard_of_name(tagged(name)) is not None:
+            raise TorrelqueValueError(f'queue: with shards a name must not end like that of a shard, got {name!r}')
         self._wanted = shards
-        self._names = {**LOGICAL_NAMES, **SHARD_NAMES, **type(queue).keys}
-        self._main = self._keys_at(tagged(queue.queue))
-        self._plain = self._keys_at(queue.queue)
+        self._names = {**LOGICAL_NAMES, **SHARD_NAMES, **runtime.renamed}
+        self._main = self._keys_at(tagged(name))
+        self._plain = self._keys_at(name)
         self._keys: list[Keys] = []
-        self._scripts = queue._scripts  # noqa: SLF001 - a part of the queue in a module of its own
+        self._scripts = runtime.scripts
         self._session: ShardedSession | None = None
         self._enqueue = enqueue_in(0)
         self._layout: Layout | None = None
@@ -106,7 +103,7 @@ class ShardedDispatcher(Dispatcher):
 
     def _know(self, total: int) -> None:
         for shard in range(len(self._keys), total):
-            self._keys.append(self._keys_at(shard_name(self._queue.queue, shard)))
+            self._keys.append(self._keys_at(shard_name(self.runtime.name, shard)))
 
     @property
     def known(self) -> Sequence[Keys]:
@@ -130,7 +127,7 @@ class ShardedDispatcher(Dispatcher):
                     found, is_begun = await self._engine.run(
                         sharding.open_layout(self._scripts, self._where(), self._wanted)
                     )
-                    sharding.check_number(found, wanted or found.shards, self._queue.queue)
+                    sharding.check_number(found, wanted or found.shards, self.runtime.name)
                     if is_begun or not await self._is_marked(found):
                         found = await self._engine.run(sharding.relayout(self._scripts, self._where(), found))
                     self._adopt(found)
@@ -139,7 +136,7 @@ class ShardedDispatcher(Dispatcher):
 
     def _where(self) -> Places:
         """Where the layout is recorded."""
-        on_cluster = self._queue._transport.on_cluster  # noqa: SLF001 - as above
+        on_cluster = self.runtime.transport.on_cluster
         return Places(self._main, None if on_cluster else self._plain, self._shard)
 
     async def _is_marked(self, layout: Layout) -> bool:
@@ -166,7 +163,7 @@ class ShardedDispatcher(Dispatcher):
             sharding.refresh_layout(self._scripts, self._where(), known, again=again)
         )
         if is_restored:
-            logger.warning('Restored the record that queue %r has %d shards', self._queue.queue, newest.shards)
+            logger.warning('Restored the record that queue %r has %d shards', self.runtime.name, newest.shards)
         if newest.generation > self._ready_layout().generation:  # else others were quicker
             self._adopt(newest)
         return self._ready_layout() != known
@@ -189,7 +186,7 @@ class ShardedDispatcher(Dispatcher):
         """A server tells which generation is recorded there, 0 if none is."""
         if self._layout is None or generation == self._layout.generation or self._following:
             return
-        if self._queue._transport.now() >= self._follow_after:  # noqa: SLF001 - as above
+        if self.runtime.transport.now() >= self._follow_after:
             self._following = True
             self._engine.spawn(self._follow)
 
@@ -197,24 +194,23 @@ class ShardedDispatcher(Dispatcher):
         try:
             await self._catch_up()
         except Exception:
-            logger.warning('Cannot read how many shards queue %r has', self._queue.queue, exc_info=True)
-            self._follow_after = self._queue._transport.now() + SLICE  # noqa: SLF001 - as above
+            logger.warning('Cannot read how many shards queue %r has', self.runtime.name, exc_info=True)
+            self._follow_after = self.runtime.transport.now() + SLICE
         finally:
             self._following = False
 
     def make_session(self) -> ShardedSession:
         """The state machine for all shards."""
-        nonce, queue = os.urandom(8).hex(), self._queue
-        transport = queue._transport  # noqa: SLF001 - as above
+        nonce, transport = os.urandom(8).hex(), self.runtime.transport
         self._session = ShardedSession(
-            lambda shard: queue._session_of(self._keys[shard], sharding.nonce_of(nonce, shard)),  # noqa: SLF001 - as above
+            lambda shard: self.runtime.session_of(self._keys[shard], sharding.nonce_of(nonce, shard)),
             self._keys,
             place=transport.place,
             told=self._hear,
             clock=transport.now,
             jitter=random.random,
             block_limit=transport.block_limit,
-            max_rejected=queue.max_rejected,
+            max_rejected=self.runtime.max_rejected,
             at_once=not transport.on_cluster,
             lost=self._tell,
         )
@@ -238,12 +234,12 @@ class ShardedDispatcher(Dispatcher):
                 former = ()
             elif len(former) > MOST_FORMER:
                 raise TorrelqueUsageError(
-                    f'queue {self._queue.queue!r} had too many numbers of shards, {former}, '
+                    f'queue {self.runtime.name!r} had too many numbers of shards, {former}, '
                     f'of which tasks may be left: reshard({layout.shards}) until it returns True'
                 )
             wanted = Layout(layout.generation + 1, shards, former)
             await self._engine.run(sharding.intend(self._scripts, self._main, wanted))
-        raise TorrelqueUsageError(f'the number of shards of queue {self._queue.queue!r} is being changed by others')
+        raise TorrelqueUsageError(f'the number of shards of queue {self.runtime.name!r} is being changed by others')
 
     async def _is_drained(self, layout: Layout) -> bool:
         """Whether every task and every result is at home. Nobody adds to a former home, so it stays so."""
@@ -300,7 +296,7 @@ class ShardedDispatcher(Dispatcher):
             return
         shards = [shard]
         if isinstance(error, TorrelqueConnectionError):
-            place = self._queue._transport.place  # noqa: SLF001 - as above
+            place = self.runtime.transport.place
             server = place(self._keys[shard]['pending'])
             shards = [at for at in range(len(self._keys)) if place(self._keys[at]['pending']) == server]
         self._tell(shards, error)
@@ -311,7 +307,7 @@ class ShardedDispatcher(Dispatcher):
             found = sorted(self._lost.intersection(shards))
             self._lost.difference_update(found)
             if found:
-                logger.warning('Shards %s of queue %r answer again', found, self._queue.queue)
+                logger.warning('Shards %s of queue %r answer again', found, self.runtime.name)
         else:
             total = self._ready_layout().total
             self._lost = {shard for shard in self._lost if shard < total}
@@ -319,21 +315,21 @@ class ShardedDispatcher(Dispatcher):
             if len(self._lost) + len(new) >= total:
                 return  # there are no others
             self._lost.update(new)
-            self._probe_at = self._queue._transport.now() + PROBE_BACKOFF.first  # noqa: SLF001 - as above
+            self._probe_at = self.runtime.transport.now() + PROBE_BACKOFF.first
             if new:
                 logger.warning(
-                    'Shards %s of queue %r do not answer, others are used: %s', new, self._queue.queue, error
+                    'Shards %s of queue %r do not answer, others are used: %s', new, self.runtime.name, error
                 )
         self._turn, self._round = (-1, 0, 0), []
 
     def _probe_soon(self) -> None:
-        if self._lost and not self._probing and self._queue._transport.now() >= self._probe_at:  # noqa: SLF001 - as above
+        if self._lost and not self._probing and self.runtime.transport.now() >= self._probe_at:
             self._probing = True
             self._engine.spawn(self._probe)
 
     async def _probe(self) -> None:
         """Look whether shards answer again."""
-        transport = self._queue._transport  # noqa: SLF001 - as above
+        transport = self.runtime.transport
 
         async def probe(shard: int) -> None:
             call = Call[Reply]('HGET', (self._keys[shard]['counters'],), ('generation',))
@@ -356,7 +352,7 @@ class ShardedDispatcher(Dispatcher):
     def _next_shard(self) -> int:
         """Each server in its turn, and of its shards each in its turn, so that all servers have as much to do."""
         if not self._round:
-            place = self._queue._transport.place  # noqa: SLF001 - as above
+            place = self.runtime.transport.place
             of_place: dict[Hashable, list[int]] = {}
             usable = [shard for shard in range(self._shards) if shard not in self._lost]
             for shard in usable or range(self._shards):
@@ -541,5 +537,5 @@ class ShardedDispatcher(Dispatcher):
         except Exception as error:  # noqa: BLE001 - the answer to this one
             return error
 
-    def unheeded(self, verb: Command, item: Item) -> None:
+    def fire_and_forget(self, verb: Command, item: Item) -> None:
         self._engine.fire_and_forget(verb, [item], self._places(verb, item)[0])

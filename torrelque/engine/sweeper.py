@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 import anyio
 
 from torrelque.engine.engine import Background
+from torrelque.engine.runtime import Runtime
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
-
-if TYPE_CHECKING:
-    from torrelque.queue import Torrelque
 
 __all__ = ('Sweeper',)
 
@@ -21,8 +19,9 @@ logger: logging.Logger = logging.getLogger('torrelque')
 class Sweeper:
     """Sweeps a queue now and every so often, until stopped."""
 
-    def __init__(self, queue: Torrelque) -> None:
-        self._queue = queue
+    def __init__(self, runtime: Runtime, sweep: Callable[[], Awaitable[tuple[int, int, int]]]) -> None:
+        self._runtime = runtime
+        self._sweep = sweep
         self._background: Background | None = None
         self._interval = 0.0
 
@@ -30,7 +29,7 @@ class Sweeper:
         """Replaces what was started before."""
         self.stop()
         self._interval = interval
-        self._background = self._queue._engine.spawn(self._run)  # noqa: SLF001 - a part of the queue in a module of its own
+        self._background = self._runtime.engine.spawn(self._run)
 
     def stop(self) -> None:
         if self._background is not None:
@@ -38,10 +37,10 @@ class Sweeper:
             self._background = None
 
     async def _run(self) -> None:
-        transport = self._queue._transport  # noqa: SLF001 - as above
+        transport = self._runtime.transport
         while True:
             try:
-                stale, delayed, undequeued = await self._queue.sweep()
+                stale, delayed, undequeued = await self._sweep()
             except (TorrelqueConnectionError, TorrelqueReplyError):
                 logger.exception('Sweep has failed with Redis error, continuing')
             except Exception:

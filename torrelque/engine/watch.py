@@ -7,14 +7,16 @@ import random
 import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING
+from functools import partial
 
 import anyio
 
+from torrelque.core import operations
 from torrelque.core.backoff import Backoff
 from torrelque.core.keys import Keys
 from torrelque.core.models import TorrelqueTaskState
 from torrelque.core.watch import Watch
+from torrelque.engine.dispatch import Dispatcher
 from torrelque.engine.subscriptions import Subscription, Subscriptions
 from torrelque.errors import (
     TorrelqueConnectionError,
@@ -23,9 +25,6 @@ from torrelque.errors import (
     TorrelqueTimeoutError,
     is_transient,
 )
-
-if TYPE_CHECKING:
-    from torrelque.observing import Observer
 
 __all__ = ('States', 'Watcher')
 
@@ -49,10 +48,10 @@ class Watcher:
     calls, so iteration may stop between any two; dropping it closes the inbox.
     """
 
-    def __init__(self, queue: Observer, task_id: str, timeout: float) -> None:
-        self._queue = queue
-        self._engine = queue._engine  # noqa: SLF001 - a part of the queue in a module of its own
-        self._transport = queue._transport  # noqa: SLF001 - as above
+    def __init__(self, dispatcher: Dispatcher, task_id: str, timeout: float) -> None:
+        self._dispatcher = dispatcher
+        self._engine = dispatcher.runtime.engine
+        self._transport = dispatcher.runtime.transport
         self._keys: Keys | None = None
         self._task_id = task_id
         self._timeout = timeout
@@ -106,11 +105,11 @@ class Watcher:
         self._engine.check_running()
         self._deadline = self._transport.now() + self._timeout
         state = await self._read()
-        if state is None and await self._queue._routes.is_changed():  # noqa: SLF001 - as above; it may be elsewhere by now
+        if state is None and await self._dispatcher.is_changed():  # it may be elsewhere by now
             self._keys = None
             state = await self._read()
         if state is None:
-            raise TorrelqueLookupError(f'no task {self._task_id!r} in queue {self._queue.queue!r}')
+            raise TorrelqueLookupError(f'no task {self._task_id!r} in queue {self._dispatcher.runtime.name!r}')
         states = self._watch.read(state)
         if not self.ended and self._keys is not None:
             self._hub = self._engine.hub
@@ -121,8 +120,8 @@ class Watcher:
 
     async def _read(self) -> TorrelqueTaskState | None:
         if self._keys is None:
-            self._keys = await self._queue._routes.keys_of(self._task_id)  # noqa: SLF001 - as above
-        return await self._queue._read_state(self._keys, self._task_id)  # noqa: SLF001 - as above
+            self._keys = await self._dispatcher.keys_of(self._task_id)
+        return await self._engine.read(partial(operations.task_state, self._keys, self._task_id), self._keys)
 
     async def _outlast(self, error: TorrelqueConnectionError | TorrelqueReplyError) -> None:
         """Pause after a failed reading, or raise what is not an outage that will end."""

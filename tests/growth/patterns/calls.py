@@ -14,7 +14,7 @@ from tests.growth.patterns.support import Handled, end_all
 from tests.growth.stage import Stage
 from torrelque import Torrelque, TorrelqueError, TorrelqueTaskStatus, queues
 from torrelque.core.protocol import Call
-from torrelque.observing import shards_of
+from torrelque.engine.discovery import shards_of
 from torrelque.testing import MemoryTransport, VirtualClock
 
 __all__ = ()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from torrelque import Torrelque, connect
-from torrelque.cli import require
+from torrelque.cli.exit_codes import require
 from torrelque.cli.output import errors
 from torrelque.cli.settings import Settings
 

@@ -12,9 +12,8 @@ from typing import Annotated
 
 import typer
 
-from torrelque.cli import require
 from torrelque.cli.errors import Refusal
-from torrelque.cli.exit_codes import Exit
+from torrelque.cli.exit_codes import Exit, require
 from torrelque.cli.output import print_json, print_line, printable
 from torrelque.cli.settings import Settings
 from torrelque.embedded import EmbeddedServer

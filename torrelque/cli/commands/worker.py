@@ -22,10 +22,9 @@ from anyio.abc import TaskStatus
 
 from torrelque import Torrelque, Worker, events
 from torrelque import retry as policies
-from torrelque.cli import require
 from torrelque.cli.deadline import Deadline
 from torrelque.cli.errors import Refusal, explain, first_of
-from torrelque.cli.exit_codes import Exit
+from torrelque.cli.exit_codes import Exit, require
 from torrelque.cli.importer import find_shadows, load
 from torrelque.cli.output import errors, print_json, printable
 from torrelque.cli.params import TIME, parse_time

@@ -12,9 +12,8 @@ from typing import Annotated
 
 import typer
 
-from torrelque.cli import require
 from torrelque.cli.errors import Refusal
-from torrelque.cli.exit_codes import Exit
+from torrelque.cli.exit_codes import Exit, require
 from torrelque.cli.settings import Settings
 
 __all__ = ('top',)

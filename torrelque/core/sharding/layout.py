@@ -18,7 +18,7 @@ from torrelque.core.keys import Keys
 from torrelque.core.operations import raised
 from torrelque.core.protocol import Arg, Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
-from torrelque.errors import TorrelqueReplyError, TorrelqueShardsError, TorrelqueUsageError
+from torrelque.errors import TorrelqueReplyError, TorrelqueShardsError, TorrelqueUsageError, is_transient
 
 __all__ = (
     'MAX_SHARDS',
@@ -285,8 +285,11 @@ def check_plain(keys: Keys, queue: str) -> Operation[bool]:
     """
     counters = (keys['counters'],)
     replies = yield [Call[Reply]('HGET', counters, (name,)) for name in ('shards', 'intended', 'enqueued')]
-    if any(isinstance(reply, Exception) for reply in replies):
-        return False
+    for reply in replies:
+        if is_transient(reply):
+            raise reply
+        if isinstance(reply, Exception):
+            return False
     shards, intended, enqueued = replies
     text = shards or (intended or b'').partition(b' ')[2]
     if text:

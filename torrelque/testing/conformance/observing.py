@@ -6,8 +6,8 @@ import anyio
 import pytest
 
 from torrelque.core.models import Task, TorrelqueTaskState, TorrelqueTaskStatus
+from torrelque.engine.discovery import queues
 from torrelque.errors import TorrelqueLookupError, TorrelqueTimeoutError
-from torrelque.observing import queues
 from torrelque.queue import Torrelque
 from torrelque.testing.conformance.support import PATIENCE, OnQueue, eventually, unique
 

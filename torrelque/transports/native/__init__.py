@@ -10,11 +10,13 @@
 - :mod:`~torrelque.transports.native.listener`: a connection for subscriptions
 - :mod:`~torrelque.transports.native.sentinel`: connections to the primary that sentinels name
 - :mod:`~torrelque.transports.native.transport`: all of them behind the transport interface
+- :mod:`~torrelque.transports.native.connect`: which transport a URL asks for
 - :mod:`~torrelque.transports.cluster.native`: the same over a cluster, with
   :mod:`~torrelque.transports.cluster.topology` (which node serves a slot) and
   :mod:`~torrelque.transports.cluster.redirection` (what a node answers when it does not)
 """
 
-from torrelque.transports.native.transport import NativeTransport, connect
+from torrelque.transports.native.connect import connect
+from torrelque.transports.native.transport import NativeTransport
 
 __all__ = ('NativeTransport', 'connect')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,17 +14,17 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from torrelque.core.protocol import Batch, Call, Reply
-from torrelque.errors import TorrelqueTypeError, TorrelqueUsageError, TorrelqueValueError, is_demoted
+from torrelque.errors import TorrelqueUsageError, is_demoted
 from torrelque.transports import base
 from torrelque.transports.cluster.redirection import to_repeat
 from torrelque.transports.native.connection import Breaks
 from torrelque.transports.native.dialer import Dialer
 from torrelque.transports.native.listener import NativeListener
 from torrelque.transports.native.node import Node
-from torrelque.transports.native.options import Credentials, CredentialSource, Options
-from torrelque.transports.native.url import Address, Target, parse_url
+from torrelque.transports.native.options import Options
+from torrelque.transports.native.url import Address
 
-__all__ = ('NativeTransport', 'connect')
+__all__ = ('NativeTransport',)
 
 
 class NativeTransport(base.Transport):
@@ -174,103 +173,3 @@ class NativeTransport(base.Transport):
             raise TorrelqueUsageError(
                 'the client was connected by the process that this one was forked from: connect() anew in the child'
             )
-
-
-def connect(
-    url: str,
-    *,
-    credentials: Credentials | None = None,
-    sentinel_user: str | None = None,
-    sentinel_password: str | None = None,
-    ssl_context: ssl.SSLContext | None = None,
-    retry_timeout: float = 30.0,
-    connect_timeout: float = 5.0,
-    response_timeout: float = 8.0,
-) -> NativeTransport:
-    """Make a client for the server at a URL, connected while its context lasts.
-
-    ::
-
-        async with torrelque.connect('redis://localhost:6379/0') as client:
-            queue = torrelque.Torrelque(client, queue='mail')
-
-    It checks its arguments and connects nothing yet. The forms of the URL are:
-
-    - ``redis://[user[:password]@]host[:port][/db]``, with ``rediss://`` for TLS
-    - ``unix://[user[:password]@]/path[?db=N]``
-    - ``redis+cluster://[user[:password]@]host[:port][,host[:port]...]``, or
-      ``rediss+cluster://``: any nodes of a cluster, the others are found
-    - ``redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/service[?db=N]``,
-      or ``rediss+sentinel://``: the sentinels (port 26379 unless given), which
-      are asked before each connection, and the name of the service; user,
-      password and database are the server's
-
-    TLS is verified against the system's certificates. The options
-    ``ssl_ca_certs`` (authorities to trust in their place), ``ssl_certfile`` and
-    ``ssl_keyfile`` (the client's certificate and its key) in the URL name files
-    in PEM format.
-
-    Args:
-        url: Where the server is.
-        credentials: Called for each new connection, returns a user (or None for
-            the default one) and a password, or an awaitable of them. They take
-            the place of those in the URL. An error that it raises is logged,
-            and repeated like an error of the connection.
-        sentinel_user: The user for the sentinels themselves, if they have users.
-            Also ``sentinel_user`` in the URL.
-        sentinel_password: The password for the sentinels themselves. Also
-            ``sentinel_password`` in the URL.
-        ssl_context: For TLS, in place of what the URL says.
-        retry_timeout: How long a call may be repeated when connections break,
-            in seconds from its start; with 0 it is sent at most once. At most 300.
-        connect_timeout: The longest that one attempt to connect, or a call of
-            ``credentials``, may take, in seconds.
-        response_timeout: How long the server may be silent while it owes an
-            answer, in seconds, before the connection counts as broken.
-
-    Returns:
-        The client, to be entered with ``async with``.
-
-    Raises:
-        TorrelqueValueError: An argument has a value that cannot be used, or a
-            file with certificates cannot be read.
-        TorrelqueTypeError: An argument has a wrong type.
-
-    """
-    target = parse_url(url)
-    if credentials is not None and not callable(credentials):
-        raise TorrelqueTypeError(f'credentials: expected a function, not {type(credentials).__name__}')
-    options = Options(
-        _context(target, ssl_context),
-        retry_timeout,
-        connect_timeout,
-        response_timeout,
-        None if credentials is None else CredentialSource(credentials),
-    )
-    if target.kind != 'sentinel' and (sentinel_user is not None or sentinel_password is not None):
-        raise TorrelqueValueError('sentinel_user, sentinel_password: only a redis+sentinel:// URL has sentinels')
-    if target.kind == 'cluster':
-        from torrelque.transports.cluster.native import ClusterTransport  # noqa: PLC0415 - it is a transport like this
-
-        return ClusterTransport(target.addresses, options)
-    if target.kind == 'sentinel':
-        from torrelque.transports.native.sentinel import SentinelTransport  # noqa: PLC0415 - it is a transport like this
-
-        return SentinelTransport(
-            target.addresses,
-            target.service,
-            options,
-            target.sentinel_user if sentinel_user is None else sentinel_user,
-            target.sentinel_password if sentinel_password is None else sentinel_password,
-        )
-    return NativeTransport(target.addresses[0], options)
-
-
-def _context(target: Target, given: ssl.SSLContext | None) -> ssl.SSLContext | None:
-    if given is None:
-        return target.ssl_context()
-    if not isinstance(given, ssl.SSLContext):
-        raise TorrelqueTypeError(f'ssl_context: expected an ssl.SSLContext, not {given!r}')
-    if not target.addresses[0].tls:
-        raise TorrelqueValueError('ssl_context: only a rediss:// URL connects with TLS')
-    return given

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from textual import work
 from textual.screen import Screen
+from textual.signal import Signal
 from textual.widgets import Input
 
 from torrelque import TorrelqueConnectionError, TorrelqueError
@@ -15,10 +16,15 @@ from torrelque.cli.top.monitor import Monitor
 from torrelque.cli.top.screens.dialogs import Confirm
 from torrelque.cli.top.widgets import RowTable, StatusLine
 
-if TYPE_CHECKING:
-    from torrelque.cli.top.app import TopApp
-
 __all__ = ('FilteredScreen', 'TopScreen')
+
+
+class Top(Protocol):
+    """What the screens need of the application."""
+
+    server: str
+    monitor: Monitor
+    sampled: Signal[Monitor]
 
 
 class TopScreen(Screen[None]):
@@ -28,8 +34,8 @@ class TopScreen(Screen[None]):
     VERTICAL_BREAKPOINTS: list[tuple[int, str]] | None = [(0, '-low'), (34, '-tall')]  # noqa: RUF012 - as Textual declares it
 
     @property
-    def top(self) -> TopApp:
-        return cast('TopApp', self.app)
+    def top(self) -> Top:
+        return cast('Top', self.app)
 
     @property
     def monitor(self) -> Monitor:

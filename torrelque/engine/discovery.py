@@ -1,0 +1,87 @@
+"""What queues there are on a server, and how many shards they have."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+
+from torrelque.core import checks, operations
+from torrelque.core.keys import Keys, shard_name, shard_of_name, tagged, untagged
+from torrelque.core.protocol import Arg
+from torrelque.core.sharding import layout as sharding
+from torrelque.engine.engine import drive
+from torrelque.engine.listing import Listing
+from torrelque.transports import adapt
+from torrelque.transports.base import Transport
+
+__all__ = ('queues', 'shards_of')
+
+logger: logging.Logger = logging.getLogger('torrelque')
+
+MOST_FOREIGN = 1000
+"""Keys of other programs that are remembered, so that each is reported once."""
+
+_foreign: set[bytes] = set()
+
+
+def queues(client: object) -> AsyncIterator[str]:
+    """List the queues on a server, found by SCAN in bounded steps.
+
+    A name may come twice. A queue with shards comes once, without their numbers.
+    Queues that only 0.9 has used are not found. A key that is named like a
+    queue's but holds something else is skipped, with one warning in the log.
+
+    Args:
+        client: What :class:`Torrelque` takes.
+
+    Raises:
+        TorrelqueConnectionError: The server cannot be reached.
+        TorrelqueReplyError: The server refuses the commands.
+    """
+    transport = adapt(client)
+
+    async def page(near: Arg | None, cursor: bytes) -> tuple[bytes, list[str]]:
+        cursor, counters = await drive(transport, operations.scan_queues(cursor, near))
+        return cursor, [name for key in counters if (name := await _queue_of(transport, key)) is not None]
+
+    return Listing(transport.nodes, page)
+
+
+async def _queue_of(transport: Transport, key: bytes) -> str | None:
+    """The name of the queue whose counters are at a key; None if it has come by another key, or there is none."""
+    found = await drive(transport, operations.examine(key))
+    if found is None:
+        _report_foreign(key)
+        return None
+    if found.shards is not None:  # beside the queue's own record there are those of its shards, and a mark
+        is_record = found.name.startswith('{') and shard_of_name(found.name) is None
+        return untagged(found.name) if is_record else None
+    return untagged(found.name) if transport.on_cluster else found.name
+
+
+def _report_foreign(key: bytes) -> None:
+    if key in _foreign:
+        return
+    if len(_foreign) >= MOST_FOREIGN:
+        _foreign.clear()
+    _foreign.add(key)
+    logger.warning('Skipped the key %r: it is named like the counters of a queue, but holds something else', key)
+
+
+async def shards_of(client: object, queue: str) -> int | None:
+    """How many shards are recorded with a queue, as `Torrelque` needs to be told; None for one without, or a new one.
+
+    ``client`` is what :class:`Torrelque` takes.
+    """
+    name = tagged(checks.check_text('queue', queue))
+    if '{' in queue or '}' in queue or shard_of_name(name) is not None:  # names that none with shards can have
+        return None
+    transport, newest = adapt(client), None
+    try:
+        for place in (name, shard_name(queue, 0)):  # where the queue's own record is lost, its shards have copies
+            layout, begun = await drive(transport, sharding.read_layout(Keys.of_queue(place)))
+            newest = newest or begun or layout
+    finally:
+        if transport is not client:
+            await transport.aclose()
+    return newest and newest.shards

@@ -1,0 +1,48 @@
+"""Items that are read page by page."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Generic, TypeVar
+
+__all__ = ('Listing',)
+
+P = TypeVar('P')
+T = TypeVar('T')
+
+
+class Listing(AsyncIterator[T], Generic[P, T]):
+    """Items that are read page by page, at each of some places.
+
+    Not an asynchronous generator: Trio warns of those that iteration was broken
+    off of. This one may just be dropped.
+    """
+
+    def __init__(
+        self,
+        places: Callable[[], Awaitable[Iterable[P]]],
+        page: Callable[[P, bytes], Awaitable[tuple[bytes, Iterable[T]]]],
+    ) -> None:
+        self._find_places = places
+        self._page = page
+        self._places: deque[P] | None = None
+        self._cursor = b'0'
+        self._items: deque[T] = deque()
+
+    async def __anext__(self) -> T:
+        while not self._items:
+            if self._places is None:
+                self._places = deque(await self._find_places())
+            if not self._places:
+                raise StopAsyncIteration
+            self._cursor, items = await self._page(self._places[0], self._cursor)
+            self._items.extend(items)
+            if self._cursor == b'0':
+                self._places.popleft()
+        return self._items.popleft()
+
+    async def aclose(self) -> None:
+        """Stop reading. May be repeated."""
+        self._places = deque()
+        self._items.clear()

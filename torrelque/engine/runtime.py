@@ -1,0 +1,109 @@
+"""What the parts of one queue object share: its transport, its scripts and keys, and its engine."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Protocol
+
+from torrelque.core.durability import Confirmer, Durability
+from torrelque.core.keys import LOGICAL_NAMES, Keys, tagged
+from torrelque.core.scripts import ScriptSet, load
+from torrelque.core.session import Session
+from torrelque.core.sharding.session import ShardedSession
+from torrelque.engine.engine import Engine
+from torrelque.transports import adapt
+from torrelque.transports.base import Transport
+from torrelque.transports.failover import patient
+
+__all__ = ('QueueOptions', 'Runtime')
+
+
+@cache
+def _scripts_for(*, on_cluster: bool, sharded: bool) -> ScriptSet:
+    return load(on_cluster=on_cluster, sharded=sharded)
+
+
+class QueueOptions(Protocol):
+    """The options of a queue object. Those that can be set later are read when they are needed."""
+
+    queue: str
+    keys: Mapping[str, str]
+    max_rejected: int | None
+    durability: Durability | None
+    failover_timeout: float | None
+    shards: int | None
+
+
+class Runtime:
+    """The shared parts of one queue object.
+
+    Args:
+        client: What `Torrelque` takes.
+        options: The queue object.
+        renamed: The keys that its class renames, without the queue's name.
+    """
+
+    def __init__(self, client: object, options: QueueOptions, renamed: Mapping[str, str]) -> None:
+        self.name: str = options.queue
+        self.renamed: Mapping[str, str] = renamed
+        self._options = options
+        adapted = adapt(client)
+        self._lent = adapted is client
+        self.transport: Transport = patient(adapted, options.failover_timeout)
+        sharded = options.shards is not None
+        self.scripts: ScriptSet = _scripts_for(on_cluster=self.transport.on_cluster, sharded=sharded)
+        self._prefix = tagged(self.name) if self.transport.on_cluster or sharded else self.name
+        self._known_keys: Keys | None = None
+        self._engine: Engine | None = None
+        self._make_session: Callable[[], Session | ShardedSession] = lambda: self.session_of(self.keys, '')
+
+    @property
+    def full_names(self) -> dict[str, str]:
+        """Logical names and the full keys that they stand for."""
+        return {name: f'{self._prefix}:{key}' for name, key in {**LOGICAL_NAMES, **self.renamed}.items()}
+
+    @property
+    def keys(self) -> Keys:
+        """The keys of the queue. What the object's attribute says is read at the first use."""
+        if self._known_keys is None:
+            defaults = {name: f'{self._prefix}:{key}' for name, key in LOGICAL_NAMES.items()}
+            self._known_keys = Keys({**defaults, **self._options.keys})
+        return self._known_keys
+
+    @property
+    def max_rejected(self) -> int | None:
+        return self._options.max_rejected
+
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            durability = self._options.durability
+            patience = 0.0 if durability is None else durability.timeout
+            self._engine = Engine(self.transport, self._make_session, patience)
+        return self._engine
+
+    def run_with(self, make_session: Callable[[], Session | ShardedSession]) -> None:
+        """Have the engine use sessions made by this function. To be called before the engine is used."""
+        self._make_session = make_session
+
+    def session_of(self, keys: Keys, nonce: str) -> Session:
+        """The state machine for one place."""
+        durability = self._options.durability
+        return Session(
+            self.scripts,
+            keys,
+            nonce=nonce,
+            clock=self.transport.now,
+            jitter=random.random,
+            block_limit=self.transport.block_limit,
+            max_rejected=self.max_rejected,
+            confirmer=Confirmer(durability, self.scripts, keys) if durability else None,
+            in_order=self.transport.in_order,
+        )
+
+    async def close_transport(self) -> None:
+        """Close the transport, unless it is the caller's own."""
+        if not self._lent:
+            await self.transport.aclose()
