@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, NamedTuple
 
 import coredis
@@ -21,8 +21,8 @@ async def redis_py(url: str, **options: Any) -> AsyncIterator[object]:  # noqa: 
     """As its versions before 6 are by default: without retries, without time-outs."""
     settings: dict[str, Any] = {'retry': Retry(NoBackoff(), 0), 'socket_timeout': None, **options}
     client = redis.asyncio.Redis.from_url(url, **settings)
-    yield client
-    await client.aclose()
+    async with aclosing(client):
+        yield client
 
 
 @asynccontextmanager

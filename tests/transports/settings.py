@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, NamedTuple
 
 import coredis
@@ -35,8 +35,8 @@ def redis_py(*loops: str, **options: Any) -> Client:  # noqa: ANN401 - whatever 
     @asynccontextmanager
     async def make(server: Server) -> AsyncIterator[object]:
         client = redis.asyncio.Redis.from_url(server.url, **options)
-        yield client
-        await client.aclose()
+        async with aclosing(client):
+            yield client
 
     return Client(make, loops)
 
@@ -77,8 +77,8 @@ def redis_py_cluster(turns: dict[str, tuple[str, ...]], **options: Any) -> Clust
     @asynccontextmanager
     async def make(cluster: Cluster) -> AsyncIterator[object]:
         client = redis.asyncio.RedisCluster(host='127.0.0.1', port=cluster.nodes[0].port, **options)
-        yield client
-        await client.aclose()
+        async with aclosing(client):
+            yield client
 
     return ClusterClient(make, turns)
 

@@ -13,7 +13,13 @@ import coredis
 import pytest
 from anyio.abc import TaskGroup
 from coredis import exceptions
-from coredis.connection import TCPLocation
+from coredis.connection import (
+    BaseConnection,
+    TCPConnection,
+    TCPLocation,
+    UnixDomainSocketConnection,
+    UnixDomainSocketLocation,
+)
 from coredis.credentials import UserPassCredentialProvider
 from coredis.retry import ConstantRetryPolicy, NoRetryPolicy
 
@@ -339,6 +345,19 @@ async def test_cancelled_while_connecting() -> None:
                     tasks.start_soon(cancel)
                     await attempt()
             assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize(
+    ('connection', 'address'),
+    [
+        (TCPConnection(TCPLocation('localhost', 6379)), 'localhost:6379'),
+        (UnixDomainSocketConnection(UnixDomainSocketLocation('/run/redis.sock')), '/run/redis.sock'),
+        (None, 'the server'),
+    ],
+    ids=['tcp', 'unix', 'none'],
+)
+def test_messages_name_the_address(connection: BaseConnection | None, address: str) -> None:
+    assert adapter.address_of(connection) == address
 
 
 # Block ----------------------------------------------------------------------------------------------------------------

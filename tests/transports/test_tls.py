@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,12 +41,13 @@ class Endpoint(NamedTuple):
 async def redis_py(to: Endpoint, **options: Any) -> AsyncIterator[object]:  # noqa: ANN401 - redis-py's
     settings: dict[str, Any] = dict(options)
     if to.authority:
-        settings.update(ssl=True, ssl_ca_certs=str(to.authority))
+        # Its versions before 6 do not check the name by default.
+        settings.update(ssl=True, ssl_ca_certs=str(to.authority), ssl_check_hostname=True)
     if to.certificate:
         settings.update(ssl_certfile=to.certificate[0], ssl_keyfile=to.certificate[1])
     client = redis.asyncio.Redis(host=to.host, port=to.port, **settings)  # it retries as it likes
-    yield client
-    await client.aclose()
+    async with aclosing(client):
+        yield client
 
 
 @asynccontextmanager

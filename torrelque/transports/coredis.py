@@ -21,7 +21,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled, current_token
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from coredis import exceptions
-from coredis.connection import BaseConnection, TCPLocation
+from coredis.connection import BaseConnection, TCPLocation, UnixDomainSocketLocation
 from coredis.patterns.pipeline import Pipeline
 from coredis.pool import BaseConnectionPool, SentinelConnectionPool
 
@@ -240,7 +240,13 @@ def _invalidate(connections: Sequence[BaseConnection]) -> None:
 
 
 def address_of(connection: BaseConnection | None) -> str:
-    return 'the server' if connection is None else str(connection.location)
+    # Not str(location): older versions of coredis write <host=127.0.0.1,port=6379> and <path=/run/redis.sock>.
+    match connection and connection.location:
+        case TCPLocation(host=host, port=port):
+            return f'{host}:{port}'
+        case UnixDomainSocketLocation(path=path):
+            return path
+    return 'the server'
 
 
 async def _explain(error: Exception, connection: BaseConnection | None) -> TorrelqueConnectionError:
