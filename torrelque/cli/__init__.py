@@ -1,7 +1,7 @@
-"""The ``torrelque`` command. It uses the library as any other program would: only its public names.
+"""The ``torrelque`` command. Like any other program, it uses only the library's public names.
 
-A verb is a function in a module of its group; ``app.py`` lists them all, and
-says how another one is added.
+A command is a function in a module of its group. ``app.py`` lists all commands
+and says how to add one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ __all__ = ('main',)
 
 
 def main() -> None:
-    """Run the command line. Its packages are an extra, so it says which are missing before it needs them."""
+    """Run the command line, or exit with a message if the packages of its extra are missing."""
     require({'rich': 'cli', 'typer': 'cli'})
-    from torrelque.cli.app import run  # noqa: PLC0415 - it cannot be imported without them
+    from torrelque.cli.app import run  # noqa: PLC0415 - the import needs them
 
     run(sys.argv[1:])

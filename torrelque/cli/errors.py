@@ -1,4 +1,4 @@
-"""Errors as a user of the command sees them: one line that says what to do, and an exit status."""
+"""Reports errors to the user: one line that says what to do, and an exit status."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from torrelque.worker.failures import message_of
 __all__ = ('Refusal', 'first_of', 'reported')
 
 DEBUG = 'TORRELQUE_DEBUG'
-"""An environment variable: with it, what went wrong is shown with its traceback."""
+"""Environment variable that shows errors with their tracebacks."""
 
 ADVICE = {
     'NOAUTH': 'it needs a password: redis://[user]:password@host in --url or TORRELQUE_URL',
@@ -35,7 +35,7 @@ ADVICE = {
     'LOADING': 'it is loading its data; try again later',
     'READONLY': 'this is a replica; give the primary with --url or TORRELQUE_URL',
 }
-"""What to do about an error reply, by its code."""
+"""Code of an error reply -> what the user can do."""
 
 
 STATUSES: dict[type[Exception], Exit] = {
@@ -48,11 +48,11 @@ STATUSES: dict[type[Exception], Exit] = {
     TorrelqueError: Exit.NEGATIVE,
     OSError: Exit.USAGE,
 }
-"""Of an exception the first that it is an instance of."""
+"""Exit statuses; the first matching type counts."""
 
 
 class Refusal(TorrelqueError):  # noqa: N818 - an answer, not an error
-    """Raised by a verb: end with this line and this exit status."""
+    """Raised by a command to end with this message and exit status."""
 
     def __init__(self, message: str, status: Exit = Exit.NEGATIVE) -> None:
         super().__init__(message)
@@ -61,17 +61,17 @@ class Refusal(TorrelqueError):  # noqa: N818 - an answer, not an error
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Exit with one line if anything is raised within."""
+    """Print one line and exit if the block raises anything."""
     try:
         yield
     except SystemExit:
         raise
-    except BaseException as error:  # noqa: BLE001 - whatever it is, groups of event loops included
+    except BaseException as error:  # noqa: BLE001 - anything, including exception groups of event loops
         _report(first_of(error), error)
 
 
 def first_of(error: BaseException) -> BaseException:
-    """The first exception in a group, however deep; Ctrl-C before all others."""
+    """Return the first exception of a group, however deeply nested; Ctrl-C takes precedence."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     leaves = [first_of(each) for each in error.exceptions]
@@ -91,14 +91,14 @@ def _report(error: BaseException, whole: BaseException) -> NoReturn:
 
 
 def quiet_output() -> None:
-    """Nobody reads the standard output: drop what is still buffered, of which Python would complain at its end."""
+    """Discard buffered output, because the reader is gone and Python would report an error at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def explain(error: Exception) -> tuple[str, Exit]:
-    """What to say of an exception, and the exit status."""
+    """Return the message for an exception, and the exit status."""
     text = message_of(error) or type(error).__name__
     status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), Exit.BUG)
     match error:

@@ -1,4 +1,4 @@
-"""What the command's exit status means. Documented in ``docs/command-line.md``; scripts rely on it."""
+"""Exit statuses, documented in ``docs/command-line.md``. Scripts rely on them."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ __all__ = ('Exit', 'fail', 'require')
 
 
 class Exit(IntEnum):
-    """Exit statuses of all verbs."""
+    """Exit statuses of all commands."""
 
     OK = 0
     """Done, or the answer is yes."""
     NEGATIVE = 1
-    """The answer is no: no such task or queue, a task that was rejected, a violation, nothing done to some."""
+    """The answer is no: an unknown task or queue, a rejected task, a violation, or a task that could not be changed."""
     USAGE = 2
-    """The command line or the input cannot be understood, or a package is missing; nothing was done."""
+    """The command line or the input is invalid, or a package is missing. Nothing was done."""
     SERVER = 3
-    """The server cannot be reached, refuses, or answers with an error."""
+    """The server is unreachable, refuses the connection or replies with an error."""
     TIMEOUT = 4
-    """The time given with ``--timeout`` is over."""
+    """``--timeout`` has expired."""
     BUG = 70
-    """Something that should not happen, as in sysexits.h."""
+    """An internal error, as in sysexits.h."""
     INTERRUPTED = 130
-    """What a shell reports of a program that Ctrl-C ended."""
+    """The status that a shell reports for a program ended by Ctrl-C."""
     BROKEN_PIPE = 141
-    """What a shell reports of a program whose output nobody reads any more."""
+    """The status that a shell reports for a program whose output is no longer read."""
 
 
 def require(packages: dict[str, str]) -> None:
-    """Exit unless these packages are there; the values are the extras that bring them."""
+    """Exit with a message if any of these packages is missing; the values are the extras that install them."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
         extras = ','.join(sorted({packages[package] for package in missing}))
@@ -40,6 +40,6 @@ def require(packages: dict[str, str]) -> None:
 
 
 def fail(message: str, status: int = Exit.USAGE) -> NoReturn:
-    """Exit with one line on standard error."""
+    """Print one line on standard error and exit."""
     print(f'torrelque: {" ".join(message.split())}', file=sys.stderr)  # noqa: T201 - what a command does
     raise SystemExit(int(status))

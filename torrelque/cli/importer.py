@@ -1,4 +1,4 @@
-"""Objects of the user's own modules, named on the command line."""
+"""Imports objects from the user's modules, named on the command line."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ('find_shadows', 'load')
 
 
 def load(name: str, what: str) -> Any:  # noqa: ANN401 - whatever has that name
-    """What ``module:object`` names, or ``module``; the working folder is searched first, as ``python -m`` does.
+    """Import ``module:object`` or ``module``. Like ``python -m``, search the working folder first.
 
-    Raises Refusal, saying what went wrong in the module, if it cannot be had.
+    Raises Refusal with the error in the module if the import fails.
     """
     module_name, colon, path = name.partition(':')
     if not module_name or (colon and not path):
@@ -46,7 +46,7 @@ def load(name: str, what: str) -> Any:  # noqa: ANN401 - whatever has that name
 
 
 def find_shadows(folder: str) -> list[Path]:
-    """The modules in a folder that were imported in place of the standard library's."""
+    """Return the modules in a folder that were imported instead of the standard library's."""
     imported = (getattr(sys.modules.get(name), '__file__', None) for name in sys.stdlib_module_names)
     return sorted(_shown(Path(file)) for file in imported if file and Path(file).is_relative_to(folder))
 
@@ -58,13 +58,13 @@ def _reason(error: BaseException) -> str:
 
 
 def _hint(folder: str) -> str:
-    """Name what may well be the cause."""
+    """Describe modules that are the likely cause of the error."""
     shadows = ', '.join(f"{path} hides the standard library's {path.stem}" for path in find_shadows(folder))
     return f'; {shadows}: rename it' if shadows else ''
 
 
 def _hint_of_hidden(module: ModuleType, folder: str) -> str:
-    """Name a module of the user's that was meant, but is hidden by the standard library's."""
+    """Describe a user's module that is hidden by one of the standard library."""
     name = module.__name__.partition('.')[0]
     hidden = [path for path in (Path(folder, f'{name}.py'), Path(folder, name, '__init__.py')) if path.exists()]
     if name not in sys.stdlib_module_names or not hidden or Path(module.__file__ or '').is_relative_to(folder):
@@ -77,7 +77,7 @@ def _shown(path: Path) -> Path:
 
 
 def _place(error: BaseException) -> str:
-    """Where it was raised, unless that was in the machinery of imports."""
+    """Return where the error was raised, unless that was in the import machinery."""
     trace = error.__traceback__
     last = None
     while trace is not None:

@@ -1,4 +1,4 @@
-"""Lines of JSON from a file or a pipe, as they come."""
+"""Reads lines of JSON from a file or a pipe as they arrive."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torrelque.cli.exit_codes import Exit
 __all__ = ('Line', 'check_json', 'read_lines')
 
 PART = 1 << 18
-"""Bytes read at once."""
+"""Bytes to read at once."""
 
 
 class Line(NamedTuple):
-    """A line that is JSON, where it was, and how many bytes end with it."""
+    """A line of JSON, its number, and its end as an offset in bytes."""
 
     number: int
     text: bytes
@@ -28,7 +28,7 @@ class Line(NamedTuple):
 
 
 def check_json(text: bytes | str, where: str) -> None:
-    """Raise Refusal unless it is JSON."""
+    """Raise Refusal unless the text is JSON."""
     try:
         json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -36,11 +36,11 @@ def check_json(text: bytes | str, where: str) -> None:
 
 
 async def read_lines(stream: io.BufferedIOBase, name: str) -> AsyncIterator[list[Line]]:
-    """The lines that are there, again and again until the end; empty ones are left out.
+    """Yield the available lines until the end of the stream, without empty ones.
 
-    Of a pipe that is each time what was written since, so nobody waits for a
-    batch to fill. Raises Refusal at the first line that is not JSON, after those
-    before it.
+    Each batch from a pipe has the lines written since the last one, so no line
+    waits for a batch to fill. Raises Refusal at the first line that is not JSON,
+    after it has yielded the lines before it.
     """
     splitter = _Splitter(name)
     while True:
@@ -63,7 +63,7 @@ async def read_lines(stream: io.BufferedIOBase, name: str) -> AsyncIterator[list
 
 
 class _Splitter:
-    """Cuts what was read into lines."""
+    """Splits the bytes that were read into lines."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -72,7 +72,7 @@ class _Splitter:
         self._end = 0
 
     def feed(self, data: bytes) -> Iterator[Line]:
-        """The lines that are complete with these bytes; none are the end of all."""
+        """Return the lines that these bytes complete. Empty bytes mean the end of the stream."""
         head, newline, tail = data.rpartition(b'\n')
         if data and not newline:
             self._rest.append(data)
@@ -90,7 +90,7 @@ class _Splitter:
 
 
 async def _readable(stream: io.BufferedIOBase) -> None:
-    """Wait until there is something to read, in a way that can be interrupted; files are always ready."""
+    """Wait until the stream is readable; can be interrupted. Files are always ready."""
     try:
         number = stream.fileno()
         if not select.select([number], [], [], 0)[0]:

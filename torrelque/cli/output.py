@@ -1,4 +1,4 @@
-"""What verbs print: tables and lines for people, JSON lines for programs."""
+"""Output of commands: tables and lines for people, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from rich.table import Table
 __all__ = ('console', 'errors', 'make_table', 'print_json', 'print_line', 'print_table', 'printable')
 
 WIDE = 10_000
-"""Columns where the output is no terminal: what is piped on is never cut off."""
+"""Columns if the output is not a terminal: piped output is never truncated."""
 
 GAP = 3
 """Blanks between the columns of a table."""
 
 LEAST_KEPT = 8
-"""Characters that are left of a column that gives way to others."""
+"""Minimum width of a column that is truncated to make room for others."""
 
 
 def console() -> Console:
-    """Standard output. Coloured and as wide as the terminal, if it is one."""
+    """Return a console for standard output. On a terminal it uses colours and the terminal's width."""
     return _console(sys.stdout.isatty())
 
 
 def errors() -> Console:
-    """Standard error, for progress and remarks."""
+    """Return a console for standard error, for progress and notes."""
     return _console(sys.stderr.isatty(), stderr=True)
 
 
@@ -39,7 +39,7 @@ def _console(terminal: bool, *, stderr: bool = False) -> Console:
 
 
 def make_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """A table without lines around it; the columns ``right`` are aligned so."""
+    """Return a table without a frame; the columns in ``right`` are right-aligned."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name in columns:
         table.add_column(name, justify='right' if name in right else 'left', no_wrap=True)
@@ -47,7 +47,7 @@ def make_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 
 
 def print_table(table: Table, *, cut: int) -> None:
-    """Print a table on standard output. Where it is too wide, the column ``cut`` gives way to the others."""
+    """Print a table on standard output. If it is too wide, truncate the column ``cut``."""
     out = console()
     others = [column for number, column in enumerate(table.columns) if number != cut]
     taken = sum(GAP + max(cell_len(str(cell)) for cell in (column.header, *column.cells)) for column in others)
@@ -57,17 +57,17 @@ def print_table(table: Table, *, cut: int) -> None:
 
 
 def printable(text: str, keep: str = '') -> str:
-    """The text with what is not printable escaped: an id or a reason must not control the terminal."""
+    """Escape unprintable characters, so that an id or a reason cannot control the terminal."""
     return ''.join(
         each if each.isprintable() or each in keep else each.encode('unicode_escape').decode() for each in text
     )
 
 
 def print_json(fields: Mapping[str, Any], *, flush: bool = True) -> None:
-    """One object on one line. Of lists, which may be long, lines need not be flushed one by one."""
+    """Print one object on one line. Pass ``flush=False`` for long lists."""
     print(json.dumps(fields), flush=flush)  # noqa: T201 - what a command does
 
 
 def print_line(text: str, *, flush: bool = True) -> None:
-    """One line on standard output, as it is."""
-    print(text, flush=flush)  # noqa: T201 - as above
+    """Print one line on standard output, unchanged."""
+    print(text, flush=flush)  # noqa: T201 - see above

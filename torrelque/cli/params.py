@@ -1,4 +1,4 @@
-"""Values on the command line: spans of time, headers, ids of tasks, names of statuses."""
+"""Parses command-line values: durations, headers, task ids and statuses."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ('TIME', 'IdsArgument', 'Status', 'confirm', 'name_of', 'parse_headers
 SECONDS: dict[str, float] = {'ms': 0.001, '': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86_400}
 
 TIME = 'TIME'
-"""How help texts call what `parse_time` takes."""
+"""Name of `parse_time`'s argument in help texts."""
 
 
 class Status(StrEnum):
-    """A task's status, as one types it."""
+    """A task's status as typed by the user."""
 
     PENDING = 'pending'
     WORKING = 'working'
@@ -38,12 +38,12 @@ class Status(StrEnum):
 
 
 def name_of(status: TorrelqueTaskStatus) -> str:
-    """A status as it is printed."""
+    """Return a status as it is printed."""
     return status.name.lower()
 
 
 def parse_time(text: str | float) -> float:
-    """Seconds of ``90``, ``1.5s``, ``200ms``, ``10m``, ``2h30m``, ``7d``."""
+    """Parse a duration such as ``90``, ``1.5s``, ``200ms``, ``10m``, ``2h30m`` or ``7d`` into seconds."""
     words = re.findall(r'(\d+(?:\.\d+)?)(ms|[smhd]|\Z)', str(text))
     if not words or ''.join(map(''.join, words)) != str(text):
         raise typer.BadParameter(f'{text!r} is no time such as 90, 1.5s, 10m, 2h30m or 7d')
@@ -51,7 +51,7 @@ def parse_time(text: str | float) -> float:
 
 
 def parse_headers(words: Sequence[str]) -> dict[str, str]:
-    """Headers of ``name=value``. Raises Refusal."""
+    """Parse headers of the form ``name=value``. Raises Refusal."""
     headers = {}
     for word in words:
         name, equals, value = word.partition('=')
@@ -67,7 +67,7 @@ IdsArgument = Annotated[
 
 
 def read_ids(words: Sequence[str]) -> list[str]:
-    """Ids as they were given, each once; those on standard input, one a line, in place of ``-``."""
+    """Return the ids in order, each once. ``-`` stands for those on standard input, one per line."""
     ids: dict[str, None] = {}
     for word in words:
         given = [line.strip() for line in sys.stdin] if word == '-' else [word]
@@ -76,7 +76,7 @@ def read_ids(words: Sequence[str]) -> list[str]:
 
 
 def confirm(question: str) -> None:
-    """Ask before something is deleted. Raises Refusal unless the answer is yes."""
+    """Ask for confirmation. Raises Refusal unless the answer is yes."""
     errors().print(f'{question} [y/N] ', end='')
     answer = sys.stdin.readline()
     if not answer:

@@ -1,4 +1,4 @@
-"""Payloads and results, whatever serialiser wrote them: as JSON or text where they are that, else in hexadecimal.
+"""Shows payloads and results of any serialiser, as JSON or text if possible, otherwise in hexadecimal.
 
 Nothing is ever unpickled.
 """
@@ -17,30 +17,30 @@ MOST = 65_536
 """Bytes of a payload that fit on a screen."""
 
 PREVIEW = 300
-"""Bytes that a preview is made of."""
+"""Bytes in a preview."""
 
 ROW = 16
-"""Bytes in a line of a hexadecimal dump."""
+"""Bytes per line of a hexadecimal dump."""
 
 TEXTUAL = '\n\r\t'
 
 
 class Shown(NamedTuple):
-    """``encoding`` is ``json``, ``text`` or ``hex``; ``value`` is the decoded JSON, or a string."""
+    """A decoded payload: ``encoding`` is ``json``, ``text`` or ``hex``; ``value`` is the decoded JSON or a string."""
 
     encoding: str
     value: Any
 
 
 class Rendered(NamedTuple):
-    """The encoding, and lines for people: JSON is indented, and bytes are dumped with their addresses."""
+    """The encoding, and the payload as lines for people: indented JSON, text, or a hexadecimal dump with addresses."""
 
     encoding: str
     text: str
 
 
 def show_bytes(data: bytes) -> Shown:
-    """Decode as much as possible, for programs."""
+    """Decode a payload for programs, as far as possible."""
     try:
         return Shown('json', json.loads(data, parse_constant=_refuse))
     except (ValueError, RecursionError):
@@ -50,7 +50,7 @@ def show_bytes(data: bytes) -> Shown:
 
 
 def render(data: bytes, most: int | None = None) -> Rendered:
-    """Decode for people; the first ``most`` bytes if there are more."""
+    """Decode a payload for people; at most the first ``most`` bytes."""
     if most is not None and len(data) > most:
         more = f'\n… {len(data) - most:,} bytes more'
         text = _as_text(data[:most], cut=True)
@@ -63,7 +63,7 @@ def render(data: bytes, most: int | None = None) -> Rendered:
 
 
 def preview(data: bytes | None) -> str:
-    """The beginning on one line: text unchanged, else in hexadecimal."""
+    """Return the beginning on one line: text unchanged, anything else in hexadecimal."""
     if data is None:
         return ''
     text = _as_text(data[:PREVIEW], cut=True)
@@ -71,7 +71,7 @@ def preview(data: bytes | None) -> str:
 
 
 def _as_text(data: bytes, *, cut: bool = False) -> str | None:
-    """Printable UTF-8, or None; with ``cut`` the last character may be incomplete."""
+    """Decode printable UTF-8, or return None. With ``cut``, the last character may be incomplete."""
     try:
         text = codecs.getincrementaldecoder('utf-8')().decode(data, final=not cut)
     except UnicodeDecodeError:
@@ -89,4 +89,4 @@ def _dump(data: bytes) -> str:
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f'{constant} is not JSON')  # or it would be printed without quotes
+    raise ValueError(f'{constant} is not JSON')  # otherwise it would be printed without quotes

@@ -1,4 +1,4 @@
-"""What all verbs share: which server, which queue, which form of output; and how a verb is made of a function."""
+"""Options that all commands share (server, queue, output), and the wrapper that turns a function into a command."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ ShardsOption = Annotated[
 OPTIONS: dict[str, Any] = {'url': UrlOption, 'queue': QueueOption, 'shards': ShardsOption, 'json': JsonOption}
 
 AS_BYTES = TorrelqueTaskSerialiser(dumps=bytes, loads=bytes)
-"""The command neither knows nor needs to know how an application serialises its payloads."""
+"""The command does not need to know how an application serialises its payloads."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the options that all verbs share say. They may stand before the verb and after it; after it wins."""
+    """Values of the shared options. They may precede or follow the command; the latter take precedence."""
 
     url: str = DEFAULT_URL
     queue: str = DEFAULT_QUEUE
@@ -96,10 +96,10 @@ class Settings:
 
     @asynccontextmanager
     async def open_client(self) -> AsyncIterator[Transport]:
-        """A connected client.
+        """Connect a client.
 
-        Raises at once if the server is not there; later it is waited for, for a
-        while, as calls of the library do.
+        Raises at once if the server is unreachable. Later calls are retried for a
+        while, as is usual in the library.
         """
         async with connect(self.url, retry_timeout=0):
             pass
@@ -108,7 +108,7 @@ class Settings:
 
     @asynccontextmanager
     async def open_queue(self, serialiser: TorrelqueTaskSerialiser = AS_BYTES) -> AsyncIterator[Torrelque]:
-        """The queue, over a client of its own. Payloads and results are bytes unless told otherwise."""
+        """Open the queue with its own client. By default, payloads and results are bytes."""
         async with self.open_client() as client:
             shards = await self.find_shards(client)
             async with Torrelque(client, queue=self.queue, serialiser=serialiser, shards=shards) as queue:
@@ -116,17 +116,17 @@ class Settings:
 
     @asynccontextmanager
     async def open_known_queue(self) -> AsyncIterator[Torrelque]:
-        """The same. Raises Refusal if nothing was ever in a queue of this name."""
+        """Open the queue. Raises Refusal if no task was ever in a queue of this name."""
         async with self.open_queue() as queue:
             await self.check_known(queue)
             yield queue
 
     async def find_shards(self, client: Transport) -> int | None:
-        """How many shards the queue has: as was said, else as is recorded with it."""
+        """Return the number of shards: the option, or else the recorded number."""
         return self.shards or await find_shards(client, self.queue)
 
     async def check_known(self, queue: Torrelque) -> None:
-        """Raise Refusal if nothing was ever in this queue. Who may not look at statistics is not told."""
+        """Raise Refusal if no task was ever in this queue. Skipped if the user may not read statistics."""
         try:
             stats = await queue.get_queue_stats()
         except TorrelqueReplyError as error:
@@ -136,34 +136,34 @@ class Settings:
         if not any(stats) and queue.shards is None:
             raise Refusal(f'there is no queue {self.queue!r} on this server; torrelque queues lists those there are')
 
-    def with_options(self, **given: Any) -> Settings:  # noqa: ANN401 - of the types of the fields
-        """The same but for the options that were given."""
+    def with_options(self, **given: Any) -> Settings:  # noqa: ANN401 - the fields have several types
+        """Return a copy with the options that are not None."""
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
 def only_one(names: list[str] | None) -> str | None:
-    """The queue that was named, if one was. Raises Refusal for several."""
+    """Return the name of the queue, or None. Raises Refusal if there are several."""
     if names and len(names) > 1:
         raise Refusal(f'only one --queue at a time, got {", ".join(names)}', Exit.USAGE)
     return names[0] if names else None
 
 
 async def find_shards(client: Transport, queue: str) -> int | None:
-    """How many shards are recorded with a queue; None, too, if the user may not look."""
+    """Return the recorded number of shards, or None. Also None if the user may not read it."""
     try:
         return await shards_of(client, queue)
     except TorrelqueReplyError as error:
-        if error.code not in ('NOPERM', 'WRONGTYPE'):  # of a damaged key, what comes next tells more
+        if error.code not in ('NOPERM', 'WRONGTYPE'):  # the next call describes a damaged key better
             raise
         return None
 
 
 class UnreadableQueueError(TorrelqueError):
-    """A queue whose keys are damaged, or that this user may not read. Other queues are not affected."""
+    """The queue's keys are damaged, or this user may not read them. Other queues are not affected."""
 
 
 async def read_stats(client: Transport, queue: str) -> TorrelqueQueueStats:
-    """The statistics of one of several queues. Raises UnreadableQueueError for a fault of this queue alone."""
+    """Return the statistics of one of several queues. Raises UnreadableQueueError if only this queue has a fault."""
     try:
         async with Torrelque(client, queue=queue, shards=await find_shards(client, queue)) as opened:
             return await opened.get_queue_stats()
@@ -176,13 +176,18 @@ async def read_stats(client: Transport, queue: str) -> TorrelqueQueueStats:
 def verb(
     function: Callable[..., Any], *, options: tuple[str, ...] = ('url', 'queue', 'shards', 'json')
 ) -> Callable[..., None]:
-    """What Typer is given for a verb.
+    """Wrap a function as a command for Typer.
 
-    ``function`` is a plain or a coroutine function whose first parameter is a
-    `Settings`; the others are what Typer makes options and arguments of, its
-    docstring is the help. It prints its answer with ``output.py``. It returns
-    None or the exit status, and may raise Refusal or any error of the library.
-    ``options`` are those of `Settings` that the verb has a use for.
+    Args:
+        function: A plain or coroutine function. Its first parameter is a `Settings`;
+            Typer turns the others into options and arguments, and the docstring into
+            the help. It prints with ``output.py``, returns None or the exit status,
+            and may raise Refusal or any error of the library.
+        options: Names of the shared options that the command has.
+
+    Returns:
+        The function to register.
+
     """
     signature = inspect.signature(function, eval_str=True)
     own = list(signature.parameters.values())[1:]
@@ -190,7 +195,7 @@ def verb(
     shared = [inspect.Parameter(name, kind, default=None, annotation=OPTIONS[name]) for name in options]
     context = inspect.Parameter('context', kind, annotation=typer.Context)
 
-    def command(*, context: typer.Context, **values: Any) -> None:  # noqa: ANN401 - whatever the verb's options are
+    def command(*, context: typer.Context, **values: Any) -> None:  # noqa: ANN401 - options have any type
         given = {name: values.pop(name) for name in options}
         before = context.obj if isinstance(context.obj, Settings) else Settings()
         with reported():

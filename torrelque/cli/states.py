@@ -1,4 +1,4 @@
-"""States of tasks, as lines for people and as fields of machine output."""
+"""Formats task states for people and for programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STYLES = {
 
 
 def state_fields(task_id: str, state: TorrelqueTaskState) -> dict[str, Any]:
-    """The machine output of a state: its own fields, the status by name, and how the result is encoded."""
+    """Return a state as a JSON object: its fields, the name of its status, and the encoding of the result."""
     fields = {'id': task_id, **state._asdict(), 'status': name_of(state.status)}
     shown = None if state.result is None else show_bytes(state.result)
     fields['result'] = shown and shown.value
@@ -29,20 +29,20 @@ def state_fields(task_id: str, state: TorrelqueTaskState) -> dict[str, Any]:
 
 
 def last_change(state: TorrelqueTaskState) -> float | None:
-    """When something is known to have happened to a task for the last time: the latest of its state's times."""
+    """Return the time of the last known change: the latest time in the state."""
     times = (state.enqueue_time, state.last_dequeue_time, state.last_requeue_time, state.release_time)
     return max((time for time in times if time is not None), default=None)
 
 
 def deliveries(state: TorrelqueTaskState) -> str:
-    """How often it was delivered, and how often it may be."""
+    """Return the number of deliveries, and the limit if there is one."""
     return f'{state.dequeue_count}' + (f'/{state.max_dequeues}' if state.max_dequeues else '')
 
 
 async def read_task(queue: Torrelque, task_id: str) -> TorrelqueTask:
-    """Read a task that is queued, or whose result is kept; the latter's payload is gone, so its data is None.
+    """Read a task that is queued or whose result is kept. In the latter case the payload is gone, and data is None.
 
-    Raises TorrelqueLookupError for any other.
+    Raises TorrelqueLookupError for any other task.
     """
     try:
         return await queue.get_task(task_id)

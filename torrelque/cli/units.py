@@ -1,4 +1,4 @@
-"""Numbers as people read them at a glance: at most six characters for a count, seven for a duration."""
+"""Formats numbers for people: at most six characters for a count, seven for a duration."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import math
 
 __all__ = ('NOTHING', 'age', 'count', 'duration', 'rate')
 
-NOTHING = '–'  # noqa: RUF001 - a dash as wide as a digit, for what is not known or not there
+NOTHING = '–'  # noqa: RUF001 - a dash as wide as a digit, for an unknown or missing value
 NEVER = '∞'
 EXACT = 10_000
-"""Counts below it are shown to the last digit."""
+"""Counts below this are shown in full."""
 
 UNITS = ((86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's'))
 
 
 def count(value: int) -> str:
-    """9,999 and 12.3k."""
+    """Format a count, such as 9,999 or 12.3k."""
     return f'{value:,}' if value < EXACT else _short(value)
 
 
 def rate(value: float | None) -> str:
-    """Events a second, without the unit: 0.25, 12.3, 1.23k; a dash for None."""
+    """Format a rate per second without its unit: 0.25, 12.3, 1.23k; a dash for None."""
     if value is None:
         return NOTHING
-    if value < 0.005:  # noqa: PLR2004 - what would be shown as 0.00
+    if value < 0.005:  # noqa: PLR2004 - would be shown as 0.00
         return '0'
     return _short(value)
 
 
 def duration(seconds: float | None) -> str:
-    """The two largest units: 4m 10s, 3h 20m; a dash for None, ∞ for what never ends."""
+    """Format a duration with its two largest units: 4m 10s, 3h 20m; a dash for None, ∞ for infinity."""
     if seconds is None:
         return NOTHING
     if math.isinf(seconds):
@@ -38,7 +38,7 @@ def duration(seconds: float | None) -> str:
 
 
 def age(seconds: float | None) -> str:
-    """The same without blanks: 5s, 3m20s, 2d4h; empty for None."""
+    """Format a duration without spaces: 5s, 3m20s, 2d4h; empty for None."""
     return '' if seconds is None else ''.join(_parts(seconds))
 
 
@@ -54,9 +54,9 @@ def _parts(seconds: float) -> list[str]:
 
 
 def _short(value: float) -> str:
-    """Three significant digits and a suffix."""
+    """Format with three significant digits and a suffix."""
     for factor, suffix in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
-        if value >= factor * 0.9995:  # what would be rounded up to it
+        if value >= factor * 0.9995:  # would be rounded up to it
             return _three_digits(value / factor) + suffix
     return _three_digits(value)
 

@@ -1,1 +1,1 @@
-"""The commands, by what they are for: each module holds one or several."""
+"""The commands, grouped by purpose."""

@@ -1,4 +1,4 @@
-"""The verb that puts tasks into a queue."""
+"""The command that enqueues tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from torrelque.cli.settings import Settings
 __all__ = ('enqueue',)
 
 ROUND_TRIP = 250
-"""Tasks that the library sends at once: either all of them are enqueued, or none."""
+"""Number of tasks that the library sends together: all of them are enqueued, or none."""
 
 
 async def enqueue(
@@ -120,7 +120,7 @@ async def enqueue(
 
 
 class _Loader:
-    """Enqueues the lines of one stream."""
+    """Enqueues the lines of a stream."""
 
     def __init__(self, settings: Settings, queue: Torrelque, prefix: str | None, options: dict[str, Any]) -> None:
         self._settings = settings
@@ -130,10 +130,10 @@ class _Loader:
         self._count = 0
         self._last = 0
         self._under_way = 0
-        """Tasks that were sent, and not answered for."""
+        """Tasks that were sent but not acknowledged."""
 
     async def load(self, stream: io.BufferedIOBase, name: str, size: int | None) -> None:
-        """All lines, in their order. Raises Refusal if that is not possible, telling how far it came."""
+        """Enqueue all lines in order. Raises Refusal on failure, with the number of tasks that were enqueued."""
         begun = time.monotonic()
         terminal = errors()
         progress = Progress(

@@ -1,4 +1,4 @@
-"""The verb that serves metrics for Prometheus."""
+"""The command that serves metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ async def exporter(
     queues scans all keys of the database in bounded steps.
     """
     require({'prometheus_client': 'exporter'})
-    from torrelque.cli.exporter.metrics import Source  # noqa: PLC0415 - it cannot be imported without it
-    from torrelque.cli.exporter.web import serve  # noqa: PLC0415 - likewise
+    from torrelque.cli.exporter.metrics import Source  # noqa: PLC0415 - the import needs the package
+    from torrelque.cli.exporter.web import serve  # noqa: PLC0415 - see above
 
-    client = connect(settings.url)  # connects nothing, but raises what is wrong with the URL; so below with the names
+    client = connect(settings.url)  # does not connect, but checks the URL; the loop checks the names
     for name in queue or ():
         Torrelque(client, queue=name)
     source = Source(lambda: connect(settings.url, retry_timeout=0), queue or None, timeout, rescan)

@@ -22,7 +22,7 @@ __all__ = ('queues', 'stats', 'tasks')
 COLUMNS = ('id', 'status', 'changed', 'tries', 'note')
 
 SCREENFUL = 100
-"""Rows that a terminal shows without ``--limit``."""
+"""Rows shown on a terminal without ``--limit``."""
 
 
 async def stats(settings: Settings) -> None:
@@ -149,7 +149,7 @@ def _print_id(task_id: str, _: TorrelqueTaskState) -> None:
 
 
 class _Lines:
-    """The table as lines that are printed one by one: there may be millions of them."""
+    """Prints a table line by line, because it may have millions of lines."""
 
     def __init__(self, now: float) -> None:
         self._now = now
@@ -176,7 +176,7 @@ def _cells(task_id: str, state: TorrelqueTaskState, now: float) -> tuple[str, ..
 async def _find(
     queue: Torrelque, status: Status | None, earliest: float, latest: float
 ) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
-    """Each that is wanted once, though the library may find it more often."""
+    """Yield each matching task once, even if the library finds it several times."""
     seen: set[str] = set()
     async for task_id, state in queue.tasks(None if status is None else status.meant):
         if task_id not in seen and earliest <= (last_change(state) or 0.0) <= latest:
@@ -185,7 +185,7 @@ async def _find(
 
 
 async def _show(found: AsyncIterator[tuple[str, TorrelqueTaskState]], now: float, limit: int) -> None:
-    """The first that are found, on a terminal; of those the one that changed least lately comes first."""
+    """Return the first tasks found, for a terminal, with the least recently changed one first."""
     rows: list[tuple[str, TorrelqueTaskState]] = []
     more = False
     async for row in found:

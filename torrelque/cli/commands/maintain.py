@@ -1,4 +1,4 @@
-"""Commands that keep a queue in order, or delete it."""
+"""Commands that maintain or delete a queue."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def delete(
     """
     settings = settings.with_options(queue=queue)
     if not yes:
-        # Asked between two event loops: within one, Ctrl-C would have to wait for the answer.
+        # Ask outside an event loop: within one, Ctrl-C would have to wait for the answer.
         held = anyio.run(_held, settings, force)
         confirm(f'Delete queue {queue!r}{f" with {held:,} tasks and dead letters" if held else ""}?')
     anyio.run(_delete, settings, force)
@@ -111,7 +111,7 @@ def delete(
 
 
 async def _held(settings: Settings, force: bool) -> int:
-    """How many tasks and dead letters the queue has. Raises Refusal where they are in the way."""
+    """Return the number of tasks and dead letters. Raises Refusal if they prevent the deletion."""
     async with settings.open_known_queue() as queue:
         stats = await queue.get_queue_stats()
     held = stats.tasks + stats.rejected

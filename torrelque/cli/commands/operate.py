@@ -1,4 +1,4 @@
-"""Verbs that move tasks about: what operators do."""
+"""Commands for operators, which move or delete tasks."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def cancel(settings: Settings, task_id: IdsArgument) -> int:
 async def _to_each(
     settings: Settings, words: Sequence[str], act: Callable[[Torrelque, str], Awaitable[None]], done: str
 ) -> int:
-    """Do something to tasks one by one, whatever becomes of the others; the exit status."""
+    """Apply an action to each task, even if it fails for others. Return the exit status."""
     count, refusals = 0, list[str]()
     async with settings.open_known_queue() as queue:
         for task_id in read_ids(words):
@@ -103,7 +103,7 @@ async def _to_each(
 
 
 async def _where(queue: Torrelque, task_id: str) -> str:
-    """Why nothing could be done to a task."""
+    """Return why an action on a task was refused."""
     try:
         state = await queue.get_task_state(task_id)
     except TorrelqueLookupError:
@@ -161,7 +161,7 @@ def purge(
     ids = read_ids(task_id) if task_id else None
     age = 0.0 if everything else older_than
     if not yes:
-        # Asked between two event loops: within one, Ctrl-C would have to wait for the answer.
+        # Ask outside an event loop: within one, Ctrl-C would have to wait for the answer.
         count = min(anyio.run(_count, settings, ids, age), limit or sys.maxsize)
         if not count:
             _tell_count(settings, 'purged', 0)

@@ -1,4 +1,4 @@
-"""The verb that is a server: the embedded Valkey in the foreground."""
+"""The command that runs the embedded Valkey server in the foreground."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEFAULT_PORT = 6379
 
 
 class _Stopped(BaseException):
-    """A signal asked for the end."""
+    """A signal asked the server to shut down."""
 
 
 def serve(
@@ -90,7 +90,7 @@ def _check_free(port: int) -> None:
 
 @contextmanager
 def _signals_stop() -> Iterator[None]:
-    """SIGINT and SIGTERM raise within, once: the server is given the time to end in good order."""
+    """Make the first SIGINT or SIGTERM raise in the block; later ones are ignored while the server shuts down."""
     stopped = False
 
     def stop(*_: object) -> None:

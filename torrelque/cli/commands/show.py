@@ -1,4 +1,4 @@
-"""Verbs about one task: what it is now, and what becomes of it."""
+"""Commands that show or watch one task."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _print(queue: str, task: TorrelqueTask, now: float) -> None:
 
 
 def _history(task: TorrelqueTask) -> list[tuple[float, str]]:
-    """What is known to have happened, and what will, with its time."""
+    """Return the known past and future events of a task with their times."""
     state = task.state
     events = [
         (state.enqueue_time, 'enqueued'),
@@ -143,7 +143,7 @@ async def watch(
     async with settings.open_known_queue() as queue, anyio.create_task_group() as group:
 
         async def await_end() -> None:
-            """The end of a task without a result: a watch ends without telling it."""
+            """Wait for the end: for a task without a result, `watch` ends without its final state."""
             ended.append(await queue.wait(task_id, timeout))
 
         group.start_soon(await_end)

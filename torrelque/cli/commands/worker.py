@@ -1,4 +1,4 @@
-"""The verb that works: a `torrelque.Worker` in a process of its own."""
+"""The command that runs a `torrelque.Worker` in its own process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Policy = Callable[[int, Exception], float | None]
 
 
 ENDING_TIME = 5.0
-"""Seconds that the process has to end when the run has."""
+"""Seconds in which the process must exit after the run has ended."""
 
 BLOCKED_TIME = 20.0
 """Seconds after the grace time in which a run ends, unless its event loop is held up."""
@@ -125,7 +125,7 @@ def worker(
     """
     _require_loop(loop)
     backend = 'trio' if loop is Loop.TRIO else 'asyncio'
-    importlib.import_module(f'anyio._backends._{backend}')  # before a file in the working folder can hide what it needs
+    importlib.import_module(f'anyio._backends._{backend}')  # before a file in the working folder can hide its imports
     function = load(handler, 'the handler')
     policy = _policy(retry, attempts, retry_delay, retry_max)
     options: dict[str, Any] = {'max_rejected': max_rejected}
@@ -166,10 +166,10 @@ def _require_loop(loop: Loop) -> None:
 
 
 def _loop_factory(loop: Loop, leave: Callable[[SystemExit | KeyboardInterrupt], None]) -> Callable[[], Any]:
-    """Make event loops that go on when a task calls ``sys.exit``, which asyncio's end by, and call a function."""
+    """Return a factory of event loops that call a function if a task calls ``sys.exit``, and continue."""
     base: Any
     if loop is Loop.UVLOOP:
-        import uvloop  # noqa: PLC0415 - it is there, but need not be
+        import uvloop  # noqa: PLC0415 - an optional package
 
         base = uvloop.Loop
     else:
@@ -207,7 +207,7 @@ def _policy(name: str, attempts: int, delay: float, longest: float) -> Policy:
 
 
 class _Run:
-    """A run of the worker. An exit that a handler asked for is kept from the event loop, which would end at once."""
+    """A run of the worker. Hides a handler's SystemExit from the event loop, which would end at once."""
 
     def __init__(self, settings: Settings, make: partial[Worker], options: dict[str, Any], loop: Loop) -> None:
         self._settings = settings
@@ -220,7 +220,7 @@ class _Run:
 
     @property
     def status(self) -> int:
-        """As Python's."""
+        """The exit status that Python would use."""
         if isinstance(self.error, KeyboardInterrupt):
             return Exit.INTERRUPTED
         code = None if self.error is None else self.error.code
@@ -252,12 +252,12 @@ class _Run:
             self.leave(error)
 
     def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
-        """Stop, and raise this error at the end."""
+        """Shut down, and raise this error at the end."""
         self.error = self.error or error.with_traceback(None)
         self._reporter.stop()
 
     def end(self, status: int) -> None:
-        """Have the process end soon if threads keep it."""
+        """End the process soon if threads keep it running."""
         self.deadline.call_off()
         if self.deadline.is_kept(ENDING_TIME):
             Deadline(lambda: 'a thread goes on').end_within(REPORTING_TIME, status)
@@ -268,7 +268,7 @@ class _Run:
 
 
 class _Alarm:
-    """Has the process end in time after a signal, even if a handler holds up the event loop."""
+    """Ends the process in time after a signal, even if a handler blocks the event loop."""
 
     def __init__(self, deadline: Deadline, grace: float) -> None:
         self._deadline = deadline
@@ -280,19 +280,19 @@ class _Alarm:
 
 
 class _Reporter:
-    """Counts the events of a worker, and prints them if they are wanted."""
+    """Counts a worker's events, and prints them with ``--json``."""
 
     def __init__(self, settings: Settings) -> None:
         self._print = settings.json
         self._counts: Counter[str] = Counter()
         self.unread = False
-        """Whether nobody reads them any more."""
+        """Whether the reader of the output is gone."""
         self.stop: Callable[[], None] = lambda: None
         self._running: set[str] = set()
 
     @property
     def leftovers(self) -> str:
-        """What may keep the process from ending."""
+        """Return what may keep the process running."""
         names = ', '.join(f'task:{task_id}' for task_id in sorted(self._running))
         return f'the handlers of {names} do not end' if names else 'a thread goes on'
 

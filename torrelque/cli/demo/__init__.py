@@ -1,1 +1,1 @@
-"""The demonstration: worker processes, one of which is killed, and a check of their work."""
+"""The demonstration: worker processes, one of which is killed, and a check of all results."""

@@ -16,11 +16,11 @@ from torrelque import TorrelqueError
 __all__ = ('Crew', 'Worker')
 
 ENDING_TIME = 5.0
-"""Seconds that a worker has to end by itself."""
+"""Seconds in which a worker must exit when asked to."""
 
 
 class Worker:
-    """A process that takes tasks over one client on one event loop. It ends with this process, however that ends."""
+    """A process that consumes tasks with one client on one event loop. It ends with this process, however that ends."""
 
     def __init__(self, number: int, loop: str, client: str, url: str, folder: Path) -> None:
         self.name: str = str(number)
@@ -30,52 +30,52 @@ class Worker:
         self.replaces: Worker | None = None
         self._log = folder / f'{number}.log'
         with self._log.open('wb') as log:
-            self._process = subprocess.Popen(  # noqa: S603 - this package's own module
+            self._process = subprocess.Popen(  # noqa: S603 - a module of this package
                 [sys.executable, '-P', '-m', 'torrelque.cli.demo.worker', self.name, loop, client, url],
-                stdin=subprocess.PIPE,  # never written to: it ends with this process
+                stdin=subprocess.PIPE,  # never written to; its end tells the worker to exit
                 stdout=subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for this process, which then ends its workers
+                start_new_session=True,  # Ctrl-C is for this process, which then shuts its workers down
             )
 
     async def ready(self) -> None:
-        """Wait until it takes tasks. Raises TorrelqueError if it ends instead."""
+        """Wait until the worker consumes. Raises TorrelqueError if it exits instead."""
         assert self._process.stdout is not None  # noqa: S101 - a pipe was asked for
         if not await anyio.to_thread.run_sync(self._process.stdout.readline, abandon_on_cancel=True):
             self._process.wait()
             self.check()
 
     def check(self) -> None:
-        """Raise TorrelqueError if it ended without being killed by us."""
+        """Raise TorrelqueError if the worker exited without being killed by `kill`."""
         status = self._process.poll()
         if status is not None and not self.killed:
             said = self._log.read_text(errors='replace').strip().splitlines()
             raise TorrelqueError(f'worker {self.name} ended with status {status}: {said[-1] if said else "no word"}')
 
     def kill(self) -> None:
-        """End it with SIGKILL: it can neither finish nor give back what it has claimed."""
+        """Send SIGKILL, so that the worker can neither finish its tasks nor give them back."""
         self.killed = True
         self._process.kill()
         self._process.wait()
 
     def leave(self) -> None:
-        """Ask it to end."""
+        """Ask the worker to exit."""
         assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for
         self._process.stdin.close()
 
     def close(self) -> None:
-        """See it end, and kill it if it does not do so in time."""
+        """Wait until the worker exits, and kill it if it does not do so in time."""
         try:
             self._process.wait(ENDING_TIME)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        assert self._process.stdout is not None  # noqa: S101 - as above
+        assert self._process.stdout is not None  # noqa: S101 - see above
         self._process.stdout.close()
 
 
 class Crew:
-    """All workers that were ever started, those that were killed included."""
+    """All workers that were started, including the killed ones."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self._url = url
@@ -88,7 +88,7 @@ class Crew:
         return worker
 
     def replace(self, worker: Worker) -> Worker:
-        """Kill a worker, and start another one of its kind."""
+        """Kill a worker and start another one with the same loop and client."""
         worker.kill()
         successor = self.start(worker.loop, worker.client)
         successor.replaces = worker
@@ -101,7 +101,7 @@ class Crew:
     @classmethod
     @contextmanager
     def hired(cls, url: str) -> Iterator[Crew]:
-        """A crew whose processes end with the context."""
+        """Return a crew whose processes exit with the context."""
         with tempfile.TemporaryDirectory(prefix='torrelque-') as folder:
             crew = cls(url, Path(folder))
             try:

@@ -1,4 +1,4 @@
-"""The demonstration: real files, real processes, one of them killed, and a check of everything afterwards."""
+"""The demonstration: hashes real files in real processes, kills one of them, and checks every result."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ __all__ = ('run',)
 
 CREW = (('asyncio', 'redis-py'), ('asyncio', 'native'), ('trio', 'coredis'), ('trio', 'native'))
 VICTIM = 1
-"""Which of them is killed."""
+"""Index of the worker that is killed."""
 
 OTHERS_PACKAGES = {'site-packages', 'dist-packages'}
-"""Folders within the standard library's that do not belong to it."""
+"""Folders inside the standard library's folder that do not belong to it."""
 
 LOOK = 0.05
-"""Seconds between two looks at the progress."""
+"""Seconds between two checks of the progress."""
 
 
 def run(path: Path | None) -> bool:
-    """Show it all; returns whether every digest is there and right. Raises TorrelqueError and OSError."""
+    """Run the demonstration. Return whether all digests are correct. Raises TorrelqueError and OSError."""
     console = Console()
     root = path or Path(sysconfig.get_path('stdlib'))
     if not root.is_dir():
@@ -49,7 +49,7 @@ def run(path: Path | None) -> bool:
 
 
 async def demonstrate(console: Console, files: list[str], url: str, crew: Crew) -> Report:
-    """Have the files hashed by a crew, and check what comes back."""
+    """Let a crew hash the files, and check the results."""
     async with connect(url) as client, Torrelque(client, queue=QUEUE) as queue:
         for loop, name in CREW:
             crew.start(loop, name)
@@ -70,7 +70,7 @@ async def demonstrate(console: Console, files: list[str], url: str, crew: Crew) 
 
 
 async def enqueue(queue: Torrelque, files: list[str], progress: Progress) -> list[str]:
-    """Enqueue every file, in a few round trips; returns the ids."""
+    """Enqueue all files in a few round trips. Return the task ids."""
     bar = progress.add_task('enqueued', total=len(files))
     ids = []
     for answer in await queue.enqueue_many(
@@ -83,7 +83,7 @@ async def enqueue(queue: Torrelque, files: list[str], progress: Progress) -> lis
 
 
 async def follow(queue: Torrelque, crew: Crew, total: int, progress: Progress) -> None:
-    """Wait until all tasks are done, and disturb it half-way. Raises TorrelqueError if a worker ends by itself."""
+    """Wait until all tasks are done; kill a worker half-way. Raises TorrelqueError if a worker exits by itself."""
     bar = progress.add_task('hashed', total=total)
     victim = crew.workers[VICTIM]
     done = 0
@@ -101,7 +101,7 @@ async def follow(queue: Torrelque, crew: Crew, total: int, progress: Progress) -
 def check(
     files: dict[str, str], states: dict[str, TorrelqueTaskState], rejected: dict[str, TorrelqueTaskState]
 ) -> Report:
-    """Compare each result with the file's digest, computed here and now."""
+    """Compare each result with the file's digest, computed in this process."""
     report = Report(files=len(files))
     for task_id, file in files.items():
         state = states.get(task_id)
@@ -123,13 +123,13 @@ def check(
 
 
 def digest_of(file: str) -> tuple[str, int]:
-    """A file's SHA-256 and its size."""
+    """Return a file's SHA-256 and size."""
     with Path(file).open('rb') as stream:
         return hashlib.file_digest(stream, 'sha256').hexdigest(), stream.tell()
 
 
 def find_files(root: Path, left_out: set[str]) -> tuple[list[str], list[str]]:
-    """The regular files below a folder, and what of it cannot be read, with the reasons."""
+    """Return the regular files below a folder, and the unreadable ones with the reasons."""
     readable: list[str] = []
     unreadable: list[str] = []
 
@@ -141,7 +141,7 @@ def find_files(root: Path, left_out: set[str]) -> tuple[list[str], list[str]]:
         for name in sorted(names):
             file = os.path.join(folder, name)  # noqa: PTH118 - thousands of paths are not worth an object each
             try:
-                if stat.S_ISREG(os.stat(file).st_mode):  # noqa: PTH116 - as above
+                if stat.S_ISREG(os.stat(file).st_mode):  # noqa: PTH116 - see above
                     os.close(os.open(file, os.O_RDONLY))
                     readable.append(file)
             except OSError as error:

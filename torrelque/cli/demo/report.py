@@ -1,4 +1,4 @@
-"""What the demonstration found out, and how it is shown."""
+"""The demonstration's result, and how it is printed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torrelque.cli.demo.crew import Worker
 __all__ = ('Report',)
 
 MOST_NAMED = 10
-"""Files that are named one by one, of each kind of trouble."""
+"""Number of files listed for each kind of error."""
 
 
 @dataclass
 class Report:
-    """The outcome for every file."""
+    """The outcome for all files."""
 
     files: int
     size: int = 0
@@ -30,9 +30,9 @@ class Report:
     missing: list[str] = field(default_factory=list)
     """Files without a digest, with the reason."""
     wrong: list[str] = field(default_factory=list)
-    """Files with another digest than their own."""
+    """Files with a wrong digest."""
     unreadable: list[str] = field(default_factory=list)
-    """What was left out because it could not be read in the first place."""
+    """Files that were skipped because they could not be read."""
 
     @property
     def right(self) -> bool:
@@ -63,7 +63,7 @@ class Report:
     @staticmethod
     def _name(console: Console, trouble: str, files: list[str]) -> None:
         for file in files[:MOST_NAMED]:
-            # Names of files may hold anything, also what cannot be encoded.
+            # File names may contain anything, even characters that cannot be encoded.
             printable = file.encode(errors='backslashreplace').decode()
             console.print(f'{trouble}: {escape(printable)}', highlight=False, soft_wrap=True)
         if len(files) > MOST_NAMED:

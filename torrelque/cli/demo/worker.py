@@ -1,8 +1,8 @@
-"""A worker process of the demonstration: hashes files that a queue hands out, until its standard input ends.
+"""A worker process of the demonstration. It hashes files from a queue until its standard input ends.
 
-``python -m torrelque.cli.demo.worker NAME LOOP CLIENT URL``. It prints a line once it
-takes tasks. Whoever started it holds the other end of its standard input, so it
-ends with that process even if that one is killed.
+Usage: ``python -m torrelque.cli.demo.worker NAME LOOP CLIENT URL``. It prints a line
+once it consumes. Its parent holds the other end of its standard input, so it exits
+with its parent, even if the parent is killed.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ __all__ = ('CLIENTS', 'QUEUE', 'TASK_TIMEOUT')
 QUEUE = 'demo'
 
 TASK_TIMEOUT = 3.0
-"""Seconds until the claims of a killed worker go to others. One that is alive renews its claims."""
+"""Seconds until the claims of a killed worker go to others. A live worker renews its claims."""
 
 CONSUMERS = 4
-"""Files that one worker hashes at once."""
+"""Files that a worker hashes at once."""
 
 BULK = 8
-"""Tasks that one consumer claims at once, and does one by one."""
+"""Tasks that a consumer claims at once and then processes one by one."""
 
 PART = 1 << 23
 """Bytes hashed between two renewals of a claim."""
@@ -38,7 +38,7 @@ RESULT_TTL = 24 * 3600.0
 
 @asynccontextmanager
 async def _redis_py(url: str) -> AsyncIterator[object]:
-    import redis.asyncio  # noqa: PLC0415 - a worker starts sooner without the clients of others
+    import redis.asyncio  # noqa: PLC0415 - workers start faster without the other clients
 
     async with redis.asyncio.Redis.from_url(url) as client:
         yield client
@@ -46,7 +46,7 @@ async def _redis_py(url: str) -> AsyncIterator[object]:
 
 @asynccontextmanager
 async def _coredis(url: str) -> AsyncIterator[object]:
-    import coredis  # noqa: PLC0415 - as above
+    import coredis  # noqa: PLC0415 - see above
 
     async with coredis.Redis.from_url(url) as client:
         yield client
@@ -70,19 +70,19 @@ async def work(name: str, client_name: str, url: str) -> None:
         ):
             for _ in range(CONSUMERS):
                 consumers.start_soon(consume, queue, name)
-            print(name, flush=True)  # noqa: T201 - the line that is waited for
+            print(name, flush=True)  # noqa: T201 - the parent waits for this line
 
 
 async def end_with_input(scope: anyio.CancelScope) -> None:
-    await anyio.wait_readable(sys.stdin)  # nothing is ever written there, so this is its end
+    await anyio.wait_readable(sys.stdin)  # nothing is ever written there, so it is readable at its end
     scope.cancel()
 
 
 async def consume(queue: Torrelque, name: str) -> None:
-    """Take some files and hash one after the other, for ever."""
+    """Claim some files and hash them one by one, forever."""
     while True:
         for task in await queue.dequeue(max_tasks=BULK):
-            if anyio.current_time() < task.expires:  # else a large file took so long that others have the rest by now
+            if anyio.current_time() < task.expires:  # otherwise others may have claimed it by now
                 await do(queue, task, name)
 
 
@@ -96,11 +96,11 @@ async def do(queue: Torrelque, task: Task, name: str) -> None:
         else:
             await queue.release(task, result={'sha256': digest, 'worker': name}, result_ttl=RESULT_TTL)
     except TorrelqueLeaseLostError:
-        pass  # this process was held up for so long that another one has the task now
+        pass  # this process was so slow that another one has claimed the task
 
 
 async def hash_file(queue: Torrelque, task: Task) -> str:
-    """The digest of the task's file, keeping the claim meanwhile. Raises OSError and TorrelqueLeaseLostError."""
+    """Hash the task's file and renew the claim in between. Raises OSError and TorrelqueLeaseLostError."""
     parts = hash_parts(task.data)
     while (digest := await anyio.to_thread.run_sync(next, parts)) is None:
         await queue.extend(task)
@@ -108,7 +108,7 @@ async def hash_file(queue: Torrelque, task: Task) -> str:
 
 
 def hash_parts(path: str) -> Iterator[str | None]:
-    """Hash a file, with a None after each part, and the digest at the end."""
+    """Hash a file. Yield None after each part, and finally the digest."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:  # noqa: PTH123 - the path is a string already
         while part := file.read(PART):

@@ -1,4 +1,4 @@
-"""What the exporter tells of queues, read from the server when it is asked."""
+"""The exporter's metrics, read from the server at each scrape."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torrelque.cli.settings import UnreadableQueueError, read_stats
 __all__ = ('Source', 'families')
 
 RETRY = 1.0
-"""Seconds after which queues are looked for again when that failed."""
+"""Seconds until the next search for queues after a failed one."""
 
 STATUSES = ('pending', 'working', 'delayed', 'rejected')
 TOTALS = {
@@ -30,10 +30,10 @@ TOTALS = {
 
 
 class Source:
-    """The queues of one server. Each look has a connection of its own, so a server may go and come back.
+    """The queues of one server. Each scrape opens a new connection, so the server may go away and come back.
 
-    ``connect`` gives a client that gives up at once. ``names`` are the queues;
-    without, they are found, every ``rescan`` s, which goes on beside the looks.
+    ``connect`` returns a client that does not retry. ``names`` are the queues. If
+    None, a search finds them every ``rescan`` seconds, alongside the scrapes.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Source:
         self._rescan = rescan
         self._searched = anyio.Event()
         self._failure: Exception | None = None
-        """Why queues could not be looked for."""
+        """Why the last search failed."""
         self._unreadable: set[str] = set()
         self._reported = ''
-        """What was said last of why it cannot be read."""
+        """The error that was printed last."""
 
     async def search(self) -> None:
-        """Look for queues until it is cancelled, if they are not named."""
+        """Search for queues until cancelled, unless names were given."""
         while self._finds:
             found = set[str]()
             try:
@@ -74,7 +74,7 @@ class Source:
             await anyio.sleep(self._rescan if self._failure is None else RETRY)
 
     async def read(self) -> Mapping[str, TorrelqueQueueStats | None] | None:
-        """The numbers of each queue, None for a queue that is damaged; None if the server cannot be read in time."""
+        """Return the statistics of each queue, None for a damaged one; or None if the server cannot be read in time."""
         try:
             with anyio.fail_after(self._timeout):
                 if self._finds:
@@ -104,7 +104,7 @@ class Source:
         return stats
 
     def _report(self, trouble: str) -> None:
-        """One line when the server goes, and one when it is back."""
+        """Print one line when the server goes away, and one when it is back."""
         if trouble and not self._reported:
             errors().print(f'The queues cannot be read: {" ".join(trouble.split())}')
         elif self._reported and not trouble:
@@ -113,7 +113,7 @@ class Source:
 
 
 def families(found: Mapping[str, TorrelqueQueueStats | None] | None, begun: float) -> Iterator[Metric]:
-    """The metrics; ``begun`` is when reading began, on the monotonic clock."""
+    """Yield the metrics. ``begun`` is when reading began, on the monotonic clock."""
     yield GaugeMetricFamily('torrelque_up', 'Whether the server could be read in time.', value=found is not None)
     yield GaugeMetricFamily(
         'torrelque_scrape_duration_seconds', 'How long reading took.', value=time.monotonic() - begun

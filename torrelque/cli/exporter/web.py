@@ -1,4 +1,4 @@
-"""The exporter's web server: threads wait for clients, and have the event loop read the queues."""
+"""The exporter's web server. Its threads handle clients, and the event loop reads the queues for them."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from torrelque.cli.exporter.metrics import Source, families
 __all__ = ('serve',)
 
 HEALTH_TIMEOUT = 5.0
-"""Seconds within which the event loop has to answer to be called healthy."""
+"""Seconds in which the event loop must answer to count as healthy."""
 
 CLIENT_TIMEOUT = 10.0
-"""Seconds that a client may be silent in the middle of a request."""
+"""Seconds that a client may be silent during a request."""
 
 POLL = 0.1
-"""Seconds until the server's thread sees that it is to end."""
+"""Seconds between the server thread's checks for a shutdown."""
 
 
 async def serve(source: Source, host: str, port: int, ready: Callable[[str], object]) -> None:
-    """Serve until SIGTERM, or until it is cancelled. ``ready`` is told the server's URL."""
+    """Serve until SIGTERM or until cancelled. ``ready`` is called with the server's URL."""
     async with BlockingPortal() as portal, anyio.create_task_group() as group:
         application = _Application(source, portal)
         try:
@@ -58,7 +58,7 @@ async def serve(source: Source, host: str, port: int, ready: Callable[[str], obj
 
 
 class _Application(Collector):
-    """The WSGI application, and the collector of what it serves. Both run in the server's threads."""
+    """The WSGI application and its collector of metrics. Both run in the server's threads."""
 
     def __init__(self, source: Source, portal: BlockingPortal) -> None:
         self.stopping: bool = False
@@ -69,7 +69,7 @@ class _Application(Collector):
         self._metrics = make_wsgi_app(registry)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing, so that registering does not read the queues."""
+        """Return nothing, so that registration does not read the queues."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -106,8 +106,8 @@ def _answer(start_response: Callable[..., Any]) -> Callable[[HTTPStatus, str], l
 class _Handler(WSGIRequestHandler):
     timeout = CLIENT_TIMEOUT
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 - as in the base
-        """A scrape every few seconds is no news."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 - like the base class
+        """Log nothing: there is a scrape every few seconds."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -123,13 +123,13 @@ class _Server(ThreadingMixIn, WSGIServer):
         return f'http://{self.server_name}:{self.server_port}'
 
     def server_bind(self) -> None:
-        """As in the base, but for asking the DNS for the host's name."""
+        """Bind like the base class, but without a DNS look-up of the host's name."""
         TCPServer.server_bind(self)
         host, self.server_port = self.server_address[:2]
         self.server_name = f'[{host!s}]' if self.address_family == AF_INET6 else str(host)
         self.setup_environ()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as in the base
-        """A client that goes, or never asks, is no error of ours."""
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - like the base class
+        """Ignore clients that disconnect or never send a request."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)

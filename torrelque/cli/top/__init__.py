@@ -1,8 +1,8 @@
-"""`torrelque top`: every queue on a server, live.
+"""`torrelque top`: all queues on a server, live.
 
-From the bottom up: ``sampling`` and ``paging`` know what there is to show,
+From the bottom up: ``sampling`` and ``paging`` hold the data to show,
 ``monitor`` reads the server, ``widgets`` and ``screens`` display it, and
-``app`` holds everything together.
+``app`` connects them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def top(
     require({'textual': 'cli'})
     if not has_terminal():
         raise Refusal('top needs a terminal; use torrelque queues instead', Exit.USAGE)
-    from torrelque.cli.top.app import TopApp  # noqa: PLC0415 - takes as long as all other verbs do together
+    from torrelque.cli.top.app import TopApp  # noqa: PLC0415 - importing it takes as long as all other commands together
 
     app = TopApp(settings.url, queue=queue, interval=interval)
     app.run()
@@ -47,5 +47,5 @@ def top(
 
 
 def has_terminal() -> bool:
-    """Whether there is somebody to look at it: it reads standard input, and draws on standard error."""
+    """Return whether there is a terminal: the monitor reads standard input and draws on standard error."""
     return all(stream is not None and stream.isatty() for stream in (sys.__stdin__, sys.__stderr__))

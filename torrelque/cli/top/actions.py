@@ -1,4 +1,4 @@
-"""What can be done to tasks, by the key that does it."""
+"""Actions on tasks, and their keys."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torrelque import Torrelque, TorrelqueTask, TorrelqueTaskStatus
 __all__ = ('ACTIONS', 'ALL_ACTIONS', 'Action', 'AllAction')
 
 REASON = 'rejected by hand'
-"""What dead letters that were rejected here say."""
+"""The reason of tasks rejected in the monitor."""
 
 
 class Action(NamedTuple):
-    """Something to do to one task."""
+    """An action on one task."""
 
     key: str
     title: str
     statuses: frozenset[TorrelqueTaskStatus]
     question: str
-    """Asked before; empty for what can be undone."""
+    """Confirmation question; empty if the action can be undone."""
     done: str
     do: Callable[[Torrelque, str], Awaitable[object]]
 
     def fits(self, task: TorrelqueTask) -> bool:
-        """Whether it can be done to the task; nothing can to one that was released and left a result."""
+        """Return whether the action applies to the task. None applies to a released task that left a result."""
         return task.state.status in self.statuses and task.data is not None
 
 
 class AllAction(NamedTuple):
-    """Something to do to all dead letters of a queue."""
+    """An action on all dead letters of a queue."""
 
     key: str
     title: str
@@ -40,7 +40,7 @@ class AllAction(NamedTuple):
 
 
 async def _requeue(queue: Torrelque, task_id: str) -> None:
-    (error,) = await queue.requeue_many([task_id])  # which tells what `requeue` of an id would only log
+    (error,) = await queue.requeue_many([task_id])  # returns the error that `requeue` of an id would only log
     if error is not None:
         raise error
 

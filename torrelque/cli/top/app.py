@@ -1,4 +1,4 @@
-"""The application: the monitor beside the screens."""
+"""The application, which runs the monitor and the screens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ('TopApp',)
 
 
 class TopApp(App[None]):
-    """`torrelque top`. ``failure`` is why it ended, if the server could not be reached in the first place."""
+    """`torrelque top`. ``failure`` is the error if the server was unreachable from the start."""
 
     CSS_PATH: ClassVar[str | PurePath | list[str | PurePath] | None] = 'styles.tcss'
     TITLE: str | None = 'torrelque top'
@@ -33,7 +33,7 @@ class TopApp(App[None]):
     ]
 
     def __init__(self, url: str, *, queue: str | None = None, interval: float = 1.0) -> None:
-        """Raises TorrelqueValueError or TorrelqueTypeError for a bad URL."""
+        """Create the application. Raises TorrelqueValueError or TorrelqueTypeError for a bad URL."""
         super().__init__()
         self.failure: TorrelqueError | None = None
         self.server: str = without_password(url)
@@ -62,5 +62,5 @@ class TopApp(App[None]):
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown."""
+    """Return a URL without its credentials."""
     return re.sub(r'://[^/]*@', '://', url)

@@ -1,4 +1,4 @@
-"""The figures of a queue, each a column: how it is shown, and what it is sorted by."""
+"""The columns of the table of queues: how each is shown and sorted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ('FIGURES', 'Figure')
 
 
 class Figure(NamedTuple):
-    """A column: its width holds the longest text, its title included, and a space or the mark of sorting before it."""
+    """A column. Its width fits the longest text or the title, after a space or the sort mark."""
 
     title: str
     width: int

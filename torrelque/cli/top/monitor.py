@@ -1,4 +1,4 @@
-"""Looks at every queue of a server, again and again, and remembers what it saw. Knows nothing of the screen."""
+"""Samples all queues of a server periodically and keeps the results. Independent of the screen."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from torrelque.cli.top.sampling import History, Sample
 __all__ = ('Monitor', 'Watched')
 
 RETRY_TIMEOUT = 1.0
-"""Seconds for which a call is repeated before the server counts as away."""
+"""Seconds for which a call is retried before the server counts as away."""
 
 RESPONSE_TIMEOUT = 5.0
 """Seconds of silence after which the server counts as away."""
 
 AT_ONCE = 100
-"""Queues whose statistics are asked for in one go."""
+"""Number of queues whose statistics are requested together."""
 
 SEARCH_PAUSE = 5.0
 """Seconds between two searches for queues."""
 
 SEARCH_SHARE = 20
-"""A search walks through all keys: it is followed by a pause so many times as long, if that is more."""
+"""A search scans all keys, so the pause after it is at least this many times as long as the search."""
 
 
 @dataclass
 class Watched:
-    """One queue, and what was seen of it."""
+    """A queue and its samples."""
 
     queue: Torrelque
     history: History = field(default_factory=History)
     trouble: str = ''
-    """Why its statistics cannot be read, while the server is there."""
+    """Why its statistics cannot be read, although the server is reachable."""
 
     @property
     def name(self) -> str:
@@ -58,10 +58,10 @@ class Watched:
 
 
 class Monitor:
-    """The queues of the server at ``url``: those named, or all that are found.
+    """The queues of the server at ``url``: the given one, or all that are found.
 
     ``on_change`` is called whenever there is something new to show. While the
-    server is away, `away` says why and the last figures stay.
+    server is away, `away` is the reason and the last figures stay.
     """
 
     def __init__(
@@ -74,18 +74,18 @@ class Monitor:
         self._watched: dict[str, Watched] = {}
         self._look_again = anyio.Event()
         self.connected: bool = False
-        """Whether it was ever."""
+        """Whether the monitor has ever connected."""
         self.searched: bool = False
-        """Whether all keys were walked through once, so that no queues means that there are none."""
+        """Whether all keys have been scanned once. If no queue was found by then, there is none."""
         self.away: str = ''
-        """Why the server cannot be asked; empty while it can."""
+        """Why the server is unreachable; empty while it is reachable."""
         self._away_since = 0.0
         self.server_time: float | None = None
-        """The server's clock when it was last asked, in Unix time."""
+        """The server's clock at the last sample, in Unix time."""
 
     @property
     def away_for(self) -> float:
-        """Seconds since the server was found to be away; 0 while it is not."""
+        """Seconds since the server went away; 0 while it is reachable."""
         return time.monotonic() - self._away_since if self.away else 0.0
 
     @property
@@ -106,7 +106,7 @@ class Monitor:
         self._look_again.set()
 
     async def run(self) -> None:
-        """Look until cancelled. Raises TorrelqueError if the server cannot be reached in the first place."""
+        """Run until cancelled. Raises TorrelqueError if the server is unreachable from the start."""
         async with self._client as client:
             self.connected = True
             self._clock = Torrelque(client)
@@ -150,7 +150,7 @@ class Monitor:
             self.away = ''
 
     async def _sample_some(self, some: list[Watched]) -> None:
-        """Time and statistics, sent together. Raises TorrelqueError where none of it can be read."""
+        """Read the time and the statistics together. Raises TorrelqueError if none can be read."""
         now: list[float] = []
         figures: dict[str, TorrelqueQueueStats] = {}
         errors: list[TorrelqueError] = []
@@ -189,7 +189,7 @@ class Monitor:
             try:
                 await self._search(client)
             except TorrelqueError:
-                pause = self._interval  # sampling tells that the server is away
+                pause = self._interval  # sampling reports that the server is away
             else:
                 pause = max(SEARCH_PAUSE, SEARCH_SHARE * (time.monotonic() - begun))
             await anyio.sleep(pause)

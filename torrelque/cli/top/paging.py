@@ -1,4 +1,4 @@
-"""A queue's tasks, page by page, read no further than they are looked at."""
+"""Reads a queue's tasks page by page, and no further than necessary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ('Pager', 'Row', 'read_rows')
 
 
 class Row(NamedTuple):
-    """A task of a page: itself, or why there is nothing to show of it any more."""
+    """A row of a page: a task, or the reason why it is no longer there."""
 
     id: str
     task: TorrelqueTask | None
@@ -28,10 +28,10 @@ class Row(NamedTuple):
 
 
 class Pager:
-    """The tasks with one status, in no order, ``size`` a page.
+    """The tasks with one status, in no particular order, ``size`` per page.
 
-    ``wanted`` is what their id or reason has to contain, in any case. One call
-    at a time.
+    Only tasks whose id or reason contains ``wanted`` are listed; case does not
+    matter. Make one call at a time.
     """
 
     def __init__(self, queue: Torrelque, status: TorrelqueTaskStatus, size: int, wanted: str = '') -> None:
@@ -42,13 +42,13 @@ class Pager:
         self._at_end = False
 
     async def read(self, page: int) -> list[str]:
-        """The ids of a page, from 0; fewer on the last one, none beyond it. Raises what reading raises."""
+        """Return the ids of a page, counted from 0; none beyond the last page. Raises the errors of reading."""
         first = page * self._size
-        await self._read_until(first + self._size + 1)  # one more tells whether there is another page
+        await self._read_until(first + self._size + 1)  # one more shows whether there is another page
         return self._ids[first : first + self._size]
 
     def has(self, page: int) -> bool:
-        """Whether there is such a page, as far as it was read: the one after the last that was read is known of."""
+        """Return whether a page exists, as far as is known: up to one page beyond those that were read."""
         return page * self._size < len(self._ids)
 
     async def _read_until(self, count: int) -> None:
@@ -58,7 +58,7 @@ class Pager:
             except StopAsyncIteration:
                 self._at_end = True
             else:
-                if task_id not in self._known:  # a task may come more than once
+                if task_id not in self._known:  # a task may be found more than once
                     self._known.add(task_id)
                     self._ids.append(task_id)
 
@@ -70,7 +70,7 @@ async def _matching(queue: Torrelque, status: TorrelqueTaskStatus, wanted: str) 
 
 
 async def read_rows(queue: Torrelque, ids: list[str]) -> list[Row]:
-    """These tasks as they are now, asked for in one go. Raises TorrelqueConnectionError."""
+    """Read the current state of these tasks together. Raises TorrelqueConnectionError."""
     rows: dict[str, Row] = {}
     lost: list[TorrelqueConnectionError] = []
 

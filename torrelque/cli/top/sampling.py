@@ -1,6 +1,6 @@
-"""What successive statistics of a queue tell together: rates, the time to drain, series to draw.
+"""Derives rates, the time to drain and series to draw from successive statistics of a queue.
 
-Pure: samples come in with the server's time, so a client's clock and pauses between two samples do not matter.
+It does no I/O. Samples carry the server's time, so neither the client's clock nor the pauses between samples matter.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from torrelque import TorrelqueQueueStats
 __all__ = ('WINDOW', 'History', 'Sample', 'bars')
 
 WINDOW = 10.0
-"""Seconds over which rates are taken, so that they can be read; longer where samples are rarer."""
+"""Seconds over which rates are averaged, so that they are readable; longer if samples are rarer."""
 
 KEPT = 300
-"""Samples that a history holds: more than the columns of a wide terminal."""
+"""Number of samples in a history: more than the columns of a wide terminal."""
 
 BLOCKS = '▁▂▃▄▅▆▇█'
 
 
 class Sample(NamedTuple):
-    """A queue's statistics at a moment of the server's clock."""
+    """A queue's statistics at one time of the server's clock."""
 
     time: float
     stats: TorrelqueQueueStats
 
     def entered(self) -> int:
-        """How many tasks were enqueued, since ever."""
+        """Return the total number of tasks enqueued."""
         return self.stats.total_enqueued
 
     def left(self) -> int:
-        """How many were done with: completed, or moved to the dead letters."""
+        """Return the total number of tasks completed or rejected."""
         return self.stats.total_completed + self.stats.total_rejected
 
 
 class History:
-    """The latest samples of one queue, the oldest first.
+    """The latest samples of one queue, oldest first.
 
-    A queue that was removed and made again, or a clock that was set back, begins
-    another history: totals never shrink otherwise.
+    It restarts if the clock is set back, or if a total decreases: then the queue was
+    deleted and created again.
     """
 
     def __init__(self) -> None:
@@ -56,24 +56,24 @@ class History:
 
     @property
     def latest(self) -> TorrelqueQueueStats | None:
-        """The last statistics; None before the first."""
+        """The latest statistics; None before the first sample."""
         return self._samples[-1].stats if self._samples else None
 
     def span(self, most: int = KEPT) -> float:
-        """Seconds from the first of the latest samples to the last."""
+        """Return the seconds that the latest ``most`` samples span."""
         samples = list(self._samples)[-most:]
         return samples[-1].time - samples[0].time if samples else 0.0
 
     def rate_in(self) -> float | None:
-        """Tasks enqueued a second, lately; None until there are two samples."""
+        """Recent rate of tasks enqueued per second; None until there are two samples."""
         return self._change(Sample.entered)
 
     def rate_out(self) -> float | None:
-        """Tasks completed or rejected a second, lately; None until there are two samples."""
+        """Recent rate of tasks completed or rejected per second; None until there are two samples."""
         return self._change(Sample.left)
 
     def time_to_drain(self) -> float | None:
-        """Seconds until nothing is pending if it goes on shrinking as lately: 0 if it is so now, else perhaps inf.
+        """Seconds until no task is pending at the recent rate: 0 if none is, infinity if the number does not shrink.
 
         None until there are two samples.
         """
@@ -86,15 +86,15 @@ class History:
         return pending / -change if change < 0 else math.inf
 
     def series(self, value: Callable[[TorrelqueQueueStats], float], most: int = KEPT) -> list[float]:
-        """A value in each of the latest samples."""
+        """Return a value of each of the latest samples."""
         return [value(sample.stats) for sample in list(self._samples)[-most:]]
 
     def series_in(self, most: int = KEPT) -> list[float]:
-        """`rate_in` from each sample to the next."""
+        """Return `rate_in` between successive samples."""
         return self._series_of_rates(Sample.entered, most)
 
     def series_out(self, most: int = KEPT) -> list[float]:
-        """`rate_out` from each sample to the next."""
+        """Return `rate_out` between successive samples."""
         return self._series_of_rates(Sample.left, most)
 
     def _series_of_rates(self, total: Callable[[Sample], int], most: int) -> list[float]:
@@ -102,7 +102,7 @@ class History:
         return [(total(after) - total(before)) / (after.time - before.time) for before, after in pairwise(samples)]
 
     def _change(self, value: Callable[[Sample], int]) -> float | None:
-        """How a value changes a second, over the window."""
+        """Return a value's change per second over the window."""
         samples = list(self._samples)
         if len(samples) < 2:  # noqa: PLR2004 - a change needs two
             return None
@@ -121,9 +121,9 @@ def _follows(sample: Sample, last: Sample) -> bool:
 
 
 def bars(values: Sequence[float], width: int, height: int = 1) -> list[str]:
-    """A chart of the last ``width`` values, from 0 up to their peak: ``height`` lines, the upper one first.
+    """Draw a chart of the last ``width`` values, from 0 to their peak, as ``height`` lines from top to bottom.
 
-    The latest is at the right; where there are fewer, the left stays empty. What is not 0 is seen.
+    The latest value is on the right. If there are fewer values, the left stays empty. Any value above 0 is visible.
     """
     drawn = values[-width:] if width > 0 else []
     peak = max(drawn, default=0)

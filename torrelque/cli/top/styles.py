@@ -1,4 +1,4 @@
-"""The colours of `torrelque top`; where they go is in styles.tcss."""
+"""The colours of `torrelque top`. styles.tcss says where they are used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ('BACKGROUND', 'BAD', 'CALM', 'GOOD', 'IN', 'OUT', 'STATUS', 'STRONG',
 
 BACKGROUND = '#0d1117'
 CALM = '#7d8896'
-"""What needs no attention: zeros, labels, dashes."""
+"""For text that needs no attention: zeros, labels, dashes."""
 STRONG = 'bold #e6edf3'
 GOOD = '#56d364'
 WARN = '#e3b341'

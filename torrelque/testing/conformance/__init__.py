@@ -1,11 +1,10 @@
 """Tests that every transport passes, for pytest with anyio's plugin, which comes with anyio.
 
-Whoever writes a transport of their own runs them over it. :class:`TransportConformance`
-checks what :class:`~torrelque.transports.base.Transport` promises,
-:class:`ServerConformance` adds what only a transport to a real server can do (scripts
-of one's own, connections that the server cuts), and :class:`QueueConformance` uses
-the queue over it. Subclass them in a test module and say, with the fixture
-``client_factory``, how to make a client::
+Run them over your own transport. :class:`TransportConformance` checks the contract of
+:class:`~torrelque.transports.base.Transport`. :class:`ServerConformance` adds tests that
+need a real server (other scripts, connections that the server closes).
+:class:`QueueConformance` uses the queue over the transport. Subclass them in a test
+module, and define the fixture ``client_factory``, which creates a client::
 
     from contextlib import asynccontextmanager
 
@@ -31,18 +30,21 @@ the queue over it. Subclass them in a test module and say, with the fixture
 
             return make
 
-``client_factory`` is called several times a test; all its clients must reach the same
-server and database. A client is whatever :class:`torrelque.Torrelque` takes. Keys and
-queues have random names and are left behind, so the server need not be empty and should
-be one that nobody minds; ServerConformance also cuts the connections of others.
+``client_factory`` is called several times per test. All its clients must connect to the
+same server and database. A client is anything that :class:`torrelque.Torrelque` accepts.
 
-After each test, tasks of the event loop, sockets of this process and clients that are
-blocked on the server have to be back where they were, within 20 seconds. The server is
-asked over a client of its own; override the fixture ``count_blocked`` to ask in another way.
+The server need not be empty, because keys and queues have random names. They are not
+removed, so use a disposable server. ServerConformance also closes connections of other
+clients.
 
-Without ``anyio_backend`` anyio's own fixture runs each test on every event loop that it
-knows. A test that a transport cannot pass by its nature is taken out with
-``test_name = None`` in the subclass, and a comment that says why.
+After each test, the numbers of event-loop tasks, of sockets of this process and of clients
+blocked on the server must return to their former values within 20 seconds. A separate
+client asks the server for the last one; override the fixture ``count_blocked`` to count
+differently.
+
+If you do not define ``anyio_backend``, anyio's fixture runs each test on every event loop
+that it supports. If your transport cannot pass a test by its nature, set
+``test_name = None`` in the subclass, with a comment that says why.
 """
 
 import pytest
@@ -54,7 +56,7 @@ pytest.register_assert_rewrite(
     )
 )
 
-from torrelque.testing.conformance.queue import QueueConformance  # noqa: E402 - asserts are rewritten as it is imported
+from torrelque.testing.conformance.queue import QueueConformance  # noqa: E402 - importing it rewrites its asserts
 from torrelque.testing.conformance.support import ClientFactory  # noqa: E402 - as above
 from torrelque.testing.conformance.transport import ServerConformance, TransportConformance  # noqa: E402 - as above
 

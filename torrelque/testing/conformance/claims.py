@@ -1,4 +1,4 @@
-"""Ending and renewing claims, and what becomes of those who lost theirs."""
+"""Tests of ending, renewing and losing claims."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def claimed(queue: Torrelque, data: object = 'a') -> Task:
 
 
 async def lost_claim(queue: Torrelque) -> tuple[Task, Task]:
-    """A claim that became stale, and the one that took its place."""
+    """Return a claim that became stale, and the one that replaced it."""
     await queue.enqueue('a', task_timeout=0.001)
     lost: Task = await queue.dequeue(20)
     await anyio.sleep(0.002)

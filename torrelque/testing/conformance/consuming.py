@@ -1,4 +1,4 @@
-"""Dequeueing: order, waiting, stale and due tasks, limits, what cannot be deserialised."""
+"""Tests of dequeue: order, waiting, stale and due tasks, limits, payloads that cannot be deserialised."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torrelque.testing.conformance.support import PATIENCE, OnQueue, eventually,
 __all__ = ('ConsumingConformance',)
 
 
-def _loads(data: bytes) -> Any:  # noqa: ANN401 - whatever was written
+def _loads(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
     if b'broken' in data:
         raise ValueError('that is broken')
     return json.loads(data)
@@ -53,10 +53,10 @@ class ConsumingConformance(OnQueue):
     async def test_an_id_remembers_its_claim(self, queue: Torrelque) -> None:
         await queue.enqueue('a')
         task_id, _ = await queue.dequeue(20)
-        for one in (copy.copy(task_id), copy.deepcopy(task_id), pickle.loads(pickle.dumps(task_id))):  # noqa: S301 - one's own
+        for one in (copy.copy(task_id), copy.deepcopy(task_id), pickle.loads(pickle.dumps(task_id))):  # noqa: S301 - the test's own data
             assert (one, one.receipt) == (task_id, task_id.receipt)
         assert type(str(task_id)) is str
-        await queue.release(pickle.loads(pickle.dumps(task_id)))  # noqa: S301 - as above
+        await queue.release(pickle.loads(pickle.dumps(task_id)))  # noqa: S301 - see above
         assert (await queue.get_queue_stats()).tasks == 0
 
     async def test_several_at_once(self, queue: Torrelque) -> None:
@@ -154,10 +154,10 @@ class ConsumingConformance(OnQueue):
             first, second, *rest = await queue.dequeue(20, max_tasks=5)
             for task in (first, second):
                 await queue.reject(task, 'no good')
-                await anyio.sleep(0.001)  # the oldest are told by the microsecond
+                await anyio.sleep(0.001)  # the order of age has a resolution of a microsecond
             for task in rest:
                 await queue.requeue(task)
-            with pytest.raises(TorrelqueTimeoutError):  # as all three are over their limit
+            with pytest.raises(TorrelqueTimeoutError):  # because all three are over their limit
                 await queue.dequeue(0.05)
             kept = [task_id async for task_id, _ in queue.rejected()]
             assert len(set(kept)) == 2

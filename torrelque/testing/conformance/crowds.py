@@ -1,4 +1,4 @@
-"""Many callers at once, and callers that are cancelled at any moment."""
+"""Tests with many concurrent callers, and with callers cancelled at any moment."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class CrowdConformance(OnQueue):
             await self._all_accounted_for(producer, ids, taken)
 
     async def _all_accounted_for(self, queue: Torrelque, ids: list[str], taken: list[Task]) -> None:
-        """What nobody took is there to be taken, counted as not delivered; at once, or a round trip later."""
+        """Check that untaken tasks are available and uncounted, at once or a round trip later."""
         got = list(taken)
 
         async def complete() -> bool:

@@ -1,4 +1,4 @@
-"""Looking at tasks and queues, and watching tasks to their end."""
+"""Tests of reading tasks and queues, and of watching tasks to their end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PENDING, WORKING, DELAYED, COMPLETED, REJECTED = TorrelqueTaskStatus
 
 
 class Watched:
-    """What a watcher saw; its task runs in the background."""
+    """A watcher in the background, with the states that it has seen."""
 
     def __init__(self, queue: Torrelque, task_id: str, *, timeout: float | None = PATIENCE) -> None:
         self._queue = queue
@@ -39,7 +39,7 @@ class Watched:
         self._tell()
 
     async def until(self, count: int) -> None:
-        """Until that many states have come."""
+        """Wait until ``count`` states have arrived."""
         with anyio.fail_after(PATIENCE):
             while len(self.states) < count:
                 await self._news.wait()
@@ -233,7 +233,7 @@ class ObservingConformance(OnQueue):
         return final
 
     async def _dequeue_heard(self, queue: Torrelque, *watchers: Watched) -> Task:
-        """Dequeue; once it is seen, the subscription that the watchers share stands, and nothing will be missed."""
+        """Dequeue. Once the watchers see it, their shared subscription is active, and they will miss nothing."""
         for watched in watchers:
             await watched.until(1)
         task: Task = await queue.dequeue()

@@ -1,4 +1,4 @@
-"""Enqueueing and cancelling tasks."""
+"""Tests of enqueueing and cancelling tasks."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class ProducingConformance(OnQueue):
 
     async def test_keys_with_other_names(self, client: object) -> None:
         class Renamed(Torrelque):
-            keys = {'pending': 'todo', 'task': 'state'}  # noqa: RUF012 - as 0.9's users wrote it
+            keys = {'pending': 'todo', 'task': 'state'}  # noqa: RUF012 - users of 0.9 wrote it like this
 
         async with Renamed(client, queue=unique()) as queue:
             assert queue.keys['pending'] == queue.keys['tasks'].removesuffix('tasks') + 'todo'

@@ -1,4 +1,4 @@
-"""The queue over a transport, all of it."""
+"""The complete suite of the queue over a transport."""
 
 from __future__ import annotations
 
@@ -14,4 +14,4 @@ __all__ = ('QueueConformance',)
 class QueueConformance(
     ProducingConformance, ConsumingConformance, ClaimConformance, ObservingConformance, CrowdConformance
 ):
-    """Every verb, its refusals, fencing, watching, many callers, cancellation at any moment."""
+    """Tests every call with its errors, fencing, watching, many callers, and cancellation at any moment."""

@@ -1,4 +1,4 @@
-"""What the suites share."""
+"""Helpers and fixtures of the suites."""
 
 from __future__ import annotations
 
@@ -19,53 +19,53 @@ from torrelque.transports import Transport, adapt
 __all__ = ('PATIENCE', 'ClientFactory', 'OnClient', 'OnQueue', 'ask', 'call', 'eventually', 'unique', 'unique_key')
 
 ClientFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[object]]
-"""Makes a client, which lives as long as the context."""
+"""Creates a client that lives as long as the context."""
 
 CountBlocked: TypeAlias = Callable[[], Awaitable[int]]
 
 PATIENCE = 20
-"""Seconds after which something that should happen at once has failed; long, for machines under load."""
+"""Seconds to wait for something that should happen at once; long enough for machines under load."""
 
 
 def unique(prefix: str = 'conformance') -> str:
-    """A name that nobody else uses."""
+    """Return a unique name."""
     return f'{prefix}-{uuid4().hex[:16]}'
 
 
 def unique_key() -> str:
-    """The same with a hash tag: what begins with it is in one slot of a cluster."""
+    """Return a unique prefix with a hash tag: keys with this prefix are in one slot of a cluster."""
     return f'{{{unique()}}}'
 
 
 def call(*words: Arg) -> Call[Reply]:
-    """A command; on a cluster for the server of its first argument, as if that were a key."""
+    """Return a call of a command. On a cluster, it goes to the server of its first argument, taken as a key."""
     return Call(str(words[0]), args=words[1:], near=words[1] if len(words) > 1 else None)
 
 
 async def ask(transport: Transport, *words: Arg) -> Reply:
-    """One command's reply."""
+    """Execute one command and return its reply."""
     (reply,) = await transport.execute([call(*words)])
     return reply
 
 
 async def eventually(condition: Callable[[], Awaitable[Any]]) -> None:
-    """For what nobody could set an event for."""
+    """Poll until the condition holds, where no event can signal it."""
     with anyio.fail_after(PATIENCE):
         while not await condition():  # noqa: ASYNC110 - see above
             await anyio.sleep(0.005)
 
 
 def sockets() -> int:
-    """How many sockets this process has open; 0 where the system does not say."""
+    """Return the number of open sockets of this process; 0 if the system does not report them."""
     count = 0
     for link in Path('/proc/self/fd').glob('*'):
-        with suppress(OSError):  # closed meanwhile, such as that of the folder itself
+        with suppress(OSError):  # already closed, for example the descriptor of the folder itself
             count += str(link.readlink()).startswith('socket:')
     return count
 
 
 async def blocked_clients(transport: Transport) -> int:
-    """How many clients wait in blocking calls on all servers; 0 where they do not say."""
+    """Return the number of clients in blocking calls on all servers; 0 if the servers do not report it."""
     count = 0
     for near in await transport.nodes():
         (reply,) = await transport.execute([Call('INFO', args=('clients',), near=near)])
@@ -76,9 +76,9 @@ async def blocked_clients(transport: Transport) -> int:
 
 @asynccontextmanager
 async def nothing_left_behind(count_blocked: CountBlocked) -> AsyncIterator[None]:
-    """Fail unless tasks of the event loop, sockets and blocked clients are back where they were, or soon will be."""
+    """Fail unless event-loop tasks, sockets and blocked clients soon return to their former numbers."""
     blocked_before = await count_blocked()
-    # Counted, not compared: anyio's plugin starts a task for each step of a test.
+    # Count them instead of comparing sets: anyio's plugin starts a task for each step of a test.
     sockets_before, tasks_before = sockets(), len(anyio.get_running_tasks())
     yield
     left: list[str] = []
@@ -98,7 +98,7 @@ async def nothing_left_behind(count_blocked: CountBlocked) -> AsyncIterator[None
 
 
 class OnClient:
-    """Fixtures: a client and its transport. Each test has to leave nothing behind."""
+    """Fixtures for a client and its transport. Each test must leave nothing behind."""
 
     pytestmark: pytest.MarkDecorator = pytest.mark.anyio
 
@@ -108,7 +108,7 @@ class OnClient:
 
     @pytest.fixture
     def count_blocked(self, client_factory: ClientFactory) -> CountBlocked:
-        """Counts the clients that wait in blocking calls on the server."""
+        """Return a function that counts the clients in blocking calls on the server."""
 
         async def count() -> int:
             async with client_factory() as client:
@@ -123,7 +123,7 @@ class OnClient:
 
     @pytest.fixture(autouse=True)
     async def leaves_nothing_behind(self, count_blocked: CountBlocked) -> AsyncIterator[None]:
-        """After each test, tasks of the event loop, sockets and blocked clients are back where they were."""
+        """Check after each test that it left no event-loop task, socket or blocked client behind."""
         async with nothing_left_behind(count_blocked):
             yield
 
@@ -141,11 +141,11 @@ class OnClient:
 
 
 class OnQueue(OnClient):
-    """A fixture: a queue of one's own, over so many ``shards``."""
+    """Fixture for a new queue, with ``shards`` if set."""
 
     shards: int | None = None
 
-    def make_queue(self, client: object, queue: str, **options: Any) -> Torrelque:  # noqa: ANN401 - whatever it takes
+    def make_queue(self, client: object, queue: str, **options: Any) -> Torrelque:  # noqa: ANN401 - options have any type
         return Torrelque(client, queue=queue, shards=self.shards, **options)
 
     @pytest.fixture

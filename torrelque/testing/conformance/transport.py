@@ -1,4 +1,4 @@
-"""What the transport interface promises."""
+"""Tests of the transport interface's contract."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ async def confirmed(listener: Listener, channel: bytes) -> None:
 
 
 async def publish(transport: Transport, channel: bytes, data: bytes) -> Reply:
-    """As the scripts do: to the shard of a cluster, if its servers know that."""
+    """Publish like the scripts: to the shard of a cluster, if its servers support that."""
     if transport.on_cluster:
-        # Without arguments, as errors of old servers repeat them, and not every client takes errors that are not UTF-8.
+        # No arguments: old servers repeat them in errors, and some clients reject errors that are not UTF-8.
         (refusal,) = await transport.execute([Call('SPUBLISH', near=channel)])
         if 'unknown command' not in str(refusal):
             return await ask(transport, 'SPUBLISH', channel, data)
@@ -36,13 +36,13 @@ async def publish(transport: Transport, channel: bytes, data: bytes) -> Reply:
 
 
 async def kill(transport: Transport, key: str, *words: str) -> Reply:
-    """Cut connections on the server that a key is on."""
+    """Close connections on the server that has the key."""
     (reply,) = await transport.execute([Call('CLIENT KILL', args=words, near=key)])
     return reply
 
 
 async def unheard(transport: Transport, channel: bytes) -> None:
-    """Until nobody listens any more."""
+    """Wait until the channel has no listener."""
 
     async def nobody_listens() -> bool:
         listeners: int = await publish(transport, channel, b'unheard')
@@ -52,7 +52,7 @@ async def unheard(transport: Transport, channel: bytes) -> None:
 
 
 class TransportConformance(OnClient):
-    """Commands, errors as values, blocking, subscriptions, cancellation, the clock."""
+    """Tests of commands, errors as values, blocking, subscriptions, cancellation and the clock."""
 
     # Execute ---------------------------------------------------------------------------------------------------------
 
@@ -74,7 +74,7 @@ class TransportConformance(OnClient):
     async def test_calls_that_are_executed_apart(self, transport: Transport) -> None:
         key = unique_key()
         calls = [call('LPUSH', key, 'a'), call('HGET', key, 'no hash'), call('LRANGE', key, 0, -1)]
-        for count in (1, 2, 3):  # on a connection that is kept, too
+        for count in (1, 2, 3):  # also on a reused connection
             pushed, error, listed = await transport.execute_dedicated(calls, 0.1)
             assert isinstance(error, TorrelqueReplyError)
             assert error.code == 'WRONGTYPE'
@@ -182,7 +182,7 @@ class TransportConformance(OnClient):
 
         async def wait() -> None:
             reply = None
-            while reply is None:  # where the limit is short, an ended wait is followed by another
+            while reply is None:  # repeat the wait if the limit is short
                 reply = await transport.block(wait_for_hint(key, seconds), seconds)
             replies.append(reply)
 
@@ -265,7 +265,7 @@ class TransportConformance(OnClient):
                 await unheard(transport, one)
                 await publish(transport, other, b'last')
                 heard = await listener.receive()
-                while heard == Message(one, b'unheard'):  # on its way as the channel was left
+                while heard == Message(one, b'unheard'):  # was under way at the time of unsubscribing
                     heard = await listener.receive()
                 assert heard == Message(other, b'last')
                 await confirmed(listener, one)
@@ -355,7 +355,7 @@ FAILING = Script('failing', "return redis.call('LPUSH', KEYS[1], 'x')", ('key',)
 
 
 class ServerConformance(TransportConformance):
-    """Scripts of one's own, and connections that the server cuts."""
+    """Tests that need a real server: other scripts, and connections that the server closes."""
 
     async def test_scripts_are_loaded_when_they_are_missing(self, transport: Transport) -> None:
         name = unique_key()
@@ -395,7 +395,7 @@ class ServerConformance(TransportConformance):
                 await kill(transport, key, 'TYPE', 'normal', 'SKIPME', skip_me)
                 await ask(transport, 'HGET', key, 'a')
             except TorrelqueConnectionError:
-                pass  # that it is told is enough
+                pass  # raising is enough
             assert await ask(transport, 'HGET', key, 'a') == b'1'
 
     async def test_a_cut_block_is_told_and_not_repeated(self, transport: Transport) -> None:

@@ -1,4 +1,4 @@
-"""What the screens share: the status line, figures that arrive, the filter, and doing something to tasks."""
+"""Common parts of the screens: status line, updates, filter, and actions on tasks."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Top(Protocol):
 
 
 class TopScreen(Screen[None]):
-    """A screen that is shown anew with each sample."""
+    """A screen that is redrawn with each sample."""
 
     _offered: tuple[object, ...] = ()
-    VERTICAL_BREAKPOINTS: list[tuple[int, str]] | None = [(0, '-low'), (34, '-tall')]  # noqa: RUF012 - as Textual declares it
+    VERTICAL_BREAKPOINTS: list[tuple[int, str]] | None = [(0, '-low'), (34, '-tall')]  # noqa: RUF012 - declared like this in Textual
 
     @property
     def top(self) -> Top:
@@ -45,7 +45,7 @@ class TopScreen(Screen[None]):
         self.top.sampled.subscribe(self, self.on_sample)
 
     def on_sample(self, monitor: Monitor) -> None:
-        """There are new figures; extended by screens that read more."""
+        """Handle a new sample. Screens that read more extend this."""
         self.show_figures()
 
     def on_screen_resume(self) -> None:
@@ -56,26 +56,26 @@ class TopScreen(Screen[None]):
 
     @property
     def is_there(self) -> bool:
-        """Whether there is something to show figures in: not before the screen is made up, nor when it is left."""
+        """Whether the screen has its widgets: not before it is composed, nor after it is closed."""
         return self.is_running and bool(self.query(StatusLine))
 
     def show_figures(self) -> None:
-        """Show what is known, if there is a screen to show it on."""
+        """Redraw the screen if it has its widgets."""
         if self.is_there:
             self.query_one(StatusLine).show(self.monitor)
             self.draw()
 
     def offer(self, *what: object) -> None:
-        """Show at the foot what can be done now, if that depends on something else than before: doing so flickers."""
+        """Refresh the keys in the footer if ``what`` they depend on has changed, because refreshing flickers."""
         if self.is_there and what != self._offered:
             self._offered = what
             self.refresh_bindings()
 
     def draw(self) -> None:
-        """Show what is known below the status line."""
+        """Draw everything below the status line."""
 
     def do(self, question: str, act: Callable[[], Awaitable[str]]) -> None:
-        """Change something in the background, asking first if there is a question; ``act`` returns what was done."""
+        """Run ``act`` in the background, after asking the question, if any. It returns what was done, as text."""
         self._do(question, act)
 
     @work(group='doing')
@@ -95,14 +95,14 @@ class TopScreen(Screen[None]):
             self.changed()
 
     def changed(self) -> None:
-        """Something was changed, or was found to be otherwise than shown."""
+        """Handle a change, or a task that differs from what is shown."""
 
 
 class FilteredScreen(TopScreen):
-    """A screen with a table, and a line to type a filter for it in."""
+    """A screen with a table and a filter for it."""
 
     wanted: str = ''
-    """What is filtered for."""
+    """The text of the filter."""
 
     def make_filter(self) -> Input:
         return Input(
@@ -122,12 +122,12 @@ class FilteredScreen(TopScreen):
         self._leave_filter()
 
     def action_back(self) -> None:
-        """Give up the filter, or leave the screen."""
+        """Clear the filter, or close the screen if there is none."""
         field = self.query_one('#filter', Input)
         if field.has_focus or field.value:
             field.value = ''
             self._leave_filter()
-        elif len(self.app.screen_stack) > 2:  # noqa: PLR2004 - Textual's own first screen, and that of the queues
+        elif len(self.app.screen_stack) > 2:  # noqa: PLR2004 - Textual's first screen and the screen of the queues
             self.app.pop_screen()
 
     def _leave_filter(self) -> None:
@@ -135,4 +135,4 @@ class FilteredScreen(TopScreen):
         self.query_one(RowTable).focus()
 
     def filter_changed(self) -> None:
-        """The filter is another one."""
+        """Handle a change of the filter."""

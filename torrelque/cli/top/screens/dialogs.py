@@ -1,4 +1,4 @@
-"""What is asked or told on top of a screen."""
+"""Dialogs on top of a screen."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ HELP = {
 
 
 class Confirm(ModalScreen[bool]):
-    """A question about something that cannot be undone."""
+    """A question before an action that cannot be undone."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding('y', 'answer(True)', 'Yes'),
@@ -62,7 +62,7 @@ class Confirm(ModalScreen[bool]):
 
 
 class Help(ModalScreen[None]):
-    """The keys, and what the figures mean."""
+    """Help: the keys, and the meaning of the figures."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding('escape,q,enter,question_mark,space', 'close', 'Close')]
 

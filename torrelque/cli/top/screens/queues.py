@@ -1,4 +1,4 @@
-"""Every queue on the server at a glance."""
+"""The screen with all queues on the server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GAP = '  '
 
 
 class QueuesScreen(FilteredScreen):
-    """A table of all queues, and charts of the one that the cursor is on."""
+    """A table of all queues, and charts of the selected one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding('s', 'sort', 'Sort'),
@@ -38,7 +38,7 @@ class QueuesScreen(FilteredScreen):
     def __init__(self) -> None:
         super().__init__()
         self._sorted_by = 0
-        """0 is the name, then the figures."""
+        """Index of the sort column: 0 is the name, then the figures."""
         self._reversed = False
 
     def compose(self) -> ComposeResult:

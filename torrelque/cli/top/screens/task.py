@@ -1,4 +1,4 @@
-"""One task: its state and payload."""
+"""The screen with the state and payload of a task."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ('TaskScreen',)
 
 
 class TaskScreen(TopScreen):
-    """A task as it is now. Once it is gone, what was seen of it last."""
+    """A task's current state, or its last known state after it has gone."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *(Binding(action.key, f'act("{name}")', action.title) for name, action in ACTIONS.items()),

@@ -1,4 +1,4 @@
-"""The tasks of one queue, by status and page by page."""
+"""The screen with the tasks of a queue, by status and page."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ WHEN = {
 WHOLE_ID, SHORT_ID = 33, 18
 AGE, TRIES, WHEN_WIDTH = 9, 7, 10
 ROOMY = 100
-"""Columns from which on ids are shown in full."""
+"""Screen width from which ids are shown in full."""
 
 
 class TasksScreen(FilteredScreen):
     """A table of a queue's tasks with one status.
 
-    What is listed stays while one looks at it, and shows what became of it; a
-    list that has nothing left to show is read again.
+    The listed tasks stay on the page and show their current state. When none of them
+    is left, the list is read again.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -79,7 +79,7 @@ class TasksScreen(FilteredScreen):
         self._pager: Pager | None = None
         self._rows: list[Row] = []
         self._reading: object = None
-        """Stands for the page that is being read."""
+        """Identifies the read that is under way."""
         self._trouble = ''
 
     @property
@@ -98,7 +98,7 @@ class TasksScreen(FilteredScreen):
     def on_mount(self) -> None:
         super().on_mount()
         stats = self._watched.stats
-        if stats is not None and not stats.pending:  # where there is something to see, first
+        if stats is not None and not stats.pending:  # start with a tab that has tasks
             self._tab = next(
                 (number for number, status in enumerate(TABS[:-1]) if getattr(stats, status.name.lower())), 0
             )
@@ -107,7 +107,7 @@ class TasksScreen(FilteredScreen):
     # Reading
 
     def action_again(self) -> None:
-        """Read from the first page on."""
+        """Read again, from the first page."""
         self._pager = None
         self._page = 0
         self._read(0)
@@ -133,7 +133,7 @@ class TasksScreen(FilteredScreen):
             rows = await read_rows(queue, await pager.read(page))
         except TorrelqueError as error:
             self._trouble = str(error)
-            self._pager = None  # it cannot be read on
+            self._pager = None  # this pager cannot continue
         else:
             self._rows, self._page, self._pager, self._trouble = rows, page, pager, ''
         if self._reading is reading:
@@ -157,7 +157,7 @@ class TasksScreen(FilteredScreen):
 
     @work(group='rows', exclusive=True)
     async def _read_rows(self) -> None:
-        """What became of the tasks of this page."""
+        """Update the tasks of this page."""
         before = self._rows
         try:
             rows = await read_rows(self._watched.queue, [row.id for row in before])

@@ -1,4 +1,4 @@
-"""What the screens of `torrelque top` are made of."""
+"""The widgets of `torrelque top`."""
 
 from torrelque.cli.top.widgets.charts import Charts
 from torrelque.cli.top.widgets.status import StatusLine

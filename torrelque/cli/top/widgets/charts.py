@@ -1,4 +1,4 @@
-"""How a queue went, lately."""
+"""Charts of a queue's recent history."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torrelque.cli.units import NOTHING, count, duration, rate
 __all__ = ('Charts',)
 
 LABEL, VALUE, PEAK = 9, 8, 12
-"""Widths of what stands beside the bars."""
+"""Widths of the texts beside the bars."""
 
 STATUSES = (
     TorrelqueTaskStatus.PENDING,
@@ -38,10 +38,10 @@ class Line(NamedTuple):
 
 
 class Charts(Static):
-    """Depth by status and rates of one queue, each as high as there is room."""
+    """Depth by status and rates of one queue, as high as the space allows."""
 
     def _head(self, title: str, subtitle: str) -> None:
-        widget: Static = self  # set on itself the titles would count as attributes declared anew
+        widget: Static = self  # assigned to self, the titles would count as new attribute declarations
         widget.border_title, widget.border_subtitle = title, subtitle
 
     def show(self, watched: Watched | None) -> None:

@@ -1,4 +1,4 @@
-"""The first line of each screen: where one is, and whether the server is there."""
+"""The first line of each screen: its position, and whether the server is reachable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ('StatusLine',)
 
 
 class StatusLine(Static):
-    """The way to the screen at the left, the server's state at the right."""
+    """The path to the screen on the left, the server's state on the right."""
 
     def __init__(self, *way: str) -> None:
         super().__init__(id='status')

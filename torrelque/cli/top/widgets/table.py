@@ -1,4 +1,4 @@
-"""A table whose rows have keys, so that it can be shown anew again and again without losing the reader's place."""
+"""A table whose rows have keys, so that updates do not move the cursor."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torrelque.cli.top.styles import CALM
 
 __all__ = ('Column', 'RowTable', 'cell')
 
-QUIET = frozenset({'0', '–', ''})  # noqa: RUF001 - the dash for nothing
+QUIET = frozenset({'0', '–', ''})  # noqa: RUF001 - the dash of an empty cell
 
 
 def cell(text: str, style: str = '', *, right: bool = True) -> Text:
-    """A cell on one line; zeros and dashes are calm, so that what there is stands out."""
+    """Return a cell of one line. Zeros and dashes are dimmed, so that other values stand out."""
     shown = printable(text)
     return Text(
         shown,
@@ -32,7 +32,7 @@ def cell(text: str, style: str = '', *, right: bool = True) -> Text:
 
 
 class Column(NamedTuple):
-    """A column: its title, and its width with the space before it."""
+    """A column: its title, and its width including the space before it."""
 
     title: str
     width: int
@@ -40,11 +40,11 @@ class Column(NamedTuple):
 
 
 class RowTable(DataTable[Text]):
-    """Rows of cells, of which one is selected."""
+    """A table with one selected row."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding('enter', 'select_cursor', 'Open')]
 
-    def __init__(self, id: str) -> None:  # noqa: A002 - what Textual calls it
+    def __init__(self, id: str) -> None:  # noqa: A002 - the name in Textual
         super().__init__(id=id, cursor_type='row', cell_padding=0)
         self._columns: tuple[Column, ...] = ()
         self._names: list[str] = []
@@ -52,7 +52,7 @@ class RowTable(DataTable[Text]):
 
     @property
     def selected(self) -> str | None:
-        """The key of the row that the cursor is on."""
+        """The key of the selected row."""
         return self._names[self.cursor_row] if 0 <= self.cursor_row < len(self._names) else None
 
     def show(
@@ -60,7 +60,7 @@ class RowTable(DataTable[Text]):
     ) -> None:
         """Show these rows.
 
-        The cursor stays on its row if that is still there, else in its place; with ``at_top`` it is on the first one.
+        The cursor stays on its row or, if that row is gone, at its position. With ``at_top`` it moves to the first row.
         """
         names = [name for name, _ in rows]
         if tuple(columns) == self._columns and names == self._names:
