@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -14,6 +15,13 @@ from tests import servers
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption('--no-skips', action='store_true', help='a test that is skipped, or expected to fail, fails')
     parser.addoption('--known', action='store_true', help='tests of growth and outages that are known to fail, too')
+
+
+def pytest_configure() -> None:
+    """Heed signals that were ignored, as nohup and a shell's ``&`` ask for: programs that tests start inherit that."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

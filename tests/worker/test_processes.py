@@ -181,6 +181,8 @@ def test_ctrl_c_gives_back_though_nobody_handles_signals(loop: str) -> None:
     with program(ONE_WORKER, loop) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == 'started\n'
+        with pytest.raises(subprocess.TimeoutExpired):  # until the handler sleeps: Trio would interrupt its code
+            process.wait(0.5)
         process.send_signal(signal.SIGINT)
         cancelled = 'Cancelled' if loop == 'trio' else 'CancelledError'
         assert output(process) == [cancelled, 'GivenBack', 'KeyboardInterrupt']
