@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 import anyio
-from anyio.abc import TaskStatus
 
 from torrelque import (
     ReleaseItem,
@@ -114,14 +113,16 @@ class OutcomeWriter(Generic[J]):
         self._lose = lose
         self._tell = tell
         self._finished: list[tuple[J, events.Finished]] = []
+        self.ready = anyio.Event()
+        """Set when outcomes can be handed over."""
         self._all_ended = anyio.Event()
         self._scope = anyio.CancelScope(shield=True)
 
-    async def run(self, *, task_status: TaskStatus[None]) -> None:
+    async def run(self) -> None:
         """Host the writing until `end`: a cancellation from outside leaves it a bounded time."""
         with self._scope:
             async with anyio.create_task_group() as self._group:
-                task_status.started()
+                self.ready.set()
                 await self._all_ended.wait()
 
     def end(self, seconds: float) -> None:

@@ -14,10 +14,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import Context, copy_context
 from itertools import count
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -35,7 +34,7 @@ from torrelque import (
 from torrelque import retry as policies
 from torrelque.worker.failures import Failure, describe, understand
 from torrelque.worker.leases import Clock, LeaseKeeper
-from torrelque.worker.loops import LoopClock, call_in, count_cancellations, start_dedicated
+from torrelque.worker.loops import LoopClock, count_cancellations, open_tasks, start_dedicated
 from torrelque.worker.outcomes import BACK_OFF, OutcomeWriter, may_pass, sleep
 from torrelque.worker.signals import HANG_UP, received
 
@@ -47,13 +46,14 @@ CLOSING_TIME = 5.0
 TURN = 0.001
 """Seconds after which handlers that never wait let others have a turn of the event loop."""
 
+AT_FIRST = 8
+"""Handlers that are started in one turn of the event loop, until it is known how long they take."""
+
 HEAD_START = 3
 """Turns of the event loop until a claim that was asked for has left, from the worker to the socket."""
 
 LONGEST = 1e9
 """Seconds. Beyond it a time is a mistake."""
-
-A = TypeVar('A')
 
 logger: logging.Logger = logging.getLogger('torrelque.worker')
 
@@ -66,7 +66,7 @@ class _Job:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.expires = task.expires
-        self.scope: anyio.CancelScope | None = None  # while its handler runs
+        self.scope = anyio.CancelScope()  # its handler's
         self.in_thread = False
         self.ended: tuple[Any, BaseException | None] = None, None  # what a thread returned or raised
         self.lost = False
@@ -81,8 +81,8 @@ class Worker:
     :class:`~torrelque.Retry` or :class:`~torrelque.Reject`, also in an exception
     group, that is done. After anything else that it raises, ``retry``, a policy of
     :mod:`torrelque.retry`, says when the task is tried again, or that it goes to
-    the dead letters. A plain function runs in a thread. Each delivery has a copy
-    of the context in which `run` was called.
+    the dead letters. A plain function runs in a thread. Each delivery is an
+    event-loop task of its own, in a copy of the context in which `run` was called.
 
     Meanwhile the claim is renewed. When it is lost all the same, the handler is
     cancelled at once and nothing is written.
@@ -131,9 +131,9 @@ class Worker:
         self._failure: BaseException | None = None
         self._jobs: set[_Job] = set()
         self._ready: deque[_Job] = deque()  # claimed, and about to be started: never more than there are free slots
-        self._resting: deque[anyio.Event] = deque()
-        self._waking = False
         self._many = max(2, self._concurrency // 4)
+        self._at_once = AT_FIRST  # so many handlers are started in a turn of the event loop
+        self._starting = False
         self._claiming: anyio.CancelScope | None = None
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -160,21 +160,22 @@ class Worker:
         self._renewer = LeaseKeeper(self._queue, self._clock, self._lose)
         self._settler = OutcomeWriter[_Job](self._queue, self._clock, self._result_ttl, self._lose, self._tell)
         self._stop_news = anyio.Event()
-        self._slots = anyio.CancelScope()
-        self._slots_ended = anyio.Event()
+        self._room = anyio.Event()
+        self._all_ended = anyio.Event()
         async with anyio.create_task_group() as group:
-            await group.start(self._settler.run)
             try:
+                group.start_soon(self._settler.run)
+                await self._settler.ready.wait()  # `group.start`, if cancelled, would wait for what only `end` ends
                 async with anyio.create_task_group() as helpers:
                     helpers.start_soon(self._renewer.run)
                     helpers.start_soon(self._end_grace)
                     if self._handle_signals:
                         await helpers.start(self._heed_signals)
-                    await self._run_slots(task_status)
+                    await self._run_deliveries(task_status)
                     helpers.cancel_scope.cancel()
             finally:
                 self._stopping = True
-                self._give_back_ready()
+                self._give_back_unbegun()
                 self._settler.end(CLOSING_TIME)
         if self._failure is not None:
             raise self._failure
@@ -196,112 +197,99 @@ class Worker:
             return
         self._stopped_at = min(self._stopped_at, self._clock.now() + seconds)
         self._stop_news.set()
-        if self._claiming is not None:
-            self._claiming.cancel()
+        self._end_claiming()
 
     # Claiming --------------------------------------------------------------------------------------------------------
-    # Slots take turns at claiming for all that are free. One that has a job and leaves others ready wakes the next, so
-    # that handlers which never wait are called in a row, without a switch of tasks between them.
 
-    async def _run_slots(self, task_status: TaskStatus[None]) -> None:
-        """Return when all slots have ended, or those that have not were abandoned.
+    async def _run_deliveries(self, task_status: TaskStatus[None]) -> None:
+        """Return when all deliveries have ended, or those that have not were abandoned.
 
         They are in no task group of the caller's, as that could not be left while a
         handler ignores its cancellation.
         """
-        start_dedicated(self._host_slots)
+        start_dedicated(self._host_deliveries)
         try:
             task_status.started()
-            await self._slots_ended.wait()
+            await self._all_ended.wait()
         except BaseException:  # a cancellation, or Ctrl-C on Trio
-            self._slots.cancel()
+            self._stopping = True
+            self._end_claiming()
+            self._cancel_handlers()
             with anyio.CancelScope(shield=True):
                 await self._abandon_late()
             raise
         if self._crash is not None:
             raise self._crash
 
-    async def _host_slots(self) -> None:
+    async def _host_deliveries(self) -> None:
         try:
-            with self._slots:
-                async with anyio.create_task_group() as group:
-                    for _ in range(self._concurrency):
-                        group.start_soon(self._fill_slot)
-        except BaseException as error:  # noqa: BLE001 - `run` raises it
-            self._crash = error
-        finally:
-            self._slots_ended.set()
-
-    async def _fill_slot(self) -> None:
-        ended = False
-        while not ended:
-            with anyio.CancelScope() as scope:  # a handler's, and the next one's; a new one after it was cancelled
-                before = count_cancellations()
+            async with open_tasks() as self._tasks:
                 try:
-                    ended = await self._fill_slot_within(scope, before)
-                except asyncio.CancelledError:  # perhaps by a timer that a handler left behind
-                    if await self._is_cancelled(scope, before):
-                        raise
+                    await self._claim_and_start()
+                except BaseException as error:  # noqa: BLE001 - `run` raises it
+                    self._crash = error
+                    self.stop()
+        finally:
+            self._all_ended.set()
 
-    async def _fill_slot_within(self, scope: anyio.CancelScope, before: int) -> bool:
-        """Work on one task after the other until the scope is cancelled, or the worker stops. Whether it does."""
-        turn = monotonic()
-        while not scope.cancel_called:
-            job = await self._next_job()
-            if job is None:
-                return True
-            outcome = await self._work(job, scope, before)
-            if outcome is not None:
-                self._settler.settle_soon(job, outcome)
-            job = outcome = None  # else an idle slot keeps the last payload, result and traceback
-            if self._ready and monotonic() - turn > TURN:
-                await checkpoint()
-                turn = monotonic()
-        return False
-
-    async def _next_job(self) -> _Job | None:
-        """The next task; None when the worker stops."""
-        ready = self._ready
+    async def _claim_and_start(self) -> None:
+        """Claim for all slots that are free, until the worker stops."""
         while not self._stopping:
-            # With many ready, and more places free than those will take, the next claim leaves before they are started.
-            if ready and (self._claiming is not None or not self._many <= len(ready) < self._free()):
-                job = ready.popleft()
-                if ready or self._claiming is None:
-                    self._wake_one()
-                return job
-            if self._claiming is not None:
-                await self._rest()
-            else:
-                if ready:
-                    self._wake_one()
+            # While many are ready, and more places free than those will take, the next claim is under way.
+            if self._many <= len(self._ready) < self._free() if self._ready else self._free():
                 await self._claim()
+            else:
+                self._room = anyio.Event()
+                await self._room.wait()
+            if not self._starting and not self._stopping:
+                self._start_some()
+                if self._ready:
+                    self._starting = True
+                    self._tasks.start(Worker._start_rest, self, 'Worker._start_rest')
         self._give_back_ready()
-        self._wake_one()
-        return None
+
+    async def _start_rest(self) -> None:
+        """Start the handlers of all tasks that are ready, in steps between which the event loop does other things."""
+        last = monotonic()
+        while self._ready and not self._stopping:
+            await checkpoint()  # handlers run that were started before
+            now = monotonic()
+            took, last = now - last, now
+            if took > TURN:
+                self._at_once = max(1, self._at_once // 2)
+            elif took < TURN / 2:
+                self._at_once = min(self._concurrency, self._at_once * 2)
+            self._start_some()
+        self._starting = False
+        self._room.set()
+
+    def _start_some(self) -> None:
+        for _ in range(min(self._at_once, len(self._ready))):
+            job = self._ready.popleft()
+            if job.expires <= self._clock.now():
+                self._lose(job)
+            else:
+                self._jobs.add(job)
+                self._renewer.add(job)
+                self._tasks.start(self._deliver, job, f'task:{job.task.id}')
+
+    def _end_claiming(self) -> None:
+        self._room.set()
+        if self._claiming is not None:
+            self._claiming.cancel()
 
     def _give_back_ready(self) -> None:
         while self._ready:
             job = self._ready.popleft()
             self._settler.settle_soon(job, events.GivenBack(job.task))
 
-    def _wake_one(self) -> None:
-        if self._resting and not self._waking:
-            self._waking = True
-            self._resting.popleft().set()
-
-    async def _rest(self) -> None:
-        woken = anyio.Event()
-        self._resting.append(woken)
-        try:
-            await woken.wait()
-        finally:
-            if woken.is_set():
-                self._waking = False
-            else:
-                self._resting.remove(woken)
-        if self._claiming is not None and self._ready:
-            for _ in range(HEAD_START):  # so that the server works on the next tasks while handlers do on these
-                await checkpoint()
+    def _give_back_unbegun(self) -> None:
+        """Give back what was claimed and never handled, as when an event loop ends that cancels all its tasks."""
+        self._give_back_ready()
+        for job in self._jobs:
+            if not job.lost:
+                job.lost = True
+                self._settler.settle_soon(job, events.GivenBack(job.task))
 
     def _free(self) -> int:
         return self._concurrency - len(self._jobs) - len(self._ready)
@@ -311,8 +299,6 @@ class Worker:
         with anyio.CancelScope() as scope:
             self._claiming = scope
             try:
-                if not self._ready:
-                    await checkpoint()  # others may end at this moment, too; what became of them travels with the claim
                 self._ready.extend([_Job(task) for task in await self._next_tasks()])
             except Exception as error:  # noqa: BLE001 - `run` raises it
                 if self._failure is None:
@@ -350,46 +336,58 @@ class Worker:
 
     # Handling --------------------------------------------------------------------------------------------------------
 
-    async def _work(self, job: _Job, scope: anyio.CancelScope, before: int) -> events.Outcome | None:
-        """Call the handler, within a scope that cancels it. None if the claim was lost meanwhile."""
-        if job.expires <= self._clock.now():
-            self._lose(job)
-            return None
-        job.scope = scope
-        self._jobs.add(job)
-        self._renewer.add(job)
-        context = copy_context()
-        if self._on_event is not None:
-            context.run(self._tell, events.Started(job.task))
-        try:
-            result, error = await self._call(job, context)
-            if error is None:
-                return None if job.lost else events.Finished(job.task, result)
-            return await self._judge_unless_cancelled(job, scope, before, error)
-        finally:
-            error = None  # as its traceback may have this frame
-            job.scope = None
-            self._jobs.discard(job)
-            job.expires = self._renewer.remove(job)
+    async def _deliver(self, job: _Job) -> None:
+        """One delivery, as a task of its own, which nothing that the handler raises gets out of."""
+        if job.lost:
+            outcome: events.Outcome | None = None
+        elif job.scope.cancel_called:
+            outcome = events.GivenBack(job.task)
+        else:
+            if self._on_event is not None:
+                self._tell(events.Started(job.task))
+            result, error = await self._call(job)
+            if error is not None:
+                outcome = await self._judge_unless_cancelled(job, error)
+            elif job.scope.cancelled_caught:
+                outcome = events.GivenBack(job.task)
+            else:
+                outcome = events.Finished(job.task, result)
+        self._jobs.discard(job)
+        job.expires = self._renewer.remove(job)
+        if outcome is not None and not job.lost:
+            self._settler.settle_soon(job, outcome)
+        self._room.set()
 
-    async def _call(self, job: _Job, context: Context) -> tuple[Any, BaseException | None]:
-        """What the handler returned, or what it raised."""
-        if not self._in_thread:
-            return await call_in(context, self._handler, job.task)
+    async def _call(self, job: _Job) -> tuple[Any, BaseException | None]:
+        """What the handler returned, or what it raised, within a scope that cancels it."""
+        try:
+            with job.scope:
+                if not self._in_thread:
+                    return await self._handler(job.task), None
+                result, error = await self._call_in_thread(job)
+                if error is None and inspect.isawaitable(result):
+                    if job.lost:
+                        job.scope.cancel()
+                    result = await result
+                return result, error
+        except GeneratorExit as error:
+            if not self._tasks.is_running():
+                raise
+            return None, error
+        except BaseException as error:  # noqa: BLE001 - the retry policy's to judge
+            return None, error
+        return None, None
+
+    async def _call_in_thread(self, job: _Job) -> tuple[Any, BaseException | None]:
         job.in_thread = True
         try:
             await anyio.to_thread.run_sync(self._call_plainly, job, limiter=self._limiter, abandon_on_cancel=True)
-        except anyio.get_cancelled_exc_class() as cancellation:
+        except anyio.get_cancelled_exc_class():
             logger.warning('The thread of task:%s goes on; what it returns is dropped', job.task.id)
-            return None, cancellation
+            raise
         job.in_thread = False
-        result, error = job.ended
-        job.ended = None, None  # the traceback leads to the thread's frames, and these to the job
-        if error is None and inspect.isawaitable(result):
-            if job.lost and job.scope is not None:
-                job.scope.cancel()
-            return await call_in(context, _itself, result)
-        return result, error
+        ended, job.ended = job.ended, (None, None)  # the traceback leads to the thread's frames, and these to the job
+        return ended
 
     def _call_plainly(self, job: _Job) -> None:
         try:
@@ -397,40 +395,26 @@ class Worker:
         except BaseException as error:  # noqa: BLE001 - not all kinds get from a thread to an event loop
             job.ended = None, error
 
-    async def _judge_unless_cancelled(
-        self, job: _Job, scope: anyio.CancelScope, before: int, error: BaseException
-    ) -> events.Outcome | None:
+    async def _judge_unless_cancelled(self, job: _Job, error: BaseException) -> events.Outcome | None:
         """What becomes of a task whose handler raised, maybe because this worker cancelled it."""
         failure = understand(error)
         decided = failure.rejects or failure.delay is not None or failure.exit is not None
-        if not decided and await self._is_cancelled(scope, before):  # a handler that is cancelled may well fail of it
-            if not job.lost:
-                self._settler.settle_soon(job, events.GivenBack(job.task))
-            if isinstance(error, anyio.get_cancelled_exc_class()):
-                try:
-                    raise error
-                finally:
-                    del error, failure  # its traceback has this frame
-            return None
+        if not decided and await self._is_cancelled(job.scope):  # a handler that is cancelled may well fail of it
+            return events.GivenBack(job.task)
         if failure.exit is not None:
             self._exit(failure.exit, job.task)
         return None if job.lost else self._judge(job.task, failure, error)
 
-    async def _is_cancelled(self, scope: anyio.CancelScope, before: int) -> bool:
+    async def _is_cancelled(self, scope: anyio.CancelScope) -> bool:
         """Whether this worker, or all of the event loop, is being stopped, and not just what the handler awaited."""
         if _is_ending(scope):
             return True
-        if count_cancellations() <= before:
+        if not count_cancellations():
             return False
         for _ in range(HEAD_START):  # an event loop that ends cancels all tasks in one turn, which `run` hears of
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
-        if _is_ending(scope):
-            return True
-        task = asyncio.current_task()
-        while task is not None and task.cancelling() > before:
-            task.uncancel()
-        return False
+        return _is_ending(scope)
 
     def _exit(self, error: SystemExit | KeyboardInterrupt, task: Task) -> None:
         """Stop the worker, as the handler asked to. `run` raises the error."""
@@ -472,7 +456,7 @@ class Worker:
         job.lost = True
         logger.warning('Delivery %d of task:%s lost its claim, nothing is written', job.task.dequeue_count, job.task.id)
         self._tell(events.LeaseLost(job.task))
-        if not job.in_thread and job.scope is not None:
+        if not job.in_thread:
             job.scope.cancel()
 
     # Stopping --------------------------------------------------------------------------------------------------------
@@ -482,15 +466,17 @@ class Worker:
         while self._clock.now() < self._stopped_at:
             self._stop_news = anyio.Event()
             await self._clock.pause(self._stop_news, self._stopped_at)
-        for job in self._jobs:
-            if job.scope is not None:
-                job.scope.cancel()
+        self._cancel_handlers()
         await self._abandon_late()
+
+    def _cancel_handlers(self) -> None:
+        for job in self._jobs:
+            job.scope.cancel()
 
     async def _abandon_late(self) -> None:
         """Give handlers that were cancelled some time to end; then let those be that have not."""
         with anyio.move_on_after(CLOSING_TIME):
-            await self._slots_ended.wait()
+            await self._all_ended.wait()
             return
         for job in list(self._jobs):
             logger.error('The handler of task:%s ignores that it was cancelled, and is left behind', job.task.id)
@@ -499,7 +485,7 @@ class Worker:
                 job.lost = True
                 self._renewer.remove(job)
                 self._settler.settle_soon(job, events.GivenBack(job.task))
-        self._slots_ended.set()
+        self._all_ended.set()
 
     async def _heed_signals(self, *, task_status: TaskStatus[None]) -> None:
         loop: Any = current_token().native_token
@@ -527,10 +513,6 @@ class Worker:
 
 def _is_ending(scope: anyio.CancelScope) -> bool:
     return scope.cancel_called or anyio.current_effective_deadline() == -math.inf
-
-
-def _itself(value: A) -> A:
-    return value
 
 
 def _is_coroutine_function(function: Any) -> bool:  # noqa: ANN401 - that is what is asked
