@@ -17,6 +17,7 @@ from torrelque import (
     TorrelqueHandshakeError,
     TorrelqueRefusedError,
     TorrelqueReplyError,
+    TorrelqueTooLargeError,
     events,
 )
 from torrelque.transports.repeating import PoolFullError
@@ -235,6 +236,35 @@ async def test_it_survives_an_error_that_nobody_expects(
         assert (await bench.queue.get_task_state(task_id)).result == 8
     assert caplog.text.count('The server cannot be used') == 1
     assert len(bench.told(events.Disconnected)) == len(bench.told(events.Reconnected)) == 1
+
+
+async def test_a_task_that_is_too_large_to_be_claimed_does_not_end_the_worker(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = True
+    calls = 0
+
+    def blocking(function: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(*args: Any, **options: Any) -> Any:  # noqa: ANN401 - the queue's
+            nonlocal calls
+            if blocked:
+                calls += 1
+                raise TorrelqueTooLargeError('the answer is larger than 1000 bytes')
+            return await function(*args, **options)
+
+        return call
+
+    for name in ('dequeue', 'dequeue_nowait'):
+        monkeypatch.setattr(bench.queue, name, blocking(getattr(bench.queue, name)))
+    async with bench.working(double, concurrency=2):
+        await bench.clock.advance(150)
+        assert 250 <= calls <= 800, 'up to half a second after each other, with jitter'
+        assert caplog.text.count('A task is too large to be claimed') == 3, 'one a minute'
+        blocked = False
+        task_id = await bench.queue.enqueue(4)
+        await bench.clock.advance(1)
+        assert (await bench.queue.get_task_state(task_id)).result == 8
+    assert [type(event) for event in bench.events] == [events.Started, events.Finished]
 
 
 async def test_leases_are_renewed_again_after_an_error_that_nobody_expects(

@@ -26,6 +26,8 @@ from anyio.lowlevel import checkpoint, current_token
 from torrelque import (
     Task,
     Torrelque,
+    TorrelqueError,
+    TorrelqueTooLargeError,
     TorrelqueTypeError,
     TorrelqueUsageError,
     TorrelqueValueError,
@@ -48,6 +50,9 @@ TURN = 0.001
 
 AT_FIRST = 8
 """Handlers that are started in one turn of the event loop, until it is known how long they take."""
+
+COMPLAINTS = 60.0
+"""Seconds between log lines about a task that is too large to be claimed."""
 
 HEAD_START = 3
 """Turns of the event loop until a claim that was asked for has left, from the worker to the socket."""
@@ -135,6 +140,7 @@ class Worker:
         self._at_once = AT_FIRST  # so many handlers are started in a turn of the event loop
         self._starting = False
         self._claiming: anyio.CancelScope | None = None
+        self._next_complaint = -math.inf
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Work until `stop`, once.
@@ -312,27 +318,39 @@ class Worker:
             if (free := self._free()) > 1:
                 return await self._queue.dequeue(max_tasks=free)
             return [await self._queue.dequeue()]
-        except Exception as error:
-            if not may_pass(error):
-                raise
-            logger.warning('The server cannot be used, trying again until it can: %s', error)
-            self._tell(events.Disconnected(error))
-            return await self._until_back(error)
+        except Exception as error:  # noqa: BLE001 - it is looked at below
+            away = self._note_failed_claim(error, away=False)
+            return await self._until_back(error, away)
 
-    async def _until_back(self, error: Exception) -> list[Task]:
-        """Try until the server answers. What it claimed thereby."""
+    async def _until_back(self, error: Exception, away: bool) -> list[Task]:
+        """Try until the server answers. What it claimed thereby. ``away``: whether it was reported as unusable."""
         for failures in count(1):
             await sleep(self._clock, BACK_OFF(failures, error) or 0.0)
             try:
                 tasks = await self._queue.dequeue_nowait(max_tasks=self._free())
-            except Exception as failure:
-                if not may_pass(failure):
-                    raise
+            except Exception as failure:  # noqa: BLE001 - as above
+                away = self._note_failed_claim(failure, away)
             else:
-                logger.info('The server can be used again')
-                self._tell(events.Reconnected())
+                if away:
+                    logger.info('The server can be used again')
+                    self._tell(events.Reconnected())
                 return tasks
         raise AssertionError('there is always another try')  # for type checkers
+
+    def _note_failed_claim(self, error: Exception, away: bool) -> bool:
+        """Report it if that is new; raise it if waiting cannot fix it. Whether the server is reported as unusable."""
+        if isinstance(error, TorrelqueTooLargeError):
+            if self._clock.now() >= self._next_complaint:
+                self._next_complaint = self._clock.now() + COMPLAINTS
+                logger.error('A task is too large to be claimed, trying again: %s', error)
+            return away
+        if not may_pass(error):
+            raise error
+        if not away:
+            shown = error if isinstance(error, TorrelqueError) else describe(error)
+            logger.warning('The server cannot be used, trying again until it can: %s', shown)
+            self._tell(events.Disconnected(error))
+        return True
 
     # Handling --------------------------------------------------------------------------------------------------------
 
