@@ -63,10 +63,9 @@ def lose_record(world: World) -> None:
     layout, begun = blocking_drive(sharding.read_layout(MAIN), server.execute)
     if layout is None or begun is not None:
         return
-    told = [server._db.hash_at(keys['counters']).get(b'generation') for keys in KEYS[: layout.total]]
-    keys = world.random.choice(
-        [*KEYS[: layout.total], *([MAIN] if told == [b'%d' % layout.generation] * len(told) else [])]
-    )
+    shards: list[Keys] = list(KEYS[: layout.total])
+    told = [server._db.hash_at(keys['counters']).get(b'generation') for keys in shards]
+    keys: Keys = world.random.choice([*shards, *([MAIN] if told == [b'%d' % layout.generation] * len(told) else [])])
     world.tell(f'the record {keys["counters"]!r} is lost')
     (lost,) = server.execute([Call('DEL', (keys['counters'],))])  # as a call, which a replay repeats on a real server
     world.ledger.tally['lost records'] += lost
@@ -177,6 +176,7 @@ class ShardedClient(Client):
                 return CANCELLED
         if failure is CANCELLED:
             return CANCELLED
+        assert failure is not None
         result.fail(failure)
         return result
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import coredis
+import coredis.exceptions
 import pytest
 import redis.asyncio
 

@@ -226,6 +226,7 @@ def examine(key: bytes) -> Operation[FoundQueue | None]:
     """
     fields = ('shards', 'intended', *_TOTALS)
     replies = yield [Call[bytes | None]('HGET', (key,), (field,)) for field in fields]
+    name = ''
     try:
         name = key.removesuffix(_COUNTERS).decode()
         shards, intended, *totals = [raise_error(reply) for reply in replies]

@@ -61,13 +61,14 @@ def _parts(kind: type[Exception]) -> Iterator[tuple[type, ...]]:
 
 
 def _kind(parts: tuple[type, ...]) -> type[Exception]:
-    kind = _KINDS.get(parts)
-    if kind is None:
-        ours, *others = parts
-        distinct = (ours, *(part for part in others if not issubclass(ours, part)))
-        body = {'__module__': __name__, '__doc__': ours.__doc__, '__reduce__': _reduce}
-        kind = _KINDS[parts] = type('_'.join(part.__name__ for part in distinct), distinct, body)
-        _PARTS[kind] = distinct
+    if parts in _KINDS:
+        return _KINDS[parts]
+    ours, *others = parts
+    distinct = (ours, *(part for part in others if not issubclass(ours, part)))
+    body = {'__module__': __name__, '__doc__': ours.__doc__, '__reduce__': _reduce}
+    made: Any = type('_'.join(part.__name__ for part in distinct), distinct, body)
+    kind: type[Exception] = made
+    _KINDS[parts], _PARTS[kind] = kind, distinct
     return kind
 
 

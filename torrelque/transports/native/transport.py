@@ -36,8 +36,8 @@ class NativeTransport(base.Transport):
     entered once.
     """
 
-    in_order = True
-    block_limit = 7.0
+    in_order: bool = True
+    block_limit: float = 7.0
     """With the margin for a late answer, a connection that leads nowhere is noticed within 9 seconds."""
 
     def __init__(self, address: Address, options: Options, dialer: Dialer | None = None) -> None:
