@@ -558,8 +558,9 @@ class Torrelque:
         Raises:
             TorrelqueLookupError: There is none.
         """
+        layout = self._dispatcher.layout
         found = await read(await self._dispatcher.keys_of(task_id))
-        if found is None and await self._dispatcher.is_changed():
+        if found is None and await self._dispatcher.is_changed(layout):
             found = await read(await self._dispatcher.keys_of(task_id))
         if found is None:
             raise TorrelqueLookupError(f'no task {task_id!r} in queue {self.queue!r}')

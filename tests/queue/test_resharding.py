@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from tests.queue.sharded import MEMORY, SETTINGS, SOON, Place
 from tests.queue.transports import runs
@@ -192,6 +193,26 @@ async def test_busy_consumers_follow_within_a_second(place: Place) -> None:
                 group.cancel_scope.cancel()
         assert time.monotonic() - begun < 3
         assert len(found) > 2
+
+
+async def test_callers_that_look_at_the_same_time_all_follow(place: Place) -> None:
+    """One of them learns of the new number first; the others looked where tasks were before."""
+    ids = [f'chosen {number}' for number in range(12)]
+    async with place.queue(2) as operator, place.queue(2) as looker:
+        assert (await looker.get_queue_stats()).tasks == 0
+        await operator.reshard(7)
+        await operator.enqueue_many([EnqueueItem('data', task_id=task_id) for task_id in ids])
+        found: list[str] = []
+
+        async def look(task_id: str) -> None:
+            for _ in range(5):
+                await checkpoint()  # so that they do not travel together
+            found.append((await looker.get_task(task_id)).id)
+
+        async with anyio.create_task_group() as group:
+            for task_id in ids:
+                group.start_soon(look, task_id)
+        assert sorted(found) == sorted(ids)
 
 
 async def test_those_that_only_look_find_what_was_added_since(place: Place) -> None:

@@ -43,8 +43,9 @@ class DeadLetters:
         return await self._do_to(verb, [write(task_id, math.inf) for task_id in wanted])
 
     async def _check_known(self, ids: list[str]) -> None:
+        layout = self._dispatcher.layout
         unknown = await self._unknown_of(ids)
-        if unknown and await self._dispatcher.is_changed():
+        if unknown and await self._dispatcher.is_changed(layout):
             unknown = await self._unknown_of(unknown)
         if unknown:
             names = ', '.join(repr(task_id) for task_id in unknown[:10])

@@ -14,6 +14,7 @@ from torrelque.core.models import TorrelqueQueueStats
 from torrelque.core.protocol import Operation
 from torrelque.core.session import Session
 from torrelque.core.sharding import layout as sharding
+from torrelque.core.sharding.layout import Layout
 from torrelque.core.sharding.session import ShardedSession
 from torrelque.engine.engine import Engine
 from torrelque.engine.items import random_id
@@ -50,8 +51,16 @@ class Dispatcher:
     async def ready(self) -> None:
         """Know where calls go. Raises TorrelqueUsageError if that is not as the queue object was told."""
 
-    async def is_changed(self) -> bool:
+    @property
+    def layout(self) -> Layout | None:
+        """Where tasks are, as far as this object knows; None if that is not known yet, or never changes."""
+        return None
+
+    async def is_changed(self, since: Layout | None = None) -> bool:
         """Whether a task that was not found is to be looked for again, as tasks are elsewhere by now.
+
+        ``since`` is the `layout` with which it was looked for: another caller may
+        have learned of the new one meanwhile.
 
         Raises TorrelqueShardsError if the queue has another number of shards than
         the queue object was told.

@@ -147,9 +147,13 @@ class ShardedDispatcher(Dispatcher):
         except TorrelqueReplyError:
             return True
 
-    async def is_changed(self) -> bool:
+    @property
+    def layout(self) -> Layout | None:
+        return self._layout
+
+    async def is_changed(self, since: Layout | None = None) -> bool:
         await self.ready()
-        return await self._reload()
+        return await self._reload() or since not in (None, self._layout)
 
     async def _reload(self, *, again: bool = False) -> bool:
         """Use the newest layout; whether it is another.
@@ -422,6 +426,7 @@ class ShardedDispatcher(Dispatcher):
     async def one(self, verb: Command, item: Item) -> Answer:
         await self.ready()
         for last in range(TRIES - 1, -1, -1):
+            layout = self._layout
             try:
                 answer = await self._one(verb, item)
             except TorrelqueShardsError:
@@ -429,7 +434,7 @@ class ShardedDispatcher(Dispatcher):
                     raise
                 await self._catch_up()
             else:
-                if answer is not Outcome.UNKNOWN or not last or not await self._reload():
+                if answer is not Outcome.UNKNOWN or not last or not await self.is_changed(layout):
                     return answer
         raise AssertionError  # the last try returned or raised
 
@@ -520,9 +525,10 @@ class ShardedDispatcher(Dispatcher):
             if verb is ENQUEUE:
                 return await self._add(items, shard)
             answers: list[Answer | Exception] = [*await self._engine.submit(verb, items, shard)]
-            if Outcome.UNKNOWN in answers and (await self._reload() or self._ready_layout().former):
+            if Outcome.UNKNOWN in answers:
+                await self._reload()  # or others did, while this was under way
                 for at, answer in enumerate(answers):
-                    if answer is Outcome.UNKNOWN:
+                    if answer is Outcome.UNKNOWN and self._places(verb, items[at]) != [shard]:
                         answers[at] = await self._one_of_many(verb, items[at])
         except TorrelqueShardsError:
             await self._catch_up()

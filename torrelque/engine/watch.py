@@ -104,8 +104,9 @@ class Watcher:
         """The state at first. Listens from then on unless it is a final one."""
         self._engine.check_running()
         self._deadline = self._transport.now() + self._timeout
+        layout = self._dispatcher.layout
         state = await self._read()
-        if state is None and await self._dispatcher.is_changed():  # it may be elsewhere by now
+        if state is None and await self._dispatcher.is_changed(layout):  # it may be elsewhere by now
             self._keys = None
             state = await self._read()
         if state is None:

@@ -70,40 +70,44 @@ def worker(
     handler: Annotated[
         str,
         typer.Argument(
-            metavar='MODULE:HANDLER', show_default=False, help='The function that is called with each torrelque.Task.'
+            metavar='MODULE:HANDLER', show_default=False, help='The function to call with each torrelque.Task.'
         ),
     ],
     concurrency: Annotated[
-        int, typer.Option('--concurrency', '-c', min=1, metavar='N', help='Tasks that are worked on at once.')
+        int, typer.Option('--concurrency', '-c', min=1, metavar='N', help='Maximum number of tasks handled at once.')
     ] = 10,
-    loop: Annotated[Loop, typer.Option('--loop', help='The event loop that the handler runs on.')] = Loop.ASYNCIO,
+    loop: Annotated[Loop, typer.Option('--loop', help='The event loop to run the handler on.')] = Loop.ASYNCIO,
     retry: Annotated[
         str,
         typer.Option(
             metavar='POLICY',
-            help='When a task that failed is tried again: exponential, linear, constant, immediately, never, or '
-            'module:policy with one of your own.',
+            help='When to retry a failed task: exponential, linear, constant, immediately, never, or '
+            'module:policy for your own.',
         ),
     ] = 'exponential',
     attempts: Annotated[
-        int, typer.Option(min=1, metavar='N', help='Deliveries after which a task that fails becomes a dead letter.')
+        int, typer.Option(min=1, metavar='N', help='Make a failing task a dead letter after N deliveries.')
     ] = 10,
     retry_delay: Annotated[
-        float, typer.Option(metavar=TIME, parser=parse_time, help='The (first) delay of a policy that has one.')
+        float, typer.Option(metavar=TIME, parser=parse_time, help='The first delay of the retry policy, if it has one.')
     ] = 1.0,
     retry_max: Annotated[
         float, typer.Option(metavar=TIME, parser=parse_time, help='The longest delay of a policy whose delays grow.')
     ] = 300.0,
     grace: Annotated[
-        float, typer.Option(metavar=TIME, parser=parse_time, help='How long handlers may finish when it is stopped.')
+        float, typer.Option(metavar=TIME, parser=parse_time, help='How long handlers may take to finish on shutdown.')
     ] = 20.0,
     result_ttl: Annotated[
         float | None,
-        typer.Option(metavar=TIME, parser=parse_time, show_default=False, help='How long results are kept; 1h.'),
+        typer.Option(
+            metavar=TIME, parser=parse_time, show_default=False, help='How long to keep results. Defaults to 1h.'
+        ),
     ] = None,
     serialiser: Annotated[
         str | None,
-        typer.Option(metavar='MODULE[:OBJECT]', show_default=False, help='Has dumps and loads; JSON if not given.'),
+        typer.Option(
+            metavar='MODULE[:OBJECT]', show_default=False, help='An object with dumps and loads. Defaults to JSON.'
+        ),
     ] = None,
     max_rejected: Annotated[
         int | None,
@@ -111,17 +115,18 @@ def worker(
             min=1,
             metavar='N',
             show_default=False,
-            help='Dead letters that are kept; the oldest make room for new ones. All if not given.',
+            help='Keep at most N dead letters; the oldest are deleted. Keeps all by default.',
         ),
     ] = None,
-    log_level: Annotated[LogLevel, typer.Option(help='How much is logged, to standard error.')] = LogLevel.INFO,
+    log_level: Annotated[LogLevel, typer.Option(help='How much to log, to standard error.')] = LogLevel.INFO,
 ) -> None:
-    """Work on a queue: call a function of yours for each task.
+    """Work on a queue: call a function for each task.
 
-    What it returns is kept as the result, what it raises has the task tried
-    again, or rejected. The working folder is searched for the module first.
-    Ctrl-C and SIGTERM stop it once its handlers have finished, the second one
-    at once: their tasks go back. With --json events are printed as they happen.
+    The function's return value is kept as the result. If it raises, the task is
+    retried or rejected. The working directory is searched for the module first.
+    On Ctrl-C or SIGTERM, the worker waits for its handlers to finish; on a
+    second one it cancels them and gives their tasks back. With --json, events
+    are printed as they happen.
     """
     _require_loop(loop)
     backend = 'trio' if loop is Loop.TRIO else 'asyncio'
