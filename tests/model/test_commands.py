@@ -64,6 +64,8 @@ HASHES: list[Command] = [
     ('HEXISTS', 'h', 'a'),
     ('HEXISTS', 'h', 'none'),
     ('HGETALL', 'none'),
+    ('HVALS', 'h'),
+    ('HVALS', 'none'),
     ('HINCRBY', 'h', 'a', 5),
     ('HINCRBY', 'h', 'new', -1),
     ('HINCRBY', 'h', 'b', 1),
