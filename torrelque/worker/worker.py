@@ -374,6 +374,7 @@ class Worker:
         job.expires = self._renewer.remove(job)
         if outcome is not None and not job.lost:
             self._settler.settle_soon(job, outcome)
+        result = error = outcome = None  # what was raised leads to this frame by its traceback, from Python 3.12 on
         self._room.set()
 
     async def _call(self, job: _Job) -> tuple[Any, BaseException | None]:
