@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument('--pattern', choices=patterns.PATTERNS, action='append', help='only this one; may be repeated')
     parser.add_argument('--client', choices=KINDS, action='append', help='only this one; default: all but clusters')
     parser.add_argument('--loop', choices=LOOPS, action='append', help='only this one')
-    parser.add_argument('--shards', type=int, help='give the queues so many shards')
+    parser.add_argument('--shards', type=int, help='the number of shards of each queue')
     parser.add_argument('--seconds', type=float, default=float('inf'), help='begin nothing more after so much time')
     parser.add_argument('--explain', action='store_true', help='name the holders of what grows')
     arguments = parser.parse_args()

@@ -57,7 +57,7 @@ class Runtime:
         self._prefix = tagged(self.name) if self.transport.on_cluster or sharded else self.name
         self._known_keys: Keys | None = None
         self._engine: Engine | None = None
-        self._make_session: Callable[[], Session | ShardedSession] = lambda: self.session_of(self.keys, '')
+        self._make_session: Callable[[], Session | ShardedSession]  # set by the dispatcher, see `run_with`
 
     @property
     def full_names(self) -> dict[str, str]:
