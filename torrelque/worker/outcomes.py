@@ -113,7 +113,7 @@ class OutcomeWriter(Generic[J]):
         self._lose = lose
         self._tell = tell
         self._finished: list[tuple[J, events.Finished]] = []
-        self.ready = anyio.Event()
+        self.ready: anyio.Event = anyio.Event()
         """Set when outcomes can be handed over."""
         self._all_ended = anyio.Event()
         self._scope = anyio.CancelScope(shield=True)
