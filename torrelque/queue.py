@@ -1,4 +1,4 @@
-"""The queue: an async facade over the core."""
+"""The public queue class."""
 
 from __future__ import annotations
 
@@ -86,45 +86,50 @@ logger: logging.Logger = logging.getLogger('torrelque')
 class Torrelque:
     """A work queue.
 
-    ``client`` is a ``Redis`` or ``RedisCluster`` of ``redis.asyncio`` or of ``coredis``, what
-    ``async with torrelque.connect(url) as client`` gives, or any
-    :class:`~torrelque.transports.base.Transport`; it stays the caller's to close.
-    ``max_dequeues`` is the delivery limit of tasks enqueued without one.
-    ``max_rejected`` is the most dead letters that are kept: those that this object
-    adds beyond it, by whatever call, remove the oldest for good. With
-    ``durability`` enqueue, release, requeue and reject, and their bulk calls,
-    return once the write is as durable as that says; they raise TorrelqueDurabilityError
-    where it was written but not confirmed in time, and TorrelqueUsageError,
-    with nothing written, where the server cannot confirm it at all.
-    ``failover_timeout`` is how long, in seconds from its start, each call is repeated while
-    the connection breaks or the server answers that it cannot serve the call for now (READONLY,
-    LOADING, CLUSTERDOWN, BUSY and the like, and MOVED or ASK where they could not be followed; not OOM);
-    then the last error is raised. 0 repeats nothing; None, the default, is 10 on a cluster and by way
-    of Sentinel, otherwise 0; 300 is the most.
-    With ``shards`` the queue is spread over so many, on a cluster over its servers: the keys of each begin with
-    ``{queue:0}`` and so on, tasks are first in, first out within a shard, and consumers take from all of
-    them in turn. The number is recorded with the queue: an object with another raises
-    TorrelqueShardsError; `reshard` changes it.
+    On Trio you must enter the queue with ``async with``. On asyncio that is optional: the
+    queue starts its background work with the first call, and `aclose` ends it.
 
-    ``async with Torrelque(...) as queue`` owns the background work: Trio needs
-    it; on asyncio it is optional, and there the object starts what it needs by
-    itself. Raises TorrelqueError for a client that it does not know.
+    You can cancel any call without stranding a task. What was not sent is dropped, what was
+    sent is finished, and tasks that were claimed for a caller that has gone are given back.
 
-    Cancelling any call leaves no task stranded: what was not sent is dropped,
-    what was sent is finished, and tasks claimed for a caller that has gone are
-    given back. Errors of the connection raise TorrelqueConnectionError, an
-    error reply of the server TorrelqueReplyError; with redis-py and coredis
-    they are that client's own exceptions, too.
+    Connection errors raise TorrelqueConnectionError, and error replies of the server raise
+    TorrelqueReplyError. With redis-py and coredis these are also that client's own exceptions.
+
+    Args:
+        client: A ``Redis`` or ``RedisCluster`` of ``redis.asyncio`` or ``coredis``, the client that
+            ``async with torrelque.connect(url) as client`` returns, or any
+            :class:`~torrelque.transports.base.Transport`. You close it, not the queue.
+        queue: Name of the queue; its keys begin with it.
+        serialiser: Has ``dumps(value)``, which returns bytes, and ``loads(data)``. The default is JSON.
+        max_dequeues: Delivery limit of tasks that are enqueued without one. None sets no limit.
+        max_rejected: Maximum number of dead letters to keep. When a call of this object exceeds it,
+            the oldest are deleted. None keeps all.
+        durability: Writes return once they are this durable. They raise TorrelqueDurabilityError if
+            they were written but not confirmed in time, and TorrelqueUsageError, with nothing written,
+            if the server cannot confirm them at all. None does not wait.
+        failover_timeout: Seconds, at most 300, for which each call is repeated while the connection
+            breaks or the server cannot serve it for now (READONLY, LOADING, CLUSTERDOWN, BUSY and the
+            like; MOVED or ASK that could not be followed; not OOM). Then the last error is raised. 0
+            repeats nothing. None is 10 on a cluster and through Sentinel, otherwise 0.
+        shards: Number of parts to spread the queue over, on a cluster over its servers. Their keys begin
+            with ``{queue:0}``, ``{queue:1}`` and so on. Tasks are first in, first out within a shard, and
+            consumers take from all shards in turn. The number is recorded with the queue; an object that
+            was given another raises TorrelqueShardsError. `reshard` changes it. None uses no shards.
+
+    Raises:
+        TorrelqueError: The client is of an unknown type.
+        TorrelqueTypeError: An argument has a bad type.
+        TorrelqueValueError: An argument has a bad value.
     """
 
     task_timeout: float = 300
-    """Seconds until a claim becomes stale, of tasks enqueued without a time-out."""
+    """Seconds until the lease of a task that was enqueued without a time-out expires."""
 
     result_ttl: float = 3600
     """Seconds for which a result is kept."""
 
     keys: Mapping[str, str] = dict(LOGICAL_NAMES)
-    """Logical name -> key; on an instance with the queue's name in front. Read at the first call."""
+    """Logical name -> key. On an instance the keys begin with the queue's name. Read at the first call."""
 
     sweep_interval: float = 30
     """Seconds between scheduled sweeps."""
@@ -167,7 +172,7 @@ class Torrelque:
         self._sweeper = Sweeper(runtime, lambda: self.sweep())  # noqa: PLW0108 - a subclass or a test may replace it
         self._dead_letters = DeadLetters(self._dispatcher)
 
-    # Life ------------------------------------------------------------------------------------------------------------
+    # Lifecycle -------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         await self._engine.enter()
@@ -180,7 +185,10 @@ class Torrelque:
         await self._runtime.close_transport()
 
     async def aclose(self) -> None:
-        """End what runs in the background without ``async with``, on asyncio. May be repeated."""
+        """Stop the background work of a queue that was not entered with ``async with``, on asyncio.
+
+        Calls in progress get two seconds to finish. Safe to repeat.
+        """
         self._sweeper.stop()
         await self._engine.aclose()
         await self._runtime.close_transport()
@@ -202,19 +210,30 @@ class Torrelque:
         max_dequeues: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
-        """Add a task at the back of the queue, or for later; returns its id.
+        """Add a task to the back of the queue, or for later.
 
-        ``task_timeout`` (s) is how long a consumer may work on it before its
-        claim becomes stale; None or 0 takes the queue's. With ``delay`` (s) it
-        is due that much later; None or 0 is now. ``max_dequeues`` limits its
-        deliveries. ``headers`` travel with it.
+        With your own ``task_id`` the call is safe to repeat: while that id is queued or a dead
+        letter, it changes nothing. If it is cancelled, the task is added or not; never twice.
 
-        With a ``task_id`` of one's own the call is safe to repeat: while that id
-        is queued (or a dead letter), nothing changes. With a ``pipeline`` of redis-py or coredis
-        one EVAL is queued on it, and the id returned at once.
+        Args:
+            task: The payload.
+            task_timeout: Seconds that a consumer may hold the task before its lease expires. None or 0
+                takes the queue's ``task_timeout``.
+            delay: Seconds until the task is due. None, 0 or a negative number is now.
+            pipeline: A pipeline of redis-py or coredis. The call queues one EVAL on it and returns at once.
+            task_id: Your own id. None draws a random one.
+            max_dequeues: Deliveries after which the task becomes a dead letter. None takes the queue's
+                ``max_dequeues``.
+            headers: Strings that travel with the task.
 
-        Raises TorrelqueTypeError or TorrelqueValueError for bad arguments and
-        whatever the serialiser raises, before anything is sent.
+        Returns:
+            The id of the task.
+
+        Raises:
+            TorrelqueTypeError: An argument has a bad type. Nothing was sent, as with the next two.
+            TorrelqueValueError: An argument has a bad value.
+            Exception: The serialiser failed.
+            TorrelqueDurabilityError: The task was added, but not confirmed in time.
         """
         new_id, item = self._write_new(EnqueueItem(task, task_timeout, delay, task_id, max_dequeues, headers))
         if pipeline is not None:
@@ -227,7 +246,7 @@ class Torrelque:
         return new_id
 
     async def _enqueue(self, item: Item, *, drawn: bool) -> tuple[Answer, Item]:
-        """Add a task. One whose id was ``drawn`` here gets another where the shard of the first does not answer."""
+        """Add a task. If the id was drawn here and its shard does not answer, draw another."""
         while True:
             try:
                 return await self._dispatcher.one(ENQUEUE, item), item
@@ -245,16 +264,26 @@ class Torrelque:
         max_dequeues: int | None = None,
         on_progress: Progress | None = None,
     ) -> list[str | Exception]:
-        """Add many tasks, at most 250 a round trip.
+        """Add many tasks, up to 250 per round trip.
 
-        An item is a task, or an :class:`~torrelque.EnqueueItem` where one needs
-        arguments of its own. Returns an id for each, or the exception of those
-        that were not added. ``on_progress(done, total)`` is called after each
-        round trip.
+        All items are checked and serialised before the first is sent, so if one is bad, the call
+        raises and nothing is sent. Other event-loop tasks run meanwhile. The serialised items stay in
+        memory until the call ends. If the call is cancelled, some of the tasks may have been added.
 
-        All items are checked and serialised before the first is sent, so a bad
-        one anywhere raises and nothing is sent. Other tasks run meanwhile. The
-        serialised items stay in memory until the call ends.
+        Args:
+            items: Tasks, or :class:`~torrelque.EnqueueItem` for those that need their own arguments.
+            task_timeout: As in `enqueue`, as are ``delay`` and ``max_dequeues``.
+            delay: Seconds.
+            max_dequeues: Number of deliveries.
+            on_progress: Called as ``on_progress(done, total)`` after each round trip.
+
+        Returns:
+            For each item its id, or the exception if it was not added.
+
+        Raises:
+            TorrelqueTypeError: An argument has a bad type.
+            TorrelqueValueError: An argument has a bad value.
+            Exception: The serialiser failed.
         """
 
         def write(item: Any) -> Item:  # noqa: ANN401 - as above
@@ -291,13 +320,19 @@ class Torrelque:
     async def dequeue(self, timeout: float | None = None, *, max_tasks: int = 1) -> Task | list[Task]:
         """Wait for a task and claim it.
 
-        Returns a :class:`~torrelque.Task`, which unpacks as ``(id, data)``; with
-        ``max_tasks`` above 1 a list of at least one, and of as many as are there.
-        First in, first out. Raises TorrelqueTimeoutError after ``timeout`` s;
-        None or 0 waits without limit. A task that cannot be deserialised goes to
-        the dead letters.
+        Tasks are delivered first in, first out. A task that cannot be deserialised becomes a dead
+        letter. If the call is cancelled, no task is lost or held.
 
-        When cancelled, no task is lost or held.
+        Args:
+            timeout: Seconds to wait. None or 0 waits without limit.
+            max_tasks: Maximum number of tasks to claim.
+
+        Returns:
+            A :class:`~torrelque.Task`, which unpacks as ``(id, data)``. With ``max_tasks`` above 1, a list
+            of at least one task, and of as many as are available.
+
+        Raises:
+            TorrelqueTimeoutError: No task arrived in time.
         """
         deadline = self._transport.now() + checks.check_wait('timeout', timeout)
         checks.check_count('max_tasks', max_tasks)
@@ -308,7 +343,16 @@ class Torrelque:
                 return tasks if max_tasks > 1 else tasks[0]
 
     async def dequeue_nowait(self, *, max_tasks: int = 1) -> list[Task]:
-        """Claim up to ``max_tasks`` of the tasks that are there; perhaps none."""
+        """Claim tasks that are available now, without waiting.
+
+        If the call is cancelled, no task is lost or held.
+
+        Args:
+            max_tasks: Maximum number of tasks to claim.
+
+        Returns:
+            The tasks; an empty list if there are none.
+        """
         checks.check_count('max_tasks', max_tasks)
         await self._dispatcher.ready()
         return self._load(await self._engine.dequeue_nowait(max_tasks))
@@ -339,11 +383,21 @@ class Torrelque:
         task_timeout: float | None = None,
         pipeline: object = None,
     ) -> None:
-        """Return a claimed task to the back of the queue, or for ``delay`` s later.
+        """Return a claimed task to the back of the queue, or for later.
 
-        ``task_timeout`` redefines how long a consumer may work on it. Given the
-        dequeued task, raises TorrelqueLeaseLostError if its claim is no longer
-        the live one; given an id, logs a warning; nothing is changed then.
+        Safe to repeat: a second call finds no live claim and changes nothing.
+
+        Args:
+            task_id: The dequeued task, or an id. For an id without a live claim the call logs a
+                warning and changes nothing.
+            delay: Seconds until the task is due. None, 0 or a negative number is now.
+            task_timeout: New time-out in seconds. None or 0 keeps the task's.
+            pipeline: As in `enqueue`.
+
+        Raises:
+            TorrelqueLeaseLostError: The claim of the dequeued task is no longer live. Nothing was changed.
+            TorrelqueTypeError: An argument has a bad type.
+            TorrelqueValueError: An argument has a bad value.
         """
         target, item = write_requeue(RequeueItem(task_id, delay, task_timeout))
         if pipeline is not None:
@@ -359,9 +413,23 @@ class Torrelque:
         task_timeout: float | None = None,
         on_progress: Progress | None = None,
     ) -> list[Exception | None]:
-        """Requeue many, at most 250 a round trip; None for each that was, else why not.
+        """Requeue many tasks, up to 250 per round trip.
 
-        Bad items raise as in `enqueue_many`, with nothing sent.
+        Safe to repeat. As in `enqueue_many`, nothing is sent if an item is bad.
+
+        Args:
+            items: Dequeued tasks, ids, or :class:`~torrelque.RequeueItem` for those that need their own
+                arguments.
+            delay: Seconds until the tasks are due. None, 0 or a negative number is now.
+            task_timeout: New time-out in seconds. None or 0 keeps the tasks'.
+            on_progress: Called as ``on_progress(done, total)`` after each round trip.
+
+        Returns:
+            For each item None, or the exception if it was not requeued.
+
+        Raises:
+            TorrelqueTypeError: An argument has a bad type.
+            TorrelqueValueError: An argument has a bad value.
         """
 
         def write(item: str | Task | RequeueItem) -> tuple[Receipt | str, Item]:
@@ -379,12 +447,24 @@ class Torrelque:
         status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED,
         pipeline: object = None,
     ) -> None:
-        """Remove a claimed task from the queue: it is done.
+        """Remove a claimed task from the queue, because it is done.
 
-        With a ``result`` the task's state is kept, with it and the final
-        ``status``, for ``result_ttl`` s. Given the dequeued task, raises
-        TorrelqueLeaseLostError if its claim is no longer the live one; given an
-        id, logs a warning; nothing is changed then.
+        Safe to repeat: a second call finds no live claim and changes nothing.
+
+        Args:
+            task_id: The dequeued task, or an id. For an id without a live claim the call logs a
+                warning and changes nothing.
+            result: Kept in the task's state. None keeps no state.
+            result_ttl: Seconds for which the result is kept. None takes the queue's ``result_ttl``.
+            status: COMPLETED or REJECTED; the final status that is reported and kept.
+            pipeline: As in `enqueue`.
+
+        Raises:
+            TorrelqueLeaseLostError: The claim of the dequeued task is no longer live. Nothing was changed.
+            TorrelqueError: ``status`` is not a final one.
+            TorrelqueTypeError: An argument has a bad type.
+            TorrelqueValueError: An argument has a bad value.
+            Exception: The serialiser failed. Nothing was sent.
         """
         target, item = self._write_release(ReleaseItem(task_id, result, result_ttl, status))
         if pipeline is not None:
@@ -399,9 +479,24 @@ class Torrelque:
         status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED,
         on_progress: Progress | None = None,
     ) -> list[Exception | None]:
-        """Release many, at most 250 a round trip; None for each that was, else why not.
+        """Release many tasks, up to 250 per round trip.
 
-        Bad items raise as in `enqueue_many`, with nothing sent.
+        Safe to repeat. As in `enqueue_many`, nothing is sent if an item is bad.
+
+        Args:
+            items: Dequeued tasks, ids, or :class:`~torrelque.ReleaseItem` for those that need their own
+                arguments, such as a result.
+            status: COMPLETED or REJECTED.
+            on_progress: Called as ``on_progress(done, total)`` after each round trip.
+
+        Returns:
+            For each item None, or the exception if it was not released.
+
+        Raises:
+            TorrelqueError: ``status`` is not a final one.
+            TorrelqueTypeError: An argument has a bad type.
+            TorrelqueValueError: An argument has a bad value.
+            Exception: The serialiser failed.
         """
 
         def write(item: str | Task | ReleaseItem) -> tuple[Receipt | str, Item]:
@@ -414,28 +509,59 @@ class Torrelque:
         return write_release(item, self._serialiser, self.result_ttl)
 
     async def reject(self, task_id: str | Task, reason: str) -> None:
-        """Move a claimed task to the dead letters, its payload kept, until `redrive`, `purge` or ``max_rejected``.
+        """Move a claimed task to the dead letters.
 
-        Raises TorrelqueLeaseLostError if its claim is no longer the live one,
-        TorrelqueLookupError for a plain id without a live claim.
+        Its payload is kept until `redrive`, `purge` or ``max_rejected`` removes it. Safe to repeat: a
+        second call finds no live claim and changes nothing.
+
+        Args:
+            task_id: The dequeued task, or an id.
+            reason: Why; kept in the task's state.
+
+        Raises:
+            TorrelqueLeaseLostError: The claim of the dequeued task is no longer live. Nothing was changed.
+            TorrelqueLookupError: The id has no live claim.
+            TorrelqueTypeError: An argument has a bad type.
+            TorrelqueValueError: An argument has a bad value.
         """
         target = checks.check_target(task_id)
         item = reject_item(target, checks.check_text('reason', reason), self.max_rejected)
         self._raise(target, await self._dispatcher.one(REJECT, item))
 
     async def giveback(self, task_id: str | Task) -> None:
-        """Return a claim as if the task had not been delivered: to the front, this delivery not counted.
+        """End a claim as if the task had not been delivered.
 
-        Raises as `reject` does.
+        The task returns to the front of the queue, and this delivery does not count. Safe to repeat:
+        a second call finds no live claim and changes nothing.
+
+        Args:
+            task_id: The dequeued task, or an id.
+
+        Raises:
+            TorrelqueLeaseLostError: The claim of the dequeued task is no longer live. Nothing was changed.
+            TorrelqueLookupError: The id has no live claim.
+            TorrelqueTypeError: ``task_id`` is neither a task nor a string.
         """
         target = checks.check_target(task_id)
         self._raise(target, await self._dispatcher.one(GIVEBACK, claim_item(target)))
 
     async def extend(self, task_id: str | Task, timeout: float | None = None) -> float:
-        """Renew a claim for ``timeout`` s from now (None or 0: the task's own), never shortening it.
+        """Renew the lease of a claim, never shortening it.
 
-        Returns the new deadline, in Unix time on the server's clock. Safe to
-        repeat. Raises as `reject` does.
+        Safe to repeat.
+
+        Args:
+            task_id: The dequeued task, or an id.
+            timeout: Seconds from now. None or 0 takes the task's own time-out.
+
+        Returns:
+            The new deadline, in Unix time on the server's clock.
+
+        Raises:
+            TorrelqueLeaseLostError: The claim of the dequeued task is no longer live. Nothing was changed.
+            TorrelqueLookupError: The id has no live claim.
+            TorrelqueTypeError: An argument has a bad type.
+            TorrelqueValueError: An argument has a bad value.
         """
         target = checks.check_target(task_id)
         answer = await self._dispatcher.one(
@@ -445,21 +571,24 @@ class Torrelque:
         assert isinstance(answer, float)  # noqa: S101 - what is left when nothing was raised
         return answer
 
-    # Looking ---------------------------------------------------------------------------------------------------------
+    # Reading ---------------------------------------------------------------------------------------------------------
 
     async def get_queue_stats(self) -> TorrelqueQueueStats:
-        """Counts at one moment, and totals."""
+        """Return how many tasks are where, all at one moment, and totals since the queue's first task."""
         stats = await self._dispatcher.each(partial(operations.queue_stats, self._scripts))
         return add_stats([*stats, *await self._dispatcher.totals_elsewhere()])
 
     async def get_server_time(self) -> float:
-        """The server's clock, in Unix time: what the times of states are to be compared with."""
+        """Return the server's clock, in Unix time: compare the times of states with it."""
         return await self._engine.run(operations.server_time(self._runtime.keys))
 
     async def get_task_state(self, task_id: str | Task) -> TorrelqueTaskState:
-        """A task's state.
+        """Return the state of a task, or of a finished task whose result is kept.
 
         States that are asked for at the same time are read in one call.
+
+        Args:
+            task_id: The task's id, or the task.
 
         Raises:
             TorrelqueLookupError: The task is unknown.
@@ -468,7 +597,10 @@ class Torrelque:
         return self._with_result(await self._look(plain, partial(self._read_state, task_id=plain)))
 
     async def get_task(self, task_id: str | Task) -> TorrelqueTask:
-        """Payload, headers and state of a queued task or dead letter.
+        """Return the payload, headers and state of a queued task or dead letter.
+
+        Args:
+            task_id: The task's id, or the task.
 
         Raises:
             TorrelqueLookupError: There is no such task.
@@ -478,14 +610,14 @@ class Torrelque:
         return found._replace(data=self._serialiser.loads(found.data), state=self._with_result(found.state))
 
     def tasks(self, status: TorrelqueTaskStatus | None = None) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
-        """Ids and states, in no order, read in bounded steps while the queue goes on.
+        """Iterate over ids and states, in no particular order, in bounded steps while the queue is in use.
 
-        Tasks that are there all the while come at least once, perhaps more often.
-        Breaking off the iteration is safe.
+        Tasks that exist throughout come at least once, perhaps more often. You can stop
+        iterating at any point.
 
         Args:
-            status: Only tasks of this status; COMPLETED: those whose result is kept.
-                By default all that are queued, and the dead letters.
+            status: Only tasks of this status; COMPLETED yields those whose result is kept. None
+                yields all queued tasks and the dead letters.
         """
         wanted = None if status is None else TorrelqueTaskStatus(status)
 
@@ -500,46 +632,45 @@ class Torrelque:
         return Listing(self._dispatcher.keys, page)
 
     def rejected(self) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
-        """The dead letters: ids and states, in no order, read in bounded steps.
+        """Iterate over the ids and states of the dead letters, in no particular order, in bounded steps.
 
-        A state has the ``reason``, ``release_time`` when the task was rejected,
-        and ``dequeue_count`` how often it was delivered; `get_task` its payload.
+        In each state, ``reason`` is why the task was rejected, ``release_time`` when, and
+        ``dequeue_count`` how often it had been delivered. `get_task` returns the payload.
         """
         return self.tasks(TorrelqueTaskStatus.REJECTED)
 
     def watch(self, task_id: str | Task, *, timeout: float | None = None) -> AsyncIterator[TorrelqueTaskState]:
-        """Yield the state now and at each change of status, until a final one.
+        """Iterate over a task's state: now and after each change of status, until a final one.
 
-        A task released without a result ends it without a final state; `wait`
-        returns which it was. Once the task was found, an outage of the server is
-        waited for. Breaking off the iteration is safe.
+        If a task is released without a result, the iteration ends without a final state; `wait`
+        returns which it was. Once the task was found, the iterator waits through outages of the
+        server. You can stop iterating at any point.
 
         Args:
             task_id: The task's id, or the task.
-            timeout: Seconds; None for no limit.
+            timeout: Seconds. None or 0 sets no limit.
 
         Raises:
             TorrelqueLookupError: The task is unknown.
-            TorrelqueTimeoutError: The time is over.
+            TorrelqueTimeoutError: The task did not end in time.
         """
         plain, seconds = str(checks.check_id(task_id)), checks.check_wait('timeout', timeout)
         return States(Watcher(self._dispatcher, plain, seconds), self._with_result)
 
     async def wait(self, task_id: str | Task, timeout: float | None = None) -> TorrelqueTaskState:
-        """Wait for a task's end and return its final state.
+        """Wait until a task ends, and return its final state.
 
-        Of a task released without a result it is the last state seen, with the
-        final status. Once the task was found, an outage of the server is waited
-        for. Safe to cancel and to repeat.
+        If the task is released without a result, this is the last state seen, with the final status.
+        Once the task was found, the call waits through outages of the server. Safe to cancel and to repeat.
 
         Args:
             task_id: The task's id, or the task.
-            timeout: Seconds; None for no limit.
+            timeout: Seconds. None or 0 sets no limit.
 
         Raises:
-            TorrelqueLookupError: The task is unknown, is cancelled, or was released
-                without a result while the connection was cut.
-            TorrelqueTimeoutError: The time is over.
+            TorrelqueLookupError: The task is unknown, was cancelled, or was released
+                without a result while the connection was down.
+            TorrelqueTimeoutError: The task did not end in time.
         """
         plain, seconds = str(checks.check_id(task_id)), checks.check_wait('timeout', timeout)
         watcher = Watcher(self._dispatcher, plain, seconds)
@@ -551,12 +682,12 @@ class Torrelque:
             watcher.close()
 
     async def _look(self, task_id: str, read: Callable[[Keys], Awaitable[T | None]]) -> T:
-        """Read something of a task where it is.
+        """Read something about a task, wherever it is.
 
-        Before it answers that there is none, it reads the layout of the shards again: the task may be elsewhere.
+        If nothing is found, reads the layout of the shards again, because the task may be elsewhere.
 
         Raises:
-            TorrelqueLookupError: There is none.
+            TorrelqueLookupError: There is no such task.
         """
         layout = self._dispatcher.layout
         found = await read(await self._dispatcher.keys_of(task_id))
@@ -567,11 +698,11 @@ class Torrelque:
         return found
 
     async def _read_task(self, keys: Keys, task_id: str) -> TorrelqueTask | None:
-        """A queued task, payload and result still serialised."""
+        """A queued task, with payload and result still serialised."""
         return await self._engine.read(partial(operations.queued_task, keys, task_id), keys)
 
     async def _read_state(self, keys: Keys, task_id: str) -> TorrelqueTaskState | None:
-        """The state of one task, its result still serialised."""
+        """The state of one task, with its result still serialised."""
         return await self._engine.read(partial(operations.task_state, keys, task_id), keys)
 
     async def _states(self, keys: Keys, ids: Sequence[str]) -> list[TorrelqueTaskState | None]:
@@ -585,36 +716,61 @@ class Torrelque:
             return state
         return state._replace(result=self._serialiser.loads(state.result))
 
-    # Keeping order ---------------------------------------------------------------------------------------------------
+    # Maintenance -----------------------------------------------------------------------------------------------------
 
     async def cancel(self, task_id: str) -> None:
         """Remove a pending or delayed task.
 
-        The one call whose cost grows with the queue: the id is looked for. Raises
-        TorrelqueLookupError if the task is neither, and leaves it alone.
+        This is the only call whose cost grows with the queue, because it has to search for the id.
+        Safe to repeat.
+
+        Args:
+            task_id: The task's id.
+
+        Raises:
+            TorrelqueLookupError: The task is neither pending nor delayed. Nothing was changed.
         """
         plain = checks.check_id(task_id)
         if await self._dispatcher.one(CANCEL, cancel_item(plain)) is not Outcome.OK:
             raise TorrelqueLookupError(f'no pending or delayed task {str(plain)!r} in queue {self.queue!r}')
 
     async def redrive(self, task_ids: str | Iterable[str] | None = None, *, limit: int | None = None) -> int:
-        """Return dead letters to the back of the queue, their deliveries counted anew; how many were.
+        """Return dead letters to the back of the queue and reset their delivery counts.
 
-        All that there are now, the oldest first, or those with the given ids; at
-        most ``limit``. In bounded steps, safe to cancel and to repeat. Raises
-        TorrelqueLookupError, and changes nothing, if an id is no dead letter.
+        Works in bounded steps, the oldest dead letters first. Safe to cancel and to repeat.
+
+        Args:
+            task_ids: An id, or several. None takes all dead letters that exist now.
+            limit: Maximum number of tasks to return.
+
+        Returns:
+            How many tasks were returned to the queue.
+
+        Raises:
+            TorrelqueLookupError: An id is not a dead letter. Nothing was changed.
         """
         return await self._dead_letters.do(REDRIVE, redrive_item, task_ids, 0.0, limit)
 
     async def purge(
         self, task_ids: str | Iterable[str] | None = None, *, older_than: float | None = None, limit: int | None = None
     ) -> int:
-        """Remove dead letters for good; how many were.
+        """Delete dead letters.
 
-        Those with the given ids, or those rejected ``older_than`` s ago and
-        more (0: all that there are now), the oldest first; at most ``limit``. In
-        bounded steps, safe to cancel and to repeat. Raises TorrelqueLookupError,
-        and changes nothing, if an id is no dead letter.
+        Give either ids or an age. Works in bounded steps, the oldest dead letters first. Safe to cancel
+        and to repeat.
+
+        Args:
+            task_ids: An id, or several.
+            older_than: Only tasks that were rejected at least this number of seconds ago; 0 takes all dead
+                letters that exist now.
+            limit: Maximum number of tasks to delete.
+
+        Returns:
+            How many tasks were deleted.
+
+        Raises:
+            TorrelqueLookupError: An id is not a dead letter. Nothing was changed.
+            TorrelqueTypeError: Both ``task_ids`` and ``older_than`` were given, or neither.
         """
         age = checks.check_seconds('older_than', older_than)
         if (task_ids is None) == (age is None):
@@ -622,15 +778,21 @@ class Torrelque:
         return await self._dead_letters.do(PURGE, purge_item, task_ids, age or 0.0, limit)
 
     async def reshard(self, shards: int) -> bool:
-        """Spread the queue over another number of shards from now on, while it is in use.
+        """Change the number of shards while the queue is in use.
 
-        New tasks go to the new homes of their ids. What is queued already stays
-        where it is until it is done, and consumers take from there, too. Objects that
-        know the old number follow by themselves; ones made later must be given the
-        new one. True once no task and no result is left at a former home: then
-        what is looked for by its id is looked for in one place again. Call it
-        with the same number to ask again. Goes on where it was cut off; safe to cancel and to
-        repeat. Raises TorrelqueUsageError without shards.
+        New tasks go to the shards that their ids now belong to. Tasks that are already queued stay where
+        they are until they are done, and consumers take from there as well. Objects that know the old number
+        follow by themselves; new objects must be given the new one. Safe to cancel and to repeat.
+
+        Args:
+            shards: The new number. Call with the same number again to ask whether the move is complete.
+
+        Returns:
+            True once no task and no result is left on a former shard. From then on an id is looked up in
+            one place only.
+
+        Raises:
+            TorrelqueUsageError: The queue has no shards.
         """
         dispatcher = self._dispatcher
         if not isinstance(dispatcher, ShardedDispatcher):
@@ -640,30 +802,32 @@ class Torrelque:
         return await dispatcher.reshard(checks.check_count('shards', shards))
 
     async def delete(self, *, force: bool = False) -> None:
-        """Delete the queue: remove its keys, with the results that are kept.
+        """Delete the queue with all its keys, including kept results.
 
-        Stop producers and consumers first. An idle consumer makes a few keys
-        again when it next looks for tasks, and a producer makes the queue again.
-        Works in bounded steps, walks through all keys of the database, and
-        goes on where it was cut off: safe to cancel and to repeat. The object can be used afterwards.
+        Stop producers and consumers first: an idle consumer creates a few keys again when it next
+        looks for tasks, and a producer creates the queue again. Works in bounded steps, scans all keys of the
+        database, and continues where a previous call stopped. Safe to cancel and to repeat. You can use the
+        object afterwards.
 
         Args:
-            force: Remove tasks as well: pending, claimed and delayed ones and
-                dead letters. Calls that wait for one of them raise TorrelqueLookupError.
+            force: Also delete tasks: pending, claimed and delayed ones, and dead letters. Calls that wait
+                for one of them raise TorrelqueLookupError.
 
         Raises:
-            TorrelqueUsageError: The queue has tasks and ``force`` was not given, so that
-                nothing was removed; or tasks were added meanwhile.
+            TorrelqueUsageError: The queue has tasks and ``force`` was not given, in which case nothing was
+                deleted; or tasks were added meanwhile.
         """
         await delete(self._dispatcher, force=checks.check_flag('force', force))
 
     async def audit(self, *, repair: bool = False) -> list[Violation]:
-        """Check that everything in the queue is as it should be; what is not.
+        """Check the queue's invariants and return the violations found.
 
-        Runs on a live queue, in bounded steps; what the queue does meanwhile is
-        no violation. ``repair`` repairs what is safe to repair, losing no task:
-        see ``repaired`` of each. It holds all ids in memory, and walks through all
-        keys of the database. Safe to cancel and to repeat.
+        Runs on a live queue in bounded steps; what the queue does meanwhile is not reported. Scans all
+        keys of the database and holds all task ids in memory. Safe to cancel and to repeat.
+
+        Args:
+            repair: Repair what is safe to repair, losing no task. ``repaired`` of each violation says
+                whether it was.
         """
         found = await self._dispatcher.audit(repair=repair)
         for keys in await self._dispatcher.keys():
@@ -671,27 +835,34 @@ class Torrelque:
         return found
 
     async def sweep(self) -> tuple[int, int, int]:
-        """Return to pending what is stale, due, or abandoned by a 0.9 consumer; how many of each.
+        """Return stale, due and abandoned tasks to pending.
 
-        Consumers that wait do the first two by themselves. Safe to cancel and to
-        repeat.
+        Waiting consumers do this by themselves, except for tasks that a 0.9 consumer abandoned. Works in
+        bounded steps. Safe to cancel and to repeat.
+
+        Returns:
+            How many tasks were stale (their lease had expired), were due, and were abandoned.
         """
         counts = await self._dispatcher.each(partial(operations.sweep, self._scripts, max_rejected=self.max_rejected))
         stale, due, abandoned = (sum(each) for each in zip(*counts, strict=True))
         return stale, due, abandoned
 
     def schedule_sweep(self, interval: float | None = None) -> None:
-        """Sweep now and every ``interval`` s (None: ``sweep_interval``) in the background."""
+        """Sweep now and then regularly, in the background.
+
+        Args:
+            interval: Seconds between sweeps. None or 0 takes ``sweep_interval``.
+        """
         seconds = checks.check_seconds('interval', interval) or checks.check_seconds(
             'sweep_interval', self.sweep_interval
         )
         self._sweeper.start(seconds or type(self).sweep_interval)
 
     def unschedule_sweep(self) -> None:
-        """Stop what `schedule_sweep` started. May be repeated."""
+        """Stop the sweeps that `schedule_sweep` started. Safe to repeat."""
         self._sweeper.stop()
 
-    # Within ----------------------------------------------------------------------------------------------------------
+    # Helpers ---------------------------------------------------------------------------------------------------------
 
     def _audit_of(self, keys: Keys, *, repair: bool) -> Operation[list[Violation]]:
         on_cluster = self._transport.on_cluster
@@ -717,7 +888,7 @@ class Torrelque:
         self._transport.append(pipeline, call)
 
     def _warn(self, action: str, given: str | Task, target: Receipt | str, answer: Answer) -> None:
-        """0.9 logged a warning where an id had no claim to act on; whoever passes the task wants to know."""
+        """Report a claim that is not live: raise if the task was given, log a warning as 0.9 did if an id was."""
         error = claim_error(target, answer)
         if isinstance(given, Task) or isinstance(error, (TorrelqueReplyError, TorrelqueDurabilityError)):
             self._raise(target, answer)
