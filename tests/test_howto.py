@@ -16,7 +16,7 @@ import pytest
 import typer.main
 
 from tests.servers import Server
-from tests.test_docs import blocks
+from tests.test_docs import DOCS, blocks
 from tests.transports.settings import CLIENTS
 from torrelque import Torrelque, TorrelqueLookupError, TorrelqueReplyError, Worker, shards_of
 from torrelque.cli.app import app
@@ -223,3 +223,39 @@ async def test_as_many_connections_as_the_page_says(fresh_server: Callable[..., 
 
 def channels(ids: list[list[str]]) -> list[str]:
     return [f'{queue}:task:{task_id}' for queue, some in zip('ab', ids, strict=True) for task_id in some]
+
+
+# Security and deployment ----------------------------------------------------------------------------------------------
+
+
+class Backwards:
+    """A cipher for tests."""
+
+    def encrypt(self, data: bytes) -> bytes:
+        return data[::-1]
+
+    decrypt = encrypt
+
+
+@pytest.mark.anyio
+async def test_payloads_can_be_encrypted() -> None:
+    (block,) = blocks('security', 'python')
+    names: dict[str, Any] = {}
+    exec(block, names)  # noqa: S102 - what the page shows
+    server = MemoryServer()
+    async with Torrelque(MemoryTransport(server=server), serialiser=names['Encrypted'](Backwards())) as queue:
+        await queue.enqueue({'secret': 1})
+        assert (await queue.dequeue(timeout=PATIENCE)).data == {'secret': 1}
+    async with Torrelque(MemoryTransport(server=server)) as queue:
+        await queue.enqueue({'secret': 2})
+    async with Torrelque(MemoryTransport(server=server), serialiser=names['Encrypted'](Backwards())) as queue:
+        assert await queue.dequeue_nowait() == []
+
+
+def test_platforms_wait_until_a_worker_has_shut_down() -> None:
+    text = (DOCS / 'deployment.md').read_text(encoding='utf-8')
+    (command,) = (command for command in typer.main.get_command(app).commands.values() if command.name == 'worker')  # type: ignore[attr-defined]  # it is a group
+    (grace,) = (option.default for option in command.params if option.name == 'grace')
+    waits = re.findall(r'(?:TimeoutStopSec=|--time |grace_period: |GracePeriodSeconds: )(\d+)', text)
+    assert len(waits) == 4
+    assert all(int(seconds) >= grace + 15 for seconds in waits)
