@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 TABLE_ROWS = (
     'floor',
-    'enqueue',
-    'enqueue_100',
-    'work_off',
-    'lifecycle',
-    'lifecycle_100',
-    'handoff',
+    'enqueue-single',
+    'enqueue-100',
+    'work-off',
+    'lifecycle-single',
+    'lifecycle-100',
+    'hand-off',
     'delayed',
     'memory',
 )
-DEPTH_ROWS = ('depth_pending', 'depth_delayed')
-PEER_ROWS = ('enqueue', 'work_off', 'handoff')
+DEPTH_ROWS = ('depth-pending', 'depth-delayed')
+PEER_ROWS = ('enqueue-single', 'work-off', 'hand-off')
 
 
 @dataclass(frozen=True)

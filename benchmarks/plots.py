@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 from benchmarks.plan import DEPTH_ROWS
 from benchmarks.report import TITLES, Results, Subject, grouped, named, quantile, rate, server_us
 
-SPEED_ROWS = ('enqueue', 'enqueue_100', 'work_off', 'lifecycle', 'lifecycle_100', 'floor')
+SPEED_ROWS = ('enqueue-single', 'enqueue-100', 'work-off', 'lifecycle-single', 'lifecycle-100', 'floor')
 CURVE_POINTS = 200
 COLOURS = {'current': 'tab:blue', 'published': 'tab:red'}
 PEERS = {'arq': 'olive', 'bullmq': 'orange', 'dramatiq': 'pink', 'saq': 'green', 'streaq': 'purple', 'taskiq': 'brown'}
@@ -55,7 +55,7 @@ def throughput(results: Results) -> Any:  # noqa: ANN401 - untyped where types a
 
 def latency(results: Results) -> Any:  # noqa: ANN401 - as above
     """How many of the hand-offs took at most so long."""
-    return _curves(results, 'handoff', 'ms from the enqueue call to the start of the handler')
+    return _curves(results, 'hand-off', 'ms from the enqueue call to the start of the handler')
 
 
 def delays(results: Results) -> Any:  # noqa: ANN401 - as above

@@ -26,16 +26,16 @@ NAMES = {
 ORDER = ('current', 'published')
 TITLES = {
     'floor': 'Floor: EVALSHA of a script that does nothing, 50 callers',
-    'enqueue': 'Enqueue, single calls by 50 callers',
-    'enqueue_100': 'Enqueue, 100 a call, by 10 callers',
-    'work_off': 'Work off a backlog, with acknowledgement, 50 at a time',
-    'lifecycle': 'Enqueue, dequeue, release by 50 tasks, single calls',
-    'lifecycle_100': 'Enqueue, dequeue, release by 10 tasks, 100 a call',
-    'handoff': 'Idle worker: from the enqueue call to the start of the handler',
+    'enqueue-single': 'Enqueue, single calls by 50 callers',
+    'enqueue-100': 'Enqueue, 100 a call, by 10 callers',
+    'work-off': 'Work off a backlog, with acknowledgement, 50 at a time',
+    'lifecycle-single': 'Enqueue, dequeue, release by 50 tasks, single calls',
+    'lifecycle-100': 'Enqueue, dequeue, release by 10 tasks, 100 a call',
+    'hand-off': 'Idle worker: from the enqueue call to the start of the handler',
     'delayed': 'Delayed tasks: start of the handler after due',
     'memory': 'Server memory of a pending task',
-    'depth_pending': 'Server CPU of a single lifecycle beside pending tasks',
-    'depth_delayed': 'Server CPU of a single lifecycle beside delayed tasks',
+    'depth-pending': 'Server CPU of a single lifecycle beside pending tasks',
+    'depth-delayed': 'Server CPU of a single lifecycle beside delayed tasks',
 }
 
 
@@ -69,7 +69,7 @@ def p99(entry: Entry) -> float:
 
 
 COLUMNS: dict[str, tuple[tuple[str, Value], ...]] = {
-    'handoff': (('p50, ms', p50), ('p99, ms', p99)),
+    'hand-off': (('p50, ms', p50), ('p99, ms', p99)),
     'delayed': (('p50, ms', p50), ('p99, ms', p99), ('early', lambda entry: entry['early'])),
     'memory': (('bytes a task', held),),
 }
@@ -82,20 +82,20 @@ THROUGHPUT: tuple[tuple[str, Value], ...] = (
 COMPARED = frozenset({rate, client_us, p50, held})
 
 GOALS: tuple[tuple[str, str, Value, str], ...] = (
-    ('enqueue', 'enqueue, single calls, tasks/s', rate, '6 x'),
-    ('enqueue_100', 'enqueue, 100 a call, tasks/s', rate, '5 x'),
-    ('work_off', 'work off, with acknowledgement, tasks/s', rate, '5 x'),
-    ('lifecycle', 'enqueue, dequeue, release, single calls, tasks/s', rate, '5 x'),
-    ('lifecycle_100', 'the same, 100 a call, tasks/s', rate, '6 x'),
-    ('handoff', 'idle worker: enqueue call to handler, p50, ms', p50, '0.6 x'),
-    ('handoff', 'the same, p99, ms', p99, 'no worse'),
+    ('enqueue-single', 'enqueue, single calls, tasks/s', rate, '6 x'),
+    ('enqueue-100', 'enqueue, 100 a call, tasks/s', rate, '5 x'),
+    ('work-off', 'work off, with acknowledgement, tasks/s', rate, '5 x'),
+    ('lifecycle-single', 'enqueue, dequeue, release, single calls, tasks/s', rate, '5 x'),
+    ('lifecycle-100', 'the same, 100 a call, tasks/s', rate, '6 x'),
+    ('hand-off', 'idle worker: enqueue call to handler, p50, ms', p50, '0.6 x'),
+    ('hand-off', 'the same, p99, ms', p99, 'no worse'),
     ('delayed', 'delayed task: start after due, p99, ms', p99, '5 ms'),
     ('memory', 'server memory a pending task, bytes', held, 'no more'),
-    ('enqueue', 'client CPU an enqueueing, single calls, µs', client_us, ''),
-    ('work_off', 'client CPU a task worked off, µs', client_us, ''),
-    ('lifecycle', 'client CPU a lifecycle, single calls, µs', client_us, ''),
-    ('lifecycle', 'server CPU a lifecycle, single calls, µs', server_us, '18 µs'),
-    ('lifecycle_100', 'the same, 100 a call, µs', server_us, '13 µs'),
+    ('enqueue-single', 'client CPU an enqueueing, single calls, µs', client_us, ''),
+    ('work-off', 'client CPU a task worked off, µs', client_us, ''),
+    ('lifecycle-single', 'client CPU a lifecycle, single calls, µs', client_us, ''),
+    ('lifecycle-single', 'server CPU a lifecycle, single calls, µs', server_us, '18 µs'),
+    ('lifecycle-100', 'the same, 100 a call, µs', server_us, '13 µs'),
 )
 """What is to be reached on the native transport and uvloop, as a ratio to 0.9 or as a value."""
 

@@ -250,14 +250,14 @@ def _in_ms(seconds: list[float]) -> list[float]:
 
 ROWS: dict[str, Callable[[System, Meter, Settings], Awaitable[Result]]] = {
     'floor': floor,
-    'enqueue': enqueue,
-    'enqueue_100': enqueue_100,
-    'work_off': work_off,
-    'lifecycle': lifecycle,
-    'lifecycle_100': lifecycle_100,
-    'handoff': handoff,
+    'enqueue-single': enqueue,
+    'enqueue-100': enqueue_100,
+    'work-off': work_off,
+    'lifecycle-single': lifecycle,
+    'lifecycle-100': lifecycle_100,
+    'hand-off': handoff,
     'delayed': delayed,
     'memory': memory,
-    'depth_pending': depth_pending,
-    'depth_delayed': depth_delayed,
+    'depth-pending': depth_pending,
+    'depth-delayed': depth_delayed,
 }

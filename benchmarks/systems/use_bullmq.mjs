@@ -133,7 +133,7 @@ async function handoff() {
 }
 
 const readVersion = (name) => JSON.parse(readFileSync(`node_modules/${name}/package.json`)).version;
-const result = await { enqueue, work_off: workOff, handoff }[row]();
+const result = await { 'enqueue-single': enqueue, 'work-off': workOff, 'hand-off': handoff }[row]();
 const versions = { node: process.versions.node };
 for (const name of ['bullmq', 'ioredis']) versions[name] = readVersion(name);
 console.log(JSON.stringify({ result, versions }));

@@ -35,9 +35,9 @@ def valkey() -> servers.Server:
 
 
 @pytest.mark.server
-@pytest.mark.parametrize('row', ['enqueue', 'lifecycle_100', 'work_off', 'delayed'])
+@pytest.mark.parametrize('row', ['enqueue-single', 'lifecycle-100', 'work-off', 'delayed'])
 def test_a_row_is_measured_and_reported(row: str, valkey: servers.Server) -> None:
-    loop = 'trio' if row == 'work_off' else 'uvloop'
+    loop = 'trio' if row == 'work-off' else 'uvloop'
     result = measure.run('current', 'native', loop, row, valkey.url, SETTINGS)
 
     assert result['tasks'] >= 10
@@ -50,9 +50,9 @@ def test_a_row_is_measured_and_reported(row: str, valkey: servers.Server) -> Non
 
 @pytest.mark.server
 def test_depth_is_reported_by_point(valkey: servers.Server) -> None:
-    result = measure.run('current', 'native', 'asyncio', 'depth_delayed', valkey.url, SETTINGS)
+    result = measure.run('current', 'native', 'asyncio', 'depth-delayed', valkey.url, SETTINGS)
 
-    entry = {'round': 0, 'row': 'depth_delayed', 'system': 'current', 'client': 'native', 'loop': 'asyncio', **result}
+    entry = {'round': 0, 'row': 'depth-delayed', 'system': 'current', 'client': 'native', 'loop': 'asyncio', **result}
     assert '| 1,000 | ' in report.tables({'measured': [entry]})
     assert int(valkey.command('ZCARD', 'trq:delayed')) == 1000
 
@@ -79,7 +79,7 @@ def test_payloads_are_of_one_size() -> None:
 
 def test_each_round_does_all_rows_in_another_order() -> None:
     def order(number: int) -> list[str]:
-        return [str(step.variant) for step in plan if step.round == number and step.row == 'enqueue']
+        return [str(step.variant) for step in plan if step.round == number and step.row == 'enqueue-single']
 
     plan = list(steps(2, quick=False, rows=[], systems=[]))
 
@@ -91,14 +91,14 @@ def test_each_round_does_all_rows_in_another_order() -> None:
 def test_a_ratio_is_that_of_the_same_round() -> None:
     def entry(number: int, system: str, client: str, rate: float) -> dict[str, Any]:
         cost = {'rate': rate, 'client_us': 1.0, 'server_us': 1.0}
-        return {'round': number, 'row': 'enqueue', 'system': system, 'client': client, 'loop': 'uvloop', **cost}
+        return {'round': number, 'row': 'enqueue-single', 'system': system, 'client': client, 'loop': 'uvloop', **cost}
 
     measured = [
         entry(0, 'current', 'native', 600.0),
         entry(0, 'published', 'redis_py', 200.0),  # a slow round for both
         entry(1, 'current', 'native', 3000.0),
         entry(1, 'published', 'redis_py', 1000.0),
-        {'round': 1, 'row': 'enqueue', 'system': 'current', 'client': 'native', 'loop': 'uvloop', 'error': 'no server'},
+        {'round': 1, 'row': 'enqueue-single', 'system': 'current', 'client': 'native', 'loop': 'uvloop', 'error': 'no server'},
     ]
     text = report.tables({'measured': measured})
 
