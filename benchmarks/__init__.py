@@ -3,6 +3,7 @@
 ::
 
     __main__      the command: run, report, profile
+    compare       two revisions of the library, in turns
     plan          which systems, on which clients and event loops, do which rows, how often
     environments  a virtual environment for each system, under .bench/
     running       a server and a process for each measurement, in turns

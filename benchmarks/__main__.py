@@ -1,8 +1,18 @@
-"""The command: ``python -m benchmarks [run|report|profile]``.
+"""Measure how fast the library is, beside its predecessor and its peers.
 
-``run``, as ``make bench`` does, measures and, if it was everything in full, writes docs/performance/ anew.
-``report`` puts the tables and plots of what was measured last there, whatever it was, ``profile`` where the time of
-one task goes.
+commands:
+  run       measure; a full run also rewrites docs/performance/ (the default, and what make bench does)
+  report    write the last results to docs/performance/, whatever they are
+  profile   measure where the time of one task goes, by layer and by script
+
+To see what a change gains, compare it with the revision before it. Both take turns, so that other load on the machine
+affects both alike. The change is the working tree, or the revision that --with names:
+
+  python -m benchmarks --compare HEAD
+  python -m benchmarks --compare HEAD~1 --rows enqueue-single,lifecycle-100,hand-off --quick
+  python -m benchmarks --compare v0.9.1 --with HEAD --systems current/redis_py/asyncio
+
+rows: {rows}
 """
 
 from __future__ import annotations
@@ -12,21 +22,27 @@ import json
 import os
 import platform
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks import profiling, report
+from benchmarks.compare import QUICK_SECONDS, SECONDS, compare
 from benchmarks.environments import FOLDER
-from benchmarks.plan import DEPTH_ROWS, FULL, QUICK, QUICK_ROUNDS, ROUNDS, TABLE_ROWS, steps
+from benchmarks.plan import DEPTH_ROWS, FULL, QUICK, QUICK_ROUNDS, ROUNDS, TABLE_ROWS, VARIANTS, is_chosen, steps
 from benchmarks.publishing import PAGES, publish
 from benchmarks.running import Runner
 
+ROWS = TABLE_ROWS + DEPTH_ROWS
 RESULTS = FOLDER / 'results.json'
 
 
 def main() -> int:
     options = _parse()
+    if options.compare:
+        _compare(options)
+        return 0
     if options.command == 'run':
         _run(options)
     in_full = not (options.quick or options.rows or options.systems)
@@ -41,18 +57,52 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog='python -m benchmarks', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog='python -m benchmarks',
+        description=(__doc__ or '').format(rows=textwrap.fill(', '.join(ROWS), 110, subsequent_indent='  ')),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('command', nargs='?', default='run', choices=('run', 'report', 'profile'))
-    parser.add_argument('--quick', action='store_true', help='about 5 minutes: fewer systems, less of each row')
-    parser.add_argument('--rounds', type=int, help=f'how often, in turns ({ROUNDS}; quick: {QUICK_ROUNDS})')
-    parser.add_argument('--rows', nargs='+', default=[], choices=TABLE_ROWS + DEPTH_ROWS, metavar='ROW')
     parser.add_argument(
-        '--systems', nargs='+', default=[], metavar='SYSTEM', help='such as current/native/uvloop, current, published'
+        '--quick', action='store_true', help='about 5 minutes: fewer systems, less of each row; comparing: 20 s a row'
+    )
+    parser.add_argument('--compare', metavar='REV', help='compare the working tree with this revision of the library')
+    parser.add_argument('--with', dest='other', metavar='REV', help='compare this revision instead of the working tree')
+    parser.add_argument('--rounds', type=int, help=f'how often to measure ({ROUNDS}; quick: {QUICK_ROUNDS})')
+    parser.add_argument(
+        '--seconds', type=float, help=f'how long to compare each row ({SECONDS}; quick: {QUICK_SECONDS})'
+    )
+    parser.add_argument('--rows', type=_words, default=[], metavar='ROW,ROW', help='the rows to measure (all)')
+    parser.add_argument(
+        '--systems',
+        type=_words,
+        default=[],
+        metavar='SYSTEM,SYSTEM',
+        help='such as current/native/uvloop, current, published (all; comparing: current/native/uvloop)',
     )
     parser.add_argument('--results', type=Path, default=RESULTS, help='the file (%(default)s)')
-    parser.add_argument('--append', action='store_true', help='replace in the file only what is measured anew')
-    return parser.parse_args()
+    parser.add_argument('--append', action='store_true', help='replace only what is measured in the file')
+    options = parser.parse_args()
+    if unknown := set(options.rows) - set(ROWS):
+        parser.error(f'unknown rows: {", ".join(sorted(unknown))}; choose from {", ".join(ROWS)}')
+    if options.other and not options.compare:
+        parser.error('--with needs --compare')
+    return options
+
+
+def _words(text: str) -> list[str]:
+    return text.split(',')
+
+
+def _compare(options: argparse.Namespace) -> None:
+    rows = options.rows or [row for row in TABLE_ROWS if row != 'floor']
+    variants = [
+        variant
+        for variant in VARIANTS
+        if variant.system == 'current' and is_chosen(variant, options.systems or ['current/native/uvloop'])
+    ]
+    seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
+    for line in compare(options.compare, options.other, rows, variants, seconds):
+        print(line, flush=True)
 
 
 def _run(options: argparse.Namespace) -> None:

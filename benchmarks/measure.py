@@ -1,10 +1,12 @@
-"""One measurement, in a process of the system's own environment: prints one line of JSON.
+"""Measures one row of one system, in a process of the system's own environment.
 
-Started with ``python -P -c BOOT SYSTEM CLIENT LOOP ROW URL SETTINGS``; see `running`.
+Started with ``python -P -c BOOT SYSTEM CLIENT LOOP ROW URL SETTINGS``; see `running`. For each line on stdin it
+measures once, on an empty server, and prints one line of JSON.
 """
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import json
 import logging
@@ -34,6 +36,10 @@ def run(system: str, client: str, loop: str, row: str, url: str, settings: Setti
 def main() -> None:
     logging.basicConfig(level=logging.ERROR)  # what a system says at each task would be measured, too
     system, client, loop, row, url, settings = sys.argv[1:]
-    result = run(system, client, loop, row, url, json.loads(settings))
     versions = {part.metadata['Name'].lower(): part.version for part in importlib.metadata.distributions()}
-    print(json.dumps({'result': result, 'versions': versions, 'python': sys.version.split()[0]}))
+    for _ in sys.stdin:
+        with ServerInfo(url) as info:
+            info.flush()
+        gc.collect()
+        result = run(system, client, loop, row, url, json.loads(settings))
+        print(json.dumps({'result': result, 'versions': versions, 'python': sys.version.split()[0]}), flush=True)

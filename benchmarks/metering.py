@@ -37,6 +37,11 @@ class ServerInfo:
         text = self._file.read(length + 2).decode()
         return dict(line.split(':', 1) for line in text.splitlines() if ':' in line)
 
+    def flush(self) -> None:
+        """Delete all keys."""
+        self._socket.sendall(b'FLUSHALL\r\n')
+        self._file.readline()
+
     def cpu(self) -> float:
         """Seconds of CPU that the server's process has used, in user and kernel mode, from getrusage."""
         info = self.read('cpu')

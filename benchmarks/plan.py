@@ -11,6 +11,7 @@ TABLE_ROWS = (
     'enqueue-100',
     'work-off',
     'lifecycle-single',
+    'lifecycle-lone',
     'lifecycle-100',
     'hand-off',
     'delayed',
@@ -61,6 +62,9 @@ ONCE = frozenset({'memory'})
 
 FULL = {
     'seconds': 2.0,
+    'warm_up': 0.3,
+    'idle': 1.0,
+    'rest': 0.3,
     'backlog': 20_000,
     'handoffs': 500,
     'delayed': 300,
@@ -68,6 +72,8 @@ FULL = {
     'stored': 100_000,
     'deepest': 1_000_000,
 }
+"""How much each row does. ``warm_up``: seconds before the meter starts, in which connections open and scripts load;
+``idle``: seconds in which a worker comes to rest; ``rest``: seconds in which it acknowledges the last tasks."""
 QUICK = {**FULL, 'seconds': 1.0, 'backlog': 8_000, 'handoffs': 250, 'delayed': 100, 'delay_span': 2.0}
 QUICK |= {'stored': 20_000, 'deepest': 100_000}
 
@@ -93,7 +99,11 @@ def steps(rounds: int, *, quick: bool, rows: list[str], systems: list[str]) -> I
         for row in TABLE_ROWS + DEPTH_ROWS:
             if rows and row not in rows:
                 continue
-            chosen = [variant for variant in VARIANTS if row in variant.rows and _is_chosen(variant, quick, systems)]
+            chosen = [variant for variant in VARIANTS if row in variant.rows]
+            if systems:
+                chosen = [variant for variant in chosen if is_chosen(variant, systems)]
+            elif quick:
+                chosen = [variant for variant in chosen if variant.quick]
             if row in ONCE:
                 chosen = [variant for variant in chosen if variant.loop == 'uvloop'] if number == 0 else []
             if row == 'delayed':  # 0.9 takes the half of its sweep interval for it
@@ -103,7 +113,6 @@ def steps(rounds: int, *, quick: bool, rows: list[str], systems: list[str]) -> I
                 yield Step(number, row, variant)
 
 
-def _is_chosen(variant: Variant, quick: bool, systems: list[str]) -> bool:
-    if systems:
-        return any(str(variant).startswith(system) for system in systems)
-    return variant.quick or not quick
+def is_chosen(variant: Variant, systems: list[str]) -> bool:
+    """Whether a variant is one of those that are named in full or by their beginning."""
+    return any(str(variant).startswith(system) for system in systems)

@@ -30,6 +30,7 @@ TITLES = {
     'enqueue-100': 'Enqueue, 100 a call, by 10 callers',
     'work-off': 'Work off a backlog, with acknowledgement, 50 at a time',
     'lifecycle-single': 'Enqueue, dequeue, release by 50 tasks, single calls',
+    'lifecycle-lone': 'Enqueue, dequeue, release, single calls by one task',
     'lifecycle-100': 'Enqueue, dequeue, release by 10 tasks, 100 a call',
     'hand-off': 'Idle worker: from the enqueue call to the start of the handler',
     'delayed': 'Delayed tasks: start of the handler after due',

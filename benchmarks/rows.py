@@ -21,13 +21,8 @@ BULK = 100
 BULK_CALLERS = 10
 """Callers with bulks: with 50 there are 5,000 tasks on their way, among which 0.9's claims have to search theirs."""
 
-WARM_UP = 0.3
-"""Seconds, or 500 tasks, that go by before the meter starts: connections open, scripts load."""
-
 WARM_UP_TASKS = 500
-
-AFTERWARDS = 0.3
-"""Seconds that a worker has to acknowledge the last tasks; not measured."""
+"""Tasks that are worked off before the meter starts."""
 
 TRIVIAL = 'return 1'
 
@@ -35,8 +30,10 @@ Result = dict[str, Any]
 Settings = Mapping[str, float]
 
 
-async def _call_for(seconds: float, call: Callable[[], Awaitable[int]], meter: Meter, callers: int = CALLERS) -> Result:
-    """Have callers do one call after the other; how many tasks that was while the meter ran."""
+async def _call_for(
+    settings: Settings, call: Callable[[], Awaitable[int]], meter: Meter, callers: int = CALLERS
+) -> Result:
+    """Let callers make one call after the other, and measure for some seconds. A call returns its number of tasks."""
     done = counted = 0
     stopped = False
     news = anyio.Event()
@@ -51,12 +48,12 @@ async def _call_for(seconds: float, call: Callable[[], Awaitable[int]], meter: M
     async with anyio.create_task_group() as group:
         for _ in range(callers):
             group.start_soon(repeat)
-        await anyio.sleep(WARM_UP)
+        await anyio.sleep(settings['warm_up'])
         await news.wait()
         news = anyio.Event()
         before = done
         meter.start()
-        await anyio.sleep(seconds)
+        await anyio.sleep(settings['seconds'])
         await news.wait()  # on a very busy machine
         counted = done - before
         meter.stop()
@@ -72,7 +69,7 @@ async def floor(system: System, meter: Meter, settings: Settings) -> Result:
         return 1
 
     await call()
-    return await _call_for(settings['seconds'], call, meter)
+    return await _call_for(settings, call, meter)
 
 
 async def enqueue(system: System, meter: Meter, settings: Settings) -> Result:
@@ -82,7 +79,7 @@ async def enqueue(system: System, meter: Meter, settings: Settings) -> Result:
         await system.enqueue(task)
         return 1
 
-    return await _call_for(settings['seconds'], call, meter)
+    return await _call_for(settings, call, meter)
 
 
 async def enqueue_100(system: System, meter: Meter, settings: Settings) -> Result:
@@ -92,7 +89,7 @@ async def enqueue_100(system: System, meter: Meter, settings: Settings) -> Resul
         await system.enqueue_many(tasks)
         return BULK
 
-    return await _call_for(settings['seconds'], call, meter, BULK_CALLERS)
+    return await _call_for(settings, call, meter, BULK_CALLERS)
 
 
 async def lifecycle(system: System, meter: Meter, settings: Settings) -> Result:
@@ -102,7 +99,18 @@ async def lifecycle(system: System, meter: Meter, settings: Settings) -> Result:
         await system.lifecycle(task)
         return 1
 
-    return await _call_for(settings['seconds'], call, meter)
+    return await _call_for(settings, call, meter)
+
+
+async def lifecycle_lone(system: System, meter: Meter, settings: Settings) -> Result:
+    """One caller: no other call to merge with."""
+    task = make_payload()
+
+    async def call() -> int:
+        await system.lifecycle(task)
+        return 1
+
+    return await _call_for(settings, call, meter, 1)
 
 
 async def lifecycle_100(system: System, meter: Meter, settings: Settings) -> Result:
@@ -111,7 +119,7 @@ async def lifecycle_100(system: System, meter: Meter, settings: Settings) -> Res
     async def call() -> int:
         return await system.lifecycle_many(tasks)
 
-    return await _call_for(settings['seconds'], call, meter, BULK_CALLERS)
+    return await _call_for(settings, call, meter, BULK_CALLERS)
 
 
 async def _preload(system: System, count: int, delay: float | None = None) -> None:
@@ -149,7 +157,7 @@ async def work_off(system: System, meter: Meter, settings: Settings) -> Result:
     async with anyio.create_task_group() as group:
         group.start_soon(system.work, handle, CALLERS, stop)
         await ended.wait()
-        await anyio.sleep(AFTERWARDS)
+        await anyio.sleep(settings['rest'])
         stop.set()
     return meter.result(count - WARM_UP_TASKS)
 
@@ -169,7 +177,7 @@ async def handoff(system: System, meter: Meter, settings: Settings) -> Result:
 
     async with type(system)(system.url, system.client) as consumer, anyio.create_task_group() as group:
         group.start_soon(consumer.work, handle, CALLERS, stop)
-        await anyio.sleep(1)
+        await anyio.sleep(settings['idle'])
         meter.start()
         for number in range(count):
             begun = anyio.Event()
@@ -179,7 +187,7 @@ async def handoff(system: System, meter: Meter, settings: Settings) -> Result:
                 await begun.wait()
             await anyio.sleep(0.003 + random.random() * 0.004)  # so that all are idle again, not in step with anything
         meter.stop()
-        await anyio.sleep(AFTERWARDS)
+        await anyio.sleep(settings['rest'])
         stop.set()
     tenth = count // 10  # warms up
     return {**meter.result(count), 'latencies_ms': _in_ms(taken[tenth:])}
@@ -199,7 +207,7 @@ async def delayed(system: System, meter: Meter, settings: Settings) -> Result:
 
     async with type(system)(system.url, system.client) as consumer, anyio.create_task_group() as group:
         group.start_soon(consumer.work, handle, CALLERS, stop)
-        await anyio.sleep(0.5)
+        await anyio.sleep(settings['idle'])
         meter.start()
         for number in range(count):
             delay = 1 + random.random() * span
@@ -208,7 +216,7 @@ async def delayed(system: System, meter: Meter, settings: Settings) -> Result:
         with anyio.fail_after(span + 90):
             await ended.wait()
         meter.stop()
-        await anyio.sleep(AFTERWARDS)
+        await anyio.sleep(settings['rest'])
         stop.set()
     return {**meter.result(count), 'early': sum(seconds < 0 for seconds in late), 'latencies_ms': _in_ms(late)}
 
@@ -254,6 +262,7 @@ ROWS: dict[str, Callable[[System, Meter, Settings], Awaitable[Result]]] = {
     'enqueue-100': enqueue_100,
     'work-off': work_off,
     'lifecycle-single': lifecycle,
+    'lifecycle-lone': lifecycle_lone,
     'lifecycle-100': lifecycle_100,
     'hand-off': handoff,
     'delayed': delayed,

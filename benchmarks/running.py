@@ -1,4 +1,4 @@
-"""Makes measurements: for each a server of its own, and a process in the system's environment."""
+"""Makes measurements: each system in a process of its own environment, beside a server of its own."""
 
 from __future__ import annotations
 
@@ -7,23 +7,111 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Mapping
-from typing import Any
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 from benchmarks.environments import ENVIRONMENTS, FOLDER, ROOT, Environment, UnavailableError
 from benchmarks.plan import DEPTH_ROWS, Step, Variant
 from torrelque.embedded import EmbeddedServer
 
-BOOT = f'import sys; sys.path.append({str(ROOT)!r}); from benchmarks.measure import main; main()'
-"""Appended, so that what an environment has installed comes first: there, torrelque is not the one of this folder."""
+BOOT = """
+import sys; sys.path.append({root!r}); import benchmarks
+sys.path[:0] = {first!r}
+from benchmarks.measure import main; main()
+"""
+"""The benchmarks are those of this folder; the library is what the environment has installed, or what comes first."""
 
 LONGEST = 300.0
 USUAL = 150.0
 """Seconds that a measurement may take, with a million tasks and without."""
 
 
+class FailedError(Exception):
+    """A measurement failed; the message is what its process wrote to stderr."""
+
+
+class Subject:
+    """One row of one system, ready to be measured again and again; to be entered.
+
+    Args:
+        variant: The system, its client and its event loop.
+        row: What to measure.
+        settings: How much of it.
+        library: Folder with the revision of the library to measure instead of this one.
+
+    """
+
+    def __init__(self, variant: Variant, row: str, settings: Mapping[str, float], library: Path | None = None) -> None:
+        self._environment = ENVIRONMENTS[variant.system]
+        self._words = [variant.system, variant.client, variant.loop, row]
+        self._settings = json.dumps(dict(settings))
+        self._first = [] if library is None else [str(library)]
+        self._limit = LONGEST if row in DEPTH_ROWS else USUAL
+
+    def __enter__(self) -> Self:
+        self._stack = ExitStack()
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def measure(self) -> dict[str, Any]:
+        """Measure once. Raises FailedError."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        timer = threading.Timer(self._limit, self._process.kill)
+        timer.start()
+        try:
+            self._process.stdin.write('\n')
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ''
+        finally:
+            timer.cancel()
+        if line:
+            said: dict[str, Any] = json.loads(line)
+            return said
+        self._process.wait()
+        self._said.seek(0)
+        raise FailedError(self._said.read().strip() or f'no result within {self._limit} s')
+
+    def _start(self) -> None:
+        server = self._stack.enter_context(EmbeddedServer(port=0))
+        self._said = self._stack.enter_context(tempfile.TemporaryFile('w+'))  # noqa: SIM115 - it is one
+        self._process = self._stack.enter_context(
+            subprocess.Popen(
+                [*_tie(), *self._program(), *self._words, server.url, self._settings],
+                cwd=self._environment.folder if self._environment.node else FOLDER,
+                env={name: value for name, value in os.environ.items() if not name.startswith('PYTHON')},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                text=True,
+            )
+        )
+        self._stack.callback(self._process.kill)
+
+    def _program(self) -> list[str]:
+        if self._environment.node:
+            return ['node', str(ROOT / f'benchmarks/systems/use_{self._environment.name}.mjs')]
+        return [self._environment.python, '-P', '-c', BOOT.format(root=str(ROOT), first=self._first)]
+
+
 class Runner:
-    """Makes measurements; says on stderr what it does."""
+    """Makes the steps of a plan; reports failures on stderr."""
 
     def __init__(self, settings: Mapping[str, float]) -> None:
         self._settings = settings
@@ -31,7 +119,7 @@ class Runner:
         self.versions: dict[str, str] = {}
 
     def run(self, step: Step) -> dict[str, Any] | None:
-        """What was measured; None if it cannot be here."""
+        """Return what was measured, or None if the system is not available here."""
         environment = ENVIRONMENTS[step.variant.system]
         if not self._has(environment):
             return None
@@ -43,23 +131,12 @@ class Runner:
             'loop': step.variant.loop,
             'load': os.getloadavg()[0],
         }
-        with EmbeddedServer(port=0) as server:
-            command = [*_tie(), *self._command(environment, step.variant, step.row, server.url)]
-            try:
-                output = subprocess.run(
-                    command,
-                    cwd=environment.folder if environment.node else FOLDER,
-                    env={name: value for name, value in os.environ.items() if not name.startswith('PYTHON')},
-                    capture_output=True,
-                    text=True,
-                    timeout=LONGEST if step.row in DEPTH_ROWS else USUAL,
-                    check=True,
-                ).stdout
-            except subprocess.CalledProcessError as error:
-                return entry | _failed(step, error.stderr)
-            except subprocess.TimeoutExpired as error:
-                return entry | _failed(step, str(error))
-        said: dict[str, Any] = json.loads(output.splitlines()[-1])
+        try:
+            with Subject(step.variant, step.row, self._settings) as subject:
+                said = subject.measure()
+        except FailedError as error:
+            print(f'{step.row} {step.variant} FAILED:\n{str(error)[-3000:]}', file=sys.stderr)
+            return entry | {'error': str(error).splitlines()[-1]}
         self.versions |= {
             f'{step.variant.system} {name}': version
             for name, version in said['versions'].items()
@@ -67,12 +144,6 @@ class Runner:
         }
         result: dict[str, Any] = said['result']
         return entry | result
-
-    def _command(self, environment: Environment, variant: Variant, row: str, url: str) -> list[str]:
-        words = [variant.system, variant.client, variant.loop, row, url, json.dumps(dict(self._settings))]
-        if environment.node:
-            return ['node', str(ROOT / f'benchmarks/systems/use_{variant.system}.mjs'), *words]
-        return [environment.python, '-P', '-c', BOOT, *words]
 
     def _has(self, environment: Environment) -> bool:
         if environment.name not in self._missing:
@@ -85,11 +156,6 @@ class Runner:
             else:
                 self._missing[environment.name] = ''
         return not self._missing[environment.name]
-
-
-def _failed(step: Step, said: str) -> dict[str, str]:
-    print(f'{step.row} {step.variant} FAILED:\n{said.strip()[-3000:]}', file=sys.stderr)
-    return {'error': (said.strip().splitlines() or ['no output'])[-1]}
 
 
 def _tie() -> list[str]:

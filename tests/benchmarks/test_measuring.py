@@ -14,6 +14,9 @@ from tests import servers
 
 SETTINGS = {
     'seconds': 0.1,
+    'warm_up': 0.1,
+    'idle': 0.1,
+    'rest': 0.1,
     'backlog': 700,
     'handoffs': 20,
     'delayed': 10,
@@ -98,7 +101,14 @@ def test_a_ratio_is_that_of_the_same_round() -> None:
         entry(0, 'published', 'redis_py', 200.0),  # a slow round for both
         entry(1, 'current', 'native', 3000.0),
         entry(1, 'published', 'redis_py', 1000.0),
-        {'round': 1, 'row': 'enqueue-single', 'system': 'current', 'client': 'native', 'loop': 'uvloop', 'error': 'no server'},
+        {
+            'round': 1,
+            'row': 'enqueue-single',
+            'system': 'current',
+            'client': 'native',
+            'loop': 'uvloop',
+            'error': 'no server',
+        },
     ]
     text = report.tables({'measured': measured})
 
