@@ -50,6 +50,7 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     'worker/leases.py': ('torrelque.worker.failures', 'torrelque.core.leases'),
     'worker/outcomes.py': ('torrelque.worker.failures', 'torrelque.worker.leases'),
     'worker/worker.py': (
+        'torrelque.core.checks',
         'torrelque.worker.loops',
         'torrelque.worker.failures',
         'torrelque.worker.signals',

@@ -40,7 +40,7 @@ class Retry(Exception):  # noqa: N818 - an order, not an error
     """
 
     def __init__(self, delay: float = 0.0) -> None:
-        self.delay: float = _seconds('delay', delay)
+        self.delay: float = checks.check_duration('delay', delay)
         super().__init__(f'to be tried again in {self.delay:g} s')
 
 
@@ -111,7 +111,7 @@ def constant(delay: float, attempts: int | None = None) -> RetryPolicy:
         TorrelqueValueError: An argument is out of range.
 
     """
-    seconds = _seconds('delay', delay)
+    seconds = checks.check_duration('delay', delay)
     return _limited(attempts, lambda _attempt: seconds)
 
 
@@ -135,7 +135,7 @@ def linear(base: float, maximum: float = 3600.0, attempts: int | None = None) ->
         TorrelqueValueError: An argument is out of range.
 
     """
-    step, most = _seconds('base', base), _seconds('maximum', maximum)
+    step, most = checks.check_duration('base', base), checks.check_duration('maximum', maximum)
     return _limited(attempts, lambda attempt: min(most, step * attempt))
 
 
@@ -171,8 +171,8 @@ def exponential(
         TorrelqueValueError: An argument is out of range.
 
     """
-    first, most = _seconds('base', base), _seconds('maximum', maximum)
-    growth, part = _seconds('factor', factor), _seconds('jitter', jitter)
+    first, most = checks.check_duration('base', base), checks.check_duration('maximum', maximum)
+    growth, part = checks.check_duration('factor', factor), checks.check_duration('jitter', jitter)
     if growth < 1:
         raise TorrelqueValueError(f'factor must be at least 1, got {factor!r}')
     if part > 1:
@@ -191,10 +191,3 @@ def _limited(attempts: int | None, delay: Callable[[int], float]) -> RetryPolicy
         return None if most is not None and attempt >= most else delay(attempt)
 
     return policy
-
-
-def _seconds(name: str, value: float) -> float:
-    seconds = checks.check_seconds(name, value)
-    if seconds is None:
-        raise TorrelqueTypeError(f'{name} must be a number, got None')
-    return seconds

@@ -11,6 +11,7 @@ from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
 
 __all__ = (
     'check_count',
+    'check_duration',
     'check_flag',
     'check_headers',
     'check_id',
@@ -43,6 +44,13 @@ def check_seconds(name: str, value: Any, *, negative: bool = False) -> float | N
     if number < 0 and not negative:
         raise TorrelqueValueError(f'{name} must not be negative, got {value!r}')
     return number
+
+
+def check_duration(name: str, value: Any) -> float:  # noqa: ANN401 - as above
+    """A finite time that must be given."""
+    if value is None or isinstance(value, bool):
+        raise TorrelqueTypeError(f'{name} must be a number of seconds, got {value!r}')
+    return check_seconds(name, value) or 0.0
 
 
 def check_wait(name: str, value: Any) -> float:  # noqa: ANN401 - as above

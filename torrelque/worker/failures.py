@@ -1,4 +1,4 @@
-"""What a handler raised: how to show it, and what it asks for."""
+"""What an exception of a handler means, and how to describe it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torrelque.retry import Aborted, Reject, Retry
 __all__ = ('Failure', 'describe', 'is_cancellation', 'leaves_of', 'message_of', 'sendable', 'understand')
 
 LONGEST_REASON = 1000
-"""Characters of errors in the reason of a dead letter."""
+"""Characters of error text in the reason of a dead letter."""
 
 LONGEST_DELAY = 1e9
 """Seconds."""
@@ -22,26 +22,25 @@ class Failure(NamedTuple):
     """How a delivery failed."""
 
     cause: BaseException
-    """What was raised; of a group of one, that one."""
+    """What was raised; for a group of one, that one."""
     error: Exception
-    """The same for the retry policy and the events, wrapped if need be."""
+    """The same for the retry policy and the events, wrapped if necessary."""
     reason: str
     """For the dead letter."""
     rejects: bool = False
     """Whether the handler raised `Reject`."""
     delay: float | None = None
-    """Of `Retry`, if the handler raised that."""
+    """Delay of the `Retry` that the handler raised, if it did."""
     exit: SystemExit | KeyboardInterrupt | None = None
-    """The end of the process that the handler asked for."""
+    """Raised by the handler to end the process."""
 
 
 def understand(error: BaseException) -> Failure:
-    """Find out what the exception of a handler means.
+    """Interpret the exception of a handler.
 
-    Cancellations in a group are ignored, as they follow from the other errors.
-    `Reject` anywhere in a group is obeyed. `Retry` is obeyed unless there are
-    other errors beside it: those are the retry policy's. A group of one error
-    counts as that error.
+    Cancellations in a group are ignored, because they follow from the other errors. `Reject`
+    anywhere in a group is obeyed. `Retry` is obeyed unless the group contains other errors; those are for the
+    retry policy. A group of one error counts as that error.
     """
     every = list(leaves_of(error))
     leaves = [leaf for leaf in every if not is_cancellation(leaf)] or every
@@ -65,7 +64,7 @@ def understand(error: BaseException) -> Failure:
 
 
 def describe(error: BaseException) -> str:
-    """Type and message of an exception, whatever its ``__str__`` does; of a group, those of its leaves."""
+    """Type and message of an exception, whatever its ``__str__`` does; for a group, those of its leaves."""
     if isinstance(error, BaseExceptionGroup):
         return '; '.join(describe(leaf) for leaf in leaves_of(error))
     text = message_of(error)
@@ -73,7 +72,7 @@ def describe(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """``str(error)``, even where that fails."""
+    """``str(error)``, even if that fails."""
     try:
         return str(error)
     except BaseException as failure:  # noqa: BLE001 - the class of the exception is the user's
@@ -81,7 +80,7 @@ def message_of(error: BaseException) -> str:
 
 
 def sendable(text: str) -> str:
-    """The text with what UTF-8 cannot encode escaped."""
+    """The text, with characters escaped that UTF-8 cannot encode."""
     return text.encode(errors='backslashreplace').decode()
 
 
@@ -97,7 +96,7 @@ def leaves_of(error: BaseException) -> Iterator[BaseException]:
 
 
 def _find_delay(error: BaseException) -> float | None:
-    """The delay of a `Retry`; None for any other error, and for one that was tampered with."""
+    """The delay of a `Retry`; None for any other error, and if its attribute was changed to something invalid."""
     delay = getattr(error, 'delay', None) if isinstance(error, Retry) else None
     return float(delay) if isinstance(delay, (int, float)) and 0 <= delay <= LONGEST_DELAY else None
 
@@ -111,6 +110,6 @@ def _as_exception(error: BaseException) -> Exception:
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Whether it is an event loop's cancellation. Works in threads, too, where no event loop can be asked."""
+    """Whether it is an event loop's cancellation. Works in threads as well, where no event loop can be asked."""
     trio = sys.modules.get('trio')
     return isinstance(error, asyncio.CancelledError) or (trio is not None and isinstance(error, trio.Cancelled))

@@ -1,4 +1,4 @@
-"""Keeps the claims of a worker's tasks alive."""
+"""Keeps the leases of a worker's tasks alive."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ logger: logging.Logger = logging.getLogger('torrelque.worker')
 
 
 class Clock(Protocol):
-    """What time is counted on: the event loop's clock, or a ``torrelque.testing.VirtualClock``."""
+    """A source of time: the event loop's clock, or a ``torrelque.testing.VirtualClock``."""
 
     def now(self) -> float:
-        """Seconds, on the clock that ``Task.expires`` is on."""
+        """Return the time in seconds, on the clock of ``Task.expires``."""
         ...
 
     async def pause(self, event: anyio.Event, until: float) -> object:
-        """Return when ``event`` is set or the time (maybe infinite) has come."""
+        """Return when ``event`` is set or the time, which may be infinite, has come."""
 
 
 class Job(Protocol):
-    """One delivery of a task. Told apart by identity: a task may come again before its last delivery ended."""
+    """One delivery of a task. Compared by identity, because a task may come again before its last delivery ended."""
 
     task: Task
 
@@ -41,10 +41,12 @@ J = TypeVar('J', bound=Job)
 
 
 class LeaseKeeper(Generic[J]):
-    """Renews leases, those that are due together at once, which the queue then merges into one call.
+    """Renews leases. It renews those that are due together at once, so that the queue merges them into one call.
 
-    ``lose`` is called with a job whose claim has gone, or whose lease ran out
-    with no renewal getting through.
+    Args:
+        queue: The queue that the tasks are of.
+        clock: What leases are timed on.
+        lose: Called with a job whose claim is gone, or whose lease expired before it could be renewed.
     """
 
     def __init__(self, queue: Torrelque, clock: Clock, lose: Callable[[J], None]) -> None:
@@ -61,11 +63,11 @@ class LeaseKeeper(Generic[J]):
         self._look_at(self._leases.add(job, job.task.expires, self._clock.now()))
 
     def remove(self, job: J) -> float:
-        """Let its lease be. Returns until when it lasts; minus infinity if it does not."""
+        """Stop renewing. Returns when the lease expires; minus infinity if it already has."""
         return self._leases.remove(job)
 
     async def run(self) -> None:
-        """Work until it is cancelled."""
+        """Work until cancelled."""
         async with anyio.create_task_group() as renewals:
             while True:
                 now = self._clock.now()
@@ -74,7 +76,7 @@ class LeaseKeeper(Generic[J]):
                 for job in self._leases.due(now):
                     renewals.start_soon(self._renew, job)
                 self._news = anyio.Event()
-                # With no lease left the next look stands as it was: tasks that come and go need none each.
+                # With no lease left, keep the next look: tasks that come and go do not each need one.
                 if self._leases or self._next_look <= now:
                     self._next_look = self._leases.timer()
                 await self._clock.pause(self._news, self._next_look)
@@ -89,7 +91,7 @@ class LeaseKeeper(Generic[J]):
         try:
             await self._queue.extend(job.task)
         except (TorrelqueLeaseLostError, TorrelqueLookupError):
-            if job in self._leases:  # what became of it may have been written meanwhile
+            if job in self._leases:  # its outcome may have been written meanwhile
                 self._leases.remove(job)
                 self._lose(job)
         except Exception as error:  # noqa: BLE001 - whatever it is, the lease is not renewed
@@ -100,7 +102,7 @@ class LeaseKeeper(Generic[J]):
             self._look_at(self._leases.renewed(job, sent))
 
     def _report(self, job: J, error: Exception) -> None:
-        """That a server is away is said elsewhere. What nobody expects is said here, once until it is over."""
+        """Log a failure. An absent server is reported elsewhere; anything else is logged once until it is over."""
         if self._failing or isinstance(error, TorrelqueError):
             logger.debug('The lease of task:%s could not be renewed: %s', job.task.id, describe(error))
         else:

@@ -1,4 +1,4 @@
-"""What the worker needs of event loops beyond what AnyIO has: cheap tasks, tasks without a parent, their own clock."""
+"""What the worker needs of event loops beyond AnyIO: cheap tasks, tasks without a parent, and the loop's own clock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ A = TypeVar('A')
 
 
 class LoopClock:
-    """The clock of the event loop that runs when it is made: each task asks, so it is asked directly."""
+    """The clock of the running event loop, read directly because each task needs it."""
 
     def __init__(self) -> None:
         loop = current_token().native_token
@@ -35,13 +35,13 @@ class Tasks(Protocol):
         """Start a task, which takes its first step in a later turn of the event loop."""
 
     def is_running(self) -> bool:
-        """Whether the code that asks is a step of such a task. It is not when its coroutine is being closed."""
+        """Whether the calling code is a step of such a task. It is not while its coroutine is being closed."""
         ...
 
 
 @asynccontextmanager
 async def open_tasks() -> AsyncIterator[Tasks]:
-    """Start tasks meanwhile, and wait for them at the end. A cancellation of this task leaves them alone."""
+    """Start tasks in this block and wait for them at its end. Cancelling the caller does not cancel them."""
     if isinstance(current_token().native_token, asyncio.AbstractEventLoop):
         tasks = _AsyncioTasks()
         try:
@@ -49,9 +49,9 @@ async def open_tasks() -> AsyncIterator[Tasks]:
         finally:
             await tasks.wait()
     else:
-        import trio.lowlevel  # noqa: PLC0415 - it is there, as it runs
+        import trio.lowlevel  # noqa: PLC0415 - it is installed, because it is running
 
-        @trio.lowlevel.enable_ki_protection  # Ctrl-C cancels the program, and is no failure of a handler
+        @trio.lowlevel.enable_ki_protection  # Ctrl-C cancels the program; it is not a handler's failure
         async def run(function: Callable[[A], Coroutine[Any, Any, None]], argument: A) -> None:
             await function(argument)
 
@@ -60,7 +60,7 @@ async def open_tasks() -> AsyncIterator[Tasks]:
 
 
 class _AsyncioTasks:
-    """AnyIO's task groups take three times as long to start a task."""
+    """Used because AnyIO's task groups take three times as long to start a task."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -79,7 +79,7 @@ class _AsyncioTasks:
 
     async def wait(self) -> None:
         while self._tasks:
-            with suppress(asyncio.CancelledError):  # the event loop ends, and cancelled the tasks, too
+            with suppress(asyncio.CancelledError):  # the event loop is closing, and has cancelled the tasks too
                 await asyncio.wait(self._tasks)
 
 
@@ -92,7 +92,7 @@ class _TrioTasks:
         self._nursery.start_soon(self._run, function, argument, name=name)
 
     def is_running(self) -> bool:
-        import trio.lowlevel  # noqa: PLC0415 - it is there, as it runs
+        import trio.lowlevel  # noqa: PLC0415 - it is installed, because it is running
 
         try:
             return trio.lowlevel.current_task().parent_nursery is self._nursery
@@ -108,17 +108,17 @@ def start_dedicated(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         _apart.add(task)
         task.add_done_callback(_apart.discard)
     else:
-        import trio.lowlevel  # noqa: PLC0415 - it is there, as it runs
+        import trio.lowlevel  # noqa: PLC0415 - it is installed, because it is running
 
         trio.lowlevel.spawn_system_task(function, context=copy_context())
 
 
 _apart: set[asyncio.Task[None]] = set()
-"""As event loops refer to their tasks weakly."""
+"""Keeps these tasks alive, because event loops hold only weak references."""
 
 
 def count_cancellations() -> int:
-    """How often the running task was told to end; only asyncio counts it."""
+    """How many times the running task was cancelled. Only asyncio counts this."""
     try:
         task = asyncio.current_task()
     except RuntimeError:

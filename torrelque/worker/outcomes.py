@@ -1,4 +1,4 @@
-"""Writes what became of a worker's tasks, and tries again while the server is away."""
+"""Writes the outcomes of a worker's tasks, and tries again while the server is away."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from torrelque.worker.leases import Clock
 __all__ = ('BACK_OFF', 'OutcomeWriter', 'may_pass', 'sleep')
 
 BACK_OFF = policies.exponential(0.05, 2, 0.5, jitter=0.5)
-"""Between tries to reach a server that is away."""
+"""Pauses between tries while the server is away."""
 
 LAST_MOMENTS = 2.0
-"""Seconds, less where the lease is short: time for some tries to complete a task without its result."""
+"""Seconds (fewer if the lease is short) for a few tries to complete a task without its result."""
 
 logger: logging.Logger = logging.getLogger('torrelque.worker')
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether it is worth trying again: also after errors that nobody expects, such as that no file can be opened."""
+    """Whether to try again. Unexpected errors, such as that no file can be opened, may pass as well."""
     return is_transient(error) or not isinstance(error, TorrelqueError)
 
 
 def _is_about_result(error: Exception) -> bool:
-    """Whether an outcome cannot be written because of the result in it."""
+    """Whether an outcome cannot be written because of its result."""
     if isinstance(error, (TorrelqueTypeError, TorrelqueValueError)):
         return True
     return not isinstance(error, (TorrelqueError, OSError))  # any other is the serialiser's
@@ -62,7 +62,7 @@ async def sleep(clock: Clock, seconds: float) -> None:
 
 
 class Job(Protocol):
-    """One delivery, and until when its lease lasts."""
+    """One delivery, and when its lease expires."""
 
     task: Task
     expires: float
@@ -87,7 +87,7 @@ class _Attempt:
         self._most_left = 0.0
 
     def last_moments(self, left: float) -> float:
-        """Seconds before the lease ends in which there is a last try without the result."""
+        """Seconds before the lease expires in which to try once more without the result."""
         self._most_left = max(self._most_left, left)
         return min(LAST_MOMENTS, self._most_left / 4)
 
@@ -95,8 +95,14 @@ class _Attempt:
 class OutcomeWriter(Generic[J]):
     """Writes outcomes, those of one moment together.
 
-    A result that cannot be written is dropped, and the task released without it.
-    ``lose`` is called with a job whose claim has gone, ``tell`` with events.
+    A result that cannot be written is dropped, and the task is released without it.
+
+    Args:
+        queue: The queue that the tasks are of.
+        clock: What leases are timed on.
+        result_ttl: Seconds for which results are kept. None takes the queue's.
+        lose: Called with a job whose claim is gone.
+        tell: Called with events.
     """
 
     def __init__(
@@ -119,19 +125,19 @@ class OutcomeWriter(Generic[J]):
         self._scope = anyio.CancelScope(shield=True)
 
     async def run(self) -> None:
-        """Host the writing until `end`: a cancellation from outside leaves it a bounded time."""
+        """Host the writing until `end`. If cancelled, it continues for the time that `end` allows."""
         with self._scope:
             async with anyio.create_task_group() as self._group:
                 self.ready.set()
                 await self._all_ended.wait()
 
     def end(self, seconds: float) -> None:
-        """No outcome will follow; spend so much time at most on those under way."""
+        """Announce that no outcome will follow, and allow up to ``seconds`` for those in progress."""
         self._scope.deadline = anyio.current_time() + seconds
         self._all_ended.set()
 
     def settle_soon(self, job: J, outcome: events.Outcome) -> None:
-        """Write an outcome, with the others that are handed over before the event loop's next turn."""
+        """Write an outcome, together with others that arrive before the event loop's next turn."""
         if isinstance(outcome, events.Finished):
             self._finished.append((job, outcome))
             if len(self._finished) == 1:
@@ -147,7 +153,7 @@ class OutcomeWriter(Generic[J]):
         items = [ReleaseItem(outcome.task, outcome.result, self._result_ttl) for _, outcome in finished]
         try:
             answers = await self._queue.release_many(items)
-        except Exception:  # noqa: BLE001 - one of them cannot be written, and nothing was sent: each by itself then
+        except Exception:  # noqa: BLE001 - one is bad, so nothing was sent: write each by itself
             for job, outcome in finished:
                 self._group.start_soon(self._settle, job, outcome)
         except BaseException:
@@ -165,7 +171,13 @@ class OutcomeWriter(Generic[J]):
                     self._group.start_soon(self._settle, job, outcome, error)
 
     async def _settle(self, job: J, outcome: events.Outcome, error: Exception | None = None) -> None:
-        """Write an outcome; while the server is away, try for as long as the lease lasts. ``error``: of a first try."""
+        """Write an outcome. While the server is away, try for as long as the lease lasts.
+
+        Args:
+            job: The delivery.
+            outcome: How it ended.
+            error: Of the first try, if there was one.
+        """
         attempt = _Attempt(outcome, error)
         try:
             ended = False
@@ -180,7 +192,7 @@ class OutcomeWriter(Generic[J]):
             raise
 
     def _is_ended(self, job: J, attempt: _Attempt, error: Exception | None) -> bool:
-        """Whether an outcome is written, or cannot be; else what to write next, and when."""
+        """Whether an outcome is written or never will be; otherwise, decide what to write next, and when."""
         outcome = attempt.writable
         if error is None:
             if attempt.unfit is not None:
@@ -222,7 +234,7 @@ class OutcomeWriter(Generic[J]):
                     await self._queue.giveback(task)
         except TorrelqueDurabilityError as error:
             _note_unconfirmed(error)
-        except Exception as error:  # noqa: BLE001 - it is looked at by the caller
+        except Exception as error:  # noqa: BLE001 - the caller looks at it
             return error
         return None
 

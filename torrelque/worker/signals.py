@@ -1,10 +1,8 @@
 """The signals that stop workers: one receiver for the whole process.
 
-However many workers run, and on whichever event loops, each signal reaches all
-of them. While at least one runs, the process has these handlers; then it has
-those again that it had before. A child that is forked meanwhile, as by
-``multiprocessing``, gets the former handlers, and not the socket that wakes the
-parent's event loop.
+Each signal reaches all workers, on whichever event loops they run. The handlers are installed while at
+least one worker runs, and the previous ones are restored afterwards. A child that is forked meanwhile, as
+``multiprocessing`` does, gets the previous handlers, and not the socket that wakes the parent's event loop.
 """
 
 from __future__ import annotations
@@ -24,21 +22,21 @@ STOPPING: tuple[signal.Signals, ...] = tuple(
 )
 
 HANG_UP: int | None = getattr(signal, 'SIGHUP', None)
-"""Sent along with others, as when a terminal closes or a service is stopped: it says nothing about haste."""
+"""Terminals and service managers send it along with other signals, so it does not mean haste."""
 
 IGNORABLE = [getattr(signal, name) for name in ('SIGHUP', 'SIGQUIT') if hasattr(signal, name)]
-"""Left alone where they are ignored, as by ``nohup``."""
+"""Stay ignored if they were, as under ``nohup``."""
 
 Receiver = Callable[[int], object]
 
 _receivers: dict[object, Receiver] = {}
 _former: dict[signal.Signals, Any] = {}
-"""What handled each signal before, while there are receivers."""
+"""The previous handler of each signal, while there are receivers."""
 
 
 @contextmanager
 def received(receiver: Receiver) -> Iterator[None]:
-    """Meanwhile call a function, as a signal handler, with each signal that asks the process to stop."""
+    """In this block, call a function from the signal handler with each signal that asks the process to stop."""
     key = object()
     if not _receivers:
         _install()
@@ -62,7 +60,7 @@ def _install() -> None:
 def _restore() -> None:
     while _former:
         number, former = _former.popitem()
-        if signal.getsignal(number) is _handle:  # else the program has set another one meanwhile
+        if signal.getsignal(number) is _handle:  # otherwise the program has set another one meanwhile
             signal.signal(number, former)
 
 
@@ -72,7 +70,7 @@ def _handle(number: int, _frame: FrameType | None) -> None:
 
 
 # Children -------------------------------------------------------------------------------------------------------------
-# Signals wait until the child has its own handlers: one that arrives sooner would be heeded by nobody.
+# Signals are blocked until the child has its own handlers, because one that arrived sooner would be lost.
 
 
 def _before_fork() -> None:

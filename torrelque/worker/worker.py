@@ -1,7 +1,6 @@
-"""Consume a queue: start a handler for each task, keep the claims alive, write what became of them.
+"""The worker: claims tasks, calls a handler for each, keeps the leases alive and writes the outcomes.
 
-The worker holds nothing that a program could not have of the public interface,
-and may serve as an example of its use.
+It uses only the library's public interface, so it can serve as an example of its use.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from torrelque import (
     TorrelqueTooLargeError,
     TorrelqueTypeError,
     TorrelqueUsageError,
-    TorrelqueValueError,
     events,
 )
 from torrelque import retry as policies
+from torrelque.core import checks
 from torrelque.worker.failures import Failure, describe, understand
 from torrelque.worker.leases import Clock, LeaseKeeper
 from torrelque.worker.loops import LoopClock, count_cancellations, open_tasks, start_dedicated
@@ -43,7 +42,7 @@ from torrelque.worker.signals import HANG_UP, received
 __all__ = ('Worker',)
 
 CLOSING_TIME = 5.0
-"""Seconds that the end of a run may spend on writing outcomes and giving claims back."""
+"""Seconds for writing outcomes and giving claims back at the end of a run."""
 
 TURN = 0.001
 """Seconds after which handlers that never wait let others have a turn of the event loop."""
@@ -55,16 +54,13 @@ COMPLAINTS = 60.0
 """Seconds between log lines about a task that is too large to be claimed."""
 
 HEAD_START = 3
-"""Turns of the event loop until a claim that was asked for has left, from the worker to the socket."""
-
-LONGEST = 1e9
-"""Seconds. Beyond it a time is a mistake."""
+"""Turns of the event loop that a claim takes from the worker to the socket."""
 
 logger: logging.Logger = logging.getLogger('torrelque.worker')
 
 
 class _Job:
-    """One delivery: a task in this worker's hands."""
+    """One delivery: a task that this worker holds."""
 
     __slots__ = ('ended', 'expires', 'in_thread', 'lost', 'scope', 'task')
 
@@ -80,24 +76,30 @@ class _Job:
 class Worker:
     """Consumes a queue: ``await Worker(queue, handler, concurrency=10).run()``.
 
-    ``handler(task)`` is called for each :class:`~torrelque.Task`, at most
-    ``concurrency`` at once. What it returns is kept as the task's result for
-    ``result_ttl`` s (None: the queue's); of None nothing is kept. If it raises
-    :class:`~torrelque.Retry` or :class:`~torrelque.Reject`, also in an exception
-    group, that is done. After anything else that it raises, ``retry``, a policy of
-    :mod:`torrelque.retry`, says when the task is tried again, or that it goes to
-    the dead letters. A plain function runs in a thread. Each delivery is an
-    event-loop task of its own, in a copy of the context in which `run` was called.
+    The worker calls the handler for each task, renews the leases meanwhile, and writes the outcomes.
+    What the handler returns is the task's result. If it raises :class:`~torrelque.retry.Retry` or
+    :class:`~torrelque.retry.Reject`, also in an exception group, the worker obeys. After any other
+    exception, the retry policy decides. If a claim is lost, the worker cancels the handler at once and
+    writes nothing.
 
-    Meanwhile the claim is renewed. When it is lost all the same, the handler is
-    cancelled at once and nothing is written.
+    Args:
+        queue: The queue to consume.
+        handler: Called with each :class:`~torrelque.Task`. A coroutine function runs as an event-loop
+            task of its own, in a copy of the context in which `run` was called; a plain function runs in a
+            thread.
+        concurrency: Maximum number of tasks to handle at once.
+        retry: A policy of :mod:`torrelque.retry`, or any function like it. None is
+            ``exponential(attempts=10)``.
+        result_ttl: Seconds for which results are kept. None takes the queue's.
+        grace: Seconds that handlers have to finish when the worker shuts down.
+        handle_signals: Whether SIGTERM, SIGINT, SIGQUIT and SIGHUP shut down this and all other workers
+            of the process. A second signal allows no grace.
+        on_event: Called with each event of :mod:`torrelque.events`, on the event loop. It must not block.
+        clock: The virtual clock of a memory transport, for tests.
 
-    ``grace`` is how many seconds handlers have to finish when the worker is
-    stopped; with ``handle_signals`` SIGTERM, SIGINT, SIGQUIT and SIGHUP stop it
-    and all others in the process, and the second allows no grace. ``on_event`` is called with each event of
-    :mod:`torrelque.events`. ``clock`` is for tests whose transport has one.
-
-    Raises TorrelqueTypeError or TorrelqueValueError for bad arguments.
+    Raises:
+        TorrelqueTypeError: An argument has a bad type.
+        TorrelqueValueError: An argument has a bad value.
     """
 
     def __init__(
@@ -115,16 +117,14 @@ class Worker:
     ) -> None:
         if not isinstance(queue, Torrelque):
             raise TorrelqueTypeError(f'queue must be a Torrelque, got {queue!r}')
-        if not isinstance(handle_signals, bool):
-            raise TorrelqueTypeError(f'handle_signals must be True or False, got {handle_signals!r}')
         self._queue = queue
         self._handler = _check_function('handler', handler)
         self._in_thread = not _is_coroutine_function(handler)
-        self._concurrency = _check_count('concurrency', concurrency)
+        self._concurrency = checks.check_count('concurrency', concurrency)
         self._retry = policies.exponential(attempts=10) if retry is None else _check_plain_function('retry', retry)
-        self._result_ttl = None if result_ttl is None else _check_seconds('result_ttl', result_ttl)
-        self._grace = _check_seconds('grace', grace)
-        self._handle_signals = handle_signals
+        self._result_ttl = None if result_ttl is None else checks.check_duration('result_ttl', result_ttl)
+        self._grace = checks.check_duration('grace', grace)
+        self._handle_signals = checks.check_flag('handle_signals', handle_signals)
         self._on_event = None if on_event is None else _check_plain_function('on_event', on_event)
         self._given_clock = clock
 
@@ -135,26 +135,32 @@ class Worker:
         self._crash: BaseException | None = None
         self._failure: BaseException | None = None
         self._jobs: set[_Job] = set()
-        self._ready: deque[_Job] = deque()  # claimed, and about to be started: never more than there are free slots
+        self._ready: deque[_Job] = deque()  # claimed and about to start; never more than the free slots
         self._many = max(2, self._concurrency // 4)
-        self._at_once = AT_FIRST  # so many handlers are started in a turn of the event loop
+        self._at_once = AT_FIRST  # handlers started in one turn of the event loop
         self._starting = False
         self._claiming: anyio.CancelScope | None = None
         self._next_complaint = -math.inf
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Work until `stop`, once.
+        """Work until `stop` is called. A worker runs once.
 
-        It goes on while the server is away, from the start if need be. Raises
-        what makes all further work impossible, such as a refused password, or the
-        SystemExit or KeyboardInterrupt of a handler, after it stopped as by `stop`.
+        It continues while the server is away, and may start before the server does. It returns even if
+        a handler does not end: 5 s after the handler was cancelled, its claim is given back, and the handler
+        is left behind.
 
-        It returns even if a handler does not end: 5 s after that was cancelled,
-        its claim is given back, and the handler left behind.
+        Safe to cancel. Then it cancels the handlers and gives their claims back at once. That, and writing
+        outcomes that are in progress, takes at most 5 s.
 
-        When cancelled, it cancels the handlers and gives their claims back at
-        once; that, and writing the outcomes that are on their way, takes at
-        most 5 s. ``task_status.started()`` is called when it begins to claim.
+        Args:
+            task_status: Its ``started()`` is called when the worker begins to claim, for
+                ``await task_group.start(worker.run)``.
+
+        Raises:
+            TorrelqueUsageError: The worker was run before, or is to handle signals outside of the main thread.
+            TorrelqueError: Something that waiting cannot fix, such as a refused password. The worker shuts
+                down first, as with `stop`.
+            SystemExit: A handler raised it, or KeyboardInterrupt. The worker shuts down first.
         """
         if self._begun:
             raise TorrelqueUsageError('this worker was run before: make a new one for each run')
@@ -187,15 +193,22 @@ class Worker:
             raise self._failure
 
     def stop(self, grace: float | None = None) -> None:
-        """Claim nothing more, and let `run` end when the handlers have finished.
+        """Claim nothing more, and let `run` return when the handlers have finished.
 
-        After ``grace`` s (None: the worker's) those that have not are cancelled,
-        and their claims given back. Called again it can only shorten the time.
-        Before `run`, it makes that end at once. Call it on the worker's event
-        loop: in a thread, of a plain function's handler for one, it is
-        ``anyio.from_thread.run_sync(worker.stop)``.
+        Handlers that have not finished after the grace time are cancelled, and their claims are given back.
+        Before `run`, it makes `run` return at once. Safe to repeat; further calls can only shorten the time.
+
+        Call it on the worker's event loop. From a thread, such as that of a plain function's handler,
+        use ``anyio.from_thread.run_sync(worker.stop)``.
+
+        Args:
+            grace: Seconds. None takes the worker's.
+
+        Raises:
+            TorrelqueTypeError: ``grace`` is not a number.
+            TorrelqueValueError: ``grace`` is out of range.
         """
-        seconds = self._grace if grace is None else _check_seconds('grace', grace)
+        seconds = self._grace if grace is None else checks.check_duration('grace', grace)
         if not self._stopping and self._begun:
             logger.info('Stopping: %d handlers have %g s to finish', len(self._jobs), seconds)
         self._stopping = True
@@ -208,10 +221,10 @@ class Worker:
     # Claiming --------------------------------------------------------------------------------------------------------
 
     async def _run_deliveries(self, task_status: TaskStatus[None]) -> None:
-        """Return when all deliveries have ended, or those that have not were abandoned.
+        """Return when all deliveries have ended, or were abandoned.
 
-        They are in no task group of the caller's, as that could not be left while a
-        handler ignores its cancellation.
+        They are in none of the caller's task groups, because a task group waits for a handler that ignores
+        its cancellation.
         """
         start_dedicated(self._host_deliveries)
         try:
@@ -239,9 +252,9 @@ class Worker:
             self._all_ended.set()
 
     async def _claim_and_start(self) -> None:
-        """Claim for all slots that are free, until the worker stops."""
+        """Claim tasks for all free slots, until the worker stops."""
         while not self._stopping:
-            # While many are ready, and more places free than those will take, the next claim is under way.
+            # While many are ready, and more slots free than those will take, the next claim is in progress.
             if self._many <= len(self._ready) < self._free() if self._ready else self._free():
                 await self._claim()
             else:
@@ -255,7 +268,7 @@ class Worker:
         self._give_back_ready()
 
     async def _start_rest(self) -> None:
-        """Start the handlers of all tasks that are ready, in steps between which the event loop does other things."""
+        """Start the handlers of all ready tasks, in steps, between which the event loop does other work."""
         last = monotonic()
         while self._ready and not self._stopping:
             await checkpoint()  # handlers run that were started before
@@ -290,7 +303,7 @@ class Worker:
             self._settler.settle_soon(job, events.GivenBack(job.task))
 
     def _give_back_unbegun(self) -> None:
-        """Give back what was claimed and never handled, as when an event loop ends that cancels all its tasks."""
+        """Give back what was claimed but never handled, as when an event loop ends and cancels all its tasks."""
         self._give_back_ready()
         for job in self._jobs:
             if not job.lost:
@@ -301,7 +314,7 @@ class Worker:
         return self._concurrency - len(self._jobs) - len(self._ready)
 
     async def _claim(self) -> None:
-        """Claim for all free slots: what came is ready then."""
+        """Claim tasks for all free slots, and add them to the ready ones."""
         with anyio.CancelScope() as scope:
             self._claiming = scope
             try:
@@ -318,12 +331,17 @@ class Worker:
             if (free := self._free()) > 1:
                 return await self._queue.dequeue(max_tasks=free)
             return [await self._queue.dequeue()]
-        except Exception as error:  # noqa: BLE001 - it is looked at below
+        except Exception as error:  # noqa: BLE001 - judged below
             away = self._note_failed_claim(error, away=False)
             return await self._until_back(error, away)
 
     async def _until_back(self, error: Exception, away: bool) -> list[Task]:
-        """Try until the server answers. What it claimed thereby. ``away``: whether it was reported as unusable."""
+        """Try until the server answers, and return what the last try claimed.
+
+        Args:
+            error: Of the first claim that failed.
+            away: Whether the server was reported as unusable.
+        """
         for failures in count(1):
             await sleep(self._clock, BACK_OFF(failures, error) or 0.0)
             try:
@@ -338,7 +356,10 @@ class Worker:
         raise AssertionError('there is always another try')  # for type checkers
 
     def _note_failed_claim(self, error: Exception, away: bool) -> bool:
-        """Report it if that is new; raise it if waiting cannot fix it. Whether the server is reported as unusable."""
+        """Report an error if it is new, and raise it if waiting cannot fix it.
+
+        Returns whether the server is now reported as unusable.
+        """
         if isinstance(error, TorrelqueTooLargeError):
             if self._clock.now() >= self._next_complaint:
                 self._next_complaint = self._clock.now() + COMPLAINTS
@@ -355,7 +376,7 @@ class Worker:
     # Handling --------------------------------------------------------------------------------------------------------
 
     async def _deliver(self, job: _Job) -> None:
-        """One delivery, as a task of its own, which nothing that the handler raises gets out of."""
+        """One delivery, as an event-loop task of its own. Nothing that the handler raises leaves it."""
         if job.lost:
             outcome: events.Outcome | None = None
         elif job.scope.cancel_called:
@@ -374,11 +395,11 @@ class Worker:
         job.expires = self._renewer.remove(job)
         if outcome is not None and not job.lost:
             self._settler.settle_soon(job, outcome)
-        result = error = outcome = None  # what was raised leads to this frame by its traceback, from Python 3.12 on
+        result = error = outcome = None  # from Python 3.12 on, the error's traceback refers to this frame
         self._room.set()
 
     async def _call(self, job: _Job) -> tuple[Any, BaseException | None]:
-        """What the handler returned, or what it raised, within a scope that cancels it."""
+        """Return what the handler returned, or what it raised, in a scope that cancels it."""
         try:
             with job.scope:
                 if not self._in_thread:
@@ -405,7 +426,7 @@ class Worker:
             logger.warning('The thread of task:%s goes on; what it returns is dropped', job.task.id)
             raise
         job.in_thread = False
-        ended, job.ended = job.ended, (None, None)  # the traceback leads to the thread's frames, and these to the job
+        ended, job.ended = job.ended, (None, None)  # the traceback refers to the thread's frames, and these to the job
         return ended
 
     def _call_plainly(self, job: _Job) -> None:
@@ -415,28 +436,28 @@ class Worker:
             job.ended = None, error
 
     async def _judge_unless_cancelled(self, job: _Job, error: BaseException) -> events.Outcome | None:
-        """What becomes of a task whose handler raised, maybe because this worker cancelled it."""
+        """The outcome of a task whose handler raised, perhaps because this worker cancelled it."""
         failure = understand(error)
         decided = failure.rejects or failure.delay is not None or failure.exit is not None
-        if not decided and await self._is_cancelled(job.scope):  # a handler that is cancelled may well fail of it
+        if not decided and await self._is_cancelled(job.scope):  # a cancelled handler may raise something else
             return events.GivenBack(job.task)
         if failure.exit is not None:
             self._exit(failure.exit, job.task)
         return None if job.lost else self._judge(job.task, failure, error)
 
     async def _is_cancelled(self, scope: anyio.CancelScope) -> bool:
-        """Whether this worker, or all of the event loop, is being stopped, and not just what the handler awaited."""
+        """Whether this worker, or the whole event loop, is shutting down, and not only what the handler awaited."""
         if _is_ending(scope):
             return True
         if not count_cancellations():
             return False
-        for _ in range(HEAD_START):  # an event loop that ends cancels all tasks in one turn, which `run` hears of
+        for _ in range(HEAD_START):  # a closing event loop cancels all tasks in one turn, `run` included
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(0)
         return _is_ending(scope)
 
     def _exit(self, error: SystemExit | KeyboardInterrupt, task: Task) -> None:
-        """Stop the worker, as the handler asked to. `run` raises the error."""
+        """Stop the worker because the handler asked to. `run` raises the error."""
         again = isinstance(self._failure, KeyboardInterrupt)
         logger.error('Delivery %d of task:%s ends the worker: %s', task.dequeue_count, task.id, describe(error))
         if self._failure is None:
@@ -444,7 +465,7 @@ class Worker:
         self.stop(0.0 if again else None)
 
     def _judge(self, task: Task, failure: Failure, raised: BaseException) -> events.Outcome:
-        """What becomes of a task whose handler raised."""
+        """The outcome of a task whose handler raised."""
         error = failure.error
         if failure.rejects:
             return events.Rejected(task, failure.reason, error)
@@ -463,13 +484,13 @@ class Worker:
     def _ask_policy(self, task: Task, error: Exception) -> float | None:
         try:
             delay = self._retry(task.attempt, error)
-            return None if delay is None else _check_seconds('the delay of a retry policy', delay)
+            return None if delay is None else checks.check_duration('the delay of a retry policy', delay)
         except BaseException:
             logger.exception('The retry policy failed, task:%s is rejected', task.id)
             return None
 
     def _lose(self, job: _Job) -> None:
-        """End a handler whose claim is lost. A thread cannot be: what it returns is dropped."""
+        """Cancel the handler of a claim that was lost. A thread cannot be cancelled: what it returns is dropped."""
         if job.lost:
             return
         job.lost = True
@@ -481,7 +502,7 @@ class Worker:
     # Stopping --------------------------------------------------------------------------------------------------------
 
     async def _end_grace(self) -> None:
-        """Cancel the handlers that still run when the time to finish is over."""
+        """Cancel the handlers that are still running when the grace time is over."""
         while self._clock.now() < self._stopped_at:
             self._stop_news = anyio.Event()
             await self._clock.pause(self._stop_news, self._stopped_at)
@@ -493,7 +514,7 @@ class Worker:
             job.scope.cancel()
 
     async def _abandon_late(self) -> None:
-        """Give handlers that were cancelled some time to end; then let those be that have not."""
+        """Give cancelled handlers time to end, then leave behind those that have not ended."""
         with anyio.move_on_after(CLOSING_TIME):
             await self._all_ended.wait()
             return
@@ -519,7 +540,7 @@ class Worker:
         self.stop(0.0 if self._signalled else None)
         self._signalled = True
 
-    # Within ----------------------------------------------------------------------------------------------------------
+    # Helpers ---------------------------------------------------------------------------------------------------------
 
     def _tell(self, event: events.WorkerEvent) -> None:
         if self._on_event is None:
@@ -548,19 +569,3 @@ def _check_plain_function(name: str, value: Any) -> Any:  # noqa: ANN401 - as ab
     if _is_coroutine_function(_check_function(name, value)):
         raise TorrelqueTypeError(f'{name} must be a plain function, got a coroutine function: {value!r}')
     return value
-
-
-def _check_count(name: str, value: Any) -> int:  # noqa: ANN401 - as above
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TorrelqueTypeError(f'{name} must be a whole number, got {value!r}')
-    if value < 1:
-        raise TorrelqueValueError(f'{name} must be at least 1, got {value!r}')
-    return value
-
-
-def _check_seconds(name: str, value: Any) -> float:  # noqa: ANN401 - as above
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TorrelqueTypeError(f'{name} must be a number of seconds, got {value!r}')
-    if not 0 <= value <= LONGEST:
-        raise TorrelqueValueError(f'{name} must be from 0 to {LONGEST:.0f} seconds, got {value!r}')
-    return float(value)
