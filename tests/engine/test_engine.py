@@ -179,9 +179,9 @@ class FaultyTransport(MemoryTransport):
         self.fail('listen')
         return super().listen()
 
-    def place(self, key: bytes) -> Hashable:
-        self.fail('place')
-        return super().place(key)
+    def node_of(self, key: bytes) -> Hashable:
+        self.fail('node_of')
+        return super().node_of(key)
 
     async def pause(self, event: anyio.Event, until: float) -> None:
         self.fail('pause')
@@ -213,7 +213,7 @@ async def test_whatever_a_transport_raises_the_object_goes_on(where: str, kind: 
 
 
 @on_each_loop
-@pytest.mark.parametrize('where', [*PLAIN, 'survey', 'place'])
+@pytest.mark.parametrize('where', [*PLAIN, 'survey', 'node_of'])
 async def test_whatever_a_transport_raises_a_sharded_object_goes_on(where: str) -> None:
     transport = FaultyTransport()
     async with Torrelque(transport, shards=2) as queue:

@@ -99,7 +99,7 @@ class Watched(MemoryTransport):
         self.calls: list[Call[Reply]] = []
         self._places = places
 
-    def place(self, key: bytes) -> int:
+    def node_of(self, key: bytes) -> int:
         number = key.partition(b':')[2].partition(b'}')[0]
         return int(number) % self._places if number.isdigit() else 0
 

@@ -70,7 +70,7 @@ async def test_calls_that_come_one_after_the_other_spread_evenly(place: Place) -
         ids = [await queue.enqueue(number) for number in range(120)]
         homes = [home_of(task_id, 4) for task_id in ids]
         of_shard = Counter(homes)
-        of_server = Counter(queue._transport.place(f'{{email:{home}}}:pending'.encode()) for home in homes)
+        of_server = Counter(queue._transport.node_of(f'{{email:{home}}}:pending'.encode()) for home in homes)
     assert len(of_shard) == 4
     assert len(of_server) == max(1, len(place.servers))
     assert max(of_server.values()) - min(of_server.values()) <= 3

@@ -53,7 +53,7 @@ class Counting(MemoryTransport):
     def listen(self) -> AbstractAsyncContextManager[Listener]:
         return self._counted(super().listen())
 
-    def place(self, key: bytes) -> Hashable:
+    def node_of(self, key: bytes) -> Hashable:
         return slot_of(key) % self._places
 
     @asynccontextmanager

@@ -93,7 +93,7 @@ async def test_moved_is_followed_and_the_slots_are_read_once(cluster: Cluster, t
         await transport.execute([call('INCR')])
         assert one() + two() + three() <= 3 * 3  # each looks, too
     assert move.target.command('GET', KEY) == b'51'
-    assert transport.place(KEY.encode()) is not None
+    assert transport.node_of(KEY.encode()) is not None
 
 
 async def test_a_script_is_loaded_where_its_call_goes(cluster: Cluster, transport: Transport) -> None:
@@ -282,7 +282,7 @@ async def test_calls_resume_when_a_replica_was_promoted(setting: tuple[str, str]
 async def test_a_key_for_each_node(cluster: Cluster, transport: Transport) -> None:
     keys = [key for key in await transport.nodes() if key is not None]
     assert sorted(cluster.owner_of(str(key)).port for key in keys) == sorted(node.port for node in cluster.primaries)
-    assert len({transport.place(str(key).encode()) for key in keys}) == len(keys)
+    assert len({transport.node_of(str(key).encode()) for key in keys}) == len(keys)
 
 
 @asynccontextmanager

@@ -91,7 +91,7 @@ def asked(fake: Fake) -> list[bytes]:
 async def test_where_a_node_is(told: Callable[[int], bytes]) -> None:
     async with answering(FOUND, told=told) as fake, over(fake.port) as transport:
         assert list(await transport.execute([GET])) == [b'found']
-        assert transport.place(b'key') is not None
+        assert transport.node_of(b'key') is not None
 
 
 @pytest.mark.parametrize('answer', [b'-NOPERM no permissions\r\n', b'-ERR cluster support disabled\r\n'])

@@ -99,7 +99,7 @@ class Call(Generic[T]):
     near: Arg | None = None
 
     @property
-    def place(self) -> Arg | None:
+    def routing_key(self) -> Arg | None:
         """The key that tells which server of a cluster to ask; None if any will do."""
         return self.keys[0] if self.keys else self.near
 
@@ -118,13 +118,13 @@ class Call(Generic[T]):
     def __iter__(self) -> Operation[T]:
         (reply,) = yield (self,)
         if _is_missing(reply) and isinstance(self.command, Script):
-            load: Call[Reply] = Call('SCRIPT LOAD', args=(self.command.source,), near=self.place)
+            load: Call[Reply] = Call('SCRIPT LOAD', args=(self.command.source,), near=self.routing_key)
             loaded, reply = yield (load, self)
             if _is_missing(reply) and isinstance(loaded, TorrelqueReplyError):
                 raise _explained(loaded)
         if isinstance(reply, TorrelqueReplyError):
             if UNKNOWN_COMMAND.search(str(reply)):
-                (info,) = yield (Call[Reply]('INFO', args=('server',), near=self.place),)
+                (info,) = yield (Call[Reply]('INFO', args=('server',), near=self.routing_key),)
                 raise _outdated(info, reply)
             raise reply
         return self.parse(reply)

@@ -209,7 +209,7 @@ class ShardedDispatcher(Dispatcher):
         self._session = ShardedSession(
             lambda shard: self.runtime.session_of(self._keys[shard], sharding.nonce_of(nonce, shard)),
             self._keys,
-            place=transport.place,
+            place=transport.node_of,
             told=self._hear,
             clock=transport.now,
             jitter=random.random,
@@ -300,7 +300,7 @@ class ShardedDispatcher(Dispatcher):
             return
         shards = [shard]
         if isinstance(error, TorrelqueConnectionError):
-            place = self.runtime.transport.place
+            place = self.runtime.transport.node_of
             server = place(self._keys[shard]['pending'])
             shards = [at for at in range(len(self._keys)) if place(self._keys[at]['pending']) == server]
         self._tell(shards, error)
@@ -356,7 +356,7 @@ class ShardedDispatcher(Dispatcher):
     def _next_shard(self) -> int:
         """Each server in its turn, and of its shards each in its turn, so that all servers have as much to do."""
         if not self._round:
-            place = self.runtime.transport.place
+            place = self.runtime.transport.node_of
             of_place: dict[Hashable, list[int]] = {}
             usable = [shard for shard in range(self._shards) if shard not in self._lost]
             for shard in usable or range(self._shards):

@@ -135,20 +135,20 @@ class Subscriptions:
     def replace(self, line: _Line) -> None:
         """Move channels that belong to another server by now."""
         for channel in tuple(line.channels):
-            if self._transport.place(channel) != line.place:
+            if self._transport.node_of(channel) != line.node:
                 line.remove(channel)
                 self._place(channel)
 
     def forget(self, line: _Line) -> None:
         """It has ended."""
-        if self._lines.get(line.place) is line:
-            del self._lines[line.place]
+        if self._lines.get(line.node) is line:
+            del self._lines[line.node]
 
     def _place(self, channel: bytes) -> None:
-        place = self._transport.place(channel)
-        line = self._lines.get(place)
+        node = self._transport.node_of(channel)
+        line = self._lines.get(node)
         if line is None:
-            line = self._lines[place] = _Line(self, self._transport, place, self._lingers)
+            line = self._lines[node] = _Line(self, self._transport, node, self._lingers)
             line.cancel = self._spawn(line.run).cancel
         self._line_of[channel] = line
         line.add(channel)
@@ -159,10 +159,10 @@ class _Line:
 
     cancel: Callable[[], None]
 
-    def __init__(self, hub: Subscriptions, transport: Transport, place: Hashable, lingers: Callable[[], bool]) -> None:
+    def __init__(self, hub: Subscriptions, transport: Transport, node: Hashable, lingers: Callable[[], bool]) -> None:
         self._hub = hub
         self._transport = transport
-        self.place = place
+        self.node = node
         self._lingers = lingers
         self.channels: set[bytes] = set()
         self.standing: set[bytes] = set()

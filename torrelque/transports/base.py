@@ -104,7 +104,7 @@ class Transport(ABC):
         """A key (there need be none of that name) for each server that holds keys, for calls to run ``near``."""
         return (None,)
 
-    def place(self, _key: bytes) -> Hashable:
+    def node_of(self, _key: bytes) -> Hashable:
         """Which server has a key, as far as is known now, by something that is the same for all keys of that server."""
         return None
 

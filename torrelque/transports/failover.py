@@ -149,8 +149,8 @@ class FailoverTransport(Transport):
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
         return await self.inner.execute_at_end(batch)
 
-    def place(self, key: bytes) -> Hashable:
-        return self.inner.place(key)
+    def node_of(self, key: bytes) -> Hashable:
+        return self.inner.node_of(key)
 
     async def nodes(self) -> Sequence[Arg | None]:
         return await self.inner.nodes()

@@ -134,7 +134,7 @@ async def _try_large(batch: Batch, attempt: Attempt, policy: Policy) -> Sequence
             if not refused_as_too_large(replies):
                 return replies
     # If the server is away altogether, this raises.
-    settings = [Call[Reply](each.command, args=each.args, near=batch[0].place) for each in SETTINGS]
+    settings = [Call[Reply](each.command, args=each.args, near=batch[0].routing_key) for each in SETTINGS]
     bulk, query = [_number(reply) for reply in await repeat(settings, attempt, policy)]
     words = [word for call in batch for word in call.words()]
     size = sum(map(size_of, batch))

@@ -230,7 +230,7 @@ class CoredisClusterTransport(base.Transport):
             listener = ClusterListener(connect, self._nodes.doubt)
             yield listener
 
-    def place(self, key: bytes) -> Hashable:
+    def node_of(self, key: bytes) -> Hashable:
         return self._nodes.owner_of(slot_of(key))
 
     async def nodes(self) -> Sequence[Arg | None]:

@@ -195,7 +195,7 @@ class ClusterTransport(NativeTransport):
             else:
                 wanted[place] = again
 
-    def place(self, key: bytes) -> Hashable:
+    def node_of(self, key: bytes) -> Hashable:
         return self._topology.known_owner(slot_of(key))
 
     async def nodes(self) -> Sequence[Arg | None]:
@@ -274,7 +274,7 @@ class ClusterTransport(NativeTransport):
 def _slot(batch: Batch) -> int | None:
     """The slot that the batch's calls are of; None if they may go anywhere."""
     for call in batch:
-        place = call.place
+        place = call.routing_key
         if place is not None:
             return slot_of(place)
     return None

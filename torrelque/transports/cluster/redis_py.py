@@ -204,7 +204,7 @@ class RedisPyClusterTransport(base.Transport):
         # A client that is closed would begin anew, and leave connections open.
         replies: list[Reply] = []
         for call in batch:
-            node = self._nodes.owner_of(None if call.place is None else slot_of(call.place))
+            node = self._nodes.owner_of(None if call.routing_key is None else slot_of(call.routing_key))
             if node is None:
                 raise self._nodes.unowned(None)
             replies += await self._nodes.dialer_to(node).ask([_words(call)], LAST_CALL, 'no answer to the last call')
@@ -253,7 +253,7 @@ class RedisPyClusterTransport(base.Transport):
 
             yield ClusterListener(connect, self._nodes.doubt)
 
-    def place(self, key: bytes) -> Hashable:
+    def node_of(self, key: bytes) -> Hashable:
         return self._nodes.owner_of(slot_of(key))
 
     async def nodes(self) -> Sequence[Arg | None]:

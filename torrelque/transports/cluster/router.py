@@ -161,7 +161,7 @@ class Router(ABC, Generic[N]):
         """The reply to a call that waits. While its slot is on its way, the time passes as if nothing came."""
         deadline = anyio.current_time() + timeout
         for rounds in count(1):
-            node = await self.node_of(call.place)
+            node = await self.node_of(call.routing_key)
             try:
                 # The call says itself how long it may take: begun late, it is left to end late.
                 reply = await send(node)
@@ -210,7 +210,7 @@ class _Way(Generic[N]):
 
 def _place_of(batch: Batch) -> Arg | None:
     """A key of the slot that the batch's calls are of; None if they may go anywhere."""
-    return next((call.place for call in batch if call.place is not None), None)
+    return next((call.routing_key for call in batch if call.routing_key is not None), None)
 
 
 def _with_scripts(batch: Batch, chosen: list[int]) -> list[int]:
