@@ -164,13 +164,19 @@ class Torrelque:
         if (failover_timeout or 0) > LONGEST:
             raise TorrelqueValueError(f'failover_timeout must be at most {LONGEST:g} s, got {failover_timeout!r}')
         self.shards: int | None = None if shards is None else checks.check_count('shards', shards)
-        runtime = self._runtime = Runtime(client, self, type(self).keys)
+        runtime = self._runtime = self._make_runtime(client)
         self._transport = runtime.transport
         self._scripts = runtime.scripts
         self.keys = runtime.full_names
-        self._dispatcher = Dispatcher(runtime) if self.shards is None else ShardedDispatcher(runtime, self.shards)
+        self._dispatcher = self._make_dispatcher(runtime)
         self._sweeper = Sweeper(runtime, lambda: self.sweep())  # noqa: PLW0108 - a subclass or a test may replace it
         self._dead_letters = DeadLetters(self._dispatcher)
+
+    def _make_runtime(self, client: object) -> Runtime:
+        return Runtime(client, self, type(self).keys)
+
+    def _make_dispatcher(self, runtime: Runtime) -> Dispatcher:
+        return Dispatcher(runtime) if self.shards is None else ShardedDispatcher(runtime, self.shards)
 
     # Lifecycle -------------------------------------------------------------------------------------------------------
 
@@ -292,7 +298,7 @@ class Torrelque:
             return self._write_new(new)[1]
 
         drawn: list[bool] = []
-        written = await write_all(items, write)
+        written = await write_all(items, write, self._engine.checkpoint)
         answers = await self._dispatcher.many(ENQUEUE, written, on_progress)
         for at, answer in enumerate(answers):
             if isinstance(answer, Exception) and drawn[at] and self._dispatcher.may_go_elsewhere(answer):
@@ -435,7 +441,7 @@ class Torrelque:
         def write(item: str | Task | RequeueItem) -> tuple[Receipt | str, Item]:
             return write_requeue(item if isinstance(item, RequeueItem) else RequeueItem(item, delay, task_timeout))
 
-        entries = await write_all(items, write)
+        entries = await write_all(items, write, self._engine.checkpoint)
         return await self._end_many(REQUEUE, entries, on_progress)
 
     async def release(
@@ -502,7 +508,7 @@ class Torrelque:
         def write(item: str | Task | ReleaseItem) -> tuple[Receipt | str, Item]:
             return self._write_release(item if isinstance(item, ReleaseItem) else ReleaseItem(item, status=status))
 
-        entries = await write_all(items, write)
+        entries = await write_all(items, write, self._engine.checkpoint)
         return await self._end_many(RELEASE, entries, on_progress)
 
     def _write_release(self, item: ReleaseItem) -> tuple[Receipt | str, Item]:

@@ -14,14 +14,14 @@ import logging
 import math
 import os
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
-from anyio.lowlevel import current_token
+from anyio.lowlevel import checkpoint, current_token
 
 from torrelque.core.backoff import Backoff
 from torrelque.core.combinators import together
@@ -281,15 +281,23 @@ class Engine:
                 except Exception as error:  # noqa: BLE001 - raised below
                     results[at] = error
 
-            async with anyio.create_task_group() as group:
-                for at in range(len(operations)):
-                    group.start_soon(run, at)
+            await self.run_all([partial(run, at) for at in range(len(operations))])
         else:
             results = await drive(self._transport, together(operations))
         for result in results:
             if isinstance(result, Exception):
                 raise result
         return results  # type: ignore[return-value]  # none of them is an exception
+
+    async def run_all(self, functions: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        """Run functions of the caller's, all at once."""
+        async with anyio.create_task_group() as group:
+            for function in functions:
+                group.start_soon(function)
+
+    async def checkpoint(self) -> None:
+        """Let others have their turn."""
+        await checkpoint()
 
     async def submit(self, verb: Command, items: Sequence[Item], shard: int = 0) -> list[Answer]:
         """Have a verb done to at most ``verb.limit`` items of a shard, merged with what is asked for in that tick."""

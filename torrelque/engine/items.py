@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
-
-from anyio.lowlevel import checkpoint
 
 from torrelque.core import checks
 from torrelque.core.codec import Serialiser, dump_headers, dump_payload
@@ -74,7 +72,9 @@ class ReleaseItem:
     status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED
 
 
-async def write_all(items: Iterable[T], write: Callable[[T], W]) -> list[W]:
+async def write_all(
+    items: Iterable[T], write: Callable[[T], W], checkpoint: Callable[[], Awaitable[None]]
+) -> list[W]:
     """Check and serialise all items of a bulk call, a chunk at a time, while other tasks run.
 
     Nothing is sent before the last of them is known to be good.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import cache
 from typing import Protocol
+
+import anyio
 
 from torrelque.core.durability import Confirmer, Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys, tagged
@@ -49,7 +52,7 @@ class Runtime:
         self.name: str = options.queue
         self.renamed: Mapping[str, str] = renamed
         self._options = options
-        adapted = adapt(client)
+        adapted = self.adapt(client)
         self._lent = adapted is client
         self.transport: Transport = patient(adapted, options.failover_timeout)
         sharded = options.shards is not None
@@ -58,6 +61,16 @@ class Runtime:
         self._known_keys: Keys | None = None
         self._engine: Engine | None = None
         self._make_session: Callable[[], Session | ShardedSession]  # set by the dispatcher, see `run_with`
+
+    @staticmethod
+    def adapt(client: object) -> Transport:
+        """The transport for a client."""
+        return adapt(client)
+
+    @staticmethod
+    def make_lock() -> AbstractAsyncContextManager[None, bool | None]:
+        """A lock for the callers of one queue object."""
+        return anyio.Lock()
 
     @property
     def full_names(self) -> dict[str, str]:

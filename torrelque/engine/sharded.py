@@ -10,9 +10,6 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TypeVar
 
-import anyio
-from anyio.lowlevel import checkpoint
-
 from torrelque.core.auditing import Violation
 from torrelque.core.backoff import Backoff
 from torrelque.core.commands import ENQUEUE, Answer, Command, Item, Outcome, enqueue_in
@@ -87,7 +84,7 @@ class ShardedDispatcher(Dispatcher):
         self._probing = False
         self._probes = 0
         self._probe_at = -math.inf
-        self._opening = anyio.Lock()
+        self._opening = runtime.make_lock()
         self._openers = 0
         self._turn = (-1, 0, 0)
         self._round: list[int] = []  # the shards whose turns come, the next one last
@@ -345,9 +342,7 @@ class ShardedDispatcher(Dispatcher):
                 self._tell([shard], None)
 
         try:
-            async with anyio.create_task_group() as group:
-                for shard in list(self._lost):
-                    group.start_soon(probe, shard)
+            await self._engine.run_all([partial(probe, shard) for shard in self._lost])
         finally:
             self._probing = False
             self._probes = self._probes + 1 if self._lost else 0
@@ -482,7 +477,7 @@ class ShardedDispatcher(Dispatcher):
         of_shard: dict[int, list[int]] = {}
         for at, item in enumerate(items):
             if at and not at % CHUNK:
-                await checkpoint()
+                await self._engine.checkpoint()
             of_shard.setdefault(self._places(verb, item)[0], []).append(at)
         done, failures = 0, list[TorrelqueError]()
 
@@ -502,9 +497,7 @@ class ShardedDispatcher(Dispatcher):
                 if on_progress is not None:
                     on_progress(done, len(items))
 
-        async with anyio.create_task_group() as group:
-            for shard, places in of_shard.items():
-                group.start_soon(submit, shard, places)
+        await self._engine.run_all([partial(submit, shard, places) for shard, places in of_shard.items()])
         if failures:
             raise failures[0]
         return [answer for answer in answers if answer is not None]

@@ -6,6 +6,7 @@ import random
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from itertools import count
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -62,9 +63,22 @@ class Router(ABC, Generic[N]):
 
     def __init__(self) -> None:
         self._doubtful = False
-        self._turn = anyio.Lock()
+        self._turn = self.make_lock()
         self.failed: set[N] = set()
         """Nodes that a call has failed at since what they serve was read: to be asked last."""
+
+    @staticmethod
+    def make_lock() -> AbstractAsyncContextManager[None, bool | None]:
+        """A lock for those who read anew which node serves what."""
+        return anyio.Lock()
+
+    def now(self) -> float:
+        """Seconds on a clock that never goes back."""
+        return anyio.current_time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        await anyio.sleep(seconds)
 
     @abstractmethod
     async def begin(self) -> None:
@@ -132,7 +146,7 @@ class Router(ABC, Generic[N]):
         place = _place_of(batch)
         replies: list[Reply] = [None] * len(batch)
         ways: dict[int, _Way[N]] = dict.fromkeys(range(len(batch)), _Way())
-        deadline = anyio.current_time() + PATIENCE
+        deadline = self.now() + PATIENCE
         for rounds in count(1):
             way = next(iter(ways.values()))
             chosen = _with_scripts(batch, [index for index in ways if ways[index] == way])
@@ -150,16 +164,16 @@ class Router(ABC, Generic[N]):
                 return replies
             if not at_once:
                 delay = BACKOFF.pause(rounds, random.random)
-                if anyio.current_time() + delay > deadline:
+                if self.now() + delay > deadline:
                     return replies
-                await anyio.sleep(delay)
+                await self.sleep(delay)
             if together:
                 ways = dict.fromkeys(range(len(batch)), next(iter(ways.values())))
         raise AssertionError  # counting has no end
 
     async def block(self, call: Call[Reply], timeout: float, send: Callable[[N], Awaitable[Reply]]) -> Reply:
         """The reply to a call that waits. While its slot is on its way, the time passes as if nothing came."""
-        deadline = anyio.current_time() + timeout
+        deadline = self.now() + timeout
         for rounds in count(1):
             node = await self.node_of(call.routing_key)
             try:
@@ -173,9 +187,9 @@ class Router(ABC, Generic[N]):
                 return reply
             self._way(redirection, node)
             delay = BACKOFF.pause(rounds, random.random)
-            if anyio.current_time() + delay > deadline:
+            if self.now() + delay > deadline:
                 return None
-            await anyio.sleep(delay)
+            await self.sleep(delay)
         raise AssertionError  # as above
 
     async def _sent(
