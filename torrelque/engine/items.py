@@ -72,9 +72,7 @@ class ReleaseItem:
     status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED
 
 
-async def write_all(
-    items: Iterable[T], write: Callable[[T], W], checkpoint: Callable[[], Awaitable[None]]
-) -> list[W]:
+async def write_all(items: Iterable[T], write: Callable[[T], W], checkpoint: Callable[[], Awaitable[None]]) -> list[W]:
     """Check and serialise all items of a bulk call, a chunk at a time, while other tasks run.
 
     Nothing is sent before the last of them is known to be good.
