@@ -31,7 +31,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'task:*': 'del exists hset',
         'wake': 'zadd zcard',
         'timer': 'get',
-        'counters': 'hget hset',
+        'counters': 'hmget hset',
     },
     'consumer': {
         **_LANES,
@@ -45,7 +45,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'task:*': 'del hdel hmget hset pexpire',
         'wake': 'bzpopmin del zadd zcard',
         'timer': 'del get set',
-        'counters': 'hget hset',
+        'counters': 'hmget hset',
     },
     'observer': {
         'pending': 'lindex llen',
@@ -55,7 +55,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'tasks': 'hget hlen hscan',
         'task': '',
         'task:*': 'hget hmget',
-        'counters': 'hget',
+        'counters': 'hget hmget',
     },
     'operator': {
         'epoch': 'del get persist pttl set type',
@@ -73,7 +73,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'task:*': 'del exists hdel hexists hget hmget hset persist pexpire pttl type',
         'wake': 'del exists persist pttl type zadd zcard',
         'timer': 'del get pexpire pttl type',
-        'counters': 'del hget hset persist pttl type',
+        'counters': 'del hget hmget hset persist pttl type',
     },
 }
 """Role -> logical name of a key (with ``:*``: of all keys that begin with it) -> commands on it."""
@@ -180,7 +180,7 @@ def rules(
         of_pattern[f'~{{{_literally(queue)}}}:{_literally(names["counters"])}'] = (
             'hmget hvals' if role == 'observer' else f'del {_RECORD}' if role == 'operator' else _RECORD
         )
-        mark = 'hget' if role == 'observer' else 'hdel hget hset'
+        mark = 'hget' if role == 'observer' else 'hdel hget hmget hset'
         of_pattern[f'~{_literally(queue)}:{_literally(names["counters"])}'] = mark
         prefix = f'{{{_literally(queue)}:*}}'
         for name, more in _OF_SHARDS[role].items():

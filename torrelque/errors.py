@@ -8,7 +8,8 @@
     ├── TorrelqueLeaseLostError         the claim is no longer live; nothing was changed
     ├── TorrelqueDurabilityError        written, but the requested durability was not confirmed in time
     ├── TorrelqueUsageError             a call that cannot work; the message says what to do instead
-    │   └── TorrelqueShardsError        the queue has another number of shards
+    │   ├── TorrelqueShardsError        the queue has another number of shards
+    │   └── TorrelqueNewerError         the queue uses features of a later version of this library
     ├── TorrelqueValueError             an argument has a bad value (also a ValueError)
     ├── TorrelqueTypeError              an argument has a bad type (also a TypeError)
     ├── TorrelqueConnectionError        the server cannot be reached, or the connection broke
@@ -34,6 +35,7 @@ __all__ = (
     'TorrelqueHandshakeError',
     'TorrelqueLeaseLostError',
     'TorrelqueLookupError',
+    'TorrelqueNewerError',
     'TorrelqueRefusedError',
     'TorrelqueReplyError',
     'TorrelqueResponseTimeout',
@@ -80,6 +82,10 @@ class TorrelqueUsageError(TorrelqueError):
 
 class TorrelqueShardsError(TorrelqueUsageError):
     """The queue has a different number of shards than the caller passed; nothing was changed."""
+
+
+class TorrelqueNewerError(TorrelqueUsageError):
+    """The queue uses features of a later version of this library; nothing was changed. Upgrade this client."""
 
 
 class TorrelqueValueError(TorrelqueError, ValueError):

@@ -115,6 +115,7 @@ class ModelMachine(RuleBasedStateMachine):
         self._receipts: list[tuple[bytes, bytes, bytes]] = []
         self._broken: dict[bytes, int] = {}
         self._epoch_lost = False
+        self._newer = 0
         self._snapshot: dict[bytes, Any] = {}
 
     @initialize()
@@ -152,6 +153,10 @@ class ModelMachine(RuleBasedStateMachine):
     def _verb(self, name: str, *args: Arg) -> Reply:
         script = self._scripts[name]
         reply = self._both(Call(script, KEYS.of(script), args))
+        if self._newer:
+            self._newer -= 1
+            if not self._newer:
+                self._command('HDEL', KEYS['counters'], 'uses')
         for key in list(self._broken):
             self._broken[key] -= 1
             if not self._broken[key]:
@@ -449,6 +454,12 @@ class ModelMachine(RuleBasedStateMachine):
     @step(1, task_id=ids)
     def a_payload_is_gone(self, task_id: bytes) -> None:
         self._command('HDEL', KEYS['tasks'], task_id)
+
+    @step(1, letters=st.sampled_from((b'z', b'zz', b'', b' ')))
+    def a_later_version_is_used(self, letters: bytes) -> None:
+        """For some calls; then nobody uses it any more."""
+        self._command('HSET', KEYS['counters'], 'uses', letters)
+        self._newer = MENDED_AFTER
 
     @step(1, counter=st.sampled_from(('claimed', 'enqueued')), value=odd_numbers)
     def a_counter_holds_anything(self, counter: str, value: bytes) -> None:

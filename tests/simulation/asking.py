@@ -9,7 +9,7 @@ from tests.simulation.clients import CANCELLED, Client, nobody
 from tests.simulation.rules import require
 from torrelque.core.commands import Answer, Command, Item
 from torrelque.core.merging import Ticket
-from torrelque.errors import TorrelqueConnectionError, TorrelqueTimeoutError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueNewerError, TorrelqueTimeoutError
 
 __all__ = ('ask', 'nobody', 'succeeded')
 
@@ -27,6 +27,8 @@ def succeeded(client: Client, ticket: Any) -> bool:  # noqa: ANN401 - a ticket, 
     error = ticket.error
     if isinstance(error, TorrelqueConnectionError):
         require(client.world.config.faults.lose + client.world.config.faults.unblock > 0, 'failed without a reason')
+    elif isinstance(error, TorrelqueNewerError):
+        require(client.world.config.later, 'told of a later version')
     elif error is not None and not client.stopping and not client.may_be_told(error):
         require(isinstance(error, TorrelqueTimeoutError), 'a caller was told', error)
     return error is None

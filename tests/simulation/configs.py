@@ -91,6 +91,8 @@ class Config:
     """How many shards the queue may have, at first the first of these; callers change it if there are several."""
     legacy: int = 0
     """Clients of 0.9."""
+    later: bool = False
+    """Whether at some moment somebody begins to use the queue with a feature of a later version."""
     failovers: Failovers | None = None
     """None where there is one server, which forgets nothing."""
     longest_wait: float | None = None
@@ -120,6 +122,7 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
         ),
         # A shard is looked at ten times a second by those who have enough to do with others.
         'shards-calm': Config(clients=(2, 4), shards=(3,), faults=NONE, cancel=0.3, longest_wait=0.3),
+        'later': Config(later=True, seconds=20.0),
         'forks': Config(
             clients=(1, 3), workers=(0, 1), accidents={**ACCIDENTS, 'fork': 0.03}, faults=replace(ALL, ancient=0.02)
         ),

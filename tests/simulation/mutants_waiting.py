@@ -116,6 +116,11 @@ def lanes_dropped_amid_calls(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Session, 'start', mutant)
 
 
+def later_features_ignored(patch: pytest.MonkeyPatch) -> None:
+    """A client goes on although the queue uses features that it does not know."""
+    patch.setattr(Run, 'check_features', lambda _: None)
+
+
 MUTANTS: dict[str, tuple[str, Mutant]] = {
     'absent lane accepted': ('forks', absent_lane_accepted),
     'settled calls done when they arrive': ('cancel', closed_call_done),
@@ -125,5 +130,6 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'an item twice': ('alone', an_item_twice),
     'a renewal twice': ('alone', a_renewal_twice),
     'lanes dropped amid calls': ('alone', lanes_dropped_amid_calls),
+    'features of a later version ignored': ('later', later_features_ignored),
 }
 """By name: the world that has to notice, and the mutation."""

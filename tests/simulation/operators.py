@@ -23,6 +23,7 @@ from torrelque.core.commands import (
     redrive_item,
 )
 from torrelque.core.protocol import Batch, Operation
+from torrelque.errors import TorrelqueNewerError
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -72,6 +73,8 @@ def _audit_well(world: World) -> None:
             following = operation.send([world.execute(call) for call in batch])
         except StopIteration as stop:
             _check_audit(world, stop.value)
+        except TorrelqueNewerError:
+            require(world.config.later, 'told of a later version')
         else:
             world.scheduler.after(
                 world.random.choice((0.002, 0.05, 1)) * world.random.random(), lambda: step(following)

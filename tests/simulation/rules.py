@@ -102,7 +102,12 @@ class Rules:
             require(not changes, 'a plain command changed tasks', call, changes)
             return
         name = call.command.name
-        require(not isinstance(reply, TorrelqueReplyError), 'the server refused', name, reply)
+        if isinstance(reply, TorrelqueReplyError):
+            require(reply.code == 'NEWER' and self._server.newer, 'the server refused', name, reply)
+        if self._server.newer:
+            require(not changes, 'changed tasks of a later version', name, changes)
+        if isinstance(reply, TorrelqueReplyError):
+            return
         args = [_word(arg) for arg in call.args]
         allowed: set[bytes] = set()
         if name not in LANED:

@@ -163,6 +163,11 @@ class ObservedShard:
             db.pttl(key) >= 0,
         )
 
+    @property
+    def newer(self) -> bool:
+        """Whether features of a later version are used."""
+        return b'uses' in self._db.hash_at(self._keys['counters'])
+
     def working(self) -> Mapping[bytes, float]:
         return self._db.zset_at(self._keys['working']).scores
 

@@ -12,6 +12,7 @@ from torrelque import (
     TorrelqueConnectionError,
     TorrelqueError,
     TorrelqueHandshakeError,
+    TorrelqueNewerError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
     TorrelqueShardsError,
@@ -40,6 +41,7 @@ ADVICE = {
 
 STATUSES: dict[type[Exception], Exit] = {
     TorrelqueShardsError: Exit.USAGE,
+    TorrelqueNewerError: Exit.USAGE,
     TorrelqueTypeError: Exit.USAGE,
     TorrelqueValueError: Exit.USAGE,
     TorrelqueReplyError: Exit.SERVER,

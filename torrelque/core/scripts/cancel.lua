@@ -1,5 +1,5 @@
 -- Remove one pending or delayed task. The only verb whose cost grows with the queue: it looks for the id in pending.
--- KEYS: pending delayed working tasks task wake timer lane
+-- KEYS: pending delayed working tasks task wake timer counters lane
 -- ARGV: lane nonce sequence id
 -- returns: OK and o ok, u unknown, x state of a wrong type
 
@@ -7,6 +7,7 @@ local outcome, answer = enter()
 if outcome then
   return again(outcome, answer)
 end
+totals()
 look()
 local id = ARGV[4]
 local known = redis.call('HEXISTS', tasks, id) == 1 and not redis.call('ZSCORE', working, id)

@@ -61,10 +61,10 @@ elseif outcome then
   return { outcome }
 end
 
+local claimed, requeued, refused = totals('claimed', 'requeued', 'rejected')
 look()
 local buried = redis.call('ZCARD', rejected)
-local claimed, requeued, refused = total('claimed'), total('requeued'), total('rejected')
-local shards = claimed.value == 0 and shards_of()
+local shards = number(claimed, 0) == 0 and shards_of()
 if shards then
   return { 'SHARDED', shards }
 end
@@ -144,9 +144,9 @@ for index = 1, #taken do
   answer_task(reply, 6 * index - 2, id, item.payload, count, deadline, state)
 end
 variadic('ZADD', working, scores)
-add(claimed, #taken)
-add(requeued, plan.stale_count)
-add(refused, #plan.dead + #dead)
+add('claimed', claimed, #taken)
+add('requeued', requeued, plan.stale_count)
+add('rejected', refused, #plan.dead + #dead)
 trim(ARGV[6], #plan.dead + #dead)
 if #taken == 0 then
   alarm = take_timer(willing)

@@ -3,7 +3,7 @@
 -- ARGV: generation of the number of shards, then the ids
 -- returns: OK, or RESHARDED if another generation is recorded (with nothing changed)
 
-if number(redis.call('HGET', counters, 'generation'), 0) ~= tonumber(ARGV[1]) then
+if number(totals('generation'), 0) ~= tonumber(ARGV[1]) then
   return { 'RESHARDED' }
 end
 local states = {}

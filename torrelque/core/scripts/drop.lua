@@ -1,8 +1,9 @@
 -- Let lanes expire whose client has no more calls to make. A request that arrives afterwards finds no lane and does nothing.
--- KEYS: lane
+-- KEYS: counters lane
 -- ARGV: for each lane its number and its nonce
 -- returns: how many there were; the lane of another client that was given the same number stays
 
+totals()
 local dropped = 0
 for at = 1, #ARGV, 2 do
   local key = lane .. ':' .. ARGV[at]

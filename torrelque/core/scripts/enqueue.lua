@@ -9,12 +9,12 @@ local outcome, answer = enter()
 if outcome then
   return again(outcome, answer)
 end
-if (#ARGV - 3) % 6 == 1 and number(redis.call('HGET', counters, 'generation'), 0) ~= tonumber(ARGV[#ARGV]) then
+local enqueued, generation = totals('enqueued', 'generation')
+if (#ARGV - 3) % 6 == 1 and number(generation, 0) ~= tonumber(ARGV[#ARGV]) then
   return refuse('RESHARDED')
 end
 look()
-local enqueued = total('enqueued')
-local shards = enqueued.value == 0 and shards_of() -- a queue that was used without can have none
+local shards = number(enqueued, 0) == 0 and shards_of() -- a queue that was used without can have none
 if shards then
   return refuse('SHARDED', shards)
 end
@@ -74,6 +74,6 @@ for _, index in ipairs(fresh) do
 end
 variadic('LPUSH', pending, pushed)
 variadic('ZADD', delayed, later)
-add(enqueued, #fresh)
+add('enqueued', enqueued, #fresh)
 hint()
 return leave(table.concat(answers))

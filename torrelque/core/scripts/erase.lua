@@ -1,5 +1,5 @@
 -- A step of deleting a queue: remove up to 250 of its tasks, wherever they are, and tell whether there are any left.
--- KEYS: pending dequeueing working delayed tasks task wake timer rejected lane
+-- KEYS: pending dequeueing working delayed tasks task wake timer rejected counters lane
 -- ARGV: lane nonce sequence, then 1 to remove tasks, or 0 to tell only
 -- returns: OK and e if there are tasks, or ids without one, o if not
 
@@ -9,6 +9,7 @@ local outcome, answer = enter()
 if outcome then
   return again(outcome, answer)
 end
+totals()
 look()
 
 -- One collection a step, so that no task that stays is in part gone.

@@ -1,8 +1,9 @@
 -- Renew claims. A late repeat cannot shorten a lease, so the call is safe to repeat without a lane.
--- KEYS: working task lane
+-- KEYS: working task counters lane
 -- ARGV: '' '' '', then for each task: id token dequeue_count timeout (seconds; '' for the task's own)
 -- returns: for each task its new deadline, or a letter: l claim lost, u unknown, x state of a wrong type
 
+totals()
 local items, answers = claimed_items(4, read_state, true)
 local ids, scores, latest = ids_of(items), {}, {}
 begin_writing()

@@ -1,5 +1,5 @@
 -- Return claims as if the tasks had not been delivered: to the front of pending, in order, the delivery not counted.
--- KEYS: pending delayed working task wake timer lane
+-- KEYS: pending delayed working task wake timer counters lane
 -- ARGV: lane nonce sequence, then for each task: id token dequeue_count
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
 
@@ -7,6 +7,7 @@ local outcome, answer = enter()
 if outcome then
   return again(outcome, answer)
 end
+totals()
 look()
 local items, answers = claimed_items(3, read_claim)
 

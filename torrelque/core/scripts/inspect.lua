@@ -1,10 +1,12 @@
 -- What there is of a queue and of some of its tasks, at one moment.
--- KEYS: pending dequeueing undequeued working delayed tasks task wake rejected missing
+-- KEYS: pending dequeueing undequeued working delayed tasks task wake rejected missing counters
 -- ARGV: deep (look for the ids in the lists, too, which takes as long as these are) or shallow, then the ids
 -- returns: 1 if no task is left, 1 if the hint is up, how many are marked as undequeued, then for each id a list:
 --   1 if it has a payload, how often it is in pending and in dequeueing, 1 if it is in working (2: without a finite
 --   deadline), in delayed, in rejected, the type of its state, the state's status or '', 1 if that has a result, 1 if the
 --   state expires, 1 if it was set aside
+
+totals()
 
 local function occurrences(list, id)
   return ARGV[1] == 'deep' and #redis.call('LPOS', list, id, 'COUNT', 0) or 0

@@ -5,14 +5,14 @@
 --   same, with a generation that the server's time makes), then for a shard its bell, and what is to be rung there
 -- returns: what is recorded then: generation (0 for nothing), numbers; or FOREIGN if the key is a queue's without shards
 
-local recorded, intended = redis.call('HGET', counters, 'generation'), redis.call('HGET', counters, 'intended')
-if not recorded and not intended and number(redis.call('HGET', counters, 'enqueued'), 0) > 0 then
+local recorded, intended, shards, enqueued = totals('generation', 'intended', 'shards', 'enqueued')
+if not recorded and not intended and number(enqueued, 0) > 0 then
   return { 'FOREIGN' }
 end
 local generation = number(recorded, 0)
 local wanted, mode = tonumber(ARGV[1]), ARGV[3]
 if mode == 'set' and (not recorded or wanted > generation) then
-  generation = wanted
+  generation, shards = wanted, ARGV[2]
   redis.call('HSET', counters, 'generation', ARGV[1], 'shards', ARGV[2])
   local ring = ARGV[4] and redis.pcall('GET', ARGV[4])
   if type(ring) == 'string' then
@@ -27,4 +27,4 @@ if mode ~= 'set' and not intended then
   local new = mode == 'open' and whole(math.floor(now * 1000)) or ARGV[1]
   redis.call('HSET', counters, 'intended', new .. ' ' .. ARGV[2])
 end
-return { whole(generation), redis.call('HGET', counters, 'shards') or '' }
+return { whole(generation), shards or '' }

@@ -3,6 +3,7 @@
 -- ARGV: what is wrong, of which task, lane or key, and for how long a state without a task is kept (ms)
 -- returns: 1 if something was changed
 
+totals()
 look()
 redis.call('LLEN', dequeueing)
 redis.call('SCARD', undequeued)

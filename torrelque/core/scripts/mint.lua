@@ -1,8 +1,9 @@
 -- Make a lane: a record on the server that makes the calls of one client safe to repeat, cancel and delay.
--- KEYS: epoch lane
+-- KEYS: epoch counters lane
 -- ARGV: nonce
 -- returns: the lane's number. A repeat leaves one lane that nobody uses, and that expires.
 
+totals()
 local last = number(redis.call('GET', epoch), 0)
 local new = string.format('%.0f', math.max(last + 1, math.floor(now * 1000000)))
 begin_writing()

@@ -12,6 +12,7 @@ local HORIZON = 10          -- s; events further off are left to a later slice o
 local GRACE = 50            -- ms; how long a timer outlives its event
 local SET_ASIDE = 604800000 -- ms; for how long an id without a payload can be found
 local DEFAULT_TIMEOUT = 300 -- s; for a state whose timeout cannot be read
+local UNKNOWN = '%S'        -- matches the letters of features that this version does not know; it knows none yet
 
 local now = clock() -- once: it moves within a script on older servers
 
@@ -145,21 +146,26 @@ local function transition(state, status, ...)
   redis.pcall('PUBLISH', key, revision .. ' ' .. status)
 end
 
-local function total(name)
-  return { name = name, value = number(redis.call('HGET', counters, name), 0) }
+-- Reads totals, and with them the letters of all features that the queue has ever used. If this version does not know
+-- one of them, the script ends here, before its first write.
+local function totals(...)
+  local values = redis.call('HMGET', counters, 'uses', ...)
+  if values[1] and string.find(values[1], UNKNOWN) then
+    error('NEWER the queue uses features of a later version')
+  end
+  return unpack(values, 2)
 end
 
-local function add(counter, amount)
+local function add(name, old, amount)
   if amount > 0 then
-    counter.value = counter.value + amount
-    redis.call('HSET', counters, counter.name, whole(counter.value))
+    redis.call('HSET', counters, name, whole(number(old, 0) + amount))
   end
 end
 
 -- How many shards the queue has, of which these scripts know nothing; false or nil if it has none.
 local function shards_of()
-  return redis.call('HGET', counters, 'shards')
-    or string.match(redis.call('HGET', counters, 'intended') or '', ' (.*)')
+  local values = redis.call('HMGET', counters, 'shards', 'intended')
+  return values[1] or string.match(values[2] or '', ' (.*)')
 end
 
 -- Lanes -------------------------------------------------------------------------------------------------------------

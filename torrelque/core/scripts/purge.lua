@@ -1,5 +1,5 @@
 -- Remove dead letters for good.
--- KEYS: pending delayed working tasks task wake timer rejected lane
+-- KEYS: pending delayed working tasks task wake timer rejected counters lane
 -- ARGV: lane nonce sequence, then for each: id before (Unix time; '' for whenever it was rejected)
 -- returns: OK and a letter for each: o ok, u no dead letter (or a younger one)
 
@@ -7,6 +7,7 @@ local outcome, answer = enter()
 if outcome then
   return again(outcome, answer)
 end
+totals()
 look()
 local ids = {}
 for at = 4, #ARGV, 2 do

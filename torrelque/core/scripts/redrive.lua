@@ -1,5 +1,5 @@
 -- Return dead letters to the back of pending, their deliveries counted anew.
--- KEYS: pending delayed working tasks task wake timer rejected lane
+-- KEYS: pending delayed working tasks task wake timer rejected counters lane
 -- ARGV: lane nonce sequence, then an id for each
 -- returns: OK and a letter for each: o ok, u no dead letter, x state of a wrong type
 
@@ -7,6 +7,7 @@ local outcome, answer = enter()
 if outcome then
   return again(outcome, answer)
 end
+totals()
 look()
 local ids = {}
 for at = 4, #ARGV do

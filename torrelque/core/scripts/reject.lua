@@ -8,10 +8,10 @@ local outcome, answer = enter()
 if outcome then
   return again(outcome, answer)
 end
+local refused = totals('rejected')
 look()
 redis.call('ZCARD', rejected)
 redis.call('HLEN', tasks)
-local refused = total('rejected')
 local items, answers = claimed_items(5, read_claim)
 
 begin_writing(ARGV[8])
@@ -20,7 +20,7 @@ for _, item in ipairs(items) do
   item.reason = ARGV[item.at + 3]
 end
 bury(items)
-add(refused, #items)
+add('rejected', refused, #items)
 trim(ARGV[8], #items)
 hint()
 return leave(table.concat(answers))

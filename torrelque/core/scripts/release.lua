@@ -7,8 +7,8 @@ local outcome, answer = enter()
 if outcome then
   return again(outcome, answer)
 end
+local completed, refused = totals('completed', 'rejected')
 look()
-local completed, refused = total('completed'), total('rejected')
 redis.call('HLEN', tasks)
 local items, answers = claimed_items(6, read_claim)
 
@@ -31,7 +31,7 @@ for _, item in ipairs(items) do
   end
 end
 remove_keys(states)
-add(completed, #items - refusals)
-add(refused, refusals)
+add('completed', completed, #items - refusals)
+add('rejected', refused, refusals)
 hint()
 return leave(table.concat(answers))

@@ -7,8 +7,8 @@ local outcome, answer = enter()
 if outcome then
   return again(outcome, answer)
 end
+local requeued = totals('requeued')
 look()
-local requeued = total('requeued')
 local items, answers = claimed_items(5, read_state)
 
 begin_writing()
@@ -34,6 +34,6 @@ for _, item in ipairs(items) do
 end
 variadic('LPUSH', pending, pushed)
 variadic('ZADD', delayed, later)
-add(requeued, #items)
+add('requeued', requeued, #items)
 hint()
 return leave(table.concat(answers))

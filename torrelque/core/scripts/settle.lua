@@ -1,11 +1,10 @@
 -- Make an end of a call whose reply will not come: undo it if it was a claim, and make sure that it does nothing if it
 -- has yet to arrive.
--- KEYS: pending delayed working task wake timer lane
+-- KEYS: pending delayed working task wake timer counters lane
 -- ARGV: lane nonce sequence
 -- returns: none (the lane is gone or further on), aborted, or finished and the call's recorded answer
 
 local record_text = redis.call('GET', lane_key())
-look()
 local sequence, nonce, phase, answer
 if record_text then
   sequence, nonce, phase, answer = string.match(record_text, '^(%d+) (%S+) (%a+) (.*)$')
@@ -13,7 +12,10 @@ end
 local ahead = nonce == ARGV[2] and tonumber(ARGV[3]) - tonumber(sequence) or -1
 if ahead < 0 then
   return { 'none' }
-elseif ahead == 0 and phase == 'open' and string.sub(answer, 1, 1) ~= 'c' then
+end
+totals()
+look()
+if ahead == 0 and phase == 'open' and string.sub(answer, 1, 1) ~= 'c' then
   begin_writing()
   drop_timer()
   hint()

@@ -16,7 +16,7 @@ local reply = {
   redis.call('HLEN', tasks) - refused, redis.call('LLEN', pending), redis.call('ZCARD', working),
   redis.call('ZCARD', delayed), refused, age,
 }
-for _, name in ipairs({ 'enqueued', 'claimed', 'completed', 'requeued', 'rejected' }) do
-  reply[#reply + 1] = whole(number(redis.call('HGET', counters, name), 0))
+for _, total in ipairs(redis.call('HMGET', counters, 'enqueued', 'claimed', 'completed', 'requeued', 'rejected')) do
+  reply[#reply + 1] = whole(number(total, 0))
 end
 return reply

@@ -35,8 +35,8 @@ local function finding_of(pending, delayed, working, timer, bell, wake)
   return finding
 end
 
+local generation = totals('generation')
 redis.call('ZREM', ring, '')
-local generation = redis.call('HGET', counters, 'generation')
 local findings = {}
 for at = 2, #ARGV, 6 do
   local looked, finding = pcall(finding_of, unpack(ARGV, at, at + 5))

@@ -3,9 +3,9 @@
 -- ARGV: kind (stale or due), then the most dead letters to be kept, if there is a cap
 -- returns: how many were returned, 1 if there may be more
 
+local requeued, refused = totals('requeued', 'rejected')
 look()
 redis.call('ZCARD', rejected)
-local requeued, refused = total('requeued'), total('rejected')
 local stale = ARGV[1] == 'stale' and expired(working, 250) or {}
 local due = ARGV[1] == 'due' and expired(delayed, 250) or {}
 local plan = plan_return(stale, due)
@@ -13,8 +13,8 @@ look_aside(plan.missing)
 
 begin_writing(ARGV[2])
 return_planned(plan)
-add(requeued, plan.stale_count)
-add(refused, #plan.dead)
+add('requeued', requeued, plan.stale_count)
+add('rejected', refused, #plan.dead)
 trim(ARGV[2], #plan.dead)
 hint()
 return { #plan.pushed, (#stale == 250 or #due == 250) and 1 or 0 }

@@ -3,16 +3,16 @@
 -- ARGV: lane willing, then the most dead letters to be kept, if there is a cap
 -- returns: seconds until the event that the caller minds now, or ''
 
+local requeued, refused = totals('requeued', 'rejected')
 look()
 redis.call('ZCARD', rejected)
-local requeued, refused = total('requeued'), total('rejected')
 local plan = plan_return(expired(working, 20), expired(delayed, 20))
 look_aside(plan.missing)
 
 begin_writing(ARGV[3])
 return_planned(plan)
-add(requeued, plan.stale_count)
-add(refused, #plan.dead)
+add('requeued', requeued, plan.stale_count)
+add('rejected', refused, #plan.dead)
 trim(ARGV[3], #plan.dead)
 drop_timer()
 local alarm = take_timer(tonumber(ARGV[2]))

@@ -1,9 +1,10 @@
 -- A step of the sweep over tasks that a 0.9 consumer moved to dequeueing and did not claim: those that two sweeps running
 -- have seen there go back to pending. The client does the comparing, in pages; this carries out a page of it.
--- KEYS: pending delayed working dequeueing undequeued wake timer lane
+-- KEYS: pending delayed working dequeueing undequeued wake timer counters lane
 -- ARGV: how many ids to return to pending, how many to remember as seen, then these ids, then those to forget
 -- returns: how many were returned
 
+totals()
 look()
 redis.call('LLEN', dequeueing)
 redis.call('SCARD', undequeued)

@@ -57,4 +57,5 @@ function commands.rest()
   return 0
 end
 
+totals()
 return commands[ARGV[1]]()

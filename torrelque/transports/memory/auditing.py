@@ -19,6 +19,7 @@ PLACES = (
 
 def inspect(run: Run) -> Reply:
     """What there is of a queue and of some of its tasks."""
+    run.check_features()
     db, keys = run.db, run.keys
     mode, *ids = run.args
     drained = is_drained(run)
@@ -55,7 +56,8 @@ def _facts(run: Run, task_id: bytes, *, deep: bool) -> Reply:
 
 def mend(run: Run) -> Reply:
     """Repair one thing that an audit found, if it is still so."""
-    run.look(totals=False)
+    run.check_features()
+    run.look()
     run.db.list_at(run.keys['dequeueing'])
     run.db.set_at(run.keys['undequeued'])
     run.db.hash_at(run.keys['tasks'])

@@ -47,6 +47,7 @@ def _take(run: Run) -> list[bytes]:
 
 def wipe(run: Run) -> Reply:
     """Remove what is left of a queue that has no tasks."""
+    run.check_features()
     what, *words = run.args
     db, keys = run.db, run.keys
     if what == b'states':

@@ -45,6 +45,9 @@ GRACE = 50
 DEFAULT_TIMEOUT = 300.0
 """Seconds; for a state whose time-out cannot be read."""
 
+FEATURES = frozenset(b' ')
+"""Letters of the features that this version knows: none yet."""
+
 _MOST = 9e15
 """Up to here the whole numbers among the floats have no gaps."""
 
@@ -241,6 +244,12 @@ class Run:
             return [outcome, *shards]
         return TorrelqueReplyError(f'{outcome.decode()} the queue has another number of shards, nothing was changed')
 
+    def check_features(self) -> None:
+        """Fail, before anything is written, if the queue has used a feature that this version does not know."""
+        used = self.db.hash_at(self.keys['counters']).get(b'uses', b'')
+        if not set(used) <= FEATURES:
+            raise TorrelqueReplyError('NEWER the queue uses features of a later version')
+
     def shards_of(self, total: bytes) -> bytes | None:
         """How many shards the queue has, of which the caller knows nothing. It has none if it has this total."""
         fields = self.db.hash_at(self.keys['counters'])
@@ -251,11 +260,8 @@ class Run:
 
     # The timer and the hint --------------------------------------------------
 
-    def look(self, *, totals: bool = True) -> None:
-        """Read what the end will need, and so fail before any write where a key is of a wrong type.
-
-        Without ``totals``: the verb counts nothing.
-        """
+    def look(self) -> None:
+        """Read what the end will need, and so fail before any write where a key is of a wrong type."""
         held = self.db.string_at(self.keys['timer'])
         if held is not None and b'|' in held:
             self._minder, _, event = held.partition(b'|')
@@ -264,8 +270,6 @@ class Run:
         for name in ('delayed', 'working', 'wake', 'rejected'):
             if name in self.keys:
                 self.db.zset_at(self.keys[name])
-        if totals and 'counters' in self.keys:
-            self.db.hash_at(self.keys['counters'])
 
     def earliest(self) -> float | None:
         """The first time at which a delayed task is due or a claim is stale."""
@@ -345,6 +349,7 @@ def laned(body: Callable[[Run], bytes]) -> Command:
         seen = run.enter()
         if seen is not None:
             return run.again(*seen)
+        run.check_features()
         run.look()
         answer = body(run)
         run.hint()

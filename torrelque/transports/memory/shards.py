@@ -17,6 +17,7 @@ _FIRST_DIGITS = re.compile(rb'\d*')
 
 def layout(run: Run) -> Reply:
     """Record how many shards a queue has, or that somebody intends to change it."""
+    run.check_features()
     wanted, numbers, mode, *bell = run.args
     counters = run.keys['counters']
     fields = run.db.hash_at(counters)
@@ -53,6 +54,7 @@ def _ring_for(run: Run, bell: bytes, name: bytes) -> None:
 
 def clear(run: Run) -> Reply:
     """Remove the results of finished tasks where their ids belonged before."""
+    run.check_features()
     known, *ids = run.args
     if number(run.db.hash_at(run.keys['counters']).get(b'generation'), 0.0) != int(known):
         return [b'RESHARDED']
@@ -63,6 +65,7 @@ def clear(run: Run) -> Reply:
 
 def survey(run: Run) -> Reply:
     """Look at all shards of a server, and have them ring where the caller waits."""
+    run.check_features()
     lifetime, *names = run.args
     run.db.zset_at(run.keys['ring'])
     generation = run.db.hash_at(run.keys['counters']).get(b'generation', b'')

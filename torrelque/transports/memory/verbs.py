@@ -50,6 +50,7 @@ SWEEP = 250
 
 def mint(run: Run) -> Reply:
     """Make a lane."""
+    run.check_features()
     (nonce,) = run.args
     last = number(run.db.string_at(run.keys['epoch']), 0.0)
     new = whole(max(last + 1, math.floor(run.now * 1_000_000)))
@@ -60,6 +61,7 @@ def mint(run: Run) -> Reply:
 
 def drop(run: Run) -> Reply:
     """Let lanes expire whose client has no more calls to make."""
+    run.check_features()
     dropped = 0
     for lane, nonce in zip(run.args[::2], run.args[1::2], strict=True):
         key = b'%b:%b' % (run.keys['lane'], lane)
@@ -75,10 +77,12 @@ def enqueue(run: Run) -> Reply:
     """Add tasks, unless the caller is wrong about how many shards the queue has."""
     if (len(run.args) - 3) % 6 == 1:
         *run.args, known = run.args
-        generation = number(run.db.hash_at(run.keys['counters']).get(b'generation'), 0.0)
-        if generation != int(known) and run.enter() is None:
-            return run.refuse(b'RESHARDED')
+        if run.enter() is None:
+            run.check_features()
+            if number(run.db.hash_at(run.keys['counters']).get(b'generation'), 0.0) != int(known):
+                return run.refuse(b'RESHARDED')
     if run.enter() is None:
+        run.check_features()
         run.look()
         spread = run.shards_of(b'enqueued')
         if spread is not None:
@@ -125,6 +129,7 @@ def claim(run: Run) -> Reply:
     if seen is not None:
         outcome, answer = seen
         return _claimed_before(run, answer) if outcome == b'OK' else [outcome]
+    run.check_features()
     run.look()
     spread = run.shards_of(b'claimed')
     if spread is not None:
@@ -283,6 +288,7 @@ def giveback(run: Run) -> bytes:
 
 def extend(run: Run) -> Reply:
     """Renew claims. It never shortens one, and so is safe to repeat without a lane."""
+    run.check_features()
     items, answers = claimed_items(run, 4, keeps=True)
     latest: dict[bytes, float] = {}
     for item in items:
@@ -296,10 +302,11 @@ def extend(run: Run) -> Reply:
 def settle(run: Run) -> Reply:
     """Make an end of a call whose reply will not come."""
     record = run.lane_record()
-    run.look()
     ahead = int(run.args[2]) - record.sequence if record is not None and record.nonce == run.args[1] else -1
     if record is None or ahead < 0:
         return [b'none']
+    run.check_features()
+    run.look()
     done = ahead == 0 and record.phase == b'open'
     if done and not record.answer.startswith(b'c'):
         run.drop_timer()
@@ -315,6 +322,7 @@ def settle(run: Run) -> Reply:
 
 def tick(run: Run) -> Reply:
     """Return stale and due tasks to pending, and mind the next event, or no longer."""
+    run.check_features()
     run.look()
     plan = plan_return(run, stale=K, due=K)
     look_aside(run, plan.missing)
@@ -329,6 +337,7 @@ def tick(run: Run) -> Reply:
 
 def sweep(run: Run) -> Reply:
     """Return stale claims or due tasks to pending."""
+    run.check_features()
     run.look()
     plan = plan_return(run, stale=SWEEP) if run.args[0] == b'stale' else plan_return(run, due=SWEEP)
     look_aside(run, plan.missing)
@@ -342,6 +351,7 @@ def sweep(run: Run) -> Reply:
 def undequeue(run: Run) -> Reply:
     """Return to pending what two sweeps have seen in dequeueing, and note what this one saw."""
     db, keys = run.db, run.keys
+    run.check_features()
     run.look()
     db.list_at(keys['dequeueing'])
     db.set_at(keys['undequeued'])
