@@ -255,7 +255,7 @@ MAY: Mapping[str, set[str]] = {
 """A consumer that sweeps returns what is stale or due, as its claims do, and is refused the rest."""
 
 MAY_WITHOUT_SELECTORS: Mapping[str, set[str]] = {
-    'producer': set(),
+    'producer': LOOKING,
     'consumer': {*ADDING, *DEAD, 'task'},
     'observer': set(),
     'operator': {*ADDING, *ENDINGS - {'giveback'}, 'dequeue', 'task'},

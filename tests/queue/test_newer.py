@@ -98,12 +98,12 @@ async def test_callers_are_told(any_server: servers.Server) -> None:
         calls: list[Callable[[], Awaitable[object]]] = [
             lambda: queue.enqueue('second'),
             lambda: queue.dequeue(10),
-            lambda: queue.dequeue_nowait(),
+            queue.dequeue_nowait,
             lambda: queue.extend(task),
             lambda: queue.release(task),
             lambda: queue.cancel(task.id),
-            lambda: queue.sweep(),
-            lambda: queue.audit(),
+            queue.sweep,
+            queue.audit,
             lambda: queue.delete(force=True),
         ]
         for call in calls:

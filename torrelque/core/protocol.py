@@ -128,23 +128,21 @@ class Call(Generic[T]):
                 (info,) = yield (Call[Reply]('INFO', args=('server',), near=self.routing_key),)
                 raise _outdated(info, reply)
             if reply.code == 'NEWER' and isinstance(self.command, Script):
-                raise self._too_new()
+                raise _newer(self.keys[self.command.keys.index('counters')])
             raise reply
         return self.parse(reply)
-
-
-    def _too_new(self) -> TorrelqueNewerError:
-        """What to say if a queue has used features that this version does not know. Its name begins its keys' names."""
-        assert isinstance(self.command, Script)
-        counters = self.keys[self.command.keys.index('counters')]
-        key = counters.decode() if isinstance(counters, bytes) else str(counters)
-        name = re.sub(r'^\{(.+?)(:\d+)?\}$', r'\1', key.rpartition(':')[0])
-        return TorrelqueNewerError(f'queue {name!r} uses features of a later version: upgrade this client')
 
 
 def _is_missing(reply: Reply) -> bool:
     """Whether the server answers that it does not know the script."""
     return isinstance(reply, TorrelqueReplyError) and reply.code == 'NOSCRIPT'
+
+
+def _newer(counters: Arg) -> TorrelqueNewerError:
+    """What to say of a queue with features that this version does not know. Its name begins those of its keys."""
+    key = counters.decode() if isinstance(counters, bytes) else str(counters)
+    name = re.sub(r'^\{(.+?)(:\d+)?\}$', r'\1', key.rpartition(':')[0])
+    return TorrelqueNewerError(f'queue {name!r} uses features of a later version: upgrade this client')
 
 
 def _explained(refusal: TorrelqueReplyError) -> TorrelqueReplyError:
