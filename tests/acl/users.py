@@ -78,7 +78,7 @@ _ROLE_OF_SCRIPT = {
     **dict.fromkeys(('enqueue', 'mint', 'drop'), 'producer'),
     **dict.fromkeys(('claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'settle', 'tick'), 'consumer'),
     **dict.fromkeys(('stats', 'page'), 'observer'),
-    **dict.fromkeys(('cancel', 'redrive', 'purge', 'sweep', 'undequeue', 'inspect', 'mend'), 'operator'),
+    **dict.fromkeys(('cancel', 'redrive', 'purge', 'sweep', 'undequeue', 'inspect', 'repair'), 'operator'),
 }
 _ROLE_OF_COMMAND = {
     **dict.fromkeys(('HGET', 'HMGET', 'ZSCORE', 'TIME'), 'observer'),

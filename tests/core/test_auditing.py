@@ -89,14 +89,14 @@ def test_what_moves_between_two_looks_is_not_wrong(watched: Watched, look: int) 
     watched.before = move
     assert watched.audit(repair=True) == []
     assert looks >= look
-    assert watched.made('mend') == []
+    assert watched.made('repair') == []
 
 
 def test_what_is_mended_by_itself_is_not_said_to_be_repaired(watched: Watched) -> None:
     watched.add('a', listed=False)
 
     def move(call: Call[Reply]) -> None:
-        if name_of(call) == 'mend':
+        if name_of(call) == 'repair':
             watched.command('LPUSH', KEYS['pending'], 'a')
 
     watched.before = move

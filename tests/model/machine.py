@@ -316,19 +316,19 @@ class ModelMachine(RuleBasedStateMachine):
         self._verb('inspect', mode, *task_ids)
 
     @step(5, fault=st.sampled_from(tuple(FAULTS)), made=st.booleans(), task_id=ids)
-    def mend(self, fault: str, made: bool, task_id: bytes) -> None:
+    def repair(self, fault: str, made: bool, task_id: bytes) -> None:
         for name, place, *words in FAULTS[fault] if made else ():
             key = _state(task_id) if place == 'task' else KEYS[place]
             self._command(name, key, *(task_id if word == 'id' else word for word in words))
-        self._verb('mend', fault, task_id, 3_600_000)
+        self._verb('repair', fault, task_id, 3_600_000)
 
     @step(1, lane=lane_numbers)
     def mend_a_lane(self, lane: int) -> None:
-        self._verb('mend', 'lane', self._lanes[lane].number if lane < len(self._lanes) else '77', 3_600_000)
+        self._verb('repair', 'lane', self._lanes[lane].number if lane < len(self._lanes) else '77', 3_600_000)
 
     @step(1, fault=st.sampled_from(('timer', 'key', 'leftover')), name=st.sampled_from(('wake', 'undequeued', 'tasks')))
     def mend_a_key(self, fault: str, name: str) -> None:
-        self._verb('mend', fault, name, 3_600_000)
+        self._verb('repair', fault, name, 3_600_000)
 
     @step(1, lane=lane_numbers, force=st.sampled_from((0, 1)))
     def erase(self, lane: int, force: int) -> None:

@@ -65,7 +65,7 @@ class Client:
             SCRIPTS, KEYS, nonce=nonce, clock=self.clock, jitter=self.random.random,
             block_limit=self.random.choice((8.0, 8.0, 2.5)), max_rejected=self.max_rejected,
         )  # fmt: skip
-        session._idle._least_beside = 1  # as few as wait here
+        session._consumers._least_beside = 1  # as few as wait here
         return session
 
     def clock(self) -> float:
@@ -101,8 +101,7 @@ class Client:
     @property
     def waits(self) -> bool:
         """Whether a caller waits for a task."""
-        session = self.session
-        return bool(session._idle._waiters if isinstance(session, Session) else session._spread._waiters)
+        return bool(self.session._consumers._waiters)
 
     # What befalls it -----------------------------------------------------------
 

@@ -33,5 +33,5 @@ def _remembered(parent: Client, child: Client) -> Session:
     lanes = of_parent._lanes
     session._lanes._free = [copy(lane) for lane in lanes._free]
     session._lanes._unsettled = list(lanes._unsettled)
-    session._idle._lane = copy(of_parent._idle._lane)
+    session._consumers._lane = copy(of_parent._consumers._lane)
     return session

@@ -29,7 +29,7 @@ class PatientShardedClient(PatientClient, ShardedClient):
         assert isinstance(nodes, MovingSlots)
         self._map = nodes.map()
 
-    def place(self, key: bytes) -> Hashable:
+    def node_of(self, key: bytes) -> Hashable:
         if not hasattr(self, '_map'):
             self.refused()
         return self._map.get(tag_of(key))

@@ -80,7 +80,7 @@ class Rules:
             'cancel': self._cancel,
             'redrive': self._redrive,
             'purge': self._purge,
-            'mend': self._mend,
+            'repair': self._repair,
             'extend': self._extend,
             'settle': self._settle,
             'tick': self._tick,
@@ -463,7 +463,7 @@ class Rules:
                 require(self._after(task_id) == NOWHERE, 'purged wrongly', task_id, self._after(task_id))
         return done
 
-    def _mend(self, args: Args, reply: int, changes: Changes) -> set[bytes]:
+    def _repair(self, args: Args, reply: int, changes: Changes) -> set[bytes]:
         """Nothing is ever wrong here, but that a hint is left when no task is."""
         require(not reply or args[0] == b'leftover', 'mended what was whole', args, changes)
         require(not reply or not self._server.tasks(), 'took for a leftover what was in use', args)

@@ -102,7 +102,7 @@ class ShardedClient(Client):
             )  # fmt: skip
 
         return ShardedSession(
-            make, KEYS[: self.layout.total], place=self.place, told=self._hear, clock=self.clock,
+            make, KEYS[: self.layout.total], node_of=self.node_of, told=self._hear, clock=self.clock,
             jitter=self.random.random, block_limit=block_limit, max_rejected=self.max_rejected, at_once=self.at_once,
         )  # fmt: skip
 
@@ -110,7 +110,7 @@ class ShardedClient(Client):
     def at_once(self) -> bool:
         return self.world.servers == 1
 
-    def place(self, key: bytes) -> Hashable:
+    def node_of(self, key: bytes) -> Hashable:
         """Which server it takes a key to be on."""
         return SHARD_OF_WAKE[key] % self.world.servers
 

@@ -157,7 +157,7 @@ def test_an_idle_object_sends_a_wait_and_a_survey_a_slice_to_each_server(callers
     queue.surveys = queue.waits = 0
     session = queue.world.clients[0].session
     assert isinstance(session, ShardedSession)
-    shortest = session._spread._longest_slice * 0.85
+    shortest = session._consumers._longest_slice * 0.85
     queue.run(40 * SLICE)
     slices = servers * (40 * SLICE / shortest + 1)
     assert queue.waits <= slices

@@ -193,7 +193,7 @@ def test_an_idle_object_sends_a_wait_and_a_claim_a_slice(callers_each: int) -> N
     queue.waits = 0
     session = queue.clients[0].session
     assert isinstance(session, Session)
-    shortest = session._idle._longest_slice * 0.85
+    shortest = session._consumers._longest_slice * 0.85
     queue.run(40 * SLICE)
     slices = 40 * SLICE / shortest
     assert queue.waits <= slices

@@ -131,8 +131,8 @@ class _Audit:
     def _report(self, fault: _Fault) -> Operation[None]:
         violation = fault.violation
         if self._repair and violation.kind in REPAIRABLE:
-            mended = yield from self._call('mend', violation.kind, fault.subject, self._ttl)
-            violation = replace(violation, repaired=bool(mended))
+            repaired = yield from self._call('repair', violation.kind, fault.subject, self._ttl)
+            violation = replace(violation, repaired=bool(repaired))
         self._found.append(violation)
 
     # Keys --------------------------------------------------------------------
@@ -171,7 +171,7 @@ class _Audit:
         """Remove what a drained queue may keep: a hint until a consumer waits, marks until the next sweep."""
         drained, hint, marks = yield from self._call('inspect', 'shallow')
         for name in [*['wake'] * hint, *['undequeued'] * bool(marks)] if drained else ():
-            yield from self._call('mend', 'leftover', name.encode(), self._ttl)
+            yield from self._call('repair', 'leftover', name.encode(), self._ttl)
 
     # Tasks -------------------------------------------------------------------
 

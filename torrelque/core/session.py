@@ -72,7 +72,7 @@ class Session:
         self._to_confirm = Merger()
         self._confirming = 0
         self._takers: list[tuple[Ticket, int]] = []
-        self._idle = Consumers(
+        self._consumers = Consumers(
             self._lanes, clock, jitter, self._give_back_unwanted, block_limit, max_rejected, in_order=in_order
         )
         self._in_flight = 0
@@ -113,7 +113,7 @@ class Session:
     def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:
         """Wait for up to ``want`` tasks until ``deadline``. The value will be a list of at least one."""
         ticket = Ticket((), wake)
-        self._idle.join(ticket, want, deadline)
+        self._consumers.join(ticket, want, deadline)
         return ticket
 
     def dequeue_nowait(self, want: int, wake: Callable[[], None]) -> Ticket:
@@ -125,7 +125,7 @@ class Session:
     def leave(self, ticket: Ticket) -> None:
         """The caller has gone. What was not sent is dropped; tasks claimed for it are given back."""
         ticket.gone = True
-        self._idle.leave(ticket)
+        self._consumers.leave(ticket)
         self._give_back_unwanted(
             [task for task in ticket.value or () if isinstance(task, ClaimedTask)] if ticket.done else ()
         )
@@ -154,7 +154,7 @@ class Session:
         if self.repair_at <= self._clock():
             self._repairing, self.repair_at = True, math.inf
             operations.append(self._repair())
-        waiting = self._idle.start()
+        waiting = self._consumers.start()
         if waiting is not None:
             operations.append(self.serve(waiting))
         takers, self._takers = self._takers, []
@@ -179,7 +179,7 @@ class Session:
 
     def block(self) -> float | None:
         """Seconds for which to wait on the hint, if a wait should begin now; then call one of the next two."""
-        return self._idle.block()
+        return self._consumers.block()
 
     def waits(self) -> list[Wait]:
         """The waits that are to begin now."""
@@ -188,23 +188,23 @@ class Session:
 
     def ended(self, member: bytes | None) -> None:
         """The wait ended, by a hint or with its time."""
-        self._idle.unblocked(hinted=member is not None)
+        self._consumers.unblocked(hinted=member is not None)
 
     def failed(self, error: Exception) -> None:
         """The wait broke."""
-        self._idle.block_failed(error)
+        self._consumers.block_failed(error)
 
     def unblocked(self, hinted: bool) -> None:
         """The wait ended, by a hint or with its time."""
-        self._idle.unblocked(hinted)
+        self._consumers.unblocked(hinted)
 
     def block_failed(self, error: Exception) -> None:
         """The wait broke."""
-        self._idle.block_failed(error)
+        self._consumers.block_failed(error)
 
     def timer(self) -> float:
         """When to come back at the latest, on the session's clock; infinite if only when something happens."""
-        return min(self._idle.timer(), self.repair_at)
+        return min(self._consumers.timer(), self.repair_at)
 
     def drop_lanes(self) -> list[list[Operation[None]]]:
         """What to run last, when nothing is under way: the server need not keep the lanes. Groups, as above."""
@@ -213,13 +213,13 @@ class Session:
 
     def close(self) -> None:
         """Fail those who wait for tasks. What `start` returns then is the last to run but for `drop_lanes`."""
-        self._idle.close()
+        self._consumers.close()
         if self._owed or self._lanes.unsettled:
             self.repair_at = -math.inf
 
     def abort(self, error: Exception) -> None:
         """Fail all whose calls have not begun."""
-        self._idle.abort(error)
+        self._consumers.abort(error)
         takers, self._takers = self._takers, []
         groups = [*self._merger.take(math.inf), *self._to_confirm.take(math.inf)]
         waiting = [ticket for _, tickets in groups for ticket in tickets]

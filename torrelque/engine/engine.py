@@ -265,10 +265,10 @@ class Engine:
         """Run an operation that is not merged. Cancelling it may leave it half done; it is safe to repeat."""
         return await drive(self._transport, operation)
 
-    async def read(self, make: Callable[[], Operation[T]], place: Hashable) -> T:
-        """Run a read, merged with others of the same ``place`` that are asked for at the same time. Safe to cancel."""
+    async def read(self, make: Callable[[], Operation[T]], node: Hashable) -> T:
+        """Run a read, merged with others of the same ``node`` that are asked for at the same time. Safe to cancel."""
         self._settle_in()
-        return await self._reads.run(make, place if self._transport.on_cluster else None)
+        return await self._reads.run(make, node if self._transport.on_cluster else None)
 
     async def run_each(self, operations: Sequence[Operation[T]]) -> list[T]:
         """The same for operations on different shards, all at once; their results in order."""

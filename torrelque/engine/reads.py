@@ -33,11 +33,11 @@ MOST_UNDER_WAY = 4
 class _Read:
     """One caller's read. ``turn`` is set when it is ``done``, or when its caller is to lead."""
 
-    __slots__ = ('done', 'error', 'gone', 'leads', 'make', 'place', 'turn', 'value')
+    __slots__ = ('done', 'error', 'gone', 'leads', 'make', 'node', 'turn', 'value')
 
-    def __init__(self, make: Callable[[], Operation[Any]], place: Hashable, turn: OneShot) -> None:
+    def __init__(self, make: Callable[[], Operation[Any]], node: Hashable, turn: OneShot) -> None:
         self.make = make
-        self.place = place
+        self.node = node
         self.turn = turn
         self.done = False
         self.leads = False
@@ -56,17 +56,17 @@ class Reads:
         self._gathering = False
         self._leaders = 0
 
-    async def run(self, make: Callable[[], Operation[T]], place: Hashable = None) -> T:
-        """The result of an operation, merged with others of the same ``place``.
+    async def run(self, make: Callable[[], Operation[T]], node: Hashable = None) -> T:
+        """The result of an operation, merged with others of the same ``node``.
 
         Args:
             make: Makes the operation; called again if the read has to be repeated.
-            place: What reads that may be sent together have in common.
+            node: What reads that may be sent together have in common.
 
         Raises:
             Exception: What the operation or the driver raises. Safe to cancel.
         """
-        read = _Read(make, place, self._make_once())
+        read = _Read(make, node, self._make_once())
         self._waiting.append(read)
         self._appoint(read)
         while not read.done:
@@ -120,7 +120,7 @@ class Reads:
 
     def _take(self, own: _Read) -> list[_Read]:
         """The leader's read, and those that are sent with it."""
-        batch = [read for read in self._waiting if read.place == own.place and read is not own][: MOST_TOGETHER - 1]
+        batch = [read for read in self._waiting if read.node == own.node and read is not own][: MOST_TOGETHER - 1]
         taken = {own, *batch}
         self._waiting = deque(read for read in self._waiting if read not in taken)
         return [own, *batch]

@@ -206,7 +206,7 @@ class ShardedDispatcher(Dispatcher):
         self._session = ShardedSession(
             lambda shard: self.runtime.session_of(self._keys[shard], sharding.nonce_of(nonce, shard)),
             self._keys,
-            place=transport.node_of,
+            node_of=transport.node_of,
             told=self._hear,
             clock=transport.now,
             jitter=random.random,
@@ -297,9 +297,9 @@ class ShardedDispatcher(Dispatcher):
             return
         shards = [shard]
         if isinstance(error, TorrelqueConnectionError):
-            place = self.runtime.transport.node_of
-            server = place(self._keys[shard]['pending'])
-            shards = [at for at in range(len(self._keys)) if place(self._keys[at]['pending']) == server]
+            node_of = self.runtime.transport.node_of
+            server = node_of(self._keys[shard]['pending'])
+            shards = [at for at in range(len(self._keys)) if node_of(self._keys[at]['pending']) == server]
         self._tell(shards, error)
 
     def _tell(self, shards: Sequence[int], error: Exception | None) -> None:
@@ -351,17 +351,17 @@ class ShardedDispatcher(Dispatcher):
     def _next_shard(self) -> int:
         """Each server in its turn, and of its shards each in its turn, so that all servers have as much to do."""
         if not self._round:
-            place = self.runtime.transport.node_of
-            of_place: dict[Hashable, list[int]] = {}
+            node_of = self.runtime.transport.node_of
+            of_node: dict[Hashable, list[int]] = {}
             usable = [shard for shard in range(self._shards) if shard not in self._lost]
             for shard in usable or range(self._shards):
-                of_place.setdefault(place(self._keys[shard]['pending']), []).append(shard)
-            for shards in of_place.values():
+                of_node.setdefault(node_of(self._keys[shard]['pending']), []).append(shard)
+            for shards in of_node.values():
                 first = self._rounds % len(shards)
                 shards[:] = shards[first:] + shards[:first]
-            longest = max(len(shards) for shards in of_place.values())
+            longest = max(len(shards) for shards in of_node.values())
             self._rounds += longest
-            self._round = [shards[at % len(shards)] for at in reversed(range(longest)) for shards in of_place.values()]
+            self._round = [shards[at % len(shards)] for at in reversed(range(longest)) for shards in of_node.values()]
         return self._round.pop()
 
     @property

@@ -418,7 +418,7 @@ class Pool:
     async def ask(self, commands: Sequence[Sequence[Any]]) -> list[Reply]:
         """Send commands, once. Raises TorrelqueConnectionError. When cancelled, the connection is closed."""
         self._settle_in()
-        if self._doubtful:
+        if self._stale:
             await self._look()
         connection = await self._lend()
         try:
@@ -439,7 +439,7 @@ class Pool:
     async def drop(self) -> None:
         """Close the connections that nobody uses: what broke one has probably broken the others."""
         self._settle_in()
-        self._doubtful = True
+        self._stale = True
         with anyio.move_on_after(CLOSING_TIMEOUT), suppress(exceptions.RedisError, OSError):
             await self._pool.disconnect(inuse_connections=False)
         await self._dialer.close_idle()
@@ -450,14 +450,14 @@ class Pool:
         async with self._turn:
             if self._failure is not None and self._failures > failures:
                 raise renew(self._failure)  # the attempt that this caller has waited for
-            if self._doubtful:
+            if self._stale:
                 try:
                     await self._dialer.close(await self._dialer.open())
                 except TorrelqueConnectionError as error:
                     self._failures += 1
                     self._failure = error
                     raise
-            self._doubtful = False
+            self._stale = False
 
     def _settle_in(self) -> None:
         """Forget what happened on another event loop, or before a fork."""
@@ -466,7 +466,7 @@ class Pool:
             self._home = home
             self._line = Line(self._pool.can_get_connection, lambda: int(self._pool.max_connections))
             self._turn = anyio.Lock()
-            self._doubtful = True
+            self._stale = True
             self._failures = 0
             self._failure = None
 

@@ -475,7 +475,7 @@ def test_a_shard_that_does_not_answer_a_claim_keeps_from_no_other(machine: Machi
     end_by(operation, TorrelqueReplyError('CLUSTERDOWN Hash slot not served'))
     assert not waiter.done
     assert [list(shards) for shards, _ in machine.lost] == [[1]]
-    machine.spread.ended(next(iter(machine.spread._places.values())), KEYS[0]['wake'])
+    machine.spread.ended(next(iter(machine.spread._nodes.values())), KEYS[0]['wake'])
     answer(machine.start()[0, 'claim'][0], 'a')
     assert ids(waiter) == ['a']
     # It is asked again.

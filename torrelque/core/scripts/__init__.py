@@ -16,7 +16,7 @@ __all__ = ('SHARD_VERBS', 'VERBS', 'ScriptSet', 'load')
 
 VERBS = (
     'mint', 'enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'settle', 'tick', 'sweep',
-    'undequeue', 'cancel', 'redrive', 'purge', 'stats', 'page', 'inspect', 'mend', 'erase', 'wipe', 'drop',
+    'undequeue', 'cancel', 'redrive', 'purge', 'stats', 'page', 'inspect', 'repair', 'erase', 'wipe', 'drop',
 )  # fmt: skip
 
 SHARD_VERBS = ('survey', 'layout', 'clear')

@@ -84,7 +84,7 @@ class Shard(Partner):
         return self.busy or (self.expected > 0 and not self.lost)
 
 
-class Place(Partner):
+class Node(Partner):
     """A server, and which of the shards it holds."""
 
     __slots__ = ('blocking', 'done', 'hint_lost', 'lead', 'shards', 'survey_wanted', 'surveyed_at', 'surveying')
@@ -108,7 +108,7 @@ class Place(Partner):
 class ShardedConsumers:
     """Serves waiting consumers, first come first served, from several shards, each in its turn.
 
-    ``place`` tells by a key which server has it now; ``give_back`` takes claims
+    ``node_of`` tells by a key which server has it now; ``give_back`` takes claims
     that nobody is there for any more; ``told`` hears the generation of the number
     of shards that the server has recorded, 0 for none; ``lost`` which shards do
     not answer, and why, or that they do again. The rest is as of :class:`~torrelque.core.consumers.Consumers`.
@@ -116,7 +116,7 @@ class ShardedConsumers:
 
     def __init__(
         self,
-        place: Callable[[bytes], Hashable],
+        node_of: Callable[[bytes], Hashable],
         clock: Callable[[], float],
         jitter: Callable[[], float],
         give_back: Callable[[Sequence[ClaimedTask]], None],
@@ -125,7 +125,7 @@ class ShardedConsumers:
         max_rejected: int | None = None,
         lost: Callable[[Sequence[int], Exception | None], None] = lambda _shards, _error: None,
     ) -> None:
-        self._place = place
+        self._node_of = node_of
         self._lost = lost
         self._told = told
         self._clock = clock
@@ -134,7 +134,7 @@ class ShardedConsumers:
         self._longest_slice = min(SLICE, block_limit)
         self._shards: list[Shard] = []
         self._of_wake: dict[bytes, Shard] = {}
-        self._places: dict[Hashable, Place] = {}
+        self._nodes: dict[Hashable, Node] = {}
         self._waiters = Waiters(give_back)
         self._joined: dict[Ticket, int] = {}  # the number of surveys begun before
         self._surveys = 0
@@ -150,7 +150,7 @@ class ShardedConsumers:
         self._look_wanted = bool(self._waiters)
         for member in (shard.wake, shard.wake + b'+'):
             self._of_wake[member] = shard
-        self._places = {}
+        self._nodes = {}
 
     def truncate(self, total: int) -> None:
         """Only the first so many shards are left."""
@@ -159,7 +159,7 @@ class ShardedConsumers:
                 del self._of_wake[shard.wake], self._of_wake[shard.wake + b'+']
             del self._shards[total:]
             self._look_wanted = bool(self._waiters)
-            self._places = {}
+            self._nodes = {}
 
     # Callers -----------------------------------------------------------------
 
@@ -198,17 +198,17 @@ class ShardedConsumers:
         waits: list[Wait] = []
         if self._look_wanted or self._waiters.deadline <= now:
             return waits
-        for place in list(self._places.values()):
-            idle = not (place.blocking or place.surveying or place.survey_wanted) and now >= place.not_before
-            if not idle or any(self._shards[at].active for at in place.shards):
+        for node in list(self._nodes.values()):
+            idle = not (node.blocking or node.surveying or node.survey_wanted) and now >= node.not_before
+            if not idle or any(self._shards[at].active for at in node.shards):
                 continue
-            if now - place.surveyed_at > SLICE or self._regrouped():
-                place.survey_wanted = True
+            if now - node.surveyed_at > SLICE or self._regrouped():
+                node.survey_wanted = True
                 continue
-            place.blocking = True
+            node.blocking = True
             longest = min(self._longest_slice, self._waiters.deadline - now)
             seconds = max(0.001, longest * (1 - 0.15 * self._jitter()))
-            waits.append(Wait(self._shards[place.first].ring, seconds, _Waiting(self, place)))
+            waits.append(Wait(self._shards[node.first].ring, seconds, _Waiting(self, node)))
         return waits
 
     def timer(self) -> float:
@@ -219,18 +219,16 @@ class ShardedConsumers:
             times += [shard.alarm for shard in self._shards if not shard.active]
             times += [shard.not_before for shard in self._shards if shard.lost and not shard.busy]
             times += [shard.claimed_at + OVERDUE for shard in self._shards if shard.asked]
-            times += [place.surveyed_at + OVERDUE for place in self._places.values() if self._keeps_waiting(place)]
-            times += [
-                place.not_before for place in self._places.values() if place.survey_wanted and not place.surveying
-            ]
+            times += [node.surveyed_at + OVERDUE for node in self._nodes.values() if self._keeps_waiting(node)]
+            times += [node.not_before for node in self._nodes.values() if node.survey_wanted and not node.surveying]
         return min(times)
 
     def close(self) -> None:
         """The queue object is being closed: fail those who wait; the waits that are cancelled may take hints along."""
         self.abort(TorrelqueError('the queue was closed while waiting for a task'))
-        for place in self._places.values():
-            place.hint_lost = place.hint_lost or place.blocking
-            place.blocking = False
+        for node in self._nodes.values():
+            node.hint_lost = node.hint_lost or node.blocking
+            node.blocking = False
 
     def abort(self, error: Exception) -> None:
         """Tell all who wait; what was claimed for one that wants more is its."""
@@ -239,65 +237,65 @@ class ShardedConsumers:
 
     # Waits -------------------------------------------------------------------
 
-    def ended(self, place: Place, member: bytes | None) -> None:
+    def ended(self, node: Node, member: bytes | None) -> None:
         """A wait ended: a shard rang, or its time was over."""
-        if place not in self._places.values():  # the shards were on other servers meanwhile
+        if node not in self._nodes.values():  # the shards were on other servers meanwhile
             self._want_surveys()
-        place.blocking = False
-        place.failures = 0
+        node.blocking = False
+        node.failures = 0
         shard = None if member is None else self._of_wake.get(member)
         if shard is not None:
             shard.expected = max(shard.expected, HINTED)
             shard.hinted = True
         else:  # the slice is over, or the number of shards was changed
-            place.survey_wanted = True
-            place.hint_lost = place.hint_lost or member is not None
+            node.survey_wanted = True
+            node.hint_lost = node.hint_lost or member is not None
 
-    def failed(self, place: Place, error: Exception) -> None:
+    def failed(self, node: Node, error: Exception) -> None:
         """A wait broke. A hint may be lost with it; the survey that follows finds what it told of."""
-        place.blocking = False
-        place.failures += 1
-        place.survey_wanted = place.hint_lost = True
+        node.blocking = False
+        node.failures += 1
+        node.survey_wanted = node.hint_lost = True
         self._look_wanted = bool(self._waiters)
-        place.not_before = self._clock() + BACKOFF.pause(place.failures, self._jitter)
+        node.not_before = self._clock() + BACKOFF.pause(node.failures, self._jitter)
         if not isinstance(error, TorrelqueConnectionError):
             self.abort(error)
-        elif place.failures >= MAX_FAILURES:
-            self._lose(place, error)
+        elif node.failures >= MAX_FAILURES:
+            self._lose(node, error)
 
     # What does not answer ----------------------------------------------------
 
-    def _lose(self, partner: Place | Shard, error: Exception) -> None:
+    def _lose(self, partner: Node | Shard, error: Exception) -> None:
         """A server or a shard does not answer. Those who wait are told if no other does."""
         if not is_unavailable(error):
             self.abort(error)
             return
         is_new, partner.lost = partner.lost is None, error
-        if isinstance(partner, Place):
+        if isinstance(partner, Node):
             partner.survey_wanted = True
             for shard in self._shards:
                 if shard.number in partner.shards:
                     shard.expected = 0
         if all(shard.lost for shard in self._shards) or all(
-            place.lost or all(self._shards[at].lost for at in place.shards) for place in self._places.values()
+            node.lost or all(self._shards[at].lost for at in node.shards) for node in self._nodes.values()
         ):
-            for each in (*self._shards, *self._places.values()):
+            for each in (*self._shards, *self._nodes.values()):
                 each.lost, each.not_before = None, -math.inf  # whoever comes next asks all of them
             self.abort(error)
             return
         partner.not_before = self._clock() + BACKOFF.pause(max(partner.failures, 1), self._jitter)
         if is_new:
-            self._lost(partner.shards if isinstance(partner, Place) else [partner.number], error)
+            self._lost(partner.shards if isinstance(partner, Node) else [partner.number], error)
         self._hand_out(())
 
-    def _find(self, partner: Place | Shard) -> None:
+    def _find(self, partner: Node | Shard) -> None:
         """It answers."""
         if partner.lost is not None:
             partner.lost, partner.not_before = None, -math.inf
-            self._lost(partner.shards if isinstance(partner, Place) else [partner.number], None)
+            self._lost(partner.shards if isinstance(partner, Node) else [partner.number], None)
 
-    def _place_of(self, shard: Shard) -> Place | None:
-        return next((place for place in self._places.values() if shard.number in place.shards), None)
+    def _node_with(self, shard: Shard) -> Node | None:
+        return next((node for node in self._nodes.values() if shard.number in node.shards), None)
 
     def _pass_over(self, now: float) -> None:
         """What has not answered for long holds up nobody any more."""
@@ -306,12 +304,12 @@ class ShardedConsumers:
             if shard.asked and shard.claimed_at + OVERDUE <= now:
                 self._asked -= shard.asked
                 shard.asked, is_late = 0, True
-        if is_late or any(self._is_overdue(place) for place in self._places.values()):
+        if is_late or any(self._is_overdue(node) for node in self._nodes.values()):
             self._hand_out(())
 
-    def _keeps_waiting(self, place: Place) -> bool:
+    def _keeps_waiting(self, node: Node) -> bool:
         """Whether an answer is waited for."""
-        return place.surveying and place.surveyed_at + OVERDUE > self._clock()
+        return node.surveying and node.surveyed_at + OVERDUE > self._clock()
 
     # Claims ------------------------------------------------------------------
 
@@ -353,8 +351,8 @@ class ShardedConsumers:
                 self.abort(TorrelqueError('the queue was closed while waiting for a task'))
             else:
                 shard.failures += 1
-                place = self._place_of(shard) if isinstance(interrupted.cause, TorrelqueConnectionError) else None
-                self._lose(place or shard, interrupted.cause)
+                node = self._node_with(shard) if isinstance(interrupted.cause, TorrelqueConnectionError) else None
+                self._lose(node or shard, interrupted.cause)
         except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
             self.abort(error)
         else:
@@ -394,12 +392,12 @@ class ShardedConsumers:
 
     def _looked(self) -> Iterable[Ticket]:
         """Whose shards were all looked at since they came."""
-        answered = [place.done for place in self._places.values() if not place.lost and not self._is_overdue(place)]
+        answered = [node.done for node in self._nodes.values() if not node.lost and not self._is_overdue(node)]
         done = min(answered, default=0)
         return [ticket for ticket, joined in self._joined.items() if joined < done]
 
-    def _is_overdue(self, place: Place) -> bool:
-        return place.surveying and not self._keeps_waiting(place)
+    def _is_overdue(self, node: Node) -> bool:
+        return node.surveying and not self._keeps_waiting(node)
 
     def _forget_those_gone(self) -> None:
         if len(self._joined) > len(self._waiters):
@@ -412,67 +410,67 @@ class ShardedConsumers:
         groups: dict[Hashable, list[int]] = {}
         try:
             for at, shard in enumerate(self._shards):
-                groups.setdefault(self._place(shard.wake), []).append(at)
+                groups.setdefault(self._node_of(shard.wake), []).append(at)
         except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
             self.abort(error)
             return False
-        if {name: place.shards for name, place in self._places.items()} == groups:
+        if {name: node.shards for name, node in self._nodes.items()} == groups:
             return False
-        old = self._places
-        self._places = {
-            name: old[name] if name in old and old[name].shards == shards else Place(shards)
+        old = self._nodes
+        self._nodes = {
+            name: old[name] if name in old and old[name].shards == shards else Node(shards)
             for name, shards in groups.items()
         }
         return True
 
     def _want_surveys(self) -> None:
         self._regrouped()
-        for place in self._places.values():
-            place.survey_wanted = True
+        for node in self._nodes.values():
+            node.survey_wanted = True
 
     def _start_surveys(self, now: float, *, busy: bool) -> list[tuple[int, Operation[bool]]]:
         started: list[tuple[int, Operation[bool]]] = []
         if busy and now - self._surveyed_at > FAIRNESS:
             self._regrouped()  # there may be shards, or servers, that no survey has been of
             # One server at a time: what surveys cost all servers together does not grow with their number.
-            others = [place for place in self._places.values() if not place.blocking]
+            others = [node for node in self._nodes.values() if not node.blocking]
             if others:
-                min(others, key=lambda place: place.surveyed_at).survey_wanted = True
+                min(others, key=lambda node: node.surveyed_at).survey_wanted = True
             self._surveyed_at = now
-        for place in self._places.values():
-            if place.survey_wanted and not place.surveying and now >= place.not_before:
-                place.survey_wanted, place.surveying, place.surveyed_at = False, True, now
+        for node in self._nodes.values():
+            if node.survey_wanted and not node.surveying and now >= node.not_before:
+                node.survey_wanted, node.surveying, node.surveyed_at = False, True, now
                 self._surveyed_at = now
                 self._surveys += 1
-                started.append((place.first, self._survey(place, self._surveys, REGISTERED)))
+                started.append((node.first, self._survey(node, self._surveys, REGISTERED)))
         return started
 
-    def _survey(self, place: Place, number: int, registered: float) -> Operation[bool]:
-        shards = [self._shards[at] for at in place.shards]
+    def _survey(self, node: Node, number: int, registered: float) -> Operation[bool]:
+        shards = [self._shards[at] for at in node.shards]
         names = [name for shard in shards for name in shard.names]
-        lead = self._shards[place.first]
+        lead = self._shards[node.first]
         lanes = lead.lanes
         try:
             generation, findings = yield from lanes.script('survey', (round(registered * 1000), *names), _findings)
         except (Interrupted, Exception) as error:  # noqa: BLE001 - it is told to every waiting caller
-            place.surveying = False
+            node.surveying = False
             cause = error.cause if isinstance(error, Interrupted) else error
             if registered and cause is None:
                 self.abort(TorrelqueError('the queue was closed while waiting for a task'))
             elif registered and isinstance(cause, Exception):
                 self._regrouped()  # it may be known by now that only some of them are where nobody answers
-                where = self._place_of(lead)
+                where = self._node_with(lead)
                 if where is not None:  # else the shard is no more
                     where.failures += 1
                     where.lead += 1
                     self._lose(where, cause)
             return False
         finally:
-            place.surveying = False
-        self._find(place)
+            node.surveying = False
+        self._find(node)
         if registered:
-            place.done = number
-            place.hint_lost = False
+            node.done = number
+            node.hint_lost = False
             for shard, finding in zip(shards, findings, strict=True):
                 shard.seen = finding
                 if not shard.busy and not shard.hinted:
@@ -488,27 +486,27 @@ class ShardedConsumers:
             if not shard.busy and (shard.alarm < math.inf or shard.hinted):
                 shard.alarm, shard.hinted = math.inf, False
                 started.append((at, self._tick(shard)))
-        for place in self._places.values():
-            if place.hint_lost and not place.surveying:
-                place.hint_lost, place.surveying = False, True
-                started.append((place.first, self._survey(place, 0, 0.0)))
+        for node in self._nodes.values():
+            if node.hint_lost and not node.surveying:
+                node.hint_lost, node.surveying = False, True
+                started.append((node.first, self._survey(node, 0, 0.0)))
         return started
 
 
 class _Waiting:
     """Where the end of one wait is told."""
 
-    __slots__ = ('_place', '_spread')
+    __slots__ = ('_consumers', '_node')
 
-    def __init__(self, spread: ShardedConsumers, place: Place) -> None:
-        self._spread = spread
-        self._place = place
+    def __init__(self, consumers: ShardedConsumers, node: Node) -> None:
+        self._consumers = consumers
+        self._node = node
 
     def ended(self, member: bytes | None) -> None:
-        self._spread.ended(self._place, member)
+        self._consumers.ended(self._node, member)
 
     def failed(self, error: Exception) -> None:
-        self._spread.failed(self._place, error)
+        self._consumers.failed(self._node, error)
 
 
 def _findings(reply: Reply) -> tuple[int, list[int]]:

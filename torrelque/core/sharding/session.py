@@ -21,7 +21,7 @@ __all__ = ('ShardedSession',)
 class ShardedSession:
     """The state machine of one queue object over several shards, driven like a `Session`.
 
-    ``make`` makes the session of one shard. ``place`` tells by a key which server
+    ``make`` makes the session of one shard. ``node_of`` tells by a key which server
     has it now; ``told`` hears the generation of the number of shards, whenever a
     server tells, ``lost`` which shards do not answer, and why, or that they do again.
     With ``at_once`` all shards are on one server, and their calls may travel together.
@@ -32,7 +32,7 @@ class ShardedSession:
         make: Callable[[int], Session],
         keys: Sequence[Keys],
         *,
-        place: Callable[[bytes], Hashable],
+        node_of: Callable[[bytes], Hashable],
         told: Callable[[int], None],
         clock: Callable[[], float],
         jitter: Callable[[], float],
@@ -43,7 +43,9 @@ class ShardedSession:
     ) -> None:
         self._make = make
         self._at_once = at_once
-        self._spread = ShardedConsumers(place, clock, jitter, self._give_back, told, block_limit, max_rejected, lost)
+        self._consumers = ShardedConsumers(
+            node_of, clock, jitter, self._give_back, told, block_limit, max_rejected, lost
+        )
         self._clock = clock
         self._sessions: list[Session] = []
         self._asked: set[int] = set()  # shards whose sessions have calls to start: to ask all of them each time is slow
@@ -54,8 +56,8 @@ class ShardedSession:
         """Have these shards from now on. Those that are no more are left once their last call has ended."""
         self._reach(len(keys))
         for shard in range(self._total, len(keys)):
-            self._spread.add(self._sessions[shard].lanes, keys[shard])
-        self._spread.truncate(len(keys))
+            self._consumers.add(self._sessions[shard].lanes, keys[shard])
+        self._consumers.truncate(len(keys))
         self._total = len(keys)
 
     def _reach(self, total: int) -> None:
@@ -73,19 +75,19 @@ class ShardedSession:
     def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:
         """Wait for up to ``want`` tasks until ``deadline``. The value will be a list of at least one."""
         ticket = Ticket((), wake)
-        self._spread.join(ticket, want, deadline)
+        self._consumers.join(ticket, want, deadline)
         return ticket
 
     def dequeue_nowait(self, want: int, wake: Callable[[], None]) -> Ticket:
         """Take up to ``want`` tasks that are there. The value will be a list, perhaps empty."""
         ticket = Ticket((), wake)
-        self._spread.join(ticket, want, float('inf'), stays=False)
+        self._consumers.join(ticket, want, float('inf'), stays=False)
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
         """The caller has gone. What was not sent is dropped; tasks claimed for it are given back."""
         ticket.gone = True
-        self._spread.leave(ticket)
+        self._consumers.leave(ticket)
         if ticket.done:
             self._give_back([task for task in ticket.value or () if isinstance(task, ClaimedTask)])
 
@@ -94,7 +96,7 @@ class ShardedSession:
     def groups(self) -> list[list[Operation[None]]]:
         """The operations to run now: those of a group together, each group by itself."""
         of_shard: dict[int, list[Operation[None]]] = {}
-        for shard, operation in self._spread.start():
+        for shard, operation in self._consumers.start():
             of_shard.setdefault(shard, []).append(self._sessions[shard].serve(operation))
         for shard, last in self._leave_shards():
             of_shard.setdefault(shard, []).append(last)
@@ -120,11 +122,11 @@ class ShardedSession:
 
     def waits(self) -> list[Wait]:
         """The waits that are to begin now."""
-        return self._spread.waits()
+        return self._consumers.waits()
 
     def timer(self) -> float:
         """When to come back at the latest, on the session's clock; infinite if only when something happens."""
-        return min(self._spread.timer(), *[session.repair_at for session in self._sessions])
+        return min(self._consumers.timer(), *[session.repair_at for session in self._sessions])
 
     def _leave_shards(self) -> list[tuple[int, Operation[None]]]:
         """Forget shards that are no more; what to run for each."""
@@ -144,13 +146,13 @@ class ShardedSession:
 
     def close(self) -> None:
         """Fail those who wait for tasks. What `groups` returns then is the last to run."""
-        self._spread.close()
+        self._consumers.close()
         for session in self._sessions:
             session.close()
 
     def abort(self, error: Exception) -> None:
         """Fail all whose calls have not begun."""
-        self._spread.abort(renew(error))
+        self._consumers.abort(renew(error))
         for session in self._sessions:
             session.abort(error)
 

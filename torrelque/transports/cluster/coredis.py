@@ -75,7 +75,7 @@ class _Nodes(Router[TCPLocation]):
         self._primaries: tuple[TCPLocation, ...] = ()
         self._known: set[TCPLocation] = set()
         self._connections: dict[TCPLocation, Connections] = {}
-        self.doubt()
+        self.mark_stale()
 
     async def begin(self) -> None:
         """Nothing: they are read as whatever is in doubt."""
@@ -227,7 +227,7 @@ class CoredisClusterTransport(base.Transport):
                     listener.subscribe_plainly()
                 return subscriber
 
-            listener = ClusterListener(connect, self._nodes.doubt)
+            listener = ClusterListener(connect, self._nodes.mark_stale)
             yield listener
 
     def node_of(self, key: bytes) -> Hashable:
@@ -238,7 +238,7 @@ class CoredisClusterTransport(base.Transport):
 
     async def reconnect(self) -> None:
         await checkpoint()
-        self._nodes.doubt()
+        self._nodes.mark_stale()
         self._nodes.close_idle()
 
     async def aclose(self) -> None:

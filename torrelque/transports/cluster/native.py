@@ -152,7 +152,7 @@ class ClusterTransport(NativeTransport):
             except TorrelqueHandshakeError:
                 raise
             except TorrelqueConnectionError:
-                self._topology.doubt(version)
+                self._topology.mark_stale(version)
                 if not (self._open and await attempts.another() and self._open):
                     raise
                 continue
@@ -177,7 +177,7 @@ class ClusterTransport(NativeTransport):
             if redirection is not None:
                 wanted[place] = redirection
                 if redirection.code in ('MOVED', 'CLUSTERDOWN'):
-                    self._topology.doubt(version, redirection.to)
+                    self._topology.mark_stale(version, redirection.to)
         return wanted
 
     async def _ask(self, batch: Batch, wanted: dict[int, Redirection], replies: list[Reply]) -> None:
@@ -212,13 +212,13 @@ class ClusterTransport(NativeTransport):
             try:
                 reply = await self._node_at(owner).block(call, timeout)
             except TorrelqueConnectionError:
-                self._topology.doubt(version)
+                self._topology.mark_stale(version)
                 raise
             redirection = redirected(reply, owner)
             if redirection is None:
                 return reply
             if redirection.code in ('MOVED', 'CLUSTERDOWN'):
-                self._topology.doubt(version, redirection.to)
+                self._topology.mark_stale(version, redirection.to)
             if not await attempts.another():
                 return None
             # The call says itself how long it may take: begun late, it is left to end late.
@@ -237,7 +237,7 @@ class ClusterTransport(NativeTransport):
                 stack.push_async_callback(dialer.close, connection)
                 return NativeListener(connection, owner)
 
-            yield ClusterListener(connect, lambda: self._topology.doubt(version))
+            yield ClusterListener(connect, lambda: self._topology.mark_stale(version))
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
         self._usable()
@@ -274,7 +274,7 @@ class ClusterTransport(NativeTransport):
 def _slot(batch: Batch) -> int | None:
     """The slot that the batch's calls are of; None if they may go anywhere."""
     for call in batch:
-        place = call.routing_key
-        if place is not None:
-            return slot_of(place)
+        key = call.routing_key
+        if key is not None:
+            return slot_of(key)
     return None

@@ -251,7 +251,7 @@ class RedisPyClusterTransport(base.Transport):
                 stack.push_async_callback(dialer.close, connection)
                 return RedisPyListener(connection)
 
-            yield ClusterListener(connect, self._nodes.doubt)
+            yield ClusterListener(connect, self._nodes.mark_stale)
 
     def node_of(self, key: bytes) -> Hashable:
         return self._nodes.owner_of(slot_of(key))
@@ -261,7 +261,7 @@ class RedisPyClusterTransport(base.Transport):
         return await self._nodes.nodes()
 
     async def reconnect(self) -> None:
-        self._nodes.doubt()
+        self._nodes.mark_stale()
         await self._nodes.close_idle()
 
     async def aclose(self) -> None:
@@ -300,7 +300,7 @@ class RedisPyClusterTransport(base.Transport):
             line.returned()
         replies = [_value(command.result) for command in commands]
         if demoted(replies):
-            self._nodes.doubt()
+            self._nodes.mark_stale()
             await self._nodes.drop_free(node)
         return replies
 

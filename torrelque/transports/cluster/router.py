@@ -62,7 +62,7 @@ class Router(ABC, Generic[N]):
     """Sends calls to the primary that they belong to. ``N`` is what a client knows a node by."""
 
     def __init__(self) -> None:
-        self._doubtful = False
+        self._stale = False
         self._turn = self.make_lock()
         self.failed: set[N] = set()
         """Nodes that a call has failed at since what they serve was read: to be asked last."""
@@ -100,25 +100,25 @@ class Router(ABC, Generic[N]):
     def unowned(self, slot: int | None) -> TorrelqueConnectionError:
         """What to raise where no node serves a slot."""
 
-    def doubt(self, failed: N | None = None) -> None:
+    def mark_stale(self, failed: N | None = None) -> None:
         """What is known of the nodes may be wrong, ``failed`` be gone: who wants to know next reads it anew."""
-        self._doubtful = True
+        self._stale = True
         if failed is not None:
             self.failed.add(failed)
 
-    async def node_of(self, place: Arg | None) -> N:
+    async def node_of(self, key: Arg | None) -> N:
         """The primary that serves a key; None: any. Raises TorrelqueConnectionError."""
         await self.begin()
-        if self._doubtful:
+        if self._stale:
             async with self._turn:
-                if self._doubtful:  # otherwise somebody else has just done it
+                if self._stale:  # otherwise somebody else has just done it
                     await self.read()
-                    self._doubtful = False
+                    self._stale = False
                     self.failed.clear()
-        slot = None if place is None else slot_of(place)
+        slot = None if key is None else slot_of(key)
         node = self.owner_of(slot)
         if node is None:
-            self.doubt()
+            self.mark_stale()
             raise self.unowned(slot)
         return node
 
@@ -143,14 +143,14 @@ class Router(ABC, Generic[N]):
         If they belong ``together`` all are sent again where one is redirected. A
         redirection that leads nowhere in time is the reply.
         """
-        place = _place_of(batch)
+        key = _routing_key_of(batch)
         replies: list[Reply] = [None] * len(batch)
         ways: dict[int, _Way[N]] = dict.fromkeys(range(len(batch)), _Way())
         deadline = self.now() + PATIENCE
         for rounds in count(1):
             way = next(iter(ways.values()))
             chosen = _with_scripts(batch, [index for index in ways if ways[index] == way])
-            node = await self.node_of(place) if way.node is None else way.node
+            node = await self.node_of(key) if way.node is None else way.node
             answers = await self._sent(node, [batch[index] for index in chosen], send, asking=way.asking)
             at_once = rounds <= MOST_AT_ONCE
             for index, answer in zip(chosen, answers, strict=True):
@@ -180,7 +180,7 @@ class Router(ABC, Generic[N]):
                 # The call says itself how long it may take: begun late, it is left to end late.
                 reply = await send(node)
             except TorrelqueConnectionError:
-                self.doubt(node)
+                self.mark_stale(node)
                 raise
             redirection = redirected(reply)
             if redirection is None:
@@ -200,14 +200,14 @@ class Router(ABC, Generic[N]):
                 return await send(node, calls)
             replies = await send(node, [each for call in calls for each in (ASKING, call)])
         except TorrelqueConnectionError:
-            self.doubt(node)
+            self.mark_stale(node)
             raise
         return replies[1::2]
 
     def _way(self, redirection: Redirection, asked: N, *, together: bool = False) -> _Way[N]:
         """Where a call goes that was redirected."""
         if redirection.code in ('MOVED', 'CLUSTERDOWN'):
-            self.doubt()
+            self.mark_stale()
         asking = redirection.code == 'ASK'
         if not redirection.port or (asking and together):  # asked for apart from the others, one would see half
             return _Way()
@@ -222,7 +222,7 @@ class _Way(Generic[N]):
     asking: bool = False
 
 
-def _place_of(batch: Batch) -> Arg | None:
+def _routing_key_of(batch: Batch) -> Arg | None:
     """A key of the slot that the batch's calls are of; None if they may go anywhere."""
     return next((call.routing_key for call in batch if call.routing_key is not None), None)
 
@@ -244,13 +244,13 @@ class ClusterListener(base.Listener):
     """Connects at the first subscription, to the node of its channel; further ones must be of the same node.
 
     Subscribes with SSUBSCRIBE, or SUBSCRIBE where the server is too old to know
-    it. ``connect`` opens a connection, ``doubt`` is called when it turns out to
+    it. ``connect`` opens a connection, ``mark_stale`` is called when it turns out to
     be of no use any more.
     """
 
-    def __init__(self, connect: Callable[[bytes], Awaitable[Subscriber]], doubt: Callable[[], None]) -> None:
+    def __init__(self, connect: Callable[[bytes], Awaitable[Subscriber]], mark_stale: Callable[[], None]) -> None:
         self._connect = connect
-        self._doubt = doubt
+        self._mark_stale = mark_stale
         self._inner: Subscriber | None = None
         self._connected = anyio.Event()
         self._turn = anyio.Lock()
@@ -285,7 +285,7 @@ class ClusterListener(base.Listener):
             try:
                 reply = await self._inner.next()
             except TorrelqueConnectionError:
-                self._doubt()
+                self._mark_stale()
                 raise
             except TorrelqueReplyError as error:
                 await self._refused(error)
@@ -302,7 +302,7 @@ class ClusterListener(base.Listener):
                 return base.Message(channel, None)
             case [b'sunsubscribe', bytes(channel), _]:
                 if not self._leaving[channel]:
-                    self._doubt()
+                    self._mark_stale()
                     raise TorrelqueConnectionError(f'the slot of channel {channel!r} has moved to another node')
                 self._leaving -= Counter((channel,))  # which forgets those at 0
             case _:  # of UNSUBSCRIBE and PING
@@ -314,7 +314,7 @@ class ClusterListener(base.Listener):
         try:
             await self._inner.ask(self._prefix + verb, channel)
         except TorrelqueConnectionError:
-            self._doubt()
+            self._mark_stale()
             raise
         except TorrelqueReplyError as error:
             await self._refused(error)
@@ -322,7 +322,7 @@ class ClusterListener(base.Listener):
     async def _refused(self, error: TorrelqueReplyError) -> None:
         """Do something about an error that a subscription was answered with, or raise it."""
         if redirected(error) is not None:
-            self._doubt()
+            self._mark_stale()
             raise TorrelqueConnectionError(f'the channel is not to be had at this node: {error}') from error
         if UNKNOWN not in str(error):
             raise error

@@ -45,7 +45,7 @@ class Topology:
         self._owners: list[Address | None] = [None] * SLOTS
         self._known: set[Address] = set()
         self._first: Address | None = None
-        self._doubtful = True
+        self._stale = True
         self._reading = anyio.Lock()
         self.primaries: tuple[Address, ...] = ()
         self.version: int = 0
@@ -56,11 +56,11 @@ class Topology:
 
         Raises TorrelqueConnectionError if no node can say.
         """
-        if self._doubtful:
+        if self._stale:
             await self._read()
         owner = random.choice(self.primaries) if slot is None else self._owners[slot]  # noqa: S311 - no secret
         if owner is None:
-            self._doubtful = True
+            self._stale = True
             raise TorrelqueConnectionError(f'{self.primaries[0]}: no node of the cluster serves slot {slot}')
         return owner
 
@@ -68,13 +68,13 @@ class Topology:
         """The primary of a slot, as it was when the slots were read last."""
         return self._owners[slot]
 
-    def doubt(self, version: int, ask: Address | None = None) -> None:
+    def mark_stale(self, version: int, ask: Address | None = None) -> None:
         """What was read as ``version`` turned out to be wrong; the next one who wants to know reads anew.
 
         ``ask`` is a node that probably knows.
         """
         if version == self.version:
-            self._doubtful = True
+            self._stale = True
             self._first = ask or self._first
 
     async def nodes(self) -> list[Arg]:
@@ -91,7 +91,7 @@ class Topology:
 
     async def _read(self) -> None:
         async with self._reading:
-            if not self._doubtful:  # somebody else has just done it
+            if not self._stale:  # somebody else has just done it
                 return
             found = await self._ask_around()
             self._owners = [None] * SLOTS
@@ -99,7 +99,7 @@ class Topology:
                 self._owners[first : last + 1] = [nodes[0]] * (last + 1 - first)
             self.primaries = tuple(dict.fromkeys(nodes[0] for _, _, nodes in found))
             self._known = {node for _, _, nodes in found for node in nodes}
-            self._doubtful = False
+            self._stale = False
             self._first = None
             self.version += 1
             await self._on_change()

@@ -9,7 +9,7 @@ from torrelque.core.protocol import Reply
 from torrelque.transports.memory.claims import set_aside
 from torrelque.transports.memory.prelude import GRACE, HORIZON, LANE_TTL, PENDING, Run, State, stamp
 
-__all__ = ('inspect', 'is_drained', 'mend')
+__all__ = ('inspect', 'is_drained', 'repair')
 
 PLACES = (
     'pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'tasks', 'wake', 'counters', 'epoch', 'rejected',
@@ -54,7 +54,7 @@ def _facts(run: Run, task_id: bytes, *, deep: bool) -> Reply:
     ]
 
 
-def mend(run: Run) -> Reply:
+def repair(run: Run) -> Reply:
     """Repair one thing that an audit found, if it is still so."""
     run.check_features()
     run.look()

@@ -480,7 +480,7 @@ VERBS: Mapping[str, Command] = MappingProxyType(
         'stats': stats,
         'page': page,
         'inspect': auditing.inspect,
-        'mend': auditing.mend,
+        'repair': auditing.repair,
         'erase': deleting.erase,
         'wipe': deleting.wipe,
         'survey': shards.survey,
