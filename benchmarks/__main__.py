@@ -21,6 +21,7 @@ import argparse
 import json
 import os
 import platform
+import subprocess
 import sys
 import textwrap
 import time
@@ -29,8 +30,20 @@ from typing import Any
 
 from benchmarks import profiling, report
 from benchmarks.compare import QUICK_SECONDS, SECONDS, compare
-from benchmarks.environments import FOLDER
-from benchmarks.plan import DEPTH_ROWS, FULL, QUICK, QUICK_ROUNDS, ROUNDS, TABLE_ROWS, VARIANTS, is_chosen, steps
+from benchmarks.environments import FOLDER, ROOT
+from benchmarks.plan import (
+    DEPTH_ROWS,
+    FULL,
+    PIP,
+    QUICK,
+    QUICK_ROUNDS,
+    ROUNDS,
+    TABLE_ROWS,
+    VARIANTS,
+    Variant,
+    is_chosen,
+    steps,
+)
 from benchmarks.publishing import PAGES, publish
 from benchmarks.running import Runner
 
@@ -98,7 +111,9 @@ def _compare(options: argparse.Namespace) -> None:
     variants = [
         variant
         for variant in VARIANTS
-        if variant.system == 'current' and is_chosen(variant, options.systems or ['current/native/uvloop'])
+        if variant.system == 'current'
+        and is_chosen(variant, options.systems or ['current/native/uvloop'])
+        and (variant.server == PIP or str(variant) in options.systems)
     ]
     seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
     for line in compare(options.compare, options.other, rows, variants, seconds):
@@ -121,12 +136,14 @@ def _run(options: argparse.Namespace) -> None:
         earlier = json.loads(options.results.read_text())
         anew = {(step.row, str(step.variant)) for step in plan}
         measured = [entry for entry in earlier['measured'] if (entry['row'], _subject(entry)) not in anew]
-        runner.versions = earlier['versions']
+        runner.versions, runner.builds = earlier['versions'], earlier['builds']
     begin = time.monotonic()
     for number, step in enumerate(plan, 1):
         entry = runner.run(step)
         if entry is None:
             continue
+        if 'latencies_ms' in entry:
+            entry['latencies_ms'] = [report.quantile(entry['latencies_ms'], part / 100) for part in range(101)]
         measured.append(entry)
         minutes = (time.monotonic() - begin) / 60
         print(f'{minutes:5.1f} min {number}/{len(plan)} {step.row} {step.variant} {_brief(entry)}', file=sys.stderr)
@@ -134,7 +151,11 @@ def _run(options: argparse.Namespace) -> None:
         options.results.write_text(
             json.dumps(
                 {
+                    'machine': _machine(),
                     'cores': os.cpu_count(),
+                    'date': time.strftime('%Y-%m-%d', time.gmtime()),
+                    'revision': _revision(),
+                    'builds': runner.builds,
                     'python': platform.python_version(),
                     'versions': runner.versions,
                     'settings': settings,
@@ -145,8 +166,27 @@ def _run(options: argparse.Namespace) -> None:
     print(report.tables(json.loads(options.results.read_text())))
 
 
+def _machine() -> str:
+    """The processor, its cores, and the system."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        lines = []
+    model = next(
+        (line.partition(':')[2].strip() for line in lines if line.startswith('model name')), platform.machine()
+    )
+    return f'{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}'
+
+
+def _revision() -> str:
+    done = subprocess.run(
+        ['git', 'describe', '--always', '--dirty'], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or 'unknown'
+
+
 def _subject(entry: dict[str, Any]) -> str:
-    return f'{entry["system"]}/{entry["client"]}/{entry["loop"]}'
+    return str(Variant(entry['system'], entry['client'], entry['loop'], (), server=entry['server']))
 
 
 def _brief(entry: dict[str, Any]) -> str:

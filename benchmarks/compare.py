@@ -2,7 +2,7 @@
 
 Both revisions run in this environment, each in a process of its own with a server of its own, and take turns of about
 half a second. So whatever else the machine does disturbs both alike. The ratio is the median of the ratios within
-each turn.
+each turn. Raw commands (see `systems.use_raw`) take turns, too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.environments import FOLDER, ROOT
-from benchmarks.plan import FULL, Variant
+from benchmarks.plan import FULL, RAW_ROWS, Variant
 from benchmarks.report import THROUGHPUT, Entry, Value, client_us, held, p50, server_us
 from benchmarks.running import Subject
 
@@ -83,34 +83,34 @@ def compare(
     with ExitStack() as stack:
         libraries = [stack.enter_context(exported(revision))]
         libraries.append(ROOT if other is None else stack.enter_context(exported(other)))
-        yield f'| row | client | | {revision} | {other or "working tree"} | ratio | with {1 - DOUBT:.0%} confidence |'
-        yield '|---|---|---|--:|--:|--:|--:|'
+        names = f'{revision} | {other or "working tree"}'
+        yield f'| row | client | | {names} | ratio | with {1 - DOUBT:.0%} confidence | x raw |'
+        yield '|---|---|---|--:|--:|--:|--:|--:|'
         for row in rows:
             for variant in variants:
                 yield from _compare_row(row, variant, libraries, seconds)
 
 
 def _compare_row(row: str, variant: Variant, libraries: Sequence[Path], seconds: float) -> Iterator[str]:
-    found: list[list[Entry]] = [[] for _ in libraries]
     with ExitStack() as stack:
         subjects = [stack.enter_context(Subject(variant, row, SETTINGS, library)) for library in libraries]
+        if row in RAW_ROWS:
+            raw = Variant('raw', 'streams', variant.loop, RAW_ROWS)
+            subjects.append(stack.enter_context(Subject(raw, row, SETTINGS)))
+        found: list[list[Entry]] = [[] for _ in subjects]
         end = time.monotonic() + seconds
-        order = [0, 1]
+        order = list(range(len(subjects)))
         while time.monotonic() < end or len(found[0]) < LEAST:
             for number in order:
                 found[number].append(subjects[number].measure()['result'])
             order.reverse()
     for name, value in COLUMNS.get(row, THROUGHPUT):
-        before, after = ([value(entry) for entry in entries] for entries in found)
+        before, after, *raws = ([value(entry) for entry in entries] for entries in found)
         ratios = sorted(new / old for old, new in zip(before, after, strict=True) if old)
         if ratios:
-            low, high = interval(ratios)
-            cells = [
-                f'{median(before):,.4g}',
-                f'{median(after):,.4g}',
-                f'{median(ratios):.3f} x',
-                f'{low:.3f} - {high:.3f}',
-            ]
+            cells = [f'{median(before):,.4g}', f'{median(after):,.4g}', f'{median(ratios):.3f} x']
+            cells.append(' - '.join(f'{bound:.3f}' for bound in interval(ratios)))
+            cells += [f'{median(new / old for old, new in zip(each, after, strict=True)):.2f} x' for each in raws]
             yield f'| {row} | {variant.client}/{variant.loop} | {name} | {" | ".join(cells)} |'
 
 

@@ -47,6 +47,12 @@ class ServerInfo:
         info = self.read('cpu')
         return float(info['used_cpu_user']) + float(info['used_cpu_sys'])
 
+    def build(self) -> str:
+        """Name and version of the server, and what it was built with."""
+        info = self.read('server') | self.read('memory')
+        name = f'Valkey {info["valkey_version"]}' if 'valkey_version' in info else f'Redis {info["redis_version"]}'
+        return f'{name}, allocator {info["mem_allocator"]}, gcc {info["gcc_version"]}'
+
     def used_memory(self) -> int:
         """Bytes that the server has allocated."""
         return int(self.read('memory')['used_memory'])

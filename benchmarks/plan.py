@@ -19,28 +19,32 @@ TABLE_ROWS = (
 )
 DEPTH_ROWS = ('depth-pending', 'depth-delayed')
 PEER_ROWS = ('enqueue-single', 'work-off', 'hand-off')
+LIFECYCLE_ROWS = ('lifecycle-single', 'lifecycle-lone', 'lifecycle-100')
+RAW_ROWS = ('enqueue-single', 'enqueue-100', 'work-off', *LIFECYCLE_ROWS, 'hand-off')
+
+PIP, DISTRIBUTION = 'valkey-9.1', 'redis-7.0'
+"""The server that pip installs, built with libc's allocator, and a distribution's, built with jemalloc."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A system on a client and an event loop."""
+    """A system on a client, an event loop and a server."""
 
     system: str
     client: str
     loop: str
     rows: tuple[str, ...]
     quick: bool = False
+    server: str = PIP
 
     def __str__(self) -> str:
-        return f'{self.system}/{self.client}/{self.loop}'
+        return '/'.join((self.system, self.client, self.loop, *((self.server,) if self.server != PIP else ())))
 
-
-REFERENCE = Variant('published', 'redis_py', 'uvloop', TABLE_ROWS, quick=True)
-"""What ratios are taken against: 0.9 on uvloop."""
 
 VARIANTS = (
     Variant('current', 'native', 'uvloop', TABLE_ROWS + DEPTH_ROWS, quick=True),
-    REFERENCE,
+    Variant('raw', 'streams', 'uvloop', RAW_ROWS + DEPTH_ROWS, quick=True),
+    Variant('published', 'redis_py', 'uvloop', TABLE_ROWS, quick=True),
     Variant('current', 'redis_py', 'uvloop', TABLE_ROWS, quick=True),
     Variant('current', 'coredis', 'uvloop', TABLE_ROWS, quick=True),
     Variant('current', 'native', 'asyncio', TABLE_ROWS),
@@ -48,7 +52,12 @@ VARIANTS = (
     Variant('current', 'redis_py', 'asyncio', TABLE_ROWS),
     Variant('current', 'coredis', 'asyncio', TABLE_ROWS),
     Variant('current', 'coredis', 'trio', TABLE_ROWS),
+    Variant('raw', 'streams', 'asyncio', ('hand-off',)),
+    Variant('raw', 'streams', 'trio', ('hand-off',)),
     Variant('published', 'redis_py', 'asyncio', TABLE_ROWS),
+    Variant('current', 'native', 'uvloop', RAW_ROWS, server=DISTRIBUTION),
+    Variant('raw', 'streams', 'uvloop', RAW_ROWS, server=DISTRIBUTION),
+    Variant('published', 'redis_py', 'uvloop', RAW_ROWS, server=DISTRIBUTION),
     Variant('streaq', 'coredis', 'uvloop', PEER_ROWS),
     Variant('saq', 'redis_py', 'uvloop', PEER_ROWS),
     Variant('taskiq', 'redis_py', 'uvloop', PEER_ROWS),

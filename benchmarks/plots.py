@@ -20,21 +20,21 @@ import matplotlib as mpl
 mpl.use('Agg')
 from matplotlib import pyplot as plt
 
-from benchmarks.plan import DEPTH_ROWS
+from benchmarks.plan import DEPTH_ROWS, PIP
 from benchmarks.report import TITLES, Results, Subject, grouped, named, quantile, rate, server_us
 
 SPEED_ROWS = ('enqueue-single', 'enqueue-100', 'work-off', 'lifecycle-single', 'lifecycle-100', 'floor')
 CURVE_POINTS = 200
-COLOURS = {'current': 'tab:blue', 'published': 'tab:red'}
+COLOURS = {'current': 'tab:blue', 'published': 'tab:red', 'raw': 'black'}
 PEERS = {'arq': 'olive', 'bullmq': 'orange', 'dramatiq': 'pink', 'saq': 'green', 'streaq': 'purple', 'taskiq': 'brown'}
-STYLES = {'native': '-', 'redis_py': '--', 'coredis': ':'}
+STYLES = {'native': '-', 'streams': '-', 'redis_py': '--', 'coredis': ':'}
 
 
 def throughput(results: Results) -> Any:  # noqa: ANN401 - untyped where types are checked
     """Bars: medians, with lines from the least to the greatest."""
     figure, panels = plt.subplots(3, 2, figsize=(11, 12), layout='constrained')
     for row, panel in zip(SPEED_ROWS, panels.flat, strict=True):
-        groups = grouped(results, row)
+        groups = {subject: entries for subject, entries in grouped(results, row).items() if subject.server == PIP}
         if not groups:
             panel.set_axis_off()
             continue
@@ -44,7 +44,7 @@ def throughput(results: Results) -> Any:  # noqa: ANN401 - untyped where types a
             [middle - min(rates) for middle, rates in zip(middles, values, strict=True)],
             [max(rates) - middle for middle, rates in zip(middles, values, strict=True)],
         ]
-        colours = [COLOURS.get(system, 'tab:gray') for system, _, _ in groups]
+        colours = [COLOURS.get(subject.system, 'tab:gray') for subject in groups]
         panel.barh([_label(subject) for subject in groups], middles, xerr=spread, color=colours, ecolor='black')
         panel.invert_yaxis()
         panel.tick_params(labelsize=8)
@@ -67,17 +67,17 @@ def depth(results: Results) -> Any:  # noqa: ANN401 - as above
     """Server CPU of a lifecycle beside more and more tasks."""
     figure, panel = plt.subplots(figsize=(8, 5), layout='constrained')
     for row in DEPTH_ROWS:
-        found: dict[int, list[float]] = {}
-        for entries in grouped(results, row).values():
+        for subject, entries in grouped(results, row).items():
+            found: dict[int, list[float]] = {}
             for entry in entries:
                 for point in entry['points']:
                     found.setdefault(point['depth'], []).append(server_us(point))
-        depths = sorted(found)
-        middles = [median(found[depth]) for depth in depths]
-        below = [median(found[depth]) - min(found[depth]) for depth in depths]
-        above = [max(found[depth]) - median(found[depth]) for depth in depths]
-        label = f'{row.partition("_")[2]} tasks'
-        panel.errorbar(depths, middles, yerr=[below, above], marker='o', capsize=4, label=label)
+            depths = sorted(found)
+            middles = [median(found[depth]) for depth in depths]
+            below = [median(found[depth]) - min(found[depth]) for depth in depths]
+            above = [max(found[depth]) - median(found[depth]) for depth in depths]
+            label = f'{named(subject)[0]}, {row.partition("-")[2]} tasks'
+            panel.errorbar(depths, middles, yerr=[below, above], marker='o', capsize=4, label=label)
     panel.set_xscale('log')
     panel.set_ylim(bottom=0)
     panel.set_xlabel('tasks in the queue')
@@ -90,14 +90,14 @@ def depth(results: Results) -> Any:  # noqa: ANN401 - as above
 def _curves(results: Results, row: str, label: str) -> Any:  # noqa: ANN401 - as above
     figure, panel = plt.subplots(figsize=(9, 5.5), layout='constrained')
     for subject, entries in grouped(results, row).items():
-        if subject[2] == 'asyncio' and subject[0] in COLOURS:
+        if subject.server != PIP or (subject.loop == 'asyncio' and subject.system in COLOURS):
             continue  # as uvloop, a little later: the table has it
         pooled = sorted(value for entry in entries for value in entry['latencies_ms'])
         parts = [number / CURVE_POINTS for number in range(CURVE_POINTS + 1)]
-        style = STYLES.get(subject[1], '-') if subject[0] in COLOURS else '-.'
-        colour = COLOURS.get(subject[0]) or f'tab:{PEERS[subject[0]]}'
-        if subject[2] == 'trio':
-            colour = 'tab:cyan'
+        style = STYLES.get(subject.client, '-') if subject.system in COLOURS else '-.'
+        colour = COLOURS.get(subject.system) or f'tab:{PEERS[subject.system]}'
+        if subject.loop == 'trio':
+            colour = 'tab:gray' if subject.system == 'raw' else 'tab:cyan'
         panel.plot([quantile(pooled, part) for part in parts], parts, style, color=colour, label=_label(subject))
     panel.set_xscale('log')
     panel.set_xlabel(label)

@@ -1,4 +1,4 @@
-"""Puts results into the documentation: the tables, and the plots."""
+"""Puts results into the documentation: the figures, the tables made of them, and the plots."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ BOOT = f'import sys; sys.path.append({str(ROOT)!r}); from benchmarks import plot
 
 
 def publish(results: Path, pages: Path = PAGES) -> None:
-    """Write the tables and plots of a results file into a folder. Raises UnavailableError without matplotlib."""
+    """Write results, and the tables and plots of them, into a folder. Raises UnavailableError if it cannot plot."""
     pages.mkdir(parents=True, exist_ok=True)
-    (pages / 'table.md').write_text(report.tables(json.loads(results.read_text())))
+    text = results.read_text()
+    (pages / 'results.json').write_text(text)
+    (pages / 'expectations.md').write_text(report.expectations(json.loads(text)))
+    (pages / 'table.md').write_text(report.tables(json.loads(text)))
     FOLDER.mkdir(exist_ok=True)
     environment = ENVIRONMENTS['plots']
     environment.make()

@@ -1,29 +1,44 @@
-"""Makes tables of results: medians, the least and the greatest, ratios against 0.9 in the same round."""
+"""Makes tables of results: medians, the least and the greatest, and ratios within the same round.
+
+Ratios are taken to 0.9 and to raw commands: the same work without the library, on the same server (see
+`systems.use_raw`), and for a hand-off on the same event loop, pipelined.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from benchmarks.plan import DEPTH_ROWS, REFERENCE, TABLE_ROWS
+from benchmarks.plan import DEPTH_ROWS, DISTRIBUTION, PIP, RAW_ROWS, TABLE_ROWS
 
 Entry: TypeAlias = dict[str, Any]
 Results: TypeAlias = Mapping[str, Any]
 Value: TypeAlias = Callable[[Entry], float]
-Subject: TypeAlias = tuple[str, str, str]
-"""System, client, event loop."""
+
+
+class Subject(NamedTuple):
+    """What was measured."""
+
+    system: str
+    client: str
+    loop: str
+    server: str = PIP
+
+
+Groups: TypeAlias = Mapping[Subject, list[Entry]]
 
 NAMES = {
     'current': 'Torrelque',
     'published': 'Torrelque 0.9',
+    'raw': 'raw commands',
     'redis_py': 'redis-py',
     'streaq': 'streaQ',
     'saq': 'SAQ',
     'dramatiq': 'Dramatiq',
     'bullmq': 'BullMQ',
 }
-ORDER = ('current', 'published')
+ORDER = ('current', 'published', 'raw')
 TITLES = {
     'floor': 'Floor: EVALSHA of a script that does nothing, 50 callers',
     'enqueue-single': 'Enqueue, single calls by 50 callers',
@@ -80,28 +95,77 @@ THROUGHPUT: tuple[tuple[str, Value], ...] = (
     ('server CPU, µs a task', server_us),
 )
 
-COMPARED = frozenset({rate, client_us, p50, held})
-
-GOALS: tuple[tuple[str, str, Value, str], ...] = (
-    ('enqueue-single', 'enqueue, single calls, tasks/s', rate, '6 x'),
-    ('enqueue-100', 'enqueue, 100 a call, tasks/s', rate, '5 x'),
-    ('work-off', 'work off, with acknowledgement, tasks/s', rate, '5 x'),
-    ('lifecycle-single', 'enqueue, dequeue, release, single calls, tasks/s', rate, '5 x'),
-    ('lifecycle-100', 'the same, 100 a call, tasks/s', rate, '6 x'),
-    ('hand-off', 'idle worker: enqueue call to handler, p50, ms', p50, '0.6 x'),
-    ('hand-off', 'the same, p99, ms', p99, 'no worse'),
-    ('delayed', 'delayed task: start after due, p99, ms', p99, '5 ms'),
-    ('memory', 'server memory a pending task, bytes', held, 'no more'),
-    ('enqueue-single', 'client CPU an enqueueing, single calls, µs', client_us, ''),
-    ('work-off', 'client CPU a task worked off, µs', client_us, ''),
-    ('lifecycle-single', 'client CPU a lifecycle, single calls, µs', client_us, ''),
-    ('lifecycle-single', 'server CPU a lifecycle, single calls, µs', server_us, '18 µs'),
-    ('lifecycle-100', 'the same, 100 a call, µs', server_us, '13 µs'),
+AGAINST_OLD: tuple[tuple[str, Value], ...] = (
+    ('tasks/s', rate),
+    ('client CPU', client_us),
+    ('p50', p50),
+    ('bytes a task', held),
 )
-"""What is to be reached on the native transport and uvloop, as a ratio to 0.9 or as a value."""
+AGAINST_RAW: tuple[tuple[str, Value], ...] = (('server CPU', server_us), ('p50', p50))
+"""Which columns are compared with 0.9, and which with raw commands."""
 
-FIRST: Subject = ('current', 'native', 'uvloop')
-SECOND: Subject = (REFERENCE.system, REFERENCE.client, REFERENCE.loop)
+
+class Goal(NamedTuple):
+    """A ratio to reach: at most so much, or at least."""
+
+    row: str
+    title: str
+    value: Value
+    subject: Subject
+    reference: str
+    limit: float
+    at_least: bool = False
+
+
+UVLOOP = Subject('current', 'native', 'uvloop')
+REDIS_PY = Subject('current', 'redis_py', 'uvloop')
+
+
+CPU_ROWS = (
+    ('enqueue-single', 'enqueue, single calls'),
+    ('enqueue-100', 'enqueue, 100 a call'),
+    ('work-off', 'work off'),
+    ('lifecycle-single', 'lifecycle, single calls'),
+    ('lifecycle-100', 'lifecycle, 100 a call'),
+)
+GOALS = (
+    Goal('hand-off', 'hand-off p50', p50, UVLOOP, 'published', 0.55),
+    Goal('hand-off', 'hand-off p99', p99, UVLOOP, 'published', 1.0),
+    Goal('hand-off', 'hand-off p50', p50, UVLOOP, 'raw', 2.7),
+    Goal('hand-off', 'hand-off p50, asyncio', p50, UVLOOP._replace(loop='asyncio'), 'raw', 2.0),
+    Goal('hand-off', 'hand-off p50, Trio', p50, UVLOOP._replace(loop='trio'), 'raw', 3.0),
+    Goal('hand-off', 'hand-off p50, redis-py', p50, REDIS_PY, 'raw', 2.7),
+    Goal('hand-off', 'hand-off p50, redis-py, asyncio', p50, REDIS_PY._replace(loop='asyncio'), 'raw', 2.0),
+    Goal('lifecycle-100', 'server CPU, lifecycle, 100 a call', server_us, UVLOOP, 'raw', 1.45),
+    Goal('lifecycle-single', 'server CPU, lifecycle, single calls by 50 callers', server_us, UVLOOP, 'raw', 1.6),
+    Goal('lifecycle-lone', 'server CPU, lifecycle, single calls by one caller', server_us, UVLOOP, 'raw', 4.2),
+    Goal('enqueue-single', 'rate, enqueue, single calls', rate, UVLOOP, 'published', 10, at_least=True),
+    Goal('enqueue-100', 'rate, enqueue, 100 a call', rate, UVLOOP, 'published', 12, at_least=True),
+    Goal('lifecycle-single', 'rate, lifecycle, single calls', rate, UVLOOP, 'published', 7, at_least=True),
+    Goal('lifecycle-100', 'rate, lifecycle, 100 a call', rate, UVLOOP, 'published', 6, at_least=True),
+    Goal('work-off', 'rate, work off', rate, UVLOOP, 'published', 7, at_least=True),
+    Goal('memory', 'server memory, pending task', held, UVLOOP, 'published', 1.0),
+    *(Goal(row, f'client CPU, {name}, redis-py', client_us, REDIS_PY, 'native', 1.15) for row, name in CPU_ROWS),
+)
+"""What is to be reached, as a ratio to 0.9, to raw commands, or to the native client, all on the same event loop."""
+
+REFERENCES = {
+    'published': Subject('published', 'redis_py', 'uvloop'),
+    'raw': Subject('raw', 'streams', 'uvloop'),
+    'native': UVLOOP,
+}
+
+EXPECTED: tuple[tuple[str, str, Value], ...] = (
+    ('enqueue-single', 'enqueue, single calls, tasks/s', rate),
+    ('enqueue-100', 'enqueue, 100 tasks a call, tasks/s', rate),
+    ('work-off', 'work off a backlog, with acknowledgement, tasks/s', rate),
+    ('lifecycle-single', 'enqueue, dequeue and release, single calls, tasks/s', rate),
+    ('lifecycle-100', 'the same, 100 tasks a call, tasks/s', rate),
+    ('hand-off', 'idle worker, from the enqueue call to the handler, p50, ms', p50),
+    ('hand-off', 'the same, p99, ms', p99),
+    ('delayed', 'delayed task, start after due, p99, ms', p99),
+    ('memory', 'server memory for a pending task, bytes', held),
+)
 
 
 def grouped(results: Results, row: str) -> dict[Subject, list[Entry]]:
@@ -109,20 +173,38 @@ def grouped(results: Results, row: str) -> dict[Subject, list[Entry]]:
     groups: dict[Subject, list[Entry]] = {}
     for entry in results['measured']:
         if entry['row'] == row and 'error' not in entry:
-            groups.setdefault((entry['system'], entry['client'], entry['loop']), []).append(entry)
+            subject = Subject(entry['system'], entry['client'], entry['loop'], entry.get('server', PIP))
+            groups.setdefault(subject, []).append(entry)
     return dict(sorted(groups.items(), key=lambda item: _rank(item[0])))
 
 
 def named(subject: Subject) -> tuple[str, str, str]:
-    system, client, loop = subject
-    return NAMES.get(system, system), NAMES.get(client, client), loop
+    """Return the names of the system, its client and its event loop for readers."""
+    return NAMES.get(subject.system, subject.system), NAMES.get(subject.client, subject.client), subject.loop
+
+
+def expectations(results: Results) -> str:
+    """The figures that users may expect, as Markdown."""
+    subjects = {
+        'native client': UVLOOP,
+        'redis-py': REDIS_PY,
+        'coredis': Subject('current', 'coredis', 'uvloop'),
+        'Torrelque 0.9': REFERENCES['published'],
+    }
+    lines = [f'| | {" | ".join(subjects)} |', '|---|' + '--:|' * len(subjects)]
+    for row, title, value in EXPECTED:
+        groups = grouped(results, row)
+        cells = [_middle(groups.get(subject, []), value) for subject in subjects.values()]
+        lines.append(f'| {title} | {" | ".join(cells)} |')
+    return '\n'.join(lines) + '\n'
 
 
 def tables(results: Results) -> str:
     """All that was measured, as Markdown: where it was, what was to be reached, each row."""
     parts = [_circumstances(results), _goals(results)]
-    parts += [_table(row, results) for row in TABLE_ROWS]
+    parts += [_table(row, results, PIP) for row in TABLE_ROWS]
     parts += [_depth(row, results) for row in DEPTH_ROWS]
+    parts += [_table(row, results, DISTRIBUTION) for row in RAW_ROWS]
     parts.append(_failures(results))
     return '\n\n'.join(filter(None, parts)) + '\n'
 
@@ -134,73 +216,92 @@ def _circumstances(results: Results) -> str:
     for name, version in sorted(results['versions'].items()):
         system, package = name.split()
         used.setdefault(NAMES.get(system) or system, []).append(f'{package} {version}')
-    versions = '\n'.join(f'- {system}: {", ".join(packages)}' for system, packages in used.items())
     rounds = 1 + max((entry['round'] for entry in results['measured']), default=0)
-    text = f'{results["cores"]} cores, Python {results["python"]}, rounds: {rounds}.'
+    text = f'{results["machine"]}, Python {results["python"]}, {results["date"]}, revision {results["revision"]}, '
+    text += f'rounds: {rounds}.'
     if loads := [entry['load'] for entry in results['measured'] if 'load' in entry]:
         text += f' Load average before a measurement: {_spread(loads)}.'
         if median(loads) > results['cores']:
-            text += ' The machine was busy with other things: compare CPU, which depends little on that, not rates.'
-    return f'{text}\n\n{versions}'
+            text += ' The machine was busy with other things: compare ratios and CPU, which depend little on that.'
+    lines = [f'- server {name}: {build}' for name, build in results['builds'].items()]
+    lines += [f'- {system}: {", ".join(packages)}' for system, packages in used.items()]
+    return '\n'.join((text, '', *lines))
 
 
 def _goals(results: Results) -> str:
     lines = []
-    for row, title, value, goal in GOALS:
-        groups = grouped(results, row)
-        if FIRST not in groups or SECOND not in groups:
+    for goal in GOALS:
+        groups = grouped(results, goal.row)
+        ours, theirs = groups.get(goal.subject), _reference(goal.reference, goal.subject, groups)
+        if not ours or not theirs:
             continue
-        ours, theirs = groups.pop(FIRST), groups.pop(SECOND)
-        ratio = _ratio(ours, theirs, value)
-        cells = [title, *(_text(median(value(entry) for entry in entries)) for entries in (theirs, ours)), ratio, goal]
-        lines.append(f'| {" | ".join(cells)} |')
+        reached = ratio(ours, theirs, goal.value)
+        good = reached >= goal.limit if goal.at_least else reached <= goal.limit
+        cells = [goal.title, _middle(ours, goal.value), _middle(theirs, goal.value), _as_ratio(reached)]
+        cells += [f'{"at least" if goal.at_least else "at most"} {goal.limit:g} x', 'yes' if good else 'no']
+        lines.append(f'| {NAMES.get(goal.reference, "native client")} | {" | ".join(cells)} |')
     if not lines:
         return ''
-    head = '### Native transport on uvloop beside 0.9\n\n| | 0.9 | Torrelque | ratio | goal |\n|---|--:|--:|--:|--:|\n'
-    return head + '\n'.join(lines)
+    heads = ('beside', '', 'Torrelque', 'beside it', 'ratio', 'goal', 'reached')
+    return f'### Goals\n\n| {" | ".join(heads)} |\n|---|---|--:|--:|--:|--:|---|\n' + '\n'.join(lines)
 
 
-def _table(row: str, results: Results) -> str:
-    groups = grouped(results, row)
+def _table(row: str, results: Results, server: str) -> str:
+    groups = {subject: entries for subject, entries in grouped(results, row).items() if subject.server == server}
     if not groups:
         return ''
     columns = COLUMNS.get(row, THROUGHPUT)
-    reference = groups.get(SECOND, [])
-    compared = [column for column in columns if column[1] in COMPARED]
-    names = [name for name, _ in columns] + [f'{name.partition(",")[0]} against 0.9' for name, _ in compared]
+    shown = {value for _, value in columns}
+    ratios = [(f'{name}, x 0.9', value, 'published') for name, value in AGAINST_OLD if value in shown]
+    if row in RAW_ROWS:
+        pipelined = ' pipelined' if row == 'hand-off' else ''
+        ratios += [(f'{name}, x raw{pipelined}', value, 'raw') for name, value in AGAINST_RAW if value in shown]
+    names = [name for name, _ in columns] + [name for name, _, _ in ratios]
+    on = '' if server == PIP else f', on {server}'
     lines = [
-        f'### {TITLES[row]}',
+        f'### {TITLES[row]}{on}',
         '',
         f'| | client | loop | {" | ".join(names)} |',
         '|---|---|---|' + '--:|' * len(names),
     ]
     for subject, entries in groups.items():
         cells = [*named(subject), *(_spread([value(entry) for entry in entries]) for _, value in columns)]
-        cells += [_ratio(entries, reference, value) for _, value in compared]
+        for _, value, reference in ratios:
+            other = _reference(reference, subject, groups)
+            cells.append(_as_ratio(ratio(entries, other, value)) if other else '')
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 
 
 def _depth(row: str, results: Results) -> str:
-    points: dict[int, list[Entry]] = {}
-    for entries in grouped(results, row).values():
-        for entry in entries:
-            for point in entry['points']:
-                points.setdefault(point['depth'], []).append(point)
-    if not points:
+    """Server CPU by depth, beside that of raw commands at the same depth: no code can help the processor's caches."""
+    groups = grouped(results, row)
+    ours, raw = (_by_depth(groups.get(subject, [])) for subject in (UVLOOP, REFERENCES['raw']))
+    if not ours:
         return ''
-    least = median(server_us(point) for point in points[min(points)])
     lines = [
         f'### {TITLES[row]}',
         '',
-        '| tasks | server CPU, µs | against the first | lifecycles/s |',
-        '|--:|--:|--:|--:|',
+        '| tasks | server CPU, µs | raw commands, µs | x raw | lifecycles/s |',
+        '|--:|--:|--:|--:|--:|',
     ]
-    for depth, found in sorted(points.items()):
-        cost = [server_us(point) for point in found]
-        speed = _spread([rate(point) for point in found])
-        lines.append(f'| {depth:,} | {_spread(cost)} | {median(cost) / least:.2f} x | {speed} |')
+    for depth, found in sorted(ours.items()):
+        beside = raw.get(depth, [])
+        cells = [
+            _spread([value(point) for point in points]) if points else ''
+            for value, points in ((server_us, found), (server_us, beside))
+        ]
+        cells.append(_as_ratio(ratio(found, beside, server_us)) if beside else '')
+        lines.append(f'| {depth:,} | {" | ".join(cells)} | {_spread([rate(point) for point in found])} |')
     return '\n'.join(lines)
+
+
+def _by_depth(entries: list[Entry]) -> dict[int, list[Entry]]:
+    points: dict[int, list[Entry]] = {}
+    for entry in entries:
+        for point in entry['points']:
+            points.setdefault(point['depth'], []).append({**point, 'round': entry['round']})
+    return points
 
 
 def _failures(results: Results) -> str:
@@ -212,17 +313,31 @@ def _failures(results: Results) -> str:
 
 
 def _rank(subject: Subject) -> tuple[int, Subject]:
-    return ORDER.index(subject[0]) if subject[0] in ORDER else len(ORDER), subject
+    return ORDER.index(subject.system) if subject.system in ORDER else len(ORDER), subject
 
 
-def _ratio(entries: list[Entry], reference: list[Entry], value: Value) -> str:
-    """The median of each round's ratio; where 0.9 was measured in one round only, that one is taken for all."""
+def _reference(name: str, subject: Subject, groups: Groups) -> list[Entry]:
+    """What a subject is compared with: 0.9 on uvloop; anything else on its own event loop, if it was measured there."""
+    reference = REFERENCES[name]._replace(server=subject.server)
+    if name != 'published' and (same := groups.get(reference._replace(loop=subject.loop))):
+        return same
+    return groups.get(reference, [])
+
+
+def ratio(entries: list[Entry], reference: list[Entry], value: Value) -> float:
+    """The median of each round's ratio; where the reference was measured in one round only, that one counts for all."""
     by_round = {entry['round']: value(entry) for entry in reference}
-    if not by_round:
-        return ''
     other = median(by_round.values())
-    ratio = median(value(entry) / by_round.get(entry['round'], other) for entry in entries)
-    return f'{ratio:.2f} x' if ratio >= 0.01 else f'{ratio:.1g} x'
+    return median(value(entry) / by_round.get(entry['round'], other) for entry in entries)
+
+
+def _as_ratio(value: float) -> str:
+    """A ratio that can be read: not 9e-05 x, but 1/11,000."""
+    return f'{value:.2f} x' if value >= 0.1 else f'1/{1 / value:,.0f}'
+
+
+def _middle(entries: list[Entry], value: Value) -> str:
+    return _text(median(value(entry) for entry in entries)) if entries else ''
 
 
 def _spread(values: list[float]) -> str:

@@ -73,6 +73,8 @@ async def floor(system: System, meter: Meter, settings: Settings) -> Result:
 
 
 async def enqueue(system: System, meter: Meter, settings: Settings) -> Result:
+    if system.merges:
+        return await _enqueue_many(system, meter, settings, CALLERS, 1)
     task = make_payload()
 
     async def call() -> int:
@@ -83,43 +85,51 @@ async def enqueue(system: System, meter: Meter, settings: Settings) -> Result:
 
 
 async def enqueue_100(system: System, meter: Meter, settings: Settings) -> Result:
-    tasks = [make_payload()] * BULK
+    return await _enqueue_many(system, meter, settings, BULK, BULK_CALLERS)
+
+
+async def _enqueue_many(system: System, meter: Meter, settings: Settings, count: int, callers: int) -> Result:
+    tasks = [make_payload()] * count
 
     async def call() -> int:
         await system.enqueue_many(tasks)
-        return BULK
+        return count
 
-    return await _call_for(settings, call, meter, BULK_CALLERS)
+    return await _call_for(settings, call, meter, callers)
 
 
 async def lifecycle(system: System, meter: Meter, settings: Settings) -> Result:
-    task = make_payload()
-
-    async def call() -> int:
-        await system.lifecycle(task)
-        return 1
-
-    return await _call_for(settings, call, meter)
+    if system.merges:
+        return await _lifecycle_many(system, meter, settings, CALLERS, 1)
+    return await _lifecycle(system, meter, settings, CALLERS)
 
 
 async def lifecycle_lone(system: System, meter: Meter, settings: Settings) -> Result:
     """One caller: no other call to merge with."""
+    return await _lifecycle(system, meter, settings, 1)
+
+
+async def lifecycle_100(system: System, meter: Meter, settings: Settings) -> Result:
+    return await _lifecycle_many(system, meter, settings, BULK, BULK_CALLERS)
+
+
+async def _lifecycle(system: System, meter: Meter, settings: Settings, callers: int) -> Result:
     task = make_payload()
 
     async def call() -> int:
         await system.lifecycle(task)
         return 1
 
-    return await _call_for(settings, call, meter, 1)
+    return await _call_for(settings, call, meter, callers)
 
 
-async def lifecycle_100(system: System, meter: Meter, settings: Settings) -> Result:
-    tasks = [make_payload()] * BULK
+async def _lifecycle_many(system: System, meter: Meter, settings: Settings, count: int, callers: int) -> Result:
+    tasks = [make_payload()] * count
 
     async def call() -> int:
         return await system.lifecycle_many(tasks)
 
-    return await _call_for(settings, call, meter, BULK_CALLERS)
+    return await _call_for(settings, call, meter, callers)
 
 
 async def _preload(system: System, count: int, delay: float | None = None) -> None:

@@ -9,15 +9,16 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from benchmarks.environments import ENVIRONMENTS, FOLDER, ROOT, Environment, UnavailableError
+from benchmarks.metering import ServerInfo
 from benchmarks.plan import DEPTH_ROWS, Step, Variant
-from torrelque.embedded import EmbeddedServer
+from tests import servers
 
 BOOT = """
 import sys; sys.path.append({root!r}); import benchmarks
@@ -44,10 +45,14 @@ class Subject:
         settings: How much of it.
         library: Folder with the revision of the library to measure instead of this one.
 
+    Attributes:
+        build: Name and version of the server, and what it was built with.
+
     """
 
     def __init__(self, variant: Variant, row: str, settings: Mapping[str, float], library: Path | None = None) -> None:
         self._environment = ENVIRONMENTS[variant.system]
+        self._server = variant.server
         self._words = [variant.system, variant.client, variant.loop, row]
         self._settings = json.dumps(dict(settings))
         self._first = [] if library is None else [str(library)]
@@ -89,7 +94,10 @@ class Subject:
         raise FailedError(self._said.read().strip() or f'no result within {self._limit} s')
 
     def _start(self) -> None:
-        server = self._stack.enter_context(EmbeddedServer(port=0))
+        server = servers.start(self._server)
+        self._stack.callback(server.close)
+        with ServerInfo(server.url) as info:
+            self.build = info.build()
         self._said = self._stack.enter_context(tempfile.TemporaryFile('w+'))  # noqa: SIM115 - it is one
         self._process = self._stack.enter_context(
             subprocess.Popen(
@@ -115,13 +123,14 @@ class Runner:
 
     def __init__(self, settings: Mapping[str, float]) -> None:
         self._settings = settings
-        self._missing: dict[str, str] = {}
+        self._available: dict[str, bool] = {}
         self.versions: dict[str, str] = {}
+        self.builds: dict[str, str] = {}
 
     def run(self, step: Step) -> dict[str, Any] | None:
         """Return what was measured, or None if the system is not available here."""
         environment = ENVIRONMENTS[step.variant.system]
-        if not self._has(environment):
+        if not self._has(environment, step.variant.server):
             return None
         entry = {
             'round': step.round,
@@ -129,11 +138,13 @@ class Runner:
             'system': step.variant.system,
             'client': step.variant.client,
             'loop': step.variant.loop,
+            'server': step.variant.server,
             'load': os.getloadavg()[0],
         }
         try:
             with Subject(step.variant, step.row, self._settings) as subject:
                 said = subject.measure()
+                self.builds[step.variant.server] = subject.build
         except FailedError as error:
             print(f'{step.row} {step.variant} FAILED:\n{str(error)[-3000:]}', file=sys.stderr)
             return entry | {'error': str(error).splitlines()[-1]}
@@ -145,17 +156,20 @@ class Runner:
         result: dict[str, Any] = said['result']
         return entry | result
 
-    def _has(self, environment: Environment) -> bool:
-        if environment.name not in self._missing:
+    def _has(self, environment: Environment, server: str) -> bool:
+        return self._can(server, lambda: servers.find(server)) and self._can(environment.name, environment.make)
+
+    def _can(self, name: str, make: Callable[[], object]) -> bool:
+        if name not in self._available:
             FOLDER.mkdir(exist_ok=True)
             try:
-                environment.make()
-            except UnavailableError as error:
-                print(f'Without {environment.name}: {error}', file=sys.stderr)
-                self._missing[environment.name] = str(error)
+                make()
+            except (UnavailableError, servers.MissingServerError) as error:
+                print(f'Without {name}: {error}', file=sys.stderr)
+                self._available[name] = False
             else:
-                self._missing[environment.name] = ''
-        return not self._missing[environment.name]
+                self._available[name] = True
+        return self._available[name]
 
 
 def _tie() -> list[str]:

@@ -6,7 +6,7 @@ import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Any, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import anyio
 
@@ -28,6 +28,9 @@ class System(ABC):
 
     ``client`` names what connects it to the server, where there is a choice.
     """
+
+    merges: ClassVar[bool] = False
+    """Where the library merges single calls of many callers, the rows make bulk calls of this."""
 
     def __init__(self, url: str, client: str) -> None:
         self.url = url

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from benchmarks import measure, profiling, report
+from benchmarks.metering import ServerInfo
 from benchmarks.plan import DEPTH_ROWS, TABLE_ROWS, steps
 from benchmarks.systems import PAYLOAD_BYTES, make_payload
 from tests import servers
@@ -52,12 +54,43 @@ def test_a_row_is_measured_and_reported(row: str, valkey: servers.Server) -> Non
 
 
 @pytest.mark.server
-def test_depth_is_reported_by_point(valkey: servers.Server) -> None:
-    result = measure.run('current', 'native', 'asyncio', 'depth-delayed', valkey.url, SETTINGS)
+@pytest.mark.parametrize(('system', 'client', 'key'), [('current', 'native', 'trq'), ('raw', 'streams', 'raw')])
+def test_depth_is_measured_beside_that_many_tasks(system: str, client: str, key: str, valkey: servers.Server) -> None:
+    result = measure.run(system, client, 'uvloop', 'depth-delayed', valkey.url, SETTINGS)
 
-    entry = {'round': 0, 'row': 'depth-delayed', 'system': 'current', 'client': 'native', 'loop': 'asyncio', **result}
-    assert '| 1,000 | ' in report.tables({'measured': [entry]})
-    assert int(valkey.command('ZCARD', 'trq:delayed')) == 1000
+    assert [point['depth'] for point in result['points']] == [1000]
+    assert int(valkey.command('ZCARD', f'{key}:delayed')) == 1000
+
+
+@pytest.mark.server
+@pytest.mark.parametrize('loop', ['asyncio', 'trio'])
+def test_raw_commands_do_the_work_and_leave_nothing(loop: str, valkey: servers.Server) -> None:
+    result = measure.run('raw', 'streams', loop, 'hand-off', valkey.url, SETTINGS)
+
+    assert len(result['latencies_ms']) == 18, 'all but those that warm up'
+    assert int(valkey.command('DBSIZE')) == 0
+
+    for row in ('lifecycle-single', 'lifecycle-lone', 'lifecycle-100', 'work-off'):
+        assert measure.run('raw', 'streams', loop, row, valkey.url, SETTINGS)['tasks'] >= 10
+        assert int(valkey.command('DBSIZE')) == 0
+
+
+def test_depth_is_reported_beside_raw_commands_at_the_same_depth() -> None:
+    def entry(system: str, client: str, *costs: float) -> dict[str, Any]:
+        points = [{'depth': 1000 ** (n + 1), 'server_us': cost, 'rate': 9.0} for n, cost in enumerate(costs)]
+        return {
+            'round': 0,
+            'row': 'depth-pending',
+            'system': system,
+            'client': client,
+            'loop': 'uvloop',
+            'points': points,
+        }
+
+    text = report.tables({'measured': [entry('current', 'native', 20.0, 40.0), entry('raw', 'streams', 10.0, 25.0)]})
+
+    assert '| 1,000 | 20 | 10 | 2.00 x | 9 |' in text
+    assert '| 1,000,000 | 40 | 25 | 1.60 x | 9 |' in text
 
 
 @pytest.mark.server
@@ -112,4 +145,40 @@ def test_a_ratio_is_that_of_the_same_round() -> None:
     ]
     text = report.tables({'measured': measured})
 
-    assert '| Torrelque | native | uvloop | 1,800 (600 - 3,000) | 1 (1 - 1) | 1 (1 - 1) | 3.00 x | 1.00 x |' in text
+    assert '| Torrelque | native | uvloop | 1,800 (600 - 3,000) | 1 (1 - 1) | 1 (1 - 1) | 3.00 x | 1.00 x |  |' in text
+    assert '| Torrelque 0.9 | rate, enqueue, single calls | 1,800 | 600 | 3.00 x | at least 10 x | no |' in text
+
+
+def test_a_hand_off_is_beside_raw_commands_on_the_same_loop_and_server() -> None:
+    def entry(system: str, client: str, loop: str, server: str, late: float) -> dict[str, Any]:
+        names = {'system': system, 'client': client, 'loop': loop, 'server': server}
+        return {'round': 0, 'row': 'hand-off', **names, 'latencies_ms': [late] * 101}
+
+    measured = [
+        entry('current', 'native', 'trio', 'valkey-9.1', 0.8),
+        entry('raw', 'streams', 'trio', 'valkey-9.1', 0.4),
+        entry('raw', 'streams', 'uvloop', 'valkey-9.1', 0.1),
+        entry('current', 'native', 'uvloop', 'redis-7.0', 0.9),
+        entry('raw', 'streams', 'uvloop', 'redis-7.0', 0.2),
+    ]
+    text = report.tables({'measured': measured})
+
+    assert 'p50, x raw pipelined |' in text
+    assert '| Torrelque | native | trio | 0.8 | 0.8 |  | 2.00 x |' in text
+    assert '| Torrelque | native | uvloop | 0.9 | 0.9 |  | 4.50 x |' in text.partition(', on redis-7.0')[2]
+
+
+def test_a_tiny_ratio_can_be_read() -> None:
+    def entry(system: str, client: str, late: float) -> dict[str, Any]:
+        names = {'system': system, 'client': client, 'loop': 'uvloop'}
+        return {'round': 0, 'row': 'delayed', **names, 'early': 0, 'latencies_ms': [late] * 101}
+
+    text = report.tables({'measured': [entry('current', 'native', 2.0), entry('published', 'redis_py', 28_000.0)]})
+
+    assert '| 1/14,000 |' in text
+
+
+@pytest.mark.server
+def test_results_name_the_build_of_the_server(valkey: servers.Server) -> None:
+    with ServerInfo(valkey.url) as info:
+        assert re.fullmatch(r'Valkey 9\.1\.\d+, allocator \S+, gcc \S+', info.build())
