@@ -89,9 +89,11 @@ def logged() -> Iterator[tuple[str, str, str]]:
     for path in PACKAGE.rglob('*.py'):
         tree = ast.parse(path.read_text(encoding='utf-8'))
         names = [
-            str(ast.literal_eval(node.args[0]))
+            str(ast.literal_eval(node.value.args[0]))
             for node in ast.walk(tree)
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == 'logging.getLogger'
+            if isinstance(node, ast.AnnAssign)
+            and isinstance(node.value, ast.Call)
+            and ast.unparse(node.target) == 'logger'
         ]
         for node in ast.walk(tree):
             if (

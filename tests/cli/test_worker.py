@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 
 from tests.cli.support import Command, started
 from torrelque import Torrelque
-from torrelque.cli.commands.worker import _policy
+from torrelque.cli.commands.worker import _policy, without_options
+from torrelque.embedded import EmbeddedServer
 
 HANDLERS = """
 import os, signal
@@ -43,6 +45,11 @@ async def endless(task):
     import anyio
     print('started', flush=True)
     await anyio.sleep(600)
+
+def mortal(task):
+    print('delivery', task.dequeue_count, flush=True)
+    if task.dequeue_count == 1:
+        os._exit(9)
 
 number = 5
 """
@@ -87,7 +94,7 @@ def test_events_for_programs(command: Command) -> None:
     told = {(line['event'], line['id']) for line in lines}
     ended = {('finished', 'good'), ('retried', 'bad'), ('finished', 'stop')}
     assert told == ended | {('started', task_id) for task_id in ('good', 'bad', 'stop')}
-    fields = {'event', 'time', 'id', 'dequeue_count', 'delay', 'reason', 'error'}
+    fields = {'event', 'time', 'queue', 'id', 'dequeue_count', 'delay', 'reason', 'error'}
     assert all(set(line) == fields for line in lines)
     (retried,) = [line for line in lines if line['event'] == 'retried']
     assert (retried['dequeue_count'], retried['delay'], retried['error']) == (1, 1.0, 'ValueError: bad')
@@ -168,9 +175,17 @@ def test_what_is_refused(command: Command, arguments: list[str], said: str) -> N
     command.assert_refused(['worker', *arguments], 2, said)
 
 
-def test_a_server_that_is_not_there(command: Command) -> None:
-    said = r'127\.0\.0\.1:1: cannot connect: .*\. Is the server running, .*'
-    command.assert_refused(['worker', 'users_handlers:handle', '--url', 'redis://127.0.0.1:1'], 3, said)
+def test_it_waits_for_a_server_that_is_not_there_yet(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        port = taken.getsockname()[1]
+    with started('worker', 'users_handlers:handle', url=f'redis://127.0.0.1:{port}', folder=folder) as process:
+        assert process.stderr is not None
+        assert 'The server cannot be used yet, trying again' in process.stderr.readline()
+        with EmbeddedServer(port=port):
+            assert process.stderr.readline().startswith('working on queue trq')
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
 
 
 def test_a_package_that_is_missing(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,3 +209,72 @@ def test_policies(name: str, delays: list[float | None]) -> None:
     for attempt, delay in enumerate(delays, 1):
         given = policy(attempt, ValueError())
         assert given == delay or (name == 'exponential' and given and delay and 0.8 * delay <= given <= delay)
+
+
+# Several queues and processes ----------------------------------------------------------------------------------------
+
+
+def test_several_queues(command: Command) -> None:
+    command.do(lambda queue: queue.enqueue('one', task_id='one'), queue='a')
+    command.do(lambda queue: queue.enqueue('stop', task_id='two', delay=0.2), queue='b')
+    ended = command(
+        'worker', 'users_handlers:handle', '-q', 'a', '-q', 'b', '--log-level', 'info', '--result-ttl', '90'
+    )
+    assert 'working on queues a, b, on asyncio; Ctrl-C stops\n' in ended.err
+    assert 'stopped: 2 finished' in ended.err
+    for queue, task_id in (('a', 'one'), ('b', 'two')):
+        assert command('show', task_id, '-q', queue, '--json').lines[0]['status'] == 'completed'
+
+
+def test_tasks_are_logged_when_asked_for(command: Command, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level('INFO', 'torrelque.worker')
+    for options, count in ((['--log-level', 'info'], 1), ([], 0)):
+        caplog.clear()
+        command.do(lambda queue: queue.enqueue('stop', task_id='stop'))
+        assert command('worker', 'users_handlers:handle', *options).status == 0
+        assert [record.msg for record in caplog.records].count('Finished task:%s of queue %s in %.3f s') == count
+
+
+def test_several_processes_stop_together(command: Command, folder: Path) -> None:
+    command.do(lambda queue: queue.enqueue_many(['task'] * 3))
+    arguments = ['worker', 'users_handlers:endless', '-c', '1', '--processes', '3', '--grace', '0']
+    with started(*arguments, url=command.url, folder=folder) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)] == ['started\n'] * 3
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert command('stats', '--json').lines[0]['pending'] == 3
+
+
+def test_a_process_that_dies_is_started_again(command: Command, folder: Path) -> None:
+    command.do(lambda queue: queue.enqueue('die', task_id='die', task_timeout=0.5))
+    with started(
+        'worker', 'users_handlers:mortal', '--processes', '1', '--reload', url=command.url, folder=folder
+    ) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ['delivery 1\n', 'delivery 2\n']
+        (folder / 'users_new.py').write_text('a = 1\n')
+        assert process.stderr is not None
+        assert any('because of changes in users_new.py' in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) in (0, 130)
+
+
+def test_processes_that_cannot_start_end(command: Command, folder: Path) -> None:
+    with started('worker', 'users_nowhere:handle', '--processes', '2', url=command.url, folder=folder) as process:
+        assert process.wait(30) == 2
+
+
+def test_processes_end_with_their_parent(command: Command, folder: Path) -> None:
+    command.do(lambda queue: queue.enqueue('task'))
+    arguments = ['worker', 'users_handlers:endless', '-c', '1', '--processes', '2', '--grace', '0']
+    with started(*arguments, url=command.url, folder=folder) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == 'started\n'
+        process.kill()
+        assert process.stdout.read() == '', 'nobody has the output open any more'
+
+
+def test_options_of_the_supervisor_are_not_passed_on() -> None:
+    words = ['worker', 'a:b', '--processes', '3', '-q', 'x', '--reload', '--processes=2', '--', '--reload']
+    assert without_options(words, {'--processes': 1, '--reload': 0}) == ['worker', 'a:b', '-q', 'x', '--', '--reload']

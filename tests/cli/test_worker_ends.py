@@ -199,7 +199,7 @@ def test_other_signals_strand_no_claims(command: Command, folder: Path, number: 
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('arguments', [['worker', '-q', 'a', '-q', 'b', 'm:f'], ['-q', 'a', '-q', 'b', 'stats']])
+@pytest.mark.parametrize('arguments', [['tasks', '-q', 'a', '-q', 'b'], ['-q', 'a', '-q', 'b', 'stats']])
 def test_several_queues_are_refused(command: Command, arguments: list[str]) -> None:
     command.assert_refused(arguments, 2, 'only one --queue at a time, got a, b')
 

@@ -13,6 +13,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -31,6 +32,12 @@ app: typer.Typer = typer.Typer(
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f'torrelque {metadata.version("torrelque")}')
+        raise typer.Exit
+
+
 @app.callback()
 def torrelque(
     context: typer.Context,
@@ -39,6 +46,9 @@ def torrelque(
     queue: QueueOption = None,
     shards: ShardsOption = None,
     json: JsonOption = None,
+    _version: Annotated[
+        bool, typer.Option('--version', callback=_show_version, is_eager=True, help='Show the version and exit.')
+    ] = False,
 ) -> None:
     """Torrelque, a reliable work queue on Redis and Valkey.
 
@@ -100,7 +110,7 @@ add(maintain.sweep, 'torrelque sweep')
 add(maintain.audit, 'torrelque audit --repair')
 add(maintain.reshard, 'torrelque reshard 16 --queue mail')
 add(maintain.delete, 'torrelque delete mail --force', options=('url', 'shards', 'json'))
-add(worker.worker, 'torrelque worker mail:send --concurrency 20')
+add(worker.worker, 'torrelque worker mail:send --concurrency 20', options=('url', 'shards', 'json'))
 add(serve.serve, 'torrelque serve queue-data', options=('json',))
 add(demo, 'torrelque demo', options=())
 add(exporter.exporter, 'torrelque exporter --port 9752', options=('url',))

@@ -31,6 +31,7 @@ __all__ = (
     'AS_BYTES',
     'JsonOption',
     'QueueOption',
+    'QueuesOption',
     'Settings',
     'ShardsOption',
     'UnreadableQueueError',
@@ -63,6 +64,16 @@ QueueOption = Annotated[
         metavar='NAME',
         show_default=False,
         help=f'The queue. Defaults to TORRELQUE_QUEUE, then {DEFAULT_QUEUE}.',
+    ),
+]
+QueuesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        '--queue',
+        '-q',
+        metavar='NAME',
+        show_default=False,
+        help=f'A queue; may be repeated. Defaults to TORRELQUE_QUEUE, then {DEFAULT_QUEUE}.',
     ),
 ]
 JsonOption = Annotated[bool | None, typer.Option('--json', show_default=False, help='Print one JSON object per line.')]

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ('HANG_UP', 'received')
+__all__ = ('HANG_UP', 'STOPPING', 'received')
 
 STOPPING: tuple[signal.Signals, ...] = tuple(
     getattr(signal, name) for name in ('SIGTERM', 'SIGINT', 'SIGQUIT', 'SIGHUP') if hasattr(signal, name)
 )
+"""The signals that stop workers."""
 
 HANG_UP: int | None = getattr(signal, 'SIGHUP', None)
 """Terminals and service managers send it along with other signals, so it does not mean haste."""

@@ -6,12 +6,14 @@ import asyncio
 import importlib
 import importlib.util
 import logging
+import math
 import os
 import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any
@@ -20,15 +22,16 @@ import anyio
 import typer
 from anyio.abc import TaskStatus
 
-from torrelque import Torrelque, Worker, events
+from torrelque import Torrelque, TorrelqueError, Transport, Worker, connect, events, is_transient
 from torrelque import retry as policies
+from torrelque.cli.commands.supervisor import end_with_parent, supervise
 from torrelque.cli.deadline import Deadline
 from torrelque.cli.errors import Refusal, explain, first_of
 from torrelque.cli.exit_codes import Exit, require
 from torrelque.cli.importer import find_shadows, load
 from torrelque.cli.output import errors, print_json, printable
 from torrelque.cli.params import TIME, parse_time
-from torrelque.cli.settings import Settings
+from torrelque.cli.settings import QueuesOption, Settings, find_shards
 from torrelque.worker.failures import describe
 from torrelque.worker.signals import received
 
@@ -36,6 +39,9 @@ __all__ = ('worker',)
 
 Policy = Callable[[int, Exception], float | None]
 
+
+CONNECTING = policies.exponential(0.1, maximum=2.0)
+"""Pauses between attempts to reach the server at the start."""
 
 ENDING_TIME = 5.0
 """Seconds in which the process must exit after the run has ended."""
@@ -46,6 +52,9 @@ BLOCKED_TIME = 20.0
 
 REPORTING_TIME = 1.0
 """Seconds to say why it ended."""
+
+
+logger: logging.Logger = logging.getLogger('torrelque.worker')
 
 
 class Loop(StrEnum):
@@ -118,17 +127,39 @@ def worker(
             help='Keep at most N dead letters; the oldest are deleted. Keeps all by default.',
         ),
     ] = None,
-    log_level: Annotated[LogLevel, typer.Option(help='How much to log, to standard error.')] = LogLevel.INFO,
-) -> None:
-    """Work on a queue: call a function for each task.
+    log_level: Annotated[
+        LogLevel | None,
+        typer.Option(
+            show_default=False,
+            help='How much to log, to standard error. Defaults to info without the line per task that info adds.',
+        ),
+    ] = None,
+    queue: QueuesOption = None,
+    processes: Annotated[int, typer.Option(min=1, metavar='N', help='Run in N processes.')] = 1,
+    *,
+    reload: Annotated[
+        bool, typer.Option('--reload', help='Restart when a Python file below the working directory changes.')
+    ] = False,
+) -> int:
+    """Work on one or more queues: call a function for each task.
 
-    The function's return value is kept as the result. If it raises, the task is
+    Repeat --queue to work on several; --concurrency then applies to each. The
+    function's return value is kept as the result. If it raises, the task is
     retried or rejected. The working directory is searched for the module first.
     On Ctrl-C or SIGTERM, the worker waits for its handlers to finish; on a
     second one it cancels them and gives their tasks back. With --json, events
     are printed as they happen.
     """
     _require_loop(loop)
+    logging.basicConfig(
+        level=(log_level or LogLevel.INFO).upper(),
+        stream=sys.stderr,
+        format='%(asctime)s %(levelname)s %(name)s: %(message)s',
+    )
+    if processes > 1 or reload:
+        arguments = without_options(sys.argv[1:], {'--processes': 1, '--reload': 0})
+        return anyio.run(partial(supervise, arguments, processes, reload=reload))
+    end_with_parent()
     backend = 'trio' if loop is Loop.TRIO else 'asyncio'
     importlib.import_module(f'anyio._backends._{backend}')  # before a file in the working folder can hide its imports
     function = load(handler, 'the handler')
@@ -136,9 +167,6 @@ def worker(
     options: dict[str, Any] = {'max_rejected': max_rejected}
     if serialiser is not None:
         options['serialiser'] = load(serialiser, 'the serialiser')
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format='%(asctime)s %(levelname)s %(name)s: %(message)s'
-    )
     make = partial(
         Worker,
         handler=function,
@@ -150,7 +178,9 @@ def worker(
     )
     for path in find_shadows(os.getcwd()):  # noqa: PTH109 - as sys.path has it
         errors().print(printable(f"warning: {path} hides the standard library's {path.stem}: rename it"))
-    run = _Run(settings, make, options, loop)
+    names = list(dict.fromkeys(queue or [settings.queue]))
+    reporter = _Reporter(settings, log_tasks=log_level in (LogLevel.INFO, LogLevel.DEBUG))
+    run = _Run(settings, names, make, options, loop, reporter)
     loop_options = {} if loop is Loop.TRIO else {'loop_factory': _loop_factory(loop, run.leave)}
     try:
         anyio.run(run, backend=backend, backend_options=loop_options)
@@ -161,6 +191,23 @@ def worker(
     run.end(run.status)
     if run.error is not None:
         raise run.error
+    return Exit.OK
+
+
+def without_options(arguments: Sequence[str], options: dict[str, int]) -> list[str]:
+    """Return command-line arguments without these options and the number of values that each has."""
+    kept: list[str] = []
+    skipped = 0
+    for at, word in enumerate(arguments):
+        if word == '--':
+            return [*kept, *arguments[at:]]
+        if skipped:
+            skipped -= 1
+        elif word in options:
+            skipped = options[word]
+        elif word.partition('=')[0] not in options:
+            kept.append(word)
+    return kept
 
 
 def _require_loop(loop: Loop) -> None:
@@ -214,12 +261,21 @@ def _policy(name: str, attempts: int, delay: float, longest: float) -> Policy:
 class _Run:
     """A run of the worker. Hides a handler's SystemExit from the event loop, which would end at once."""
 
-    def __init__(self, settings: Settings, make: partial[Worker], options: dict[str, Any], loop: Loop) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        queues: list[str],
+        make: partial[Worker],
+        options: dict[str, Any],
+        loop: Loop,
+        reporter: _Reporter,
+    ) -> None:
         self._settings = settings
+        self._queues = queues
         self._make = make
         self._options = options
         self._loop = loop
-        self._reporter = _Reporter(settings)
+        self._reporter = reporter
         self.deadline = Deadline(lambda: self._reporter.leftovers)
         self.error: SystemExit | KeyboardInterrupt | None = None
 
@@ -232,23 +288,49 @@ class _Run:
         return code if isinstance(code, int) else int(code is not None)
 
     async def __call__(self) -> None:
-        settings, reporter = self._settings, self._reporter
-        async with (
-            settings.open_client() as client,
-            Torrelque(
-                client, queue=settings.queue, shards=await settings.find_shards(client), **self._options
-            ) as queue,
-        ):
-            worker = self._make(queue, on_event=reporter.heed)
-            reporter.stop = worker.stop
+        reporter = self._reporter
+        async with AsyncExitStack() as stack:
+            client, shards = await self._connect(stack)
+            workers = []
+            for name in self._queues:
+                queue = Torrelque(client, queue=name, shards=shards[name], **self._options)
+                heed = partial(reporter.heed, name)
+                workers.append(self._make(await stack.enter_async_context(queue), on_event=heed))
+
+            def stop() -> None:
+                for worker in workers:
+                    worker.stop()
+
+            reporter.stop = stop
             with received(_Alarm(self.deadline, self._make.keywords['grace'])):
                 async with anyio.create_task_group() as group:
-                    await group.start(self._work, worker)
-                    self._say(f'working on queue {printable(settings.queue)}, on {self._loop}; Ctrl-C stops')
+                    for worker in workers:
+                        await group.start(self._work, worker)
+                    names = ', '.join(map(printable, self._queues))
+                    plural = 's' if len(workers) > 1 else ''
+                    self._say(f'working on queue{plural} {names}, on {self._loop}; Ctrl-C stops')
             self.deadline.end_within(ENDING_TIME, self.status)
             if reporter.unread:
                 raise BrokenPipeError
             self._say(f'stopped: {reporter.summary}')
+
+    async def _connect(self, stack: AsyncExitStack) -> tuple[Transport, dict[str, int | None]]:
+        """Open a client, and find the numbers of shards. Waits while the server is unavailable."""
+        failures = 0
+        while True:
+            try:
+                async with connect(self._settings.url, retry_timeout=0) as client:
+                    given = self._settings.shards
+                    shards = {name: given or await find_shards(client, name) for name in self._queues}
+                return await stack.enter_async_context(connect(self._settings.url)), shards
+            except TorrelqueError as error:
+                if not is_transient(error):
+                    raise
+                if not failures:
+                    logger.warning('The server cannot be used yet, trying again until it can: %s', error)
+                failures += 1
+                pause = CONNECTING(failures, error) or 0.0
+            await anyio.sleep(pause)
 
     async def _work(self, worker: Worker, *, task_status: TaskStatus[None]) -> None:
         try:
@@ -287,18 +369,19 @@ class _Alarm:
 class _Reporter:
     """Counts a worker's events, and prints them with ``--json``."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, log_tasks: bool) -> None:
         self._print = settings.json
+        self._log_tasks = log_tasks
         self._counts: Counter[str] = Counter()
         self.unread = False
         """Whether the reader of the output is gone."""
         self.stop: Callable[[], None] = lambda: None
-        self._running: set[str] = set()
+        self._running: dict[tuple[str, str], float] = {}
 
     @property
     def leftovers(self) -> str:
         """Return what may keep the process running."""
-        names = ', '.join(f'task:{task_id}' for task_id in sorted(self._running))
+        names = ', '.join(f'task:{task_id}' for _, task_id in sorted(self._running))
         return f'the handlers of {names} do not end' if names else 'a thread goes on'
 
     @property
@@ -306,26 +389,32 @@ class _Reporter:
         words = ('finished', 'retried', 'rejected', 'given back')
         return ', '.join(f'{self._counts[word.replace(" ", "_")]:,} {word}' for word in words)
 
-    def heed(self, event: events.WorkerEvent) -> None:
+    def heed(self, queue: str, event: events.WorkerEvent) -> None:
         name = re.sub(r'(?<=[a-z])(?=[A-Z])', '_', type(event).__name__).lower()
         self._counts[name] += 1
         task = getattr(event, 'task', None)
         if task is not None:
-            (self._running.add if name in ('started', 'abandoned') else self._running.discard)(str(task.id))
+            key = queue, str(task.id)
+            begun = self._running.get(key, math.nan) if name == 'abandoned' else self._running.pop(key, math.nan)
+            if name == 'started':
+                self._running[key] = time.monotonic()
+            elif name == 'finished' and self._log_tasks:
+                logger.info('Finished task:%s of queue %s in %.3f s', task.id, queue, time.monotonic() - begun)
         if self._print and not self.unread:
             try:
-                print_json(_fields(name, event))
+                print_json(_fields(name, queue, event))
             except BrokenPipeError:
                 self.unread = True
                 self.stop()
 
 
-def _fields(name: str, event: events.WorkerEvent) -> dict[str, Any]:
+def _fields(name: str, queue: str, event: events.WorkerEvent) -> dict[str, Any]:
     task = getattr(event, 'task', None)
     error = getattr(event, 'error', None)
     return {
         'event': name,
         'time': time.time(),
+        'queue': queue,
         'id': task and str(task.id),
         'dequeue_count': task and task.dequeue_count,
         'delay': getattr(event, 'delay', None),

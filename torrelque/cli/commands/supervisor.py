@@ -1,0 +1,160 @@
+"""Runs the `worker` command in several processes, and starts them again when they die or when the code changes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import anyio
+from anyio.abc import Process, TaskStatus
+
+from torrelque import retry
+from torrelque.cli.exit_codes import Exit, require
+from torrelque.worker.signals import HANG_UP, STOPPING
+
+__all__ = ('end_with_parent', 'supervise')
+
+PARENT = 'TORRELQUE_PARENT'
+"""Environment variable with the file descriptor of a pipe whose other end only the supervisor has."""
+
+RESTART = retry.exponential(0.5, maximum=30.0)
+"""Pauses before a process that died is started again."""
+
+HEALTHY = 60.0
+"""Seconds of running after which earlier deaths are forgotten."""
+
+FINAL = frozenset({Exit.OK, Exit.USAGE, Exit.SERVER})
+"""Exit statuses after which starting again does not help."""
+
+logger: logging.Logger = logging.getLogger('torrelque.worker')
+
+
+async def supervise(arguments: Sequence[str], processes: int, *, reload: bool) -> int:
+    """Run a command line of torrelque in several processes until they have ended.
+
+    A process that dies is started again, with a back-off. If one ends with a
+    status that says that starting again does not help, all are stopped. Signals
+    that stop a worker are passed on.
+
+    Args:
+        arguments: The arguments of each process.
+        processes: How many to run.
+        reload: Restart all when a Python file below the working folder changes.
+
+    Returns:
+        The largest exit status of those that ended by themselves.
+
+    """
+    if reload:
+        require({'watchfiles': 'reload'})
+        logging.getLogger('watchfiles').setLevel(logging.WARNING)
+    return await _Supervisor(arguments, processes).run(reload=reload)
+
+
+def end_with_parent() -> None:
+    """In a supervised process: stop as by SIGTERM when the supervisor has died."""
+    if (number := os.environ.pop(PARENT, '')).isdigit():
+        threading.Thread(target=_wait_for_end, args=(int(number),), daemon=True).start()
+
+
+def _wait_for_end(pipe: int) -> None:
+    while os.read(pipe, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class _Supervisor:
+    def __init__(self, arguments: Sequence[str], processes: int) -> None:
+        self._command = [sys.executable, '-m', 'torrelque', *arguments]
+        self._count = processes
+        self._folder = f'{Path.cwd()}{os.sep}'
+        self._running: set[Process] = set()
+        self._stopping = anyio.Event()
+        self._restarting: set[Process] = set()
+        self._status = 0
+        self._pipe, self._own_end = os.pipe()
+
+    async def run(self, *, reload: bool) -> int:
+        async with anyio.create_task_group() as helpers:
+            await helpers.start(self._pass_signals_on)
+            if reload:
+                helpers.start_soon(self._restart_on_changes)
+            async with anyio.create_task_group() as group:
+                for _ in range(self._count):
+                    group.start_soon(self._keep_running)
+            helpers.cancel_scope.cancel()
+        os.close(self._pipe)
+        os.close(self._own_end)
+        return self._status
+
+    async def _keep_running(self) -> None:
+        deaths = 0
+        while not self._stopping.is_set():
+            begun = anyio.current_time()
+            status, wanted = await self._run_once()
+            if wanted:
+                continue
+            if self._stopping.is_set():
+                if -status not in STOPPING:  # it was stopped before it had begun
+                    self._status = max(self._status, status if status >= 0 else 128 - status)
+                return
+            if status in FINAL:
+                self._status = max(self._status, status)
+                if status != Exit.OK:
+                    self._stop(signal.SIGTERM)
+                return
+            deaths = 1 if anyio.current_time() - begun > HEALTHY else deaths + 1
+            pause = RESTART(deaths, RuntimeError()) or 0.0
+            logger.error('A worker process ended with status %d, starting another in %.1f s', status, pause)
+            with anyio.move_on_after(pause):
+                await self._stopping.wait()
+
+    async def _run_once(self) -> tuple[int, bool]:
+        """Run a process. Return its exit status, and whether it ended to be started again."""
+        process = await anyio.open_process(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=None,
+            stderr=None,
+            env={**os.environ, PARENT: str(self._pipe)},
+            pass_fds=[self._pipe],
+            start_new_session=True,  # Ctrl-C reaches it once, by way of this process
+        )
+        self._running.add(process)
+        try:
+            if self._stopping.is_set():
+                process.send_signal(signal.SIGTERM)
+            status = await process.wait()
+        finally:
+            self._running.discard(process)
+        wanted = process in self._restarting
+        self._restarting.discard(process)
+        return status, wanted and not self._stopping.is_set()
+
+    async def _pass_signals_on(self, *, task_status: TaskStatus[None]) -> None:
+        with anyio.open_signal_receiver(*STOPPING) as signals:
+            task_status.started()
+            async for number in signals:
+                if not (self._stopping.is_set() and number == HANG_UP):
+                    self._stop(number)
+
+    def _stop(self, number: signal.Signals) -> None:
+        self._stopping.set()
+        for process in self._running:
+            process.send_signal(number)
+
+    async def _restart_on_changes(self) -> None:
+        from watchfiles import PythonFilter, awatch  # noqa: PLC0415 - an optional package
+
+        async for changes in awatch(self._folder, watch_filter=PythonFilter()):
+            names = ', '.join(sorted({path.removeprefix(self._folder) for _, path in changes}))
+            logger.warning('Starting again, because of changes in %s', names)
+            for process in self._running - self._restarting:
+                self._restarting.add(process)
+                process.send_signal(signal.SIGTERM)
