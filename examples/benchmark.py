@@ -19,7 +19,7 @@ import coredis
 import redis.asyncio
 
 import torrelque
-from torrelque import Task, Torrelque
+from torrelque import Client, Task, Torrelque
 from torrelque.embedded import EmbeddedServer
 
 PILL = 'stop'
@@ -30,7 +30,7 @@ LOOPS = {
 }
 
 
-def connect(client: str, url: str) -> AbstractAsyncContextManager[object]:
+def connect(client: str, url: str) -> AbstractAsyncContextManager[Client]:
     match client:
         case 'redis-py':
             return redis.asyncio.Redis.from_url(url)

@@ -48,6 +48,20 @@ def test_the_tests_that_are_shown_pass(tmp_path: Path) -> None:
     assert f'{written} passed' in run()
 
 
+# Typed tasks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_typed_tasks() -> None:
+    pytest.importorskip('msgspec')
+    names = await run_shown('typed-tasks', client=MemoryTransport())
+    async with names['queue'] as queue, anyio.create_task_group() as group:
+        task_id = await queue.enqueue(names['Email']('joe@example.org', 'hello'))
+        await group.start(names['worker'].run)
+        await queue.wait(task_id)
+        group.cancel_scope.cancel()
+
+
 # Retries and dead letters ---------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ The layers, from the outside in::
 OpenTelemetry what they do.
 """
 
-from torrelque import events, retry
+from torrelque import events, retry, serialisers
 from torrelque.core.auditing import Violation
 from torrelque.core.codec import TorrelqueTaskSerialiser
 from torrelque.core.durability import Durability
@@ -49,11 +49,12 @@ from torrelque.errors import (
 )
 from torrelque.queue import Torrelque
 from torrelque.retry import Reject, Retry
-from torrelque.transports.base import Transport
+from torrelque.transports.base import Client, Transport
 from torrelque.transports.native import connect
 from torrelque.worker.worker import Worker
 
 __all__ = (
+    'Client',
     'Durability',
     'EnqueueItem',
     'Receipt',
@@ -93,5 +94,6 @@ __all__ = (
     'is_transient',
     'queues',
     'retry',
+    'serialisers',
     'shards_of',
 )

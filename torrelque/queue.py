@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from torrelque.core import checks, operations
 from torrelque.core.auditing import Violation, audit
@@ -36,6 +36,7 @@ from torrelque.core.commands import (
 from torrelque.core.durability import Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
+    Payload,
     Receipt,
     Task,
     TorrelqueQueueStats,
@@ -73,6 +74,7 @@ from torrelque.errors import (
     TorrelqueUsageError,
     TorrelqueValueError,
 )
+from torrelque.transports.base import Client
 from torrelque.transports.failover import LONGEST
 from torrelque.worker.failures import describe, sendable
 
@@ -83,8 +85,11 @@ T = TypeVar('T')
 logger: logging.Logger = logging.getLogger('torrelque')
 
 
-class Torrelque:
+class Torrelque(Generic[Payload]):
     """A work queue.
+
+    The class is generic in its payloads: ``Torrelque[Email](client, serialiser=...)`` has tasks whose ``data``
+    is an ``Email``. The default is Any.
 
     On Trio you must enter the queue with ``async with``. On asyncio that is optional: the
     queue starts its background work with the first call, and `aclose` ends it.
@@ -100,7 +105,8 @@ class Torrelque:
             ``async with torrelque.connect(url) as client`` returns, or any
             :class:`~torrelque.transports.base.Transport`. You close it, not the queue.
         queue: Name of the queue; its keys begin with it.
-        serialiser: Has ``dumps(value)``, which returns bytes, and ``loads(data)``. The default is JSON.
+        serialiser: Of payloads. Has ``dumps(value)``, which returns bytes, and ``loads(data)``; see
+            :mod:`torrelque.serialisers`. The default is JSON.
         max_dequeues: Delivery limit of tasks that are enqueued without one. None sets no limit.
         max_rejected: Maximum number of dead letters to keep. When a call of this object exceeds it,
             the oldest are deleted. None keeps all.
@@ -115,6 +121,7 @@ class Torrelque:
             with ``{queue:0}``, ``{queue:1}`` and so on. Tasks are first in, first out within a shard, and
             consumers take from all shards in turn. The number is recorded with the queue; an object that
             was given another raises TorrelqueShardsError. `reshard` changes it. None uses no shards.
+        result_serialiser: Of results. None takes ``serialiser``.
 
     Raises:
         TorrelqueError: The client is of an unknown type.
@@ -136,15 +143,16 @@ class Torrelque:
 
     def __init__(
         self,
-        client: object,
+        client: Client,
         *,
         queue: str = 'trq',
-        serialiser: Serialiser = JSON,
+        serialiser: Serialiser[Payload] = JSON,
         max_dequeues: int | None = None,
         max_rejected: int | None = None,
         durability: Durability | None = None,
         failover_timeout: float | None = None,
         shards: int | None = None,
+        result_serialiser: Serialiser[Any] | None = None,
     ) -> None:
         self.queue: str = checks.check_text('queue', queue)
         self.max_dequeues: int | None = (
@@ -156,9 +164,10 @@ class Torrelque:
         if durability is not None and not isinstance(durability, Durability):
             raise TorrelqueTypeError(f'durability must be a torrelque.Durability, got {durability!r}')
         self.durability: Durability | None = durability
-        if not (callable(getattr(serialiser, 'dumps', None)) and callable(getattr(serialiser, 'loads', None))):
-            raise TorrelqueTypeError(f'serialiser must have dumps and loads, got {serialiser!r}')
-        self._serialiser = serialiser
+        self._serialiser = checks.check_serialiser('serialiser', serialiser)
+        self._result_serialiser: Serialiser[Any] = (
+            serialiser if result_serialiser is None else checks.check_serialiser('result_serialiser', result_serialiser)
+        )
         self._client = client
         self.failover_timeout: float | None = checks.check_seconds('failover_timeout', failover_timeout)
         if (failover_timeout or 0) > LONGEST:
@@ -207,7 +216,7 @@ class Torrelque:
 
     async def enqueue(
         self,
-        task: Any,  # noqa: ANN401 - whatever the serialiser takes
+        task: Payload,
         *,
         task_timeout: float | None = None,
         delay: float | None = None,
@@ -263,7 +272,7 @@ class Torrelque:
 
     async def enqueue_many(
         self,
-        items: Iterable[Any],
+        items: Iterable[Payload | EnqueueItem[Payload]],
         *,
         task_timeout: float | None = None,
         delay: float | None = None,
@@ -292,7 +301,7 @@ class Torrelque:
             Exception: The serialiser failed.
         """
 
-        def write(item: Any) -> Item:  # noqa: ANN401 - as above
+        def write(item: Payload | EnqueueItem[Payload]) -> Item:
             new = item if isinstance(item, EnqueueItem) else EnqueueItem(item, task_timeout, delay, None, max_dequeues)
             drawn.append(new.task_id is None)
             return self._write_new(new)[1]
@@ -312,7 +321,7 @@ class Torrelque:
             for item, answer in zip(written, answers, strict=True)
         ]
 
-    def _write_new(self, new: EnqueueItem) -> tuple[str, Item]:
+    def _write_new(self, new: EnqueueItem[Payload]) -> tuple[str, Item]:
         return write_enqueue(new, self._serialiser, self.task_timeout, self.max_dequeues, self._dispatcher.new_id)
 
     # Consuming -------------------------------------------------------------------------------------------------------
@@ -320,10 +329,10 @@ class Torrelque:
     @overload
     async def dequeue(  # type: ignore[overload-overlap]  # 1 gives a task, as in 0.9, all else a list
         self, timeout: float | None = None, *, max_tasks: Literal[1] = 1
-    ) -> Task: ...
+    ) -> Task[Payload]: ...
     @overload
-    async def dequeue(self, timeout: float | None = None, *, max_tasks: int) -> list[Task]: ...
-    async def dequeue(self, timeout: float | None = None, *, max_tasks: int = 1) -> Task | list[Task]:
+    async def dequeue(self, timeout: float | None = None, *, max_tasks: int) -> list[Task[Payload]]: ...
+    async def dequeue(self, timeout: float | None = None, *, max_tasks: int = 1) -> Task[Payload] | list[Task[Payload]]:
         """Wait for a task and claim it.
 
         Tasks are delivered first in, first out. A task that cannot be deserialised becomes a dead
@@ -331,7 +340,7 @@ class Torrelque:
 
         Args:
             timeout: Seconds to wait. None or 0 waits without limit.
-            max_tasks: Maximum number of tasks to claim.
+            max_tasks: Maximum number of tasks to claim. If it may be 1, `dequeue_many` is easier to use.
 
         Returns:
             A :class:`~torrelque.Task`, which unpacks as ``(id, data)``. With ``max_tasks`` above 1, a list
@@ -340,15 +349,36 @@ class Torrelque:
         Raises:
             TorrelqueTimeoutError: No task arrived in time.
         """
+        tasks = await self._claim(max_tasks, timeout)
+        return tasks if max_tasks > 1 else tasks[0]
+
+    async def dequeue_many(self, max_tasks: int, timeout: float | None = None) -> list[Task[Payload]]:
+        """Wait for tasks and claim them, as `dequeue` does, but always return a list.
+
+        If the call is cancelled, no task is lost or held.
+
+        Args:
+            max_tasks: Maximum number of tasks to claim.
+            timeout: Seconds to wait. None or 0 waits without limit.
+
+        Returns:
+            At least one task, and as many as are available.
+
+        Raises:
+            TorrelqueTimeoutError: No task arrived in time.
+        """
+        return await self._claim(max_tasks, timeout)
+
+    async def _claim(self, max_tasks: int, timeout: float | None) -> list[Task[Payload]]:
         deadline = self._transport.now() + checks.check_wait('timeout', timeout)
         checks.check_count('max_tasks', max_tasks)
         await self._dispatcher.ready()
         while True:
             tasks = self._load(await self._engine.dequeue(max_tasks, deadline))
             if tasks:
-                return tasks if max_tasks > 1 else tasks[0]
+                return tasks
 
-    async def dequeue_nowait(self, *, max_tasks: int = 1) -> list[Task]:
+    async def dequeue_nowait(self, *, max_tasks: int = 1) -> list[Task[Payload]]:
         """Claim tasks that are available now, without waiting.
 
         If the call is cancelled, no task is lost or held.
@@ -363,8 +393,8 @@ class Torrelque:
         await self._dispatcher.ready()
         return self._load(await self._engine.dequeue_nowait(max_tasks))
 
-    def _load(self, claimed: Sequence[ClaimedTask]) -> list[Task]:
-        tasks: list[Task] = []
+    def _load(self, claimed: Sequence[ClaimedTask]) -> list[Task[Payload]]:
+        tasks: list[Task[Payload]] = []
         for task in claimed:
             try:
                 data = self._serialiser.loads(task.payload)
@@ -448,7 +478,7 @@ class Torrelque:
         self,
         task_id: str | Task,
         *,
-        result: Any = None,  # noqa: ANN401 - whatever the serialiser takes
+        result: Any = None,  # noqa: ANN401 - whatever the result serialiser takes
         result_ttl: float | None = None,
         status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED,
         pipeline: object = None,
@@ -512,7 +542,7 @@ class Torrelque:
         return await self._end_many(RELEASE, entries, on_progress)
 
     def _write_release(self, item: ReleaseItem) -> tuple[Receipt | str, Item]:
-        return write_release(item, self._serialiser, self.result_ttl)
+        return write_release(item, self._result_serialiser, self.result_ttl)
 
     async def reject(self, task_id: str | Task, reason: str) -> None:
         """Move a claimed task to the dead letters.
@@ -602,7 +632,7 @@ class Torrelque:
         plain = str(checks.check_id(task_id))
         return self._with_result(await self._look(plain, partial(self._read_state, task_id=plain)))
 
-    async def get_task(self, task_id: str | Task) -> TorrelqueTask:
+    async def get_task(self, task_id: str | Task) -> TorrelqueTask[Payload]:
         """Return the payload, headers and state of a queued task or dead letter.
 
         Args:
@@ -720,7 +750,7 @@ class Torrelque:
     def _with_result(self, state: TorrelqueTaskState) -> TorrelqueTaskState:
         if state.result is None:
             return state
-        return state._replace(result=self._serialiser.loads(state.result))
+        return state._replace(result=self._result_serialiser.loads(state.result))
 
     # Maintenance -----------------------------------------------------------------------------------------------------
 

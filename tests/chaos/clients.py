@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import coredis
 import redis.asyncio
 
-from torrelque import TorrelqueConnectionError, TorrelqueReplyError, connect
+from torrelque import Client, TorrelqueConnectionError, TorrelqueReplyError, connect
 
 TROUBLE = (TorrelqueConnectionError, TorrelqueReplyError)
 PATIENCE = 1.0
@@ -17,19 +17,19 @@ PATIENCE = 1.0
 
 
 @asynccontextmanager
-async def redis_py(url: str) -> AsyncIterator[object]:
+async def redis_py(url: str) -> AsyncIterator[Client]:
     async with redis.asyncio.Redis.from_url(url, socket_timeout=PATIENCE) as client:
         yield client
 
 
 @asynccontextmanager
-async def with_coredis(url: str) -> AsyncIterator[object]:
+async def with_coredis(url: str) -> AsyncIterator[Client]:
     client: coredis.Redis[bytes] = coredis.Redis.from_url(url, stream_timeout=PATIENCE, connect_timeout=PATIENCE)
     async with client:
         yield client
 
 
-CLIENTS: dict[str, Callable[[str], AbstractAsyncContextManager[object]]] = {
+CLIENTS: dict[str, Callable[[str], AbstractAsyncContextManager[Client]]] = {
     'native': lambda url: connect(url, response_timeout=PATIENCE, retry_timeout=2 * PATIENCE),
     'redis-py': redis_py,
     'coredis': with_coredis,

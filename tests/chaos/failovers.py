@@ -32,7 +32,7 @@ from tests.chaos.load import Load, Pair
 from tests.clusters import Cluster
 from tests.sentinels import FAILOVER_TIMEOUT, SERVICE, Watched
 from tests.servers import Server
-from torrelque import Durability, Torrelque, connect
+from torrelque import Client, Durability, Torrelque, connect
 
 CONFIRMED_IN = 0.5
 """Seconds that a replica has to confirm a write; a call repeated after a fail-over may wait for it in vain once."""
@@ -138,7 +138,7 @@ SCENARIOS: dict[str, Scenario] = {'kills': kills, 'slots': slots, 'shards': shar
 
 
 @asynccontextmanager
-async def _clients_of(cluster: Cluster) -> AsyncIterator[Sequence[object]]:
+async def _clients_of(cluster: Cluster) -> AsyncIterator[Sequence[Client]]:
     """The native one, and redis-py's."""
     async with (
         connect(f'redis+cluster://{cluster.hosts}') as native,
@@ -148,7 +148,7 @@ async def _clients_of(cluster: Cluster) -> AsyncIterator[Sequence[object]]:
 
 
 @asynccontextmanager
-async def _clients_of_service(watched: Watched) -> AsyncIterator[Sequence[object]]:
+async def _clients_of_service(watched: Watched) -> AsyncIterator[Sequence[Client]]:
     """The native one, and redis-py's."""
     places = [('127.0.0.1', port) for port in watched.ports]
     sentinels = Sentinel(places, socket_timeout=1)  # type: ignore[no-untyped-call]
@@ -163,7 +163,7 @@ async def _clients_of_service(watched: Watched) -> AsyncIterator[Sequence[object
 
 
 async def _queues(
-    stack: AsyncExitStack, clients: Sequence[object], name: str, *, replicas: int = 1, shards: int | None = None
+    stack: AsyncExitStack, clients: Sequence[Client], name: str, *, replicas: int = 1, shards: int | None = None
 ) -> list[Pair]:
     durability = Durability(replicas=replicas, timeout=CONFIRMED_IN)
     return [

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from examples.own_transport import PlainTransport
+from torrelque import Client
 from torrelque.embedded import EmbeddedServer
 from torrelque.testing.conformance import ClientFactory, QueueConformance, ServerConformance
 
@@ -23,7 +24,7 @@ class TestPlainTransport(ServerConformance, QueueConformance):
     @pytest.fixture
     def client_factory(self, address: tuple[str, int]) -> ClientFactory:
         @asynccontextmanager
-        async def make() -> AsyncIterator[object]:
+        async def make() -> AsyncIterator[Client]:
             transport = PlainTransport(*address)
             yield transport
             await transport.aclose()

@@ -16,6 +16,7 @@ from tests.growth import census
 from tests.growth.census import Census
 from tests.servers import Client, Server
 from tests.transports.settings import CLIENTS, CLUSTER_CLIENTS, LOOPS
+from torrelque import Client as AnyClient
 from torrelque import Task, Torrelque, Worker
 from torrelque.testing import MemoryServer, MemoryTransport
 from torrelque.transports import Transport, adapt
@@ -109,7 +110,7 @@ class Stage:
         await anyio.to_thread.run_sync(self.server.restart)
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[object]:
+    async def client(self) -> AsyncIterator[AnyClient]:
         """A client as users have it."""
         if self.memory is not None:
             yield MemoryTransport(server=self.memory)
@@ -130,7 +131,7 @@ class Stage:
             if transport is not client:
                 await transport.aclose()
 
-    def make(self, client: object, **options: Any) -> Torrelque:  # noqa: ANN401 - whatever it takes
+    def make(self, client: AnyClient, **options: Any) -> Torrelque:  # noqa: ANN401 - whatever it takes
         """A queue object, not entered."""
         return Torrelque(client, **{'queue': 'q', 'shards': self.setting.shards, **options})
 

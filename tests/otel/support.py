@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext, StatusCode
 
+from torrelque import Client
 from torrelque.core.protocol import Batch, Reply
 from torrelque.otel import InstrumentedTorrelque
 from torrelque.testing import MemoryTransport, VirtualClock
@@ -28,7 +29,7 @@ class Telescope:
         self.meters = MeterProvider([self.reader], shutdown_on_exit=False)
         self.tracer = self.tracers.get_tracer('application')
 
-    def queue(self, client: object, name: str = 'q') -> InstrumentedTorrelque:
+    def queue(self, client: Client, name: str = 'q') -> InstrumentedTorrelque:
         queue = InstrumentedTorrelque(client, queue=name)
         queue.tracer_provider = self.tracers
         queue.meter_provider = self.meters

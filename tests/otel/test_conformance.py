@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from tests import servers
 from tests.otel.support import Telescope
 from tests.transports.settings import CLIENTS, LOOPS, Setting, memory_client
+from torrelque import Client
 from torrelque.otel import InstrumentedTorrelque
 from torrelque.testing import MemoryServer
 from torrelque.testing.conformance import ClientFactory, QueueConformance
@@ -62,7 +63,7 @@ class TestConformance(QueueConformance):
         return partial(CLIENTS[setting.client].make, server)
 
     @pytest.fixture
-    async def queue(self, client: object) -> AsyncIterator[InstrumentedTorrelque]:
+    async def queue(self, client: Client) -> AsyncIterator[InstrumentedTorrelque]:
         telescope, still_open = Telescope(), Open()
         telescope.tracers.add_span_processor(still_open)
         async with telescope.queue(client, unique()) as queue:

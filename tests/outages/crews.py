@@ -11,6 +11,7 @@ import redis.asyncio
 
 from tests.outages.troubles import Trouble
 from torrelque import (
+    Client,
     Task,
     Torrelque,
     TorrelqueConnectionError,
@@ -27,11 +28,11 @@ TROUBLE = (TorrelqueConnectionError, TorrelqueReplyError)
 AGAIN = 0.1
 """Seconds until somebody whose call has failed tries again."""
 
-Clients = Callable[[Trouble], AbstractAsyncContextManager[object]]
+Clients = Callable[[Trouble], AbstractAsyncContextManager[Client]]
 
 
 @asynccontextmanager
-async def _redis_py(trouble: Trouble) -> AsyncIterator[object]:
+async def _redis_py(trouble: Trouble) -> AsyncIterator[Client]:
     client = redis.asyncio.Redis.from_url(f'redis://127.0.0.1:{trouble.port}')
     try:
         yield client
@@ -41,17 +42,17 @@ async def _redis_py(trouble: Trouble) -> AsyncIterator[object]:
 
 
 @asynccontextmanager
-async def _coredis(trouble: Trouble) -> AsyncIterator[object]:
+async def _coredis(trouble: Trouble) -> AsyncIterator[Client]:
     client: coredis.Redis[bytes] = coredis.Redis.from_url(f'redis://127.0.0.1:{trouble.port}')
     async with client:
         yield client
 
 
-def _native(trouble: Trouble) -> AbstractAsyncContextManager[object]:
+def _native(trouble: Trouble) -> AbstractAsyncContextManager[Client]:
     return connect(f'redis://127.0.0.1:{trouble.port}')
 
 
-def _native_cluster(trouble: Trouble) -> AbstractAsyncContextManager[object]:
+def _native_cluster(trouble: Trouble) -> AbstractAsyncContextManager[Client]:
     assert trouble.cluster is not None
     return connect(f'redis+cluster://{trouble.cluster.hosts}')
 
@@ -105,7 +106,7 @@ class Crew:
             group.start_soon(self._call, for_waiter)
             self.ready.set()
 
-    async def give_work(self, client: object) -> None:
+    async def give_work(self, client: Client) -> None:
         """Have something to do for each, by another client."""
         self._over = True
         self.call.set()
@@ -119,7 +120,7 @@ class Crew:
         """The roles that have not done it yet."""
         return [role for role in ROLES if role not in self.done]
 
-    def _queue(self, client: object, role: str) -> Torrelque:
+    def _queue(self, client: Client, role: str) -> Torrelque:
         return Torrelque(client, queue=f'{self.name}-{role}', shards=self.shards)
 
     def _tell(self, role: str) -> None:

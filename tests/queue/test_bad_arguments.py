@@ -197,7 +197,7 @@ async def test_a_pipeline_that_is_none(queue: Torrelque, transport: RecordingTra
 @pytest.mark.parametrize('client', [None, 'redis://localhost', ..., dict], ids=repr)
 def test_an_unknown_client(client: object) -> None:
     with pytest.raises(TorrelqueError, match=r'(?s)client.*redis\.asyncio\.Redis.*coredis\.Redis.*connect\(url\)'):
-        Torrelque(client)
+        Torrelque(client)  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize('queue', NO_TEXTS, ids=repr)

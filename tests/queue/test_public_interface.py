@@ -37,7 +37,7 @@ NAMES_OF_0_9 = {
 SIGNATURES = {
     '__init__': (
         "client, *, queue='trq', serialiser=JSON | max_dequeues=None, max_rejected=None, durability=None, "
-        'failover_timeout=None, shards=None'
+        'failover_timeout=None, shards=None, result_serialiser=None'
     ),
     'enqueue': 'task, *, task_timeout=None, delay=None, pipeline=None | task_id=None, max_dequeues=None, headers=None',
     'dequeue': 'timeout=None, *, max_tasks=1',

@@ -14,10 +14,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from tests.transports.settings import LOOPS
+from torrelque import Client
 
 
 @asynccontextmanager
-async def redis_py(url: str, **options: Any) -> AsyncIterator[object]:  # noqa: ANN401 - redis-py's
+async def redis_py(url: str, **options: Any) -> AsyncIterator[Client]:  # noqa: ANN401 - redis-py's
     """As its versions before 6 are by default: without retries, without time-outs."""
     settings: dict[str, Any] = {'retry': Retry(NoBackoff(), 0), 'socket_timeout': None, **options}
     client = redis.asyncio.Redis.from_url(url, **settings)
@@ -26,7 +27,7 @@ async def redis_py(url: str, **options: Any) -> AsyncIterator[object]:  # noqa: 
 
 
 @asynccontextmanager
-async def with_coredis(url: str, **options: Any) -> AsyncIterator[object]:  # noqa: ANN401 - coredis's
+async def with_coredis(url: str, **options: Any) -> AsyncIterator[Client]:  # noqa: ANN401 - coredis's
     client: coredis.Redis[Any] = coredis.Redis.from_url(url, **{'retry_policy': NoRetryPolicy(), **options})
     async with client:
         yield client
@@ -38,14 +39,14 @@ class Kind(NamedTuple):
     client: str
     loop: str
 
-    def make(self, url: str, **options: Any) -> AbstractAsyncContextManager[object]:  # noqa: ANN401 - the client's
+    def make(self, url: str, **options: Any) -> AbstractAsyncContextManager[Client]:  # noqa: ANN401 - the client's
         return CLIENTS[self.client](url, **options)
 
     def __str__(self) -> str:
         return '/'.join(self)
 
 
-CLIENTS: dict[str, Callable[..., AbstractAsyncContextManager[object]]] = {'redis_py': redis_py, 'coredis': with_coredis}
+CLIENTS: dict[str, Callable[..., AbstractAsyncContextManager[Client]]] = {'redis_py': redis_py, 'coredis': with_coredis}
 KINDS = [
     Kind('redis_py', 'asyncio'),
     Kind('redis_py', 'asyncio+uvloop'),

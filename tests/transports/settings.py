@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint
 from tests import clusters, servers
 from tests.clusters import Cluster
 from tests.servers import Server
+from torrelque import Client as AnyClient
 from torrelque.testing import MemoryServer, MemoryTransport
 from torrelque.testing.conformance.support import CountBlocked
 from torrelque.transports.native import connect
@@ -27,13 +28,13 @@ LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
 class Client(NamedTuple):
     """A way to reach a server. ``make(server)`` is a context that holds a client."""
 
-    make: Callable[[Server], AbstractAsyncContextManager[object]]
+    make: Callable[[Server], AbstractAsyncContextManager[AnyClient]]
     loops: tuple[str, ...] = tuple(LOOPS)
 
 
 def redis_py(*loops: str, **options: Any) -> Client:  # noqa: ANN401 - whatever redis-py takes
     @asynccontextmanager
-    async def make(server: Server) -> AsyncIterator[object]:
+    async def make(server: Server) -> AsyncIterator[AnyClient]:
         client = redis.asyncio.Redis.from_url(server.url, **options)
         async with aclosing(client):
             yield client
@@ -43,7 +44,7 @@ def redis_py(*loops: str, **options: Any) -> Client:  # noqa: ANN401 - whatever 
 
 def with_coredis(*loops: str, **options: Any) -> Client:  # noqa: ANN401 - whatever coredis takes
     @asynccontextmanager
-    async def make(server: Server) -> AsyncIterator[object]:
+    async def make(server: Server) -> AsyncIterator[AnyClient]:
         client: coredis.Redis[Any] = coredis.Redis.from_url(server.url, **options)
         async with client:
             yield client
@@ -68,14 +69,14 @@ CLIENTS: dict[str, Client] = {
 class ClusterClient(NamedTuple):
     """A way to reach a cluster. ``make(cluster)`` is a context that holds a client; None: all ``turns`` there are."""
 
-    make: Callable[[Cluster], AbstractAsyncContextManager[object]]
+    make: Callable[[Cluster], AbstractAsyncContextManager[AnyClient]]
     turns: dict[str, tuple[str, ...]] | None = None
     """The event loops, each with the kinds of servers that it has its turn with."""
 
 
 def redis_py_cluster(turns: dict[str, tuple[str, ...]], **options: Any) -> ClusterClient:  # noqa: ANN401 - redis-py's
     @asynccontextmanager
-    async def make(cluster: Cluster) -> AsyncIterator[object]:
+    async def make(cluster: Cluster) -> AsyncIterator[AnyClient]:
         client = redis.asyncio.RedisCluster(host='127.0.0.1', port=cluster.nodes[0].port, **options)
         async with aclosing(client):
             yield client
@@ -91,7 +92,7 @@ def tidy(client: coredis.RedisCluster[Any]) -> None:
 
 def coredis_cluster(turns: dict[str, tuple[str, ...]], **options: Any) -> ClusterClient:  # noqa: ANN401 - coredis's
     @asynccontextmanager
-    async def make(cluster: Cluster) -> AsyncIterator[object]:
+    async def make(cluster: Cluster) -> AsyncIterator[AnyClient]:
         client: coredis.RedisCluster[Any] = coredis.RedisCluster('127.0.0.1', cluster.nodes[0].port, **options)
         async with client:
             yield client
@@ -115,7 +116,7 @@ CLUSTER_CLIENTS: dict[str, ClusterClient] = {
 
 
 @asynccontextmanager
-async def memory_client(server: MemoryServer) -> AsyncIterator[object]:
+async def memory_client(server: MemoryServer) -> AsyncIterator[AnyClient]:
     yield MemoryTransport(server=server)
 
 

@@ -14,7 +14,7 @@ from tests import clusters, servers
 from tests.clusters import Cluster, Move, calls_of
 from tests.transports.native_support import blocked, until
 from tests.transports.settings import CLUSTER_CLIENTS, LOOPS
-from torrelque import Durability, Torrelque
+from torrelque import Client, Durability, Torrelque
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.engine.engine import drive
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError, TorrelqueTypeError
@@ -68,7 +68,7 @@ async def client(setting: tuple[str, str], cluster: Cluster) -> AsyncIterator[An
 
 
 @pytest.fixture
-async def transport(client: object) -> AsyncIterator[Transport]:
+async def transport(client: Client) -> AsyncIterator[Transport]:
     transport = adapt(client)
     yield transport
     await transport.aclose()
@@ -203,7 +203,7 @@ async def test_what_is_executed_apart_moves_as_a_whole(cluster: Cluster, transpo
         assert count() == 1
 
 
-async def test_a_claim_during_the_move_is_done_once_the_slot_has_arrived(cluster: Cluster, client: object) -> None:
+async def test_a_claim_during_the_move_is_done_once_the_slot_has_arrived(cluster: Cluster, client: Client) -> None:
     async with Torrelque(client, queue='moving') as queue:
         ids = [str(await queue.enqueue(number)) for number in range(10)]
         move = Move(cluster, KEY)
@@ -226,7 +226,7 @@ async def test_a_claim_during_the_move_is_done_once_the_slot_has_arrived(cluster
         assert not await queue.audit()
 
 
-async def test_an_idle_consumer_and_a_watcher_outlive_a_move(cluster: Cluster, client: object) -> None:
+async def test_an_idle_consumer_and_a_watcher_outlive_a_move(cluster: Cluster, client: Client) -> None:
     async with Torrelque(client, queue='moving') as queue:
         results: list[object] = []
 

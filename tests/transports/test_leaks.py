@@ -16,7 +16,7 @@ from tests import clusters, servers
 from tests.servers import Server
 from tests.transports.native_support import Start, connections
 from tests.transports.settings import LOOPS, tidy
-from torrelque import Torrelque, connect, queues, shards_of
+from torrelque import Client, Torrelque, connect, queues, shards_of
 from torrelque.transports import spares
 
 pytestmark = pytest.mark.anyio
@@ -25,19 +25,19 @@ ROUNDS = 5
 
 
 @asynccontextmanager
-async def redis_py(url: str) -> AsyncIterator[object]:
+async def redis_py(url: str) -> AsyncIterator[Client]:
     async with redis.asyncio.Redis.from_url(url) as client:
         yield client
 
 
 @asynccontextmanager
-async def with_coredis(url: str) -> AsyncIterator[object]:
+async def with_coredis(url: str) -> AsyncIterator[Client]:
     client: coredis.Redis[Any] = coredis.Redis.from_url(url)
     async with client:
         yield client
 
 
-CLIENTS: dict[str, Callable[[str], AbstractAsyncContextManager[object]]] = {
+CLIENTS: dict[str, Callable[[str], AbstractAsyncContextManager[Client]]] = {
     'native': connect,
     'redis_py': redis_py,
     'coredis': with_coredis,

@@ -14,6 +14,7 @@ from redis.asyncio.sentinel import Sentinel
 
 from tests.sentinels import SERVICE, Watched
 from torrelque import (
+    Client,
     Torrelque,
     TorrelqueConnectionError,
     TorrelqueLeaseLostError,
@@ -25,7 +26,7 @@ from torrelque.transports.native.url import parse_url
 
 pytestmark = pytest.mark.anyio
 
-MakeClient = Callable[[Watched], AbstractAsyncContextManager[object]]
+MakeClient = Callable[[Watched], AbstractAsyncContextManager[Client]]
 
 BEFORE, IN_ALL = 150, 450
 """Tasks done before the primary is killed, and enqueued at all."""
@@ -35,13 +36,13 @@ LAST_MOMENTS = 50
 
 
 @asynccontextmanager
-async def native(watched: Watched) -> AsyncIterator[object]:
+async def native(watched: Watched) -> AsyncIterator[Client]:
     async with connect(f'redis+sentinel://{watched.hosts}/{SERVICE}') as client:
         yield client
 
 
 @asynccontextmanager
-async def redis_py(watched: Watched) -> AsyncIterator[object]:
+async def redis_py(watched: Watched) -> AsyncIterator[Client]:
     places = [('127.0.0.1', port) for port in watched.ports]
     sentinel = Sentinel(places, socket_timeout=1)  # type: ignore[no-untyped-call]
     client = sentinel.master_for(SERVICE, socket_timeout=5)
@@ -54,7 +55,7 @@ async def redis_py(watched: Watched) -> AsyncIterator[object]:
 
 
 @asynccontextmanager
-async def of_coredis(watched: Watched) -> AsyncIterator[object]:
+async def of_coredis(watched: Watched) -> AsyncIterator[Client]:
     async with AsyncExitStack() as stack:
         places = [TCPLocation('127.0.0.1', port) for port in watched.ports]
         sentinel = await stack.enter_async_context(coredis.Sentinel(places))

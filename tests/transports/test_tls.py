@@ -19,7 +19,7 @@ from tests.servers import Server
 from tests.transports.certificates import Certificates
 from tests.transports.native_support import Start, call
 from tests.transports.outages import Kind, anyio_backend, kind
-from torrelque import Torrelque, TorrelqueHandshakeError, TorrelqueRefusedError
+from torrelque import Client, Torrelque, TorrelqueHandshakeError, TorrelqueRefusedError
 from torrelque.transports import Transport, adapt
 
 pytestmark = pytest.mark.anyio
@@ -39,7 +39,7 @@ class Endpoint(NamedTuple):
 
 
 @asynccontextmanager
-async def redis_py(to: Endpoint, **options: Any) -> AsyncIterator[object]:  # noqa: ANN401 - redis-py's
+async def redis_py(to: Endpoint, **options: Any) -> AsyncIterator[Client]:  # noqa: ANN401 - redis-py's
     settings: dict[str, Any] = dict(options)
     if to.authority:
         # Its versions before 6 do not check the name by default.
@@ -52,7 +52,7 @@ async def redis_py(to: Endpoint, **options: Any) -> AsyncIterator[object]:  # no
 
 
 @asynccontextmanager
-async def with_coredis(to: Endpoint, **options: Any) -> AsyncIterator[object]:  # noqa: ANN401 - coredis's
+async def with_coredis(to: Endpoint, **options: Any) -> AsyncIterator[Client]:  # noqa: ANN401 - coredis's
     context = ssl.create_default_context(cafile=to.authority) if to.authority else None
     if context is not None and to.certificate:
         context.load_cert_chain(*to.certificate)

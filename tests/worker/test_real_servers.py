@@ -12,7 +12,7 @@ import redis.asyncio
 
 from tests.servers import Server
 from tests.worker.support import LiveBench
-from torrelque import Task, Torrelque, connect, events
+from torrelque import Client, Task, Torrelque, connect, events
 
 pytestmark = pytest.mark.anyio
 
@@ -22,7 +22,7 @@ Start = Callable[..., Server]
 
 
 @asynccontextmanager
-async def client_of(kind: str, server: Server) -> AsyncIterator[object]:
+async def client_of(kind: str, server: Server) -> AsyncIterator[Client]:
     match kind:
         case 'native':
             async with connect(server.url, retry_timeout=0.2) as client:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torrelque.core.models import Receipt, Task, TaskId
 from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
@@ -16,10 +16,13 @@ __all__ = (
     'check_headers',
     'check_id',
     'check_seconds',
+    'check_serialiser',
     'check_target',
     'check_text',
     'check_wait',
 )
+
+S = TypeVar('S')
 
 LONGEST = 1e9
 """Seconds, over thirty years: beyond it a time is a mistake, and would lose digits on the way."""
@@ -73,6 +76,13 @@ def check_flag(name: str, value: Any) -> bool:  # noqa: ANN401 - as above
     """True or False, and nothing that only counts as such."""
     if not isinstance(value, bool):
         raise TorrelqueTypeError(f'{name} must be True or False, got {value!r}')
+    return value
+
+
+def check_serialiser(name: str, value: S) -> S:
+    """Something with ``dumps`` and ``loads``."""
+    if not (callable(getattr(value, 'dumps', None)) and callable(getattr(value, 'loads', None))):
+        raise TorrelqueTypeError(f'{name} must have dumps and loads, got {value!r}')
     return value
 
 

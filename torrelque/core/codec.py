@@ -7,20 +7,22 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
-from torrelque.core.models import NO_HEADERS
+from torrelque.core.models import NO_HEADERS, Payload
 from torrelque.errors import TorrelqueTypeError
 
 __all__ = ('JSON', 'Serialiser', 'TorrelqueTaskSerialiser', 'dump_headers', 'dump_payload', 'load_headers')
 
 
-class Serialiser(Protocol):
-    """What a queue's ``serialiser`` has to have; the ``pickle`` module has it."""
+class Serialiser(Protocol[Payload]):
+    """What a queue's ``serialiser`` must have. The ``pickle`` module has it as well."""
 
-    @property
-    def dumps(self) -> Any: ...  # noqa: ANN401 - modules and named tuples of functions, of many signatures
+    def dumps(self, value: Payload, /) -> bytes | bytearray | memoryview | str:
+        """Serialise a value. A ``str`` is encoded as UTF-8."""
+        ...
 
-    @property
-    def loads(self) -> Any: ...  # noqa: ANN401 - as above
+    def loads(self, data: bytes, /) -> Payload:
+        """Deserialise what `dumps` returned."""
+        ...
 
 
 class TorrelqueTaskSerialiser(NamedTuple):
@@ -46,7 +48,7 @@ JSON = TorrelqueTaskSerialiser(_dump_json, _load_json)
 """The default. It runs no code that a payload brings along."""
 
 
-def dump_payload(serialiser: Serialiser, value: Any) -> bytes:  # noqa: ANN401 - whatever the serialiser can write
+def dump_payload(serialiser: Serialiser[Payload], value: Payload) -> bytes:
     """Serialise; a ``str`` is encoded. Whatever the serialiser raises comes through."""
     data = serialiser.dumps(value)
     if isinstance(data, str):

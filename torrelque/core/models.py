@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 __all__ = (
     'STATE_FIELDS',
+    'Payload',
     'Receipt',
     'Task',
     'TaskId',
@@ -23,6 +24,17 @@ __all__ = (
 )
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+if TYPE_CHECKING:  # only type checkers need the default, and all of them know typing_extensions
+    from typing_extensions import TypeVar
+
+    Payload = TypeVar('Payload', default=Any)
+    Payload_co = TypeVar('Payload_co', default=Any, covariant=True)
+else:
+    from typing import TypeVar
+
+    Payload = TypeVar('Payload')
+    Payload_co = TypeVar('Payload_co', covariant=True)
 
 
 class TorrelqueTaskStatus(IntEnum):
@@ -71,7 +83,7 @@ class TaskId(str):
         return TaskId, (self.receipt,)
 
 
-class Task(tuple[TaskId, Any]):  # noqa: SLOT001 - a tuple cannot have slots of its own
+class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a tuple cannot have slots of its own
     """A task that was handed to this consumer; unpacks as ``(id, data)``.
 
     ``receipt`` is the claim, ``headers`` what the producer sent along.
@@ -91,12 +103,12 @@ class Task(tuple[TaskId, Any]):  # noqa: SLOT001 - a tuple cannot have slots of 
     def __new__(
         cls,
         receipt: Receipt,
-        data: Any,  # noqa: ANN401 - whatever the producer sent
+        data: Payload_co,
         deadline: float,
         expires: float,
         headers: Mapping[str, str] = NO_HEADERS,
         attempt: int | None = None,
-    ) -> Task:
+    ) -> Task[Payload_co]:
         self = super().__new__(cls, (TaskId(receipt), data))
         self.receipt = receipt
         self.deadline = deadline
@@ -111,7 +123,7 @@ class Task(tuple[TaskId, Any]):  # noqa: SLOT001 - a tuple cannot have slots of 
         return self[0]
 
     @property
-    def data(self) -> Any:  # noqa: ANN401 - whatever the producer sent
+    def data(self) -> Payload_co:
         """The payload, deserialised."""
         return self[1]
 
@@ -120,7 +132,7 @@ class Task(tuple[TaskId, Any]):  # noqa: SLOT001 - a tuple cannot have slots of 
         """Which delivery of the task this is, from 1."""
         return self.receipt.dequeue_count
 
-    def __reduce__(self) -> tuple[type[Task], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type[Task[Any]], tuple[Any, ...]]:
         return Task, (self.receipt, self.data, self.deadline, self.expires, dict(self.headers), self.attempt)
 
 
@@ -177,11 +189,11 @@ class TorrelqueTaskState(NamedTuple):
     """Grows with each transition that 1.0 made."""
 
 
-class TorrelqueTask(NamedTuple):
+class TorrelqueTask(NamedTuple, Generic[Payload]):
     """A queued task, read without claiming it."""
 
     id: str
-    data: Any
+    data: Payload
     headers: Mapping[str, str]
     state: TorrelqueTaskState
     deadline: float | None = None

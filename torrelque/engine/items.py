@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from torrelque.core import checks
 from torrelque.core.codec import Serialiser, dump_headers, dump_payload
 from torrelque.core.commands import Answer, Item, Outcome, enqueue_item, release_item, requeue_item
-from torrelque.core.models import Receipt, TorrelqueTaskStatus
+from torrelque.core.models import Payload, Receipt, TorrelqueTaskStatus
 from torrelque.errors import (
     TorrelqueDurabilityError,
     TorrelqueError,
@@ -42,10 +42,10 @@ CHUNK = 250
 
 
 @dataclass(slots=True)  # not frozen, here and below, as that makes it twice as slow to make
-class EnqueueItem:
-    """A task to enqueue; the fields mean what the parameters of ``Torrelque.enqueue`` mean."""
+class EnqueueItem(Generic[Payload]):
+    """A task to enqueue. The fields are those arguments of ``Torrelque.enqueue``."""
 
-    task: Any
+    task: Payload
     task_timeout: float | None = None
     delay: float | None = None
     task_id: str | None = None
@@ -91,8 +91,8 @@ def random_id() -> str:
 
 
 def write_enqueue(
-    new: EnqueueItem,
-    serialiser: Serialiser,
+    new: EnqueueItem[Payload],
+    serialiser: Serialiser[Payload],
     default_timeout: float,
     default_limit: int | None,
     new_id: Callable[[], str] = random_id,
@@ -118,7 +118,7 @@ def write_requeue(item: RequeueItem) -> tuple[Receipt | str, Item]:
     return target, requeue_item(target, delay, timeout)
 
 
-def write_release(item: ReleaseItem, serialiser: Serialiser, default_ttl: float) -> tuple[Receipt | str, Item]:
+def write_release(item: ReleaseItem, serialiser: Serialiser[Any], default_ttl: float) -> tuple[Receipt | str, Item]:
     """The claim that is meant and its arguments."""
     target = checks.check_target(item.task)
     status = item.status

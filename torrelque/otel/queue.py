@@ -168,6 +168,13 @@ class InstrumentedTorrelque(Torrelque):
             self._receive(begun, received)
         return received
 
+    async def dequeue_many(self, max_tasks: int, timeout: float | None = None) -> list[Task]:
+        """As in Torrelque, with a span as of `dequeue`."""
+        with self._receiving() as begun:
+            received = await super().dequeue_many(max_tasks, timeout)
+            self._receive(begun, received)
+        return received
+
     async def dequeue_nowait(self, *, max_tasks: int = 1) -> list[Task]:
         """As in Torrelque: a span as of `dequeue`; none where there was nothing to receive."""
         with self._receiving() as begun:

@@ -6,14 +6,18 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import anyio
 
 from torrelque.core.protocol import Arg, Batch, Call, Reply
 from torrelque.errors import TorrelqueUsageError
 
-__all__ = ('Listener', 'Message', 'Transport')
+if TYPE_CHECKING:  # coredis is optional
+    import coredis
+    import redis.asyncio
+
+__all__ = ('Client', 'Listener', 'Message', 'Transport')
 
 
 class Message(NamedTuple):
@@ -154,3 +158,18 @@ class Transport(ABC):
             return
         with anyio.move_on_after(until - self.now()):
             await event.wait()
+
+
+if TYPE_CHECKING:
+    Client: TypeAlias = (
+        redis.asyncio.Redis
+        | redis.asyncio.RedisCluster
+        | coredis.Redis[str]
+        | coredis.Redis[bytes]
+        | coredis.RedisCluster[str]
+        | coredis.RedisCluster[bytes]
+        | Transport
+    )
+    """The clients that a queue accepts."""
+else:
+    Client = Any

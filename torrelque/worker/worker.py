@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 from time import monotonic
-from typing import Any
+from typing import Any, Generic
 
 import anyio
 import anyio.to_thread
@@ -33,6 +33,7 @@ from torrelque import (
 )
 from torrelque import retry as policies
 from torrelque.core import checks
+from torrelque.core.models import Payload
 from torrelque.worker.failures import Failure, describe, understand
 from torrelque.worker.leases import Clock, LeaseKeeper
 from torrelque.worker.loops import LoopClock, count_cancellations, open_tasks, start_dedicated
@@ -73,7 +74,7 @@ class _Job:
         self.lost = False
 
 
-class Worker:
+class Worker(Generic[Payload]):
     """Consumes a queue: ``await Worker(queue, handler, concurrency=10).run()``.
 
     The worker calls the handler for each task, renews the leases meanwhile, and writes the outcomes.
@@ -104,8 +105,8 @@ class Worker:
 
     def __init__(
         self,
-        queue: Torrelque,
-        handler: Callable[[Task], Any],
+        queue: Torrelque[Payload],
+        handler: Callable[[Task[Payload]], Any],
         *,
         concurrency: int,
         retry: policies.RetryPolicy | None = None,
@@ -328,9 +329,7 @@ class Worker:
 
     async def _next_tasks(self) -> list[Task]:
         try:
-            if (free := self._free()) > 1:
-                return await self._queue.dequeue(max_tasks=free)
-            return [await self._queue.dequeue()]
+            return await self._queue.dequeue_many(self._free())
         except Exception as error:  # noqa: BLE001 - judged below
             away = self._note_failed_claim(error, away=False)
             return await self._until_back(error, away)

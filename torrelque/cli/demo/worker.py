@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import anyio
 import anyio.to_thread
 
-from torrelque import Task, Torrelque, TorrelqueError, TorrelqueLeaseLostError, connect
+from torrelque import Client, Task, Torrelque, TorrelqueError, TorrelqueLeaseLostError, connect
 
 __all__ = ('CLIENTS', 'QUEUE', 'TASK_TIMEOUT')
 
@@ -37,7 +37,7 @@ RESULT_TTL = 24 * 3600.0
 
 
 @asynccontextmanager
-async def _redis_py(url: str) -> AsyncIterator[object]:
+async def _redis_py(url: str) -> AsyncIterator[Client]:
     import redis.asyncio  # noqa: PLC0415 - workers start faster without the other clients
 
     async with redis.asyncio.Redis.from_url(url) as client:
@@ -45,14 +45,14 @@ async def _redis_py(url: str) -> AsyncIterator[object]:
 
 
 @asynccontextmanager
-async def _coredis(url: str) -> AsyncIterator[object]:
+async def _coredis(url: str) -> AsyncIterator[Client]:
     import coredis  # noqa: PLC0415 - see above
 
     async with coredis.Redis.from_url(url) as client:
         yield client
 
 
-CLIENTS: dict[str, Callable[[str], AbstractAsyncContextManager[object]]] = {
+CLIENTS: dict[str, Callable[[str], AbstractAsyncContextManager[Client]]] = {
     'redis-py': _redis_py,
     'coredis': _coredis,
     'native': connect,

@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from torrelque import Client
 from torrelque.core.codec import TorrelqueTaskSerialiser
 from torrelque.core.models import Task, TaskId, TorrelqueTaskStatus
 from torrelque.engine.items import EnqueueItem
@@ -87,7 +88,7 @@ class ConsumingConformance(OnQueue):
                 await queue.enqueue('mine')
         assert [task.data for task in got] == ['mine']
 
-    async def test_a_waiting_consumer_gets_what_another_client_sends(self, client: object, queue: Torrelque) -> None:
+    async def test_a_waiting_consumer_gets_what_another_client_sends(self, client: Client, queue: Torrelque) -> None:
         got: list[Task] = []
 
         async def consume() -> None:
@@ -137,7 +138,7 @@ class ConsumingConformance(OnQueue):
         stats = await queue.get_queue_stats()
         assert (stats.tasks, stats.rejected, stats.total_rejected) == (0, 1, 1)
 
-    async def test_the_delivery_limit_of_stale_claims(self, client: object) -> None:
+    async def test_the_delivery_limit_of_stale_claims(self, client: Client) -> None:
         async with self.make_queue(client, unique(), max_dequeues=1) as queue:
             task_id = await queue.enqueue('deadly', task_timeout=0.01)
             await queue.dequeue(20)
@@ -148,7 +149,7 @@ class ConsumingConformance(OnQueue):
 
             await eventually(is_rejected)
 
-    async def test_a_cap_on_dead_letters(self, client: object) -> None:
+    async def test_a_cap_on_dead_letters(self, client: Client) -> None:
         async with self.make_queue(client, unique(), max_dequeues=1, max_rejected=2) as queue:
             ids = await queue.enqueue_many(range(5))
             first, second, *rest = await queue.dequeue(20, max_tasks=5)
@@ -172,7 +173,7 @@ class ConsumingConformance(OnQueue):
             assert (await queue.get_task(str(ids[0]))).data == 'anew'
 
     async def test_what_cannot_be_deserialised_spoils_nothing(
-        self, client: object, caplog: pytest.LogCaptureFixture
+        self, client: Client, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with self.make_queue(client, unique(), serialiser=_FUSSY) as queue:
             ids = await queue.enqueue_many(['a', 'broken', 'b'])
@@ -188,7 +189,7 @@ class ConsumingConformance(OnQueue):
             assert (await queue.get_queue_stats()).working == 2
 
     async def test_a_wait_goes_on_past_what_cannot_be_deserialised(
-        self, client: object, caplog: pytest.LogCaptureFixture
+        self, client: Client, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with self.make_queue(client, unique(), serialiser=_FUSSY) as queue:
             await queue.enqueue('broken')

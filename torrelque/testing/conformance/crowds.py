@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import anyio
 
+from torrelque import Client
 from torrelque.core.models import Task
 from torrelque.errors import TorrelqueTimeoutError
 from torrelque.queue import Torrelque
@@ -87,7 +88,7 @@ class CrowdConformance(OnQueue):
             task = await queue.dequeue()
         assert (task.id, task.dequeue_count) == (task_id, 1)
 
-    async def test_consumers_cancelled_as_a_task_arrives(self, client: object, queue: Torrelque) -> None:
+    async def test_consumers_cancelled_as_a_task_arrives(self, client: Client, queue: Torrelque) -> None:
         taken: list[Task] = []
 
         async def consume(patience: float) -> None:
@@ -104,7 +105,7 @@ class CrowdConformance(OnQueue):
                     ids.append(await producer.enqueue(round_))
             await self._all_accounted_for(producer, ids, taken)
 
-    async def test_consumers_whose_time_ends_as_a_task_arrives(self, client: object, queue: Torrelque) -> None:
+    async def test_consumers_whose_time_ends_as_a_task_arrives(self, client: Client, queue: Torrelque) -> None:
         taken: list[Task] = []
 
         async def consume(patience: float) -> None:
@@ -176,7 +177,7 @@ class CrowdConformance(OnQueue):
         stats = await queue.get_queue_stats()
         assert stats.tasks == stats.working == len(left)
 
-    async def test_leaving_gives_back_what_nobody_took(self, client: object, queue: Torrelque) -> None:
+    async def test_leaving_gives_back_what_nobody_took(self, client: Client, queue: Torrelque) -> None:
         taken: list[Task] = []
 
         async def consume(own: Torrelque) -> None:
@@ -192,7 +193,7 @@ class CrowdConformance(OnQueue):
         assert sorted(task.data for task in taken + left) == list(range(5))
         assert {task.dequeue_count for task in left} <= {1}
 
-    async def test_leaving_and_entering_again(self, client: object) -> None:
+    async def test_leaving_and_entering_again(self, client: Client) -> None:
         queue = self.make_queue(client, unique())
         for number in range(3):
             async with queue:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from torrelque import Client
 from torrelque.core.models import Task, TorrelqueTaskState, TorrelqueTaskStatus
 from torrelque.engine.discovery import queues
 from torrelque.errors import TorrelqueLookupError, TorrelqueTimeoutError
@@ -126,7 +127,7 @@ class ObservingConformance(OnQueue):
         ids = await queue.enqueue_many(range(700))
         assert {task_id async for task_id, _ in queue.tasks()} == set(ids)
 
-    async def test_finding_queues(self, client: object, queue: Torrelque) -> None:
+    async def test_finding_queues(self, client: Client, queue: Torrelque) -> None:
         await queue.enqueue('a')
         async with self.make_queue(client, unique('odd*[x]:')) as other:
             await other.enqueue('a')
@@ -267,7 +268,7 @@ class ObservingConformance(OnQueue):
                 await queue.cancel(task_id)
         assert len(errors) == 1
 
-    async def test_a_watch_does_not_outlive_its_queue(self, client: object, queue: Torrelque) -> None:
+    async def test_a_watch_does_not_outlive_its_queue(self, client: Client, queue: Torrelque) -> None:
         async def nothing_left() -> bool:
             return (await queue.get_queue_stats()).tasks == 0
 

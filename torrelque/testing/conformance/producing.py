@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from torrelque import Client
 from torrelque.core.codec import TorrelqueTaskSerialiser
 from torrelque.core.models import TorrelqueTaskStatus
 from torrelque.engine.items import EnqueueItem
@@ -30,7 +31,7 @@ class ProducingConformance(OnQueue):
             got_id, got = await queue.dequeue(20)
             assert (got_id, got, type(got)) == (task_id, data, type(data))
 
-    async def test_a_serialiser_of_bytes(self, client: object) -> None:
+    async def test_a_serialiser_of_bytes(self, client: Client) -> None:
         async with self.make_queue(client, unique(), serialiser=pickle) as queue:
             await queue.enqueue({1, 2.5, b'\x00\xff'})
             task = await queue.dequeue(20)
@@ -38,7 +39,7 @@ class ProducingConformance(OnQueue):
             await queue.release(task, result=(1, {2}), result_ttl=60)
             assert (await queue.get_task_state(task.id)).result == (1, {2})
 
-    async def test_a_serialiser_of_text(self, client: object) -> None:
+    async def test_a_serialiser_of_text(self, client: Client) -> None:
         text = TorrelqueTaskSerialiser(lambda value: f'<{value}>', lambda data: data.decode()[1:-1])
         async with self.make_queue(client, unique(), serialiser=text) as queue:
             await queue.enqueue('gr\u00fcn')
@@ -127,14 +128,14 @@ class ProducingConformance(OnQueue):
             await queue.cancel(task.id)
         await queue.release(task)
 
-    async def test_queues_do_not_mix(self, client: object, queue: Torrelque) -> None:
+    async def test_queues_do_not_mix(self, client: Client, queue: Torrelque) -> None:
         async with self.make_queue(client, queue.queue + ':other') as other:
             task_id = await queue.enqueue('mine')
             assert await other.dequeue_nowait() == []
             with pytest.raises(TorrelqueLookupError):
                 await other.get_task_state(task_id)
 
-    async def test_keys_with_other_names(self, client: object) -> None:
+    async def test_keys_with_other_names(self, client: Client) -> None:
         class Renamed(Torrelque):
             keys = {'pending': 'todo', 'task': 'state'}  # noqa: RUF012 - users of 0.9 wrote it like this
 

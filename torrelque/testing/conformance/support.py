@@ -12,13 +12,14 @@ from uuid import uuid4
 import anyio
 import pytest
 
+from torrelque import Client
 from torrelque.core.protocol import Arg, Call, Reply
 from torrelque.queue import Torrelque
 from torrelque.transports import Transport, adapt
 
 __all__ = ('PATIENCE', 'ClientFactory', 'OnClient', 'OnQueue', 'ask', 'call', 'eventually', 'unique', 'unique_key')
 
-ClientFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[object]]
+ClientFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[Client]]
 """Creates a client that lives as long as the context."""
 
 CountBlocked: TypeAlias = Callable[[], Awaitable[int]]
@@ -128,12 +129,12 @@ class OnClient:
             yield
 
     @pytest.fixture
-    async def client(self, client_factory: ClientFactory) -> AsyncIterator[object]:
+    async def client(self, client_factory: ClientFactory) -> AsyncIterator[Client]:
         async with client_factory() as client:
             yield client
 
     @pytest.fixture
-    async def transport(self, client: object) -> AsyncIterator[Transport]:
+    async def transport(self, client: Client) -> AsyncIterator[Transport]:
         transport = adapt(client)
         yield transport
         if transport is not client:
@@ -145,10 +146,10 @@ class OnQueue(OnClient):
 
     shards: int | None = None
 
-    def make_queue(self, client: object, queue: str, **options: Any) -> Torrelque:  # noqa: ANN401 - options have any type
+    def make_queue(self, client: Client, queue: str, **options: Any) -> Torrelque:  # noqa: ANN401 - options have any type
         return Torrelque(client, queue=queue, shards=self.shards, **options)
 
     @pytest.fixture
-    async def queue(self, client: object) -> AsyncIterator[Torrelque]:
+    async def queue(self, client: Client) -> AsyncIterator[Torrelque]:
         async with self.make_queue(client, unique()) as queue:
             yield queue
