@@ -106,7 +106,7 @@ class Telemetry:
 
     def start(
         self,
-        verb: Command,
+        command: Command,
         attributes: Attributes,
         links: Sequence[Link] = (),
         context: Context | None = None,
@@ -115,17 +115,17 @@ class Telemetry:
         """Begin a span, by default as a child of the current one; ``begun`` is its start in Unix ns, if not now."""
         start = time.time_ns() if begun is None else begun
         span = self._tracer.start_span(
-            f'{verb.name} {self._queue}',
+            f'{command.name} {self._queue}',
             context,
-            verb.kind,
-            {**self._describe(verb), **attributes},
+            command.kind,
+            {**self._describe(command), **attributes},
             links,
             start,
         )
         inner = contexts.get_current() if context is None else context
         if span.get_span_context().is_valid:  # otherwise no SDK is set up, and the context stays as it is
             inner = trace.set_span_in_context(span, inner)
-        return Operation(self, verb, span, inner, start)
+        return Operation(self, command, span, inner, start)
 
     def process(self, task: Task) -> Operation:
         """Begin the span of a task's processing."""
@@ -133,32 +133,32 @@ class Telemetry:
         links = [Link(creation)] if creation is not None else []
         return self.start(PROCESS, describe(task), links, working_context(task.headers))
 
-    def sent(self, verb: Command, count: int, error: str | None = None) -> None:
+    def sent(self, command: Command, count: int, error: str | None = None) -> None:
         """Count tasks that the producer sent or tried to send."""
-        self._sent.add(count, self._describe(verb, error))
+        self._sent.add(count, self._describe(command, error))
 
-    def consumed(self, verb: Command, count: int) -> None:
+    def consumed(self, command: Command, count: int) -> None:
         """Count tasks that were delivered to the application."""
-        self._consumed.add(count, self._describe(verb))
+        self._consumed.add(count, self._describe(command))
 
     def dropped(self, error: Exception) -> None:
         """Count a result that could not be written."""
         self._dropped.add(1, self._describe(PROCESS, error_type(error)))
 
-    def lasted(self, verb: Command, nanoseconds: int, error: str | None) -> None:
+    def lasted(self, command: Command, nanoseconds: int, error: str | None) -> None:
         """Record a duration, except of creating a message, which sends nothing."""
         seconds = max(0, nanoseconds) / 1e9  # the clock may have been set back
-        if verb.type == 'process':
-            self._process_duration.record(seconds, self._describe(verb, error))
-        elif verb.type != 'create':
-            self._duration.record(seconds, self._describe(verb, error))
+        if command.type == 'process':
+            self._process_duration.record(seconds, self._describe(command, error))
+        elif command.type != 'create':
+            self._duration.record(seconds, self._describe(command, error))
 
-    def _describe(self, verb: Command, error: str | None = None) -> Attributes:
+    def _describe(self, command: Command, error: str | None = None) -> Attributes:
         attributes: Attributes = {
             'messaging.system': 'torrelque',
             'messaging.destination.name': self._queue,
-            'messaging.operation.name': verb.name,
-            'messaging.operation.type': verb.type,
+            'messaging.operation.name': command.name,
+            'messaging.operation.type': command.type,
         }
         if error is not None:
             attributes[ERROR_TYPE] = error
@@ -168,13 +168,13 @@ class Telemetry:
 class Operation:
     """A span from start to end, with the error that it failed with."""
 
-    def __init__(self, telemetry: Telemetry, verb: Command, span: Span, context: Context, start: int) -> None:
+    def __init__(self, telemetry: Telemetry, command: Command, span: Span, context: Context, start: int) -> None:
         self.span = span
         self.context = context
         self.goes_on: bool = False
         """Whether `running` leaves the span open."""
         self._telemetry = telemetry
-        self._verb = verb
+        self._command = command
         self._start = start
         self._error: str | None = None
 
@@ -188,7 +188,7 @@ class Operation:
     def end(self) -> None:
         """End the span, and record the same duration in the metric."""
         now = time.time_ns()
-        self._telemetry.lasted(self._verb, now - self._start, self._error)
+        self._telemetry.lasted(self._command, now - self._start, self._error)
         self.span.end(now)
 
     @contextmanager

@@ -22,12 +22,27 @@ Handler = Callable[[Task], Any]
 
 
 class InstrumentedWorker(Worker):
-    """A Worker that tells OpenTelemetry what becomes of each delivery, and is used like any other.
+    """A Worker that reports each delivery to OpenTelemetry. Use it like Worker.
 
-    Each call of the handler is a span as of `InstrumentedTorrelque.processing`.
-    An exception, a lost claim, and a cancellation because the worker stops make
-    it an error; what the retry policy decided is in the span of the queue's call
-    that followed.
+    Each call of the handler is a span like that of `InstrumentedTorrelque.processing`.
+    An exception, a lost claim, and a cancellation because the worker stops mark it as
+    failed. What the retry policy decided is in the span of the queue's call that follows.
+
+    Args:
+        queue: The queue, whose providers the worker uses.
+        handler: As in `Worker`, as are all other arguments.
+        concurrency: Number of handlers that run at the same time.
+        retry: What to do after a handler raised.
+        result_ttl: Seconds for which results are kept.
+        grace: Seconds that handlers have to finish when the worker stops.
+        handle_signals: Whether SIGTERM and SIGINT stop the worker.
+        on_event: Called with each event of the worker.
+        clock: Replaces the clock in tests.
+
+    Raises:
+        TorrelqueTypeError: ``queue`` is not an InstrumentedTorrelque, or another argument has
+            a bad type.
+
     """
 
     def __init__(
@@ -59,7 +74,7 @@ class InstrumentedWorker(Worker):
         )
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """As in Worker."""
+        """Run until the worker is stopped, as `Worker.run` does."""
         token = pushed.set(True)
         try:
             await super().run(task_status=task_status)
@@ -68,14 +83,14 @@ class InstrumentedWorker(Worker):
 
 
 class _Deliveries:
-    """The spans of the handlers that run."""
+    """The spans of the running handlers."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
         self._operations: dict[Receipt, Operation] = {}
 
-    def observe(self, handler: Any) -> Any:  # noqa: ANN401 - what is no function is refused by Worker
-        """The handler in a span; of the same kind, as plain functions run in threads."""
+    def observe(self, handler: Any) -> Any:  # noqa: ANN401 - Worker refuses what is not callable
+        """Wrap the handler in a span. A plain function stays one, because the worker runs it in a thread."""
         if not callable(handler):
             return handler
         function: Handler = handler
@@ -95,7 +110,7 @@ class _Deliveries:
         return handle_plainly if _is_plain(function) else handle
 
     async def _rest(self, task: Task, operation: Operation, result: Awaitable[Any]) -> Any:  # noqa: ANN401 - as above
-        """What a plain function returned to be awaited is a part of the work."""
+        """Await what a plain function returned; it belongs to the same span."""
         with self._known(task, operation), operation.running():
             return await result
 
@@ -114,7 +129,7 @@ class _Deliveries:
             del self._operations[task.receipt]
 
     def listen(self, on_event: Any) -> Any:  # noqa: ANN401 - as above
-        """The worker's hook: a claim is lost before its handler is cancelled."""
+        """Wrap the worker's hook. It hears of a lost claim before the handler is cancelled."""
         if on_event is not None and not _is_plain(on_event):
             return on_event
 
@@ -131,7 +146,7 @@ class _Deliveries:
 
 
 def _is_plain(function: object) -> bool:
-    """Whether it is a function, and one that the worker calls without awaiting it."""
+    """Whether the worker calls it without awaiting it."""
     return callable(function) and not (
         inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
     )
