@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import typer.main
 
+from tests.cli.commands.test_inspect import STATE_FIELDS
 from tests.cli.support import Command
-from tests.cli.test_looking import STATE_FIELDS
 from torrelque.cli.app import app
 from torrelque.cli.exit_codes import Exit
 

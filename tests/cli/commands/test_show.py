@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tests import servers
+from tests.cli.commands.test_inspect import STATE_FIELDS, fill
 from tests.cli.support import Command, started
-from tests.cli.test_looking import STATE_FIELDS, fill
 from torrelque import Torrelque, TorrelqueTaskSerialiser
 from torrelque.cli.payloads import show_bytes
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.support import Command
 from tests.servers import Server
-from tests.transports.test_native_handshake import make_certificate
+from tests.transports.native.test_dialer import make_certificate
 
 SERVER = 3
 USAGE = 2
