@@ -5,13 +5,17 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 PYTEST_ARGS ?= -n auto --maxprocesses 4
 
-.PHONY: demo test lint format types docs screenshots soak chaos bench
+.PHONY: demo test conformance lint format types docs screenshots soak chaos bench
 
 demo: $(VENV)/.demo-installed
 	$(VENV)/bin/torrelque demo $(DEMO_ARGS)
 
 test: $(VENV)/.dev-installed
 	$(PY) -m pytest $(PYTEST_ARGS)
+
+# The conformance suite with every transport on every event loop over every server, in about 6 minutes.
+conformance: $(VENV)/.dev-installed
+	$(PY) -m tests.matrix $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev-installed
 	$(PY) -m ruff format --check

@@ -1,4 +1,4 @@
-"""``python -m tests.matrix [pytest arguments]``: run the conformance suite and print how much of it passed where."""
+"""``python -m tests.matrix [pytest arguments]``: run all of the conformance suite and print what passed where."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _cell(outcomes: Counter[str]) -> str:
 def main() -> int:
     counting = Counting()
     begun = time.monotonic()
-    status = pytest.main([SUITE, '-q', *sys.argv[1:]], plugins=[counting])
+    status = pytest.main([SUITE, '-q', '--full', *sys.argv[1:]], plugins=[counting])
     print(f'\n{counting.table()}\n\n{time.monotonic() - begun:.0f} s')
     return int(status)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import coredis
 import redis.asyncio
 from anyio.lowlevel import checkpoint
 
-from tests import clusters, servers
+from tests import servers
 from tests.clusters import Cluster
 from tests.servers import Server
 from torrelque import Client as AnyClient
@@ -26,62 +26,80 @@ LOOPS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Client(NamedTuple):
-    """A way to reach a server. ``make(server)`` is a context that holds a client."""
+    """A way to reach a server or a cluster. ``make(server)`` is a context that holds a client."""
 
-    make: Callable[[Server], AbstractAsyncContextManager[AnyClient]]
+    make: Callable[[Any], AbstractAsyncContextManager[AnyClient]]
     loops: tuple[str, ...] = tuple(LOOPS)
+    servers: tuple[str, ...] = tuple(servers.SERVERS)
+    """The kinds of servers that it meets by default; with ``--full`` it meets them all."""
+
+    def settings(self, name: str, turn: int, *, full: bool) -> Iterator[Setting]:
+        """Each server and each event loop at least once, the loops in turn; in full, every pair of them."""
+        if full:
+            yield from (Setting(name, loop, server) for loop in self.loops for server in servers.SERVERS)
+        else:
+            for count, server in enumerate(self.servers, turn):
+                yield Setting(name, self.loops[count % len(self.loops)], server)
 
 
-def redis_py(*loops: str, **options: Any) -> Client:  # noqa: ANN401 - whatever redis-py takes
+class Setting(NamedTuple):
+    """What one run of the suite is about."""
+
+    client: str
+    loop: str
+    server: str
+
+    def __str__(self) -> str:
+        return '/'.join(self)
+
+
+NEWEST_AND_OLDEST = ('valkey-9.1', 'redis-6.2')
+
+
+def redis_py(*loops: str, kinds: tuple[str, ...] = NEWEST_AND_OLDEST, **options: Any) -> Client:  # noqa: ANN401 - redis-py's
     @asynccontextmanager
     async def make(server: Server) -> AsyncIterator[AnyClient]:
         client = redis.asyncio.Redis.from_url(server.url, **options)
         async with aclosing(client):
             yield client
 
-    return Client(make, loops)
+    return Client(make, loops, kinds)
 
 
-def with_coredis(*loops: str, **options: Any) -> Client:  # noqa: ANN401 - whatever coredis takes
+def with_coredis(*loops: str, kinds: tuple[str, ...] = NEWEST_AND_OLDEST, **options: Any) -> Client:  # noqa: ANN401 - coredis's
     @asynccontextmanager
     async def make(server: Server) -> AsyncIterator[AnyClient]:
         client: coredis.Redis[Any] = coredis.Redis.from_url(server.url, **options)
         async with client:
             yield client
 
-    return Client(make, loops or tuple(LOOPS))
+    return Client(make, loops, kinds)
 
+
+ALL = tuple(servers.SERVERS)
 
 CLIENTS: dict[str, Client] = {
     'native': Client(lambda server: connect(server.url)),
-    'native-unix': Client(lambda server: connect(server.unix_url), ('asyncio', 'trio')),
-    'redis_py': redis_py('asyncio', 'asyncio+uvloop', protocol=2),
+    'native-unix': Client(lambda server: connect(server.unix_url), ('asyncio', 'trio'), NEWEST_AND_OLDEST),
+    'redis_py': redis_py('asyncio', 'asyncio+uvloop', kinds=ALL, protocol=2),
     'redis_py-decode': redis_py('asyncio', protocol=2, decode_responses=True),
     'redis_py-resp3': redis_py('asyncio+uvloop', protocol=3),
     'redis_py-resp3-decode': redis_py('asyncio', protocol=3, decode_responses=True),
     'redis_py-impatient': redis_py('asyncio+uvloop', socket_timeout=0.5),
-    'coredis': with_coredis(),
+    'coredis': with_coredis(*LOOPS, kinds=ALL),
     'coredis-decode': with_coredis('asyncio', 'trio', decode_responses=True),
 }
-"""The settings of a client that decode or time out differently take turns over the event loops, to save time."""
+"""Each transport meets each kind of server; its other settings, such as decoding, meet the newest and the oldest."""
 
 
-class ClusterClient(NamedTuple):
-    """A way to reach a cluster. ``make(cluster)`` is a context that holds a client; None: all ``turns`` there are."""
-
-    make: Callable[[Cluster], AbstractAsyncContextManager[AnyClient]]
-    turns: dict[str, tuple[str, ...]] | None = None
-    """The event loops, each with the kinds of servers that it has its turn with."""
-
-
-def redis_py_cluster(turns: dict[str, tuple[str, ...]], **options: Any) -> ClusterClient:  # noqa: ANN401 - redis-py's
+def redis_py_cluster(*loops: str, kinds: tuple[str, ...] = ALL, **options: Any) -> Client:  # noqa: ANN401 - redis-py's
     @asynccontextmanager
     async def make(cluster: Cluster) -> AsyncIterator[AnyClient]:
         client = redis.asyncio.RedisCluster(host='127.0.0.1', port=cluster.nodes[0].port, **options)
         async with aclosing(client):
             yield client
 
-    return ClusterClient(make, turns)
+    return Client(make, loops, kinds)
 
 
 def tidy(client: coredis.RedisCluster[Any]) -> None:
@@ -90,7 +108,7 @@ def tidy(client: coredis.RedisCluster[Any]) -> None:
         stream.close()
 
 
-def coredis_cluster(turns: dict[str, tuple[str, ...]], **options: Any) -> ClusterClient:  # noqa: ANN401 - coredis's
+def coredis_cluster(*loops: str, kinds: tuple[str, ...] = ALL, **options: Any) -> Client:  # noqa: ANN401 - coredis's
     @asynccontextmanager
     async def make(cluster: Cluster) -> AsyncIterator[AnyClient]:
         client: coredis.RedisCluster[Any] = coredis.RedisCluster('127.0.0.1', cluster.nodes[0].port, **options)
@@ -98,21 +116,18 @@ def coredis_cluster(turns: dict[str, tuple[str, ...]], **options: Any) -> Cluste
             yield client
         tidy(client)
 
-    return ClusterClient(make, turns)
+    return Client(make, loops, kinds)
 
 
-CLUSTER_CLIENTS: dict[str, ClusterClient] = {
-    'native-cluster': ClusterClient(lambda cluster: connect(f'redis+cluster://{cluster.hosts}')),
-    'redis_py-cluster': redis_py_cluster(
-        {'asyncio': ('redis-7.0', 'valkey-9.1'), 'asyncio+uvloop': ('redis-8.2', 'redis-6.2')}
+CLUSTER_CLIENTS: dict[str, Client] = {
+    'native-cluster': Client(lambda cluster: connect(f'redis+cluster://{cluster.hosts}')),
+    'redis_py-cluster': redis_py_cluster('asyncio', 'asyncio+uvloop'),
+    'redis_py-cluster-decode': redis_py_cluster(
+        'asyncio+uvloop', kinds=('valkey-9.1',), protocol=3, decode_responses=True
     ),
-    'redis_py-cluster-decode': redis_py_cluster({'asyncio+uvloop': ('valkey-9.1',)}, protocol=3, decode_responses=True),
-    'coredis-cluster': coredis_cluster(
-        {'asyncio': ('redis-8.2', 'redis-6.2'), 'asyncio+uvloop': ('redis-7.0',), 'trio': ('redis-7.0', 'valkey-9.1')}
-    ),
-    'coredis-cluster-decode': coredis_cluster({'asyncio': ('valkey-9.1',)}, decode_responses=True),
+    'coredis-cluster': coredis_cluster(*LOOPS),
+    'coredis-cluster-decode': coredis_cluster('asyncio', kinds=('valkey-9.1',), decode_responses=True),
 }
-"""Each client is run on each kind of server; its event loops and its settings take turns over these, to save time."""
 
 
 @asynccontextmanager
@@ -130,34 +145,13 @@ def blocked_on(*nodes: Server) -> CountBlocked:
     return count
 
 
-class Setting(NamedTuple):
-    """What one run of the suite is about."""
-
-    client: str
-    loop: str
-    server: str
-
-    def __str__(self) -> str:
-        return '/'.join(self)
-
-
 def memory_settings() -> Iterator[Setting]:
     """Those without a server."""
     for loop in LOOPS:
         yield Setting('memory', loop, 'none')
 
 
-def settings() -> Iterator[Setting]:
-    """Those with a server."""
-    for client, (_, loops) in CLIENTS.items():
-        for loop in loops:
-            for server in servers.SERVERS:
-                yield Setting(client, loop, server)
-
-
-def cluster_settings() -> Iterator[Setting]:
-    """Those with a cluster."""
-    for client, (_, turns) in CLUSTER_CLIENTS.items():
-        for loop, kinds in (turns or dict.fromkeys(LOOPS, clusters.KINDS)).items():
-            for kind in kinds:
-                yield Setting(client, loop, kind)
+def settings(clients: Mapping[str, Client], *, full: bool) -> Iterator[Setting]:
+    """Those of all clients. In full or not, each event loop meets each kind of server."""
+    for turn, (name, client) in enumerate(clients.items()):
+        yield from client.settings(name, turn, full=full)

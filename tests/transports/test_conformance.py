@@ -1,4 +1,7 @@
-"""Every transport passes the public suite, on each event loop, over each server. `python -m tests.matrix` counts."""
+"""Every transport passes the public suite, on each event loop and over each server.
+
+By default each pair of the three is covered; ``--full`` runs every combination, and ``make conformance`` counts them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,6 @@ from tests.transports.settings import (
     LOOPS,
     Setting,
     blocked_on,
-    cluster_settings,
     memory_client,
     memory_settings,
     settings,
@@ -24,17 +26,33 @@ from torrelque.testing.conformance import ClientFactory, QueueConformance, Serve
 from torrelque.testing.conformance.support import CountBlocked
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    full = metafunc.config.getoption('--full')
+    chosen = {
+        TestConformance: settings(CLIENTS, full=full),
+        TestClusterConformance: settings(CLUSTER_CLIENTS, full=full),
+        TestMemoryConformance: memory_settings(),
+    }
+    if metafunc.cls is not None:
+        metafunc.parametrize('setting', list(chosen[metafunc.cls]), ids=str)
+
+
+def test_the_default_settings_cover_all_pairs() -> None:
+    kinds = (CLIENTS, CLUSTER_CLIENTS)
+    chosen, everything = ({one for kind in kinds for one in settings(kind, full=full)} for full in (False, True))
+    assert chosen < everything
+    assert {(client, loop) for client, loop, _ in chosen} == {(client, loop) for client, loop, _ in everything}
+    assert {(loop, server) for _, loop, server in chosen} == {(loop, server) for _, loop, server in everything}
+    for client in ('native', 'redis_py', 'coredis', 'native-cluster', 'redis_py-cluster', 'coredis-cluster'):
+        assert {server for name, _, server in chosen if name == client} == set(servers.SERVERS)
+
+
 @pytest.fixture
 def anyio_backend(setting: Setting) -> Any:  # noqa: ANN401 - a name and the plugin's options for it
     return LOOPS[setting.loop]
 
 
 class TestConformance(ServerConformance, QueueConformance):
-    @pytest.fixture(params=settings(), ids=str)
-    def setting(self, request: pytest.FixtureRequest) -> Setting:
-        chosen: Setting = request.param
-        return chosen
-
     @pytest.fixture
     def client_factory(self, setting: Setting) -> ClientFactory:
         try:
@@ -52,11 +70,6 @@ class TestConformance(ServerConformance, QueueConformance):
 class TestClusterConformance(ServerConformance, QueueConformance):
     """The same, on clusters."""
 
-    @pytest.fixture(params=cluster_settings(), ids=str)
-    def setting(self, request: pytest.FixtureRequest) -> Setting:
-        chosen: Setting = request.param
-        return chosen
-
     @pytest.fixture
     def client_factory(self, setting: Setting) -> ClientFactory:
         try:
@@ -73,11 +86,6 @@ class TestClusterConformance(ServerConformance, QueueConformance):
 
 class TestMemoryConformance(TransportConformance, QueueConformance):
     """Without the tests of scripts of one's own, which it cannot run, and of connections, which it does not have."""
-
-    @pytest.fixture(params=memory_settings(), ids=str)
-    def setting(self, request: pytest.FixtureRequest) -> Setting:
-        chosen: Setting = request.param
-        return chosen
 
     @pytest.fixture
     def client_factory(self) -> ClientFactory:
