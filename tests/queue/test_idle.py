@@ -59,13 +59,15 @@ async def test_a_delayed_task_starts_in_time_with_no_sweep(queue: Torrelque) -> 
         await anyio.sleep(0.02)
         for delay in (0.1, 0.2, 0.3, 0.15, 0.25):
             await queue.enqueue(delay, delay=delay)
-    assert [task.data for task in got] == [0.1, 0.15, 0.2, 0.25, 0.3]
+    due: list[float] = []
     for task in got:
         state = await queue.get_task_state(task.id)
         assert state.last_dequeue_time is not None
         assert state.enqueue_time is not None
-        late = state.last_dequeue_time - state.enqueue_time - task.data
-        assert 0 <= late < SOON
+        due.append(state.enqueue_time + task.data)
+        assert 0 <= state.last_dequeue_time - due[-1] < SOON
+    assert due == sorted(due)
+    assert sorted(task.data for task in got) == [0.1, 0.15, 0.2, 0.25, 0.3]
 
 
 async def test_two_waiting_processes_share_the_timer(server: Server, queue: Torrelque) -> None:

@@ -206,13 +206,19 @@ def test_plain_asyncio_run_closing_nothing(server: Server, capsys: pytest.Captur
         with pytest.raises(TorrelqueTimeoutError):
             await queue.dequeue(0.02)
         background = asyncio.create_task(queue.dequeue())
-        await asyncio.sleep(0.02)
+        await blocked(1)
         background.cancel()
+        await blocked(0)
         background = asyncio.create_task(queue.dequeue())
-        await asyncio.sleep(0.02)
+        await blocked(1)  # redis-py leaves a socket open if the event loop ends while it connects
         queue.unschedule_sweep()
         await client.aclose()
         assert not background.done()
+
+    async def blocked(count: int) -> None:
+        async with asyncio.timeout(ENOUGH):
+            while int(server.info('clients')['blocked_clients']) != count:  # noqa: ASYNC110 - only the server knows
+                await asyncio.sleep(0.005)
 
     with warnings.catch_warnings():
         warnings.simplefilter('error')

@@ -47,7 +47,9 @@ async def test_a_task() -> None:
         tasks.cancel_scope.cancel()
 
 
-async def test_a_blocked_client() -> None:
+@pytest.mark.parametrize('patience', [0.2, 0], ids=['in time', 'cut short'])
+async def test_a_blocked_client(patience: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(support, 'PATIENCE', patience)
     counts = chain([0], repeat(1))
 
     async def count() -> int:

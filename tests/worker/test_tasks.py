@@ -194,7 +194,7 @@ async def test_nothing_is_kept_of_deliveries(concurrency: int, anyio_backend_nam
         Torrelque(MemoryTransport(), queue='q') as queue,
         LiveBench(queue).working(handler, concurrency=concurrency, on_event=None),
     ):
-        before = await deliver(1000)
-        after = await deliver(10_000)
+        before = await deliver(200)
+        after = await deliver(1500)
         assert len(alive) == 0
         assert after - before < 500
