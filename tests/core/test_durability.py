@@ -55,7 +55,9 @@ class Driver:
 
     def begin(self) -> tuple[Operation[None], Batch]:
         """The only operation that is to run apart, and its first batch."""
-        (operation,) = self.session.start_dedicated()
+        turn = self.session.poll()
+        assert turn.groups == []
+        (operation,) = turn.dedicated
         return operation, next(operation)
 
     def probe(self, operation: Operation[None], batch: Batch) -> Batch:
@@ -73,7 +75,6 @@ def words(batch: Batch) -> list[Any]:
 def test_a_write_and_its_wait_are_one_batch_for_all_that_was_merged() -> None:
     driver = Driver()
     first, second = driver.enqueue('a', 'b'), driver.enqueue('c')
-    assert driver.session.start() == []
     operation, batch = driver.begin()
     assert names(batch) == ['enqueue', 'WAITAOF']
     assert words(batch) == ['WAITAOF', 1, 2, 500]
@@ -95,8 +96,9 @@ def test_replicas_alone_are_waited_for_with_what_every_server_has() -> None:
 def test_what_is_no_such_write_goes_the_usual_way() -> None:
     driver = Driver()
     driver.session.submit(EXTEND, [(*claim_item('a'), '')], nobody)
-    assert driver.session.start_dedicated() == []
-    (operation,) = driver.session.start()
+    turn = driver.session.poll()
+    assert not turn.dedicated
+    ((operation,),) = turn.groups
     assert names(next(operation)) == ['extend']
 
 
@@ -201,7 +203,7 @@ def test_a_server_that_cannot_confirm_is_not_written_to(reply: Reply, kind: type
     assert batch[0].args == (1, 0, 1), 'no replica is waited for before anything is written'
     end(operation, [reply, *SHAS])
     assert type(ticket.error) is kind
-    assert driver.session.start_dedicated() == []
+    assert not driver.session.poll().dedicated
 
 
 # Many at once ---------------------------------------------------------------------------------------------------------
@@ -212,12 +214,12 @@ def test_beyond_a_number_of_waits_calls_gather() -> None:
     under_way = []
     for number in range(MAX_CONFIRMING):
         driver.enqueue(f'{number}')
-        (operation,) = driver.session.start_dedicated()
+        (operation,) = driver.session.poll().dedicated
         if names(next(operation)) == ['mint']:
             operation.send([b'%d' % (number + 2)])
         under_way.append(operation)
     late = [driver.enqueue(f'late {number}') for number in range(5)]
-    assert driver.session.start_dedicated() == []
+    assert not driver.session.poll().dedicated
     end(under_way[0], [[b'OK', b'n'], [1, 2]])
     operation, _ = driver.begin()
     end(operation, [[b'OK', b'nnnnn'], [1, 2]])
@@ -229,7 +231,7 @@ def test_abort_reaches_those_who_gather() -> None:
     ticket = driver.enqueue('a')
     driver.session.abort(TorrelqueError('closed'))
     assert isinstance(ticket.error, TorrelqueError)
-    assert driver.session.start_dedicated() == []
+    assert not driver.session.poll().dedicated
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------

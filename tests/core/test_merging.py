@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torrelque.core.commands import CANCEL, ENQUEUE, MAX_ITEMS, RELEASE, Item, enqueue_in
 from torrelque.core.merging import LARGE, MAX_BYTES, RESERVED, Merger, Ticket, split
-from torrelque.core.session import BULK
 from torrelque.errors import TorrelqueError
 
 
@@ -53,7 +52,7 @@ def test_large_items_go_alone_and_small_ones_do_not_wait_for_them() -> None:
         merger.add(ENQUEUE, each)
     assert merger.take(RESERVED) == [(ENQUEUE, [first, second])]
     assert merger
-    assert merger.take(99, BULK) == [(ENQUEUE, [large]), (ENQUEUE, [larger])]
+    assert merger.take(99) == [(ENQUEUE, [large]), (ENQUEUE, [larger])]
     assert not merger
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import pytest
 from tests.core.support import KEYS, SCRIPTS, Clock, claimed, end, names, only
 from torrelque.core.commands import CANCEL, ENQUEUE, EXTEND, GIVEBACK, RELEASE, Outcome, cancel_item, claim_item
 from torrelque.core.commands import enqueue_item as full_enqueue_item
-from torrelque.core.merging import Ticket
+from torrelque.core.machine import Turn
+from torrelque.core.merging import LARGE, Ticket
 from torrelque.core.models import Receipt
 from torrelque.core.protocol import Interrupted, Operation
 from torrelque.core.session import BULK, MAX_IN_FLIGHT, Session
@@ -41,7 +43,8 @@ class Driver:
     def start(self) -> list[tuple[Operation[None], tuple[str, tuple[Any, ...]]]]:
         """What is to run now, past minting lanes: each operation with the call it makes."""
         started = []
-        for operation in self.session.start():
+        self.turn = self.session.poll()
+        for operation in chain.from_iterable(self.turn.groups):
             batch = next(operation)
             if names(batch) == ['mint']:
                 self._minted += 1
@@ -49,10 +52,16 @@ class Driver:
             started.append((operation, only(batch)))
         return started
 
+    @property
+    def until(self) -> float:
+        """When it wants to be polled again, having nothing to run now."""
+        assert self.start() == []
+        return self.turn.until
+
     def pass_time(self) -> None:
         """Until the session wants to be asked again."""
-        assert self.clock.now < self.session.timer() < math.inf
-        self.clock.now = self.session.timer()
+        assert self.clock.now < self.until < math.inf
+        self.clock.now = self.until
 
     def one(self) -> tuple[Operation[None], tuple[str, tuple[Any, ...]]]:
         (started,) = self.start()
@@ -68,32 +77,38 @@ def test_large_groups_are_run_each_by_itself_and_the_rest_together() -> None:
     driver = Driver()
     bulks = [driver.enqueue(*(f'{name}{number}' for number in range(BULK))) for name in 'abc']
     single = driver.session.submit(RELEASE, [claim_item(Receipt('d', 'token', 1))], nobody)
-    apart = driver.session.start_bulks()
-    assert len(apart) == 2  # of 200 and 100, as one call takes 250
-    (rest,) = driver.start()
+    *started, rest = driver.start()
+    assert [len(group) for group in driver.turn.groups] == [1, 1, 1]
+    assert [call[0] for _, call in started] == ['enqueue'] * 2  # of 200 and 100, as one call takes 250
     assert rest[1][0] == 'release'
-    assert [names(next(operation)) for operation in apart] == [['mint']] * 2
-    for operation, lane in zip(apart, (b'8', b'9'), strict=True):
-        _, args = only(operation.send([lane]))
+    for operation, (_, args) in started:
         end(operation, [[b'OK', b'n' * (len(args[3:]) // 6)]])
     end(rest[0], [[b'OK', b'o']])
     assert all(ticket.value == [Outcome.NEW] * BULK for ticket in bulks)
     assert single.value == [Outcome.OK]
 
 
+def test_a_large_item_is_run_by_itself() -> None:
+    driver = Driver()
+    driver.session.submit(ENQUEUE, [full_enqueue_item('a', b'x' * LARGE, 300, None, None, b'')], nobody)
+    driver.enqueue('b')
+    assert len(driver.start()) == 2
+    assert len(driver.turn.groups) == 2
+
+
 def test_few_items_are_no_bulk() -> None:
     driver = Driver()
     tickets = [driver.enqueue(f'{number}') for number in range(BULK - 1)]
-    assert driver.session.start_bulks() == []
-    driver.one()
+    driver.session.submit(CANCEL, [cancel_item('b')], nobody)
+    assert len(driver.start()) == 2
+    assert len(driver.turn.groups) == 1
     assert not any(ticket.done for ticket in tickets)
 
 
 def test_nothing_asked_for_nothing_to_do() -> None:
     driver = Driver()
-    assert driver.session.start() == []
-    assert driver.session.block() is None
-    assert driver.session.timer() == math.inf
+    assert driver.start() == []
+    assert driver.turn == Turn([], (), (), math.inf)
 
 
 def test_concurrent_calls_of_a_verb_are_one_call_and_each_gets_its_own_answers() -> None:
@@ -143,7 +158,7 @@ def test_what_is_under_way_is_finished_for_the_others() -> None:
     driver.session.leave(gone)
     end(operation, [[b'OK', b'nn']])
     assert there.value == [Outcome.NEW]
-    assert driver.session.start() == []
+    assert driver.start() == []
 
 
 def test_no_more_than_so_many_calls_are_under_way() -> None:
@@ -151,7 +166,7 @@ def test_no_more_than_so_many_calls_are_under_way() -> None:
     tickets = [driver.session.submit(CANCEL, [cancel_item('a')], nobody) for _ in range(MAX_IN_FLIGHT + 1)]
     started = driver.start()
     assert len(started) == MAX_IN_FLIGHT
-    assert driver.session.start() == []
+    assert driver.start() == []
     end(started[0][0], [[b'OK', b'o']])
     end(driver.one()[0], [[b'OK', b'o']])
     assert [ticket.done for ticket in tickets] == [True, *[False] * (MAX_IN_FLIGHT - 1), True]
@@ -191,14 +206,14 @@ def test_what_cannot_be_settled_is_settled_later() -> None:
     driver = Driver()
     ticket = cut_off(driver)
     assert isinstance(ticket.error, TorrelqueConnectionError)
-    assert driver.session.start() == []
+    assert driver.start() == []
     driver.pass_time()
     operation, call = driver.one()
     assert call == ('settle', ('1', 'nonce.1', 1))
-    assert driver.session.timer() == math.inf
+    assert driver.until == math.inf
     end(operation, [[b'aborted']])
-    assert driver.session.timer() == math.inf
-    assert driver.session.start() == []
+    assert driver.until == math.inf
+    assert driver.start() == []
 
 
 def test_settling_is_tried_again_ever_more_slowly_but_every_five_seconds() -> None:
@@ -206,7 +221,7 @@ def test_settling_is_tried_again_ever_more_slowly_but_every_five_seconds() -> No
     cut_off(driver)
     pauses = []
     for _ in range(10):
-        pauses.append(driver.session.timer() - driver.clock.now)
+        pauses.append(driver.until - driver.clock.now)
         driver.pass_time()
         operation, _ = driver.one()
         with pytest.raises(StopIteration):
@@ -253,9 +268,10 @@ def test_dequeue_waits_on_the_hint() -> None:
     operation, call = driver.one()
     assert call[0] == 'claim'
     end(operation, [claimed()])
-    seconds = driver.session.block()
-    assert seconds is not None
-    driver.session.unblocked(hinted=True)
+    assert driver.start() == []
+    (wait,) = driver.turn.waits
+    assert wait.key == KEYS['wake']
+    wait.then.ended(b'0')
     operation, _ = driver.one()
     end(operation, [claimed('a')])
     assert ids(ticket) == ['a']
@@ -336,13 +352,13 @@ def test_answers_of_other_verbs_are_not_given_back() -> None:
     operation, _ = driver.one()
     end(operation, [[b'OK', b'n']])
     driver.session.leave(ticket)
-    assert driver.session.start() == []
+    assert driver.start() == []
 
 
 def test_a_taker_that_left_before_its_call_makes_none() -> None:
     driver = Driver()
     driver.session.leave(driver.session.dequeue_nowait(1, nobody))
-    assert driver.session.start() == []
+    assert driver.start() == []
 
 
 def test_a_giveback_that_was_cut_off_is_made_again_later() -> None:
@@ -355,7 +371,7 @@ def test_a_giveback_that_was_cut_off_is_made_again_later() -> None:
     operation, call = driver.one()
     assert call == ('giveback', ('1', 'nonce.1', 2, b'a', '9:nonce:9', 1))
     end(operation, [[b'OK', b'o']])
-    assert driver.session.timer() == math.inf
+    assert driver.until == math.inf
 
 
 def test_closing_sends_what_was_asked_for() -> None:
@@ -397,7 +413,7 @@ def test_aborting_fails_whose_calls_have_not_begun() -> None:
     errors = [ticket.error for ticket in waiting]
     assert all(isinstance(error, TorrelqueConnectionError) for error in errors)
     assert len({id(error) for error in errors}) == 3
-    assert driver.session.start() == []
+    assert driver.start() == []
     end(operation, [[b'OK', b'n']])
     assert under_way.value == [Outcome.NEW]
 

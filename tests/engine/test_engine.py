@@ -326,7 +326,7 @@ async def test_a_step_that_fails_tells_its_callers_and_the_next_works(
             raise ValueError('a defect')
 
         with monkeypatch.context() as patch:
-            patch.setattr(session, 'groups', fail)
+            patch.setattr(session, 'poll', fail)
             for _ in range(3):
                 with pytest.raises(ValueError, match='a defect'):
                     await queue.enqueue('second')

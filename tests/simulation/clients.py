@@ -12,11 +12,11 @@ from tests.simulation.server import KEYS
 from torrelque.core import scripts
 from torrelque.core.combinators import together
 from torrelque.core.commands import ClaimedTask, Command, Item
+from torrelque.core.machine import Wait
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Interrupted, Operation, Reply
 from torrelque.core.session import Session
 from torrelque.core.sharding.session import ShardedSession
-from torrelque.core.waiting import Wait
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Client:
         self._backlog: list[Callable[[], object]] | None = None  # what happens while it is paused
         self._stepping: Event | None = None
         self._timer: Event | None = None
+        self.until = math.inf
         self._runs: dict[Run, None] = {}
         self._waits: dict[Waiting, None] = {}
 
@@ -91,7 +92,7 @@ class Client:
     @property
     def quiet(self) -> bool:
         """Nothing is under way, and the session has nothing left to do."""
-        return not (self._runs or self._waits) and self.session.timer() == math.inf
+        return not (self._runs or self._waits) and self.until == math.inf
 
     @property
     def sessions(self) -> Sequence[Session]:
@@ -183,20 +184,17 @@ class Client:
         if self._stepping is not None:
             self._stepping.cancel()
             self._stepping = None
-        groups = [*self.session.groups(), *([each] for each in self.session.start_dedicated())]
-        for operations in groups:
+        turn = self.session.poll()
+        for operations in (*turn.groups, *([each] for each in turn.dedicated)):
             self.run(together(operations))
-        if not self._closing:
-            for wait in self.session.waits():
-                self._waits[self.make_waiting(wait)] = None
+        for wait in turn.waits:
+            self._waits[self.make_waiting(wait)] = None
         if self._timer is not None:
             self._timer.cancel()
         # A little later, lest it comes by rounding a little early, again and again.
-        self._timer = self.world.scheduler.at(self.session.timer() - self.offset + 1e-6, lambda: self.do(self.poke))
-        if self._closing and not self._runs and not groups:
-            for group in self.session.drop_lanes():
-                self.run(together(group))
-        if self._closing and not self._runs and not groups:
+        self.until = turn.until
+        self._timer = self.world.scheduler.at(turn.until - self.offset + 1e-6, lambda: self.do(self.poke))
+        if self._closing and not (self._runs or turn.groups or turn.dedicated):
             self.closed_cleanly = not any(each._owed or each.lanes.unsettled for each in self.sessions)
             self.kill()
 

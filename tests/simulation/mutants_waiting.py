@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.simulation.mutants import Mutant
-from torrelque.core.protocol import Operation
+from torrelque.core.machine import Turn
 from torrelque.core.session import Session
 from torrelque.transports.memory import claims, verbs
 from torrelque.transports.memory.prelude import Run
@@ -107,13 +107,14 @@ def a_renewal_twice(patch: pytest.MonkeyPatch) -> None:
 
 def lanes_dropped_amid_calls(patch: pytest.MonkeyPatch) -> None:
     """A client drops its lanes while calls on them are under way."""
-    start = Session.start
+    poll = Session.poll
 
-    def mutant(self: Session) -> list[Operation[None]]:
-        last = self.lanes.drop() if self._in_flight else None
-        return [*start(self), *([] if last is None else [last])]
+    def mutant(self: Session) -> Turn:
+        last = self.drop_lanes() if self._in_flight else []
+        turn = poll(self)
+        return turn._replace(groups=[*turn.groups, *last])
 
-    patch.setattr(Session, 'start', mutant)
+    patch.setattr(Session, 'poll', mutant)
 
 
 def later_features_ignored(patch: pytest.MonkeyPatch) -> None:

@@ -9,10 +9,10 @@ from tests.simulation.clients import SCRIPTS, Client, Run, Waiting
 from tests.simulation.failing import Exchange, FailingNetwork
 from tests.simulation.server import KEYS
 from torrelque.core.durability import Confirmer, Durability
+from torrelque.core.machine import Wait
 from torrelque.core.protocol import Batch, Interrupted, Reply
 from torrelque.core.session import Session
 from torrelque.core.sharding.session import ShardedSession
-from torrelque.core.waiting import Wait
 from torrelque.errors import TorrelqueConnectionError, is_unavailable
 from torrelque.transports.failover import BACKOFF, LOAD
 

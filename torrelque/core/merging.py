@@ -66,11 +66,10 @@ class Merger:
     def __bool__(self) -> bool:
         return bool(self._large) or any(self._waiting.values())
 
-    def take(self, most: float, least: int = 0) -> list[tuple[Command, list[Ticket]]]:
+    def take(self, most: float) -> list[tuple[Command, list[Ticket]]]:
         """At most so many groups, each of one verb, first come first served; tickets whose caller left are dropped.
 
-        Large tickets come first, each alone. Of a verb for which fewer than
-        ``least`` items wait no other is taken.
+        Large tickets come first, each alone.
         """
         groups: list[tuple[Command, list[Ticket]]] = []
         while self._large and len(groups) < most - RESERVED:
@@ -78,7 +77,7 @@ class Merger:
             if not ticket.gone:
                 groups.append((verb, [ticket]))
         for verb, waiting in self._waiting.items():
-            while waiting and len(groups) < most and (not least or _count(waiting) >= least):
+            while waiting and len(groups) < most:
                 group = self._group(verb, waiting)
                 if group:
                     groups.append((verb, group))
@@ -121,7 +120,3 @@ def split(items: Sequence[Item], limit: int) -> Iterator[Sequence[Item]]:
 
 def _size(item: Item) -> int:
     return sum([len(word) for word in item if type(word) is bytes])
-
-
-def _count(waiting: deque[Ticket]) -> int:
-    return sum([len(ticket.items) for ticket in waiting])

@@ -1,8 +1,8 @@
 """All that one queue object decides: which calls to make now, on which lanes, who gets which task, what goes back.
 
-The driver (the engine, or a simulation) tells the session what callers ask for
-and what happened to the wait; it runs the operations that :meth:`Session.start`
-returns, and comes back when something changed or :meth:`Session.timer` says.
+The driver (the engine, or a simulation) passes on what callers ask for. It runs
+what :meth:`Session.poll` returns, reports how waits ended, and polls again when
+something changed, and no later than `poll` said (see `torrelque.core.machine`).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torrelque.core.consumers import MAX_CLAIM, SLICE, Consumers, claim
 from torrelque.core.durability import CONFIRMED, Confirmer
 from torrelque.core.keys import Keys
 from torrelque.core.lanes import Lanes
-from torrelque.core.merging import Merger, Ticket
+from torrelque.core.machine import Turn, Wait
+from torrelque.core.merging import LARGE, Merger, Ticket
 from torrelque.core.models import Receipt
 from torrelque.core.protocol import Interrupted, Operation
 from torrelque.core.scripts import ScriptSet
-from torrelque.core.waiting import Wait
 from torrelque.errors import TorrelqueError, TorrelqueTooLargeError, renew
 
 __all__ = ('Session',)
@@ -79,6 +79,7 @@ class Session:
         self._serving = 0  # calls for those who wait
         self._owed: list[Item] = []  # claims to give back whose call was cut off
         self._repairing = False
+        self._closed = False
         self.repair_at: float = math.inf
         """When something is to be repaired, on the session's clock."""
         self._repair_failures = 0
@@ -95,11 +96,14 @@ class Session:
         return bool(self._merger or self._to_confirm)
 
     @property
+    def is_busy(self) -> bool:
+        """Whether calls are under way."""
+        return bool(self._in_flight or self._serving or self._confirming or self._repairing)
+
+    @property
     def is_quiet(self) -> bool:
         """Whether nothing is under way, and nothing left to do."""
-        under_way = self._in_flight or self._serving or self._confirming or self._repairing
-        left = self.asked or self._takers or self._owed or self._lanes.unsettled
-        return not (under_way or left)
+        return not (self.is_busy or self.asked or self._takers or self._owed or self._lanes.unsettled)
 
     # Callers -----------------------------------------------------------------
 
@@ -132,59 +136,53 @@ class Session:
 
     # Driver ------------------------------------------------------------------
 
-    def groups(self) -> list[list[Operation[None]]]:
-        """The operations to run now: those of a group together, each group by itself."""
-        groups = [[bulk] for bulk in self.start_bulks()]
-        together = self.start()
+    def poll(self) -> Turn:
+        """What to run now, where to wait, and when to come back at the latest."""
+        now = self._clock()
+        groups: list[list[Operation[None]]] = []
+        together = self.begin(now, groups)
+        claiming = self._consumers.start()
+        if claiming is not None:
+            together.insert(0, self.serve(claiming))
         if together:
             groups.append(together)
-        return groups
+        dedicated = self.begin_dedicated()
+        seconds = self._consumers.block()
+        waits = () if seconds is None else (Wait(self._wake_key, seconds, self),)
+        if self._closed and not (groups or dedicated or self.is_busy):
+            groups = self.drop_lanes()
+        return Turn(groups, dedicated, waits, min(self._consumers.timer(), self.repair_at))
 
-    def start_bulks(self) -> list[Operation[None]]:
-        """Those of the operations to run now that are so large that each is to be run by itself.
+    def begin(self, now: float, groups: list[list[Operation[None]]]) -> list[Operation[None]]:
+        """Begin the merged calls and repairs that are due; returns those that may travel together.
 
-        The server then works on one while the next is written and the answers of the last are read. A driver that
-        does not ask for them gets them from `start`.
+        Adds to ``groups`` each call that is so large that it is to be run by itself: the server then works on one
+        while the next is written and the answers of the last are read.
         """
-        return self._start_merged(BULK)
-
-    def start(self) -> list[Operation[None]]:
-        """The operations to run now, together. Each settles the tickets it is for, and returns."""
-        operations: list[Operation[None]] = []
-        if self.repair_at <= self._clock():
+        together: list[Operation[None]] = []
+        if self.repair_at <= now:
             self._repairing, self.repair_at = True, math.inf
-            operations.append(self._repair())
-        waiting = self._consumers.start()
-        if waiting is not None:
-            operations.append(self.serve(waiting))
-        takers, self._takers = self._takers, []
-        for ticket, want in takers:
-            if not ticket.gone:
-                operations.append(self._take(ticket, want))
-        operations += self._start_merged()
-        return operations
+            together.append(self._repair())
+        if self._takers:
+            takers, self._takers = self._takers, []
+            together += [self.serve(self._take(ticket, want)) for ticket, want in takers if not ticket.gone]
+        if self._merger:
+            for verb, tickets in self._merger.take(MAX_IN_FLIGHT - self._in_flight):
+                self._in_flight += 1
+                operation = self._act(verb, tickets)
+                if tickets[0].size >= LARGE or sum([len(ticket.items) for ticket in tickets]) >= BULK:
+                    groups.append([operation])
+                else:
+                    together.append(operation)
+        return together
 
-    def _start_merged(self, least: int = 0) -> list[Operation[None]]:
-        groups = self._merger.take(MAX_IN_FLIGHT - self._in_flight, least)
-        self._in_flight += len(groups)
-        return [self._act(verb, tickets) for verb, tickets in groups]
-
-    def start_dedicated(self) -> list[Operation[None]]:
-        """The writes to run now that wait: each by itself, on connections that nobody else uses meanwhile."""
-        operations: list[Operation[None]] = []
-        for verb, tickets in self._to_confirm.take(MAX_CONFIRMING - self._confirming):
-            self._confirming += 1
-            operations.append(self._act(verb, tickets, self._confirmer))
-        return operations
-
-    def block(self) -> float | None:
-        """Seconds for which to wait on the hint, if a wait should begin now; then call one of the next two."""
-        return self._consumers.block()
-
-    def waits(self) -> list[Wait]:
-        """The waits that are to begin now."""
-        seconds = self.block()
-        return [] if seconds is None else [Wait(self._wake_key, seconds, self)]
+    def begin_dedicated(self) -> Sequence[Operation[None]]:
+        """Begin the calls that wait for their confirmation."""
+        if not self._to_confirm:
+            return ()
+        groups = self._to_confirm.take(MAX_CONFIRMING - self._confirming)
+        self._confirming += len(groups)
+        return [self._act(verb, tickets, self._confirmer) for verb, tickets in groups]
 
     def ended(self, member: bytes | None) -> None:
         """The wait ended, by a hint or with its time."""
@@ -194,25 +192,14 @@ class Session:
         """The wait broke."""
         self._consumers.block_failed(error)
 
-    def unblocked(self, hinted: bool) -> None:
-        """The wait ended, by a hint or with its time."""
-        self._consumers.unblocked(hinted)
-
-    def block_failed(self, error: Exception) -> None:
-        """The wait broke."""
-        self._consumers.block_failed(error)
-
-    def timer(self) -> float:
-        """When to come back at the latest, on the session's clock; infinite if only when something happens."""
-        return min(self._consumers.timer(), self.repair_at)
-
     def drop_lanes(self) -> list[list[Operation[None]]]:
-        """What to run last, when nothing is under way: the server need not keep the lanes. Groups, as above."""
+        """What to run last, when nothing is under way: the server need not keep the lanes."""
         last = self._lanes.drop()
         return [] if last is None else [[last]]
 
     def close(self) -> None:
-        """Fail those who wait for tasks. What `start` returns then is the last to run but for `drop_lanes`."""
+        """Fail those who wait for tasks. What `poll` returns from now on is the last to run."""
+        self._closed = True
         self._consumers.close()
         if self._owed or self._lanes.unsettled:
             self.repair_at = -math.inf
@@ -293,8 +280,9 @@ class Session:
         finally:
             self._serving -= 1
 
-    def _take(self, ticket: Ticket, want: int) -> Operation[None]:
+    def _take(self, ticket: Ticket, want: int) -> Operation[bool]:
         """Claim for a caller that does not wait."""
+        answered = False
         got: list[ClaimedTask] = []
         lane = self._lanes.borrow()
         try:
@@ -306,13 +294,14 @@ class Session:
                 more = answer.again or len(answer.tasks) == asked
         except Interrupted as interrupted:
             self._end_take(ticket, got, interrupted.cause or TorrelqueError('the queue was closed during the call'))
-            self._repair_later()
         except Exception as error:  # noqa: BLE001 - it is the caller's
             self._end_take(ticket, got, error)
         else:
             self._end_take(ticket, got, None)
+            answered = True
         finally:
             self._lanes.give_back(lane)
+        return answered
 
     def _repair(self) -> Operation[None]:
         """Settle calls and give back claims that could not be when their connection broke."""

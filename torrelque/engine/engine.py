@@ -26,11 +26,9 @@ from anyio.lowlevel import checkpoint, current_token
 from torrelque.core.backoff import Backoff
 from torrelque.core.combinators import together
 from torrelque.core.commands import Answer, ClaimedTask, Command, Item
+from torrelque.core.machine import Machine, Wait
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Call, Interrupted, Operation, Reply
-from torrelque.core.session import Session
-from torrelque.core.sharding.session import ShardedSession
-from torrelque.core.waiting import Wait
 from torrelque.engine.reads import Reads
 from torrelque.engine.subscriptions import Subscriptions
 from torrelque.errors import (
@@ -183,9 +181,7 @@ class Engine:
     in seconds, where that is asked for.
     """
 
-    def __init__(
-        self, transport: Transport, make_session: Callable[[], Session | ShardedSession], patience: float = 0.0
-    ) -> None:
+    def __init__(self, transport: Transport, make_session: Callable[[], Machine], patience: float = 0.0) -> None:
         self._transport = transport
         self._make_session = make_session
         self._patience = patience
@@ -371,6 +367,7 @@ class Engine:
         self._closing = False
         self._waiting: set[anyio.CancelScope] = set()
         self._session = self._make_session()
+        self._until = math.inf  # when to poll the session again at the latest
         self._hub = Subscriptions(self._transport, self.spawn, lambda: self._entered)
         self._reads = Reads(partial(drive, self._transport))
 
@@ -418,7 +415,7 @@ class Engine:
 
     async def _pause(self) -> None:
         """Wait for something to do; after a step that failed no less than the back-off, unless somebody calls."""
-        until = self._session.timer()
+        until = self._until
         if self._failures:
             until = max(until, self._transport.now() + BACKOFF.pause(self._failures, random.random))
         try:
@@ -448,17 +445,19 @@ class Engine:
     def _begin(self, *, keep: bool) -> Operation[Any] | None:
         self.turns += 1
         kept: Operation[Any] | None = None
-        for group in self._session.groups():
+        turn = self._session.poll()
+        self._until = turn.until
+        for group in turn.groups:
             operation = group[0] if len(group) == 1 else together(group)
             if keep and kept is None:
                 self._running += 1
                 kept = operation
             else:
                 self._start(operation)
-        for waiting in self._session.start_dedicated():
+        for waiting in turn.dedicated:
             self._running += 1
             self._tasks.start_soon(self._drive_apart, waiting)
-        for wait in self._session.waits():
+        for wait in turn.waits:
             self._start(wait)
         return kept
 
@@ -470,7 +469,7 @@ class Engine:
             self._tasks.start_soon(self._work, job)
 
     def _quiet(self) -> bool:
-        return not self._running and not self._wake.is_set() and self._session.timer() == math.inf
+        return not self._running and not self._wake.is_set() and self._until == math.inf
 
     async def _work(self, job: Job | None) -> None:
         """Do one job after another, as long as there is one, or room to wait for one."""
@@ -536,23 +535,17 @@ class Engine:
         for waiting in list(self._waiting):
             waiting.cancel()
         while True:
-            groups = self._session.groups()
-            apart = self._session.start_dedicated()
-            for operation in apart:
+            turn = self._session.poll()
+            for operation in turn.dedicated:
                 await self._end(operation, apart=self._patience)
-            for group in groups:
+            for group in turn.groups:
                 await self._end(together(group), at_end=at_end)
-            if groups or apart:
+            if turn.groups or turn.dedicated:
                 continue
-            if self._running:
-                self._wake = anyio.Event()
-                await self._wake.wait()
-                continue
-            last = self._session.drop_lanes()
-            if not last:
+            if not self._running:
                 return
-            for group in last:
-                await self._end(together(group), at_end=at_end)
+            self._wake = anyio.Event()
+            await self._wake.wait()
 
 
 async def rest(transport: Transport, seconds: float) -> None:

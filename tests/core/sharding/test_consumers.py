@@ -14,10 +14,10 @@ from torrelque.core.commands import ClaimedTask
 from torrelque.core.consumers import MAX_FAILURES, SLICE
 from torrelque.core.keys import Keys, shard_name
 from torrelque.core.lanes import Lanes
+from torrelque.core.machine import Wait
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Interrupted, Operation
 from torrelque.core.sharding.consumers import FAIRNESS, REGISTERED, ShardedConsumers
-from torrelque.core.waiting import Wait
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueTimeoutError
 
 SCRIPTS = scripts.load(sharded=True)

@@ -46,10 +46,10 @@ class Driver:
 
     def run(self) -> None:
         """Run what there is to run, until nothing is left."""
-        while groups := self.session.groups():
-            for group in groups:
+        while (turn := self.session.poll()).groups:
+            for group in turn.groups:
                 self.drive(together(group))
-            self.session.start_dedicated()
+        self.waits = turn.waits
 
     def drive(self, operation: Operation[Any]) -> None:
         batch = next(operation)
@@ -102,19 +102,19 @@ def test_shards_that_are_no_more_are_not_surveyed() -> None:
     ticket = driver.session.dequeue(1, math.inf, nobody)
     driver.run()
     assert driver.surveyed() == [4]
-    (wait,) = driver.session.waits()
+    (wait,) = driver.waits
     driver.session.resize(KEYS[:2])
     wait.then.ended(KEYS[3]['wake'])
     driver.run()
     assert driver.surveyed() == [4, 2]
     assert not ticket.done
-    assert [wait.key for wait in driver.session.waits()] == [KEYS[0]['ring']]
+    assert [wait.key for wait in driver.waits] == [KEYS[0]['ring']]
 
 
 def test_a_shard_with_a_call_under_way_is_left_after_it() -> None:
     driver = Driver(3)
     ticket = driver.release(2)
-    ((operation,),) = driver.session.groups()
+    ((operation,),) = driver.session.poll().groups
     driver.session.resize(KEYS[:1])
     driver.run()
     assert driver.count == 3
@@ -150,11 +150,22 @@ def test_all_lanes_are_dropped_at_the_end() -> None:
     for shard in range(3):
         driver.release(shard)
     driver.run()
-    driver.session.close()
-    driver.run()
-    (last,) = driver.session.drop_lanes()
-    assert len(last) == 3
     driver.sent.clear()
+    driver.session.close()
+    (last,) = driver.session.poll().groups
+    assert len(last) == 3
     driver.drive(together(last))
     assert [name for name, _ in driver.sent] == ['drop'] * 3
-    assert driver.session.drop_lanes() == []
+    assert driver.session.poll().groups == []
+
+
+def test_lanes_are_not_dropped_while_a_call_is_under_way() -> None:
+    driver = Driver(2)
+    driver.release(0)
+    driver.run()
+    driver.release(1)
+    ((operation,),) = driver.session.poll().groups
+    driver.session.close()
+    assert driver.session.poll().groups == []
+    driver.drive(operation)
+    assert len(driver.session.poll().groups) == 1

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from torrelque.core.commands import ClaimedTask, cap
 from torrelque.core.consumers import BACKOFF, MAX_CLAIM, MAX_FAILURES, SLICE, claim
 from torrelque.core.lanes import Lane, Lanes
+from torrelque.core.machine import Wait
 from torrelque.core.protocol import Interrupted, Operation, Reply
 from torrelque.core.waiters import Waiters
-from torrelque.core.waiting import Wait
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, is_unavailable
 
 if TYPE_CHECKING:

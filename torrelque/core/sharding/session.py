@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 
 from torrelque.core.commands import GIVEBACK, ClaimedTask, Command, Item, claim_item
 from torrelque.core.keys import Keys
+from torrelque.core.machine import Turn
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Operation
 from torrelque.core.session import Session
 from torrelque.core.sharding.consumers import ShardedConsumers
 from torrelque.core.sharding.layout import shard_of_claim
-from torrelque.core.waiting import Wait
 from torrelque.errors import renew
 
 __all__ = ('ShardedSession',)
@@ -50,6 +50,7 @@ class ShardedSession:
         self._sessions: list[Session] = []
         self._asked: set[int] = set()  # shards whose sessions have calls to start: to ask all of them each time is slow
         self._total = 0
+        self._closed = False
         self.resize(keys)
 
     def resize(self, keys: Sequence[Keys]) -> None:
@@ -93,40 +94,35 @@ class ShardedSession:
 
     # Driver ------------------------------------------------------------------
 
-    def groups(self) -> list[list[Operation[None]]]:
-        """The operations to run now: those of a group together, each group by itself."""
+    def poll(self) -> Turn:
+        """What to run now, where to wait, and when to come back at the latest."""
+        now = self._clock()
         of_shard: dict[int, list[Operation[None]]] = {}
         for shard, operation in self._consumers.start():
             of_shard.setdefault(shard, []).append(self._sessions[shard].serve(operation))
         for shard, last in self._leave_shards():
             of_shard.setdefault(shard, []).append(last)
         groups: list[list[Operation[None]]] = []
-        now = self._clock()
         for shard, session in enumerate(self._sessions):
             if shard in self._asked or session.repair_at <= now:
-                groups += [[bulk] for bulk in session.start_bulks()]
-                operations = session.start()
+                operations = session.begin(now, groups)
                 if operations:
                     of_shard.setdefault(shard, []).extend(operations)
-        if self._at_once and of_shard:
-            groups.append(list(chain.from_iterable(of_shard.values())))
-        else:
-            groups += of_shard.values()
-        return groups
-
-    def start_dedicated(self) -> list[Operation[None]]:
-        """The writes to run now that wait: each by itself, on connections that nobody else uses meanwhile."""
-        operations = [operation for shard in self._asked for operation in self._sessions[shard].start_dedicated()]
+        groups += self._grouped(of_shard)
+        dedicated = [operation for shard in self._asked for operation in self._sessions[shard].begin_dedicated()]
         self._asked = {shard for shard in self._asked if self._sessions[shard].asked}
-        return operations
+        waits = self._consumers.waits()
+        if self._closed and not (groups or dedicated or any(session.is_busy for session in self._sessions)):
+            drops = {at: group for at, session in enumerate(self._sessions) for group in session.drop_lanes()}
+            groups = self._grouped(drops)
+        until = min(self._consumers.timer(), *[session.repair_at for session in self._sessions])
+        return Turn(groups, dedicated, waits, until)
 
-    def waits(self) -> list[Wait]:
-        """The waits that are to begin now."""
-        return self._consumers.waits()
-
-    def timer(self) -> float:
-        """When to come back at the latest, on the session's clock; infinite if only when something happens."""
-        return min(self._consumers.timer(), *[session.repair_at for session in self._sessions])
+    def _grouped(self, of_shard: Mapping[int, list[Operation[None]]]) -> list[list[Operation[None]]]:
+        """What may travel together: on a cluster only calls of one shard."""
+        if self._at_once and of_shard:
+            return [list(chain.from_iterable(of_shard.values()))]
+        return list(of_shard.values())
 
     def _leave_shards(self) -> list[tuple[int, Operation[None]]]:
         """Forget shards that are no more; what to run for each."""
@@ -139,13 +135,9 @@ class ShardedSession:
                 started.append((shard, last))
         return started
 
-    def drop_lanes(self) -> list[list[Operation[None]]]:
-        """What to run at the very end, when nothing is under way: the servers need not keep the lanes."""
-        groups = [group for session in self._sessions for group in session.drop_lanes()]
-        return [list(chain.from_iterable(groups))] if self._at_once and groups else groups
-
     def close(self) -> None:
-        """Fail those who wait for tasks. What `groups` returns then is the last to run."""
+        """Fail those who wait for tasks. What `poll` returns from now on is the last to run."""
+        self._closed = True
         self._consumers.close()
         for session in self._sessions:
             session.close()
