@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from torrelque.core import consumers as idle
-from torrelque.core.consumers import Consumers
+from torrelque.core.consumers import Consumers, Hint
 from torrelque.core.protocol import Operation
 from torrelque.core.session import Session
 from torrelque.transports.memory import claims, prelude, verbs
@@ -160,7 +160,7 @@ def hint_not_put_back(patch: pytest.MonkeyPatch) -> None:
     """The last consumer that leaves takes the hint along."""
 
     def mutant(self: Consumers) -> Operation[bool]:
-        self._busy = False
+        self._look = self._look.over
         return True
         yield ()
 
@@ -172,8 +172,8 @@ def hint_lost_beside_a_claim(patch: pytest.MonkeyPatch) -> None:
     start = Consumers.start
 
     def mutant(self: Consumers) -> Operation[bool] | None:
-        if self._busy:
-            self._hint_taken = False
+        if self._look.is_running and self._hint is Hint.TAKEN:
+            self._hint = Hint.ELSEWHERE
         return start(self)
 
     patch.setattr(Consumers, 'start', mutant)

@@ -1,9 +1,27 @@
 """The consumers that wait for tasks: one wait for all of them, and one lane.
 
-The machine claims for as many as wait; when nothing is there it asks for one
-blocking wait on the queue's hint, and claims again when that ends, when an
-event that it minds is due, or when another consumer joins. It never polls.
-While there is plenty a second claim may be under way, on another lane.
+Theory of operation. All consumers of one queue object that wait for tasks share
+a claim and a blocking wait. `Consumers` claims as many tasks as they want and
+hands them out, first come, first served. If a claim brings fewer tasks than it
+asked for, there are no more. Then `Consumers` waits on the server for the
+queue's hint, a key to which every script that makes work for somebody adds. A
+hint, the end of the slice, or another consumer leads to the next claim. So an
+idle object sends one wait and one claim a slice, whatever the number of its
+consumers, and it never polls.
+
+A claim that found nothing may take the queue's *timer*: it returns an *alarm*,
+the time until the next delayed task is due or the next lease ends. Other idle
+objects rely on this one to claim at that time.
+
+A hint wakes one object only, and the wait removes it. So an object that has
+taken a hint, or holds the timer, owes a claim. If its last consumer leaves
+before the claim, it *parts*: it sends a ``tick``, which renews the hint for
+others. The same applies if a wait breaks, because the server may have given
+the hint to the dying connection.
+
+While claims bring all that they ask for, a second claim may be in flight on
+another lane, for consumers that joined since the first one began. The server
+then works on it while the client hands out what the first one brought.
 """
 
 from __future__ import annotations
@@ -11,6 +29,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from torrelque.core.backoff import Backoff
@@ -24,7 +43,9 @@ from torrelque.errors import TorrelqueConnectionError, TorrelqueError, Torrelque
 if TYPE_CHECKING:
     from torrelque.core.merging import Ticket
 
-__all__ = ('BACKOFF', 'LEAST_BESIDE', 'MAX_CLAIM', 'MAX_FAILURES', 'SLICE', 'Claim', 'Consumers', 'claim')
+__all__ = (
+    'BACKOFF', 'LEAST_BESIDE', 'MAX_CLAIM', 'MAX_FAILURES', 'SLICE', 'Claim', 'Consumers', 'Hint', 'Look', 'claim',
+)  # fmt: skip
 
 SLICE = 8.0
 """Longest wait on the hint, in seconds; a task that gave none (a 0.9 producer's) waits no longer than this."""
@@ -38,6 +59,50 @@ MAX_FAILURES = 4
 
 BACKOFF = Backoff(0.1, 4.0)
 """Pauses after waits that broke. Well below a slice: consumers hear of tasks that soon once waits work again."""
+
+
+class Look(Enum):
+    """Whether somebody has to look for tasks: a claim for `Consumers`, a survey of a server for `ShardedConsumers`."""
+
+    NONE = auto()
+    WANTED = auto()
+    """It begins with the next poll."""
+    RUNNING = auto()
+    RUNNING_WANTED = auto()
+    """It runs, and another is wanted when it has ended."""
+
+    @property
+    def is_wanted(self) -> bool:
+        return self is Look.WANTED or self is Look.RUNNING_WANTED
+
+    @property
+    def is_running(self) -> bool:
+        return self is Look.RUNNING or self is Look.RUNNING_WANTED
+
+    @property
+    def and_wanted(self) -> Look:
+        """When one is wanted."""
+        return Look.RUNNING_WANTED if self.is_running else Look.WANTED
+
+    @property
+    def not_wanted(self) -> Look:
+        """When nobody wants one any more."""
+        return Look.RUNNING if self.is_running else Look.NONE
+
+    @property
+    def over(self) -> Look:
+        """When the one that runs has ended."""
+        return Look.WANTED if self.is_wanted else Look.NONE
+
+
+class Hint(Enum):
+    """Where the hint is, as far as this object is concerned."""
+
+    ELSEWHERE = auto()
+    BLOCKING = auto()
+    """A wait for it is on the server."""
+    TAKEN = auto()
+    """A wait has, or may have, removed it, and nobody has looked since: it is owed to others."""
 
 
 class Claim:
@@ -114,6 +179,39 @@ def _when(sent: _Sent) -> float:
 class Consumers:
     """Serves waiting consumers, first come first served.
 
+    It has two phases at a time. What happens to `Look`, for claims on its own lane:
+
+    ====================  ==============  ==============  ==============  ==============
+    event                 NONE            WANTED          RUNNING         RUNNING_WANTED
+    ====================  ==============  ==============  ==============  ==============
+    a consumer joins      WANTED          --              RUNNING_WANTED  --
+    a wait ends, breaks   WANTED (1)      --              RUNNING_WANTED  --
+    poll, consumers wait  --              RUNNING         -- (2)          -- (2)
+    poll, alarm is due    RUNNING         RUNNING         --              --
+    poll, nobody waits    RUNNING (3)     RUNNING (3)     --              --
+    answer, all it asked  --              --              WANTED          WANTED
+    answer, fewer tasks   --              --              NONE            WANTED
+    it fails, abort       NONE            NONE            NONE            NONE
+    ====================  ==============  ==============  ==============  ==============
+
+    (1) If somebody waits. (2) While there is plenty, a claim begins on another lane. (3) The tick of an object
+    that parts, if it has an alarm or a hint that it took.
+
+    What happens to `Hint`:
+
+    ====================  ==============  ==============  ==============
+    event                 ELSEWHERE       BLOCKING        TAKEN
+    ====================  ==============  ==============  ==============
+    poll, Look is NONE    BLOCKING (4)    --              --
+    a hint ends the wait                  TAKEN
+    the slice ends                        ELSEWHERE
+    the wait breaks                       TAKEN
+    a claim or tick runs  --              --              ELSEWHERE
+    close                 --              TAKEN           --
+    ====================  ==============  ==============  ==============
+
+    (4) If somebody waits, no claim is in flight on another lane, and the pause after a broken wait is over.
+
     ``clock`` counts seconds, ``jitter`` gives numbers from 0 to 1, ``give_back``
     takes claims that nobody is there for any more; ``max_rejected`` is the most
     dead letters to be kept. Without ``in_order`` one claim may overtake another
@@ -139,15 +237,13 @@ class Consumers:
         self._lane = Lane()
         self._least_beside = LEAST_BESIDE if in_order else math.inf
         self._waiters = Waiters(give_back)
-        self._busy = False
+        self._look = Look.NONE
+        self._hint = Hint.ELSEWHERE
         self._asked = 0  # tasks that the claims in flight may bring
         self._sent: deque[_Sent] = deque()  # claims that were not handed out yet, in the order in which they were sent
         self._beside = False  # a claim is in flight on another lane, beside the one on ours
         self._plenty = False  # the last claim that was answered brought all that it asked for
-        self._claim_wanted = False
-        self._blocking = False
         self._alarm = math.inf  # when an event is due that the server counts on us to mind
-        self._hint_taken = False  # a hint that no claim began after: if nobody here can use it, it must be put back
         self._failures = 0
         self._block_not_before = -math.inf
 
@@ -156,7 +252,7 @@ class Consumers:
     def join(self, ticket: Ticket, want: int, deadline: float) -> None:
         """Wait for up to ``want`` tasks until ``deadline`` (maybe infinite)."""
         self._waiters.join(ticket, want, deadline)
-        self._claim_wanted = True
+        self._look = self._look.and_wanted
 
     def leave(self, ticket: Ticket) -> None:
         """The caller has gone. What was already claimed for it goes back."""
@@ -168,23 +264,24 @@ class Consumers:
         """What to run now, if anything. It returns whether the server answered."""
         now = self._clock()
         self._waiters.time_out(now)
-        if self._busy:
+        if self._look.is_running:
             return self._start_beside()
         if self._sent and self._sent[-1].over:  # that was answered early is handed out before another begins
             return None
         if self._waiters:
-            if (self._claim_wanted or self._alarm <= now) and self._waiters.wanted > self._asked:
-                self._busy = True
-                self._claim_wanted = False
-                self._hint_taken = False
-                self._alarm = math.inf
+            if (self._look is Look.WANTED or self._alarm <= now) and self._waiters.wanted > self._asked:
+                self._begin_look()
                 return self._claim(self._ask())
-        elif self._alarm < math.inf or self._hint_taken:
-            self._busy = True
-            self._alarm = math.inf
-            self._hint_taken = False
+        elif self._alarm < math.inf or self._hint is Hint.TAKEN:
+            self._begin_look()
             return self._part()
         return None
+
+    def _begin_look(self) -> None:
+        self._look = Look.RUNNING
+        self._alarm = math.inf
+        if self._hint is Hint.TAKEN:
+            self._hint = Hint.ELSEWHERE
 
     def _start_beside(self) -> Operation[bool] | None:
         """Those who joined since the claim began need not wait for its answer while there is plenty.
@@ -204,49 +301,47 @@ class Consumers:
     def block(self) -> float | None:
         """For how long to wait on the hint now; None while no wait should begin. To be followed by `unblocked`."""
         now = self._clock()
-        if self._blocking or self._claiming or self._claim_wanted or not self._waiters or now < self._block_not_before:
+        if self._hint is Hint.BLOCKING or self._look is not Look.NONE or self._beside or self._sent:
             return None
-        self._blocking = True
+        if not self._waiters or now < self._block_not_before:
+            return None
+        self._hint = Hint.BLOCKING
         longest = min(self._longest_slice, self._waiters.deadline - now)
         return max(0.001, longest * (1 - 0.15 * self._jitter()))
 
     def unblocked(self, hinted: bool) -> None:
         """The wait ended, by a hint or with its time."""
-        self._blocking = False
         self._failures = 0
-        self._claim_wanted = bool(self._waiters)
-        self._hint_taken = self._hint_taken or hinted
+        self._end_block(hinted=hinted)
 
     def block_failed(self, error: Exception) -> None:
         """The wait broke. A hint may be lost with it; the claim that follows finds what it told of."""
-        self._blocking = False
         self._failures += 1
-        self._claim_wanted = bool(self._waiters)
-        self._hint_taken = True
+        self._end_block(hinted=True)
         self._block_not_before = self._clock() + BACKOFF.pause(self._failures, self._jitter)
         if self._failures >= MAX_FAILURES or not isinstance(error, TorrelqueConnectionError):
             self.abort(error)
 
+    def _end_block(self, *, hinted: bool) -> None:
+        self._hint = Hint.TAKEN if hinted or self._hint is Hint.TAKEN else Hint.ELSEWHERE
+        self._look = self._look.and_wanted if self._waiters else self._look.not_wanted
+
     def timer(self) -> float:
         """When to call `start` and `block` again at the latest, whatever happens."""
         times = [self._waiters.expiry]
-        if self._waiters and not self._claiming:
+        if self._waiters and not (self._look.is_running or self._beside or self._sent):
             times.append(self._alarm)
-            if not self._blocking:
+            if self._hint is not Hint.BLOCKING:
                 times.append(self._block_not_before)
         return min(times)
 
     def close(self) -> None:
         """The queue object is being closed: fail those who wait; the wait that is cancelled may take a hint along."""
         self.abort(TorrelqueError('the queue was closed while waiting for a task'))
-        self._hint_taken = self._hint_taken or self._blocking
-        self._blocking = False
+        if self._hint is Hint.BLOCKING:
+            self._hint = Hint.TAKEN
 
     # Within ------------------------------------------------------------------
-
-    @property
-    def _claiming(self) -> bool:
-        return self._busy or self._beside or bool(self._sent)
 
     def _ask(self) -> int:
         """How many to claim of those that are missing. They count as asked for until the claim was answered."""
@@ -261,7 +356,7 @@ class Consumers:
         try:
             return (yield from self._claim_for(want, max(0.0, self._waiters.deadline - self._clock()), self._lane))
         finally:
-            self._busy = False
+            self._look = self._look.over
 
     def _claim_beside(self, want: int) -> Operation[bool]:
         lane = self._lanes.borrow()
@@ -304,7 +399,8 @@ class Consumers:
         self._plenty = len(answer.tasks) == want
         more = answer.again or self._plenty
         self._waiters.hand_out(served, answer.tasks, more=more or self._asked > 0)
-        self._claim_wanted = self._claim_wanted or (more and bool(self._waiters))
+        if more and self._waiters:
+            self._look = self._look.and_wanted
 
     def _part(self) -> Operation[bool]:
         """Nobody waits any more: leave the timer and the hint to others."""
@@ -315,9 +411,9 @@ class Consumers:
         else:
             return True
         finally:
-            self._busy = False
+            self._look = self._look.over
 
     def abort(self, error: Exception) -> None:
         """Tell all who wait; what was claimed for one that wants more is its."""
-        self._claim_wanted = False
+        self._look = self._look.not_wanted
         self._waiters.abort(error)

@@ -1,9 +1,28 @@
 """The consumers that wait for tasks of several shards: one wait a server, whatever the number of shards.
 
-The machine *surveys* a server, one call that looks at all its shards and has
-them ring where it is going to wait. It claims from those that have tasks, in
-turn, and waits on the server once none has. It never polls; while it is busy
-with some shards it surveys now and then, so that the others do not wait long.
+Theory of operation. A blocking wait can be for one key only, and a script of one
+shard can write only where that shard is. So `ShardedConsumers` *surveys* each
+server: one call looks at all its shards, returns how many tasks each of them
+has, and writes into each, as its *bell*, the name of the key on which this
+object is going to wait. A script that makes work for somebody on one of these
+shards adds the shard's name to that key: the shard *rings*.
+
+After a survey, `ShardedConsumers` claims from the shards that have tasks, each
+in its turn, and expects more from a shard as long as its claims bring all that
+they ask for. Once no shard of a server is expected to have tasks, the wait on
+that server begins. A ring ends it and says which shard to claim from. The end
+of the slice, or a wait that broke, leads to the next survey.
+
+While claims from some shards bring enough, no wait runs. A survey of one server
+at a time, every `FAIRNESS` seconds, then finds tasks of the other shards, so
+they do not wait long.
+
+A server or a shard that does not answer is *lost*: consumers go on with the
+others, and it is tried again after a back-off. The consumers get an error only
+if all servers are lost. An answer that takes longer than `OVERDUE` seconds
+delays nobody any more.
+
+Timers, hints and parting work as in `torrelque.core.consumers`, for each shard.
 """
 
 from __future__ import annotations
@@ -13,7 +32,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from torrelque.core.commands import ClaimedTask, cap
-from torrelque.core.consumers import BACKOFF, MAX_CLAIM, MAX_FAILURES, SLICE, claim
+from torrelque.core.consumers import BACKOFF, MAX_CLAIM, MAX_FAILURES, SLICE, Hint, Look, claim
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.machine import Wait
 from torrelque.core.protocol import Interrupted, Operation, Reply
@@ -87,18 +106,26 @@ class Shard(Partner):
 class Node(Partner):
     """A server, and which of the shards it holds."""
 
-    __slots__ = ('blocking', 'done', 'hint_lost', 'lead', 'shards', 'survey_wanted', 'surveyed_at', 'surveying')
+    __slots__ = ('done', 'hint', 'lead', 'look', 'shards', 'surveyed_at')
 
     def __init__(self, shards: Sequence[int]) -> None:
         super().__init__()
         self.lead: int = 0  # which of the shards' slots its surveys and waits are sent to
         self.shards: Sequence[int] = shards
-        self.survey_wanted: bool = True
-        self.surveying: bool = False
+        self.look: Look = Look.WANTED  # of surveys
+        self.hint: Hint = Hint.ELSEWHERE
         self.surveyed_at: float = -math.inf
         self.done: int = 0  # the latest survey of it that was answered
-        self.blocking: bool = False
-        self.hint_lost: bool = False
+
+    def want_survey(self) -> None:
+        self.look = self.look.and_wanted
+
+    def end_wait(self, *, taken: bool) -> None:
+        """A wait ended; ``taken``: it may have removed a ring that nobody here will answer."""
+        if taken:
+            self.hint = Hint.TAKEN
+        elif self.hint is Hint.BLOCKING:
+            self.hint = Hint.ELSEWHERE
 
     @property
     def first(self) -> int:
@@ -107,6 +134,39 @@ class Node(Partner):
 
 class ShardedConsumers:
     """Serves waiting consumers, first come first served, from several shards, each in its turn.
+
+    Each server has two phases at a time. What happens to `Look`, for its surveys:
+
+    =============================  ==========  ==========  ==============  ==============
+    event                          NONE        WANTED      RUNNING         RUNNING_WANTED
+    =============================  ==========  ==========  ==============  ==============
+    new; a consumer joins          WANTED      --          RUNNING_WANTED  --
+    the slice ends, a wait breaks  WANTED      --          RUNNING_WANTED  --
+    poll, while claims bring all   RUNNING (1) RUNNING     --              --
+    poll, consumers wait           --          RUNNING     --              --
+    poll, nobody waits             RUNNING (2) RUNNING (2) --              --
+    answer                         --          --          NONE            WANTED
+    it fails                       --          --          WANTED (3)      WANTED
+    =============================  ==========  ==========  ==============  ==============
+
+    (1) For the server that was surveyed longest ago, every `FAIRNESS` seconds. (2) If Hint is TAKEN: those who wait
+    elsewhere are rung. (3) NONE if the consumers got the error.
+
+    What happens to `Hint`:
+
+    =============================  ============  ============  ============
+    event                          ELSEWHERE     BLOCKING      TAKEN
+    =============================  ============  ============  ============
+    poll, Look is NONE             BLOCKING (4)  --            --
+    a shard rings                  --            ELSEWHERE (5) --
+    the slice ends                 --            ELSEWHERE     --
+    another ring, the wait breaks  --            TAKEN         --
+    a survey is answered           --            --            ELSEWHERE
+    close                          --            TAKEN         --
+    =============================  ============  ============  ============
+
+    (4) If somebody waits, and no shard of the server is expected to have tasks. (5) The shard itself is then
+    ``hinted``, until a claim from it begins, or a tick if nobody waits any more.
 
     ``node_of`` tells by a key which server has it now; ``give_back`` takes claims
     that nobody is there for any more; ``told`` hears the generation of the number
@@ -199,13 +259,14 @@ class ShardedConsumers:
         if self._look_wanted or self._waiters.deadline <= now:
             return waits
         for node in list(self._nodes.values()):
-            idle = not (node.blocking or node.surveying or node.survey_wanted) and now >= node.not_before
-            if not idle or any(self._shards[at].active for at in node.shards):
+            if node.hint is Hint.BLOCKING or node.look is not Look.NONE or now < node.not_before:
                 continue
-            if now - node.surveyed_at > SLICE or self._regrouped():
-                node.survey_wanted = True
+            if any(self._shards[at].active for at in node.shards):
                 continue
-            node.blocking = True
+            if node.hint is Hint.TAKEN or now - node.surveyed_at > SLICE or self._regrouped():
+                node.want_survey()
+                continue
+            node.hint = Hint.BLOCKING
             longest = min(self._longest_slice, self._waiters.deadline - now)
             seconds = max(0.001, longest * (1 - 0.15 * self._jitter()))
             waits.append(Wait(self._shards[node.first].ring, seconds, _Waiting(self, node)))
@@ -220,15 +281,15 @@ class ShardedConsumers:
             times += [shard.not_before for shard in self._shards if shard.lost and not shard.busy]
             times += [shard.claimed_at + OVERDUE for shard in self._shards if shard.asked]
             times += [node.surveyed_at + OVERDUE for node in self._nodes.values() if self._keeps_waiting(node)]
-            times += [node.not_before for node in self._nodes.values() if node.survey_wanted and not node.surveying]
+            times += [node.not_before for node in self._nodes.values() if node.look is Look.WANTED]
         return min(times)
 
     def close(self) -> None:
         """The queue object is being closed: fail those who wait; the waits that are cancelled may take hints along."""
         self.abort(TorrelqueError('the queue was closed while waiting for a task'))
         for node in self._nodes.values():
-            node.hint_lost = node.hint_lost or node.blocking
-            node.blocking = False
+            if node.hint is Hint.BLOCKING:
+                node.hint = Hint.TAKEN
 
     def abort(self, error: Exception) -> None:
         """Tell all who wait; what was claimed for one that wants more is its."""
@@ -241,21 +302,21 @@ class ShardedConsumers:
         """A wait ended: a shard rang, or its time was over."""
         if node not in self._nodes.values():  # the shards were on other servers meanwhile
             self._want_surveys()
-        node.blocking = False
         node.failures = 0
         shard = None if member is None else self._of_wake.get(member)
         if shard is not None:
             shard.expected = max(shard.expected, HINTED)
             shard.hinted = True
+            node.end_wait(taken=False)
         else:  # the slice is over, or the number of shards was changed
-            node.survey_wanted = True
-            node.hint_lost = node.hint_lost or member is not None
+            node.want_survey()
+            node.end_wait(taken=member is not None)
 
     def failed(self, node: Node, error: Exception) -> None:
         """A wait broke. A hint may be lost with it; the survey that follows finds what it told of."""
-        node.blocking = False
         node.failures += 1
-        node.survey_wanted = node.hint_lost = True
+        node.want_survey()
+        node.end_wait(taken=True)
         self._look_wanted = bool(self._waiters)
         node.not_before = self._clock() + BACKOFF.pause(node.failures, self._jitter)
         if not isinstance(error, TorrelqueConnectionError):
@@ -272,7 +333,7 @@ class ShardedConsumers:
             return
         is_new, partner.lost = partner.lost is None, error
         if isinstance(partner, Node):
-            partner.survey_wanted = True
+            partner.want_survey()
             for shard in self._shards:
                 if shard.number in partner.shards:
                     shard.expected = 0
@@ -309,7 +370,7 @@ class ShardedConsumers:
 
     def _keeps_waiting(self, node: Node) -> bool:
         """Whether an answer is waited for."""
-        return node.surveying and node.surveyed_at + OVERDUE > self._clock()
+        return node.look.is_running and node.surveyed_at + OVERDUE > self._clock()
 
     # Claims ------------------------------------------------------------------
 
@@ -397,7 +458,7 @@ class ShardedConsumers:
         return [ticket for ticket, joined in self._joined.items() if joined < done]
 
     def _is_overdue(self, node: Node) -> bool:
-        return node.surveying and not self._keeps_waiting(node)
+        return node.look.is_running and not self._keeps_waiting(node)
 
     def _forget_those_gone(self) -> None:
         if len(self._joined) > len(self._waiters):
@@ -426,20 +487,20 @@ class ShardedConsumers:
     def _want_surveys(self) -> None:
         self._regrouped()
         for node in self._nodes.values():
-            node.survey_wanted = True
+            node.want_survey()
 
     def _start_surveys(self, now: float, *, busy: bool) -> list[tuple[int, Operation[bool]]]:
         started: list[tuple[int, Operation[bool]]] = []
         if busy and now - self._surveyed_at > FAIRNESS:
             self._regrouped()  # there may be shards, or servers, that no survey has been of
             # One server at a time: what surveys cost all servers together does not grow with their number.
-            others = [node for node in self._nodes.values() if not node.blocking]
+            others = [node for node in self._nodes.values() if node.hint is not Hint.BLOCKING]
             if others:
-                min(others, key=lambda node: node.surveyed_at).survey_wanted = True
+                min(others, key=lambda node: node.surveyed_at).want_survey()
             self._surveyed_at = now
         for node in self._nodes.values():
-            if node.survey_wanted and not node.surveying and now >= node.not_before:
-                node.survey_wanted, node.surveying, node.surveyed_at = False, True, now
+            if node.look is Look.WANTED and now >= node.not_before:
+                node.look, node.surveyed_at = Look.RUNNING, now
                 self._surveyed_at = now
                 self._surveys += 1
                 started.append((node.first, self._survey(node, self._surveys, REGISTERED)))
@@ -453,7 +514,7 @@ class ShardedConsumers:
         try:
             generation, findings = yield from lanes.script('survey', (round(registered * 1000), *names), _findings)
         except (Interrupted, Exception) as error:  # noqa: BLE001 - it is told to every waiting caller
-            node.surveying = False
+            node.look = node.look.over
             cause = error.cause if isinstance(error, Interrupted) else error
             if registered and cause is None:
                 self.abort(TorrelqueError('the queue was closed while waiting for a task'))
@@ -466,11 +527,12 @@ class ShardedConsumers:
                     self._lose(where, cause)
             return False
         finally:
-            node.surveying = False
+            node.look = node.look.over
         self._find(node)
         if registered:
             node.done = number
-            node.hint_lost = False
+            if node.hint is Hint.TAKEN:
+                node.hint = Hint.ELSEWHERE
             for shard, finding in zip(shards, findings, strict=True):
                 shard.seen = finding
                 if not shard.busy and not shard.hinted:
@@ -487,8 +549,8 @@ class ShardedConsumers:
                 shard.alarm, shard.hinted = math.inf, False
                 started.append((at, self._tick(shard)))
         for node in self._nodes.values():
-            if node.hint_lost and not node.surveying:
-                node.hint_lost, node.surveying = False, True
+            if node.hint is Hint.TAKEN and not node.look.is_running:
+                node.hint, node.look = Hint.ELSEWHERE, Look.RUNNING
                 started.append((node.first, self._survey(node, 0, 0.0)))
         return started
 
