@@ -1,7 +1,11 @@
 """The documentation's build: `make docs`."""
 
+import sys
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for docs.layers, wherever Sphinx was started
 
 project = 'Torrelque'
 copyright = 'the Torrelque authors'
@@ -26,5 +30,14 @@ def _passes_over(app: object, what: str, name: str, member: object, *_: object) 
     return True if (member.__doc__ or '').startswith('Alias for field number') else None
 
 
+def _draw_layers(_: object, name: str, source: list[str]) -> None:
+    """Put the drawing of the code's layers into the page, inline so that it has the theme's colours."""
+    from docs.layers import draw  # noqa: PLC0415 - found once the path is set
+
+    if name == 'architecture':
+        source[0] = source[0].replace('```{layers}\n```', f'```{{raw}} html\n{draw()}```')
+
+
 def setup(app: Any) -> None:  # noqa: ANN401 - Sphinx
     app.connect('autodoc-skip-member', _passes_over)
+    app.connect('source-read', _draw_layers)
