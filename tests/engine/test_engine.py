@@ -16,10 +16,11 @@ from anyio.lowlevel import checkpoint, current_token
 from tests.servers import Server
 from torrelque import Torrelque, TorrelqueReplyError, connect
 from torrelque.core.protocol import Batch, Call, Reply, Script
+from torrelque.engine import engine
 from torrelque.engine.engine import SPARE_DRIVERS
 from torrelque.engine.sharded import ShardedDispatcher
 from torrelque.testing import MemoryTransport
-from torrelque.transports.base import Listener
+from torrelque.transports.base import Listener, Then
 
 on_each_loop = pytest.mark.anyio
 
@@ -462,15 +463,14 @@ def test_an_object_that_was_not_entered_leaves_no_lanes_after_aclose(resting: bo
 
 @on_each_loop
 async def test_a_late_request_on_a_lane_that_was_dropped_does_nothing() -> None:
-    transport = MemoryTransport()
     sent: list[Call[Reply]] = []
-    execute = transport.execute
 
-    async def remember(batch: Batch) -> Sequence[Reply]:
-        sent.extend(call for call in batch if isinstance(call.command, Script))
-        return await execute(batch)
+    class Remembering(MemoryTransport):
+        async def execute(self, batch: Batch) -> Sequence[Reply]:
+            sent.extend(call for call in batch if isinstance(call.command, Script))
+            return await super().execute(batch)
 
-    transport.execute = remember  # type: ignore[method-assign]
+    transport = Remembering()
     async with Torrelque(transport) as queue:
         await use(queue)
     await anyio.sleep(0.01)
@@ -489,3 +489,85 @@ async def test_an_object_closes_in_silence_though_its_lanes_cannot_be_dropped(ca
         transport.fault, transport.where = FAULTS['OSError'], 'drop'
     assert transport.raised == 1
     assert caplog.records == []
+
+
+# Without a task ------------------------------------------------------------------------------------------------------
+
+
+class DeafTransport(MemoryTransport):
+    """Begins calls, and never answers; those that are executed are answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = self.abandoned = 0
+        self.hears = True
+
+    def start(self, batch: Batch, then: Then) -> Callable[[], None] | None:
+        if self.hears:
+            return super().start(batch, then)
+        self.begun += 1
+
+        def abandon() -> None:
+            self.abandoned += 1
+
+        return abandon
+
+
+@on_each_loop
+async def test_what_is_under_way_without_a_task_is_cut_off_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, 'CLOSING_TIME', 0.2)
+    transport = DeafTransport()
+    errors: list[Exception] = []
+
+    async def enqueue(queue: Torrelque) -> None:
+        try:
+            await queue.enqueue('second')
+        except Exception as error:  # noqa: BLE001 - looked at below
+            errors.append(error)
+
+    async with anyio.create_task_group() as tasks, Torrelque(transport) as queue:
+        await queue.enqueue('first')
+        transport.hears = False
+        tasks.start_soon(enqueue, queue)
+        await until(lambda: transport.begun == 1)
+    assert transport.abandoned == 1
+    assert [str(error) for error in errors] == ['the queue was closed during the call']
+
+
+class CountingTransport(MemoryTransport):
+    """Counts what is begun."""
+
+    begun = 0
+
+    def start(self, batch: Batch, then: Then) -> Callable[[], None] | None:
+        self.begun += len(batch)
+        return super().start(batch, then)
+
+
+def test_a_lone_call_is_sent_by_its_caller_at_once() -> None:
+    async def main() -> None:
+        transport = CountingTransport()
+        async with Torrelque(transport) as queue:
+            for number in range(3):
+                await queue.enqueue(number)
+            before = transport.begun
+            call = queue.enqueue('lone')
+            call.send(None)  # up to where it waits
+            assert transport.begun == before + 1
+            call.close()
+
+    asyncio.run(main())
+
+
+@on_each_loop
+async def test_calls_of_one_moment_are_merged_also_after_a_lone_one() -> None:
+    transport = CountingTransport()
+    async with Torrelque(transport) as queue:
+        for number in range(3):
+            await queue.enqueue(number)
+        for most in (2, 1, 1):  # the first of the first crowd was taken for a lone one
+            before = transport.begun
+            async with anyio.create_task_group() as tasks:
+                for number in range(50):
+                    tasks.start_soon(queue.enqueue, number)
+            assert transport.begun - before <= most + 1  # a lane may be made

@@ -37,7 +37,7 @@ from torrelque.errors import (
     TorrelqueResponseTimeout,
     TorrelqueUsageError,
 )
-from torrelque.transports.base import Transport
+from torrelque.transports.base import Rest, Transport
 from torrelque.transports.oneshot import OneShot, oneshot_maker
 
 __all__ = ('Background', 'Engine', 'drive')
@@ -46,7 +46,7 @@ T = TypeVar('T')
 
 Execute: TypeAlias = Callable[[Batch], Awaitable[Sequence[Reply]]]
 
-Job: TypeAlias = Operation[Any] | Wait
+Job: TypeAlias = 'Wait | _Course'
 
 logger: logging.Logger = logging.getLogger('torrelque')
 
@@ -67,12 +67,18 @@ CLOSING_TIME = 2.0
 
 
 async def drive(
-    transport: Transport, operation: Operation[T], *, at_end: bool = False, apart: float | None = None
+    transport: Transport,
+    operation: Operation[T],
+    *,
+    at_end: bool = False,
+    apart: float | None = None,
+    begun: Batch | Rest | None = None,
 ) -> T:
     """Run an operation to its end; ``at_end`` of the event loop over what is left then.
 
     With ``apart`` it has connections of its own, on which the server may take so
-    many seconds longer to answer.
+    many seconds longer to answer. One that was ``begun`` goes on with this batch,
+    or with the replies that this gives.
 
     Raises what the operation raises, and TorrelqueConnectionError if it was cut
     off. When cancelled, the operation is given a little time to clean up.
@@ -82,10 +88,13 @@ async def drive(
         execute = partial(transport.execute_dedicated, timeout=apart)
     interrupted = False
     try:
-        batch = next(operation)
+        batch = next(operation) if begun is None else begun
         while True:
             try:
-                replies = await (_execute_once(transport, batch) if interrupted and not at_end else execute(batch))
+                if callable(batch):
+                    replies = await batch()
+                else:
+                    replies = await (_execute_once(transport, batch) if interrupted and not at_end else execute(batch))
                 interrupted = False
             except anyio.get_cancelled_exc_class():
                 with anyio.move_on_after(CLOSING_TIME, shield=True):
@@ -124,6 +133,54 @@ async def _finish(execute: Execute, operation: Operation[Any]) -> None:
                 batch = operation.send(replies)
 
 
+class _Course:
+    """An operation under way without a task: what it waits for calls it back, and it goes on right there.
+
+    ``take_over`` is handed what takes a task to go on, ``end`` is told of the end,
+    with the error if it is no ordinary one.
+    """
+
+    __slots__ = ('_end', '_take_over', '_transport', 'abandon', 'left', 'operation')
+
+    def __init__(
+        self,
+        transport: Transport,
+        operation: Operation[Any],
+        take_over: Callable[[_Course], None],
+        end: Callable[[_Course, Exception | None], None],
+    ) -> None:
+        self._transport = transport
+        self._take_over = take_over
+        self._end = end
+        self.operation = operation
+        self.abandon: Callable[[], None] | None = None
+        self.left: Batch | Rest | None = None
+        """What a task that takes over has to go on with."""
+
+    def go_on(self, replies: Sequence[Reply] | Rest | None = None) -> None:
+        """Begin, without replies, or continue with those to the last batch. Raises nothing."""
+        if callable(replies):
+            self.left = replies
+            self._take_over(self)
+            return
+        try:
+            batch = self.operation.send(replies)  # type: ignore[arg-type]  # None begins
+        except StopIteration:
+            self._end(self, None)
+        except Interrupted as interrupted:
+            self._end(self, interrupted.cause)
+        except Exception as caught:  # noqa: BLE001 - of nobody's, and the object goes on
+            self._end(self, caught)
+        else:
+            try:
+                self.abandon = self._transport.start(batch, self.go_on)
+            except Exception:  # noqa: BLE001 - `execute` raises it again, to where it belongs
+                self.abandon = None
+            if self.abandon is None:
+                self.left = batch
+                self._take_over(self)
+
+
 class Background:
     """A task that was started beside the engine; ``cancel`` ends it.
 
@@ -132,11 +189,14 @@ class Background:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._scope = anyio.CancelScope()
+        self._scope: anyio.CancelScope | None = None
+        self._cancelled = False
 
     async def run(self, function: Callable[[], Awaitable[None]]) -> None:
         error: Exception | None
-        with self._scope:
+        if self._cancelled:
+            return
+        with anyio.CancelScope() as self._scope:
             failures = 0
             while True:
                 began, error = anyio.current_time(), None
@@ -152,7 +212,9 @@ class Background:
                 await rest(self._transport, BACKOFF.pause(failures, random.random))
 
     def cancel(self) -> None:
-        self._scope.cancel()
+        self._cancelled = True
+        if self._scope is not None:
+            self._scope.cancel()
 
 
 class _Driver:
@@ -215,6 +277,7 @@ class Engine:
         with anyio.move_on_after(CLOSING_TIME, shield=True):
             await self._close_down()
         self._shield.cancel()
+        await self._cut_off()
         try:
             # What the body raised goes on its way by itself: the task group would wrap it into a group.
             await host.__aexit__(None, None, None)
@@ -248,7 +311,7 @@ class Engine:
         self._ensure()
         background = Background(self._transport)
         if self._entered:
-            self._tasks.start_soon(background.run, function)
+            self._spawn(partial(background.run, function))
         else:
             task = _start_later(background.run(function))
             self._spawned.add(task)
@@ -306,7 +369,7 @@ class Engine:
         """The same, for an answer that nobody waits for."""
         self._ensure()
         self._session.submit(verb, items, _nobody, shard)
-        self._wake.set()
+        self._ask()
 
     async def dequeue(self, want: int, deadline: float) -> list[ClaimedTask]:
         """Wait for at least one task. Raises TorrelqueTimeoutError at ``deadline``."""
@@ -332,12 +395,12 @@ class Engine:
         return self._hub
 
     async def _settled(self, ticket: Ticket, once: OneShot) -> Any:  # noqa: ANN401 - what the ticket is for
-        self._wake.set()
+        self._ask()
         try:
             await once.wait()
         except BaseException:
             self._session.leave(ticket)
-            self._wake.set()
+            self._step_soon()
             raise
         if ticket.error is not None:
             raise ticket.error
@@ -354,13 +417,22 @@ class Engine:
         if self._home is not None and self._home[0] == home[0] and (self._entered or self._runs_elsewhere()):
             raise TorrelqueUsageError('this queue object is in use in another event loop; make one for each loop')
         self._home = home
+        self._loop = asyncio._get_running_loop()  # noqa: SLF001 - as above
         self._make_once = oneshot_maker()
         self._entered = False
         self._host = None
         self._starter = None
         self._spawned = set()
         self._wake = anyio.Event()
-        self._running = 0
+        self._pausing_until = -math.inf
+        self._stepping = False  # by its task, or by callbacks while that waits
+        self._next_turn: asyncio.Handle | None = None
+        self._asks = 0  # while the operations are under way that are, or since the last one ended
+        self._crowded = True  # more than one then
+        self._courses: set[_Course] = set()
+        self._left: list[_Course] = []  # what has to be driven by whoever closes down
+        self._to_start: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._running = 0  # waits, and what is driven apart
         self._failures = 0  # steps in a row that failed
         self._reported = ''
         self._drivers: list[_Driver] = []
@@ -393,6 +465,7 @@ class Engine:
             async with anyio.create_task_group() as self._tasks:
                 await self._run()
         except anyio.get_cancelled_exc_class():
+            await self._cut_off()
             with anyio.move_on_after(CLOSING_TIME, shield=True):
                 await self._close_down(at_end=True)
             raise
@@ -403,21 +476,72 @@ class Engine:
 
     async def _run(self) -> None:
         self._drivers = []  # those of an earlier run ended with it
-        while not self._closing:  # then `leave` does the steps, and waits on `_wake` itself
-            self._wake = anyio.Event()
-            self._step()
-            if self._quiet() and not self._entered:
-                # From here on a new call starts a new engine task; no await lies between.
-                self._starter = None
-                self._dismiss_drivers()
-                return
-            await self._pause()
+        self._stepping = True
+        try:
+            while not self._closing:  # then `leave` does the steps, and waits on `_wake` itself
+                self._wake = anyio.Event()
+                self._step()
+                self._start_tasks()
+                if self._quiet() and not self._entered:
+                    # From here on a new call starts a new engine task; no await lies between.
+                    self._starter = None
+                    self._dismiss_drivers()
+                    return
+                await self._pause()
+        finally:
+            self._stepping = False
+            self._start_tasks()
+
+    def _spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have the engine's task start another: callbacks of asyncio are in no task, and cannot."""
+        self._to_start.append(function)
+        self._wake.set()
+
+    def _start_tasks(self) -> None:
+        functions, self._to_start = self._to_start, []
+        for function in functions:
+            self._tasks.start_soon(function)
+
+    def _ask(self) -> None:
+        """Have the session look at what a caller asked for, after all that wake in this turn have asked.
+
+        A caller that finds nothing under way, after one that was alone, does not wait for others.
+        """
+        self._asks += 1
+        if self._asks == 1 and not (self._crowded or self._courses):
+            self._turn()
+        else:
+            self._step_soon()
+
+    def _step_soon(self) -> None:
+        if self._loop is None or self._closing or not self._stepping:
+            self._wake.set()
+        elif self._next_turn is None and not self._loop.is_closed():
+            self._next_turn = self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Make a step outside of the engine's task, which is woken if that has something to do."""
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
+        if self._closing or not self._stepping:
+            self._wake.set()
+            return
+        self._step()
+        if self._until < self._pausing_until or (not self._entered and self._quiet()):
+            self._wake.set()
+
+    def _look_around(self) -> None:
+        """When nothing is under way: whether more than one caller came since."""
+        if self._asks and not self._courses:
+            self._crowded, self._asks = self._asks > 1, 0
 
     async def _pause(self) -> None:
         """Wait for something to do; after a step that failed no less than the back-off, unless somebody calls."""
         until = self._until
         if self._failures:
             until = max(until, self._transport.now() + BACKOFF.pause(self._failures, random.random))
+        self._pausing_until = until
         try:
             await self._transport.pause(self._wake, until)
         except Exception as error:  # noqa: BLE001 - as in a step
@@ -430,74 +554,98 @@ class Engine:
         for driver in drivers:
             driver.hand(None)
 
-    def _step(self, *, keep: bool = False) -> Operation[Any] | None:
-        """Run what is to be run now; with ``keep`` all but the first of it, which the caller is to drive."""
+    def _step(self) -> None:
+        """Run what is to be run now."""
         try:
-            kept = self._begin(keep=keep)
+            self._begin()
         except Exception as error:  # noqa: BLE001 - a defect, or a transport's: nobody shall wait for ever
             self._failures += 1
+            self._until = -math.inf  # that is, after the back-off
             self._session.abort(error)
             self._report(error)
-            return None
-        self._failures = 0
-        return kept
+        else:
+            self._failures = 0
+        self._look_around()
 
-    def _begin(self, *, keep: bool) -> Operation[Any] | None:
+    def _begin(self) -> None:
         self.turns += 1
-        kept: Operation[Any] | None = None
         turn = self._session.poll()
         self._until = turn.until
         for group in turn.groups:
             operation = group[0] if len(group) == 1 else together(group)
-            if keep and kept is None:
-                self._running += 1
-                kept = operation
-            else:
-                self._start(operation)
+            course = _Course(self._transport, operation, self._take_over, self._end_course)
+            self._courses.add(course)
+            course.go_on()
         for waiting in turn.dedicated:
             self._running += 1
-            self._tasks.start_soon(self._drive_apart, waiting)
+            self._spawn(partial(self._drive_apart, waiting))
         for wait in turn.waits:
+            self._running += 1
             self._start(wait)
-        return kept
+
+    def _end_course(self, course: _Course, error: Exception | None = None) -> None:
+        self._courses.discard(course)
+        self._look_around()
+        if error is not None:
+            self._report(error)
+        self._step_soon()
+
+    def _take_over(self, course: _Course) -> None:
+        """Have a task drive an operation on."""
+        course.abandon = None
+        if self._stepping:
+            self._start(course)
+        else:
+            self._left.append(course)
+            self._wake.set()
 
     def _start(self, job: Job) -> None:
-        self._running += 1
         if self._drivers:
             self._drivers.pop().hand(job)
         else:
-            self._tasks.start_soon(self._work, job)
+            self._spawn(partial(self._work, job))
 
     def _quiet(self) -> bool:
-        return not self._running and not self._wake.is_set() and self._until == math.inf
+        busy = self._running or self._courses or self._next_turn or self._wake.is_set()
+        return not busy and self._until == math.inf
 
     async def _work(self, job: Job | None) -> None:
         """Do one job after another, as long as there is one, or room to wait for one."""
         while job is not None:
             if isinstance(job, Wait):
-                job = await self._block(job)
+                await self._block(job)
             else:
-                await self._drive(job)
-                job = None
-            if job is None and len(self._drivers) < SPARE_DRIVERS:
+                await self._drive_on(job)
+            job = None
+            if len(self._drivers) < SPARE_DRIVERS:
                 driver = _Driver(self._make_once())
                 self._drivers.append(driver)
                 job = await driver.next()
 
-    async def _drive(self, operation: Operation[Any], *, apart: float | None = None) -> None:
+    async def _drive_on(self, course: _Course, *, at_end: bool = False) -> None:
         try:
-            await self._end(operation, apart=apart)
+            await self._end(course.operation, at_end=at_end, begun=course.left)
         finally:
-            self._running -= 1
-            self._wake.set()
+            self._end_course(course)
 
     async def _drive_apart(self, operation: Operation[None]) -> None:
-        await self._drive(operation, apart=self._patience)
+        try:
+            await self._end(operation, apart=self._patience)
+        finally:
+            self._running -= 1
+            self._step_soon()
 
-    async def _end(self, operation: Operation[Any], *, at_end: bool = False, apart: float | None = None) -> None:
+    async def _end(
+        self,
+        operation: Operation[Any],
+        *,
+        at_end: bool = False,
+        apart: float | None = None,
+        begun: Batch | Rest | None = None,
+    ) -> None:
         """Drive an operation of the session, which tells its callers what came of it, to its end."""
         try:
-            await drive(self._transport, operation, at_end=at_end, apart=apart)
+            await drive(self._transport, operation, at_end=at_end, apart=apart, begun=begun)
         except Exception as error:  # noqa: BLE001 - of nobody's, and the object goes on
             self._report(error)
 
@@ -507,15 +655,15 @@ class Engine:
             self._reported = repr(error)
             logger.error('Unexpected error in the background, going on', exc_info=error)
 
-    async def _block(self, wait: Wait) -> Operation[Any] | None:
-        """Wait on the server. Returns what the caller is to drive next."""
+    async def _block(self, wait: Wait) -> None:
+        """Wait on the server."""
         call = Call[Reply]('BZPOPMIN', (wait.key,), (f'{wait.seconds:.3f}',))
         scope = anyio.CancelScope()
         self._waiting.add(scope)
         try:
             with scope:
                 if self._closing:
-                    return None
+                    return
                 reply = await self._transport.block(call, wait.seconds)
                 if isinstance(reply, TorrelqueReplyError):
                     raise reply  # noqa: TRY301 - goes where a broken connection goes
@@ -525,9 +673,19 @@ class Engine:
         finally:
             self._waiting.discard(scope)
             self._running -= 1
-            self._wake.set()
-        # What follows begins at once, without the turns until the engine and a driver have theirs.
-        return None if self._closing else self._step(keep=True)
+            self._step_soon()
+        self._turn()  # what follows begins at once
+
+    async def _cut_off(self) -> None:
+        """Interrupt what goes on without a task; it is given a little time to clean up."""
+        courses = [course for course in self._courses if course.abandon or course in self._left]
+        self._courses, self._left = set(), []
+        with anyio.move_on_after(CLOSING_TIME, shield=True):
+            async with anyio.create_task_group() as tasks:
+                for course in courses:
+                    if course.abandon is not None:
+                        course.abandon()
+                    tasks.start_soon(_finish, self._transport.execute, course.operation)
 
     async def _close_down(self, *, at_end: bool = False) -> None:
         """Let what is under way finish, and run what the session has left to do."""
@@ -542,7 +700,9 @@ class Engine:
                 await self._end(together(group), at_end=at_end)
             if turn.groups or turn.dedicated:
                 continue
-            if not self._running:
+            while self._left:
+                await self._drive_on(self._left.pop(), at_end=at_end)
+            if not (self._running or self._courses):
                 return
             self._wake = anyio.Event()
             await self._wake.wait()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -17,7 +18,13 @@ if TYPE_CHECKING:  # coredis is optional
     import coredis
     import redis.asyncio
 
-__all__ = ('Client', 'Listener', 'Message', 'Transport')
+__all__ = ('Client', 'Listener', 'Message', 'Rest', 'Then', 'Transport')
+
+Rest: TypeAlias = Callable[[], Awaitable[Sequence[Reply]]]
+"""Goes on with a batch that was begun: gives its replies, or raises, as `Transport.execute` does."""
+
+Then: TypeAlias = Callable[[Sequence[Reply] | Rest], None]
+"""Takes the replies to a batch, or, if they take more than waiting, what gives them."""
 
 
 class Message(NamedTuple):
@@ -86,6 +93,25 @@ class Transport(ABC):
     bring the tasks that are first in the queue.
     """
 
+    def __init_subclass__(cls) -> None:
+        """Let no inherited `start` go past a class's own `execute`."""
+        super().__init_subclass__()
+        if 'execute' in vars(cls) and 'start' not in vars(cls):
+            cls.start = Transport.start  # type: ignore[method-assign]  # what is inherited from here
+
+    def start(self, _batch: Batch, _then: Then) -> Callable[[], None] | None:
+        """Do what `execute` does without a task that waits. Optional; what is inherited leaves it to `execute`.
+
+        Args:
+            _batch: At least one call.
+            _then: Is called once, in the event loop and after this has returned, and does not raise.
+
+        Returns:
+            A function to call when nobody waits any more: ``then`` is not called after that. It may be called
+            again, and afterwards. None if nothing was sent because it takes a task to do so.
+        """
+        return None
+
     @abstractmethod
     async def execute(self, batch: Batch) -> Sequence[Reply]:
         """Send the calls in order on one connection and return a reply for each.
@@ -149,7 +175,10 @@ class Transport(ABC):
 
     def now(self) -> float:
         """Seconds on the clock that the engine's timers count on; it never goes back."""
-        return anyio.current_time()
+        try:
+            return asyncio.get_running_loop().time()  # in a callback of asyncio, anyio does not know where it is
+        except RuntimeError:
+            return anyio.current_time()
 
     async def pause(self, event: anyio.Event, until: float) -> None:
         """Return when ``event`` is set or :meth:`now` has reached ``until`` (maybe infinite)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from itertools import count
 
 import anyio
@@ -12,7 +13,7 @@ import anyio
 from torrelque.core.backoff import Backoff
 from torrelque.core.protocol import Arg, Batch, Call, Reply
 from torrelque.errors import TorrelqueConnectionError, is_unavailable
-from torrelque.transports.base import Listener, Transport
+from torrelque.transports.base import Listener, Rest, Then, Transport
 
 __all__ = ('DEFAULT', 'LONGEST', 'FailoverTransport', 'patient')
 
@@ -59,14 +60,44 @@ class FailoverTransport(Transport):
         """
         return await self._repeat(batch, self.inner.execute, apart=False)
 
+    def start(self, batch: Batch, then: Then) -> Callable[[], None] | None:
+        """As `execute`: what has to be repeated takes a task."""
+        begun = self.now()
+
+        def receive(first: Sequence[Reply] | Rest) -> None:
+            if callable(first) or any(is_unavailable(reply) for reply in first):
+                then(partial(self._go_on, batch, begun, first))
+            else:
+                self._waits_fail_since = None
+                then(first)
+
+        return self.inner.start(batch, receive)
+
+    async def _go_on(self, batch: Batch, begun: float, first: Sequence[Reply] | Rest | None) -> Sequence[Reply]:
+        """The replies to a batch whose ``first`` attempt gave, or gives, these."""
+
+        async def send(calls: Batch) -> Sequence[Reply]:
+            nonlocal first
+            if first is None:
+                return await self.inner.execute(calls)
+            given, first = first, None
+            return await given() if callable(given) else given
+
+        return await self._repeat(batch, send, apart=False, begun=begun)
+
     async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """The same; all calls are sent again, as the wait at their end is for those before it."""
         return await self._repeat(batch, lambda calls: self.inner.execute_dedicated(calls, timeout), apart=True)
 
     async def _repeat(
-        self, batch: Batch, send: Callable[[Batch], Awaitable[Sequence[Reply]]], *, apart: bool
+        self,
+        batch: Batch,
+        send: Callable[[Batch], Awaitable[Sequence[Reply]]],
+        *,
+        apart: bool,
+        begun: float | None = None,
     ) -> Sequence[Reply]:
-        start = self.now()
+        start = self.now() if begun is None else begun
         replies: list[Reply] = [None] * len(batch)
         places = list(range(len(batch)))
         for tries in count(1):

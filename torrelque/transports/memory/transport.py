@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from typing import Any
 
 import anyio
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, current_token
 
 from torrelque.core.protocol import Batch, Call, Reply
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
-from torrelque.transports.base import Listener, Message, Transport
+from torrelque.transports.base import Listener, Message, Then, Transport
 from torrelque.transports.memory.clock import VirtualClock
 from torrelque.transports.memory.server import MemoryServer
 
@@ -46,6 +48,26 @@ class MemoryTransport(Transport):
     def __init__(self, *, clock: VirtualClock | None = None, server: MemoryServer | None = None) -> None:
         self._clock = clock
         self.server: MemoryServer = server or MemoryServer(clock.time if clock else time.time)
+
+    def start(self, batch: Batch, then: Then) -> Callable[[], None] | None:
+        awaited = True
+
+        def arrive() -> None:
+            if awaited:
+                self._stir()
+                then(self.server.execute(batch))
+
+        def abandon() -> None:
+            nonlocal awaited
+            awaited = False
+
+        self._stir()
+        try:
+            asyncio.get_running_loop().call_soon(arrive)
+        except RuntimeError:
+            trio: Any = current_token().native_token
+            trio.run_sync_soon(arrive)
+        return abandon
 
     async def execute(self, batch: Batch) -> Sequence[Reply]:
         await self._travel()
@@ -94,9 +116,12 @@ class MemoryTransport(Transport):
 
     async def _travel(self) -> None:
         """What takes time on a network takes a turn of the event loop here, and can be cancelled."""
+        self._stir()
+        await checkpoint()
+
+    def _stir(self) -> None:
         if self._clock is not None:
             self._clock.stir()
-        await checkpoint()
 
 
 class _Listener(Listener):

@@ -31,7 +31,7 @@ from torrelque.errors import (
 from torrelque.transports.native.blocking import LAST_WORDS
 from torrelque.transports.native.connection import Breaks, Connection
 from torrelque.transports.native.dialer import Dialer
-from torrelque.transports.oneshot import OneShot, oneshot_maker
+from torrelque.transports.oneshot import oneshot_maker
 
 __all__ = ('Multiplexer', 'back_off')
 
@@ -48,16 +48,22 @@ SUSPICIOUS = 2
 class Slot:
     """One batch's place in the order of requests, and the replies it has so far."""
 
-    __slots__ = ('abandoned', 'breaks', 'count', 'data', 'deadline', 'done', 'error', 'replies', 'suspected')
+    __slots__ = (
+        'abandoned', 'breaks', 'count', 'data', 'deadline', 'demoted', 'done', 'error', 'replies', 'suspected',
+    )  # fmt: skip
 
-    def __init__(self, data: bytes, count: int, deadline: float, breaks: Breaks, done: OneShot) -> None:
+    def __init__(
+        self, data: bytes, count: int, deadline: float, breaks: Breaks, done: Callable[[Slot], object]
+    ) -> None:
         self.data: bytes = data
         self.count: int = count
         self.deadline: float = deadline
         self.breaks: Breaks = breaks
-        self.done: OneShot = done
+        self.done: Callable[[Slot], object] = done
         self.replies: list[Reply] = []
         self.error: TorrelqueConnectionError | None = None
+        self.demoted: bool = False
+        """A reply says that the server is not the primary."""
         self.suspected: bool = False
         """It may be what breaks the connection, so it is not sent beside others any more."""
         self.abandoned: bool = False
@@ -65,7 +71,14 @@ class Slot:
 
     def fail(self, error: TorrelqueConnectionError) -> None:
         self.error = cast('TorrelqueConnectionError', renew(error))
-        self.done.set()
+        self.end()
+
+    def end(self) -> None:
+        if not self.abandoned:
+            self.done(self)
+
+    def abandon(self) -> None:
+        self.abandoned = True
 
 
 class Multiplexer:
@@ -97,17 +110,30 @@ class Multiplexer:
     def closed(self) -> bool:
         return self._closed
 
-    async def execute(self, data: bytes, count: int, deadline: float, breaks: Breaks) -> Sequence[Reply] | None:
-        """Send a batch of ``count`` calls, until ``deadline`` also again, and return their replies.
+    async def execute(self, data: bytes, count: int, deadline: float, breaks: Breaks) -> Slot:
+        """Send a batch of ``count`` calls, until ``deadline`` also again, and return it with its replies.
 
-        None says that it may be this batch which breaks connections, as it was
-        under way on `SUSPICIOUS` that broke, or that a call of it is too large:
+        It is ``suspected`` if it may be this batch which breaks connections, as it was
+        under way on `SUSPICIOUS` that broke, or if a call of it is too large:
         send each on a connection of its own. Safe to cancel. Raises
         TorrelqueConnectionError when the time to repeat it is over.
         """
+        once = self._make_once()
+        slot = Slot(data, count, deadline, breaks, lambda _slot: once.set())
+        self.start(slot)
+        try:
+            await once.wait()
+        except BaseException:
+            slot.abandon()
+            raise
+        if slot.error is not None:
+            raise slot.error
+        return slot
+
+    def start(self, slot: Slot) -> None:
+        """The same without waiting: ``slot.done`` is called at its end, unless it is abandoned before."""
         if self._closed:
             raise self._dialer.closed()
-        slot = Slot(data, count, deadline, breaks, self._make_once())
         if (
             self._connection is None
             or self._draining
@@ -117,14 +143,6 @@ class Multiplexer:
         ):
             self._queue.append(slot)
             self._work.set()
-        try:
-            await slot.done.wait()
-        except BaseException:
-            slot.abandoned = True
-            raise
-        if slot.error is not None:
-            raise slot.error
-        return None if slot.suspected else slot.replies
 
     def _send_now(self, connection: Connection, slot: Slot) -> bool:
         count = connection.send_now(slot.data)
@@ -199,10 +217,11 @@ class Multiplexer:
         return max(0.0, min(back_off(self._failures), self._queue[0].deadline - time.monotonic()))
 
     def _fail_all(self, error: TorrelqueConnectionError) -> None:
-        for slot in (*self._sent, *self._queue):
-            slot.fail(error)
+        slots = [*self._sent, *self._queue]
         self._sent.clear()
         self._queue.clear()
+        for slot in slots:
+            slot.fail(error)
 
     # Serving
 
@@ -258,13 +277,14 @@ class Multiplexer:
             slot = self._sent[0]
             slot.replies.append(reply)
             if isinstance(reply, TorrelqueReplyError):
-                self._draining = self._draining or is_demoted(reply)
+                slot.demoted = slot.demoted or is_demoted(reply)
+                self._draining = self._draining or slot.demoted
                 slot.suspected = slot.suspected or isinstance(reply, TorrelqueTooLargeError)
             if len(slot.replies) == slot.count or slot.suspected:
                 self._sent.popleft()
-                slot.done.set()
                 if not self._draining:
                     self._failures = 0
+                slot.end()
 
     async def _watch(self, connection: Connection) -> None:
         still, progress = 0, -1
@@ -304,7 +324,7 @@ def _survivors(slots: Sequence[Slot], error: TorrelqueConnectionError) -> list[S
             slot.fail(error)
         elif slot.breaks.beside >= SUSPICIOUS:
             slot.suspected = True
-            slot.done.set()
+            slot.end()
         else:
             slot.replies.clear()
             survivors.append(slot)

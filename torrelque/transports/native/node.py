@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import anyio
@@ -16,10 +17,12 @@ from torrelque.errors import (
     TorrelqueTooLargeError,
     is_demoted,
 )
+from torrelque.transports.base import Then
+from torrelque.transports.cluster.redirection import to_repeat
 from torrelque.transports.native.blocking import BlockingPool
 from torrelque.transports.native.connection import Breaks, pack
 from torrelque.transports.native.dialer import Dialer
-from torrelque.transports.native.multiplexer import Multiplexer, back_off
+from torrelque.transports.native.multiplexer import Multiplexer, Slot, back_off
 
 __all__ = ('Node',)
 
@@ -70,14 +73,52 @@ class Node:
         Calls over which connections broke before are sent alone. One that
         breaks these, too, is answered with a TorrelqueTooLargeError.
         """
+        return await self._once_more(batch, deadline, await self._execute(batch, deadline, breaks))
+
+    def start(self, batch: Batch, deadline: float, then: Then) -> Callable[[], None] | None:
+        """The same without waiting, unless the batch is large. See `torrelque.transports.base.Transport.start`."""
+        data = pack(batch)
+        if len(data) >= LARGE:
+            return None
+
+        def receive(slot: Slot) -> None:
+            if slot.error is None and not (slot.suspected or slot.demoted):
+                then(slot.replies)
+            else:
+                then(partial(self._go_on, batch, deadline, slot))
+
+        slot = Slot(data, len(batch), self._until_when(deadline), Breaks(), receive)
+        self._multiplexer.start(slot)
+        return slot.abandon
+
+    async def _go_on(self, batch: Batch, deadline: float, slot: Slot) -> Sequence[Reply]:
+        """The replies to a batch that was sent, after what else there is to do for them."""
+        if slot.error is not None:
+            raise slot.error
+        replies = [await self._execute_alone(call, deadline) for call in batch] if slot.suspected else slot.replies
+        return await self._once_more(batch, deadline, replies)
+
+    async def _execute(self, batch: Batch, deadline: float, breaks: Breaks) -> Sequence[Reply]:
         data = pack(batch)
         if len(data) < LARGE:
-            until = deadline if self._repeats else 0.0
-            replies = await self._multiplexer.execute(data, len(batch), until, breaks)
-            if replies is not None:
-                return replies
+            slot = await self._multiplexer.execute(data, len(batch), self._until_when(deadline), breaks)
+            if not slot.suspected:
+                return slot.replies
         del data
         return [await self._execute_alone(call, deadline) for call in batch]
+
+    def _until_when(self, deadline: float) -> float:
+        return deadline if self._repeats else 0.0
+
+    async def _once_more(self, batch: Batch, deadline: float, replies: Sequence[Reply]) -> Sequence[Reply]:
+        """Send calls again that a replica refused: on a new connection the address may lead to the primary."""
+        wanted = {place for place, reply in enumerate(replies) if is_demoted(reply)}
+        if not wanted or not self._until_when(deadline):
+            return replies
+        places = to_repeat(batch, range(len(batch)), wanted)
+        answers = await self._execute([batch[place] for place in places], deadline, Breaks())
+        again = dict(zip(places, answers, strict=True))
+        return [again.get(place, reply) for place, reply in enumerate(replies)]
 
     async def execute_dedicated(self, batch: Batch, last: float, deadline: float) -> Sequence[Reply]:
         """Send the calls on a connection that nobody else uses. The last one may take ``last`` seconds longer."""

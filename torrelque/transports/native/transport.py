@@ -16,7 +16,6 @@ from anyio.abc import TaskGroup
 from torrelque.core.protocol import Batch, Call, Reply
 from torrelque.errors import TorrelqueUsageError, is_demoted
 from torrelque.transports import base
-from torrelque.transports.cluster.redirection import to_repeat
 from torrelque.transports.native.connection import Breaks
 from torrelque.transports.native.dialer import Dialer
 from torrelque.transports.native.listener import NativeListener
@@ -98,6 +97,11 @@ class NativeTransport(base.Transport):
         """
         return await self._execute(batch, repeat=True)
 
+    def start(self, batch: Batch, then: base.Then) -> Callable[[], None] | None:
+        self._usable()
+        assert self._node is not None  # noqa: S101 - as it is usable
+        return self._node.start(batch, self._deadline(), then)
+
     async def execute_once(self, batch: Batch) -> Sequence[Reply]:
         return await self._execute(batch, repeat=False)
 
@@ -108,15 +112,7 @@ class NativeTransport(base.Transport):
             return []
         assert self._node is not None  # noqa: S101 - as it is usable
         deadline = self._deadline() if repeat else 0.0
-        replies = await self._node.execute(batch, deadline, Breaks())
-        wanted = {index for index, reply in enumerate(replies) if is_demoted(reply)}
-        if not (wanted and repeat):
-            return replies
-        # The address may lead to the new primary: once more, on a new connection.
-        places = to_repeat(batch, range(len(batch)), wanted)
-        answers = await self._node.execute([batch[place] for place in places], deadline, Breaks())
-        again = dict(zip(places, answers, strict=True))
-        return [again.get(place, reply) for place, reply in enumerate(replies)]
+        return await self._node.execute(batch, deadline, Breaks())
 
     def _deadline(self) -> float:
         """Until when a call that begins now may be repeated."""
