@@ -273,3 +273,31 @@ def test_platforms_wait_until_a_worker_has_shut_down() -> None:
     waits = re.findall(r'(?:TimeoutStopSec=|--time |grace_period: |GracePeriodSeconds: )(\d+)', text)
     assert len(waits) == 4
     assert all(int(seconds) >= grace + 15 for seconds in waits)
+
+
+# Recipes --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_recipes() -> None:
+    names: dict[str, Any] = {}
+    for block in blocks('recipes', 'python'):
+        exec(block, names)  # noqa: S102 - what the page shows
+    transport = MemoryTransport()
+    async with Torrelque(transport, queue='urgent') as urgent, Torrelque(transport, queue='bulk') as bulk:
+        for _ in range(2):
+            await names['index'](urgent, 1)
+        assert (await urgent.get_queue_stats()).pending == 1
+        task = await urgent.dequeue()
+        for _ in range(2):
+            await names['resize'](task, urgent)
+        assert (await urgent.get_queue_stats()).pending == 1
+        await urgent.release(await urgent.dequeue())
+        known = [await queue.enqueue({'name': 'Ann'}, headers={'kind': 'welcome'}) for queue in (urgent, bulk)]
+        unknown = await bulk.enqueue({}, headers={'kind': 'other'})
+        async with anyio.create_task_group() as group:
+            group.start_soon(names['work'], urgent, bulk)
+            for queue, task_id in zip((urgent, bulk), known, strict=True):
+                assert (await queue.wait(task_id, timeout=PATIENCE)).result == 'Welcome, Ann'
+            assert (await bulk.wait(unknown, timeout=PATIENCE)).reason == "unknown kind 'other'"
+            group.cancel_scope.cancel()
