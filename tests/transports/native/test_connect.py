@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import ssl
@@ -12,8 +13,11 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.servers import Server
 from tests.transports.fake import SILENCE, fake_server
 from tests.transports.native_support import Start, ask, call, until
+from torrelque import Torrelque
+from torrelque.core.protocol import Call
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueTypeError,
@@ -153,3 +157,64 @@ def test_bad_arguments(arguments: dict[str, Any], says: str) -> None:
 def test_arguments_of_a_wrong_type(arguments: dict[str, Any]) -> None:
     with pytest.raises(TorrelqueTypeError, match=next(iter(arguments))):
         connect('rediss://h', **arguments)
+
+
+# Without a context ---------------------------------------------------------------------------------------------------
+
+
+def test_opened_and_closed_by_different_tasks(server: Server) -> None:
+    async def main() -> None:
+        client = connect(server.url)
+        assert await asyncio.create_task(client.aopen()) is client
+        queue = Torrelque(client, queue='opened')
+        task_id = await queue.enqueue(1)
+        assert (await queue.dequeue()).id == task_id
+        await asyncio.create_task(queue.aclose())
+        await asyncio.create_task(client.aclose())
+        await client.aclose()
+        with pytest.raises(TorrelqueUsageError, match='closed'):
+            await client.execute([Call('PING')])
+        with pytest.raises(TorrelqueUsageError, match='was used before'):
+            await client.aopen()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_opening_where_there_is_no_server() -> None:
+    async def main() -> None:
+        client = connect('redis://127.0.0.1:1', retry_timeout=0)
+        with pytest.raises(TorrelqueConnectionError, match='cannot connect'):
+            await client.aopen()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_opened_and_never_closed(server: Server) -> None:
+    async def main() -> None:
+        client = await connect(server.url).aopen()
+        await client.execute([Call('PING')])
+
+    asyncio.run(main())
+
+
+def test_opening_that_is_cancelled(server: Server) -> None:
+    async def main() -> None:
+        client = connect(server.url)
+        opening = asyncio.create_task(client.aopen())
+        await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.wait({opening})
+        await client.aclose()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_trio_needs_the_context(server: Server) -> None:
+    async def main() -> None:
+        with pytest.raises(TorrelqueUsageError, match='under Trio, open a client with `async with'):
+            await connect(server.url).aopen()
+
+    anyio.run(main, backend='trio')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -47,6 +48,8 @@ class NativeTransport(base.Transport):
         self._group: TaskGroup | None = None
         self._pid = 0
         self._open = False
+        self._host: asyncio.Task[None] | None = None
+        self._end: asyncio.Event = asyncio.Event()
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} {self._address} {"open" if self._open else "not open"}>'
@@ -76,6 +79,47 @@ class NativeTransport(base.Transport):
             self._dialer, repeats=True, response_timeout=self._options.response_timeout, start=self._start_soon
         )
         await self.execute((Call('PING'),))
+
+    async def aopen(self) -> Self:
+        """Connect without ``async with``, on asyncio; `aclose` disconnects.
+
+        Both may be called from different tasks, as by fixtures, notebooks and the
+        start-up hooks of web frameworks. If this is cancelled, the client is closed.
+
+        Returns:
+            The client.
+
+        Raises:
+            TorrelqueUsageError: Trio runs background tasks in a context only, so
+                the client needs ``async with``. Or the client was used before.
+            TorrelqueConnectionError: As when the context is entered.
+
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise TorrelqueUsageError('under Trio, open a client with `async with torrelque.connect(url)`') from None
+        if self._host is not None:
+            raise TorrelqueUsageError('this client was used before: call connect() again for a new one')
+        opened = asyncio.get_running_loop().create_future()
+        self._host = asyncio.create_task(self._stay_open(opened))
+        try:
+            await opened
+        except asyncio.CancelledError:
+            self._host.cancel()
+            raise
+        return self
+
+    async def _stay_open(self, opened: asyncio.Future[None]) -> None:
+        try:
+            async with self:
+                if not opened.done():
+                    opened.set_result(None)
+                await self._end.wait()
+        except Exception as error:
+            if opened.done():
+                raise
+            opened.set_exception(error)
 
     def _start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         assert self._group is not None  # noqa: S101 - as it is usable
@@ -153,6 +197,10 @@ class NativeTransport(base.Transport):
 
     async def aclose(self) -> None:
         """Close every connection; calls under way raise TorrelqueConnectionError. May be repeated."""
+        if self._host is not None and asyncio.current_task() is not self._host:
+            self._end.set()
+            await asyncio.wait({self._host})  # it leaves the context, which calls this again
+            return
         self._open = False
         if self._node is not None:
             await self._node.aclose()
@@ -163,7 +211,8 @@ class NativeTransport(base.Transport):
         if not self._open:
             state = 'not connected yet' if self._group is None else 'closed'
             raise TorrelqueUsageError(
-                f'the client is {state}: use it inside its context, `async with torrelque.connect(url) as client:`'
+                f'the client is {state}: use it inside its context, `async with torrelque.connect(url) as client:`, '
+                'or after `await client.aopen()`'
             )
         if os.getpid() != self._pid:
             raise TorrelqueUsageError(
