@@ -17,7 +17,7 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -40,7 +40,7 @@ from torrelque.errors import (
 from torrelque.transports.base import Rest, Transport
 from torrelque.transports.oneshot import OneShot, oneshot_maker
 
-__all__ = ('Background', 'Engine', 'drive')
+__all__ = ('Background', 'Cancellable', 'Engine', 'drive')
 
 T = TypeVar('T')
 
@@ -181,6 +181,12 @@ class _Course:
                 self._take_over(self)
 
 
+class Cancellable(Protocol):
+    """Something that was started."""
+
+    def cancel(self) -> None: ...
+
+
 class Background:
     """A task that was started beside the engine; ``cancel`` ends it.
 
@@ -306,7 +312,7 @@ class Engine:
             with anyio.move_on_after(CLOSING_TIME):
                 await self._close_down()
 
-    def spawn(self, function: Callable[[], Awaitable[None]]) -> Background:
+    def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> Cancellable:
         """Run something beside the engine until it ends, is cancelled, or the engine is closed."""
         self._ensure()
         background = Background(self._transport)

@@ -62,13 +62,11 @@ class Runtime:
         self._engine: Engine | None = None
         self._make_session: Callable[[], Session | ShardedSession]  # set by the dispatcher, see `run_with`
 
-    @staticmethod
-    def adapt(client: object) -> Transport:
+    def adapt(self, client: object) -> Transport:
         """The transport for a client."""
         return adapt(client)
 
-    @staticmethod
-    def make_lock() -> AbstractAsyncContextManager[None, bool | None]:
+    def make_lock(self) -> AbstractAsyncContextManager[None, bool | None]:
         """A lock for the callers of one queue object."""
         return anyio.Lock()
 
@@ -92,10 +90,18 @@ class Runtime:
     @property
     def engine(self) -> Engine:
         if self._engine is None:
-            durability = self._options.durability
-            patience = 0.0 if durability is None else durability.timeout
-            self._engine = Engine(self.transport, self._make_session, patience)
+            self._engine = self.make_engine()
         return self._engine
+
+    def make_engine(self) -> Engine:
+        """What runs sessions."""
+        return Engine(self.transport, self._make_session, self.patience)
+
+    @property
+    def patience(self) -> float:
+        """How long the server may take to confirm a write, in seconds."""
+        durability = self._options.durability
+        return 0.0 if durability is None else durability.timeout
 
     def run_with(self, make_session: Callable[[], Session | ShardedSession]) -> None:
         """Have the engine use sessions made by this function. To be called before the engine is used."""

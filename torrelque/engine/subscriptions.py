@@ -7,7 +7,7 @@ import math
 import os
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Protocol
 
 import anyio
@@ -83,7 +83,7 @@ class Subscriptions:
     def __init__(
         self,
         transport: Transport,
-        spawn: Callable[[Callable[[], Awaitable[None]]], _Cancellable],
+        spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], _Cancellable],
         lingers: Callable[[], bool],
     ) -> None:
         self._transport = transport

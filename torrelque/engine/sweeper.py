@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from torrelque.engine.engine import Background
+from torrelque.engine.engine import Cancellable
 from torrelque.engine.runtime import Runtime
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
 
@@ -22,7 +22,7 @@ class Sweeper:
     def __init__(self, runtime: Runtime, sweep: Callable[[], Awaitable[tuple[int, int, int]]]) -> None:
         self._runtime = runtime
         self._sweep = sweep
-        self._background: Background | None = None
+        self._background: Cancellable | None = None
         self._interval = 0.0
 
     def start(self, interval: float) -> None:

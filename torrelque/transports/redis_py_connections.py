@@ -298,26 +298,33 @@ class Dialer:
             await self.aclose()
 
     def _make(self) -> Any:  # noqa: ANN401 - as above
-        # As the pool makes its own: credentials, TLS, Sentinel's discovery and the user's hooks come along.
-        settings = dict(self._source.connection_kwargs)
-        for name in (
-            'retry_on_timeout',
-            'maint_notifications_config',  # these would steer the pool
-            'maint_notifications_pool_handler',
-            'oss_cluster_maint_notifications_handler',
-        ):
-            settings.pop(name, None)
-        given = settings.get('socket_connect_timeout') or settings.get('socket_timeout') or math.inf
-        settings.update(
-            socket_connect_timeout=min(given, CONNECT_TIMEOUT),
-            # With a time-out of ours around each call, block_limit does not depend on the client's.
-            socket_timeout=None,
-            health_check_interval=0,
-            protocol=2,  # replies and messages of a blocking call or subscription need no more
-            retry=Retry(NoBackoff(), 0),
-            retry_on_error=[],
-        )
+        # With a time-out of ours around each call, block_limit does not depend on the client's.
+        settings = own_settings(self._source.connection_kwargs, socket_timeout=None, retry=Retry(NoBackoff(), 0))
         return self._source.connection_class(**settings)
+
+
+def own_settings(given: Mapping[str, Any], **others: object) -> dict[str, Any]:
+    """Settings for a connection of our own, made as the pool makes its own.
+
+    Credentials, TLS, Sentinel's discovery and the user's hooks come along.
+    """
+    settings = dict(given)
+    for name in (
+        'retry_on_timeout',
+        'maint_notifications_config',  # these would steer the pool
+        'maint_notifications_pool_handler',
+        'oss_cluster_maint_notifications_handler',
+    ):
+        settings.pop(name, None)
+    limit = settings.get('socket_connect_timeout') or settings.get('socket_timeout') or math.inf
+    settings.update(
+        socket_connect_timeout=min(limit, CONNECT_TIMEOUT),
+        health_check_interval=0,
+        protocol=2,  # replies and messages of a blocking call or subscription need no more
+        retry_on_error=[],
+        **others,
+    )
+    return settings
 
 
 async def _is_fresh(connection: Any) -> bool:  # noqa: ANN401 - as above

@@ -54,7 +54,7 @@ from torrelque.transports.repeating import Policy, demoted, repeat
 from torrelque.transports.resp import encoded, plain
 from torrelque.transports.tls import failed_handshake, reason_of
 
-__all__ = ('RedisPyClusterTransport',)
+__all__ = ('RedisPyClusterTransport', 'unreachable')
 
 NO_CLUSTER = 'Cluster mode is not enabled'
 
@@ -89,7 +89,7 @@ class _Nodes(Router[str]):
         except TimeoutError:
             raise late_connection() from None
         except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
 
     def line_to(self, node: ClusterNode) -> Line:
         """Those who wait for one of the client's connections to a node."""
@@ -152,7 +152,7 @@ class _Nodes(Router[str]):
             await self._dialers.popitem()[1].aclose()
 
 
-def _unreachable(error: Exception) -> TorrelqueError:
+def unreachable(error: Exception) -> TorrelqueError:
     """What the client could not begin for, or read anew."""
     reason = reason_of(error)
     if reason is not None:

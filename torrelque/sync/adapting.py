@@ -1,0 +1,37 @@
+"""The transport for a blocking client."""
+
+from __future__ import annotations
+
+from redis import Redis, RedisCluster
+from redis.client import Pipeline
+from redis.cluster import ClusterPipeline
+
+from torrelque.errors import TorrelqueUsageError
+from torrelque.sync.cluster import RedisPyBlockingClusterTransport
+from torrelque.sync.redis_py import RedisPyBlockingTransport
+from torrelque.transports.base import Transport
+from torrelque.transports.naming import class_name
+
+__all__ = ('adapt',)
+
+USABLE = "a redis.Redis (also a Sentinel's master_for) or a redis.RedisCluster"
+
+
+def adapt(client: object) -> Transport:
+    """The transport for a client. Connects nothing. Raises TorrelqueUsageError for one that cannot be used."""
+    if isinstance(client, Pipeline | ClusterPipeline):
+        raise TorrelqueUsageError(
+            f'{class_name(client)} is a pipeline: pass its client here, and the pipeline as pipeline= to the calls '
+            'that take one'
+        )
+    if isinstance(client, Redis):
+        return RedisPyBlockingTransport(client)
+    if isinstance(client, RedisCluster):
+        return RedisPyBlockingClusterTransport(client)
+    # Its repr is not told: it may hold a password.
+    if isinstance(client, str | bytes):
+        raise TorrelqueUsageError(f'a URL is not a client yet: redis.Redis.from_url(url) makes one; pass {USABLE}')
+    name = class_name(client)
+    if isinstance(client, Transport) or name.startswith(('redis.asyncio', 'coredis')):
+        raise TorrelqueUsageError(f'{name} needs an event loop: use torrelque.Torrelque, or pass {USABLE}')
+    raise TorrelqueUsageError(f'{name} is no client that can be used; pass {USABLE}')

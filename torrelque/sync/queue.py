@@ -1,0 +1,385 @@
+"""The queue for threads: a blocking facade over the asynchronous one, whose code it runs without an event loop."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar, overload
+
+from torrelque import queue as asynchronous
+from torrelque.core.auditing import Violation
+from torrelque.core.codec import JSON, Serialiser
+from torrelque.core.durability import Durability
+from torrelque.core.keys import LOGICAL_NAMES, Keys
+from torrelque.core.models import Task, TorrelqueQueueStats, TorrelqueTask, TorrelqueTaskState, TorrelqueTaskStatus
+from torrelque.core.session import Session
+from torrelque.core.sharding.layout import Layout
+from torrelque.core.sharding.session import ShardedSession
+from torrelque.engine.dispatch import Dispatcher, Progress
+from torrelque.engine.items import ReleaseItem, RequeueItem
+from torrelque.engine.runtime import Runtime
+from torrelque.engine.sharded import ShardedDispatcher
+from torrelque.sync.adapting import adapt
+from torrelque.sync.engine import BlockingEngine
+from torrelque.sync.suspending import ForkLock
+from torrelque.transports.base import Transport
+
+__all__ = ('Torrelque',)
+
+T = TypeVar('T')
+
+
+class Torrelque:
+    """A work queue for synchronous code.
+
+    Methods have the names, arguments, errors and guarantees of :class:`torrelque.Torrelque`; they block instead of
+    being awaited. One object serves any number of threads, also greenlets of gevent (monkey-patched), and can be used
+    after a fork. It has no thread and no event loop of its own. What threads enqueue at the same time is sent together.
+
+    ``schedule_sweep`` is not here, as nothing runs in the background: call `sweep` from cron if nobody consumes.
+
+    Args:
+        client: A ``redis.Redis``, also one of a Sentinel's ``master_for``, or a ``redis.RedisCluster``. It stays yours
+            to close.
+        queue: As of :class:`torrelque.Torrelque`, as are all that follow.
+        serialiser: As above.
+        max_dequeues: As above.
+        max_rejected: As above.
+        durability: As above.
+        failover_timeout: As above.
+        shards: As above.
+
+    Raises:
+        TorrelqueUsageError: The client is of a kind that cannot be used.
+    """
+
+    task_timeout: float = 300
+    """Seconds until a claim becomes stale, of tasks enqueued without a time-out."""
+
+    result_ttl: float = 3600
+    """Seconds for which a result is kept."""
+
+    keys: Mapping[str, str] = dict(LOGICAL_NAMES)
+    """Logical name -> key; on an instance with the queue's name in front. Read at the first call."""
+
+    def __init__(
+        self,
+        client: object,
+        *,
+        queue: str = 'trq',
+        serialiser: Serialiser = JSON,
+        max_dequeues: int | None = None,
+        max_rejected: int | None = None,
+        durability: Durability | None = None,
+        failover_timeout: float | None = None,
+        shards: int | None = None,
+    ) -> None:
+        inner = self._inner = _Queue(
+            client,
+            type(self).keys,
+            queue=queue,
+            serialiser=serialiser,
+            max_dequeues=max_dequeues,
+            max_rejected=max_rejected,
+            durability=durability,
+            failover_timeout=failover_timeout,
+            shards=shards,
+        )
+        self.keys = inner.keys
+        self.queue: str = queue
+        self.max_dequeues: int | None = max_dequeues
+        self.max_rejected: int | None = max_rejected
+        self.durability: Durability | None = durability
+        self.failover_timeout: float | None = inner.failover_timeout
+        self.shards: int | None = shards
+
+    # Lifecycle -------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Finish what is under way, fail calls that wait for tasks, and close connections.
+
+        It is optional: what is left on the server expires by itself, and connections close with the object. Safe to
+        repeat. The object can be used again afterwards.
+        """
+        self._inner.close()
+
+    # Producing -------------------------------------------------------------------------------------------------------
+
+    def enqueue(
+        self,
+        task: Any,  # noqa: ANN401 - whatever the serialiser takes
+        *,
+        task_timeout: float | None = None,
+        delay: float | None = None,
+        pipeline: object = None,
+        task_id: str | None = None,
+        max_dequeues: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        return self._run(
+            self._queue.enqueue(
+                task,
+                task_timeout=task_timeout,
+                delay=delay,
+                pipeline=pipeline,
+                task_id=task_id,
+                max_dequeues=max_dequeues,
+                headers=headers,
+            )
+        )
+
+    def enqueue_many(
+        self,
+        items: Iterable[Any],
+        *,
+        task_timeout: float | None = None,
+        delay: float | None = None,
+        max_dequeues: int | None = None,
+        on_progress: Progress | None = None,
+    ) -> list[str | Exception]:
+        return self._run(
+            self._queue.enqueue_many(
+                items, task_timeout=task_timeout, delay=delay, max_dequeues=max_dequeues, on_progress=on_progress
+            )
+        )
+
+    # Consuming -------------------------------------------------------------------------------------------------------
+
+    @overload
+    def dequeue(  # type: ignore[overload-overlap]  # 1 gives a task, as in 0.9, all else a list
+        self, timeout: float | None = None, *, max_tasks: Literal[1] = 1
+    ) -> Task: ...
+    @overload
+    def dequeue(self, timeout: float | None = None, *, max_tasks: int) -> list[Task]: ...
+    def dequeue(self, timeout: float | None = None, *, max_tasks: int = 1) -> Task | list[Task]:
+        return self._run(self._queue.dequeue(timeout, max_tasks=max_tasks))
+
+    def dequeue_nowait(self, *, max_tasks: int = 1) -> list[Task]:
+        return self._run(self._queue.dequeue_nowait(max_tasks=max_tasks))
+
+    # Ending claims ---------------------------------------------------------------------------------------------------
+
+    def requeue(
+        self,
+        task_id: str | Task,
+        delay: float | None = None,
+        *,
+        task_timeout: float | None = None,
+        pipeline: object = None,
+    ) -> None:
+        self._run(self._queue.requeue(task_id, delay, task_timeout=task_timeout, pipeline=pipeline))
+
+    def requeue_many(
+        self,
+        items: Iterable[str | Task | RequeueItem],
+        *,
+        delay: float | None = None,
+        task_timeout: float | None = None,
+        on_progress: Progress | None = None,
+    ) -> list[Exception | None]:
+        return self._run(
+            self._queue.requeue_many(items, delay=delay, task_timeout=task_timeout, on_progress=on_progress)
+        )
+
+    def release(
+        self,
+        task_id: str | Task,
+        *,
+        result: Any = None,  # noqa: ANN401 - whatever the serialiser takes
+        result_ttl: float | None = None,
+        status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED,
+        pipeline: object = None,
+    ) -> None:
+        self._run(self._queue.release(task_id, result=result, result_ttl=result_ttl, status=status, pipeline=pipeline))
+
+    def release_many(
+        self,
+        items: Iterable[str | Task | ReleaseItem],
+        *,
+        status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED,
+        on_progress: Progress | None = None,
+    ) -> list[Exception | None]:
+        return self._run(self._queue.release_many(items, status=status, on_progress=on_progress))
+
+    def reject(self, task_id: str | Task, reason: str) -> None:
+        self._run(self._queue.reject(task_id, reason))
+
+    def giveback(self, task_id: str | Task) -> None:
+        self._run(self._queue.giveback(task_id))
+
+    def extend(self, task_id: str | Task, timeout: float | None = None) -> float:
+        return self._run(self._queue.extend(task_id, timeout))
+
+    # Looking ---------------------------------------------------------------------------------------------------------
+
+    def get_queue_stats(self) -> TorrelqueQueueStats:
+        return self._run(self._queue.get_queue_stats())
+
+    def get_server_time(self) -> float:
+        return self._run(self._queue.get_server_time())
+
+    def get_task_state(self, task_id: str | Task) -> TorrelqueTaskState:
+        return self._run(self._queue.get_task_state(task_id))
+
+    def get_task(self, task_id: str | Task) -> TorrelqueTask:
+        return self._run(self._queue.get_task(task_id))
+
+    def tasks(self, status: TorrelqueTaskStatus | None = None) -> Iterator[tuple[str, TorrelqueTaskState]]:
+        return _Blocking(self._inner, self._queue.tasks(status))
+
+    def rejected(self) -> Iterator[tuple[str, TorrelqueTaskState]]:
+        return _Blocking(self._inner, self._queue.rejected())
+
+    def watch(self, task_id: str | Task, *, timeout: float | None = None) -> Iterator[TorrelqueTaskState]:
+        return _Blocking(self._inner, self._queue.watch(task_id, timeout=timeout))
+
+    def wait(self, task_id: str | Task, timeout: float | None = None) -> TorrelqueTaskState:
+        return self._run(self._queue.wait(task_id, timeout))
+
+    # Keeping order ---------------------------------------------------------------------------------------------------
+
+    def cancel(self, task_id: str) -> None:
+        self._run(self._queue.cancel(task_id))
+
+    def redrive(self, task_ids: str | Iterable[str] | None = None, *, limit: int | None = None) -> int:
+        return self._run(self._queue.redrive(task_ids, limit=limit))
+
+    def purge(
+        self, task_ids: str | Iterable[str] | None = None, *, older_than: float | None = None, limit: int | None = None
+    ) -> int:
+        return self._run(self._queue.purge(task_ids, older_than=older_than, limit=limit))
+
+    def reshard(self, shards: int) -> bool:
+        return self._run(self._queue.reshard(shards))
+
+    def delete(self, *, force: bool = False) -> None:
+        self._run(self._queue.delete(force=force))
+
+    def audit(self, *, repair: bool = False) -> list[Violation]:
+        return self._run(self._queue.audit(repair=repair))
+
+    def sweep(self) -> tuple[int, int, int]:
+        return self._run(self._queue.sweep())
+
+    # Within ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def _queue(self) -> _Queue:
+        """The queue with the options as they are set now."""
+        inner = self._inner
+        inner.keys = self.keys
+        inner.task_timeout = self.task_timeout
+        inner.result_ttl = self.result_ttl
+        inner.max_dequeues = self.max_dequeues
+        inner.max_rejected = self.max_rejected
+        inner.durability = self.durability
+        return inner
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._inner.run(coroutine)
+
+
+for _name, _method in vars(Torrelque).items():  # what a method says of itself is said once
+    if inspect.isfunction(_method) and _method.__doc__ is None and not _name.startswith('_'):
+        _method.__doc__ = getattr(asynchronous.Torrelque, _name).__doc__
+
+
+class _Queue(asynchronous.Torrelque):
+    """The asynchronous queue over a blocking engine: its coroutines suspend only for what the engine waits for."""
+
+    def __init__(self, client: object, renamed: Mapping[str, str], **options: Any) -> None:  # noqa: ANN401 - its own
+        self._renamed = renamed
+        super().__init__(client, **options)
+
+    def _make_runtime(self, client: object) -> Runtime:
+        return _BlockingRuntime(client, self, self._renamed)
+
+    def _make_dispatcher(self, runtime: Runtime) -> Dispatcher:
+        return Dispatcher(runtime) if self.shards is None else _BlockingShardedDispatcher(runtime, self.shards)
+
+    @property
+    def blocking_engine(self) -> BlockingEngine:
+        assert isinstance(self._engine, BlockingEngine)  # noqa: S101 - as the runtime has made it
+        return self._engine
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.blocking_engine.run_blocking(coroutine)
+
+    def close(self) -> None:
+        self.blocking_engine.close()
+        self.run(self._runtime.close_transport())
+
+
+class _BlockingRuntime(Runtime):
+    """The same parts, for threads."""
+
+    def adapt(self, client: object) -> Transport:
+        return adapt(client)
+
+    def make_lock(self) -> ForkLock:
+        return ForkLock()
+
+    def run_with(self, make_session: Callable[[], Session | ShardedSession]) -> None:
+        super().run_with(make_session)
+        assert self.engine is not None  # noqa: S101 - made now, as threads may ask for it at the same time
+
+    def make_engine(self) -> BlockingEngine:
+        return BlockingEngine(self.transport, self._make_session, self.patience)
+
+
+class _BlockingShardedDispatcher(ShardedDispatcher):
+    """What threads change at the same time is guarded, by the lock that guards the session."""
+
+    @property
+    def _lock(self) -> Any:  # noqa: ANN401 - a lock that its holder may take again
+        engine = self._engine
+        assert isinstance(engine, BlockingEngine)  # noqa: S101 - as the runtime has made it
+        return engine.lock
+
+    def new_id(self) -> str:
+        with self._lock:
+            return super().new_id()
+
+    def _adopt(self, layout: Layout) -> None:
+        with self._lock:
+            super()._adopt(layout)
+
+    def _tell(self, shards: Any, error: Exception | None) -> None:  # noqa: ANN401 - as it is there
+        with self._lock:
+            super()._tell(shards, error)
+
+    def _shard(self, number: int) -> Keys:
+        with self._lock:
+            return super()._shard(number)
+
+
+class _Blocking(Iterator[T], Generic[T]):
+    """An asynchronous iterator as a plain one. It may just be dropped."""
+
+    def __init__(self, queue: _Queue, inner: AsyncIterator[T]) -> None:
+        self._queue = queue
+        self._inner = inner
+
+    def __next__(self) -> T:
+        try:
+            return self._queue.run(self._step())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    async def _step(self) -> T:
+        return await anext(self._inner)
+
+    def close(self) -> None:
+        """Stop. May be repeated."""
+        aclose: Any = getattr(self._inner, 'aclose', None)
+        if aclose is not None:
+            self._queue.run(aclose())

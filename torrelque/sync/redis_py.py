@@ -1,0 +1,343 @@
+"""Over a ``redis.Redis`` that the user holds, also one of a Sentinel.
+
+Calls go over connections of our own, made from the settings of the client's pool. What one call sends is answered on
+the same connection, so any number of threads may call at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any, Protocol
+
+import anyio
+from redis import Redis, exceptions
+from redis.backoff import NoBackoff
+from redis.client import Pipeline
+from redis.retry import Retry
+from redis.sentinel import SentinelConnectionPool
+
+from torrelque.core.protocol import Batch, Call, Reply
+from torrelque.errors import TorrelqueConnectionError, TorrelqueTypeError, TorrelqueUsageError
+from torrelque.sync.suspending import Pause, perform, sit_out, suspend
+from torrelque.transports import base
+from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
+from torrelque.transports.naming import class_name, named
+from torrelque.transports.redis_py import MARGIN
+from torrelque.transports.redis_py_connections import (
+    CONNECT_TIMEOUT,
+    RESPONSE_TIMEOUT,
+    SLOWEST,
+    address_of,
+    as_failure,
+    as_reply_error,
+    handshake_failure,
+    late_answer,
+    own_settings,
+)
+from torrelque.transports.repeating import Policy, demoted, refused_as_too_large, repeat
+from torrelque.transports.resp import encoded, plain
+from torrelque.transports.spares import Spares
+from torrelque.transports.tls import EXPECTED, failed_handshake
+
+__all__ = ('BlockingTransport', 'Dialer', 'Listener', 'RedisPyBlockingTransport', 'policy_of', 'words_of')
+
+ONCE = 1.0
+"""Seconds that the server may take to answer a call that is not repeated."""
+
+
+class Source(Protocol):
+    """A pool."""
+
+    connection_class: Any
+    connection_kwargs: Any
+
+
+class Dialer:
+    """Connections made from the settings of a pool, but not counted in it. Each is used by one thread at a time."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._spares: Spares[Any] = Spares()
+
+    def open(self) -> Any:  # noqa: ANN401 - connections have no common public type
+        """Connect, once. Raises TorrelqueConnectionError."""
+        settings = own_settings(self._source.connection_kwargs, retry=Retry(NoBackoff(), 0))
+        settings['socket_timeout'] = settings['socket_connect_timeout']  # of the handshake; each call has its own
+        connection = self._source.connection_class(**settings)
+        try:
+            connection.connect()
+        except BaseException as error:
+            self.close(connection)
+            if isinstance(error, exceptions.RedisError):
+                raise _explained(error, connection) from error
+            raise
+        return connection
+
+    def take(self) -> Any:  # noqa: ANN401 - as above
+        """One that was kept, or a new one."""
+        while (connection := self._take_spare()) is not None:
+            if _is_fresh(connection):
+                return connection
+            self.close(connection)
+        return self.open()
+
+    def _take_spare(self) -> Any:  # noqa: ANN401 - as above
+        try:
+            return self._spares.take()
+        except IndexError:  # another thread was quicker
+            return None
+
+    def keep(self, connection: Any) -> None:  # noqa: ANN401 - as above
+        """Take back one that is in step."""
+        self._spares.put(connection)
+        with suppress(IndexError):  # as above
+            for unused in self._spares.take_unused():
+                self.close(unused)
+
+    def ask(self, commands: Sequence[Sequence[Any]], seconds: float | None, late: str = '') -> list[Reply]:
+        """Send commands on a connection that nobody else uses meanwhile, once. Raises TorrelqueConnectionError.
+
+        ``late`` is what to say if they are not answered within ``seconds``; without it there is a default.
+        """
+        connection = self.take()
+        try:
+            limit = _limit_of(commands, self._source.connection_kwargs) if seconds is None else seconds
+            replies = converse(connection, commands, limit)
+        except BaseException as error:
+            self.close(connection)
+            if isinstance(error, exceptions.TimeoutError):
+                raise late_answer(late or f'no answer from {address_of(connection)} in time') from error
+            if isinstance(error, exceptions.RedisError):
+                self.close_idle()  # what broke one has probably broken the others
+                raise as_failure(error, address_of(connection)) from error
+            raise
+        self.put_back(connection, replies)
+        return replies
+
+    def put_back(self, connection: Any, replies: Sequence[Reply]) -> None:  # noqa: ANN401 - as above
+        """Keep a connection, unless what was answered says that it is of no use."""
+        if demoted(replies):
+            self.close(connection)
+            self.close_idle()
+        elif refused_as_too_large(replies):
+            self.close(connection)
+        else:
+            self.keep(connection)
+
+    def close(self, connection: Any) -> None:  # noqa: ANN401 - as above
+        with suppress(exceptions.RedisError, OSError):
+            connection.disconnect()
+
+    def close_idle(self) -> None:
+        while (connection := self._take_spare()) is not None:
+            self.close(connection)
+
+
+def _is_fresh(connection: Any) -> bool:  # noqa: ANN401 - as above
+    """Whether it is open, of this process, and nothing has arrived on it."""
+    try:
+        return bool(
+            connection.pid == os.getpid() and socket_of(connection) is not None and not connection.can_read(timeout=0)
+        )
+    except (exceptions.RedisError, OSError):
+        return False
+
+
+def socket_of(connection: Any) -> Any:  # noqa: ANN401 - as above
+    return connection._sock  # noqa: SLF001 - no public way
+
+
+def _explained(error: exceptions.RedisError, connection: Any) -> Exception:  # noqa: ANN401 - as above
+    """Why connecting failed. A server that closes the connection, or is silent, at once may want TLS."""
+    address = address_of(connection)
+    failure = as_failure(error, address, connected=False)
+    if 'Connection reset' in str(error) and not hasattr(connection, 'ssl_context'):
+        return handshake_failure(failed_handshake(address, EXPECTED))
+    return failure
+
+
+def _limit_of(commands: Sequence[Sequence[Any]], settings: Any) -> float:  # noqa: ANN401 - as redis-py has it
+    """How long an answer may take: as the client says, or else longer for what takes long to be sent."""
+    given = settings.get('socket_timeout')
+    if given:
+        return float(given)
+    return RESPONSE_TIMEOUT + sum([len(word) for words in commands for word in words if type(word) is bytes]) / SLOWEST
+
+
+def send(connection: Any, commands: Sequence[Sequence[Any]], seconds: float) -> None:  # noqa: ANN401 - as above
+    socket_of(connection).settimeout(seconds)
+    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+
+
+def receive(connection: Any, count: int) -> list[Reply]:  # noqa: ANN401 - as above
+    """Read replies, errors among them as values."""
+    replies: list[Any] = []
+    while len(replies) < count:
+        try:
+            replies.append(connection.read_response(disable_decoding=True))
+        except exceptions.ResponseError as error:
+            replies.append(error)
+    return [plain(reply, as_reply_error) for reply in replies]
+
+
+def converse(connection: Any, commands: Sequence[Sequence[Any]], seconds: float) -> list[Reply]:  # noqa: ANN401 - as above
+    """Send commands and read their replies. Raises redis-py's errors."""
+    send(connection, commands, seconds)
+    return receive(connection, len(commands))
+
+
+def words_of(call: Call[Any]) -> list[Any]:
+    name, *rest = call.words()
+    return [str(name), *encoded(rest)]
+
+
+def policy_of(retry: Any) -> Policy:  # noqa: ANN401 - of redis-py
+    """To call something as often as a client's ``retry`` says; once without one."""
+
+    async def policy(function: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - what the function returns
+        if retry is None:
+            return await function()
+        return copy.deepcopy(retry).call_with_retry(
+            lambda: perform(function(), sit_out),  # type: ignore[arg-type]  # it is a coroutine
+            _do_nothing,
+        )
+
+    return policy
+
+
+def _do_nothing(_: Exception) -> None:
+    """Nothing is to be done before another attempt."""
+
+
+class Listener:
+    """A connection that receives what is published on one channel."""
+
+    def __init__(self, dialer: Dialer, channel: bytes, verb: str = 'SUBSCRIBE') -> None:
+        self._dialer = dialer
+        self._connection = dialer.open()
+        try:
+            send(self._connection, [[verb, channel]], CONNECT_TIMEOUT)
+        except BaseException:
+            self.close()
+            raise
+
+    def next(self, until: float) -> base.Message | None:
+        """The next message, or the confirmation that the subscription stands; None if there is none in time.
+
+        Raises redis-py's errors and TorrelqueConnectionError.
+        """
+        while self._connection.can_read(timeout=max(0.0, until - time.monotonic())):
+            match self._connection.read_response(disable_decoding=True):
+                case [b'message' | b'smessage', bytes(channel), bytes(data)]:
+                    return base.Message(channel, data)
+                case [b'subscribe' | b'ssubscribe', bytes(channel), _]:
+                    return base.Message(channel, None)
+                case [b'sunsubscribe', *_]:
+                    raise TorrelqueConnectionError('the slot of the channel has moved to another node')
+        return None
+
+    def close(self) -> None:
+        """Stop listening. May be repeated."""
+        self._dialer.close(self._connection)
+
+
+class BlockingTransport(base.Transport):
+    """What transports over blocking clients have in common. Its methods suspend only for a `Pause`."""
+
+    def listener(self, channel: bytes) -> Listener:
+        """Subscribe to a channel. Raises redis-py's errors and TorrelqueConnectionError."""
+        raise NotImplementedError
+
+    def listen(self) -> AbstractAsyncContextManager[base.Listener]:
+        raise NotImplementedError  # there are listeners of one channel each instead
+
+    async def block_on(self, dialer: Dialer, call: Call[Reply], timeout: float) -> Reply:
+        """Run a call that blocks on a connection of its own, which is closed when the coroutine is."""
+        connection = dialer.take()
+        try:
+            send(connection, [words_of(call)], timeout + MARGIN)
+            if not await suspend(Pause(self.now() + timeout + MARGIN, connection)):
+                raise late_answer(f'no answer to a call that blocks for {timeout:g} s at most')  # noqa: TRY301 - as others
+            (reply,) = receive(connection, 1)
+        except BaseException as error:
+            dialer.close(connection)
+            if isinstance(error, exceptions.RedisError):
+                dialer.close_idle()  # the claim that follows would have to find out as well
+                raise as_failure(error, address_of(connection)) from error
+            raise
+        dialer.put_back(connection, [reply])
+        return reply
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    async def pause(self, event: anyio.Event, until: float) -> None:
+        await suspend(Pause(until, receive=getattr(event, 'receive', None)))
+
+
+class RedisPyBlockingTransport(BlockingTransport):
+    """See :class:`torrelque.transports.base.Transport`."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._dialer = Dialer(client.connection_pool)
+        self.fails_over: bool = isinstance(client.connection_pool, SentinelConnectionPool)
+
+    def __repr__(self) -> str:
+        return f'<{type(self).__name__} over a {class_name(self._client)}>'
+
+    async def execute(self, batch: Batch) -> Sequence[Reply]:
+        """Send the calls; when the connection breaks again, once and then as often as the client's retries say."""
+        return await repeat(batch, self._attempt, self._policy()) if batch else []
+
+    async def _attempt(self, batch: Batch) -> Sequence[Reply]:
+        return self._dialer.ask([words_of(call) for call in batch], None)
+
+    def _policy(self) -> Policy:
+        return policy_of(self._client.connection_pool.connection_kwargs.get('retry'))
+
+    async def execute_once(self, batch: Batch) -> Sequence[Reply]:
+        return self._dialer.ask([words_of(call) for call in batch], ONCE)
+
+    async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
+        settings = self._client.connection_pool.connection_kwargs
+        seconds = timeout + (settings.get('socket_timeout') or RESPONSE_TIMEOUT)
+
+        async def attempt(calls: Batch) -> Sequence[Reply]:
+            return self._dialer.ask([words_of(call) for call in calls], seconds)
+
+        return await repeat(batch, attempt, self._policy(), together=True)
+
+    async def block(self, call: Call[Reply], timeout: float) -> Reply:
+        reply = await self.block_on(self._dialer, call, timeout)
+        if demoted([reply]):
+            raise dual_error(TorrelqueAnsweredConnectionError, reply)
+        return reply
+
+    def listener(self, channel: bytes) -> Listener:
+        return Listener(self._dialer, channel)
+
+    async def reconnect(self) -> None:
+        self._dialer.close_idle()
+
+    async def aclose(self) -> None:
+        self._dialer.close_idle()
+
+    def append(self, pipeline: object, call: Call[Reply]) -> None:
+        """Queue a call on a pipeline of a ``redis.Redis``.
+
+        Raises TorrelqueTypeError for anything else, and TorrelqueUsageError
+        where the pipeline would run it at once.
+        """
+        if not isinstance(pipeline, Pipeline):
+            raise TorrelqueTypeError(f'pipeline: expected a pipeline of a redis.Redis, not {named(pipeline)}')
+        if pipeline.watching and not pipeline.explicit_transaction:
+            raise TorrelqueUsageError(
+                'pipeline: it watches keys and would run the call at once: call its multi() first'
+            )
+        name, *rest = call.words_with_source()
+        pipeline.execute_command(name, *encoded(rest))  # type: ignore[no-untyped-call]  # redis-py's

@@ -1,0 +1,99 @@
+"""Runs coroutines without an event loop.
+
+The queue and the transports are written as coroutines. Over a blocking transport they do their I/O at once, and
+suspend only where a caller has to wait: for a ticket, for data on a connection, or for time to pass. What they wait
+for is what they yield; whoever runs them waits for it, and sends in how that ended.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+__all__ = ('ForkLock', 'Pause', 'perform', 'sit_out', 'suspend')
+
+T = TypeVar('T')
+
+
+class Pause(NamedTuple):
+    """Wait until a time, or until something arrives before; True is sent in if it did.
+
+    ``connection`` is one of redis-py, on whose data to wait. ``receive`` is a function that waits for itself.
+    """
+
+    until: float
+    connection: Any = None
+    receive: Callable[[float], None] | None = None
+
+
+class _Suspension:
+    def __init__(self, what: object) -> None:
+        self._what = what
+
+    def __await__(self) -> Generator[object, Any, Any]:
+        return (yield self._what)
+
+
+async def suspend(what: object) -> Any:  # noqa: ANN401 - what whoever runs the coroutine sends in
+    """Have the caller wait for something."""
+    return await _Suspension(what)
+
+
+def perform(coroutine: Coroutine[Any, Any, T], wait: Callable[[Any], Any]) -> T:
+    """Run a coroutine to its end, waiting by the given function for what it waits for."""
+    step: Callable[[], Any] = partial(coroutine.send, None)
+    while True:
+        try:
+            what = step()
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        try:
+            step = partial(coroutine.send, wait(what))
+        except BaseException as error:  # noqa: BLE001 - the coroutine cleans up, and raises it again
+            step = partial(coroutine.throw, error)
+
+
+def sit_out(pause: Pause) -> bool:
+    """Wait as a `Pause` says, and do nothing else meanwhile."""
+    if pause.receive is not None:
+        pause.receive(pause.until)
+        return True
+    seconds = max(0.0, pause.until - time.monotonic())
+    if pause.connection is None:
+        time.sleep(seconds)
+        return False
+    return bool(pause.connection.can_read(timeout=seconds))
+
+
+class ForkLock:
+    """A lock between threads, for coroutines as well. A child process finds it free."""
+
+    def __init__(self) -> None:
+        self._locks: dict[int, threading.Lock] = {}
+
+    @property
+    def _lock(self) -> threading.Lock:
+        pid = os.getpid()
+        lock = self._locks.get(pid)
+        if lock is None:
+            lock = self._locks.setdefault(pid, threading.Lock())
+            for other in [each for each in self._locks if each != pid]:
+                self._locks.pop(other, None)
+        return lock
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    async def __aenter__(self) -> None:
+        self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
