@@ -225,9 +225,12 @@ def test_the_library_needs_no_extra() -> None:
 
 ROOT = {
     '__init__.py', '__main__.py', 'acl.py', 'cli', 'core', 'embedded.py', 'engine', 'errors.py', 'events.py', 'otel',
-    'py.typed', 'queue.py', 'retry.py', 'serialisers.py', 'testing', 'transports', 'worker',
+    'py.typed', 'queue.py', 'retry.py', 'testing', 'transports', 'worker',
 }  # fmt: skip
-"""What a newcomer sees first. Add to it with care: there are at most 16 entries beside the public modules."""
+"""What a newcomer sees first. Add to it with care: there are at most 16 entries."""
+
+PUBLIC = {'serialisers.py', 'sync'}
+"""Modules that users import by name. They came later, and count beyond the 16."""
 
 
 def module_of(path: Path) -> str:
@@ -274,12 +277,12 @@ def test_a_circle_is_found() -> None:
 
 
 def test_the_root_is_small() -> None:
-    assert {path.name for path in PACKAGE.iterdir()} - {'__pycache__'} == ROOT
-    assert len(ROOT - {'serialisers.py', 'sync.py', 'sync'}) <= 16
+    assert {path.name for path in PACKAGE.iterdir()} - {'__pycache__'} == ROOT | PUBLIC
+    assert len(ROOT) <= 16
 
 
 def test_modules_keep_their_hands_off_each_other() -> None:
     """Private attributes are used where a client library has no public way, and nowhere else."""
-    others = {'engine/engine.py', 'transports/coredis.py', 'transports/cluster/redis_py.py'}
+    others = {'engine/engine.py', 'sync/redis_py.py', 'transports/coredis.py', 'transports/cluster/redis_py.py'}
     reaching = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob('*.py') if 'SLF001' in path.read_text()}
     assert reaching <= others

@@ -120,7 +120,7 @@ class RedisPyBlockingClusterTransport(BlockingTransport):
         async def send(name: str, calls: Batch) -> Sequence[Reply]:
             replies = self._nodes.dialer_to(name).ask([words_of(call) for call in calls], seconds)
             if demoted(replies):
-                self._nodes.doubt()
+                self._nodes.mark_stale()
             return replies
 
         async def attempt(calls: Batch) -> Sequence[Reply]:
@@ -149,7 +149,7 @@ class RedisPyBlockingClusterTransport(BlockingTransport):
         return await self._nodes.nodes()
 
     async def reconnect(self) -> None:
-        self._nodes.doubt()
+        self._nodes.mark_stale()
         self._nodes.close_idle()
 
     async def aclose(self) -> None:

@@ -14,7 +14,6 @@ The lock guards the session and all that is here. It is released while a thread 
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import selectors
@@ -44,8 +43,6 @@ from torrelque.transports.base import Transport
 __all__ = ('BlockingEngine',)
 
 T = TypeVar('T')
-
-logger: logging.Logger = logging.getLogger('torrelque')
 
 GATHER = 0.02
 """Seconds for which requests gather, at most, while a call is under way. Then another call begins beside it."""
@@ -219,6 +216,7 @@ class BlockingEngine(Engine):
         super().__init__(transport, make_session, patience)
         self._states: dict[int, _State] = {}
         self._making = ForkLock()
+        self._reported = ''
 
     # Life ------------------------------------------------------------------------------------------------------------
 
@@ -445,9 +443,9 @@ class BlockingEngine(Engine):
                 state.jobs.append(_Job(group[0] if len(group) == 1 else together(group)))
             state.jobs.extend(_Job(operation, apart=True) for operation in state.session.start_dedicated())
             state.jobs.extend(state.session.waits())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a defect, or a transport's: nobody shall wait for ever
             state.session.abort(error)
-            logger.exception('Unexpected error in the background, going on')
+            self._report(error)
         except BaseException:
             state.give_up()
             raise
@@ -460,8 +458,8 @@ class BlockingEngine(Engine):
         state.begun = time.monotonic()
         try:
             self._drive_job(job, state)
-        except Exception:  # of nobody's, as the operations tell their callers
-            logger.exception('Unexpected error in the background, going on')
+        except Exception as error:  # noqa: BLE001 - of nobody's, as the operations tell their callers
+            self._report(error)
         except BaseException:
             if job.batch is None:  # in the midst of the session
                 state.give_up()
@@ -477,8 +475,8 @@ class BlockingEngine(Engine):
         state.lock.release()
         try:
             self.run_blocking(chore())
-        except Exception:
-            logger.warning('A background task has failed', exc_info=True)
+        except Exception as error:  # noqa: BLE001 - as of what runs beside an engine on an event loop
+            self._report(error)
         finally:
             state.lock.acquire()
 

@@ -67,5 +67,5 @@ def _hint(client: object) -> str:
         return f'{name} is a pipeline: pass its client here, and the pipeline as pipeline= to the calls that take one'
     for kind in ('Redis', 'RedisCluster'):
         if _is(client, 'redis', kind):
-            return f'{name} is the blocking client: use the {kind} of redis.asyncio'
+            return f'{name} is the blocking client: use torrelque.sync, or the {kind} of redis.asyncio'
     return f'{name} is no client that can be used'
