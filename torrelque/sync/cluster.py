@@ -142,7 +142,7 @@ class RedisPyBlockingClusterTransport(BlockingTransport):
     def listener(self, channel: bytes) -> Listener:
         return _ClusterListener(self._nodes.dialer_to(perform(self._nodes.node_of(channel), sit_out)), channel)
 
-    def place(self, key: bytes) -> Hashable:
+    def node_of(self, key: bytes) -> Hashable:
         return self._nodes.owner_of(slot_of(key))
 
     async def nodes(self) -> Sequence[Arg | None]:
