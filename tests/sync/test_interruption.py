@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import redis
 
 from tests import servers
 from torrelque import TorrelqueError, sync
@@ -77,9 +78,9 @@ def test_a_consumer_that_waits(server: servers.Server, queue: sync.Torrelque, in
     assert (task.id, task.dequeue_count) == (task_id, 1)
 
 
-def test_consumers_as_tasks_arrive(queue: sync.Torrelque, interrupter: Interrupter) -> None:
+def test_consumers_as_tasks_arrive(client: redis.Redis, queue: sync.Torrelque, interrupter: Interrupter) -> None:
     chance = random.Random(1)
-    with sync.Torrelque(queue._inner._client, queue=queue.queue) as producer, ThreadPoolExecutor(1) as threads:
+    with sync.Torrelque(client, queue=queue.queue) as producer, ThreadPoolExecutor(1) as threads:
         taken = 0
         for number in range(ROUNDS):
             added = threads.submit(producer.enqueue, number)

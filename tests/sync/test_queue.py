@@ -66,7 +66,9 @@ def test_all_methods_are_here() -> None:
 @pytest.mark.parametrize('name', sorted({'__init__', *public(torrelque.Torrelque)} - NOT_HERE))
 def test_signatures_agree(name: str) -> None:
     theirs, ours = (inspect.signature(getattr(kind, name)) for kind in (torrelque.Torrelque, sync.Torrelque))
-    assert ours.parameters == theirs.parameters
+    assert [each for each in ours.parameters.values() if each.name != 'client'] == [
+        each for each in theirs.parameters.values() if each.name != 'client'
+    ]
     assert str(ours.return_annotation) == str(theirs.return_annotation).replace('AsyncIterator', 'Iterator')
 
 
@@ -90,19 +92,21 @@ def test_the_arguments_of_the_class_are_documented() -> None:
         (None, 'no client that can be used'),
     ],
 )
-def test_other_clients_are_refused(client: object, said: str) -> None:
+def test_other_clients_are_refused(client: Any, said: str) -> None:  # noqa: ANN401 - that is what is tested
     with pytest.raises(TorrelqueUsageError, match=said):
         sync.Torrelque(client)
 
 
 def test_coredis_is_refused() -> None:
+    client: Any = coredis.Redis()
     with pytest.raises(TorrelqueUsageError, match='needs an event loop'):
-        sync.Torrelque(coredis.Redis())
+        sync.Torrelque(client)
 
 
 def test_the_blocking_client_is_told_where_it_belongs() -> None:
+    client: Any = redis.Redis()
     with pytest.raises(TorrelqueUsageError, match=r'torrelque\.sync'):
-        torrelque.Torrelque(redis.Redis())
+        torrelque.Torrelque(client)
 
 
 def test_options_can_be_set_later(queue: sync.Torrelque) -> None:
@@ -110,7 +114,8 @@ def test_options_can_be_set_later(queue: sync.Torrelque) -> None:
         task_timeout = 7
         keys = {'pending': 'waiting'}  # noqa: RUF012 - as the class has it
 
-    with Short(queue._inner._client, queue=queue.queue) as short:
+    client: Any = queue._inner._client
+    with Short(client, queue=queue.queue) as short:
         assert short.keys['pending'] == f'{queue.queue}:waiting'
         assert short.get_task_state(short.enqueue('a')).timeout == 7
         short.task_timeout = 8

@@ -22,7 +22,7 @@ DONE = object()
 class Threaded:
     """What the conformance suite takes for a queue. A call that is cancelled goes on in its thread."""
 
-    def __init__(self, client: object, **options: Any) -> None:  # noqa: ANN401 - of any type
+    def __init__(self, client: Any, **options: Any) -> None:  # noqa: ANN401 - of any type
         self._queue = sync.Torrelque(client, **options)
         self._threads: anyio.CapacityLimiter | None = None
 

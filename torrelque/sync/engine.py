@@ -28,11 +28,9 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from torrelque.core.combinators import together
 from torrelque.core.commands import Answer, ClaimedTask, Command, Item
+from torrelque.core.machine import Machine, Wait
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Call, Interrupted, Operation, Reply
-from torrelque.core.session import Session
-from torrelque.core.sharding.session import ShardedSession
-from torrelque.core.waiting import Wait
 from torrelque.engine.engine import CLOSING_TIME, Cancellable, Engine
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueUsageError, renew
 from torrelque.sync.redis_py import socket_of
@@ -123,7 +121,7 @@ class _Caller:
 class _State:
     """What belongs to one process."""
 
-    def __init__(self, session: Session | ShardedSession) -> None:
+    def __init__(self, session: Machine) -> None:
         self.session = session
         self.lock = threading.RLock()
         self.broken: Exception | None = None
@@ -131,7 +129,8 @@ class _State:
         self.sleepers: dict[_Caller, None] = {}
         self.watcher: _Caller | None = None
         self.called: _Caller | None = None  # who was woken to go on with the work, and has not come yet
-        self.fresh = False  # something has happened since the session was asked what to do
+        self.fresh = False  # something has happened since the session was polled
+        self.until = math.inf  # when to poll it at the latest
         self.jobs: deque[Work] = deque()
         self.chores: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
         self.blocked: list[_Blocked] = []
@@ -190,11 +189,10 @@ class _State:
         """Whether somebody looks when the session wants something, and takes the answers of blocking calls."""
         if self.blocked and self.watcher is None:
             return False
-        timer = self.session.timer()
-        if timer == math.inf:
+        if self.until == math.inf:
             return True
         watchers = [] if self.watcher is None else [self.watcher]
-        return any(caller.until <= timer for caller in (*watchers, *self.sleepers))
+        return any(caller.until <= self.until for caller in (*watchers, *self.sleepers))
 
 
 class _Due(NamedTuple):
@@ -210,9 +208,7 @@ class BlockingEngine(Engine):
     Its coroutines suspend only for what `run_blocking` waits for.
     """
 
-    def __init__(
-        self, transport: Transport, make_session: Callable[[], Session | ShardedSession], patience: float = 0.0
-    ) -> None:
+    def __init__(self, transport: Transport, make_session: Callable[[], Machine], patience: float = 0.0) -> None:
         super().__init__(transport, make_session, patience)
         self._states: dict[int, _State] = {}
         self._making = ForkLock()
@@ -252,9 +248,6 @@ class BlockingEngine(Engine):
                 if not state.under_way:
                     break
                 caller.sleep(time.monotonic() + GATHER)
-            if not state.under_way:
-                for group in state.session.drop_lanes():
-                    self._do(state, _Job(together(group)))
             state.give_up('the queue was closed during the call')
             state.close()
             self._states.pop(os.getpid(), None)
@@ -333,7 +326,7 @@ class BlockingEngine(Engine):
     def hub(self) -> BlockingSubscriptions:
         return BlockingSubscriptions(self._transport)
 
-    async def _ask(self, ask: Callable[[Session | ShardedSession, Callable[[], None]], Ticket]) -> Any:  # noqa: ANN401 - what the ticket is for
+    async def _ask(self, ask: Callable[[Machine, Callable[[], None]], Ticket]) -> Any:  # noqa: ANN401 - what the ticket is for
         state = self._state
         caller = _Caller(state)
         with state.lock:
@@ -372,7 +365,7 @@ class BlockingEngine(Engine):
         elif state.chores:
             self._do_chore(state)
         else:
-            until = state.session.timer()
+            until = state.until
             if gathers and state.fresh:
                 until = min(until, state.begun + GATHER)
             if state.watcher is None and state.blocked:
@@ -439,10 +432,11 @@ class BlockingEngine(Engine):
         self.turns += 1
         state.fresh = False
         try:
-            for group in state.session.groups():
-                state.jobs.append(_Job(group[0] if len(group) == 1 else together(group)))
-            state.jobs.extend(_Job(operation, apart=True) for operation in state.session.start_dedicated())
-            state.jobs.extend(state.session.waits())
+            turn = state.session.poll()
+            state.until = turn.until
+            state.jobs.extend(_Job(group[0] if len(group) == 1 else together(group)) for group in turn.groups)
+            state.jobs.extend(_Job(operation, apart=True) for operation in turn.dedicated)
+            state.jobs.extend(turn.waits)
         except Exception as error:  # noqa: BLE001 - a defect, or a transport's: nobody shall wait for ever
             state.session.abort(error)
             self._report(error)

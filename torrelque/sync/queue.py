@@ -7,17 +7,26 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
+from redis import Redis, RedisCluster
+
 from torrelque import queue as asynchronous
 from torrelque.core.auditing import Violation
 from torrelque.core.codec import JSON, Serialiser
 from torrelque.core.durability import Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys
-from torrelque.core.models import Task, TorrelqueQueueStats, TorrelqueTask, TorrelqueTaskState, TorrelqueTaskStatus
+from torrelque.core.models import (
+    Payload,
+    Task,
+    TorrelqueQueueStats,
+    TorrelqueTask,
+    TorrelqueTaskState,
+    TorrelqueTaskStatus,
+)
 from torrelque.core.session import Session
 from torrelque.core.sharding.layout import Layout
 from torrelque.core.sharding.session import ShardedSession
 from torrelque.engine.dispatch import Dispatcher, Progress
-from torrelque.engine.items import ReleaseItem, RequeueItem
+from torrelque.engine.items import EnqueueItem, ReleaseItem, RequeueItem
 from torrelque.engine.runtime import Runtime
 from torrelque.engine.sharded import ShardedDispatcher
 from torrelque.sync.adapting import adapt
@@ -30,7 +39,7 @@ __all__ = ('Torrelque',)
 T = TypeVar('T')
 
 
-class Torrelque:
+class Torrelque(Generic[Payload]):
     """A work queue for synchronous code.
 
     Methods have the names, arguments, errors and guarantees of :class:`torrelque.Torrelque`; they block instead of
@@ -49,6 +58,7 @@ class Torrelque:
         durability: As above.
         failover_timeout: As above.
         shards: As above.
+        result_serialiser: As above.
 
     Raises:
         TorrelqueUsageError: The client is of a kind that cannot be used.
@@ -65,17 +75,18 @@ class Torrelque:
 
     def __init__(
         self,
-        client: object,
+        client: Redis | RedisCluster,
         *,
         queue: str = 'trq',
-        serialiser: Serialiser = JSON,
+        serialiser: Serialiser[Payload] = JSON,
         max_dequeues: int | None = None,
         max_rejected: int | None = None,
         durability: Durability | None = None,
         failover_timeout: float | None = None,
         shards: int | None = None,
+        result_serialiser: Serialiser[Any] | None = None,
     ) -> None:
-        inner = self._inner = _Queue(
+        inner = self._inner = _Queue[Payload](
             client,
             type(self).keys,
             queue=queue,
@@ -85,6 +96,7 @@ class Torrelque:
             durability=durability,
             failover_timeout=failover_timeout,
             shards=shards,
+            result_serialiser=result_serialiser,
         )
         self.keys = inner.keys
         self.queue: str = queue
@@ -116,7 +128,7 @@ class Torrelque:
 
     def enqueue(
         self,
-        task: Any,  # noqa: ANN401 - whatever the serialiser takes
+        task: Payload,
         *,
         task_timeout: float | None = None,
         delay: float | None = None,
@@ -139,7 +151,7 @@ class Torrelque:
 
     def enqueue_many(
         self,
-        items: Iterable[Any],
+        items: Iterable[Payload | EnqueueItem[Payload]],
         *,
         task_timeout: float | None = None,
         delay: float | None = None,
@@ -157,13 +169,16 @@ class Torrelque:
     @overload
     def dequeue(  # type: ignore[overload-overlap]  # 1 gives a task, as in 0.9, all else a list
         self, timeout: float | None = None, *, max_tasks: Literal[1] = 1
-    ) -> Task: ...
+    ) -> Task[Payload]: ...
     @overload
-    def dequeue(self, timeout: float | None = None, *, max_tasks: int) -> list[Task]: ...
-    def dequeue(self, timeout: float | None = None, *, max_tasks: int = 1) -> Task | list[Task]:
+    def dequeue(self, timeout: float | None = None, *, max_tasks: int) -> list[Task[Payload]]: ...
+    def dequeue(self, timeout: float | None = None, *, max_tasks: int = 1) -> Task[Payload] | list[Task[Payload]]:
         return self._run(self._queue.dequeue(timeout, max_tasks=max_tasks))
 
-    def dequeue_nowait(self, *, max_tasks: int = 1) -> list[Task]:
+    def dequeue_many(self, max_tasks: int, timeout: float | None = None) -> list[Task[Payload]]:
+        return self._run(self._queue.dequeue_many(max_tasks, timeout))
+
+    def dequeue_nowait(self, *, max_tasks: int = 1) -> list[Task[Payload]]:
         return self._run(self._queue.dequeue_nowait(max_tasks=max_tasks))
 
     # Ending claims ---------------------------------------------------------------------------------------------------
@@ -194,7 +209,7 @@ class Torrelque:
         self,
         task_id: str | Task,
         *,
-        result: Any = None,  # noqa: ANN401 - whatever the serialiser takes
+        result: Any = None,  # noqa: ANN401 - whatever the result serialiser takes
         result_ttl: float | None = None,
         status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED,
         pipeline: object = None,
@@ -230,7 +245,7 @@ class Torrelque:
     def get_task_state(self, task_id: str | Task) -> TorrelqueTaskState:
         return self._run(self._queue.get_task_state(task_id))
 
-    def get_task(self, task_id: str | Task) -> TorrelqueTask:
+    def get_task(self, task_id: str | Task) -> TorrelqueTask[Payload]:
         return self._run(self._queue.get_task(task_id))
 
     def tasks(self, status: TorrelqueTaskStatus | None = None) -> Iterator[tuple[str, TorrelqueTaskState]]:
@@ -273,7 +288,7 @@ class Torrelque:
     # Within ----------------------------------------------------------------------------------------------------------
 
     @property
-    def _queue(self) -> _Queue:
+    def _queue(self) -> _Queue[Payload]:
         """The queue with the options as they are set now."""
         inner = self._inner
         inner.keys = self.keys
@@ -293,10 +308,10 @@ for _name, _method in vars(Torrelque).items():  # what a method says of itself i
         _method.__doc__ = getattr(asynchronous.Torrelque, _name).__doc__
 
 
-class _Queue(asynchronous.Torrelque):
+class _Queue(asynchronous.Torrelque[Payload]):
     """The asynchronous queue over a blocking engine: its coroutines suspend only for what the engine waits for."""
 
-    def __init__(self, client: object, renamed: Mapping[str, str], **options: Any) -> None:  # noqa: ANN401 - its own
+    def __init__(self, client: Any, renamed: Mapping[str, str], **options: Any) -> None:  # noqa: ANN401 - `adapt` checks it
         self._renamed = renamed
         super().__init__(client, **options)
 
@@ -365,7 +380,7 @@ class _BlockingShardedDispatcher(ShardedDispatcher):
 class _Blocking(Iterator[T], Generic[T]):
     """An asynchronous iterator as a plain one. It may just be dropped."""
 
-    def __init__(self, queue: _Queue, inner: AsyncIterator[T]) -> None:
+    def __init__(self, queue: _Queue[Any], inner: AsyncIterator[T]) -> None:
         self._queue = queue
         self._inner = inner
 
