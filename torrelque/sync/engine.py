@@ -268,7 +268,7 @@ class BlockingEngine(Engine):
         result: T = self._drive_job(_Job(operation), None)
         return result
 
-    async def read(self, make: Callable[[], Operation[T]], place: Hashable) -> T:
+    async def read(self, make: Callable[[], Operation[T]], node: Hashable) -> T:
         return await self.run(make())
 
     async def run_each(self, operations: Sequence[Operation[T]]) -> list[T]:
@@ -298,7 +298,7 @@ class BlockingEngine(Engine):
         """Other threads have their turns by themselves."""
 
     async def submit(self, verb: Command, items: Sequence[Item], shard: int = 0) -> list[Answer]:
-        answers: list[Answer] = await self._ask(lambda session, wake: session.submit(verb, items, wake, shard))
+        answers: list[Answer] = await self._request(lambda session, wake: session.submit(verb, items, wake, shard))
         return answers
 
     def fire_and_forget(self, verb: Command, items: Sequence[Item], shard: int = 0) -> None:
@@ -306,11 +306,11 @@ class BlockingEngine(Engine):
             self.run_blocking(self.submit(verb, items, shard))
 
     async def dequeue(self, want: int, deadline: float) -> list[ClaimedTask]:
-        tasks: list[ClaimedTask] = await self._ask(lambda session, wake: session.dequeue(want, deadline, wake))
+        tasks: list[ClaimedTask] = await self._request(lambda session, wake: session.dequeue(want, deadline, wake))
         return tasks
 
     async def dequeue_nowait(self, want: int) -> list[ClaimedTask]:
-        tasks: list[ClaimedTask] = await self._ask(lambda session, wake: session.dequeue_nowait(want, wake))
+        tasks: list[ClaimedTask] = await self._request(lambda session, wake: session.dequeue_nowait(want, wake))
         return tasks
 
     def check_running(self) -> None:
@@ -326,7 +326,7 @@ class BlockingEngine(Engine):
     def hub(self) -> BlockingSubscriptions:
         return BlockingSubscriptions(self._transport)
 
-    async def _ask(self, ask: Callable[[Machine, Callable[[], None]], Ticket]) -> Any:  # noqa: ANN401 - what the ticket is for
+    async def _request(self, ask: Callable[[Machine, Callable[[], None]], Ticket]) -> Any:  # noqa: ANN401 - what the ticket is for
         state = self._state
         caller = _Caller(state)
         with state.lock:
@@ -347,7 +347,7 @@ class BlockingEngine(Engine):
             try:
                 while not ticket.done:
                     state.check()
-                    self._turn(state, caller)
+                    self._take_turn(state, caller)
             except BaseException:
                 state.session.leave(ticket)
                 state.fresh = True
@@ -356,7 +356,7 @@ class BlockingEngine(Engine):
                 state.callers -= 1
                 self._leave(state, caller, failed=isinstance(ticket.error, TorrelqueConnectionError))
 
-    def _turn(self, state: _State, caller: _Caller) -> None:
+    def _take_turn(self, state: _State, caller: _Caller) -> None:
         """Do some work, or wait until there may be some."""
         gathers = state.gathers
         job = self._next(state, gathers=gathers)
