@@ -32,6 +32,11 @@ def make_older(task_id: str, seconds: float, field: str = 'enqueue_time') -> Non
 # stats ---------------------------------------------------------------------------------------------------------------
 
 
+def at_once(text: str) -> str:
+    """Ages as on a machine that takes no time."""
+    return re.sub(r'\b(3m2|)\ds\b', r'\g<1>0s', text)
+
+
 def test_stats(command: Command) -> None:
     command.do(fill)
     make_older('pending', 200)
@@ -64,7 +69,10 @@ def test_queues(command: Command) -> None:
         command.do(lambda each: each.enqueue('task'), queue)
     status, out, err = command('queues')
     assert (status, err) == (0, '')
-    assert rows(out) == [['a', '[red]queue\\x1b', '1', '0', '0', '0', '0s'], ['mail', '1', '0', '0', '0', '0s']]
+    assert rows(at_once(out)) == [
+        ['a', '[red]queue\\x1b', '1', '0', '0', '0', '0s'],
+        ['mail', '1', '0', '0', '0', '0s'],
+    ]
     assert [line['queue'] for line in command('queues', '--json').lines] == ['a [red]queue\x1b', 'mail']
 
 
@@ -75,7 +83,7 @@ def test_keys_of_other_programs_are_no_queues(
     command.do(lambda queue: queue.enqueue('task'), 'mail')
     foreign = put_foreign_keys(servers.shared('valkey-9.1'))
     status, out, err = command('queues')
-    assert (status, rows(out), err) == (0, [['mail', '1', '0', '0', '0', '0s']], '')
+    assert (status, [row[:5] for row in rows(out)], err) == (0, [['mail', '1', '0', '0', '0']], '')
     assert [line['queue'] for line in command('queues', '--json').lines] == ['mail']
     assert sorted(str(record.args) for record in caplog.records) == sorted(f"(b'{name}:counters',)" for name in foreign)
 
@@ -109,7 +117,7 @@ def test_tasks(command: Command) -> None:
     make_older('pending', 200)
     status, out, err = command('tasks')
     assert (status, err) == (0, '')
-    header, *others = [line.split() for line in out.splitlines()]
+    header, *others = [line.split() for line in at_once(out).splitlines()]
     assert header == ['id', 'status', 'changed', 'tries', 'note']
     assert sorted(others) == [
         ['delayed', 'delayed', '0s', '0'],
@@ -128,7 +136,7 @@ def test_tasks_on_a_terminal(command: Command) -> None:
     status, out, err = command('tasks', '--limit', '300')
     assert (status, err) == (0, '')
     assert '\x1b[31m' in out, 'in colours'
-    shown = rows(re.sub(r'\x1b\[[\d;]*m', '', out))
+    shown = rows(at_once(re.sub(r'\x1b\[[\d;]*m', '', out)))
     assert len(shown) == 204
     assert shown[0] == ['pending', 'pending', '3m20s', '0/5'], 'what did not change for longest'
     (dead,) = [row for row in shown if row[0] == 'rejected']

@@ -15,7 +15,6 @@ from tests import servers
 from tests.cli.commands.test_inspect import STATE_FIELDS, fill
 from tests.cli.support import Command, started
 from torrelque import Torrelque, TorrelqueTaskSerialiser
-from torrelque.cli.payloads import show_bytes
 
 BYTES = TorrelqueTaskSerialiser(dumps=bytes, loads=bytes)
 PATIENCE = 20.0
@@ -67,24 +66,6 @@ def test_the_fields_for_programs(command: Command) -> None:
     (fields,) = command('show', 'working', '--json').lines
     assert (fields['payload'], fields['payload_encoding'], fields['due']) == ({'n': 1}, 'json', None)
     assert fields['deadline'] == pytest.approx(fields['last_dequeue_time'] + 300)
-
-
-@pytest.mark.parametrize(
-    ('data', 'encoding', 'value'),
-    [
-        (b'{"a": [1, "\xc3\xbc"]}', 'json', {'a': [1, 'ü']}),
-        (b'"x"', 'json', 'x'),
-        (b'NaN', 'text', 'NaN'),
-        (b'two\nlines', 'text', 'two\nlines'),
-        (b'[' * 100_000, 'text', '[' * 100_000),
-        (b'\x1b[2J', 'hex', '1b 5b 32 4a'),
-        (b'\xff\x00', 'hex', 'ff 00'),
-        (b'', 'text', ''),
-        (pickle.dumps(None), 'hex', pickle.dumps(None).hex(' ')),
-    ],
-)
-def test_payloads_of_all_sorts(data: bytes, encoding: str, value: object) -> None:
-    assert show_bytes(data) == (encoding, value)
 
 
 def test_a_payload_that_is_not_json(command: Command) -> None:

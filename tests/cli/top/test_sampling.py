@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
 
 import pytest
 
 from torrelque import TorrelqueQueueStats
-from torrelque.cli.payloads import MOST, preview, render
 from torrelque.cli.top.sampling import KEPT, History, Sample, bars
-from torrelque.cli.units import count, duration, rate
 
 
 def stats(pending: int = 0, *, enqueued: int = 0, completed: int = 0, rejected: int = 0) -> TorrelqueQueueStats:
@@ -90,9 +86,6 @@ def test_a_history_does_not_grow_for_ever() -> None:
     assert made.series(lambda each: each.pending) == list(range(50, KEPT + 50))
 
 
-# Charts --------------------------------------------------------------------------------------------------------------
-
-
 def test_bars_reach_from_zero_to_the_peak() -> None:
     assert bars([0, 1, 2, 4, 8], 5) == ['▁▁▂▄█']
     assert bars([7, 7, 7], 3) == ['███']
@@ -109,85 +102,3 @@ def test_bars_keep_to_the_right() -> None:
 
 def test_bars_of_several_lines() -> None:
     assert bars([0, 1, 8, 12, 16], 5, 2) == ['   ▄█', '▁▁███']
-
-
-# Units ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ('value', 'text'),
-    [
-        (0, '0'), (999, '999'), (9_999, '9,999'), (10_000, '10.0k'), (12_345, '12.3k'), (99_950, '100k'),
-        (999_499, '999k'), (999_500, '1.00M'), (1_234_567, '1.23M'), (12_345_678_901, '12.3G'),
-    ],
-)  # fmt: skip
-def test_counts(value: int, text: str) -> None:
-    assert count(value) == text
-
-
-@pytest.mark.parametrize(
-    ('value', 'text'),
-    [(None, '–'), (0.0, '0'), (0.004, '0'), (0.25, '0.25'), (9.996, '10.0'), (99.96, '100'), (1234.5, '1.23k')],  # noqa: RUF001 - a dash for nothing
-)
-def test_rates(value: float | None, text: str) -> None:
-    assert rate(value) == text
-
-
-@pytest.mark.parametrize(
-    ('seconds', 'text'),
-    [
-        (None, '–'), (0.0, '0s'), (0.4, '<1s'), (59.4, '59s'), (59.6, '1m'), (250.0, '4m 10s'), (3_599.0, '59m 59s'),  # noqa: RUF001 - as above
-        (12_000.0, '3h 20m'), (86_400.0, '1d'), (math.inf, '∞'),
-    ],
-)  # fmt: skip
-def test_durations(seconds: float | None, text: str) -> None:
-    assert duration(seconds) == text
-
-
-# Payloads ------------------------------------------------------------------------------------------------------------
-
-
-def test_json_is_indented() -> None:
-    assert render(b'{"a": ["Z\\u00f6e", 1]}') == ('json', '{\n  "a": [\n    "Zöe",\n    1\n  ]\n}')
-
-
-def test_json_cannot_steer_the_terminal() -> None:
-    encoding, text = render(json.dumps('a\x9b31m\u202e').encode())
-    assert (encoding, text) == ('json', '"a\\x9b31m\\u202e"')
-
-
-def test_text_is_shown_as_it_is() -> None:
-    assert render('Zöe\n\tline'.encode()) == ('text', 'Zöe\n\tline')
-
-
-@pytest.mark.parametrize('data', [b'\x1b[31mred', b'\xff\xfe', pickle.dumps({'a': 1})])
-def test_anything_else_is_hexadecimal(data: bytes) -> None:
-    encoding, text = render(data)
-    assert encoding == 'hex'
-    assert text.isascii()
-    assert bytes.fromhex(text.splitlines()[0][8:55]) == data[:16]
-
-
-def test_a_dump_has_addresses_and_what_can_be_read() -> None:
-    assert render(b'\x00' * 16 + b'ab\xff').text.splitlines() == [
-        '000000  00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00  ................',
-        '000010  61 62 ff                                         ab.',
-    ]
-
-
-def test_deep_json_is_no_trouble() -> None:
-    assert render(b'[' * 50_000).encoding == 'text'
-
-
-def test_of_large_payloads_the_beginning_is_shown() -> None:
-    assert render(b'a' * (MOST + 1000), MOST) == ('text', 'a' * MOST + '\n… 1,000 bytes more')
-    assert render('ä'.encode() * MOST, MOST).encoding == 'text'  # also where it is cut within a character
-    assert render(b'a' + 'ä'.encode() * MOST, MOST).encoding == 'text'
-    assert render(b'a' * 100 + b'\xff' + b'a' * MOST, MOST).encoding == 'hex'
-
-
-def test_previews_are_on_one_line() -> None:
-    assert preview(b'{"a":\n 1}') == '{"a": 1}'
-    assert preview(b'\x80\x04') == '80 04'
-    assert preview(b'\x1b[31m') == '1b 5b 33 31 6d'
-    assert preview(None) == ''

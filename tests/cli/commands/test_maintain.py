@@ -1,0 +1,78 @@
+"""`torrelque sweep`, `audit` and `delete`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import servers
+from tests.cli.commands.test_operate import claim_two, reject_three
+from tests.cli.support import Command
+from torrelque import Torrelque
+
+
+def test_sweep(command: Command) -> None:
+    command.do(claim_two)
+    servers.shared('valkey-9.1').command('ZADD', 'trq:working', 1, 'a')
+    assert command('sweep') == (0, 'returned to pending: 1 stale, 0 due, 0 abandoned by 0.9\n', '')
+    assert command('sweep', '--json').lines == [{'stale': 0, 'due': 0, 'abandoned': 0}]
+
+
+def test_audit(command: Command) -> None:
+    command.do(claim_two)
+    assert command('audit') == (0, '0 violations\n', '')
+    server = servers.shared('valkey-9.1')
+    server.command('ZREM', 'trq:working', 'a')
+    server.command('HSET', 'trq:tasks', '\x1b[31m', '1')
+    ended = command('audit')
+    assert (ended.status, ended.err) == (1, '')
+    assert ended.out.endswith('3 violations\n')
+    assert '\x1b' not in ended.out
+    lines = command('audit', '--json').lines
+    assert {line['task_id'] for line in lines} == {'a', '\x1b[31m'}
+    assert set(lines[0]) == {'kind', 'key', 'task_id', 'detail', 'repaired'}
+    ended = command('audit', '--repair')
+    assert ended.out.count(' (repaired)\n') == 2
+    assert (ended.status, ended.out.splitlines()[-1]) == (1, '2 repaired, 1 violation left')
+    assert command('audit', '--json') == (0, '', ''), 'the repair of one made the other right'
+
+
+async def fill(queue: Torrelque) -> None:
+    await reject_three(queue)
+    await queue.enqueue('pending')
+    await queue.enqueue('delayed', delay=60)
+    await queue.enqueue('done', task_id='done')
+    tasks = await queue.dequeue(max_tasks=2)
+    await queue.release(tasks[-1], result='kept')
+
+
+@pytest.mark.parametrize('shards', [None, 3])
+def test_delete(command: Command, shards: int | None) -> None:
+    server = servers.shared('valkey-9.1')
+    command.do(fill, 'mail', shards=shards)
+    command.do(lambda queue: queue.enqueue('task'), 'other')
+    said = "queue 'mail' has 5 tasks and dead letters: --force deletes them as well"
+    command.assert_refused(['delete', 'mail'], 1, said)
+    assert command('delete', 'mail', '--yes').status == 1
+    ended = command('delete', 'mail', '--force', stdin='n\n')
+    assert (ended.status, ended.out) == (1, '')
+    assert ended.err.startswith("Delete queue 'mail' with 5 tasks and dead letters? [y/N] ")
+    assert command('stats', '-q', 'mail', '--json').lines[0]['total_enqueued'] == 6
+    assert command('delete', 'mail', '--force', stdin='y\n').out == 'deleted queue mail\n'
+    assert not server.command('KEYS', '*mail*')
+    assert [line['queue'] for line in command('queues', '--json').lines] == ['other']
+    command.assert_refused(['delete', 'mail', '--yes'], 1, "there is no queue 'mail' on this server; .*")
+
+
+def test_delete_an_empty_queue(command: Command) -> None:
+    async def use(queue: Torrelque) -> None:
+        await queue.enqueue('task')
+        await queue.release(await queue.dequeue())
+
+    command.do(use)
+    ended = command('delete', 'trq', stdin='')
+    assert (ended.status, ended.err) == (
+        2,
+        "Delete queue 'trq'? [y/N] torrelque: no answer on standard input: add --yes, or answer y\n",
+    )
+    assert command('delete', 'trq', '--yes', '--json').lines == [{'deleted': 'trq'}]
+    assert not servers.shared('valkey-9.1').command('KEYS', 'trq*')
