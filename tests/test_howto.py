@@ -35,7 +35,20 @@ def test_the_tests_that_are_shown_pass(tmp_path: Path) -> None:
     assert written > 4
 
     def run() -> str:
-        command = [sys.executable, '-m', 'pytest', '-q', '-W', 'error', '-p', 'no:valkey', '-p', 'no:cacheprovider']
+        command = [
+            sys.executable,
+            '-m',
+            'pytest',
+            '-q',
+            '-W',
+            'error',
+            '-p',
+            'no:valkey',
+            '-p',
+            'no:asyncio',
+            '-p',
+            'no:cacheprovider',
+        ]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path)
         assert ended.returncode == 0, ended.stdout
         return ended.stdout
@@ -60,6 +73,45 @@ async def test_typed_tasks() -> None:
         await group.start(names['worker'].run)
         await queue.wait(task_id)
         group.cancel_scope.cancel()
+
+
+USES_FIXTURES = """
+{marks}
+async def test_ready(queue, clock):
+    await queue.enqueue('later', delay=60)
+    await clock.advance(60)
+    [task] = await queue.dequeue_nowait()
+    await queue.release(task)
+"""
+
+
+@pytest.mark.parametrize(
+    ('options', 'marks', 'passed'),
+    [
+        (['-o', 'asyncio_mode=auto', '-o', 'asyncio_default_fixture_loop_scope=function', '-p', 'no:anyio'], '', 1),
+        (['-p', 'no:asyncio'], 'import pytest\npytestmark = pytest.mark.anyio', 2),
+    ],
+    ids=['pytest-asyncio', 'anyio'],
+)
+def test_the_ready_fixtures(tmp_path: Path, options: list[str], marks: str, passed: int) -> None:
+    (line,) = (block for block in blocks('testing', 'text') if 'conftest.py' in block)
+    (tmp_path / 'conftest.py').write_text(line, encoding='utf-8')
+    (tmp_path / 'test_ready.py').write_text(USES_FIXTURES.format(marks=marks), encoding='utf-8')
+    command = [
+        sys.executable,
+        '-m',
+        'pytest',
+        '-q',
+        '-W',
+        'error',
+        '-p',
+        'no:valkey',
+        '-p',
+        'no:cacheprovider',
+        *options,
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path)
+    assert f'{passed} passed' in ended.stdout, ended.stdout + ended.stderr
 
 
 # Retries and dead letters ---------------------------------------------------------------------------------------------

@@ -1,0 +1,43 @@
+"""Ready fixtures for pytest: a queue in memory, and the clock it runs on.
+
+Import them in ``conftest.py``::
+
+    from torrelque.testing.fixtures import clock, queue
+
+They work with anyio's plugin, on asyncio and Trio, and with pytest-asyncio in
+its ``auto`` mode. To have other arguments, write a fixture like `queue` of your own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from torrelque.queue import Torrelque
+from torrelque.testing import MemoryTransport, VirtualClock
+
+__all__ = ('clock', 'queue')
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    """Return a clock that stands still until the test moves it."""
+    return VirtualClock()
+
+
+@pytest.fixture
+async def queue(clock: VirtualClock) -> AsyncIterator[Torrelque]:
+    """Yield an empty queue in memory whose times are those of `clock`."""
+    opened = Torrelque(MemoryTransport(clock=clock))
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # Trio, where the queue needs its context
+        async with opened:
+            yield opened
+    else:  # pytest-asyncio ends fixtures in another task than it starts them in
+        try:
+            yield opened
+        finally:
+            await opened.aclose()
