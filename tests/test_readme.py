@@ -40,7 +40,9 @@ def read_blocks() -> list[Block]:
 BLOCKS = read_blocks()
 PROGRAMS = [block for block in BLOCKS if block.language == 'python' and 'def test_' not in block.text]
 TESTS = [block for block in BLOCKS if block.language == 'python' and 'def test_' in block.text]
-CONSUMER, *FINITE = sorted(PROGRAMS, key=lambda block: 'Email sent' not in block.text)
+CONSUMER, WORKER, *FINITE = sorted(
+    PROGRAMS, key=lambda block: ('Email sent' not in block.text, 'torrelque.Worker(' not in block.text)
+)
 
 
 @pytest.fixture(scope='module')
@@ -81,7 +83,8 @@ def read_until(process: subprocess.Popen[str], word: str) -> str:
 
 def test_the_programs_are_those_that_are_expected() -> None:
     assert 'while True' in CONSUMER.text
-    assert len(FINITE) == 2
+    assert 'Worker' in WORKER.text
+    assert len(FINITE) == 3
     assert len(TESTS) == 1
     assert {block.language for block in BLOCKS} == {'python', 'shell'}
 
@@ -95,12 +98,12 @@ def test_a_program_that_ends(block: Block, address: str, tmp_path: Path) -> None
     if 'trio.run' in block.text:
         assert output == 'To joe@doe.com hello\nEmail task COMPLETED sent\n'
     else:
-        assert re.fullmatch(r'Email task enqueued [0-9a-f]{32}\n', output)
+        assert re.fullmatch(r'(Email task enqueued|Enqueued) [0-9a-f]{32}\n', output)
 
 
 def test_the_producer_and_the_consumer(address: str, tmp_path: Path) -> None:
     """The consumer goes on for ever; each run of the producer, before it or while it waits, is for it."""
-    (producer,) = [block for block in FINITE if 'trio' not in block.text]
+    (producer,) = [block for block in FINITE if 'Email task enqueued' in block.text]
 
     def produce() -> str:
         with running(producer, address, tmp_path) as process:
@@ -115,12 +118,36 @@ def test_the_producer_and_the_consumer(address: str, tmp_path: Path) -> None:
         assert consumer.poll() is None
 
 
+def test_the_worker(address: str, tmp_path: Path) -> None:
+    (producer,) = [block for block in FINITE if "print('Enqueued'" in block.text]
+    with running(WORKER, address, tmp_path) as worker:
+        with running(producer, address, tmp_path) as process:
+            process.communicate(timeout=PATIENCE)
+        assert 'Sent to joe@example.org\n' in read_until(worker, 'example.org\n')
+        worker.terminate()
+        assert worker.wait(PATIENCE) == 0
+
+
 @pytest.mark.parametrize('block', TESTS, ids=lambda block: f'line {block.line}')
 def test_tests(block: Block, tmp_path: Path) -> None:
     file = tmp_path / 'test_pasted.py'
     file.write_text(block.text, encoding='utf-8')
     ended = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', '-W', 'error', '-p', 'no:valkey', '-p', 'no:cacheprovider', str(file)],
+        [
+            sys.executable,
+            '-m',
+            'pytest',
+            '-q',
+            '-W',
+            'error',
+            '-p',
+            'no:valkey',
+            '-p',
+            'no:asyncio',
+            '-p',
+            'no:cacheprovider',
+            str(file),
+        ],
         capture_output=True,
         text=True,
         timeout=PATIENCE,
