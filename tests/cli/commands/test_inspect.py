@@ -190,3 +190,18 @@ def test_what_is_no_time(command: Command, time: str) -> None:
     status, out, err = command('tasks', f'--older-than={time}')
     assert (status, out) == (2, '')
     assert 'is no time such as 90, 1.5s, 10m, 2h30m or 7d (see torrelque tasks --help)' in err
+
+
+def test_when_tasks_are_due_and_until_when_they_are_claimed(command: Command) -> None:
+    async def fill(queue: Torrelque) -> None:
+        await queue.enqueue('now', task_id='held', task_timeout=3600)
+        await queue.dequeue()
+        await queue.enqueue('later', task_id='late', delay=7200)
+
+    command.do(fill)
+    assert re.search(r'^late .* due in (2h|1h 59m)$', command('tasks', '-s', 'delayed').out, re.MULTILINE)
+    assert re.search(r'^held .* claimed for (1h|59m)( 59s)? more$', command('tasks', '-s', 'working').out, re.MULTILINE)
+    (late,) = command('tasks', '-s', 'delayed', '--json').lines
+    assert late['due'] - late['enqueue_time'] == pytest.approx(7200, abs=1)
+    command.on_terminal = True
+    assert 'due in' in command('tasks', '-s', 'delayed').out

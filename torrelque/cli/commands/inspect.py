@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Annotated
 
+import anyio
 import typer
 
-from torrelque import Torrelque, TorrelqueQueueStats, TorrelqueTaskState
+from torrelque import Torrelque, TorrelqueLookupError, TorrelqueQueueStats, TorrelqueTask
 from torrelque import queues as find_queues
 from torrelque.cli.output import console, errors, make_table, print_json, print_line, print_table, printable
 from torrelque.cli.params import TIME, Status, name_of, parse_time
@@ -23,6 +25,12 @@ COLUMNS = ('id', 'status', 'changed', 'tries', 'note')
 
 SCREENFUL = 100
 """Rows shown on a terminal without ``--limit``."""
+
+PAGE = 100
+"""Tasks whose times are read at once."""
+
+WITH_TIMES = (Status.DELAYED, Status.WORKING)
+"""Statuses whose tasks have a time that matters: when they are due, or until when they are claimed."""
 
 
 async def stats(settings: Settings) -> None:
@@ -126,13 +134,15 @@ async def tasks(
         latest = math.inf if older_than is None else now - older_than
         earliest = -math.inf if newer_than is None else now - newer_than
         found = _find(queue, status, earliest, latest)
+        if status in WITH_TIMES and not ids:
+            found = _read_times(queue, found)
         if sys.stdout.isatty() and not (settings.json or ids):
             await _show(found, now, limit or SCREENFUL)
             return
         print_row = _print_json if settings.json else _print_id if ids else _Lines(now).print
         count = 0
-        async for task_id, state in found:
-            print_row(task_id, state)
+        async for task in found:
+            print_row(task)
             count += 1
             if count == limit:
                 break
@@ -140,12 +150,14 @@ async def tasks(
             errors().print('no such tasks', style='dim')
 
 
-def _print_json(task_id: str, state: TorrelqueTaskState) -> None:
-    print_json(state_fields(task_id, state), flush=False)
+def _print_json(task: TorrelqueTask) -> None:
+    times = {'due': task.due, 'deadline': task.deadline}
+    known = {name: moment for name, moment in times.items() if moment is not None}
+    print_json({**state_fields(task.id, task.state), **known}, flush=False)
 
 
-def _print_id(task_id: str, _: TorrelqueTaskState) -> None:
-    print_line(printable(task_id), flush=False)
+def _print_id(task: TorrelqueTask) -> None:
+    print_line(printable(task.id), flush=False)
 
 
 class _Lines:
@@ -155,11 +167,11 @@ class _Lines:
         self._now = now
         self._begun = False
 
-    def print(self, task_id: str, state: TorrelqueTaskState) -> None:
+    def print(self, task: TorrelqueTask) -> None:
         if not self._begun:
             self._begun = True
             self._print(COLUMNS)
-        self._print(_cells(task_id, state, self._now))
+        self._print(_cells(task, self._now))
 
     @staticmethod
     def _print(cells: Sequence[str]) -> None:
@@ -167,26 +179,62 @@ class _Lines:
         print_line(f'{task_id:32}  {status:9}  {changed:>7}  {tries:>5}  {note}'.rstrip(), flush=False)
 
 
-def _cells(task_id: str, state: TorrelqueTaskState, now: float) -> tuple[str, ...]:
+def _cells(task: TorrelqueTask, now: float) -> tuple[str, ...]:
+    state = task.state
     changed = last_change(state)
     ago = '' if changed is None else age(now - changed)
-    return printable(task_id), name_of(state.status), ago, deliveries(state), printable(state.reason or '')
+    return printable(task.id), name_of(state.status), ago, deliveries(state), _note(task, now)
+
+
+def _note(task: TorrelqueTask, now: float) -> str:
+    if task.due is not None:
+        return 'due' if task.due <= now else f'due in {age(task.due - now)}'
+    if task.deadline is not None:
+        return 'the claim has ended' if task.deadline <= now else f'claimed for {age(task.deadline - now)} more'
+    return printable(task.state.reason or '')
 
 
 async def _find(
     queue: Torrelque, status: Status | None, earliest: float, latest: float
-) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
-    """Yield each matching task once, even if the library finds it several times."""
+) -> AsyncIterator[TorrelqueTask]:
+    """Yield each matching task once, even if the library finds it several times. Only id and state are read."""
     seen: set[str] = set()
     async for task_id, state in queue.tasks(None if status is None else status.meant):
         if task_id not in seen and earliest <= (last_change(state) or 0.0) <= latest:
             seen.add(task_id)
-            yield task_id, state
+            yield TorrelqueTask(task_id, None, {}, state)
 
 
-async def _show(found: AsyncIterator[tuple[str, TorrelqueTaskState]], now: float, limit: int) -> None:
+async def _read_times(queue: Torrelque, found: AsyncIterator[TorrelqueTask]) -> AsyncIterator[TorrelqueTask]:
+    """Read until when the tasks are claimed, or when they are due. Skips those that have left the queue."""
+
+    async def read(at: int) -> None:
+        with suppress(TorrelqueLookupError):
+            read_tasks[at] = await queue.get_task(some[at].id)
+
+    more = True
+    while more:
+        some = [task async for task in _take(found, PAGE)]
+        more = len(some) == PAGE
+        read_tasks: dict[int, TorrelqueTask] = {}
+        async with anyio.create_task_group() as group:
+            for at in range(len(some)):
+                group.start_soon(read, at)
+        for at in sorted(read_tasks):
+            yield read_tasks[at]
+
+
+async def _take(found: AsyncIterator[TorrelqueTask], count: int) -> AsyncIterator[TorrelqueTask]:
+    async for task in found:
+        yield task
+        count -= 1
+        if not count:
+            return
+
+
+async def _show(found: AsyncIterator[TorrelqueTask], now: float, limit: int) -> None:
     """Return the first tasks found, for a terminal, with the least recently changed one first."""
-    rows: list[tuple[str, TorrelqueTaskState]] = []
+    rows: list[TorrelqueTask] = []
     more = False
     async for row in found:
         more = len(rows) == limit
@@ -194,8 +242,8 @@ async def _show(found: AsyncIterator[tuple[str, TorrelqueTaskState]], now: float
             break
         rows.append(row)
     table = make_table(*COLUMNS, right=('changed', 'tries'))
-    for task_id, state in sorted(rows, key=lambda row: last_change(row[1]) or 0.0):
-        table.add_row(*_cells(task_id, state, now), style=STYLES[state.status])
+    for task in sorted(rows, key=lambda task: last_change(task.state) or 0.0):
+        table.add_row(*_cells(task, now), style=STYLES[task.state.status])
     if rows:
         print_table(table, cut=4)
     remark = f'only {len(rows)} are shown: --limit shows more' if more else '' if rows else 'no such tasks'
