@@ -208,7 +208,8 @@ class Dialer:
             return self._pool.task_group
         except RuntimeError as error:
             raise TorrelqueUsageError(
-                'the coredis client is not entered: use the queue within `async with client:`'
+                'the coredis client is not entered: use the queue within `async with client:`; '
+                'in synchronous code, use torrelque.sync'
             ) from error
 
     async def make(self) -> BaseConnection:

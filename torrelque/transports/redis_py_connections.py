@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
@@ -37,6 +37,8 @@ from torrelque.transports.resp import plain
 from torrelque.transports.tls import diagnose, failed_handshake, is_refused, reason_of
 
 __all__ = ('Dialer', 'Pool')
+
+R = TypeVar('R')
 
 CONNECT_TIMEOUT = 8.0
 """The longest that connecting may take, in seconds, where the client's settings allow more."""
@@ -161,6 +163,41 @@ async def cancel_again(task: asyncio.Task[Any]) -> None:
     await asyncio.sleep(0)
 
 
+async def on_this_loop(send: Callable[[], Awaitable[R]], drop: Callable[[], Awaitable[object]]) -> R:
+    """Send something, once more if the client had kept a connection of an event loop that has ended.
+
+    Args:
+        send: Safe to repeat.
+        drop: Drops connections that nobody uses.
+
+    Raises:
+        TorrelqueUsageError: The client cannot be used on another event loop.
+
+    """
+    try:
+        return await send()
+    except RuntimeError as error:
+        if not _is_of_another_loop(error):
+            raise
+    await drop()
+    try:
+        return await send()
+    except RuntimeError as error:
+        if not _is_of_another_loop(error):
+            raise
+        raise TorrelqueUsageError(
+            'the client was used on another event loop: make a client for each, or, in synchronous code, '
+            f'use torrelque.sync ({error})'
+        ) from error
+
+
+def _is_of_another_loop(error: RuntimeError) -> bool:
+    said = str(error)
+    return any(
+        words in said for words in ('loop is closed', 'different loop', 'different event loop', 'handler is closed')
+    )
+
+
 # Connections of one's own ---------------------------------------------------------------------------------------------
 
 
@@ -182,6 +219,8 @@ class Dialer:
         self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._end: AsyncGenerator[None] | None = None
+        self.at_end: Callable[[], Awaitable[None]] | None = None
+        """Called as the event loop ends, where a connection was opened on it."""
 
     async def open(self) -> Any:  # noqa: ANN401 - connections have no common public type
         """Connect, once. Raises TorrelqueConnectionError."""
@@ -296,6 +335,8 @@ class Dialer:
             yield
         finally:
             await self.aclose()
+            if self.at_end is not None:
+                await self.at_end()
 
     def _make(self) -> Any:  # noqa: ANN401 - as above
         # With a time-out of ours around each call, block_limit does not depend on the client's.
@@ -421,9 +462,13 @@ class Pool:
         parameter = inspect.signature(pool.get_connection).parameters.get('command_name')
         needs_name = parameter is not None and parameter.default is parameter.empty  # in versions before 5.3
         self._named = ('EVALSHA',) if needs_name else ()
+        dialer.at_end = self._disconnect_idle  # they could not be used, or closed, on another event loop
 
     async def ask(self, commands: Sequence[Sequence[Any]]) -> list[Reply]:
         """Send commands, once. Raises TorrelqueConnectionError. When cancelled, the connection is closed."""
+        return await on_this_loop(lambda: self._ask(commands), self.drop)
+
+    async def _ask(self, commands: Sequence[Sequence[Any]]) -> list[Reply]:
         self._settle_in()
         if self._stale:
             await self._look()
@@ -447,9 +492,12 @@ class Pool:
         """Close the connections that nobody uses: what broke one has probably broken the others."""
         self._settle_in()
         self._stale = True
-        with anyio.move_on_after(CLOSING_TIMEOUT), suppress(exceptions.RedisError, OSError):
-            await self._pool.disconnect(inuse_connections=False)
+        await self._disconnect_idle()
         await self._dialer.close_idle()
+
+    async def _disconnect_idle(self) -> None:
+        with anyio.move_on_after(CLOSING_TIMEOUT), suppress(exceptions.RedisError, OSError, RuntimeError):
+            await self._pool.disconnect(inuse_connections=False)
 
     async def _look(self) -> None:
         """Connect once, apart from the pool, which would repeat in vain what cannot be."""
@@ -496,7 +544,7 @@ class Pool:
     async def _give_back(self, connection: Any, *, broken: bool) -> None:  # noqa: ANN401 - as above
         with anyio.CancelScope(shield=True):
             if broken:
-                with suppress(exceptions.RedisError, OSError):
+                with suppress(exceptions.RedisError, OSError, RuntimeError):
                     await connection.disconnect(nowait=True)
             await self._pool.release(connection)
         self._line.returned()

@@ -47,6 +47,7 @@ from torrelque.transports.redis_py_connections import (
     handshake_failure,
     late_connection,
     limited,
+    on_this_loop,
     policy_of,
     this_task,
 )
@@ -108,7 +109,7 @@ class _Nodes(Router[str]):
     async def drop_free(self, node: ClusterNode) -> None:
         """Close the client's connections to a node that nobody uses."""
         for connection in tuple(node._free):  # noqa: SLF001 - no public way in older versions
-            with suppress(exceptions.RedisError, OSError):
+            with suppress(exceptions.RedisError, OSError, RuntimeError):
                 await connection.disconnect(nowait=True)
 
     def owner_of(self, slot: int | None) -> str | None:
@@ -286,6 +287,10 @@ class RedisPyClusterTransport(base.Transport):
         pipeline.execute_command(name, *encoded(rest))
 
     async def _send(self, name: str, calls: Batch) -> list[Reply]:
+        node = self._nodes.node(name)
+        return await on_this_loop(lambda: self._send_once(name, calls), lambda: self._nodes.drop_free(node))
+
+    async def _send_once(self, name: str, calls: Batch) -> list[Reply]:
         commands = [PipelineCommand(index, *self._named(call), NEVER_DECODE=True) for index, call in enumerate(calls)]
         node = self._nodes.node(name)
         line = self._nodes.line_to(node)

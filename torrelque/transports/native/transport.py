@@ -26,6 +26,8 @@ from torrelque.transports.native.url import Address
 
 __all__ = ('NativeTransport',)
 
+USED_BEFORE = 'this client was used before: call connect() again for a new one; in synchronous code, use torrelque.sync'
+
 
 class NativeTransport(base.Transport):
     """A server, as long as the context lasts: ``async with torrelque.connect(url) as client``.
@@ -61,7 +63,7 @@ class NativeTransport(base.Transport):
         that user, password or database are wrong.
         """
         if self._group is not None:
-            raise TorrelqueUsageError('this client was used before: call connect() again for a new one')
+            raise TorrelqueUsageError(USED_BEFORE)
         self._pid = os.getpid()
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
@@ -100,7 +102,7 @@ class NativeTransport(base.Transport):
         except RuntimeError:
             raise TorrelqueUsageError('under Trio, open a client with `async with torrelque.connect(url)`') from None
         if self._host is not None:
-            raise TorrelqueUsageError('this client was used before: call connect() again for a new one')
+            raise TorrelqueUsageError(USED_BEFORE)
         opened = asyncio.get_running_loop().create_future()
         self._host = asyncio.create_task(self._stay_open(opened))
         try:
@@ -212,7 +214,7 @@ class NativeTransport(base.Transport):
             state = 'not connected yet' if self._group is None else 'closed'
             raise TorrelqueUsageError(
                 f'the client is {state}: use it inside its context, `async with torrelque.connect(url) as client:`, '
-                'or after `await client.aopen()`'
+                'or after `await client.aopen()`; in synchronous code, use torrelque.sync'
             )
         if os.getpid() != self._pid:
             raise TorrelqueUsageError(

@@ -1,0 +1,196 @@
+"""The backend: tasks go to queues of Torrelque, and their results come from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+from uuid import uuid4
+
+from django import conf
+from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
+from django.utils import timezone as django_timezone
+from django.utils.module_loading import import_string
+
+from torrelque.core.models import TorrelqueTaskState, TorrelqueTaskStatus
+from torrelque.django.clients import client_of
+from torrelque.django.compat import (
+    BaseTaskBackend,
+    TaskError,
+    TaskResult,
+    TaskResultDoesNotExist,
+    TaskResultStatus,
+    signals,
+)
+from torrelque.errors import TorrelqueError, TorrelqueLookupError
+from torrelque.sync import Torrelque
+
+__all__ = ('Backend', 'Options', 'failure_of')
+
+STATUSES = {
+    TorrelqueTaskStatus.PENDING: TaskResultStatus.READY,
+    TorrelqueTaskStatus.DELAYED: TaskResultStatus.READY,
+    TorrelqueTaskStatus.WORKING: TaskResultStatus.RUNNING,
+    TorrelqueTaskStatus.COMPLETED: TaskResultStatus.SUCCESSFUL,
+    TorrelqueTaskStatus.REJECTED: TaskResultStatus.FAILED,
+}
+
+TRACEBACK = 8000
+"""Characters of a traceback that are kept, the last ones."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``OPTIONS`` may hold.
+
+    ``url`` is one that `torrelque.connect` takes. Queues are named ``prefix`` and Django's name of the queue. A task
+    that fails is tried ``attempts`` times in all, and ``max_dequeues`` limits its deliveries, also those that end with
+    the worker's process. ``max_rejected`` is the maximum number of failed tasks to keep. The others are as of
+    :class:`torrelque.Torrelque`.
+    """
+
+    url: str
+    prefix: str = 'django:'
+    attempts: int = 1
+    task_timeout: float = 300.0
+    result_ttl: float = 86400.0
+    max_dequeues: int | None = 5
+    max_rejected: int | None = 10_000
+    failover_timeout: float | None = None
+    shards: int | None = None
+
+
+class Backend(BaseTaskBackend):  # type: ignore[misc]  # Django has no annotations
+    """For ``TASKS``; see :mod:`torrelque.django`."""
+
+    supports_defer = True
+    supports_async_task = True
+    supports_get_result = True
+
+    def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
+        super().__init__(alias, params)
+        try:
+            self.settings: Options = Options(**self.options)
+        except TypeError as error:
+            raise ImproperlyConfigured(f'TASKS[{alias!r}]: OPTIONS: {error}') from None
+
+    def check(self, **_: Any) -> Iterable[checks.CheckMessage]:  # noqa: ANN401 - as Django has it
+        """Look whether the options can be used. Connects to nothing, except to a cluster."""
+        try:
+            self.queue_of('check')
+        except TorrelqueError as error:
+            return [checks.Error(f'TASKS[{self.alias!r}]: {error}', id='torrelque.E001')]
+        return []
+
+    def queue_of(self, name: str) -> Torrelque[Any]:
+        """The queue for one of Django's queue names. All threads share it."""
+        key = json.dumps([name, self.options], sort_keys=True, default=str)
+        queue = _queues.get(key)
+        if queue is None:
+            queue = _queues.setdefault(key, self._make_queue(name))
+        return queue
+
+    def _make_queue(self, name: str) -> Torrelque[Any]:
+        chosen = self.settings
+        client = _clients.get(chosen.url) or _clients.setdefault(chosen.url, client_of(chosen.url))
+        queue = Torrelque[Any](
+            client,
+            queue=chosen.prefix + name,
+            max_dequeues=chosen.max_dequeues,
+            max_rejected=chosen.max_rejected,
+            failover_timeout=chosen.failover_timeout,
+            shards=chosen.shards,
+        )
+        queue.task_timeout, queue.result_ttl = chosen.task_timeout, chosen.result_ttl
+        return queue
+
+    # Tasks -----------------------------------------------------------------------------------------------------------
+
+    def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - as Django has it
+        """Add a task to its queue. Raises TorrelqueError; then the task was not added, or may have been."""
+        self.validate_task(task)
+        task_id = f'{uuid4().hex}@{task.queue_name}'
+        result = self._result(task, task_id, TaskResultStatus.READY, args, kwargs)
+        payload = {'task': task.module_path, 'args': result.args, 'kwargs': result.kwargs}
+        delay = None
+        if task.run_after is not None:
+            now = django_timezone.now() if django_timezone.is_aware(task.run_after) else datetime.now()  # noqa: DTZ005
+            delay = (task.run_after - now).total_seconds()
+        self.queue_of(task.queue_name).enqueue(payload, task_id=task_id, delay=delay)
+        object.__setattr__(result, 'enqueued_at', django_timezone.now())
+        signals.task_enqueued.send(type(self), task_result=result)
+        return result
+
+    def get_result(self, result_id: str) -> Any:  # noqa: ANN401 - as Django has it
+        """A task's state, and what it returned or raised. Raises TaskResultDoesNotExist."""
+        _, _, name = str(result_id).rpartition('@')
+        if not name or (self.queues and name not in self.queues):
+            raise TaskResultDoesNotExist(result_id)
+        queue = self.queue_of(name)
+        with suppress(TorrelqueLookupError):
+            found = queue.get_task(result_id)
+            return self.result_of(result_id, found.data, found.state)
+        try:
+            state = queue.get_task_state(result_id)
+        except TorrelqueLookupError:
+            raise TaskResultDoesNotExist(result_id) from None
+        return self.result_of(result_id, state.result, state)
+
+    def result_of(self, result_id: str, payload: Mapping[str, Any], state: TorrelqueTaskState) -> Any:  # noqa: ANN401
+        """A result of Django's, from a task's payload, or from what is kept of one that has ended."""
+        task = import_string(payload['task']).using(queue_name=result_id.rpartition('@')[2], backend=self.alias)
+        result = self._result(task, result_id, STATUSES[state.status], payload['args'], payload['kwargs'])
+        last = _time(state.last_dequeue_time)
+        known: dict[str, Any] = {
+            'enqueued_at': _time(state.enqueue_time),
+            'started_at': _time(payload.get('started')) or last,
+            'last_attempted_at': last,
+            'finished_at': _time(state.release_time),
+            'worker_ids': payload.get('workers') or ['torrelque'] * (state.dequeue_count or 0),
+        }
+        if state.status is TorrelqueTaskStatus.COMPLETED:
+            known['_return_value'] = payload.get('value')
+        if state.status is TorrelqueTaskStatus.REJECTED and state.reason:
+            path, _, rest = state.reason.partition(': ')
+            known['errors'] = [TaskError(exception_class_path=path, traceback=rest.partition('\n\n')[2] or rest)]
+        for name, value in known.items():
+            object.__setattr__(result, name, value)
+        return result
+
+    def _result(self, task: Any, task_id: str, status: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - Django's
+        return TaskResult(
+            task=task,
+            id=task_id,
+            status=status,
+            enqueued_at=None,
+            started_at=None,
+            last_attempted_at=None,
+            finished_at=None,
+            args=list(args),
+            kwargs=dict(kwargs),
+            backend=self.alias,
+            errors=[],
+            worker_ids=[],
+        )
+
+
+_clients: dict[str, Any] = {}
+_queues: dict[str, Torrelque[Any]] = {}
+"""Django makes a backend for each thread. Clients and queues are made once."""
+
+
+def failure_of(error: BaseException, traceback: str) -> str:
+    """Why a task failed, as it is kept with a dead letter: the type, the message, and the traceback."""
+    path = f'{type(error).__module__}.{type(error).__qualname__}'
+    return f'{path}: {error}\n\n{traceback[-TRACEBACK:]}'.encode(errors='replace').decode()
+
+
+def _time(seconds: float | None) -> datetime | None:
+    if seconds is None:
+        return None
+    moment = datetime.fromtimestamp(seconds, timezone.utc)  # noqa: UP017 - Django's `timezone` is here, too
+    return moment if conf.settings.USE_TZ else django_timezone.make_naive(moment)
