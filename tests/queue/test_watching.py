@@ -8,7 +8,6 @@ import anyio
 import pytest
 
 import torrelque.engine.watch
-from tests.queue.transports import LaggingTransport, RecordingTransport
 from tests.servers import Server
 from torrelque import Torrelque, TorrelqueReplyError, TorrelqueTaskState, TorrelqueTaskStatus, connect
 
@@ -29,34 +28,6 @@ async def until(condition: Callable[[], object]) -> None:
             await anyio.sleep(0.002)
 
 
-async def test_no_transition_is_missed_though_messages_lag() -> None:
-    transport = LaggingTransport()
-    states: list[TorrelqueTaskState] = []
-    async with Torrelque(transport, queue='q') as queue, anyio.create_task_group() as tasks:
-        task_id = await queue.enqueue('a')
-        tasks.start_soon(collect, queue, task_id, states)
-        await anyio.sleep(transport.LAG * 5)
-        for _ in range(3):
-            await queue.requeue(await queue.dequeue(ENOUGH))
-        await queue.release(await queue.dequeue(ENOUGH), result='r')
-    assert [state.status for state in states] == [PENDING, *[WORKING, PENDING] * 3, WORKING, COMPLETED]
-    assert [state.revision for state in states] == list(range(1, 10))
-
-
-async def test_an_end_without_a_state_is_told_though_messages_lag() -> None:
-    transport = LaggingTransport()
-    states: list[TorrelqueTaskState] = []
-    async with Torrelque(transport, queue='q') as queue, anyio.create_task_group() as tasks:
-
-        async def wait(task_id: str) -> None:
-            states.append(await queue.wait(task_id))
-
-        tasks.start_soon(wait, await queue.enqueue('a'))
-        await anyio.sleep(transport.LAG * 5)
-        await queue.release(await queue.dequeue(ENOUGH), status=REJECTED)
-    assert [state.status for state in states] == [REJECTED]
-
-
 async def test_150_watches_that_race_with_the_change(server: Server, queue: Torrelque) -> None:
     """0.9 missed the change between its first read and its subscription, 7 times of 150."""
     async with connect(server.url) as client, Torrelque(client, queue='q') as worker:
@@ -71,20 +42,6 @@ async def test_150_watches_that_race_with_the_change(server: Server, queue: Torr
             statuses = [state.status for state in states]
             assert statuses == sorted(set(statuses))
             assert statuses[-1] is COMPLETED
-
-
-async def test_an_idle_watch_does_nothing() -> None:
-    """One idle watch of 0.9 burns a CPU core."""
-    transport = RecordingTransport()
-    async with Torrelque(transport, queue='q') as queue, anyio.create_task_group() as tasks:
-        task_id = await queue.enqueue('a')
-        for _ in range(5):
-            tasks.start_soon(collect, queue, task_id, [])
-            await anyio.sleep(0.01)
-        transport.calls.clear()
-        await anyio.sleep(0.7)
-        assert transport.calls == []
-        tasks.cancel_scope.cancel()
 
 
 async def test_without_any_rights_but_to_the_keys(fresh_server: Callable[..., Server]) -> None:
