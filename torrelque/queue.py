@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from torrelque.core import checks, operations
-from torrelque.core.auditing import Violation, audit
+from torrelque.core.auditing import Violation
 from torrelque.core.codec import JSON, Serialiser, load_headers
 from torrelque.core.commands import (
     CANCEL,
@@ -45,7 +45,7 @@ from torrelque.core.models import (
     TorrelqueTaskStatus,
     add_stats,
 )
-from torrelque.core.protocol import Call, Operation, Reply
+from torrelque.core.protocol import Arg, Call, Reply
 from torrelque.engine.dead_letters import DeadLetters
 from torrelque.engine.deletion import delete
 from torrelque.engine.dispatch import Dispatcher, Progress
@@ -658,13 +658,15 @@ class Torrelque(Generic[Payload]):
         wanted = None if status is None else TorrelqueTaskStatus(status)
 
         async def page(keys: Keys, cursor: bytes) -> tuple[bytes, list[tuple[str, TorrelqueTaskState]]]:
-            if wanted is TorrelqueTaskStatus.COMPLETED:
-                cursor, ids = await self._engine.run(operations.scan_results(keys, cursor))
-            else:
-                cursor, ids = await self._engine.run(operations.scan_tasks(self._scripts, keys, wanted, cursor))
-            found = zip(ids, await self._states(keys, ids), strict=True)
-            return cursor, [(each, state) for each, state in found if state and wanted in (None, state.status)]
+            cursor, ids = await self._engine.run(operations.scan_tasks(self._scripts, keys, wanted, cursor))
+            return cursor, await self._listed([(keys, ids)], wanted)
 
+        async def results(near: Arg | None, cursor: bytes) -> tuple[bytes, list[tuple[str, TorrelqueTaskState]]]:
+            cursor, found = await self._dispatcher.scan_states(near, cursor)
+            return cursor, await self._listed(found, wanted)
+
+        if wanted is TorrelqueTaskStatus.COMPLETED:
+            return Listing(self._dispatcher.scan_places, results)
         return Listing(self._dispatcher.keys, page)
 
     def rejected(self) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
@@ -741,11 +743,18 @@ class Torrelque(Generic[Payload]):
         """The state of one task, with its result still serialised."""
         return await self._engine.read(partial(operations.task_state, keys, task_id), keys)
 
-    async def _states(self, keys: Keys, ids: Sequence[str]) -> list[TorrelqueTaskState | None]:
-        if not ids:
-            return []
-        states = await self._engine.run(operations.task_states(keys, ids))
-        return [state and self._with_result(state) for state in states]
+    async def _listed(
+        self, found: Sequence[tuple[Keys, Sequence[str]]], wanted: TorrelqueTaskStatus | None
+    ) -> list[tuple[str, TorrelqueTaskState]]:
+        """Read the states of ids, and return those of the wanted status."""
+        found = [(keys, ids) for keys, ids in found if ids]
+        states = await self._engine.run_each([operations.task_states(keys, ids) for keys, ids in found])
+        return [
+            (task_id, self._with_result(state))
+            for (_, ids), each in zip(found, states, strict=True)
+            for task_id, state in zip(ids, each, strict=True)
+            if state and wanted in (None, state.status)
+        ]
 
     def _with_result(self, state: TorrelqueTaskState) -> TorrelqueTaskState:
         if state.result is None:
@@ -865,10 +874,7 @@ class Torrelque(Generic[Payload]):
             repair: Repair what is safe to repair, losing no task. ``repaired`` of each violation says
                 whether it was.
         """
-        found = await self._dispatcher.audit(repair=repair)
-        for keys in await self._dispatcher.keys():
-            found += await self._engine.run(self._audit_of(keys, repair=repair))
-        return found
+        return await self._dispatcher.audit(self.result_ttl, repair=repair)
 
     async def sweep(self) -> tuple[int, int, int]:
         """Return stale, due and abandoned tasks to pending.
@@ -899,10 +905,6 @@ class Torrelque(Generic[Payload]):
         self._sweeper.stop()
 
     # Helpers ---------------------------------------------------------------------------------------------------------
-
-    def _audit_of(self, keys: Keys, *, repair: bool) -> Operation[list[Violation]]:
-        on_cluster = self._transport.on_cluster
-        return audit(self._scripts, keys, self.result_ttl, repair=repair, on_cluster=on_cluster)
 
     async def _end_many(
         self, verb: Command, entries: list[tuple[Receipt | str, Item]], on_progress: Progress | None

@@ -22,7 +22,7 @@ async def test_one_place_holds_everything() -> None:
         dispatcher = queue._dispatcher
         assert await dispatcher.keys() == await dispatcher.all_keys() == (queue._runtime.keys,)
         assert await dispatcher.keys_of('a') is queue._runtime.keys
-        assert (await dispatcher.audit(repair=True), await dispatcher.totals_elsewhere()) == ([], [])
+        assert (await dispatcher.audit(60.0, repair=True), await dispatcher.totals_elsewhere()) == ([], [])
         assert dispatcher.layout is None
         assert not dispatcher.may_go_elsewhere(TorrelqueConnectionError('x'))
         assert len({dispatcher.new_id() for _ in range(100)}) == 100

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torrelque.core.keys import Keys
-from torrelque.core.operations import PAGE, literally
+from torrelque.core.operations import PAGE, literally, scan_keys
 from torrelque.core.protocol import Arg, Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
 
@@ -107,12 +107,22 @@ class _Fault(NamedTuple):
 class _Audit:
     """One audit's way through a queue."""
 
-    def __init__(self, scripts: ScriptSet, keys: Keys, result_ttl: float, *, repair: bool, on_cluster: bool) -> None:
+    def __init__(
+        self,
+        scripts: ScriptSet,
+        keys: Keys,
+        result_ttl: float,
+        *,
+        repair: bool,
+        on_cluster: bool,
+        seen: Collection[bytes] | None,
+    ) -> None:
         self._scripts = scripts
         self._keys = keys
         self._ttl = max(1, round(result_ttl * 1000))
         self._repair = repair
         self._on_cluster = on_cluster
+        self._seen = seen
         self._found: list[Violation] = []
 
     def run(self) -> Operation[list[Violation]]:
@@ -138,10 +148,13 @@ class _Audit:
     # Keys --------------------------------------------------------------------
 
     def _check_keys(self) -> Operation[None]:
-        types = _all((yield [Call[Reply]('TYPE', (self._keys[name],)) for name in TYPES]))
-        expiries = _all((yield [Call[Reply]('PTTL', (self._keys[name],)) for name in TYPES]))
-        for (name, wanted), kind, expiry in zip(TYPES.items(), types, expiries, strict=True):
-            key = self._keys[name].decode()
+        names = [name for name in TYPES if self._exists(name)]
+        if not names:
+            return
+        replies = _all((yield [Call[Reply](word, (self._keys[name],)) for word in ('TYPE', 'PTTL') for name in names]))
+        types, expiries = replies[: len(names)], replies[len(names) :]
+        for name, kind, expiry in zip(names, types, expiries, strict=True):
+            key, wanted = self._keys[name].decode(), TYPES[name]
             if (kind if isinstance(kind, bytes) else str(kind).encode()) not in (wanted, b'none'):
                 self._found.append(Violation('key', key, None, f'is of a wrong type, {kind!r}'))
             elif name == 'timer' and expiry == -1:
@@ -153,14 +166,9 @@ class _Audit:
     def _check_lanes(self) -> Operation[None]:
         prefix = self._keys['lane'] + b':'
         for_ever: set[bytes] = set()
-        cursor = b'0'
-        while True:
-            cursor, found = yield from self._scan(prefix, cursor)
-            if found:
-                expiries = yield [Call[Reply]('PTTL', (key,)) for key in found]
-                for_ever.update(key for key, expiry in zip(found, _all(expiries), strict=True) if expiry == -1)
-            if cursor == b'0':
-                break
+        for found in _pages(sorted((yield from self._keys_beginning(prefix))), PAGE):
+            expiries = yield [Call[Reply]('PTTL', (key,)) for key in found]
+            for_ever.update(key for key, expiry in zip(found, _all(expiries), strict=True) if expiry == -1)
         for key in sorted(for_ever):
             number = key.removeprefix(prefix)
             if number.isdigit():  # else another queue's key, whose name begins as those of this one's lanes
@@ -193,23 +201,20 @@ class _Audit:
         ids: set[bytes] = set()
         for place in ('tasks', 'working', 'delayed', 'rejected'):
             cursor = b'0'
-            while True:
+            while self._exists(place):
                 cursor, *found = yield from self._call('page', place, cursor, PAGE)
                 ids.update(found)
                 if cursor == b'0':
                     break
         cursor = b'0'
-        while True:
+        while self._exists('missing'):
             cursor, found = yield from Call[Reply]('ZSCAN', (self._keys['missing'],), (cursor, 'COUNT', PAGE))
             ids.update(found[::2])
             if cursor == b'0':
                 break
-        prefix, cursor = self._keys.state(''), b'0'
-        while True:
-            cursor, keys = yield from self._scan(prefix, cursor)
-            ids.update(key.removeprefix(prefix) for key in keys)
-            if cursor == b'0':
-                return ids
+        prefix = self._keys.state('')
+        ids.update(key.removeprefix(prefix) for key in (yield from self._keys_beginning(prefix)))
+        return ids
 
     def _read_lists(self, wanted: Collection[bytes] | None = None) -> Operation[tuple[Counter[bytes], Counter[bytes]]]:
         """How often ids are in pending and in dequeueing, all or the wanted ones.
@@ -220,7 +225,7 @@ class _Audit:
         counts = Counter[bytes](), Counter[bytes]()
         for name, count in zip(('pending', 'dequeueing'), counts, strict=True):
             last = 0
-            while True:
+            while wanted is not None or self._exists(name):
                 page = yield from Call[Reply]('LRANGE', (self._keys[name],), (-last - PAGE, -last - 1))
                 count.update(each for each in page if wanted is None or each in wanted)
                 last += PAGE
@@ -252,10 +257,20 @@ class _Audit:
         for kind, detail in _judge(facts):
             yield _Fault(Violation(kind, key, readable, detail), task_id)
 
-    def _scan(self, prefix: bytes, cursor: bytes) -> Operation[tuple[bytes, Sequence[bytes]]]:
-        pattern = literally(prefix) + b'*'
-        next_cursor, found = yield from Call[Reply]('SCAN', args=(cursor, 'MATCH', pattern, 'COUNT', PAGE), near=prefix)
-        return next_cursor, found
+    def _exists(self, name: str) -> bool:
+        """Whether there may be a key; one that was not seen was not there all the while."""
+        return self._seen is None or self._keys[name] in self._seen
+
+    def _keys_beginning(self, prefix: bytes) -> Operation[set[bytes]]:
+        if self._seen is not None:
+            return {key for key in self._seen if key.startswith(prefix)}
+        keys: set[bytes] = set()
+        cursor = b'0'
+        while True:
+            cursor, found = yield from scan_keys(prefix, literally(prefix) + b'*', cursor)
+            keys.update(found)
+            if cursor == b'0':
+                return keys
 
 
 REPAIRABLE = frozenset(
@@ -310,7 +325,22 @@ def _all(replies: Sequence[Reply]) -> Sequence[Reply]:
 
 
 def audit(
-    scripts: ScriptSet, keys: Keys, result_ttl: float, *, repair: bool, on_cluster: bool = False
+    scripts: ScriptSet,
+    keys: Keys,
+    result_ttl: float,
+    *,
+    repair: bool,
+    on_cluster: bool = False,
+    seen: Collection[bytes] | None = None,
 ) -> Operation[list[Violation]]:
-    """Look at everything, in bounded steps; ``result_ttl`` (s) is for how long a state without a task is kept."""
-    return _Audit(scripts, keys, result_ttl, repair=repair, on_cluster=on_cluster).run()
+    """Check the tasks and keys of one place, in bounded steps.
+
+    Args:
+        scripts: The scripts.
+        keys: The place's keys.
+        result_ttl: Seconds for which to keep a state without a task.
+        repair: Repair what is safe to repair.
+        on_cluster: Whether payloads may be on another node for a while.
+        seen: The keys of this place that exist, if they are known; None looks for them.
+    """
+    return _Audit(scripts, keys, result_ttl, repair=repair, on_cluster=on_cluster, seen=seen).run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from torrelque.core.protocol import Script
@@ -71,6 +71,11 @@ class Keys:
     def state_of(self, task_id: bytes) -> bytes:
         """The same for an encoded id."""
         return b'%b:%b' % (self._encoded['task'], task_id)
+
+    def ids_in(self, keys: Iterable[bytes]) -> list[str]:
+        """The ids whose states are among some keys."""
+        prefix = self.state('')
+        return [key[len(prefix) :].decode(errors='replace') for key in keys if key.startswith(prefix)]
 
 
 def tagged(queue: str) -> str:

@@ -35,6 +35,7 @@ __all__ = (
     'raise_error',
     'raised',
     'rejected_before',
+    'scan_keys',
     'scan_queues',
     'scan_results',
     'scan_tasks',
@@ -185,7 +186,8 @@ def scan_tasks(
     return next_cursor, [task_id.decode() for task_id in ids]
 
 
-def _scan(near: Arg | None, pattern: bytes, cursor: bytes) -> Operation[tuple[bytes, Sequence[bytes]]]:
+def scan_keys(near: Arg | None, pattern: bytes, cursor: bytes) -> Operation[tuple[bytes, Sequence[bytes]]]:
+    """A step through the keys of a server: the next cursor, b'0' at the end, and the keys that match."""
     next_cursor, found = yield from Call[Reply]('SCAN', args=(cursor, 'MATCH', pattern, 'COUNT', PAGE), near=near)
     return next_cursor, found
 
@@ -198,8 +200,8 @@ def literally(text: bytes) -> bytes:
 def scan_results(keys: Keys, cursor: bytes) -> Operation[tuple[bytes, list[str]]]:
     """A step through the ids that have a state at all, also those whose result is kept."""
     prefix = keys.state('')
-    next_cursor, found = yield from _scan(prefix, literally(prefix) + b'*', cursor)
-    return next_cursor, [key[len(prefix) :].decode(errors='replace') for key in found]
+    next_cursor, found = yield from scan_keys(prefix, literally(prefix) + b'*', cursor)
+    return next_cursor, keys.ids_in(found)
 
 
 _COUNTERS = b':counters'
@@ -208,7 +210,7 @@ _TOTALS = ('enqueued', 'claimed', 'completed', 'requeued', 'rejected')
 
 def scan_queues(cursor: bytes, near: Arg | None = None) -> Operation[tuple[bytes, list[bytes]]]:
     """A step through the keys that are named like a queue's counters; of a cluster, on the node of the key ``near``."""
-    next_cursor, found = yield from _scan(near, b'*' + _COUNTERS, cursor)
+    next_cursor, found = yield from scan_keys(near, b'*' + _COUNTERS, cursor)
     return next_cursor, list(found)
 
 
@@ -254,7 +256,7 @@ def wipe(scripts: ScriptSet, keys: Keys) -> Operation[bool]:
     for place, what in (('task', 'states'), ('lane', 'lanes')):
         prefix, cursor = keys[place] + b':', b'0'
         while True:
-            cursor, found = yield from _scan(prefix, literally(prefix) + b'*', cursor)
+            cursor, found = yield from scan_keys(prefix, literally(prefix) + b'*', cursor)
             names = [key.removeprefix(prefix) for key in found]
             if what == 'lanes':
                 names = [name for name in names if name.isdigit()]  # others are keys of a queue whose name begins so

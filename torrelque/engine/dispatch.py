@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from torrelque.core.auditing import Violation
+from torrelque.core.auditing import Violation, audit
 from torrelque.core.commands import Answer, Command, Item, Outcome
 from torrelque.core.keys import Keys
 from torrelque.core.merging import split
 from torrelque.core.models import TorrelqueQueueStats
-from torrelque.core.protocol import Operation
+from torrelque.core.operations import scan_results
+from torrelque.core.protocol import Arg, Operation
 from torrelque.core.session import Session
 from torrelque.core.sharding import layout as sharding
 from torrelque.core.sharding.layout import Layout
@@ -69,10 +70,24 @@ class Dispatcher:
             self._is_plain = await self._engine.run(sharding.check_plain(self.runtime.keys, self.runtime.name))
         return False
 
-    async def audit(self, *, repair: bool) -> list[Violation]:
-        """What is not as it should be between the places."""
-        del repair
-        return []
+    async def audit(self, result_ttl: float, *, repair: bool) -> list[Violation]:
+        """Check the invariants in each place and between them; states without a task are kept for ``result_ttl`` s."""
+        await self.is_changed()
+        scripts, on_cluster = self.runtime.scripts, self.runtime.transport.on_cluster
+        return await self._engine.run(
+            audit(scripts, self.runtime.keys, result_ttl, repair=repair, on_cluster=on_cluster)
+        )
+
+    async def scan_places(self) -> Sequence[Arg | None]:
+        """The places for `scan_states` to look at, each a key on a server."""
+        await self.is_changed()
+        return (None,)
+
+    async def scan_states(self, near: Arg | None, cursor: bytes) -> tuple[bytes, list[tuple[Keys, list[str]]]]:
+        """Take a step through the ids that have a state, also those whose result is kept: the next cursor, and ids."""
+        del near
+        cursor, ids = await self._engine.run(scan_results(self.runtime.keys, cursor))
+        return cursor, [(self.runtime.keys, ids)]
 
     async def totals_elsewhere(self) -> list[TorrelqueQueueStats]:
         """The totals of places where nothing is any more."""

@@ -10,21 +10,23 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from torrelque.core.auditing import Violation
+from torrelque.core.auditing import Violation, audit
 from torrelque.core.backoff import Backoff
 from torrelque.core.commands import ENQUEUE, Answer, Command, Item, Outcome, enqueue_in
 from torrelque.core.consumers import SLICE
 from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, shard_name, shard_of_name, tagged
 from torrelque.core.merging import split
 from torrelque.core.models import TorrelqueQueueStats
-from torrelque.core.operations import are_known, queue_stats, scan_results, scan_tasks
+from torrelque.core.operations import are_known, queue_stats, scan_tasks
 from torrelque.core.protocol import Arg, Call, Operation, Reply
 from torrelque.core.sharding import layout as sharding
-from torrelque.core.sharding.auditing import audit_shards
 from torrelque.core.sharding.layout import MAX_SHARDS, Layout, Places
+from torrelque.core.sharding.scanning import scan_shards
 from torrelque.core.sharding.session import ShardedSession
+from torrelque.engine.auditing import audit_shards
 from torrelque.engine.dispatch import Dispatcher, Progress
 from torrelque.engine.items import CHUNK, random_id
+from torrelque.engine.listing import Listing
 from torrelque.engine.runtime import Runtime
 from torrelque.errors import (
     TorrelqueConnectionError,
@@ -245,15 +247,31 @@ class ShardedDispatcher(Dispatcher):
     async def _is_drained(self, layout: Layout) -> bool:
         """Whether every task and every result is at home. Nobody adds to a former home, so it stays so."""
         for shard, keys in enumerate(self._keys[: layout.total]):
-            scans = partial(scan_tasks, self._scripts, keys, None), partial(scan_results, keys)
-            for scan in scans:  # in this order, as tasks become results
-                cursor, first = b'0', True
-                while first or cursor != b'0':
-                    first = False
-                    cursor, ids = await self._engine.run(scan(cursor))
-                    if any(sharding.home_of(task_id, layout.shards) != shard for task_id in ids):
-                        return False
+            cursor, first = b'0', True
+            while first or cursor != b'0':
+                first = False
+                cursor, ids = await self._engine.run(scan_tasks(self._scripts, keys, None, cursor))
+                if any(sharding.home_of(task_id, layout.shards) != shard for task_id in ids):
+                    return False
+        async for shard, found in self._scan(self._of_states):  # afterwards, as tasks become results
+            if any(sharding.home_of(task_id, layout.shards) != shard for task_id in self._keys[shard].ids_in(found)):
+                return False
         return True
+
+    @property
+    def _of_states(self) -> str:
+        return self._names['task'] + ':'
+
+    def _scan(self, rest: str = '') -> Listing[Arg | None, tuple[int, list[bytes]]]:
+        """The keys of all shards that begin with ``rest`` behind the shard's name, some of a shard at a time."""
+        return Listing(self.runtime.transport.nodes, partial(self._scan_page, rest))
+
+    async def _scan_page(
+        self, rest: str, near: Arg | None, cursor: bytes
+    ) -> tuple[bytes, list[tuple[int, list[bytes]]]]:
+        total = self._ready_layout().total
+        cursor, found = await self._engine.run(scan_shards(self.runtime.name, rest, cursor, near))
+        return cursor, [(shard, keys) for shard, keys in found.items() if shard < total]
 
     async def _keep_totals(self, layout: Layout) -> None:
         """Remember what was counted on the shards that leave, of which all has gone."""
@@ -261,10 +279,21 @@ class ShardedDispatcher(Dispatcher):
             stats = await self._engine.run(queue_stats(self._scripts, self._keys[shard]))
             await self._engine.run(sharding.keep_totals(self._main, shard, stats[-5:]))
 
-    async def audit(self, *, repair: bool) -> list[Violation]:
+    async def audit(self, result_ttl: float, *, repair: bool) -> list[Violation]:
         await self.is_changed()
-        layout, nonce = self._ready_layout(), os.urandom(8).hex()
-        return await self._engine.run(audit_shards(self._scripts, self._where(), layout, nonce, repair=repair))
+        layout, on_cluster = self._ready_layout(), self.runtime.transport.on_cluster
+        check = partial(audit, self._scripts, result_ttl=result_ttl, repair=repair, on_cluster=on_cluster)
+        return await audit_shards(
+            self._engine, self._scripts, self._where(), layout, self._scan(), check, repair=repair
+        )
+
+    async def scan_places(self) -> Sequence[Arg | None]:
+        await self.is_changed()
+        return await self.runtime.transport.nodes()
+
+    async def scan_states(self, near: Arg | None, cursor: bytes) -> tuple[bytes, list[tuple[Keys, list[str]]]]:
+        cursor, found = await self._scan_page(self._of_states, near, cursor)
+        return cursor, [(self._keys[shard], self._keys[shard].ids_in(keys)) for shard, keys in found]
 
     async def totals_elsewhere(self) -> list[TorrelqueQueueStats]:
         totals = await self._engine.run(sharding.read_totals(self._main))
