@@ -22,10 +22,8 @@ from torrelque import (
 )
 from torrelque.errors import is_unavailable, parse_code
 from torrelque.transports import coredis, redis_py_connections
-from torrelque.transports.cluster.redirection import redirected as redirected_natively
 from torrelque.transports.cluster.router import redirected
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
-from torrelque.transports.native.url import Address
 
 
 def as_redis_py(text: str) -> TorrelqueReplyError:
@@ -93,11 +91,8 @@ def test_errors_that_are_no_replies(error: object, transient: bool) -> None:
 @pytest.mark.parametrize('text', UNAVAILABLE)
 def test_routers_follow_what_leads_elsewhere_and_wait_for_what_is_on_its_way(text: str, client: Client) -> None:
     code = client(text).code
-    address = Address('there', 6379)
-    for redirection in (redirected(client(text)), redirected_natively(TorrelqueReplyError(text), address)):
-        assert (redirection and redirection.code) == (
-            code if code in ('MOVED', 'ASK', 'TRYAGAIN', 'CLUSTERDOWN') else None
-        )
+    redirection = redirected(client(text))
+    assert (redirection and redirection.code) == (code if code in ('MOVED', 'ASK', 'TRYAGAIN', 'CLUSTERDOWN') else None)
     assert ('local key' in text or 'not served' in text or 'cluster is down' in text) <= (redirection is not None)
 
 

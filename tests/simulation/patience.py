@@ -14,7 +14,8 @@ from torrelque.core.protocol import Batch, Interrupted, Reply
 from torrelque.core.session import Session
 from torrelque.core.sharding.session import ShardedSession
 from torrelque.errors import TorrelqueConnectionError, is_unavailable
-from torrelque.transports.failover import BACKOFF, LOAD
+from torrelque.transports.failover import BACKOFF
+from torrelque.transports.repeating import LOAD
 
 __all__ = ('PatientClient',)
 

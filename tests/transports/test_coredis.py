@@ -35,6 +35,7 @@ from torrelque.errors import (
     TorrelqueUsageError,
     renew,
 )
+from torrelque.transports import connections as timing
 from torrelque.transports import coredis as adapter
 from torrelque.transports import spares
 from torrelque.transports.base import Message
@@ -248,7 +249,7 @@ async def test_the_clients_retry_policy_is_used() -> None:
 
 @pytest.mark.parametrize('count', [1, 2])
 async def test_a_silent_server(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, 'RESPONSE_TIMEOUT', 0.05)
+    monkeypatch.setattr(timing, 'RESPONSE_TIMEOUT', 0.05)
     for settings in ({}, {'stream_timeout': 0.05}):
         async with (
             fake_server(greets(lambda number, _: SILENCE if number == 1 else b'+late\r\n')) as fake,
@@ -267,7 +268,7 @@ async def test_a_silent_server(count: int, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_what_cannot_be_connected_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, 'CONNECT_TIMEOUT', 0.1)
+    monkeypatch.setattr(timing, 'CONNECT_TIMEOUT', 0.1)
     async with (
         fake_server(lambda *_: SILENCE) as fake,
         over_port(fake.port, retry_policy=NoRetryPolicy()) as transport,
@@ -447,7 +448,7 @@ async def test_a_broken_block_raises_and_is_not_repeated(fresh_server: Start) ->
 
 
 async def test_a_block_that_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, 'MARGIN', 0.1)
+    monkeypatch.setattr(timing, 'MARGIN', 0.1)
     async with (
         fake_server(greets(lambda number, _: SILENCE if number == 1 else b'+late\r\n')) as fake,
         over_port(fake.port) as transport,
@@ -561,7 +562,7 @@ async def test_a_quiet_listener_asks_whether_the_server_is_there(
     async with over(server, username='me', password='p') as transport, transport.listen() as listener:
         await listener.subscribe(b'a')
         assert await listener.receive() == Message(b'a', None)
-        monkeypatch.setattr(adapter, 'QUIET', 0.05)
+        monkeypatch.setattr(timing, 'QUIET', 0.05)
 
         async def receive() -> None:
             received.append(await listener.receive())
@@ -569,13 +570,13 @@ async def test_a_quiet_listener_asks_whether_the_server_is_there(
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(receive)
             await until(asked)
-            monkeypatch.setattr(adapter, 'QUIET', 8.0)
+            monkeypatch.setattr(timing, 'QUIET', 8.0)
             server.command('PUBLISH', 'a', 'at last')
         assert received == [Message(b'a', b'at last')]
 
 
 async def test_a_listener_does_not_wait_for_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adapter, 'QUIET', 0.05)
+    monkeypatch.setattr(timing, 'QUIET', 0.05)
     async with (
         fake_server(greets(lambda *_: PONG), pong=lambda _: SILENCE) as fake,
         over_port(fake.port) as transport,

@@ -10,10 +10,11 @@ import redis
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 
 from tests.servers import Server
+from tests.transports.custom import OwnConnection
 from tests.transports.native_support import Start, blocked, call, until
 from tests.transports.outages import Kind, anyio_backend, kind
 from torrelque import Torrelque, TorrelqueConnectionError
-from torrelque.transports import adapt, redis_py_connections
+from torrelque.transports import adapt, redis_py_pool
 from torrelque.transports.redis_py import RedisPyTransport
 
 pytestmark = pytest.mark.anyio
@@ -59,10 +60,11 @@ async def test_calls_of_the_transport_wait_their_turn(kind: Kind, server: Server
         await transport.aclose()
 
 
+OWN: dict[str, Any] = {'connection_class': OwnConnection, 'max_connections': 1}
 POOLS: dict[str, Any] = {
-    'plain': lambda url: ConnectionPool.from_url(url, max_connections=1),
-    'blocking': lambda url: BlockingConnectionPool.from_url(url, max_connections=1, timeout=0.01),
-    'blocking without end': lambda url: BlockingConnectionPool.from_url(url, max_connections=1, timeout=None),
+    'plain': lambda url: ConnectionPool.from_url(url, **OWN),
+    'blocking': lambda url: BlockingConnectionPool.from_url(url, timeout=0.01, **OWN),
+    'blocking without end': lambda url: BlockingConnectionPool.from_url(url, timeout=None, **OWN),
 }
 
 
@@ -95,7 +97,7 @@ async def test_waiting_in_vain(
     kind: Kind,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(redis_py_connections, 'POOL_TIMEOUT', 0.1)
+    monkeypatch.setattr(redis_py_pool, 'POOL_TIMEOUT', 0.1)
     client = Redis(connection_pool=POOLS[pool](server.url))
     transport = RedisPyTransport(client)
 

@@ -15,81 +15,91 @@ from torrelque.errors import TorrelqueConnectionError, TorrelqueTypeError, Torre
 from torrelque.sync.redis_py import ONCE, BlockingTransport, Dialer, Listener, policy_of, words_of
 from torrelque.sync.suspending import ForkLock, Pause, perform, sit_out, suspend
 from torrelque.transports.base import Message
+from torrelque.transports.cluster.listener import UNKNOWN
 from torrelque.transports.cluster.redis_py import unreachable
-from torrelque.transports.cluster.router import UNKNOWN, Router
+from torrelque.transports.cluster.router import Router
 from torrelque.transports.cluster.slots import slot_of
+from torrelque.transports.cluster.topology import Endpoint, Topology
+from torrelque.transports.connections import RESPONSE_TIMEOUT
 from torrelque.transports.errors import dual_error
 from torrelque.transports.naming import class_name, named
-from torrelque.transports.redis_py_connections import RESPONSE_TIMEOUT, as_failure
-from torrelque.transports.repeating import Policy, demoted, repeat
+from torrelque.transports.redis_py_connections import as_failure
+from torrelque.transports.repeating import Policy, repeat
 from torrelque.transports.resp import encoded
 
 __all__ = ('RedisPyBlockingClusterTransport',)
 
 
-class _Nodes(Router[str]):
-    """The nodes as the client knows them, by their names, and connections of our own to each."""
+class _Topology(Topology):
+    """The nodes as the client knows them, and connections of our own to each."""
 
     def __init__(self, client: Any) -> None:  # noqa: ANN401 - redis-py annotates little of it
         super().__init__()
         self._client = client
-        self._dialers: dict[str, Dialer] = {}
+        self._dialers: dict[Endpoint, Dialer] = {}
 
     @staticmethod
     def make_lock() -> ForkLock:
         return ForkLock()
 
-    def now(self) -> float:
-        return time.monotonic()
+    async def read(self) -> frozenset[Endpoint]:
+        if self.version:  # the client read them when it was made
+            self.close_idle()
+            try:
+                self._client.nodes_manager.initialize()
+            except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
+                raise unreachable(error) from error
+        for node in self._dialers.keys() - {_endpoint(node) for node in self._client.get_nodes()}:
+            del self._dialers[node]
+        return frozenset(_endpoint(node) for node in self._client.get_primaries())
 
-    async def sleep(self, seconds: float) -> None:
-        await suspend(Pause(time.monotonic() + seconds))
-
-    async def begin(self) -> None:
-        """The client has begun when it was made."""
-
-    async def read(self) -> None:
-        self.close_idle()
-        try:
-            self._client.nodes_manager.initialize()
-        except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
-            raise unreachable(error) from error
-        for name in self._dialers.keys() - self._client.nodes_manager.nodes_cache.keys():
-            del self._dialers[name]
-
-    def owner_of(self, slot: int | None) -> str | None:
+    def known_owner(self, slot: int | None) -> Endpoint | None:
         if slot is None:
             primaries = self._client.get_primaries()
-            return str(random.choice(primaries).name) if primaries else None  # noqa: S311 - no secret
+            return _endpoint(random.choice(primaries)) if primaries else None  # noqa: S311 - no secret
         nodes = self._client.nodes_manager.slots_cache.get(slot)
-        return str(nodes[0].name) if nodes else None
+        return _endpoint(nodes[0]) if nodes else None
 
-    def node_at(self, host: str, port: int, asked: str) -> str:
+    def resolve(self, host: str, port: int, asked: Endpoint) -> Endpoint:
         manager = self._client.nodes_manager
-        host, port = manager.remap_host_port(host or asked.rpartition(':')[0], port)
+        host, port = manager.remap_host_port(host or asked.host, port)
         node = self._client.get_node(host=host, port=port)
         if node is None:  # it serves no slot yet
             node = ClusterNode(host, port, 'primary')  # type: ignore[no-untyped-call]  # redis-py's
             manager.create_redis_connections([node])
             manager.nodes_cache[node.name] = node
-        return str(node.name)
+        return _endpoint(node)
 
     def unowned(self, slot: int | None) -> TorrelqueConnectionError:
-        told = exceptions.SlotNotCoveredError(f'no node of the cluster serves slot {slot}')
-        return dual_error(TorrelqueConnectionError, told)
+        said = exceptions.SlotNotCoveredError(f'no node of the cluster serves slot {slot}')
+        return dual_error(TorrelqueConnectionError, said)
 
-    def dialer_to(self, name: str) -> Dialer:
-        dialer = self._dialers.get(name)
+    def dialer_to(self, endpoint: Endpoint) -> Dialer:
+        dialer = self._dialers.get(endpoint)
         if dialer is None:
-            node = self._client.get_node(node_name=name)
+            node = self._client.get_node(host=endpoint.host, port=endpoint.port)
             if node is None:  # what is known was read just now
-                raise dual_error(TorrelqueConnectionError, exceptions.ConnectionError(f'{name} has left the cluster'))
-            dialer = self._dialers.setdefault(name, Dialer(self._client.get_redis_connection(node).connection_pool))
+                said = exceptions.ConnectionError(f'{endpoint} has left the cluster')
+                raise dual_error(TorrelqueConnectionError, said)
+            made = Dialer(self._client.get_redis_connection(node).connection_pool)
+            dialer = self._dialers.setdefault(endpoint, made)
         return dialer
 
     def close_idle(self) -> None:
         for dialer in list(self._dialers.values()):
             dialer.close_idle()
+
+
+def _endpoint(node: Any) -> Endpoint:  # noqa: ANN401 - as above
+    return Endpoint(str(node.host), int(node.port))
+
+
+class _Router(Router):
+    def now(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await suspend(Pause(time.monotonic() + seconds))
 
 
 class RedisPyBlockingClusterTransport(BlockingTransport):
@@ -99,7 +109,8 @@ class RedisPyBlockingClusterTransport(BlockingTransport):
 
     def __init__(self, client: RedisCluster) -> None:
         self._client = client
-        self._nodes = _Nodes(client)
+        self._nodes = _Topology(client)
+        self._router = _Router(self._nodes)
 
     def __repr__(self) -> str:
         return f'<{type(self).__name__} over a {class_name(self._client)}>'
@@ -117,14 +128,11 @@ class RedisPyBlockingClusterTransport(BlockingTransport):
     async def _execute(
         self, batch: Batch, seconds: float | None, *, together: bool = False, repeats: bool = True
     ) -> Sequence[Reply]:
-        async def send(name: str, calls: Batch) -> Sequence[Reply]:
-            replies = self._nodes.dialer_to(name).ask([words_of(call) for call in calls], seconds)
-            if demoted(replies):
-                self._nodes.mark_stale()
-            return replies
+        async def send(node: Endpoint, calls: Batch) -> Sequence[Reply]:
+            return self._nodes.dialer_to(node).ask([words_of(call) for call in calls], seconds)
 
         async def attempt(calls: Batch) -> Sequence[Reply]:
-            return await self._nodes.route(calls, send, together=together)
+            return await self._router.route(calls, send, together=together)
 
         if not repeats:
             return await attempt(batch)
@@ -134,16 +142,16 @@ class RedisPyBlockingClusterTransport(BlockingTransport):
         return policy_of(self._client.retry)
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
-        async def send(name: str) -> Reply:
-            return await self.block_on(self._nodes.dialer_to(name), call, timeout)
+        async def send(node: Endpoint) -> Reply:
+            return await self.block_on(self._nodes.dialer_to(node), call, timeout)
 
-        return await self._nodes.block(call, timeout, send)
+        return await self._router.block(call, timeout, send)
 
     def listener(self, channel: bytes) -> Listener:
-        return _ClusterListener(self._nodes.dialer_to(perform(self._nodes.node_of(channel), sit_out)), channel)
+        return _ClusterListener(self._nodes.dialer_to(perform(self._nodes.owner(slot_of(channel)), sit_out)), channel)
 
     def node_of(self, key: bytes) -> Hashable:
-        return self._nodes.owner_of(slot_of(key))
+        return self._nodes.known_owner(slot_of(key))
 
     async def nodes(self) -> Sequence[Arg | None]:
         return await self._nodes.nodes()

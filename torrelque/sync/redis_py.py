@@ -24,13 +24,10 @@ from torrelque.core.protocol import Batch, Call, Reply
 from torrelque.errors import TorrelqueConnectionError, TorrelqueTypeError, TorrelqueUsageError
 from torrelque.sync.suspending import Pause, perform, sit_out, suspend
 from torrelque.transports import base
+from torrelque.transports.connections import CONNECT_TIMEOUT, MARGIN, RESPONSE_TIMEOUT, SLOWEST
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
 from torrelque.transports.naming import class_name, named
-from torrelque.transports.redis_py import MARGIN
 from torrelque.transports.redis_py_connections import (
-    CONNECT_TIMEOUT,
-    RESPONSE_TIMEOUT,
-    SLOWEST,
     address_of,
     as_failure,
     as_reply_error,

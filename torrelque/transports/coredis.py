@@ -12,13 +12,13 @@ import asyncio
 import copy
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Any, TypeAlias, cast
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
 
 import anyio
 import coredis
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled, current_token
+from anyio.lowlevel import checkpoint_if_cancelled, current_token
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from coredis import exceptions
 from coredis.connection import BaseConnection, TCPLocation, UnixDomainSocketLocation
@@ -35,26 +35,17 @@ from torrelque.errors import (
     TorrelqueTypeError,
     TorrelqueUsageError,
     parse_code,
-    renew,
 )
-from torrelque.transports import base, spares
+from torrelque.transports import connections
+from torrelque.transports.client import ClientTransport
+from torrelque.transports.connections import Connections, Packed, PushListener, is_refused_ping, later_by
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error, leaf
-from torrelque.transports.naming import class_name, named
-from torrelque.transports.repeating import LARGE, demoted, refused_as_too_large, repeat
+from torrelque.transports.naming import named
+from torrelque.transports.repeating import Policy
 from torrelque.transports.resp import encoded, plain
 from torrelque.transports.tls import diagnose, failed_handshake, is_refused, reason_of
 
-__all__ = ('Connections', 'CoredisListener', 'CoredisTransport', 'Dialer')
-
-MARGIN = 1.5
-"""How much later than asked a blocking call may be answered, in seconds: idle servers notice up to 0.1 s late."""
-
-QUIET = 4.0
-"""After so many silent seconds a listener asks the server whether it is there, which has as long to answer."""
-
-CONNECT_TIMEOUT = 8.0
-RESPONSE_TIMEOUT = 8.0
-"""How long connecting and an answer may take, where the client's settings do not limit them further."""
+__all__ = ('CoredisListener', 'CoredisTransport', 'Dialer')
 
 CODES: dict[type[Exception], str] = {
     exceptions.AskError: 'ASK',
@@ -76,11 +67,6 @@ CODES: dict[type[Exception], str] = {
 """The words that coredis takes off the message."""
 
 CLOSED = (exceptions.ConnectionError, anyio.BrokenResourceError, anyio.ClosedResourceError)
-
-SLOWEST = 1 << 20
-"""Bytes a second at which a large batch may be sent before it counts as unanswered."""
-
-Command: TypeAlias = 'list[bytes | int]'
 
 # Errors ---------------------------------------------------------------------------------------------------------------
 
@@ -136,11 +122,7 @@ def _value(reply: Any) -> Reply:  # noqa: ANN401 - as coredis has it
 
 def response_timeout_of(pool: BaseConnectionPool[Any]) -> float:
     settings: dict[str, Any] = dict(pool.connection_kwargs)
-    return settings.get('stream_timeout') or RESPONSE_TIMEOUT
-
-
-def _is_of_sentinel(pool: object) -> bool:
-    return isinstance(pool, SentinelConnectionPool)
+    return settings.get('stream_timeout') or connections.RESPONSE_TIMEOUT
 
 
 # Connections ----------------------------------------------------------------------------------------------------------
@@ -159,7 +141,7 @@ class Dialer:
         group = self._task_group()
         connection: BaseConnection | None = None
         try:
-            with anyio.fail_after(CONNECT_TIMEOUT):
+            with anyio.fail_after(connections.CONNECT_TIMEOUT):
                 connection = await self.make()
                 try:
                     await group.start(connection.run)
@@ -168,7 +150,7 @@ class Dialer:
                     await checkpoint_if_cancelled()  # coredis tells a cancelled handshake as a failed one
                     raise
         except TimeoutError:
-            late = exceptions.ConnectionError(f'no connection within {CONNECT_TIMEOUT:g} s')
+            late = exceptions.ConnectionError(f'no connection within {connections.CONNECT_TIMEOUT:g} s')
             raise dual_error(TorrelqueConnectionError, late) from None
         except (exceptions.RedisError, ExceptionGroup) as error:
             raise await _explain(error, connection) from error
@@ -188,18 +170,39 @@ class Dialer:
         try:
             yield listener
         finally:
-            self.close(connection)
+            await self.close(connection)
             await listener.aclose()
 
-    def close(self, connection: BaseConnection) -> None:
+    async def close(self, connection: BaseConnection) -> None:
         self._open.discard(connection)
         connection.invalidate()
 
-    def close_all(self) -> None:
+    async def aclose(self) -> None:
         while self._open:
             self._open.pop().invalidate()
 
-    def start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def pack(self, batch: Batch) -> Packed:
+        commands = [encoded(call.words()) for call in batch]
+        size = sum([len(word) for command in commands for word in command if type(word) is bytes])
+        return Packed(commands, len(commands), size)
+
+    async def converse(self, connection: BaseConnection, packed: Packed, seconds: float) -> list[Reply]:
+        try:
+            requests = [
+                connection.create_request(
+                    cast('bytes', command[0]), *command[1:], decode=False, raise_exceptions=False, timeout=seconds
+                )
+                for command in packed.data
+            ]
+        except CLOSED as error:
+            raise as_failure(error) from error
+        return [_value(await request) for request in requests]
+
+    def connections(self) -> Connections[BaseConnection]:
+        """Return the connections to the server, none of which is open yet."""
+        return Connections(self, response_timeout_of(self._pool), later_by(self._start_soon))
+
+    def _start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run something in the background, as long as the client is open."""
         self._task_group().start_soon(function)
 
@@ -268,132 +271,7 @@ def _clear_away(connection: BaseConnection) -> None:
             value.close()
 
 
-class _SharedConnection:
-    """The one connection that all calls go over, made anew when it is lost."""
-
-    def __init__(self, dialer: Dialer) -> None:
-        self._dialer = dialer
-        self._connection: BaseConnection | None = None
-        self._turn = anyio.Lock()
-        self._failures = 0
-        self._failure: TorrelqueConnectionError | None = None
-
-    async def get(self) -> BaseConnection:
-        if self._connection is not None and self._connection.usable:
-            return self._connection
-        failures = self._failures
-        async with self._turn:
-            if self._connection is not None and self._connection.usable:
-                return self._connection
-            if self._failure is not None and self._failures > failures:
-                raise renew(self._failure)  # the attempt that this caller has waited for
-            try:
-                self._connection = await self._dialer.open()
-            except TorrelqueConnectionError as error:
-                self._failures += 1
-                self._failure = error
-                raise
-        return self._connection
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._dialer.close(self._connection)
-
-
-class Connections:
-    """Those to one server: one that all calls share, and others that are lent to a batch at a time."""
-
-    def __init__(self, dialer: Dialer, response_timeout: float) -> None:
-        self.dialer = dialer
-        self._response_timeout = response_timeout
-        self._shared = _SharedConnection(dialer)
-        self._spares: spares.Spares[BaseConnection] = spares.Spares()
-        self._tending: anyio.CancelScope | None = None
-
-    async def ask(self, commands: Sequence[Command]) -> list[Reply]:
-        """The replies to commands on the shared connection, to which they are sent next to each other.
-
-        Large ones have a connection of their own, as the server may close it over them. It is closed afterwards, as it
-        would hold on to them.
-        """
-        if any(len(word) >= LARGE for command in commands for word in command if type(word) is bytes):
-            size = sum([len(word) for command in commands for word in command if type(word) is bytes])
-            return await self.ask_apart(commands, self._response_timeout + size / SLOWEST, keep=False)
-        connection = await self._shared.get()
-        try:
-            requests = [_request(connection, command, self._response_timeout) for command in commands]
-            replies = [_value(await request) for request in requests]
-        except TorrelqueResponseTimeout:
-            self.dialer.close(connection)  # it may be open at this end only
-            self.close_idle()
-            raise
-        if demoted(replies):
-            self.dialer.close(connection)
-            self.close_idle()
-        return replies
-
-    async def ask_apart(self, commands: Sequence[Command], seconds: float, *, keep: bool = True) -> list[Reply]:
-        """The same on a connection of their own; each may take so long. With ``keep`` others may use it afterwards."""
-        connection = await self._take()
-        try:
-            requests = [_request(connection, command, seconds) for command in commands]
-            replies = [_value(await request) for request in requests]
-        except BaseException as error:
-            self.dialer.close(connection)
-            if isinstance(error, TorrelqueConnectionError):
-                self.close_idle()  # what broke one has probably broken the others
-            if isinstance(error, TorrelqueResponseTimeout):
-                self.close_shared()
-            raise
-        if demoted(replies):
-            self.drop()
-        if keep and connection.usable and not refused_as_too_large(replies):
-            self._keep(connection)
-        else:
-            self.dialer.close(connection)
-        return replies
-
-    def _keep(self, connection: BaseConnection) -> None:
-        self._spares.put(connection)
-        if self._tending is None:
-            self._tending = anyio.CancelScope()
-            self.dialer.start_soon(self._close_unused)
-
-    async def _close_unused(self) -> None:
-        assert self._tending is not None  # noqa: S101 - set when this was started
-        with self._tending:
-            while self._spares:
-                await anyio.sleep(spares.KEEP / 4)
-                for connection in self._spares.take_unused():
-                    self.dialer.close(connection)
-        self._tending = None
-
-    async def _take(self) -> BaseConnection:
-        while connection := self._spares.take():
-            if connection.usable:
-                return connection
-        return await self.dialer.open()
-
-    def drop(self) -> None:
-        """Have further calls go over new connections."""
-        self.close_shared()
-        self.close_idle()
-
-    def close_shared(self) -> None:
-        self._shared.close()
-
-    def close_idle(self) -> None:
-        while connection := self._spares.take():
-            self.dialer.close(connection)
-
-    def close(self) -> None:
-        if self._tending is not None:
-            self._tending.cancel()
-        self._spares = spares.Spares()
-        self.dialer.close_all()
-
-
-class CoredisListener(base.Listener):
+class CoredisListener(PushListener):
     """See :class:`torrelque.transports.base.Listener`."""
 
     def __init__(self, connection: BaseConnection) -> None:
@@ -401,31 +279,25 @@ class CoredisListener(base.Listener):
         self._messages = connection.push_messages
         self._turn = anyio.Lock()
 
-    async def subscribe(self, channel: bytes) -> None:
-        await self.ask('SUBSCRIBE', channel)
-
-    async def unsubscribe(self, channel: bytes) -> None:
-        await self.ask('UNSUBSCRIBE', channel)
-
-    async def receive(self) -> base.Message:
-        while True:
-            match await self.next():
-                case [b'message', bytes(channel), bytes(data)]:
-                    return base.Message(channel, data)
-                case [b'subscribe', bytes(channel), _]:
-                    return base.Message(channel, None)
-                case _:  # of UNSUBSCRIBE
-                    pass
-
     async def aclose(self) -> None:
         # Where another task still waits for it, the loss of the connection ends it.
         with anyio.CancelScope(shield=True), suppress(RuntimeError):
             await self._messages.aclose()
 
+    async def knows(self, command: str) -> bool:
+        """Whether the server knows a command that takes arguments.
+
+        Asked without any: an old server's error names them, and coredis closes the connection if they are not UTF-8.
+        """
+        try:
+            await self.ask(command)
+        except TorrelqueReplyError as error:
+            return 'unknown command' not in str(error)
+        return True
+
     async def next(self) -> Reply:
-        """The next thing that arrives. A connection that is open at this end only is found out by its silence."""
         while True:
-            with anyio.move_on_after(QUIET):
+            with anyio.move_on_after(connections.QUIET):
                 try:
                     return await anext(self._messages)
                 except StopAsyncIteration:  # it has failed, or was cancelled, before
@@ -442,17 +314,19 @@ class CoredisListener(base.Listener):
             try:
                 if words:
                     self._connection.send_command(*(word.encode() if isinstance(word, str) else word for word in words))
-                ping = self._connection.create_request(b'PING', timeout=QUIET, decode=False, raise_exceptions=False)
+                ping = self._connection.create_request(
+                    b'PING', timeout=connections.QUIET, decode=False, raise_exceptions=False
+                )
             except CLOSED as error:
                 raise as_failure(error) from error
             answer = _value(await ping)
-            if isinstance(answer, TorrelqueReplyError) and not (answer.code == 'NOPERM' and "'ping'" in str(answer)):
+            if isinstance(answer, TorrelqueReplyError) and not is_refused_ping(answer):
                 await self._skip_pong()
                 raise answer
 
     async def _skip_pong(self) -> None:
         """Take what belongs to the PING whose place an error took, or it would be taken for the next one's."""
-        with anyio.move_on_after(QUIET):
+        with anyio.move_on_after(connections.QUIET):
             stray = self._connection.streamed_messages
             await anext(stray)
             await stray.aclose()
@@ -461,66 +335,22 @@ class CoredisListener(base.Listener):
 # The transport --------------------------------------------------------------------------------------------------------
 
 
-class CoredisTransport(base.Transport):
+class CoredisTransport(ClientTransport):
     """See :class:`torrelque.transports.base.Transport`. Works between the client's entry and its exit."""
 
-    in_order = True
-
     def __init__(self, client: coredis.Redis[Any]) -> None:
+        super().__init__(client)
         if client.noreply:
             raise TorrelqueUsageError('the coredis client is made with noreply=True, but a queue needs the replies')
         self._client = client
-        self.fails_over: bool = _is_of_sentinel(client.connection_pool)
-        self._response_timeout: float = response_timeout_of(client.connection_pool)
-        self._connections = Connections(Dialer(client.connection_pool), self._response_timeout)
+        self.fails_over: bool = isinstance(client.connection_pool, SentinelConnectionPool)
+        self._connections = Dialer(client.connection_pool).connections()
 
-    def __repr__(self) -> str:
-        return f'<{type(self).__name__} over a {class_name(self._client)}>'
+    def _servers(self) -> Connections[BaseConnection]:
+        return self._connections
 
-    async def execute(self, batch: Batch) -> Sequence[Reply]:
-        """Send the calls on the shared connection. Safe to cancel.
-
-        When the connection breaks they are sent again, once and then as often
-        as the client's ``retry_policy`` says.
-        """
-        if not batch:
-            await checkpoint()
-            return []
-        return await repeat(batch, self._attempt, self._client.retry_policy.call_with_retries)
-
-    async def _attempt(self, batch: Batch) -> Sequence[Reply]:
-        return await self._connections.ask([encoded(call.words()) for call in batch])
-
-    async def reconnect(self) -> None:
-        await checkpoint()
-        self._connections.drop()
-
-    async def block(self, call: Call[Reply], timeout: float) -> Reply:
-        (reply,) = await self._connections.ask_apart([encoded(call.words())], timeout + MARGIN)
-        if demoted([reply]):
-            raise dual_error(TorrelqueAnsweredConnectionError, reply)
-        return reply
-
-    async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
-        """The same on a connection of their own, which has ``timeout`` seconds longer to answer."""
-        seconds = self._response_timeout + timeout
-
-        async def attempt(calls: Batch) -> Sequence[Reply]:
-            return await self._connections.ask_apart([encoded(call.words()) for call in calls], seconds)
-
-        return await repeat(batch, attempt, self._client.retry_policy.call_with_retries, together=True)
-
-    def listen(self) -> AbstractAsyncContextManager[base.Listener]:
-        return self._listen()
-
-    @asynccontextmanager
-    async def _listen(self) -> AsyncIterator[base.Listener]:
-        async with self._connections.dialer.listener() as listener:
-            yield listener
-
-    async def aclose(self) -> None:
-        await checkpoint()
-        self._connections.close()
+    def _policy(self) -> Policy:
+        return self._client.retry_policy.call_with_retries
 
     def append(self, pipeline: object, call: Call[Reply]) -> None:
         """Queue a call on a pipeline of a ``coredis.Redis``. Raises TorrelqueTypeError for anything else."""
@@ -529,16 +359,6 @@ class CoredisTransport(base.Transport):
         name = 'EVAL' if isinstance(call.command, Script) else call.command
         words = call.words_with_source()[len(name.split()) :]
         pipeline.create_request(name.encode(), *encoded(words), callback=as_is)
-
-
-def _request(connection: BaseConnection, command: Command, timeout: float) -> Any:  # noqa: ANN401 - an awaitable
-    """Queue a command. Cancelling the wait for its answer leaves the connection in step."""
-    try:
-        return connection.create_request(
-            cast('bytes', command[0]), *command[1:], decode=False, raise_exceptions=False, timeout=timeout
-        )
-    except CLOSED as error:
-        raise as_failure(error) from error
 
 
 def as_is(reply: Reply, **_: object) -> Reply:

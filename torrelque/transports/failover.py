@@ -14,6 +14,7 @@ from torrelque.core.backoff import Backoff
 from torrelque.core.protocol import Arg, Batch, Call, Reply
 from torrelque.errors import TorrelqueConnectionError, is_unavailable
 from torrelque.transports.base import Listener, Rest, Then, Transport
+from torrelque.transports.repeating import to_repeat
 
 __all__ = ('DEFAULT', 'LONGEST', 'FailoverTransport', 'patient')
 
@@ -24,8 +25,6 @@ LONGEST = 300.0
 """Seconds; a call and its repeats must end long before the lanes that guard them expire."""
 
 BACKOFF = Backoff(0.05, 0.5)
-
-LOAD = 'SCRIPT LOAD'
 
 
 def patient(transport: Transport, timeout: float | None) -> Transport:
@@ -122,8 +121,7 @@ class FailoverTransport(Transport):
                     self._annotate(replies[place], start, tries)
                 return replies
             if not apart:
-                # A script that was loaded for a call has to be where that runs in the end.
-                places = [i for i in places if i in failed or (batch[i].command == LOAD and i < failed[-1])]
+                places = to_repeat(batch, places, failed)
         raise AssertionError  # counting has no end
 
     async def _another(self, start: float, tries: int) -> bool:

@@ -1,24 +1,25 @@
-"""What the adapters over redis-py's clients share: its errors, connections of one's own, and those lent by a pool."""
+"""What the adapters over redis-py's clients share: its errors, and connections made with a client's settings."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import inspect
 import math
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import anyio
-from anyio.lowlevel import checkpoint_if_cancelled
+import hiredis
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from redis import exceptions
+from redis.asyncio.connection import DefaultParser
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from torrelque.core.protocol import Reply
+from torrelque.core.protocol import Batch, Reply
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueError,
@@ -30,33 +31,33 @@ from torrelque.errors import (
     parse_code,
     renew,
 )
-from torrelque.transports import spares
+from torrelque.transports import connections
+from torrelque.transports.client import Servers
+from torrelque.transports.connections import Connections, Packed, StreamListener
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
-from torrelque.transports.repeating import Policy, PoolFullError, demoted, refused_as_too_large
-from torrelque.transports.resp import plain
+from torrelque.transports.native.connection import NOTHING, pack_words
+from torrelque.transports.repeating import Policy
+from torrelque.transports.resp import encoded, plain
 from torrelque.transports.tls import diagnose, failed_handshake, is_refused, reason_of
 
-__all__ = ('Dialer', 'Pool')
+__all__ = ('Dialer', 'Line', 'RedisPyListener')
 
-R = TypeVar('R')
+S = TypeVar('S', bound=Servers)
+T = TypeVar('T')
 
-CONNECT_TIMEOUT = 8.0
-"""The longest that connecting may take, in seconds, where the client's settings allow more."""
+MADE_BY_REDIS_PY = ('connect', '_connect', 'send_packed_command', 'read_response', 'disconnect')
 
-RESPONSE_TIMEOUT = 8.0
-"""How long an answer may take, in seconds, where the client's settings do not limit it."""
-
-SLOWEST = 1 << 20
-"""Bytes a second at which a large batch may be sent before it counts as unanswered."""
-
-POOL_TIMEOUT = 10.0
-"""How long to wait for one of the pool's connections while all are in use, in seconds."""
-
-LOOK_AGAIN = 0.02
-"""Seconds after which to look whether one was returned, as others than we return theirs in silence."""
+LAST_CALL = 1.0
+"""Seconds that a call may take as the event loop ends."""
 
 CLOSING_TIMEOUT = 0.5
-"""Seconds that closing idle connections may take: with TLS it waits for the server."""
+"""Maximum time to close idle connections, in seconds: with TLS it waits for the server."""
+
+MOST_UNSENT = 1 << 20
+"""Bytes that may wait to be sent to a server that does not read what a listener asks."""
+
+MOST_PUSHED = 1000
+"""Maximum number of messages that a listener holds before it stops reading."""
 
 CODES: dict[type[Exception], str] = {
     exceptions.AskError: 'ASK',
@@ -122,7 +123,9 @@ def _code(error: Exception) -> str:
 
 
 def late_connection() -> TorrelqueConnectionError:
-    return dual_error(TorrelqueConnectionError, exceptions.TimeoutError(f'no connection within {CONNECT_TIMEOUT:g} s'))
+    return dual_error(
+        TorrelqueConnectionError, exceptions.TimeoutError(f'no connection within {connections.CONNECT_TIMEOUT:g} s')
+    )
 
 
 def late_answer(message: str) -> TorrelqueResponseTimeout:
@@ -144,27 +147,28 @@ async def _do_nothing(_: Exception) -> None:
 
 # asyncio --------------------------------------------------------------------------------------------------------------
 
-
-def this_task() -> asyncio.Task[Any]:
-    with suppress(RuntimeError):
-        task = asyncio.current_task()
-        if task is not None:
-            return task
-    raise TorrelqueUsageError(
-        'redis-py runs on asyncio only: under Trio use a coredis.Redis or the client of torrelque.connect(url)'
-    )
+ASYNCIO_ONLY = 'redis-py runs on asyncio only: under Trio use a coredis.Redis or the client of torrelque.connect(url)'
 
 
-async def cancel_again(task: asyncio.Task[Any]) -> None:
-    """Be cancelled after all: Python 3.11's wait_for loses a cancellation that coincides with the end of a send."""
-    await checkpoint_if_cancelled()
-    task.uncancel()
-    task.cancel()
-    await asyncio.sleep(0)
+async def keep_cancelled(work: Coroutine[Any, Any, T]) -> T:
+    """Do some work, and be cancelled after all if it lost a cancellation.
+
+    Python 3.11's wait_for, which redis-py connects with, loses one that coincides with the end of what it waits for.
+    """
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is a coroutine on asyncio
+    cancellations = task.cancelling()
+    result = await work
+    if task.cancelling() > cancellations:
+        await checkpoint_if_cancelled()
+        task.uncancel()
+        task.cancel()
+        await asyncio.sleep(0)
+    return result
 
 
-async def on_this_loop(send: Callable[[], Awaitable[R]], drop: Callable[[], Awaitable[object]]) -> R:
-    """Send something, once more if the client had kept a connection of an event loop that has ended.
+async def on_this_loop(send: Callable[[], Awaitable[T]], drop: Callable[[], Awaitable[object]]) -> T:
+    """Do something, once more if the client had kept a connection of an event loop that has ended.
 
     Args:
         send: Safe to repeat.
@@ -198,148 +202,332 @@ def _is_of_another_loop(error: RuntimeError) -> bool:
     )
 
 
-# Connections of one's own ---------------------------------------------------------------------------------------------
+# Connections ----------------------------------------------------------------------------------------------------------
+
+
+class Line(asyncio.Protocol):
+    """A connection that redis-py opened and handed over: replies come in the order of the calls, for many callers.
+
+    redis-py's own connection would let one caller at a time send and read.
+    """
+
+    def __init__(self, raw: Any) -> None:  # noqa: ANN401 - connections have no common public type
+        self.address: str = address_of(raw)
+        self._raw = raw  # whose streams would close the connection if they were forgotten
+        self._loop = asyncio.get_running_loop()
+        self._parser = hiredis.Reader(protocolError=self._garbled, replyError=_reply_error, notEnoughData=NOTHING)
+        self._owed: deque[_Request] = deque()
+        self._outgoing: list[bytes] = []
+        self._pushed: deque[Reply] | None = None
+        self._news = anyio.Event()
+        self._heard = self._loop.time()
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._failure: TorrelqueConnectionError | None = None
+        self._transport: asyncio.Transport = raw._writer.transport  # noqa: SLF001 - there is no public way
+        if raw._reader.at_eof():  # noqa: SLF001 - as above
+            self.connection_lost(None)
+        else:
+            self._transport.set_protocol(self)
+
+    @property
+    def usable(self) -> bool:
+        return self._failure is None
+
+    async def execute(self, data: bytes, count: int, seconds: float) -> list[Reply]:
+        """Send packed calls and return their replies.
+
+        Args:
+            data: The calls.
+            count: How many they are.
+            seconds: How long the server may be silent while it owes them.
+
+        Raises:
+            TorrelqueConnectionError: The connection failed.
+
+        """
+        if self._failure is not None:
+            raise renew(self._failure)
+        if self._owed:
+            if not self._outgoing:
+                self._loop.call_soon(self._flush)
+            self._outgoing.append(data)
+        else:
+            self._heard = self._loop.time()
+            self._transport.write(data)
+        request = _Request(count, seconds, self._loop.create_future())
+        self._owed.append(request)
+        if self._watchdog is None:
+            self._watchdog = self._loop.call_later(seconds, self._watch)
+        return await request.done
+
+    def _flush(self) -> None:
+        data, self._outgoing = b''.join(self._outgoing), []
+        if self._failure is None:
+            self._transport.write(data)
+
+    def _watch(self) -> None:
+        self._watchdog = None
+        if not self._owed:
+            return
+        seconds = self._owed[0].seconds
+        left = self._heard + seconds - self._loop.time()
+        if left > 0:
+            self._watchdog = self._loop.call_later(left, self._watch)
+        else:
+            self.fail(late_answer(f'{self.address}: no answer for {seconds:g} s'))
+
+    # Messages
+
+    def listen(self) -> None:
+        """Take what arrives as messages from now on."""
+        self._pushed = deque()
+
+    async def send(self, data: bytes) -> None:
+        """Send a command whose answer is a message. Raises TorrelqueConnectionError."""
+        await checkpoint()
+        if self._failure is not None:
+            raise renew(self._failure)
+        if self._transport.get_write_buffer_size() > MOST_UNSENT:
+            raise late_answer(f'{self.address}: the server does not read what is sent to it')
+        self._transport.write(data)
+
+    async def arrive(self) -> Reply:
+        """Wait for the next message. Raises TorrelqueConnectionError once there are no more."""
+        assert self._pushed is not None  # noqa: S101 - it listens
+        while not self._pushed:
+            if self._failure is not None:
+                raise renew(self._failure)
+            self._news = anyio.Event()
+            await self._news.wait()
+        message = self._pushed.popleft()
+        if not self._pushed and self._failure is None:
+            self._transport.resume_reading()
+        return message
+
+    # What the event loop calls
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self._loop.time()
+        try:
+            self._parser.feed(data)
+            while (reply := self._parser.gets()) is not NOTHING:
+                self._take(reply)
+        except TorrelqueConnectionError as error:
+            self.fail(error)
+
+    def _take(self, reply: Reply) -> None:
+        if self._owed:
+            request = self._owed[0]
+            request.replies.append(reply)
+            if len(request.replies) == request.count:
+                self._owed.popleft()
+                if not request.done.done():  # otherwise its caller was cancelled
+                    request.done.set_result(request.replies)
+        elif self._pushed is not None:
+            self._pushed.append(reply)
+            self._news.set()
+            if len(self._pushed) > MOST_PUSHED:
+                self._transport.pause_reading()
+        else:
+            raise self._garbled(f'an answer to no question: {reply!r:.100}')
+
+    def _garbled(self, message: str) -> TorrelqueConnectionError:
+        return dual_error(TorrelqueConnectionError, exceptions.ConnectionError(f'{self.address}: {message}'))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        gone = exceptions.ConnectionError(f'{self.address}: {error or "the server closed the connection"}')
+        gone.__cause__ = error
+        self.fail(cast('TorrelqueConnectionError', as_failure(gone, self.address)))
+
+    def fail(self, error: TorrelqueConnectionError) -> None:
+        """Close the connection. All who wait get the error."""
+        if self._failure is None:
+            self._failure = error
+            self._transport.abort()
+            self._raw._reader = self._raw._writer = None  # noqa: SLF001 - or it would warn of them
+            for request in self._owed:
+                if not request.done.done():
+                    request.done.set_exception(renew(error))
+            self._owed.clear()
+            self._news.set()
+            if self._watchdog is not None:
+                self._watchdog.cancel()
+
+    async def aclose(self) -> None:
+        """Close the connection. Safe to repeat."""
+        self.fail(self._garbled('the connection was closed'))
+
+
+class _Request:
+    """What one caller waits for."""
+
+    __slots__ = ('count', 'done', 'replies', 'seconds')
+
+    def __init__(self, count: int, seconds: float, done: asyncio.Future[list[Reply]]) -> None:
+        self.count = count
+        self.seconds = seconds
+        self.done = done
+        self.replies: list[Reply] = []
+
+
+def _reply_error(message: str) -> TorrelqueReplyError:
+    return as_reply_error(DefaultParser.parse_error(message))  # type: ignore[no-untyped-call]
+
+
+class OwnConnection:
+    """A connection of a class that is not redis-py's. It sends and reads by itself, for one caller, once."""
+
+    usable = False
+
+    def __init__(self, raw: Any) -> None:  # noqa: ANN401 - as above
+        self.address: str = address_of(raw)
+        self._raw = raw
+
+    async def execute(self, data: bytes, count: int, seconds: float) -> list[Reply]:
+        """Send packed calls and return their replies, all within ``seconds``. Raises TorrelqueConnectionError."""
+        with anyio.move_on_after(seconds):
+            try:
+                return await converse(self._raw, data, count)
+            except exceptions.RedisError as error:
+                raise as_failure(error, self.address) from error
+        raise late_answer(f'{self.address}: no answer for {seconds:g} s')
+
+    def listen(self) -> None:
+        """Nothing has to be done before messages are read."""
+
+    async def send(self, data: bytes) -> None:
+        """Send a command whose answer is a message. Raises TorrelqueConnectionError."""
+        self._check_connected()
+        # Shielded, since half a command would put the connection out of step for the others that use it.
+        with anyio.move_on_after(connections.SEND_TIMEOUT, shield=True) as scope:
+            try:
+                await self._raw.send_packed_command([data])
+            except exceptions.RedisError as error:
+                raise as_failure(error, self.address) from error
+        if scope.cancelled_caught:
+            raise late_answer(f'{self.address}: the server does not read what is sent to it')
+
+    async def arrive(self) -> Reply:
+        """Wait for the next message. Raises TorrelqueConnectionError."""
+        self._check_connected()
+        try:
+            return plain(
+                await self._raw.read_response(disable_decoding=True, disconnect_on_error=False), as_reply_error
+            )
+        except exceptions.ResponseError as error:
+            return as_reply_error(error)
+        except exceptions.RedisError as error:
+            raise as_failure(error, self.address) from error
+
+    def _check_connected(self) -> None:
+        # Otherwise redis-py would connect again, and messages published meanwhile would be missed silently.
+        if not self._raw.is_connected:
+            closed = exceptions.ConnectionError('the connection of the listener was closed')
+            raise dual_error(TorrelqueConnectionError, closed)
+
+    async def aclose(self) -> None:
+        with anyio.CancelScope(shield=True), suppress(exceptions.RedisError, OSError):
+            await self._raw.disconnect(nowait=True)
+
+
+async def converse(raw: Any, data: bytes, count: int) -> list[Reply]:  # noqa: ANN401 - as above
+    """Send packed calls over redis-py's connection and read their replies. Raises redis-py's errors."""
+    await raw.send_packed_command([data])
+    replies: list[Any] = []
+    while len(replies) < count:
+        try:
+            replies.append(await raw.read_response(disable_decoding=True))
+        except exceptions.ResponseError as error:
+            replies.append(error)
+    return [plain(reply, as_reply_error) for reply in replies]
+
+
+class RedisPyListener(StreamListener):
+    """See :class:`torrelque.transports.base.Listener`."""
+
+    def __init__(self, connection: Line | OwnConnection) -> None:
+        self._connection = connection
+        connection.listen()
+
+    async def arrive(self) -> Reply:
+        return await self._connection.arrive()
+
+    async def ask(self, *words: str | bytes) -> None:
+        await self._connection.send(pack_words(words))
+
+    def silent(self) -> TorrelqueResponseTimeout:
+        return late_answer(f'{self._connection.address}: the server is silent to a listener, also when asked')
 
 
 class Source(Protocol):
-    """What knows how connections are made: a pool, or a node of a cluster."""
+    """Something that knows how connections are made: a pool, or a node of a cluster."""
 
     connection_class: Any
     connection_kwargs: Any
 
 
 class Dialer:
-    """Connections made from the settings of a pool, but not counted in it."""
+    """Connections made with the settings of a pool, but not counted in it."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._home: tuple[int, object] | None = None
-        self._open: set[Any] = set()
-        self._spares: spares.Spares[Any] = spares.Spares()
-        self._timer: asyncio.TimerHandle | None = None
-        self._closing: set[asyncio.Task[None]] = set()
-        self._end: AsyncGenerator[None] | None = None
-        self.at_end: Callable[[], Awaitable[None]] | None = None
-        """Called as the event loop ends, where a connection was opened on it."""
+        self._is_plain = is_plain(source.connection_class)
+        self._open: set[Line | OwnConnection] = set()
 
-    async def open(self) -> Any:  # noqa: ANN401 - connections have no common public type
-        """Connect, once. Raises TorrelqueConnectionError."""
-        self._settle_in()
-        if self._end is None:
-            self._end = self._close_with_the_loop()
-            await anext(self._end)
-        connection = self._make()
-        self._open.add(connection)
+    def connections(self) -> Connections[Line | OwnConnection]:
+        """Return the connections to the server, none of which is open yet."""
+        timeout = response_timeout_of(self._source.connection_kwargs)
+        return Connections(self, timeout, call_later, shares=self._is_plain)
+
+    async def open(self) -> Line | OwnConnection:
+        raw = self._make()
         try:
-            with anyio.fail_after(CONNECT_TIMEOUT):
-                await connection.connect()
+            with anyio.fail_after(connections.CONNECT_TIMEOUT):
+                await raw.connect()
+            connection = (Line if self._is_plain else OwnConnection)(raw)
         except BaseException as error:
-            await self.close(connection)
+            with anyio.CancelScope(shield=True), suppress(exceptions.RedisError, OSError):
+                await raw.disconnect(nowait=True)
             if isinstance(error, exceptions.RedisError):
-                raise await _explain(error, connection) from error
+                raise await _explain(error, raw) from error
             if isinstance(error, TimeoutError):
                 raise late_connection() from None
             raise
+        self._open = {other for other in self._open if not isinstance(other, Line) or other.usable}
+        self._open.add(connection)
         return connection
 
-    async def take(self) -> Any:  # noqa: ANN401 - as above
-        """One that was kept, or a new one."""
-        self._settle_in()
-        while connection := self._spares.take():
-            if await _is_fresh(connection):
-                return connection
-            await self.close(connection)
-        return await self.open()
-
-    async def keep(self, connection: Any) -> None:  # noqa: ANN401 - as above
-        """Take back one that is in step."""
-        if connection in self._open and connection.is_connected:
-            self._spares.put(connection)
-            self._close_unused_later()
-        else:
-            await self.close(connection)
-
-    def _close_unused_later(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(spares.KEEP / 4, self._close_unused)
-
-    def _close_unused(self) -> None:
-        self._timer = None
-        for connection in self._spares.take_unused():
-            task = asyncio.get_running_loop().create_task(self.close(connection))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-        if self._spares:
-            self._close_unused_later()
-
-    async def ask(self, commands: Sequence[Sequence[Any]], seconds: float, late: str) -> list[Reply]:
-        """Send commands on a connection that nobody else uses meanwhile, once. Raises TorrelqueConnectionError.
-
-        ``late`` is what to say if they are not answered within ``seconds``. When
-        cancelled, the connection is closed.
-        """
-        connection = await self.take()
-        replies: list[Reply] = []
-        try:
-            with anyio.move_on_after(seconds) as limit:
-                replies = await converse(connection, commands)
-            if limit.cancelled_caught:
-                raise late_answer(late)  # noqa: TRY301 - as other failures
-        except BaseException as error:
-            await self.close(connection)
-            if isinstance(error, exceptions.RedisError):
-                await self.close_idle()  # what broke one has probably broken the others
-                raise as_failure(error, address_of(connection)) from error
-            raise
-        if demoted(replies):
-            await self.close(connection)
-            await self.close_idle()
-        elif refused_as_too_large(replies):
-            await self.close(connection)
-        else:
-            await self.keep(connection)
-        return replies
-
-    async def close(self, connection: Any) -> None:  # noqa: ANN401 - as above
+    async def close(self, connection: Line | OwnConnection) -> None:
         self._open.discard(connection)
-        with anyio.CancelScope(shield=True), suppress(exceptions.RedisError, OSError):
-            await connection.disconnect(nowait=True)
-
-    async def close_idle(self) -> None:
-        while connection := self._spares.take():
-            await self.close(connection)
+        await connection.aclose()
 
     async def aclose(self) -> None:
-        self._settle_in()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._spares = spares.Spares()
         while self._open:
-            await self.close(self._open.pop())
+            await self._open.pop().aclose()
 
-    def _settle_in(self) -> None:
-        """Forget what another event loop, or the process this one was forked from, had opened."""
-        home = os.getpid(), asyncio.get_running_loop()
-        if self._home != home:
-            self._home = home
-            self._open = set()
-            self._spares = spares.Spares()
-            self._timer = None
-            self._closing = set()
-            self._end = None
-
-    async def _close_with_the_loop(self) -> AsyncGenerator[None]:
-        """0.9's users have nothing to close but their client: `asyncio.run` ends the generators that are left."""
+    @asynccontextmanager
+    async def listener(self) -> AsyncIterator[RedisPyListener]:
+        connection = await self.open()
         try:
-            yield
+            yield RedisPyListener(connection)
         finally:
-            await self.aclose()
-            if self.at_end is not None:
-                await self.at_end()
+            await self.close(connection)
+
+    async def converse(self, connection: Line | OwnConnection, packed: Packed, seconds: float) -> list[Reply]:
+        replies = await connection.execute(packed.data, packed.calls, seconds)
+        for reply in replies:
+            if isinstance(reply, ANSWERS_THAT_END_A_CONNECTION):
+                await self.close(connection)
+                refused = not isinstance(reply, exceptions.BusyLoadingError)
+                raise dual_error(TorrelqueRefusedError if refused else TorrelqueAnsweredConnectionError, reply)
+        return replies
+
+    def pack(self, batch: Batch) -> Packed:
+        data = b''.join([pack_words(tuple(encoded(call.words()))) for call in batch])
+        return Packed(data, len(batch), len(data))
 
     def _make(self) -> Any:  # noqa: ANN401 - as above
-        # With a time-out of ours around each call, block_limit does not depend on the client's.
+        # Each exchange has a time-out of its own.
         settings = own_settings(self._source.connection_kwargs, socket_timeout=None, retry=Retry(NoBackoff(), 0))
         return self._source.connection_class(**settings)
 
@@ -359,216 +547,101 @@ def own_settings(given: Mapping[str, Any], **others: object) -> dict[str, Any]:
         settings.pop(name, None)
     limit = settings.get('socket_connect_timeout') or settings.get('socket_timeout') or math.inf
     settings.update(
-        socket_connect_timeout=min(limit, CONNECT_TIMEOUT),
+        socket_connect_timeout=min(limit, connections.CONNECT_TIMEOUT),
         health_check_interval=0,
-        protocol=2,  # replies and messages of a blocking call or subscription need no more
+        protocol=2,  # replies and messages need no more
         retry_on_error=[],
         **others,
     )
     return settings
 
 
-async def _is_fresh(connection: Any) -> bool:  # noqa: ANN401 - as above
-    """Whether it is open and nothing has arrived on it."""
-    has_data = getattr(connection, 'can_read', None) or connection.can_read_destructive  # the name before redis 8
+def is_plain(connection_class: type) -> bool:
+    """Whether connections are sockets of redis-py's own making. Others, such as fakes, may not be streams at all."""
+    methods = (getattr(connection_class, name, None) for name in MADE_BY_REDIS_PY)
+    return all(getattr(method, '__module__', '').startswith('redis.') for method in methods)
+
+
+def response_timeout_of(settings: Mapping[str, Any]) -> float:
+    return settings.get('socket_timeout') or connections.RESPONSE_TIMEOUT
+
+
+def call_later(seconds: float, function: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    """Run a function after some seconds. Until then there is no task, which the end of the event loop would report."""
+    loop = asyncio.get_running_loop()
+
+    def start() -> None:
+        task = loop.create_task(function())
+        RUNNING.add(task)
+        task.add_done_callback(RUNNING.discard)
+
+    return loop.call_later(seconds, start).cancel
+
+
+RUNNING: set[asyncio.Task[None]] = set()
+"""What an event loop does not hold on to itself."""
+
+
+class PerLoop(Generic[S]):
+    """Connections for each event loop and process in turn. They are closed with the loop, or when nobody holds this."""
+
+    def __init__(self, make: Callable[[], S], at_end: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._make = make
+        self._at_end = at_end
+        self._home: tuple[int, object] | None = None
+        self._value: S
+        self._end: AsyncGenerator[None]
+
+    def get(self) -> S:
+        """Return the connections that the running event loop can use. Raises TorrelqueUsageError on Trio."""
+        try:
+            home = os.getpid(), asyncio.get_running_loop()
+        except RuntimeError:
+            raise TorrelqueUsageError(ASYNCIO_ONLY) from None
+        if self._home != home:
+            if self._home is not None and self._home[0] != home[0]:
+                LEFT_BY_THE_PARENT.append(self._value)
+            self._home = home
+            self._value = self._make()
+            # 0.9's users have nothing to close but their client: `asyncio.run` ends the generators that are left.
+            self._end = _close_at_the_end(self._value, self._at_end)
+            with suppress(StopIteration):
+                self._end.__anext__().send(None)
+        return self._value
+
+
+LEFT_BY_THE_PARENT: list[object] = []
+"""Closing these would end the polling of their sockets in the process that this one was forked from."""
+
+
+async def _close_at_the_end(servers: Servers, at_end: Callable[[], Awaitable[None]] | None) -> AsyncGenerator[None]:
     try:
-        return connection.is_connected and not await has_data()
-    except (exceptions.RedisError, OSError):
-        return False
+        yield
+    finally:
+        await servers.aclose()
+        if at_end is not None:
+            await at_end()
 
 
-def address_of(connection: Any) -> str:  # noqa: ANN401 - as above
-    path = getattr(connection, 'path', '')
-    return path or f'{getattr(connection, "host", "?")}:{getattr(connection, "port", "?")}'
+async def disconnect_idle(pool: Any) -> None:  # noqa: ANN401 - a pool of any kind
+    """Close the connections of a client's pool that nobody uses, also those of an event loop that has ended."""
+    with anyio.move_on_after(CLOSING_TIMEOUT), suppress(exceptions.RedisError, OSError, RuntimeError):
+        await pool.disconnect(inuse_connections=False)
 
 
-async def _explain(error: exceptions.RedisError, connection: Any) -> TorrelqueError:  # noqa: ANN401 - as above
-    """Why connecting failed. A server that closes the connection may want TLS, or another certificate."""
-    address = address_of(connection)
+def address_of(raw: Any) -> str:  # noqa: ANN401 - as above
+    path = getattr(raw, 'path', '')
+    return path or f'{getattr(raw, "host", "?")}:{getattr(raw, "port", "?")}'
+
+
+async def _explain(error: exceptions.RedisError, raw: Any) -> TorrelqueError:  # noqa: ANN401 - as above
+    """Return why connecting failed. A server that closes the connection may want TLS, or another certificate."""
+    address = address_of(raw)
     failure = as_failure(error, address, connected=False)
-    host, port = getattr(connection, 'host', None), getattr(connection, 'port', None)
+    host, port = getattr(raw, 'host', None), getattr(raw, 'port', None)
     decided = isinstance(failure, TorrelqueHandshakeError | TorrelqueReplyError | TorrelqueResponseTimeout)
     if decided or not host or not port or is_refused(error):
         return failure
-    tls = getattr(connection, 'ssl_context', None)
+    tls = getattr(raw, 'ssl_context', None)
     reason = await diagnose(host, int(port), tls and tls.get())
     return failure if reason is None else handshake_failure(failed_handshake(address, reason))
-
-
-async def converse(connection: Any, commands: Sequence[Sequence[Any]]) -> list[Reply]:  # noqa: ANN401 - as above
-    """Send commands and read their replies, errors among them as values. Raises redis-py's errors."""
-    await connection.send_packed_command(connection.pack_commands(commands))
-    replies: list[Any] = []
-    while len(replies) < len(commands):
-        try:
-            replies.append(await connection.read_response(disable_decoding=True))
-        except exceptions.ResponseError as error:
-            replies.append(error)
-    return [plain(reply, as_reply_error) for reply in replies]
-
-
-# Connections of the pool's --------------------------------------------------------------------------------------------
-
-
-class Line:
-    """Those who wait for a connection while all are in use, first come first served.
-
-    ``free`` says whether there is one now, ``most`` how many there may be.
-    """
-
-    def __init__(self, free: Callable[[], object], most: Callable[[], int]) -> None:
-        self._free = free
-        self._most = most
-        self._line: deque[anyio.Event] = deque()
-        self._returned = anyio.Event()
-
-    async def stand(self, seconds: float) -> None:
-        """Return when there is a connection. Raises PoolFullError if there is none within ``seconds``."""
-        if not self._line and self._free():
-            return
-        turn = anyio.Event()
-        self._line.append(turn)
-        try:
-            with anyio.fail_after(seconds):
-                if self._line[0] is not turn:
-                    await turn.wait()
-                while not self._free():
-                    self._returned = anyio.Event()
-                    with anyio.move_on_after(LOOK_AGAIN):
-                        await self._returned.wait()
-        except TimeoutError:
-            message = (
-                f'all {self._most()} connections of the pool were in use for {POOL_TIMEOUT:g} s: raise max_connections'
-            )
-            raise dual_error(PoolFullError, exceptions.MaxConnectionsError(message)) from None
-        finally:
-            self._line.remove(turn)
-            if self._line:
-                self._line[0].set()
-
-    def returned(self) -> None:
-        """One of ours is free again."""
-        self._returned.set()
-
-
-class Pool:
-    """Lends connections of the client's pool, one to a batch, and waits for one while all are in use."""
-
-    def __init__(self, pool: Any, dialer: Dialer) -> None:  # noqa: ANN401 - a pool of any kind
-        self._pool = pool
-        self._dialer = dialer
-        self._home: tuple[int, object] | None = None
-        self._failure: TorrelqueConnectionError | None = None
-        parameter = inspect.signature(pool.get_connection).parameters.get('command_name')
-        needs_name = parameter is not None and parameter.default is parameter.empty  # in versions before 5.3
-        self._named = ('EVALSHA',) if needs_name else ()
-        dialer.at_end = self._disconnect_idle  # they could not be used, or closed, on another event loop
-
-    async def ask(self, commands: Sequence[Sequence[Any]]) -> list[Reply]:
-        """Send commands, once. Raises TorrelqueConnectionError. When cancelled, the connection is closed."""
-        return await on_this_loop(lambda: self._ask(commands), self.drop)
-
-    async def _ask(self, commands: Sequence[Sequence[Any]]) -> list[Reply]:
-        self._settle_in()
-        if self._stale:
-            await self._look()
-        connection = await self._lend()
-        try:
-            with limited(connection.socket_timeout, commands, address_of(connection)):
-                replies = await converse(connection, commands)
-        except BaseException as error:
-            await self._give_back(connection, broken=True)
-            if isinstance(error, exceptions.RedisError):
-                if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError):
-                    await self.drop()
-                raise as_failure(error, address_of(connection)) from error
-            raise
-        await self._give_back(connection, broken=refused_as_too_large(replies))
-        if demoted(replies):
-            await self.drop()
-        return replies
-
-    async def drop(self) -> None:
-        """Close the connections that nobody uses: what broke one has probably broken the others."""
-        self._settle_in()
-        self._stale = True
-        await self._disconnect_idle()
-        await self._dialer.close_idle()
-
-    async def _disconnect_idle(self) -> None:
-        with anyio.move_on_after(CLOSING_TIMEOUT), suppress(exceptions.RedisError, OSError, RuntimeError):
-            await self._pool.disconnect(inuse_connections=False)
-
-    async def _look(self) -> None:
-        """Connect once, apart from the pool, which would repeat in vain what cannot be."""
-        failures = self._failures
-        async with self._turn:
-            if self._failure is not None and self._failures > failures:
-                raise renew(self._failure)  # the attempt that this caller has waited for
-            if self._stale:
-                try:
-                    await self._dialer.close(await self._dialer.open())
-                except TorrelqueConnectionError as error:
-                    self._failures += 1
-                    self._failure = error
-                    raise
-            self._stale = False
-
-    def _settle_in(self) -> None:
-        """Forget what happened on another event loop, or before a fork."""
-        home = os.getpid(), asyncio.get_running_loop()
-        if self._home != home:
-            self._home = home
-            self._line = Line(self._pool.can_get_connection, lambda: int(self._pool.max_connections))
-            self._turn = anyio.Lock()
-            self._stale = True
-            self._failures = 0
-            self._failure = None
-
-    async def _lend(self) -> Any:  # noqa: ANN401 - as above
-        """A connection, once there is one. Raises PoolFullError."""
-        deadline = anyio.current_time() + POOL_TIMEOUT
-        while True:
-            await self._line.stand(deadline - anyio.current_time())
-            try:
-                with anyio.fail_after(connect_timeout_of(self._pool.connection_kwargs)):
-                    return await self._pool.get_connection(*self._named)
-            except exceptions.RedisError as error:
-                if not _says_full(error):  # otherwise others were quicker
-                    await self.drop()
-                    raise as_failure(error, connected=False) from error
-            except TimeoutError:
-                await self.drop()
-                raise late_connection() from None
-
-    async def _give_back(self, connection: Any, *, broken: bool) -> None:  # noqa: ANN401 - as above
-        with anyio.CancelScope(shield=True):
-            if broken:
-                with suppress(exceptions.RedisError, OSError, RuntimeError):
-                    await connection.disconnect(nowait=True)
-            await self._pool.release(connection)
-        self._line.returned()
-
-
-def _says_full(error: Exception) -> bool:
-    """Whether it is redis-py's own error for a pool without a free connection, and not a server's."""
-    return str(error) in ('Too many connections', 'No connection available.')
-
-
-def connect_timeout_of(settings: Mapping[str, Any]) -> float | None:
-    """Our limit to connecting; None where the client's settings have one."""
-    return None if settings.get('socket_connect_timeout') or settings.get('socket_timeout') else CONNECT_TIMEOUT
-
-
-@contextmanager
-def limited(socket_timeout: float | None, commands: Sequence[Sequence[Any]], address: str) -> Iterator[None]:
-    """A limit to what the client's settings do not limit. Raises redis-py's TimeoutError."""
-    if socket_timeout:
-        yield
-        return
-    size = sum([len(word) for words in commands for word in words if type(word) is bytes])
-    seconds = RESPONSE_TIMEOUT + size / SLOWEST
-    with anyio.move_on_after(seconds) as limit:
-        yield
-    if limit.cancelled_caught:
-        raise exceptions.TimeoutError(f'no answer from {address} within {seconds:g} s')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 from torrelque.core.protocol import Batch, Call, Reply
@@ -12,9 +12,10 @@ from torrelque.errors import (
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
     TorrelqueTooLargeError,
+    is_demoted,
 )
 
-__all__ = ('LARGE', 'Policy', 'PoolFullError', 'demoted', 'refused_as_too_large', 'repeat')
+__all__ = ('LARGE', 'Policy', 'PoolFullError', 'demoted', 'refused_as_too_large', 'repeat', 'to_repeat')
 
 LARGE = 512 * 1024
 """Bytes from which on a call may be too large: servers' limits cannot be set below a mebibyte."""
@@ -25,8 +26,7 @@ WORD = 16
 TRIES_ALONE = 2
 """How often a large call is sent alone before it is given up."""
 
-DEMOTED = ('READONLY', 'MASTERDOWN', 'UNBLOCKED')
-"""Codes of a server that is a replica now. A new connection may lead to the primary, where an address is virtual."""
+LOAD = 'SCRIPT LOAD'
 
 BULK, QUERY = b'proto-max-bulk-len', b'client-query-buffer-limit'
 SETTINGS: tuple[Call[Reply], ...] = (Call('CONFIG GET', args=(BULK,)), Call('CONFIG GET', args=(QUERY,)))
@@ -41,13 +41,22 @@ class PoolFullError(TorrelqueConnectionError):
 
 
 def demoted(replies: Sequence[Reply]) -> bool:
-    """Whether a server answered that it is no primary any more."""
-    return any(isinstance(reply, TorrelqueReplyError) and reply.code in DEMOTED for reply in replies)
+    """Whether a server answered that it is a replica. A new connection may lead to the primary."""
+    return any(map(is_demoted, replies))
 
 
 def refused_as_too_large(replies: Sequence[Reply]) -> bool:
     """Whether the server says so, which it does for a single value only, and before it closes the connection."""
     return any(isinstance(reply, TorrelqueReplyError) and 'Protocol error: invalid' in str(reply) for reply in replies)
+
+
+def to_repeat(batch: Batch, places: Sequence[int], wanted: Collection[int]) -> list[int]:
+    """Return which of a batch's calls at ``places`` to send again: those ``wanted``, with their scripts.
+
+    A script that was loaded for a call has to be where the call runs in the end.
+    """
+    last = max(wanted)
+    return [index for index in places if index in wanted or (batch[index].command == LOAD and index < last)]
 
 
 def size_of(call: Call[Any]) -> int:

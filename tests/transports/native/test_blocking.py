@@ -16,13 +16,10 @@ from torrelque.errors import (
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
 )
+from torrelque.transports import connections as timing
 from torrelque.transports import spares
 from torrelque.transports.base import Listener, Message
-from torrelque.transports.native import (
-    blocking,
-    connect,
-    listener,
-)
+from torrelque.transports.native import connect
 
 pytestmark = pytest.mark.anyio
 
@@ -108,7 +105,7 @@ async def test_one_broken_idle_connection_stands_for_all(fresh_server: Start) ->
 
 
 async def test_a_block_that_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocking, 'MARGIN', 0.1)
+    monkeypatch.setattr(timing, 'MARGIN', 0.1)
     async with (
         fake_server(lambda number, words: SILENCE if number == 2 else echo(number, words)) as fake,
         connect(fake.url) as client,
@@ -176,7 +173,7 @@ async def test_a_quiet_listener_asks_whether_the_server_is_there(
 
     async with connect(f'redis://me:p@127.0.0.1:{server.port}') as client, client.listen() as listening:
         await subscribed(listening, b'a')
-        monkeypatch.setattr(listener, 'QUIET', 0.05)
+        monkeypatch.setattr(timing, 'QUIET', 0.05)
         received: list[Message] = []
         async with anyio.create_task_group() as group:
 
@@ -185,13 +182,13 @@ async def test_a_quiet_listener_asks_whether_the_server_is_there(
 
             group.start_soon(receive)
             await until(asked)
-            monkeypatch.setattr(listener, 'QUIET', 8.0)
+            monkeypatch.setattr(timing, 'QUIET', 8.0)
             server.command('PUBLISH', 'a', 'at last')
         assert received == [Message(b'a', b'at last')]
 
 
 async def test_a_listener_does_not_wait_for_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listener, 'QUIET', 0.05)
+    monkeypatch.setattr(timing, 'QUIET', 0.05)
     async with (
         fake_server(echo, pong=lambda number: PONG if number == 1 else SILENCE) as fake,
         connect(fake.url) as client,

@@ -1,14 +1,17 @@
-"""Which node of a cluster serves which slot, as the cluster's nodes tell."""
+"""Which node of a cluster serves which slot."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from itertools import count
+from typing import NamedTuple
 
 import anyio
 
-from torrelque.core.protocol import Arg, Reply
+from torrelque.core.protocol import Arg, Call, Reply
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueHandshakeError,
@@ -17,140 +20,195 @@ from torrelque.errors import (
     is_unavailable,
 )
 from torrelque.transports.cluster.slots import SLOTS, slot_of
-from torrelque.transports.native.connection import pack_words
-from torrelque.transports.native.dialer import Dialer
-from torrelque.transports.native.url import Address
 
-__all__ = ('Topology', 'endpoint', 'place')
+__all__ = ('CLUSTER_SLOTS', 'Endpoint', 'SlotTopology', 'Topology')
+
+CLUSTER_SLOTS: Call[Reply] = Call('CLUSTER SLOTS')
 
 
-class Topology:
-    """The primaries of a cluster by slot. Read anew when there is doubt, once for all who doubt.
+class Endpoint(NamedTuple):
+    """Where a node is."""
 
-    ``seeds`` are asked first, later every node that was heard of;
-    ``on_change`` is called whenever it was read.
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f'[{self.host}]:{self.port}' if ':' in self.host else f'{self.host}:{self.port}'
+
+
+class Topology(ABC):
+    """The primaries of a cluster by slot.
+
+    They are read again after something turned out to be stale: by the next
+    caller that needs them, once for all callers that wait.
+    """
+
+    def __init__(self) -> None:
+        self._stale = True
+        self._reading = self.make_lock()
+        self._failed: set[Endpoint] = set()
+        self._informed: Endpoint | None = None
+        self.version: int = 0
+        """Increases each time the slots were read."""
+        self.on_read: Callable[[frozenset[Endpoint]], Awaitable[None]] = _ignore
+        """Called with the primaries each time the slots were read."""
+
+    @staticmethod
+    def make_lock() -> AbstractAsyncContextManager[None, bool | None]:
+        """Return a lock for those who read the slots."""
+        return anyio.Lock()
+
+    async def owner(self, slot: int | None) -> Endpoint:
+        """Return the primary of a slot, or any primary for None. Raises TorrelqueConnectionError if there is none."""
+        if self._stale:
+            async with self._reading:
+                if self._stale:  # otherwise another caller has just read them
+                    primaries = await self.read()
+                    self._stale = False
+                    self._failed.clear()
+                    self._informed = None
+                    self.version += 1
+                    await self.on_read(primaries)
+        owner = self.known_owner(slot)
+        if owner is None:
+            self._stale = True
+            raise self.unowned(slot)
+        return owner
+
+    def mark_stale(
+        self, version: int | None = None, *, failed: Endpoint | None = None, informed: Endpoint | None = None
+    ) -> None:
+        """Have the slots read again.
+
+        Args:
+            version: What turned out to be wrong. Nothing happens if the slots were read since; None is the latest.
+            failed: A node that did not answer. It is asked last.
+            informed: A node that probably knows. It is asked first.
+
+        """
+        if version is None or version == self.version:
+            self._stale = True
+            self._informed = informed or self._informed
+            if failed is not None:
+                self._failed.add(failed)
+
+    async def nodes(self) -> list[Arg]:
+        """Return a key for each primary that serves slots."""
+        await self.owner(None)
+        owners = {owner for owner in map(self.known_owner, range(SLOTS)) if owner is not None}
+        keys: dict[Endpoint, Arg] = {}
+        for number in count():
+            owner = self.known_owner(slot_of(number))
+            if owner is not None:
+                keys.setdefault(owner, str(number))
+            if len(keys) == len(owners):
+                break
+        return list(keys.values())
+
+    @abstractmethod
+    async def read(self) -> frozenset[Endpoint]:
+        """Read which node serves which slot, and return the primaries. Raises TorrelqueConnectionError."""
+
+    @abstractmethod
+    def known_owner(self, slot: int | None) -> Endpoint | None:
+        """Return the primary of a slot, or any primary for None, as it was when the slots were last read."""
+
+    @abstractmethod
+    def unowned(self, slot: int | None) -> TorrelqueConnectionError:
+        """Return the error to raise if no node serves a slot."""
+
+    def resolve(self, host: str, port: int, asked: Endpoint) -> Endpoint:
+        """Return the node that ``asked`` has named. Without a host, it has the same one as the node asked."""
+        return Endpoint(host or asked.host, port)
+
+
+class SlotTopology(Topology):
+    """Asks the nodes with CLUSTER SLOTS: first the seeds, later every node that was heard of.
+
+    Args:
+        seeds: The nodes to begin with.
+        ask: Asks a node for its slots, and returns its reply. Raises TorrelqueConnectionError.
+        as_theirs: Makes an error of ours one of the client's, too.
+
     """
 
     def __init__(
         self,
-        seeds: Sequence[Address],
-        dialer: Callable[[Address], Dialer],
-        timeout: float,
-        on_change: Callable[[], Awaitable[None]],
+        seeds: Iterable[Endpoint],
+        ask: Callable[[Endpoint], Awaitable[Reply]],
+        as_theirs: Callable[[TorrelqueConnectionError], TorrelqueConnectionError] = lambda error: error,
     ) -> None:
+        super().__init__()
         self._seeds = tuple(seeds)
-        self._dialer = dialer
-        self._timeout = timeout
-        self._on_change = on_change
-        self._owners: list[Address | None] = [None] * SLOTS
-        self._known: set[Address] = set()
-        self._first: Address | None = None
-        self._stale = True
-        self._reading = anyio.Lock()
-        self.primaries: tuple[Address, ...] = ()
-        self.version: int = 0
-        """Goes up each time the slots were read."""
+        self._ask = ask
+        self._as_theirs = as_theirs
+        self._owners: list[Endpoint | None] = [None] * SLOTS
+        self._primaries: list[Endpoint] = []
+        self._known: set[Endpoint] = set()
 
-    async def owner(self, slot: int | None) -> Address:
-        """The primary of a slot, or any if it is None.
+    async def read(self) -> frozenset[Endpoint]:
+        found = await self._ask_around()
+        self._owners = [None] * SLOTS
+        for first, last, nodes in found:
+            self._owners[first : last + 1] = [nodes[0]] * (last + 1 - first)
+        self._primaries = list(dict.fromkeys(nodes[0] for _, _, nodes in found))
+        self._known = {node for _, _, nodes in found for node in nodes}
+        return frozenset(self._primaries)
 
-        Raises TorrelqueConnectionError if no node can say.
-        """
-        if self._stale:
-            await self._read()
-        owner = random.choice(self.primaries) if slot is None else self._owners[slot]  # noqa: S311 - no secret
-        if owner is None:
-            self._stale = True
-            raise TorrelqueConnectionError(f'{self.primaries[0]}: no node of the cluster serves slot {slot}')
-        return owner
+    def known_owner(self, slot: int | None) -> Endpoint | None:
+        if slot is not None:
+            return self._owners[slot]
+        return random.choice(self._primaries) if self._primaries else None  # noqa: S311 - no secret
 
-    def known_owner(self, slot: int) -> Address | None:
-        """The primary of a slot, as it was when the slots were read last."""
-        return self._owners[slot]
+    def unowned(self, slot: int | None) -> TorrelqueConnectionError:
+        return self._as_theirs(TorrelqueConnectionError(f'no node of the cluster serves slot {slot}'))
 
-    def mark_stale(self, version: int, ask: Address | None = None) -> None:
-        """What was read as ``version`` turned out to be wrong; the next one who wants to know reads anew.
-
-        ``ask`` is a node that probably knows.
-        """
-        if version == self.version:
-            self._stale = True
-            self._first = ask or self._first
-
-    async def nodes(self) -> list[Arg]:
-        """The name of a key for each primary that serves slots."""
-        await self.owner(None)
-        names: dict[Address, Arg] = {}
-        number = 0
-        while len(names) < len(self.primaries):
-            owner = self._owners[slot_of(number)]
-            if owner is not None:
-                names.setdefault(owner, str(number))
-            number += 1
-        return list(names.values())
-
-    async def _read(self) -> None:
-        async with self._reading:
-            if not self._stale:  # somebody else has just done it
-                return
-            found = await self._ask_around()
-            self._owners = [None] * SLOTS
-            for first, last, nodes in found:
-                self._owners[first : last + 1] = [nodes[0]] * (last + 1 - first)
-            self.primaries = tuple(dict.fromkeys(nodes[0] for _, _, nodes in found))
-            self._known = {node for _, _, nodes in found for node in nodes}
-            self._stale = False
-            self._first = None
-            self.version += 1
-            await self._on_change()
-
-    async def _ask_around(self) -> list[tuple[int, int, list[Address]]]:
-        """The answer of the first node that gives one. Raises the error of the last one if none does."""
+    async def _ask_around(self) -> list[tuple[int, int, list[Endpoint]]]:
+        """Return the first answer. Without any, raise the last error; a refusal says more than a node that is gone."""
         others = list(self._known)
         random.shuffle(others)
-        first = [] if self._first is None else [self._first]
+        first = [] if self._informed is None else [self._informed]
         error: TorrelqueConnectionError | None = None
-        for address in dict.fromkeys((*first, *others, *self._seeds)):
+        for node in sorted(dict.fromkeys((*first, *others, *self._seeds)), key=self._failed.__contains__):
             try:
-                return await self._ask(address)
+                return self._understand(node, await self._ask(node))
             except TorrelqueConnectionError as failure:
-                # A node that refuses us tells more than one that is not there.
                 error = error if isinstance(error, TorrelqueHandshakeError) else failure
         assert error is not None  # noqa: S101 - there is a seed
         raise error
 
-    async def _ask(self, address: Address) -> list[tuple[int, int, list[Address]]]:
-        dialer = self._dialer(address)
-        try:
-            with anyio.fail_after(self._timeout):
-                connection = await dialer.open()
-                await connection.send(pack_words(('CLUSTER', 'SLOTS')))
-                reply, *_ = await connection.receive()
-        except TimeoutError:
-            raise TorrelqueConnectionError(f'{address}: does not tell the slots of the cluster') from None
-        finally:
-            await dialer.aclose()
+    def _understand(self, asked: Endpoint, reply: Reply) -> list[tuple[int, int, list[Endpoint]]]:
         if isinstance(reply, TorrelqueReplyError):
-            if reply.code == 'NOPERM':
-                raise TorrelqueRefusedError(f'{address}: CLUSTER SLOTS was answered: {reply}', reply.code)
-            if not is_unavailable(reply):
-                raise TorrelqueHandshakeError(
-                    f'{address}: is not a node of a cluster, connect to it with redis:// or rediss://: {reply}'
-                )
-            raise TorrelqueConnectionError(f'{address}: CLUSTER SLOTS was answered: {reply}')
+            raise self._as_theirs(_refusal(asked, reply)) from reply
         if not reply:
-            raise TorrelqueConnectionError(f'{address}: knows of no node that serves slots')
-        return [(first, last, [place(address, *endpoint(node)) for node in nodes]) for first, last, *nodes in reply]
+            raise self._as_theirs(
+                TorrelqueConnectionError(
+                    f'no node of the cluster serves slots: {asked} knows of no node that serves slots'
+                )
+            )
+        return [
+            (first, last, [self.resolve(*_endpoint(node), asked) for node in nodes]) for first, last, *nodes in reply
+        ]
 
 
-def place(asked: Address, host: str, port: int) -> Address:
-    """Where a node is that ``asked`` told of. Without a host it is at the same one as the node asked."""
-    return replace(asked, host=host or asked.host, port=port)
+async def _ignore(_primaries: frozenset[Endpoint]) -> None:
+    """Nobody has connections to the nodes that are gone."""
 
 
-def endpoint(node: Sequence[Reply]) -> tuple[str, int]:
+def _refusal(asked: Endpoint, reply: TorrelqueReplyError) -> TorrelqueConnectionError:
+    said = f'{asked}: CLUSTER SLOTS was answered: {reply}'
+    if reply.code == 'NOPERM':
+        return TorrelqueRefusedError(said, reply.code)
+    if is_unavailable(reply):
+        return TorrelqueConnectionError(said)
+    return TorrelqueHandshakeError(
+        f'{asked}: is not a node of a cluster, connect to it with redis:// or rediss://: {reply}'
+    )
+
+
+def _endpoint(node: Sequence[Reply]) -> tuple[str, int]:
     host, port, *rest = node
-    if host == b'?':  # it is to be called by a name that nobody has given it; its address may follow
-        told = rest[1] if len(rest) > 1 else []
-        host = dict(zip(told[::2], told[1::2], strict=False)).get(b'ip')
+    if host == b'?':  # the node has no name yet; its address may follow
+        more = rest[1] if len(rest) > 1 else []
+        host = dict(zip(more[::2], more[1::2], strict=False)).get(b'ip')
     return (host or b'').decode(), port

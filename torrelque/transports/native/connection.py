@@ -109,6 +109,11 @@ class Connection:
         self.cut: bool = False
         """Whether it broke from outside, and was not closed here."""
 
+    @property
+    def usable(self) -> bool:
+        """Whether nothing is known to have broken it."""
+        return not self.cut
+
     async def send(self, data: bytes) -> None:
         """Send it all. When cancelled, part of it may be on its way: close the connection."""
         try:

@@ -18,11 +18,12 @@ from torrelque.errors import (
     is_demoted,
 )
 from torrelque.transports.base import Then
-from torrelque.transports.cluster.redirection import to_repeat
+from torrelque.transports.connections import later_by
 from torrelque.transports.native.blocking import BlockingPool
 from torrelque.transports.native.connection import Breaks, pack
 from torrelque.transports.native.dialer import Dialer
 from torrelque.transports.native.multiplexer import Multiplexer, Slot, back_off
+from torrelque.transports.repeating import to_repeat
 
 __all__ = ('Node',)
 
@@ -61,9 +62,10 @@ class Node:
         self.dialer = dialer
         self._repeats = repeats
         self._response_timeout = response_timeout
-        self._pool: BlockingPool = BlockingPool(dialer, start)
-        self._apart: BlockingPool = BlockingPool(dialer, start)
-        self._multiplexer: Multiplexer = Multiplexer(dialer, response_timeout, self._forget_idle)
+        later = later_by(start)
+        self._pool: BlockingPool = BlockingPool(dialer, dialer.address, later)
+        self._apart: BlockingPool = BlockingPool(dialer, dialer.address, later)
+        self._multiplexer: Multiplexer = Multiplexer(dialer, response_timeout, self._close_idle)
         self._suspects: anyio.CapacityLimiter = anyio.CapacityLimiter(MOST_SUSPECTS)
         start(self._multiplexer.run)
 
@@ -176,7 +178,7 @@ class Node:
         try:
             reply = await self._pool.execute(pack((call,)), timeout)
         except TorrelqueResponseTimeout:
-            await self._apart.forget_idle()
+            await self._apart.close_idle()
             await self._multiplexer.suspect(begun)
             raise
         if is_demoted(reply):
@@ -186,16 +188,16 @@ class Node:
     async def reconnect(self) -> None:
         """Let further calls go over new connections."""
         await self._multiplexer.reconnect()
-        await self._forget_idle()
+        await self._close_idle()
 
     async def _demote(self) -> None:
         """It is not the primary: a new connection may lead to the one that is."""
         await self._multiplexer.drain()
-        await self._forget_idle()
+        await self._close_idle()
 
-    async def _forget_idle(self) -> None:
-        await self._pool.forget_idle()
-        await self._apart.forget_idle()
+    async def _close_idle(self) -> None:
+        await self._pool.close_idle()
+        await self._apart.close_idle()
 
     async def aclose(self) -> None:
         """Close every connection; calls under way raise TorrelqueConnectionError. May be repeated."""

@@ -1,0 +1,105 @@
+"""What the adapters of the clients that users hold have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from anyio.lowlevel import checkpoint
+
+from torrelque.core.protocol import Batch, Call, Reply
+from torrelque.errors import is_demoted
+from torrelque.transports import base, connections
+from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
+from torrelque.transports.naming import class_name
+from torrelque.transports.repeating import Policy, repeat
+
+__all__ = ('ClientTransport', 'Servers')
+
+
+class Servers(Protocol):
+    """The connections to a server, or to the nodes of a cluster."""
+
+    response_timeout: float
+    """How long an answer may take, in seconds."""
+
+    async def ask(self, batch: Batch, /) -> Sequence[Reply]:
+        """Send calls once, and return their replies. Raises TorrelqueConnectionError. Safe to cancel."""
+
+    async def ask_apart(self, batch: Batch, seconds: float, /, *, keep: bool = True) -> Sequence[Reply]:
+        """Send calls once, on a connection of their own. Each may take so many seconds."""
+
+    def listen(self) -> AbstractAsyncContextManager[base.Listener]:
+        """Open a connection for subscriptions."""
+
+    async def drop(self) -> None:
+        """Have further calls go over new connections."""
+
+    async def aclose(self) -> None:
+        """Close every connection. Another call opens new ones."""
+
+
+class ClientTransport(base.Transport):
+    """Over a client that the user holds: with its settings and its retries, on connections of our own.
+
+    The calls share one connection. Each blocking call and each subscription has
+    one of its own, so neither can use up the other's, or the client's.
+    """
+
+    in_order: bool = True
+
+    def __init__(self, client: object) -> None:
+        self._held = client
+
+    def __repr__(self) -> str:
+        return f'<{type(self).__name__} over a {class_name(self._held)}>'
+
+    @abstractmethod
+    def _servers(self) -> Servers:
+        """Return the connections that the running event loop can use."""
+
+    @abstractmethod
+    def _policy(self) -> Policy:
+        """Return what repeats calls as often as the client's settings say."""
+
+    async def execute(self, batch: Batch) -> Sequence[Reply]:
+        """Send the calls and return their replies. Safe to cancel.
+
+        If the connection breaks they are sent again, once and then as often as
+        the client's settings say.
+        """
+        servers = self._servers()
+        if not batch:
+            await checkpoint()
+            return []
+        return await repeat(batch, servers.ask, self._policy())
+
+    async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
+        """Send the calls on a connection of their own, which has ``timeout`` seconds longer to answer."""
+        servers = self._servers()
+
+        async def attempt(calls: Batch) -> Sequence[Reply]:
+            return await servers.ask_apart(calls, servers.response_timeout + timeout)
+
+        return await repeat(batch, attempt, self._policy(), together=True)
+
+    async def block(self, call: Call[Reply], timeout: float) -> Reply:
+        (reply,) = await self._servers().ask_apart((call,), timeout + connections.MARGIN)
+        if is_demoted(reply):
+            raise dual_error(TorrelqueAnsweredConnectionError, reply)
+        return reply
+
+    def listen(self) -> AbstractAsyncContextManager[base.Listener]:
+        return self._servers().listen()
+
+    async def reconnect(self) -> None:
+        servers = self._servers()
+        await checkpoint()
+        await servers.drop()
+
+    async def aclose(self) -> None:
+        servers = self._servers()
+        await checkpoint()
+        await servers.aclose()

@@ -1,0 +1,408 @@
+"""Connections to one server: once for the clients of all kinds.
+
+A blocking call, a call that waits for replicas and a subscription each need a
+connection that nobody else uses meanwhile. `Leases` lends them, one to an
+exchange at a time, and `PushListener` reads what the server pushes. Over
+redis-py and coredis all other calls share a connection (`Connections`). The
+time-outs hold for every client whose own settings do not limit them further.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+
+import anyio
+
+from torrelque.core.protocol import Batch, Call, Reply
+from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError, TorrelqueResponseTimeout, renew
+from torrelque.transports import base, spares
+from torrelque.transports.repeating import LARGE, demoted, refused_as_too_large
+
+__all__ = (
+    'ClientDialer',
+    'Connections',
+    'Dialer',
+    'Later',
+    'Leases',
+    'Packed',
+    'PushListener',
+    'StreamListener',
+    'is_refused_ping',
+    'later_by',
+)
+
+CONNECT_TIMEOUT = 8.0
+"""Maximum time to connect, in seconds."""
+
+RESPONSE_TIMEOUT = 8.0
+"""Maximum time that the server may take to answer, in seconds."""
+
+SLOWEST = 1 << 20
+"""Bytes per second. Sending a large batch may take longer by its size divided by this."""
+
+MARGIN = 1.5
+"""How much later than requested a blocking call may be answered, in seconds: idle servers notice up to 0.1 s late."""
+
+QUIET = 4.0
+"""Seconds of silence after which a listener asks the server for a sign of life. The answer may take as long again."""
+
+SEND_TIMEOUT = 4.0
+"""Maximum time for a listener to send a command, in seconds."""
+
+
+class Packed(NamedTuple):
+    """Calls as a client's connection takes them, how many they are, and about how many bytes."""
+
+    data: Any
+    calls: int
+    size: int
+
+
+Later: TypeAlias = Callable[[float, Callable[[], Coroutine[Any, Any, None]]], Callable[[], None]]
+"""Runs a function in the background after some seconds. Returns what cancels it."""
+
+
+def later_by(start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object]) -> Later:
+    """Return a `Later` that starts tasks with ``start``."""
+
+    def later(seconds: float, function: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+        scope = anyio.CancelScope()
+
+        async def run() -> None:
+            with scope:
+                await anyio.sleep(seconds)
+                await function()
+
+        start(run)
+        return scope.cancel
+
+    return later
+
+
+class Leased(Protocol):
+    """A connection that can be lent."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is open, as far as is known here."""
+
+
+C = TypeVar('C', bound=Leased)
+
+
+class Dialer(Protocol[C]):
+    """Opens and closes connections to one server."""
+
+    async def open(self) -> C:
+        """Connect, once. Raises TorrelqueConnectionError."""
+
+    async def close(self, connection: C, /) -> None:
+        """Close a connection that this dialer opened, also when cancelled. Safe to repeat."""
+
+
+class ClientDialer(Dialer[C], Protocol[C]):
+    """Opens connections with the settings of a client that the user holds."""
+
+    def listener(self) -> AbstractAsyncContextManager[PushListener]:
+        """Open a connection for subscriptions."""
+
+    def pack(self, batch: Batch, /) -> Packed:
+        """Return calls as :meth:`converse` sends them. Raises TorrelqueTypeError or TorrelqueValueError."""
+
+    async def converse(self, connection: C, packed: Packed, seconds: float, /) -> list[Reply]:
+        """Send calls next to each other, and return their replies, each within so many seconds.
+
+        Raises TorrelqueConnectionError. When cancelled, it leaves the connection in step.
+        """
+
+    async def aclose(self) -> None:
+        """Close every connection that this dialer opened. Safe to repeat."""
+
+
+class Leases(Generic[C]):
+    """Lends a connection to one exchange at a time, and keeps it for the next one only if it is in step.
+
+    As many are kept as were lately in use at once. The others expire.
+
+    Args:
+        dialer: Opens and closes the connections.
+        later: Runs in the background what closes unused connections.
+
+    """
+
+    def __init__(self, dialer: Dialer[C], later: Later) -> None:
+        self._dialer = dialer
+        self._later = later
+        self._spares: spares.Spares[C] = spares.Spares()
+        self._cancel: Callable[[], None] | None = None
+        self._stopped = False
+
+    async def lend(
+        self, exchange: Callable[[C], Awaitable[list[Reply]]], *, fresh: bool = False, keep: bool = True
+    ) -> list[Reply]:
+        """Run an exchange on a connection, and return its replies.
+
+        The connection is closed if the exchange fails or is cancelled, and if
+        the server said that it is a replica now or refused a call as too large.
+
+        Args:
+            exchange: Sends commands on the connection and reads all their replies, once.
+            fresh: Use a new connection.
+            keep: Keep the connection afterwards.
+
+        Raises:
+            TorrelqueConnectionError: The connection failed. The idle ones are closed as well, since what broke one
+                has probably broken the others.
+
+        """
+        connection = await (self._dialer.open() if fresh else self._take())
+        try:
+            replies = await exchange(connection)
+        except BaseException as error:
+            await self._dialer.close(connection)
+            if isinstance(error, TorrelqueConnectionError):
+                await self.close_idle()
+            raise
+        if demoted(replies):
+            await self.close_idle()
+            keep = False
+        if keep and connection.usable and not self._stopped and not refused_as_too_large(replies):
+            self._keep(connection)
+        else:
+            await self._dialer.close(connection)
+        return replies
+
+    async def _take(self) -> C:
+        while connection := self._spares.take():
+            if connection.usable:
+                return connection
+            await self._dialer.close(connection)
+        return await self._dialer.open()
+
+    def _keep(self, connection: C) -> None:
+        self._spares.put(connection)
+        if self._cancel is None:
+            self._cancel = self._later(spares.KEEP / 4, self._expire)
+
+    async def _expire(self) -> None:
+        for connection in self._spares.take_unused():
+            await self._dialer.close(connection)
+        self._cancel = self._later(spares.KEEP / 4, self._expire) if self._spares else None
+
+    async def close_idle(self) -> None:
+        """Close the connections that are not lent."""
+        while connection := self._spares.take():
+            await self._dialer.close(connection)
+
+    def stop(self) -> None:
+        """Keep no more connections. The dialer closes those that are left."""
+        self._stopped = True
+        self._spares = spares.Spares()
+        self.stop_timer()
+
+    def stop_timer(self) -> None:
+        """End what runs in the background, until a connection is kept again."""
+        if self._cancel is not None:
+            self._cancel()
+            self._cancel = None
+
+
+class _SharedConnection(Generic[C]):
+    """The connection that all calls share, opened again when it is lost: one attempt for all callers that wait."""
+
+    def __init__(self, dialer: Dialer[C]) -> None:
+        self._dialer = dialer
+        self._connection: C | None = None
+        self._turn = anyio.Lock()
+        self._failures = 0
+        self._failure: TorrelqueConnectionError | None = None
+
+    async def get(self) -> C:
+        if self._connection is not None and self._connection.usable:
+            return self._connection
+        failures = self._failures
+        async with self._turn:
+            if self._connection is not None and self._connection.usable:
+                return self._connection
+            if self._failure is not None and self._failures > failures:
+                raise renew(self._failure)
+            try:
+                self._connection = await self._dialer.open()
+            except TorrelqueConnectionError as error:
+                self._failures += 1
+                self._failure = error
+                raise
+            return self._connection
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            await self._dialer.close(self._connection)
+
+
+class Connections(Generic[C]):
+    """The connections to one server: one that all calls share, and others that are lent to a batch at a time.
+
+    Args:
+        dialer: Opens and closes the connections.
+        response_timeout: How long an answer may take, in seconds.
+        later: Runs a function in the background.
+        shares: Whether a connection can serve several callers at once. If not, each batch has one of its own.
+
+    """
+
+    def __init__(self, dialer: ClientDialer[C], response_timeout: float, later: Later, *, shares: bool = True) -> None:
+        self._dialer = dialer
+        self._shares = shares
+        self._shared = _SharedConnection(dialer)
+        self._leases = Leases(dialer, later)
+        self.response_timeout: float = response_timeout
+
+    async def ask(self, batch: Batch) -> Sequence[Reply]:
+        """Send calls once, on the shared connection, and return their replies.
+
+        Large ones have a connection of their own, as the server may close it over
+        them. It is closed afterwards, since it would hold on to them.
+
+        Raises:
+            TorrelqueConnectionError: The connection failed. The idle ones are closed as well, since what broke one has
+                probably broken the others.
+
+        """
+        packed = self._dialer.pack(batch)
+        if packed.size >= LARGE and any(is_large(call) for call in batch):
+            return await self._ask_apart(packed, self.response_timeout + packed.size / SLOWEST, keep=False)
+        if not self._shares:
+            return await self._ask_apart(packed, self.response_timeout, keep=True)
+        connection = await self._shared.get()
+        try:
+            replies = await self._dialer.converse(connection, packed, self.response_timeout)
+        except TorrelqueConnectionError:
+            await self._drop(connection)
+            raise
+        if demoted(replies):
+            await self._drop(connection)
+        return replies
+
+    async def ask_apart(self, batch: Batch, seconds: float, *, keep: bool = True) -> Sequence[Reply]:
+        """Send calls once, on a connection of their own, and return their replies.
+
+        Args:
+            batch: The calls.
+            seconds: How long each may take.
+            keep: Keep the connection for others afterwards.
+
+        Raises:
+            TorrelqueConnectionError: The connection failed. If the server was silent, the shared connection is closed
+                as well, since the next call would have to find out by itself.
+
+        """
+        return await self._ask_apart(self._dialer.pack(batch), seconds, keep=keep)
+
+    async def _ask_apart(self, packed: Packed, seconds: float, *, keep: bool) -> list[Reply]:
+        async def exchange(connection: C) -> list[Reply]:
+            return await self._dialer.converse(connection, packed, seconds)
+
+        try:
+            replies = await self._leases.lend(exchange, keep=keep)
+        except TorrelqueResponseTimeout:
+            await self._shared.close()
+            raise
+        if demoted(replies):
+            await self._shared.close()
+        return replies
+
+    def listen(self) -> AbstractAsyncContextManager[PushListener]:
+        """Open a connection for subscriptions."""
+        return self._dialer.listener()
+
+    async def _drop(self, connection: C) -> None:
+        await self._dialer.close(connection)
+        await self._leases.close_idle()
+
+    async def drop(self) -> None:
+        """Have further calls go over new connections."""
+        await self._shared.close()
+        await self._leases.close_idle()
+
+    async def aclose(self) -> None:
+        """Close every connection. Another call opens new ones."""
+        await self._leases.close_idle()
+        self._leases.stop_timer()
+        await self._dialer.aclose()
+
+
+class PushListener(base.Listener):
+    """A listener over one connection: subscribes, and reads messages from what the server pushes."""
+
+    async def subscribe(self, channel: bytes) -> None:
+        await self.ask('SUBSCRIBE', channel)
+
+    async def unsubscribe(self, channel: bytes) -> None:
+        await self.ask('UNSUBSCRIBE', channel)
+
+    async def receive(self) -> base.Message:
+        while True:
+            match await self.next():
+                case [b'message', bytes(channel), bytes(data)]:
+                    return base.Message(channel, data)
+                case [b'subscribe', bytes(channel), _]:
+                    return base.Message(channel, None)
+                case _:  # the answers to UNSUBSCRIBE and PING
+                    pass
+
+    async def knows(self, _command: str) -> bool:
+        """Whether the server knows a command, if that has to be asked in advance."""
+        return True
+
+    @abstractmethod
+    async def ask(self, *words: str | bytes) -> None:
+        """Send a command. Its answer is among what the server pushes, or an error of this call.
+
+        Raises TorrelqueConnectionError.
+        """
+
+    @abstractmethod
+    async def next(self) -> Reply:
+        """Return what the server pushes next.
+
+        Raises TorrelqueConnectionError, also if the server shows no sign of life
+        when asked for one, and TorrelqueReplyError.
+        """
+
+
+class StreamListener(PushListener):
+    """A listener whose PING is answered among what the server pushes."""
+
+    async def next(self) -> Reply:
+        for is_last in (False, True):
+            with anyio.move_on_after(QUIET):
+                reply = await self.arrive()
+                if isinstance(reply, TorrelqueReplyError):
+                    if is_refused_ping(reply):
+                        return b''
+                    raise reply
+                return reply
+            if not is_last:
+                await self.ask('PING')
+        raise self.silent()
+
+    @abstractmethod
+    async def arrive(self) -> Reply:
+        """Wait for what the server pushes next, without limit. Errors are values."""
+
+    @abstractmethod
+    def silent(self) -> TorrelqueResponseTimeout:
+        """Return the error to raise if the server shows no sign of life."""
+
+
+def is_large(call: Call[Any]) -> bool:
+    """Whether a value of a call may be larger than the server takes."""
+    return any(len(word) >= LARGE for word in call.words() if not isinstance(word, int))
+
+
+def is_refused_ping(error: TorrelqueReplyError) -> bool:
+    """Whether the user lacks the right to PING. The refusal is a sign of life all the same."""
+    return error.code == 'NOPERM' and "'ping'" in str(error)

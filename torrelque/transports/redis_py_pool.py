@@ -1,0 +1,162 @@
+"""Calls over the pool of a client of redis-py, for connections that are not redis-py's own, such as fakes."""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import anyio
+from redis import exceptions
+
+from torrelque.core.protocol import Batch, Reply
+from torrelque.transports import connections
+from torrelque.transports.connections import Connections
+from torrelque.transports.errors import dual_error
+from torrelque.transports.redis_py_connections import (
+    Dialer,
+    Line,
+    OwnConnection,
+    address_of,
+    as_failure,
+    call_later,
+    converse,
+    disconnect_idle,
+    late_connection,
+    on_this_loop,
+    response_timeout_of,
+)
+from torrelque.transports.repeating import PoolFullError, demoted, refused_as_too_large
+
+__all__ = ('PooledConnections',)
+
+POOL_TIMEOUT = 10.0
+"""How long to wait for one of the pool's connections while all are in use, in seconds."""
+
+LOOK_AGAIN = 0.02
+"""Seconds after which to look whether a connection was returned: the user's code does not tell when it returns one."""
+
+
+class PooledConnections(Connections[Line | OwnConnection]):
+    """Sends each batch on a connection of the client's pool, and waits for one while all are in use."""
+
+    def __init__(self, pool: Any) -> None:  # noqa: ANN401 - a pool of any kind
+        super().__init__(Dialer(pool), response_timeout_of(pool.connection_kwargs), call_later)
+        self._pool = pool
+        self._line = _Line(pool.can_get_connection, lambda: int(pool.max_connections))
+        self._turn = anyio.Lock()
+        self._stale = True
+        parameter = inspect.signature(pool.get_connection).parameters.get('command_name')
+        needs_name = parameter is not None and parameter.default is parameter.empty  # in versions before 5.3
+        self._named = ('EVALSHA',) if needs_name else ()
+
+    async def ask(self, batch: Batch) -> Sequence[Reply]:
+        """Send calls, once. Raises TorrelqueConnectionError. When cancelled, the connection is closed."""
+        return await on_this_loop(lambda: self._ask(batch), self.drop)
+
+    async def _ask(self, batch: Batch) -> Sequence[Reply]:
+        packed = self._dialer.pack(batch)
+        if self._stale:
+            await self._look()
+        raw = await self._lend()
+        try:
+            with anyio.fail_after(self.response_timeout + packed.size / connections.SLOWEST):
+                replies = await converse(raw, packed.data, packed.calls)
+        except BaseException as error:
+            await self._give_back(raw, broken=True)
+            if isinstance(error, TimeoutError) and not isinstance(error, exceptions.RedisError):
+                error = exceptions.TimeoutError(f'no answer from {address_of(raw)}')
+            if isinstance(error, exceptions.RedisError):
+                if isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError):
+                    await self.drop()
+                raise as_failure(error, address_of(raw)) from error
+            raise
+        await self._give_back(raw, broken=refused_as_too_large(replies))
+        if demoted(replies):
+            await self.drop()
+        return replies
+
+    async def drop(self) -> None:
+        """Close the connections that nobody uses: what broke one has probably broken the others."""
+        self._stale = True
+        await disconnect_idle(self._pool)
+        await super().drop()
+
+    async def _look(self) -> None:
+        """Connect once, apart from the pool, which would repeat in vain what cannot be."""
+        async with self._turn:
+            if self._stale:
+                await self._dialer.close(await self._dialer.open())
+                self._stale = False
+
+    async def _lend(self) -> Any:  # noqa: ANN401 - connections have no common public type
+        """Return a connection, once there is one. Raises PoolFullError."""
+        deadline = anyio.current_time() + POOL_TIMEOUT
+        while True:
+            await self._line.stand(deadline - anyio.current_time())
+            try:
+                with anyio.fail_after(connections.CONNECT_TIMEOUT):
+                    return await self._pool.get_connection(*self._named)
+            except exceptions.RedisError as error:
+                if not _says_full(error):  # otherwise others were quicker
+                    await self.drop()
+                    raise as_failure(error, connected=False) from error
+            except TimeoutError:
+                await self.drop()
+                raise late_connection() from None
+
+    async def _give_back(self, raw: Any, *, broken: bool) -> None:  # noqa: ANN401 - as above
+        with anyio.CancelScope(shield=True):
+            if broken:
+                with suppress(exceptions.RedisError, OSError, RuntimeError):
+                    await raw.disconnect(nowait=True)
+            await self._pool.release(raw)
+        self._line.returned()
+
+
+class _Line:
+    """Those who wait for a connection while all are in use, first come first served.
+
+    ``free`` says whether there is one now, ``most`` how many there may be.
+    """
+
+    def __init__(self, free: Callable[[], object], most: Callable[[], int]) -> None:
+        self._free = free
+        self._most = most
+        self._line: deque[anyio.Event] = deque()
+        self._returned = anyio.Event()
+
+    async def stand(self, seconds: float) -> None:
+        """Return when there is a connection. Raises PoolFullError if there is none within ``seconds``."""
+        if not self._line and self._free():
+            return
+        turn = anyio.Event()
+        self._line.append(turn)
+        try:
+            with anyio.fail_after(seconds):
+                if self._line[0] is not turn:
+                    await turn.wait()
+                while not self._free():
+                    self._returned = anyio.Event()
+                    with anyio.move_on_after(LOOK_AGAIN):
+                        await self._returned.wait()
+        except TimeoutError:
+            message = (
+                f'all {self._most()} connections of the pool were in use for {POOL_TIMEOUT:g} s: raise max_connections'
+            )
+            raise dual_error(PoolFullError, exceptions.MaxConnectionsError(message)) from None
+        finally:
+            self._line.remove(turn)
+            if self._line:
+                self._line[0].set()
+
+    def returned(self) -> None:
+        """One of ours is free again."""
+        self._returned.set()
+
+
+def _says_full(error: Exception) -> bool:
+    """Whether it is redis-py's own error for a pool without a free connection, and not a server's."""
+    return str(error) in ('Too many connections', 'No connection available.')
