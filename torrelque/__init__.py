@@ -16,6 +16,7 @@ OpenTelemetry what they do.
 from torrelque import events, retry, serialisers
 from torrelque.core.auditing import Violation
 from torrelque.core.codec import TorrelqueTaskSerialiser
+from torrelque.core.commands import EnqueueItem, ReleaseItem, RequeueItem
 from torrelque.core.durability import Durability
 from torrelque.core.models import (
     Receipt,
@@ -27,7 +28,6 @@ from torrelque.core.models import (
     TorrelqueTaskStatus,
 )
 from torrelque.engine.discovery import queues, shards_of
-from torrelque.engine.items import EnqueueItem, ReleaseItem, RequeueItem
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueDurabilityError,

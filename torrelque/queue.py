@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from torrelque.core import checks, operations
 from torrelque.core.auditing import Violation
-from torrelque.core.codec import JSON, Serialiser, load_headers
+from torrelque.core.codec import JSON, Serialiser, dump_payload, load_headers
 from torrelque.core.commands import (
     CANCEL,
     ENQUEUE,
@@ -24,14 +24,22 @@ from torrelque.core.commands import (
     Answer,
     ClaimedTask,
     Command,
+    EnqueueItem,
     Item,
     Outcome,
+    ReleaseItem,
+    RequeueItem,
     cancel_item,
+    claim_error,
     claim_item,
+    enqueue_words,
     extend_item,
+    new_item,
     purge_item,
     redrive_item,
     reject_item,
+    release_words,
+    requeue_words,
 )
 from torrelque.core.durability import Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys
@@ -50,16 +58,6 @@ from torrelque.engine.dead_letters import DeadLetters
 from torrelque.engine.deletion import delete
 from torrelque.engine.dispatch import Dispatcher, Progress
 from torrelque.engine.engine import Engine
-from torrelque.engine.items import (
-    EnqueueItem,
-    ReleaseItem,
-    RequeueItem,
-    claim_error,
-    write_all,
-    write_enqueue,
-    write_release,
-    write_requeue,
-)
 from torrelque.engine.listing import Listing
 from torrelque.engine.runtime import Runtime
 from torrelque.engine.sharded import ShardedDispatcher
@@ -250,15 +248,15 @@ class Torrelque(Generic[Payload]):
             Exception: The serialiser failed.
             TorrelqueDurabilityError: The task was added, but not confirmed in time.
         """
-        new_id, item = self._write_new(EnqueueItem(task, task_timeout, delay, task_id, max_dequeues, headers))
+        words = enqueue_words(self.task_timeout, self.max_dequeues, task_timeout, delay, max_dequeues)
+        item = new_item(self._serialiser, self._dispatcher.new_id, task, words, task_id, headers)
         if pipeline is not None:
             await self._append(pipeline, ENQUEUE, item, fenced=False)
         else:
             answer, item = await self._enqueue(item, drawn=task_id is None)
-            new_id = str(item[0], 'utf-8')  # type: ignore[arg-type]  # it is bytes
             if isinstance(answer, TorrelqueDurabilityError):
                 raise answer
-        return new_id
+        return _id_of(item)
 
     async def _enqueue(self, item: Item, *, drawn: bool) -> tuple[Answer, Item]:
         """Add a task. If the id was drawn here and its shard does not answer, draw another."""
@@ -300,29 +298,38 @@ class Torrelque(Generic[Payload]):
             TorrelqueValueError: An argument has a bad value.
             Exception: The serialiser failed.
         """
+        defaults, new_id, serialiser = (self.task_timeout, self.max_dequeues), self._dispatcher.new_id, self._serialiser
+        common = enqueue_words(*defaults, task_timeout, delay, max_dequeues)
 
         def write(item: Payload | EnqueueItem[Payload]) -> Item:
-            new = item if isinstance(item, EnqueueItem) else EnqueueItem(item, task_timeout, delay, None, max_dequeues)
-            drawn.append(new.task_id is None)
-            return self._write_new(new)[1]
+            if not isinstance(item, EnqueueItem):
+                return new_id().encode(), dump_payload(serialiser, item), *common, b''
+            words = enqueue_words(*defaults, item.task_timeout, item.delay, item.max_dequeues)
+            return new_item(serialiser, new_id, item.task, words, item.task_id, item.headers)
 
-        drawn: list[bool] = []
-        written = await write_all(items, write, self._engine.checkpoint)
+        entries = [*items]
+        written = await self._dispatcher.write_all(entries, write)
         answers = await self._dispatcher.many(ENQUEUE, written, on_progress)
+        if answers.count(Outcome.NEW) < len(answers):
+            await self._enqueue_elsewhere(entries, written, answers)
+        return [
+            answer if isinstance(answer, Exception) else _id_of(item)
+            for item, answer in zip(written, answers, strict=True)
+        ]
+
+    async def _enqueue_elsewhere(
+        self, entries: Sequence[object], written: list[Item], answers: list[Answer | Exception]
+    ) -> None:
+        """Give another id to those whose id was drawn here and whose shard does not answer."""
         for at, answer in enumerate(answers):
-            if isinstance(answer, Exception) and drawn[at] and self._dispatcher.may_go_elsewhere(answer):
+            entry = entries[at]
+            drawn = not (isinstance(entry, EnqueueItem) and entry.task_id is not None)
+            if isinstance(answer, Exception) and drawn and self._dispatcher.may_go_elsewhere(answer):
                 new = (self._dispatcher.new_id().encode(), *written[at][1:])
                 try:
                     answers[at], written[at] = await self._enqueue(new, drawn=True)
                 except (TorrelqueConnectionError, TorrelqueReplyError) as error:
                     answers[at] = error
-        return [
-            answer if isinstance(answer, Exception) else str(item[0], 'utf-8')  # type: ignore[arg-type]  # it is bytes
-            for item, answer in zip(written, answers, strict=True)
-        ]
-
-    def _write_new(self, new: EnqueueItem[Payload]) -> tuple[str, Item]:
-        return write_enqueue(new, self._serialiser, self.task_timeout, self.max_dequeues, self._dispatcher.new_id)
 
     # Consuming -------------------------------------------------------------------------------------------------------
 
@@ -435,7 +442,8 @@ class Torrelque(Generic[Payload]):
             TorrelqueTypeError: An argument has a bad type.
             TorrelqueValueError: An argument has a bad value.
         """
-        target, item = write_requeue(RequeueItem(task_id, delay, task_timeout))
+        target = checks.check_target(task_id)
+        item = (*claim_item(target), *requeue_words(delay, task_timeout))
         if pipeline is not None:
             await self._append(pipeline, REQUEUE, item, fenced=isinstance(task_id, Task))
         else:
@@ -467,12 +475,19 @@ class Torrelque(Generic[Payload]):
             TorrelqueTypeError: An argument has a bad type.
             TorrelqueValueError: An argument has a bad value.
         """
+        common = requeue_words(delay, task_timeout)
 
-        def write(item: str | Task | RequeueItem) -> tuple[Receipt | str, Item]:
-            return write_requeue(item if isinstance(item, RequeueItem) else RequeueItem(item, delay, task_timeout))
+        def write(item: str | Task | RequeueItem) -> Item:
+            words = common
+            if isinstance(item, RequeueItem):
+                words, item = requeue_words(item.delay, item.task_timeout), item.task
+            target = checks.check_target(item)
+            targets.append(target)
+            return *claim_item(target), *words
 
-        entries = await write_all(items, write, self._engine.checkpoint)
-        return await self._end_many(REQUEUE, entries, on_progress)
+        targets: list[Receipt | str] = []
+        entries = await self._dispatcher.write_all(items, write)
+        return await self._end_many(REQUEUE, targets, entries, on_progress)
 
     async def release(
         self,
@@ -502,7 +517,9 @@ class Torrelque(Generic[Payload]):
             TorrelqueValueError: An argument has a bad value.
             Exception: The serialiser failed. Nothing was sent.
         """
-        target, item = self._write_release(ReleaseItem(task_id, result, result_ttl, status))
+        target = checks.check_target(task_id)
+        words = release_words(self._result_serialiser, self.result_ttl, result, result_ttl, status)
+        item = (*claim_item(target), *words)
         if pipeline is not None:
             await self._append(pipeline, RELEASE, item, fenced=isinstance(task_id, Task))
         else:
@@ -534,15 +551,20 @@ class Torrelque(Generic[Payload]):
             TorrelqueValueError: An argument has a bad value.
             Exception: The serialiser failed.
         """
+        defaults = self._result_serialiser, self.result_ttl
+        common = release_words(*defaults, None, None, status)
 
-        def write(item: str | Task | ReleaseItem) -> tuple[Receipt | str, Item]:
-            return self._write_release(item if isinstance(item, ReleaseItem) else ReleaseItem(item, status=status))
+        def write(item: str | Task | ReleaseItem) -> Item:
+            words = common
+            if isinstance(item, ReleaseItem):
+                words, item = release_words(*defaults, item.result, item.result_ttl, item.status), item.task
+            target = checks.check_target(item)
+            targets.append(target)
+            return *claim_item(target), *words
 
-        entries = await write_all(items, write, self._engine.checkpoint)
-        return await self._end_many(RELEASE, entries, on_progress)
-
-    def _write_release(self, item: ReleaseItem) -> tuple[Receipt | str, Item]:
-        return write_release(item, self._result_serialiser, self.result_ttl)
+        targets: list[Receipt | str] = []
+        entries = await self._dispatcher.write_all(items, write)
+        return await self._end_many(RELEASE, targets, entries, on_progress)
 
     async def reject(self, task_id: str | Task, reason: str) -> None:
         """Move a claimed task to the dead letters.
@@ -907,12 +929,14 @@ class Torrelque(Generic[Payload]):
     # Helpers ---------------------------------------------------------------------------------------------------------
 
     async def _end_many(
-        self, verb: Command, entries: list[tuple[Receipt | str, Item]], on_progress: Progress | None
+        self, verb: Command, targets: Sequence[Receipt | str], items: Sequence[Item], on_progress: Progress | None
     ) -> list[Exception | None]:
-        answers = await self._dispatcher.many(verb, [item for _, item in entries], on_progress)
+        answers = await self._dispatcher.many(verb, items, on_progress)
+        if answers.count(Outcome.OK) == len(answers):
+            return [None] * len(answers)
         return [
             answer if isinstance(answer, Exception) else claim_error(target, answer)
-            for (target, _), answer in zip(entries, answers, strict=True)
+            for target, answer in zip(targets, answers, strict=True)
         ]
 
     async def _append(self, pipeline: object, verb: Command, item: Item, *, fenced: bool) -> None:
@@ -938,3 +962,7 @@ class Torrelque(Generic[Payload]):
         error = claim_error(target, answer)
         if error is not None:
             raise error
+
+
+def _id_of(item: Item) -> str:
+    return str(item[0], 'utf-8')  # type: ignore[arg-type]  # it is bytes

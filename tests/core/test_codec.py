@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from typing import Any
 
@@ -58,3 +59,29 @@ def test_headers_are_strings_and_cannot_be_changed() -> None:
     assert headers == {'n': '1'}
     with pytest.raises(TypeError):
         headers['n'] = '2'  # type: ignore[index]  # that is what is tried
+
+
+def test_json_after_an_error() -> None:
+    """The encoder that is kept remembers what it was in the middle of when it failed."""
+    inner = [1]
+    with pytest.raises(TypeError, match='not JSON serializable'):
+        JSON.dumps([inner, {'a': [inner, object()]}])
+    assert JSON.dumps([inner, inner]) == b'[[1], [1]]'
+    circular: list[object] = []
+    circular.append(circular)
+    with pytest.raises(ValueError, match='Circular reference'):
+        JSON.dumps(circular)
+    assert JSON.dumps([[], {'a': 1.5, 'b': None}, 'ä']) == b'[[], {"a": 1.5, "b": null}, "\\u00e4"]'
+
+
+@pytest.mark.parametrize('text', ['', ' ', '[1', '[1] x', '{"a" 1}', '[1]]'])
+def test_bad_json_raises_what_json_raises(text: str) -> None:
+    with pytest.raises(json.JSONDecodeError) as ours:
+        JSON.loads(text.encode())
+    with pytest.raises(json.JSONDecodeError) as standard:
+        json.loads(text)
+    assert str(ours.value) == str(standard.value)
+
+
+def test_json_may_have_blanks_around_it() -> None:
+    assert JSON.loads(b' [1, {"a": null}]\n') == [1, {'a': None}]

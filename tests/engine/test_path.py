@@ -25,8 +25,8 @@ ROOT = str(Path(torrelque.__file__).parent)
 MODEL = str(Path(ROOT, 'transports', 'memory'))
 COMPREHENSIONS = ('<listcomp>', '<setcomp>', '<dictcomp>')
 
-MOST_FILES = 17
-MOST_FUNCTIONS = 80
+MOST_FILES = 12
+MOST_FUNCTIONS = 60
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tests.queue.transports import RecordingTransport
 from torrelque import EnqueueItem, ReleaseItem, RequeueItem, Torrelque, TorrelqueConnectionError
 from torrelque.core.merging import LARGE
 from torrelque.core.protocol import Batch, Reply
-from torrelque.engine.items import CHUNK
+from torrelque.engine.dispatch import CHUNK
 from torrelque.testing import MemoryTransport
 
 pytestmark = pytest.mark.anyio

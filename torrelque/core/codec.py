@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -32,16 +32,42 @@ class TorrelqueTaskSerialiser(NamedTuple):
     loads: Any
 
 
-_encode = json.JSONEncoder().encode  # what json.dumps and json.loads come to, without their way there
-_decode = json.JSONDecoder().decode
+_encoder = json.JSONEncoder()
+_decoder: Any = json.JSONDecoder()
+_scan = _decoder.scan_once
+
+
+def _make_fast() -> Callable[[Any, int], tuple[str, ...]] | None:
+    """The encoder in C, which `json` makes anew for each value."""
+    make: Any = getattr(json.encoder, 'c_make_encoder', None)
+    if make is None:
+        return None
+    escape = json.encoder.encode_basestring_ascii
+    names: tuple[Any, ...] = ({}, _encoder.default, escape, None, ': ', ', ', False, False, True)  # it takes no names
+    fast: Callable[[Any, int], tuple[str, ...]] = make(*names)
+    return fast
+
+
+_fast = _make_fast()
 
 
 def _dump_json(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON can write
-    return _encode(value).encode()
+    global _fast  # noqa: PLW0603 - one for all
+    if _fast is not None:
+        try:
+            return ''.join(_fast(value, 0)).encode()
+        except Exception:  # noqa: BLE001 - raised again below, if it is not this one's memory of another error
+            _fast = _make_fast()
+    return _encoder.encode(value).encode()
 
 
 def _load_json(data: bytes) -> Any:  # noqa: ANN401 - whatever JSON can write
-    return _decode(data.decode())
+    text = data.decode()
+    try:
+        value, end = _scan(text, 0)
+    except StopIteration:
+        end = -1
+    return value if end == len(text) else _decoder.decode(text)
 
 
 JSON = TorrelqueTaskSerialiser(_dump_json, _load_json)

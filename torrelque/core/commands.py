@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import Any, Generic, NamedTuple, TypeAlias
 
-from torrelque.core.models import Receipt, TorrelqueTaskStatus
+from torrelque.core import checks
+from torrelque.core.codec import Serialiser, dump_headers, dump_payload
+from torrelque.core.models import Payload, Receipt, TorrelqueTaskStatus
 from torrelque.core.protocol import Arg, Reply
-from torrelque.errors import TorrelqueDurabilityError, TorrelqueTooLargeError
+from torrelque.errors import (
+    TorrelqueDurabilityError,
+    TorrelqueError,
+    TorrelqueLeaseLostError,
+    TorrelqueLookupError,
+    TorrelqueReplyError,
+    TorrelqueTooLargeError,
+    TorrelqueValueError,
+)
 
 __all__ = (
     'CANCEL',
@@ -28,18 +38,26 @@ __all__ = (
     'Answer',
     'ClaimedTask',
     'Command',
+    'EnqueueItem',
     'Item',
     'Outcome',
+    'ReleaseItem',
+    'RequeueItem',
     'cancel_item',
+    'claim_error',
     'claim_item',
     'enqueue_in',
     'enqueue_item',
+    'enqueue_words',
     'extend_item',
+    'new_item',
     'purge_item',
     'redrive_item',
     'reject_item',
     'release_item',
+    'release_words',
     'requeue_item',
+    'requeue_words',
 )  # fmt: skip
 
 MAX_ITEMS = 250
@@ -87,6 +105,8 @@ class Command:
         """One answer an item, of a laned verb's letters or of extend's list."""
         if self.laned:
             (letters,) = reply
+            if letters.count(letters[:1]) == len(letters):  # as a rule all items have one outcome
+                return [_OUTCOMES[letters[0]]] * len(letters) if letters else []
             return [_OUTCOMES[letter] for letter in letters]
         answers: Sequence[bytes] = reply
         return [_OUTCOMES[answer[0]] if answer in (b'l', b'u', b'x') else float(answer) for answer in answers]
@@ -183,3 +203,113 @@ def redrive_item(task_id: str, _before: float) -> Item:
 def purge_item(task_id: str, before: float) -> Item:
     """``before``: only if the task was rejected no later, Unix time; infinite for whenever it was."""
     return task_id.encode(), '' if before == math.inf else seconds(before)
+
+
+# What callers give ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)  # not frozen, here and below, as that makes it twice as slow to make
+class EnqueueItem(Generic[Payload]):
+    """A task to enqueue. The fields are those arguments of ``Torrelque.enqueue``."""
+
+    task: Payload
+    task_timeout: float | None = None
+    delay: float | None = None
+    task_id: str | None = None
+    max_dequeues: int | None = None
+    headers: Mapping[str, str] | None = None
+
+
+@dataclass(slots=True)
+class RequeueItem:
+    """A claimed task to requeue, as by ``Torrelque.requeue``."""
+
+    task: Any
+    delay: float | None = None
+    task_timeout: float | None = None
+
+
+@dataclass(slots=True)
+class ReleaseItem:
+    """A claimed task to release, as by ``Torrelque.release``."""
+
+    task: Any
+    result: Any = None
+    result_ttl: float | None = None
+    status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED
+
+
+def enqueue_words(
+    default_timeout: float,
+    default_limit: int | None,
+    task_timeout: float | None,
+    delay: float | None,
+    max_dequeues: int | None,
+) -> tuple[Arg, Arg, Arg]:
+    """What the tasks of a bulk call have in common, checked; see `new_item`."""
+    timeout = checks.check_seconds('task_timeout', task_timeout)
+    timeout = timeout or checks.check_seconds('Torrelque.task_timeout', default_timeout)
+    if not timeout:
+        raise TorrelqueValueError(f'Torrelque.task_timeout must be above 0, got {default_timeout!r}')
+    delay = checks.check_seconds('delay', delay, negative=True) or None
+    limit = default_limit if max_dequeues is None else checks.check_count('max_dequeues', max_dequeues)
+    return _precisely(timeout), seconds(delay), '' if limit is None else limit
+
+
+def new_item(
+    serialiser: Serialiser[Payload],
+    new_id: Callable[[], str],
+    task: Payload,
+    words: tuple[Arg, Arg, Arg],
+    task_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Item:
+    """A task to enqueue."""
+    checked = new_id() if task_id is None else str(checks.check_text('task_id', task_id))
+    written = b'' if headers is None else dump_headers(checks.check_headers(headers))
+    return checked.encode(), dump_payload(serialiser, task), *words, written
+
+
+def requeue_words(delay: float | None, task_timeout: float | None) -> tuple[Arg, Arg]:
+    """What follows the claim of a task to requeue, checked."""
+    delay = checks.check_seconds('delay', delay, negative=True) or None
+    timeout = checks.check_seconds('task_timeout', task_timeout) or None
+    return seconds(delay), '' if timeout is None else f'{timeout:.15g}'
+
+
+def release_words(
+    serialiser: Serialiser[Any],
+    default_ttl: float,
+    result: Any,  # noqa: ANN401 - whatever the serialiser takes
+    result_ttl: float | None,
+    status: TorrelqueTaskStatus | None,
+) -> tuple[Arg, Arg, Arg]:
+    """What follows the claim of a task to release, checked."""
+    if status is not TorrelqueTaskStatus.COMPLETED:
+        status = _check_final(status, with_result=result is not None)
+    ttl = checks.check_seconds('result_ttl', default_ttl if result_ttl is None else result_ttl) or 0.0
+    if result is None:
+        return int(status), '', b''
+    return int(status), max(1, round(ttl * 1000)), dump_payload(serialiser, result)
+
+
+def _check_final(status: TorrelqueTaskStatus | None, *, with_result: bool) -> TorrelqueTaskStatus:
+    if status is None and not with_result:
+        return TorrelqueTaskStatus.COMPLETED
+    if status not in (TorrelqueTaskStatus.COMPLETED, TorrelqueTaskStatus.REJECTED):
+        raise TorrelqueError(f'Invalid status for released task: {status}')
+    return TorrelqueTaskStatus(status)
+
+
+def claim_error(target: Receipt | str, answer: Answer) -> TorrelqueError | None:
+    """What an answer means to somebody who acted on a claim; None if it was done."""
+    if isinstance(answer, TorrelqueDurabilityError):
+        return answer
+    task_id = target.id if isinstance(target, Receipt) else str(target)
+    if answer is Outcome.LOST:
+        return TorrelqueLeaseLostError(f'the claim on task {task_id!r} is no longer live, nothing was changed')
+    if answer is Outcome.UNKNOWN:
+        return TorrelqueLookupError(f'there is no live claim on task {task_id!r}, nothing was changed')
+    if answer is Outcome.BROKEN:
+        return TorrelqueReplyError(f'the state of task {task_id!r} is not a hash, nothing was changed', 'WRONGTYPE')
+    return None

@@ -246,11 +246,14 @@ class Consumers:
         self._alarm = math.inf  # when an event is due that the server counts on us to mind
         self._failures = 0
         self._block_not_before = -math.inf
+        self.is_active: bool = False
+        """Without it there is nothing to start, to wait for or to be timed, until somebody joins."""
 
     # Callers -----------------------------------------------------------------
 
     def join(self, ticket: Ticket, want: int, deadline: float) -> None:
         """Wait for up to ``want`` tasks until ``deadline`` (maybe infinite)."""
+        self.is_active = True
         self._waiters.join(ticket, want, deadline)
         self._look = self._look.and_wanted
 
@@ -328,8 +331,17 @@ class Consumers:
 
     def timer(self) -> float:
         """When to call `start` and `block` again at the latest, whatever happens."""
+        if not self._waiters:
+            self.is_active = (
+                self._look is not Look.NONE
+                or self._hint is not Hint.ELSEWHERE
+                or bool(self._sent)
+                or self._beside
+                or self._alarm < math.inf
+            )
+            return math.inf
         times = [self._waiters.expiry]
-        if self._waiters and not (self._look.is_running or self._beside or self._sent):
+        if not (self._look.is_running or self._beside or self._sent):
             times.append(self._alarm)
             if self._hint is not Hint.BLOCKING:
                 times.append(self._block_not_before)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from torrelque.core.commands import MAX_ITEMS
 from torrelque.core.keys import Keys
-from torrelque.core.protocol import Arg, Call, Interrupted, Operation, Reply, as_is
+from torrelque.core.protocol import Arg, Call, Interrupted, Operation, Reply, Script, as_is
 from torrelque.core.scripts import ScriptSet
 from torrelque.errors import (
     TorrelqueError,
@@ -56,6 +56,7 @@ class Lanes:
     def __init__(self, scripts: ScriptSet, keys: Keys, nonce: str) -> None:
         self._scripts = scripts
         self._keys = keys
+        self._known: dict[str, tuple[Script, tuple[Arg, ...]]] = {}  # scripts with their keys
         self._nonce = nonce
         self._made = 0
         self._free: list[Lane] = []
@@ -79,8 +80,11 @@ class Lanes:
 
     def script(self, name: str, args: tuple[Arg, ...], parse: Callable[[Reply], T]) -> Call[T]:
         """A call of a script with the queue's keys."""
-        script = self._scripts[name]
-        return Call(script, self._keys.of(script), args, parse)
+        known = self._known.get(name)
+        if known is None:
+            script = self._scripts[name]
+            known = self._known[name] = script, self._keys.of(script)
+        return Call(*known, args, parse)
 
     def call(
         self, name: str, args: tuple[Arg, ...], parse: Callable[[Reply], T], lane: Lane | None = None

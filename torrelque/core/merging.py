@@ -57,7 +57,7 @@ class Merger:
 
     def add(self, verb: Command, ticket: Ticket) -> None:
         """Queue a ticket with at most ``verb.limit`` items."""
-        ticket.size = sum(map(_size, ticket.items))
+        ticket.size = _size(ticket.items)
         if ticket.size >= LARGE:
             self._large.append((verb, ticket))
         else:
@@ -104,19 +104,27 @@ class Merger:
 
 def split(items: Sequence[Item], limit: int) -> Iterator[Sequence[Item]]:
     """Cut a long list into parts of one call each: at most ``limit`` items, about `MAX_BYTES`, large ones alone."""
+    for first in range(0, len(items), limit):
+        part = items[first : first + limit]
+        if _size(part) < LARGE:
+            yield part
+        else:
+            yield from _split_by_size(part)
+
+
+def _split_by_size(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
     first = total = 0
     after_large = False
     for at, item in enumerate(items):
-        size = _size(item)
+        size = _size((item,))
         is_large = size >= LARGE
-        if at > first and (at - first == limit or total + size > MAX_BYTES or is_large or after_large):
+        if at > first and (total + size > MAX_BYTES or is_large or after_large):
             yield items[first:at]
             first, total = at, 0
         total += size
         after_large = is_large
-    if first < len(items):
-        yield items[first:]
+    yield items[first:]
 
 
-def _size(item: Item) -> int:
-    return sum([len(word) for word in item if type(word) is bytes])
+def _size(items: Sequence[Item]) -> int:
+    return sum([len(word) for item in items for word in item if type(word) is bytes])

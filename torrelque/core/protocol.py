@@ -118,6 +118,12 @@ class Call(Generic[T]):
 
     def __iter__(self) -> Operation[T]:
         (reply,) = yield (self,)
+        if isinstance(reply, TorrelqueReplyError):
+            reply = yield from self._after_error(reply)
+        return self.parse(reply)
+
+    def _after_error(self, reply: Reply) -> Operation[Reply]:
+        """The reply after all, if what the first error was about can be changed."""
         if _is_missing(reply) and isinstance(self.command, Script):
             load: Call[Reply] = Call('SCRIPT LOAD', args=(self.command.source,), near=self.routing_key)
             loaded, reply = yield (load, self)
@@ -127,10 +133,8 @@ class Call(Generic[T]):
             if UNKNOWN_COMMAND.search(str(reply)):
                 (info,) = yield (Call[Reply]('INFO', args=('server',), near=self.routing_key),)
                 raise _outdated(info, reply)
-            if reply.code == 'NEWER' and isinstance(self.command, Script):
-                raise _newer(self.keys[self.command.keys.index('counters')])
             raise reply
-        return self.parse(reply)
+        return reply
 
 
 def _is_missing(reply: Reply) -> bool:

@@ -141,17 +141,19 @@ class Session:
         now = self._clock()
         groups: list[list[Operation[None]]] = []
         together = self.begin(now, groups)
-        claiming = self._consumers.start()
+        consumers = self._consumers
+        active = consumers.is_active
+        claiming = consumers.start() if active else None
         if claiming is not None:
             together.insert(0, self.serve(claiming))
         if together:
             groups.append(together)
         dedicated = self.begin_dedicated()
-        seconds = self._consumers.block()
+        seconds = consumers.block() if active else None
         waits = () if seconds is None else (Wait(self._wake_key, seconds, self),)
         if self._closed and not (groups or dedicated or self.is_busy):
             groups = self.drop_lanes()
-        return Turn(groups, dedicated, waits, min(self._consumers.timer(), self.repair_at))
+        return Turn(groups, dedicated, waits, min(consumers.timer(), self.repair_at) if active else self.repair_at)
 
     def begin(self, now: float, groups: list[list[Operation[None]]]) -> list[Operation[None]]:
         """Begin the merged calls and repairs that are due; returns those that may travel together.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from itertools import islice
 from typing import TypeVar
 
 from torrelque.core.auditing import Violation, audit
@@ -18,15 +20,33 @@ from torrelque.core.sharding import layout as sharding
 from torrelque.core.sharding.layout import Layout
 from torrelque.core.sharding.session import ShardedSession
 from torrelque.engine.engine import Engine
-from torrelque.engine.items import random_id
 from torrelque.engine.runtime import Runtime
 from torrelque.errors import TorrelqueUsageError, renew
 
-__all__ = ('Dispatcher', 'Progress')
+__all__ = ('CHUNK', 'Dispatcher', 'Progress', 'random_id')
 
 T = TypeVar('T')
 
+W = TypeVar('W')
+
 Progress = Callable[[int, int], object]
+
+CHUNK = 250
+"""Items that are checked and serialised in one turn of the event loop: a few milliseconds."""
+
+
+_drawn: list[str] = []
+os.register_at_fork(after_in_child=_drawn.clear)
+
+
+def random_id() -> str:
+    """An id for a task that was given none. The system is asked for many at once."""
+    try:
+        return _drawn.pop()
+    except IndexError:
+        digits = os.urandom(16 * 64).hex()
+        _drawn.extend([digits[at : at + 32] for at in range(32, len(digits), 32)])
+        return digits[:32]
 
 
 class Dispatcher:
@@ -41,7 +61,7 @@ class Dispatcher:
         runtime.run_with(self.make_session)
         self._is_plain = False
 
-    @property
+    @cached_property
     def _engine(self) -> Engine:
         return self.runtime.engine
 
@@ -127,6 +147,19 @@ class Dispatcher:
         """Run an operation in each place; the results."""
         await self.is_changed()
         return [await self._engine.run(make(self.runtime.keys))]
+
+    async def write_all(self, items: Iterable[T], write: Callable[[T], W]) -> list[W]:
+        """Check and serialise all items of a bulk call, a chunk at a time, while other tasks run.
+
+        Nothing is sent before the last of them is known to be good.
+        """
+        written: list[W] = []
+        left = iter(items)
+        while chunk := [write(item) for item in islice(left, CHUNK)]:
+            written += chunk
+            if len(chunk) == CHUNK:
+                await self._engine.checkpoint()
+        return written
 
     async def one(self, verb: Command, item: Item) -> Answer:
         """Do a verb to one item."""

@@ -12,11 +12,11 @@ import asyncio
 import contextvars
 import logging
 import math
-import os
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import anyio
@@ -37,6 +37,7 @@ from torrelque.errors import (
     TorrelqueResponseTimeout,
     TorrelqueUsageError,
 )
+from torrelque.transports import forks
 from torrelque.transports.base import Rest, Transport
 from torrelque.transports.oneshot import OneShot, oneshot_maker
 
@@ -255,7 +256,7 @@ class Engine:
         self._patience = patience
         self.turns: int = 0
         """Goes up each time the session was asked what to run: what is submitted between is merged."""
-        self._home: tuple[int, object] | None = None  # process and event loop that the state belongs to
+        self._home: tuple[int, object] | None = None  # forks, and the event loop, that the state belongs to
         self._entered = False
         self._host: TaskGroup | None = None
         self._starter: asyncio.Task[None] | None = None
@@ -308,7 +309,7 @@ class Engine:
         for task in [*self._spawned, *([self._starter] if self._starter else [])]:
             task.cancel()
             await asyncio.wait([task])
-        if self._home == (os.getpid(), asyncio.get_running_loop()):  # it may have gone home before, with its lanes left
+        if self._home == (forks.count, asyncio.get_running_loop()):  # it may have gone home before, with its lanes left
             with anyio.move_on_after(CLOSING_TIME):
                 await self._close_down()
 
@@ -417,7 +418,7 @@ class Engine:
     def _settle_in(self) -> None:
         """Make fresh state where a fork or another event loop made the old one unusable."""
         # Asked by each call, so asked in the cheapest way.
-        home = os.getpid(), asyncio._get_running_loop() or current_token()  # noqa: SLF001 - documented for this
+        home = forks.count, asyncio._get_running_loop() or current_token()  # noqa: SLF001 - documented for this
         if self._home == home:
             return
         if self._home is not None and self._home[0] == home[0] and (self._entered or self._runs_elsewhere()):
@@ -438,6 +439,7 @@ class Engine:
         self._courses: set[_Course] = set()
         self._left: list[_Course] = []  # what has to be driven by whoever closes down
         self._to_start: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._begun: list[Coroutine[Any, Any, None]] = []  # those of tasks that may not have made a step
         self._running = 0  # waits, and what is driven apart
         self._failures = 0  # steps in a row that failed
         self._reported = ''
@@ -471,6 +473,8 @@ class Engine:
             async with anyio.create_task_group() as self._tasks:
                 await self._run()
         except anyio.get_cancelled_exc_class():
+            for coroutine in self._begun:
+                coroutine.close()  # of a task that was cancelled before its first step, which would be warned of
             await self._cut_off()
             with anyio.move_on_after(CLOSING_TIME, shield=True):
                 await self._close_down(at_end=True)
@@ -506,7 +510,9 @@ class Engine:
     def _start_tasks(self) -> None:
         functions, self._to_start = self._to_start, []
         for function in functions:
-            self._tasks.start_soon(function)
+            coroutine = function()
+            self._tasks.start_soon(lambda begun: begun, coroutine)
+            self._begun = [each for each in (*self._begun, coroutine) if getcoroutinestate(each) == CORO_CREATED]
 
     def _ask(self) -> None:
         """Have the session look at what a caller asked for, after all that wake in this turn have asked.

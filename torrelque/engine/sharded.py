@@ -24,8 +24,7 @@ from torrelque.core.sharding.layout import MAX_SHARDS, Layout, Places
 from torrelque.core.sharding.scanning import scan_shards
 from torrelque.core.sharding.session import ShardedSession
 from torrelque.engine.auditing import audit_shards
-from torrelque.engine.dispatch import Dispatcher, Progress
-from torrelque.engine.items import CHUNK, random_id
+from torrelque.engine.dispatch import CHUNK, Dispatcher, Progress, random_id
 from torrelque.engine.listing import Listing
 from torrelque.engine.runtime import Runtime
 from torrelque.errors import (

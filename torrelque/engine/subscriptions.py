@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import random
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable
@@ -15,6 +14,7 @@ from anyio.lowlevel import current_token
 
 from torrelque.core.backoff import Backoff
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
+from torrelque.transports import forks
 from torrelque.transports.base import Listener, Message, Transport
 
 __all__ = ('Subscription', 'Subscriptions')
@@ -89,7 +89,7 @@ class Subscriptions:
         self._transport = transport
         self._spawn = spawn
         self._lingers = lingers
-        self._pid = os.getpid()
+        self._forks = forks.count
         self._loop: Any = current_token().native_token
         self._inboxes: dict[bytes, set[Subscription]] = {}
         self._lines: dict[Hashable, _Line] = {}
@@ -119,7 +119,7 @@ class Subscriptions:
 
     def close_soon(self, inbox: Subscription) -> None:
         """The same from any thread, also while garbage is collected."""
-        if os.getpid() != self._pid:
+        if forks.count != self._forks:
             return
         call_soon = getattr(self._loop, 'run_sync_soon', None) or self._loop.call_soon_threadsafe
         try:

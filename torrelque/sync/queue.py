@@ -12,6 +12,7 @@ from redis import Redis, RedisCluster
 from torrelque import queue as asynchronous
 from torrelque.core.auditing import Violation
 from torrelque.core.codec import JSON, Serialiser
+from torrelque.core.commands import EnqueueItem, ReleaseItem, RequeueItem
 from torrelque.core.durability import Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
@@ -26,7 +27,6 @@ from torrelque.core.session import Session
 from torrelque.core.sharding.layout import Layout
 from torrelque.core.sharding.session import ShardedSession
 from torrelque.engine.dispatch import Dispatcher, Progress
-from torrelque.engine.items import EnqueueItem, ReleaseItem, RequeueItem
 from torrelque.engine.runtime import Runtime
 from torrelque.engine.sharded import ShardedDispatcher
 from torrelque.sync.adapting import adapt

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Protocol
 
 import anyio
@@ -17,26 +18,21 @@ class OneShot(Protocol):
 
     def set(self) -> None: ...
 
-    async def wait(self) -> None: ...
+    def wait(self) -> Awaitable[None]: ...
 
 
-class _FutureOneShot:
+class _FutureOneShot(asyncio.Future[None]):
     """A bare future: on asyncio that costs a third of an event."""
 
-    __slots__ = ('_future',)
-
-    def __init__(self) -> None:
-        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
     def set(self) -> None:
-        if not self._future.done():  # who waited was cancelled, and the future with it
-            self._future.set_result(None)
+        if not self.done():  # who waited was cancelled, and the future with it
+            self.set_result(None)
 
-    async def wait(self) -> None:
-        await self._future
+    def wait(self) -> Awaitable[None]:
+        return self
 
 
 def oneshot_maker() -> Callable[[], OneShot]:
     """What makes them on the event loop that runs."""
-    on_asyncio = isinstance(current_token().native_token, asyncio.AbstractEventLoop)
-    return _FutureOneShot if on_asyncio else anyio.Event
+    loop = current_token().native_token
+    return partial(_FutureOneShot, loop=loop) if isinstance(loop, asyncio.AbstractEventLoop) else anyio.Event

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from torrelque.errors import (
     TorrelqueUsageError,
     TorrelqueValueError,
 )
+from torrelque.transports import forks
 from torrelque.transports.native import (
     NativeTransport,
     connect,
@@ -125,11 +125,8 @@ async def test_a_client_is_not_used_in_a_forked_child(fresh_server: Start, monke
             lambda: ask(client, 'ECHO', 'x'),
             lambda: client.block(call('ECHO', 'x'), 1),
         )
-        pid = os.getpid()
         with monkeypatch.context() as patch:
-            patch.setattr(
-                os, 'getpid', lambda: pid + 1
-            )  # a fork of a process that runs an event loop has its own perils
+            patch.setattr(forks, 'count', 1)  # a fork of a process that runs an event loop has its own perils
             for use in uses:
                 with pytest.raises(TorrelqueUsageError, match='in the child'):
                     await use()

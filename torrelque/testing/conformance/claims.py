@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import anyio
 import pytest
 
+from torrelque.core.commands import ReleaseItem, RequeueItem
 from torrelque.core.models import Task, TorrelqueTaskStatus
-from torrelque.engine.items import ReleaseItem, RequeueItem
 from torrelque.errors import TorrelqueError, TorrelqueLeaseLostError, TorrelqueLookupError
 from torrelque.queue import Torrelque
 from torrelque.testing.conformance.support import OnQueue, eventually

@@ -12,8 +12,8 @@ import pytest
 
 from torrelque import Client
 from torrelque.core.codec import TorrelqueTaskSerialiser
+from torrelque.core.commands import EnqueueItem
 from torrelque.core.models import Task, TaskId, TorrelqueTaskStatus
-from torrelque.engine.items import EnqueueItem
 from torrelque.errors import TorrelqueLeaseLostError, TorrelqueLookupError, TorrelqueTimeoutError
 from torrelque.queue import Torrelque
 from torrelque.testing.conformance.support import PATIENCE, OnQueue, eventually, unique

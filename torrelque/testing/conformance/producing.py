@@ -9,8 +9,8 @@ import pytest
 
 from torrelque import Client
 from torrelque.core.codec import TorrelqueTaskSerialiser
+from torrelque.core.commands import EnqueueItem
 from torrelque.core.models import TorrelqueTaskStatus
-from torrelque.engine.items import EnqueueItem
 from torrelque.errors import TorrelqueLookupError
 from torrelque.queue import Torrelque
 from torrelque.testing.conformance.support import OnQueue, unique

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,7 +15,7 @@ from anyio.abc import TaskGroup
 
 from torrelque.core.protocol import Batch, Call, Reply
 from torrelque.errors import TorrelqueUsageError, is_demoted
-from torrelque.transports import base
+from torrelque.transports import base, forks
 from torrelque.transports.native.connection import Breaks
 from torrelque.transports.native.dialer import Dialer
 from torrelque.transports.native.listener import NativeListener
@@ -48,7 +47,7 @@ class NativeTransport(base.Transport):
         self._dialer = dialer or Dialer(address, options)
         self._node: Node | None = None
         self._group: TaskGroup | None = None
-        self._pid = 0
+        self._forks = 0
         self._open = False
         self._host: asyncio.Task[None] | None = None
         self._end: asyncio.Event = asyncio.Event()
@@ -64,7 +63,7 @@ class NativeTransport(base.Transport):
         """
         if self._group is not None:
             raise TorrelqueUsageError(USED_BEFORE)
-        self._pid = os.getpid()
+        self._forks = forks.count
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
         self._open = True
@@ -216,7 +215,7 @@ class NativeTransport(base.Transport):
                 f'the client is {state}: use it inside its context, `async with torrelque.connect(url) as client:`, '
                 'or after `await client.aopen()`; in synchronous code, use torrelque.sync'
             )
-        if os.getpid() != self._pid:
+        if forks.count != self._forks:
             raise TorrelqueUsageError(
                 'the client was connected by the process that this one was forked from: connect() anew in the child'
             )

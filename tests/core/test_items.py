@@ -1,4 +1,4 @@
-"""Items are checked and written down before anything is sent; what their answers mean."""
+"""What callers give is checked and written down before anything is sent; what the answers mean."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from torrelque import (
-    EnqueueItem,
-    ReleaseItem,
+    Torrelque,
     TorrelqueDurabilityError,
     TorrelqueError,
     TorrelqueLeaseLostError,
@@ -19,18 +18,10 @@ from torrelque import (
     TorrelqueValueError,
 )
 from torrelque.core.codec import JSON
-from torrelque.core.commands import Outcome
+from torrelque.core.commands import Outcome, claim_error, enqueue_words, new_item, release_words, requeue_words
 from torrelque.core.models import Receipt
-from torrelque.engine.items import (
-    CHUNK,
-    RequeueItem,
-    claim_error,
-    random_id,
-    write_all,
-    write_enqueue,
-    write_release,
-    write_requeue,
-)
+from torrelque.engine.dispatch import CHUNK, random_id
+from torrelque.testing import MemoryTransport
 
 COMPLETED, REJECTED, WORKING = (
     TorrelqueTaskStatus.COMPLETED,
@@ -39,22 +30,32 @@ COMPLETED, REJECTED, WORKING = (
 )
 
 
-def enqueue(task: Any = 1, timeout: float = 300, limit: int | None = None, **fields: Any) -> tuple[str, Any]:  # noqa: ANN401 - fields of an item
-    return write_enqueue(EnqueueItem(task, **fields), JSON, timeout, limit)
+def enqueue(
+    task: Any = 1,  # noqa: ANN401 - any payload
+    timeout: float = 300,
+    limit: int | None = None,
+    *,
+    task_timeout: float | None = None,
+    delay: Any = None,  # noqa: ANN401 - bad ones as well
+    max_dequeues: int | None = None,
+    **fields: Any,  # noqa: ANN401 - of an item
+) -> Any:  # noqa: ANN401 - words of several kinds
+    words = enqueue_words(timeout, limit, task_timeout, delay, max_dequeues)
+    return new_item(JSON, random_id, task, words, **fields)
 
 
 def test_ids_are_random_unless_given() -> None:
-    assert len({random_id() for _ in range(100)} | {enqueue()[0] for _ in range(100)}) == 200
+    assert len({random_id() for _ in range(100)} | {enqueue()[0].decode() for _ in range(100)}) == 200
     assert len(random_id()) == 32
-    assert enqueue(task_id='mine')[0] == 'mine'
+    assert enqueue(task_id='mine')[0] == b'mine'
 
 
 def test_what_is_written_of_a_new_task() -> None:
-    plain = enqueue({'a': 1}, task_id='one')[1]
-    assert plain == enqueue({'a': 1}, task_id='one', delay=0, task_timeout=None)[1]
-    assert plain == enqueue({'a': 1}, task_id='one', task_timeout=300, timeout=7)[1]
-    assert plain != enqueue({'a': 1}, task_id='one', delay=1)[1]
-    assert enqueue(1, limit=3, task_id='a')[1] == enqueue(1, max_dequeues=3, task_id='a')[1]
+    plain = enqueue({'a': 1}, task_id='one')
+    assert plain == enqueue({'a': 1}, task_id='one', delay=0, task_timeout=None)
+    assert plain == enqueue({'a': 1}, task_id='one', task_timeout=300, timeout=7)
+    assert plain != enqueue({'a': 1}, task_id='one', delay=1)
+    assert enqueue(1, limit=3, task_id='a') == enqueue(1, max_dequeues=3, task_id='a')
 
 
 @pytest.mark.parametrize(
@@ -75,42 +76,47 @@ def test_bad_tasks(fields: dict[str, Any], error: type[Exception], said: str) ->
 
 
 def test_what_is_written_of_a_claim() -> None:
-    assert write_requeue(RequeueItem('a'))[0] == 'a'
-    assert write_requeue(RequeueItem('a', delay=0))[1] == write_requeue(RequeueItem('a'))[1]
-    assert write_requeue(RequeueItem('a', delay=5))[1] != write_requeue(RequeueItem('a'))[1]
+    assert requeue_words(0, None) == requeue_words(None, 0) == requeue_words(None, None)
+    assert requeue_words(5, None) != requeue_words(None, None) != requeue_words(None, 5)
 
 
-def release(**fields: Any) -> tuple[Any, Any]:  # noqa: ANN401 - fields of an item
-    return write_release(ReleaseItem('a', **fields), JSON, 3600)
+def release(
+    result: object = None, result_ttl: float | None = None, status: TorrelqueTaskStatus | None = COMPLETED
+) -> object:
+    return release_words(JSON, 3600, result, result_ttl, status)
 
 
 def test_what_is_written_of_a_release() -> None:
     assert release() == release(status=None) == release(result_ttl=5), 'without a result nothing is kept'
     assert release(status=REJECTED) != release()
     assert release(result=1) == release(result=1, result_ttl=3600) != release(result=1, result_ttl=5)
-    for fields in ({'status': WORKING}, {'status': None, 'result': 1}):
+    for result, status in ((None, WORKING), (1, None)):
         with pytest.raises(TorrelqueError, match='Invalid status for released task'):
-            release(**fields)
+            release(result, None, status)
     with pytest.raises(TorrelqueValueError, match='result_ttl'):
         release(result=1, result_ttl=-1)
 
 
 @pytest.mark.anyio
-async def test_many_are_written_in_chunks_with_turns_in_between() -> None:
+async def test_many_are_written_in_chunks_with_turns_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
     turns: list[int] = []
-
-    async def checkpoint() -> None:
-        turns.append(len(written))
 
     def write(number: int) -> int:
         written.append(number)
         return -number
 
-    assert await write_all(range(2 * CHUNK + 1), write, checkpoint) == [-number for number in range(2 * CHUNK + 1)]
-    assert turns == [CHUNK, 2 * CHUNK]
-    assert await write_all([], write, checkpoint) == []
-    assert len(turns) == 2
+    async with Torrelque(MemoryTransport()) as queue:
+        dispatcher = queue._dispatcher
+
+        async def note() -> None:
+            turns.append(len(written))
+
+        monkeypatch.setattr(queue._engine, 'checkpoint', note)
+        assert await dispatcher.write_all(range(2 * CHUNK + 1), write) == [-number for number in range(2 * CHUNK + 1)]
+        assert turns == [CHUNK, 2 * CHUNK]
+        assert await dispatcher.write_all([], write) == []
+        assert len(turns) == 2
 
 
 def test_what_answers_mean_to_who_acted_on_a_claim() -> None:
