@@ -287,6 +287,28 @@ async def test_the_idle_connections_go_with_one_that_broke() -> None:
             assert asked(fake)[-1][0] not in before
 
 
+async def test_calls_without_a_task_that_waits(server: Server) -> None:
+    async with over(server) as transport:
+        outcomes: list[Any] = []
+        assert transport.start([call('PING')], outcomes.append) is None  # connecting takes a task
+        await ask(transport, 'PING')
+        for batch in ([call('ECHO', 'a'), call('ECHO', 'b')], [call('NOSUCHCOMMAND')]):
+            assert transport.start(batch, outcomes.append) is not None
+            await until(lambda: bool(outcomes))
+            outcome = outcomes.pop()
+            outcome = await outcome() if callable(outcome) else outcome
+            if batch[0].command == 'ECHO':
+                assert outcome == [b'a', b'b']
+            else:
+                assert isinstance(outcome[0], TorrelqueReplyError)
+        await ask(transport, 'PING')
+        abandon = transport.start([call('ECHO', 'x')], outcomes.append)
+        assert abandon is not None
+        abandon()
+        assert await ask(transport, 'ECHO', 'y') == b'y'
+        assert outcomes == []
+
+
 async def test_a_pool_that_is_used_up(server: Server) -> None:
     async with over_the_pool(server, max_connections=1, retry=ONCE) as transport:
         async with transport._client.pipeline() as pipeline:

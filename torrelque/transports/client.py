@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Protocol
 
 from anyio.lowlevel import checkpoint
@@ -24,6 +25,10 @@ class Servers(Protocol):
 
     response_timeout: float
     """How long an answer may take, in seconds."""
+
+    def start(self, batch: Batch, then: base.Then, /) -> Callable[[], None] | None:
+        """Send calls once, and take the replies in a callback. None if nothing was sent because it takes a task."""
+        return None
 
     async def ask(self, batch: Batch, /) -> Sequence[Reply]:
         """Send calls once, and return their replies. Raises TorrelqueConnectionError. Safe to cancel."""
@@ -75,6 +80,21 @@ class ClientTransport(base.Transport):
             await checkpoint()
             return []
         return await repeat(batch, servers.ask, self._policy())
+
+    def start(self, batch: Batch, then: base.Then) -> Callable[[], None] | None:
+        def receive(first: Sequence[Reply] | base.Rest) -> None:
+            then(partial(self._go_on, batch, first) if callable(first) else first)
+
+        return self._servers().start(batch, receive)
+
+    async def _go_on(self, batch: Batch, first: base.Rest) -> Sequence[Reply]:
+        """Return the replies to a batch whose first attempt has more to do."""
+        servers, rest = self._servers(), [first]
+
+        async def attempt(calls: Batch) -> Sequence[Reply]:
+            return await (rest.pop()() if rest else servers.ask(calls))
+
+        return await repeat(batch, attempt, self._policy())
 
     async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """Send the calls on a connection of their own, which has ``timeout`` seconds longer to answer."""

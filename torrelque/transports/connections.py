@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import anyio
@@ -111,6 +112,9 @@ class ClientDialer(Dialer[C], Protocol[C]):
 
     def pack(self, batch: Batch, /) -> Packed:
         """Return calls as :meth:`converse` sends them. Raises TorrelqueTypeError or TorrelqueValueError."""
+
+    def start(self, connection: C, packed: Packed, seconds: float, then: base.Then, /) -> Callable[[], None] | None:
+        """Do what :meth:`converse` does without a task that waits. None if it takes a task."""
 
     async def converse(self, connection: C, packed: Packed, seconds: float, /) -> list[Reply]:
         """Send calls next to each other, and return their replies, each within so many seconds.
@@ -220,6 +224,11 @@ class _SharedConnection(Generic[C]):
         self._failures = 0
         self._failure: TorrelqueConnectionError | None = None
 
+    @property
+    def current(self) -> C | None:
+        """The connection if it is open."""
+        return self._connection if self._connection is not None and self._connection.usable else None
+
     async def get(self) -> C:
         if self._connection is not None and self._connection.usable:
             return self._connection
@@ -277,8 +286,27 @@ class Connections(Generic[C]):
         if not self._shares:
             return await self._ask_apart(packed, self.response_timeout, keep=True)
         connection = await self._shared.get()
+        converse = partial(self._dialer.converse, connection, packed, self.response_timeout)
+        return await self._concluded(connection, converse)
+
+    def start(self, batch: Batch, then: base.Then) -> Callable[[], None] | None:
+        """Do what :meth:`ask` does without a task that waits. None if nothing was sent because it takes a task."""
+        connection = self._shared.current
+        if connection is None or not self._shares:
+            return None
+        packed = self._dialer.pack(batch)
+        if packed.size >= LARGE:
+            return None
+
+        def receive(first: Sequence[Reply] | base.Rest) -> None:
+            then(partial(self._concluded, connection, first) if callable(first) else first)
+
+        return self._dialer.start(connection, packed, self.response_timeout, receive)
+
+    async def _concluded(self, connection: C, converse: base.Rest) -> Sequence[Reply]:
+        """Return the replies of a conversation. If it failed, further calls go over new connections."""
         try:
-            replies = await self._dialer.converse(connection, packed, self.response_timeout)
+            replies = await converse()
         except TorrelqueConnectionError:
             await self._drop(connection)
             raise

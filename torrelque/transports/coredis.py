@@ -186,6 +186,9 @@ class Dialer:
         size = sum([len(word) for command in commands for word in command if type(word) is bytes])
         return Packed(commands, len(commands), size)
 
+    def start(self, *_: object) -> None:
+        """Nothing: coredis has no callbacks."""
+
     async def converse(self, connection: BaseConnection, packed: Packed, seconds: float) -> list[Reply]:
         try:
             requests = [

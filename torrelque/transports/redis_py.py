@@ -27,7 +27,6 @@ from torrelque.transports.redis_py_connections import (
     PerLoop,
     disconnect_idle,
     is_plain,
-    keep_cancelled,
     policy_of,
 )
 from torrelque.transports.redis_py_pool import PooledConnections
@@ -56,10 +55,6 @@ class RedisPyTransport(ClientTransport):
 
     def _policy(self) -> Policy:
         return policy_of(self._client.connection_pool.connection_kwargs.get('retry'))
-
-    async def execute(self, batch: Batch) -> Sequence[Reply]:
-        self._servers()  # or raise that there is no asyncio
-        return await keep_cancelled(super().execute(batch))
 
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
         # A client that is closed would open a connection once more, and leave it open.

@@ -9,6 +9,7 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import anyio
@@ -32,6 +33,7 @@ from torrelque.errors import (
     renew,
 )
 from torrelque.transports import connections
+from torrelque.transports.base import Then
 from torrelque.transports.client import Servers
 from torrelque.transports.connections import Connections, Packed, StreamListener
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
@@ -150,7 +152,7 @@ async def _do_nothing(_: Exception) -> None:
 ASYNCIO_ONLY = 'redis-py runs on asyncio only: under Trio use a coredis.Redis or the client of torrelque.connect(url)'
 
 
-async def keep_cancelled(work: Coroutine[Any, Any, T]) -> T:
+async def keep_cancelled(work: Awaitable[T]) -> T:
     """Do some work, and be cancelled after all if it lost a cancellation.
 
     Python 3.11's wait_for, which redis-py connects with, loses one that coincides with the end of what it waits for.
@@ -245,6 +247,21 @@ class Line(asyncio.Protocol):
             TorrelqueConnectionError: The connection failed.
 
         """
+        answered: asyncio.Future[list[Reply]] = self._loop.create_future()
+
+        def settle(request: _Request) -> None:
+            if answered.done():  # its caller was cancelled
+                return
+            if request.error is not None:
+                answered.set_exception(request.error)
+            else:
+                answered.set_result(request.replies)
+
+        self.start(data, count, seconds, settle)
+        return await answered
+
+    def start(self, data: bytes, count: int, seconds: float, done: Callable[[_Request], None]) -> _Request:
+        """Do what :meth:`execute` does without waiting: ``done`` is called at the end, unless it is abandoned."""
         if self._failure is not None:
             raise renew(self._failure)
         if self._owed:
@@ -254,11 +271,11 @@ class Line(asyncio.Protocol):
         else:
             self._heard = self._loop.time()
             self._transport.write(data)
-        request = _Request(count, seconds, self._loop.create_future())
+        request = _Request(count, seconds, done)
         self._owed.append(request)
         if self._watchdog is None:
             self._watchdog = self._loop.call_later(seconds, self._watch)
-        return await request.done
+        return request
 
     def _flush(self) -> None:
         data, self._outgoing = b''.join(self._outgoing), []
@@ -319,10 +336,11 @@ class Line(asyncio.Protocol):
         if self._owed:
             request = self._owed[0]
             request.replies.append(reply)
+            if isinstance(reply, Exception):
+                request.refused = True
             if len(request.replies) == request.count:
                 self._owed.popleft()
-                if not request.done.done():  # otherwise its caller was cancelled
-                    request.done.set_result(request.replies)
+                request.end()
         elif self._pushed is not None:
             self._pushed.append(reply)
             self._news.set()
@@ -345,10 +363,10 @@ class Line(asyncio.Protocol):
             self._failure = error
             self._transport.abort()
             self._raw._reader = self._raw._writer = None  # noqa: SLF001 - or it would warn of them
-            for request in self._owed:
-                if not request.done.done():
-                    request.done.set_exception(renew(error))
-            self._owed.clear()
+            owed, self._owed = self._owed, deque()
+            for request in owed:
+                request.error = cast('TorrelqueConnectionError', renew(error))
+                request.end()
             self._news.set()
             if self._watchdog is not None:
                 self._watchdog.cancel()
@@ -361,13 +379,23 @@ class Line(asyncio.Protocol):
 class _Request:
     """What one caller waits for."""
 
-    __slots__ = ('count', 'done', 'replies', 'seconds')
+    __slots__ = ('abandoned', 'count', 'done', 'error', 'refused', 'replies', 'seconds')
 
-    def __init__(self, count: int, seconds: float, done: asyncio.Future[list[Reply]]) -> None:
+    def __init__(self, count: int, seconds: float, done: Callable[[_Request], None]) -> None:
         self.count = count
         self.seconds = seconds
         self.done = done
         self.replies: list[Reply] = []
+        self.error: TorrelqueConnectionError | None = None
+        self.refused = False
+        self.abandoned = False
+
+    def end(self) -> None:
+        if not self.abandoned:
+            self.done(self)
+
+    def abandon(self) -> None:
+        self.abandoned = True
 
 
 def _reply_error(message: str) -> TorrelqueReplyError:
@@ -483,7 +511,7 @@ class Dialer:
         raw = self._make()
         try:
             with anyio.fail_after(connections.CONNECT_TIMEOUT):
-                await raw.connect()
+                await keep_cancelled(raw.connect())
             connection = (Line if self._is_plain else OwnConnection)(raw)
         except BaseException as error:
             with anyio.CancelScope(shield=True), suppress(exceptions.RedisError, OSError):
@@ -514,7 +542,28 @@ class Dialer:
             await self.close(connection)
 
     async def converse(self, connection: Line | OwnConnection, packed: Packed, seconds: float) -> list[Reply]:
-        replies = await connection.execute(packed.data, packed.calls, seconds)
+        return await self._checked(connection, await connection.execute(packed.data, packed.calls, seconds))
+
+    def start(
+        self, connection: Line | OwnConnection, packed: Packed, seconds: float, then: Then
+    ) -> Callable[[], None] | None:
+        if not isinstance(connection, Line):
+            return None
+
+        def receive(request: _Request) -> None:
+            if request.error is None and not request.refused:
+                then(request.replies)
+            else:
+                then(partial(self._concluded, connection, request))
+
+        return connection.start(packed.data, packed.calls, seconds, receive).abandon
+
+    async def _concluded(self, connection: Line, request: _Request) -> list[Reply]:
+        if request.error is not None:
+            raise request.error
+        return await self._checked(connection, request.replies)
+
+    async def _checked(self, connection: Line | OwnConnection, replies: list[Reply]) -> list[Reply]:
         for reply in replies:
             if isinstance(reply, ANSWERS_THAT_END_A_CONNECTION):
                 await self.close(connection)

@@ -24,6 +24,7 @@ from torrelque.transports.redis_py_connections import (
     call_later,
     converse,
     disconnect_idle,
+    keep_cancelled,
     late_connection,
     on_this_loop,
     response_timeout_of,
@@ -43,7 +44,7 @@ class PooledConnections(Connections[Line | OwnConnection]):
     """Sends each batch on a connection of the client's pool, and waits for one while all are in use."""
 
     def __init__(self, pool: Any) -> None:  # noqa: ANN401 - a pool of any kind
-        super().__init__(Dialer(pool), response_timeout_of(pool.connection_kwargs), call_later)
+        super().__init__(Dialer(pool), response_timeout_of(pool.connection_kwargs), call_later, shares=False)
         self._pool = pool
         self._line = _Line(pool.can_get_connection, lambda: int(pool.max_connections))
         self._turn = anyio.Lock()
@@ -54,7 +55,7 @@ class PooledConnections(Connections[Line | OwnConnection]):
 
     async def ask(self, batch: Batch) -> Sequence[Reply]:
         """Send calls, once. Raises TorrelqueConnectionError. When cancelled, the connection is closed."""
-        return await on_this_loop(lambda: self._ask(batch), self.drop)
+        return await on_this_loop(lambda: keep_cancelled(self._ask(batch)), self.drop)
 
     async def _ask(self, batch: Batch) -> Sequence[Reply]:
         packed = self._dialer.pack(batch)

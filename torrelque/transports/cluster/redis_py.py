@@ -105,7 +105,7 @@ def _endpoint(node: ClusterNode) -> Endpoint:
 async def _limited(function: Callable[[], Awaitable[object]]) -> None:
     try:
         with anyio.fail_after(connections.CONNECT_TIMEOUT):
-            await function()
+            await keep_cancelled(function())
     except TimeoutError:
         raise late_connection() from None
     except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
@@ -151,10 +151,6 @@ class RedisPyClusterTransport(ClusterClientTransport):
         if node is None:
             raise dual_error(TorrelqueConnectionError, exceptions.ConnectionError(f'{endpoint} has left the cluster'))
         return Dialer(node).connections()
-
-    async def execute(self, batch: Batch) -> Sequence[Reply]:
-        self._servers()  # or raise that there is no asyncio
-        return await keep_cancelled(super().execute(batch))
 
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
         # A client that is closed would begin again, and leave connections open.
