@@ -407,7 +407,7 @@ class Engine:
             await once.wait()
         except BaseException:
             self._session.leave(ticket)
-            self._step_soon()
+            self.step_soon()
             raise
         if ticket.error is not None:
             raise ticket.error
@@ -523,9 +523,10 @@ class Engine:
         if self._asks == 1 and not (self._crowded or self._courses):
             self._turn()
         else:
-            self._step_soon()
+            self.step_soon()
 
-    def _step_soon(self) -> None:
+    def step_soon(self) -> None:
+        """Have the session polled: something has changed in it."""
         if self._loop is None or self._closing or not self._stepping:
             self._wake.set()
         elif self._next_turn is None and not self._loop.is_closed():
@@ -600,7 +601,7 @@ class Engine:
         self._look_around()
         if error is not None:
             self._report(error)
-        self._step_soon()
+        self.step_soon()
 
     def _take_over(self, course: _Course) -> None:
         """Have a task drive an operation on."""
@@ -645,7 +646,7 @@ class Engine:
             await self._end(operation, apart=self._patience)
         finally:
             self._running -= 1
-            self._step_soon()
+            self.step_soon()
 
     async def _end(
         self,
@@ -685,7 +686,7 @@ class Engine:
         finally:
             self._waiting.discard(scope)
             self._running -= 1
-            self._step_soon()
+            self.step_soon()
         self._turn()  # what follows begins at once
 
     async def _cut_off(self) -> None:

@@ -180,6 +180,7 @@ class ShardedDispatcher(Dispatcher):
         self._know(layout.total)
         if self._session is not None:
             self._session.resize(self._keys[: layout.total])
+            self._engine.step_soon()
         self._enqueue = enqueue_in(layout.generation)
         self._layout = layout
         self._turn, self._round = (-1, 0, 0), []

@@ -322,6 +322,9 @@ class BlockingEngine(Engine):
         chores.append(function)
         return _Chore(chores, function)
 
+    def step_soon(self) -> None:
+        self._state.fresh = True
+
     @property
     def hub(self) -> BlockingSubscriptions:
         return BlockingSubscriptions(self._transport)
