@@ -1,4 +1,4 @@
-"""Errors of two families, and what adapters do to words and replies."""
+"""Errors that belong to two families."""
 
 from __future__ import annotations
 
@@ -20,13 +20,11 @@ from torrelque.errors import (
     TorrelqueResponseTimeout,
     TorrelqueTooLargeError,
     TorrelqueTypeError,
-    TorrelqueValueError,
     renew,
 )
 from torrelque.transports import coredis, redis_py_connections
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error, leaf
 from torrelque.transports.naming import named
-from torrelque.transports.resp import encoded, plain
 
 PAIRS = [
     dual_error(TorrelqueReplyError, redis_errors.NoPermissionError('may not'), code='NOPERM'),
@@ -178,34 +176,6 @@ def test_a_failure_below_coredis_is_told_as_one_of_its_own() -> None:
 )
 def test_codes_are_found_without_help_of_redis_py(error: Exception, code: str) -> None:
     assert redis_py_connections.as_reply_error(error).code == code
-
-
-def test_words_are_encoded_as_utf_8() -> None:
-    class Name(str):
-        __slots__ = ()
-
-    assert encoded(['gr\u00fc\u00df', Name('n'), b'\xff', 7]) == [b'gr\xc3\xbc\xc3\x9f', b'n', b'\xff', 7]
-
-
-@pytest.mark.parametrize('word', [1.5, True, None, ['a']])
-def test_other_words_are_refused(word: object) -> None:
-    with pytest.raises(TorrelqueTypeError, match='bytes, str or int'):
-        encoded([b'a', word])  # type: ignore[list-item] # what is tested
-
-
-def test_words_that_are_no_text_are_refused() -> None:
-    with pytest.raises(TorrelqueValueError, match='UTF-8'):
-        encoded(['\ud800'])
-
-
-def test_replies_become_those_of_resp2() -> None:
-    error = redis.ResponseError('MINE alone')
-    reply = [{b'a': 1.5, b'b': {b'c'}}, True, False, None, 'txt', [2.0, [error]], (b'd',)]
-    *rest, (two, (ours,)), last = plain(reply, redis_py_connections.as_reply_error)
-    assert rest == [[b'a', b'1.5', b'b', [b'c']], 1, 0, None, b'txt']
-    assert (two, last) == (b'2', [b'd'])
-    assert isinstance(ours, TorrelqueReplyError)
-    assert ours.code == 'MINE'
 
 
 def test_what_is_named_in_messages() -> None:
