@@ -292,3 +292,90 @@ def test_modules_keep_their_hands_off_each_other() -> None:
     }
     reaching = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob('*.py') if 'SLF001' in path.read_text()}
     assert reaching <= others
+
+
+TESTS = Path(__file__).parent
+OTHERWISE_TESTED = {
+    'cli/commands/supervisor.py': 'cli/commands/test_worker.py',
+    'core/sharding/auditing.py': 'queue/test_audit.py',
+    'django': 'django/test_backend.py',
+    'engine/sharded.py': 'queue/test_shards.py',
+    'otel/queue.py': 'otel/test_producing.py',
+    'otel/telemetry.py': 'otel/test_consuming.py',
+    'sync': 'sync/test_queue.py',
+    'testing/conformance': 'transports/test_conformance.py',
+    'transports/client.py': 'transports/test_adapt.py',
+    'transports/cluster/client.py': 'transports/test_cluster_clients.py',
+    'transports/cluster/coredis.py': 'transports/test_coredis_cluster.py',
+    'transports/cluster/listener.py': 'transports/cluster/test_native.py',
+    'transports/cluster/redis_py.py': 'transports/test_redis_py_cluster.py',
+    'transports/cluster/topology.py': 'transports/cluster/test_native.py',
+    'transports/connections.py': 'transports/test_pools.py',
+    'transports/memory': 'model/test_model.py',
+    'transports/memory/commands.py': 'model/test_commands.py',
+    'transports/native/listener.py': 'transports/native/test_blocking.py',
+    'transports/native/multiplexer.py': 'transports/native/test_transport.py',
+    'transports/native/options.py': 'transports/native/test_url.py',
+    'transports/native/sentinel.py': 'transports/test_sentinel.py',
+    'transports/redis_py_connections.py': 'transports/test_redis_py.py',
+    'transports/redis_py_pool.py': 'transports/test_pools.py',
+    'transports/base.py': 'transports/test_memory.py',
+}
+"""Modules and packages whose tests are known by another name: those of what they are a part of."""
+
+
+def holds_logic(path: Path) -> bool:
+    """Whether a function does anything. Those of protocols and abstract methods do not, nor do imports and data."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    words = (step.value if isinstance(step, ast.Expr) else step for function in functions for step in function.body)
+    return any(not isinstance(word, ast.Constant | ast.Pass) for word in words)
+
+
+def has_tests(path: Path) -> bool:
+    found = [path] if path.suffix else list(path.glob('test_*.py'))
+    return any(test.exists() and 'def test_' in test.read_text() for test in found)
+
+
+def untested(package: Path, tests: Path) -> list[str]:
+    """Modules with logic for which there is neither ``test_NAME.py``, nor a folder ``NAME`` of tests."""
+    missing = []
+    for path in sorted(package.rglob('*.py')):
+        module = path.relative_to(package)
+        home = module.parent if module.name == '__init__.py' else module.with_suffix('')
+        own = (tests / home.parent / f'test_{home.name}.py', tests / home)
+        if holds_logic(path) and not any(map(has_tests, own)):
+            missing.append(str(module))
+    return missing
+
+
+def test_every_module_has_its_tests() -> None:
+    """`torrelque/a/b.py` is tested by `tests/a/test_b.py`, or by the modules in `tests/a/b/`."""
+    missing = untested(PACKAGE, TESTS)
+    excused = {each for each in missing for name in OTHERWISE_TESTED if each == name or each.startswith(f'{name}/')}
+    assert set(missing) - excused == set()
+    for name, test in OTHERWISE_TESTED.items():
+        assert any(each == name or each.startswith(f'{name}/') for each in missing), f'{name} needs no exception'
+        assert has_tests(TESTS / test), test
+
+
+def test_a_module_without_tests_is_found(tmp_path: Path) -> None:
+    package, tests = tmp_path / 'package', tmp_path / 'tests'
+    for file, source in (
+        ('tested.py', 'def f(): return 1'),
+        ('folder.py', 'def f(): return 1'),
+        ('data.py', 'import os\nX = 1\nclass A: pass'),
+        ('protocol.py', 'class P:\n    def f(self) -> None:\n        """Do."""\n        ...'),
+        ('a/forgotten.py', 'class A:\n    async def f(self):\n        return 1'),
+        ('a/empty.py', 'def f(): return 1'),
+    ):
+        (package / file).parent.mkdir(parents=True, exist_ok=True)
+        (package / file).write_text(source)
+    for file, source in (
+        ('test_tested.py', 'def test_f(): pass'),
+        ('folder/test_any.py', 'async def test_f(): pass'),
+        ('a/test_empty.py', '"""Nothing yet."""'),
+    ):
+        (tests / file).parent.mkdir(parents=True, exist_ok=True)
+        (tests / file).write_text(source)
+    assert untested(package, tests) == ['a/empty.py', 'a/forgotten.py']

@@ -5,9 +5,13 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from torrelque.transports.oneshot import oneshot_maker
+from torrelque.transports.oneshot import OneShot, oneshot_maker
 
 pytestmark = pytest.mark.anyio
+
+
+async def wait(event: OneShot) -> None:
+    await event.wait()
 
 
 async def test_set_before_and_after_the_wait() -> None:
@@ -18,7 +22,7 @@ async def test_set_before_and_after_the_wait() -> None:
     with anyio.fail_after(20):
         await early.wait()
         async with anyio.create_task_group() as group:
-            group.start_soon(late.wait)
+            group.start_soon(wait, late)
             await anyio.wait_all_tasks_blocked()
             late.set()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from torrelque.errors import TorrelqueReplyError, TorrelqueTypeError, TorrelqueValueError
+from torrelque.transports import redis_py_connections
 from torrelque.transports.resp import encoded, plain
 
 
