@@ -81,8 +81,8 @@ def test_agrees_with_a_real_server(server: servers.Server) -> None:
 @pytest.mark.parametrize(
     ('old', 'new'),
     [
-        pytest.param(' and state.dequeue_count == tonumber(count)', '', id='a fence without the count'),
-        pytest.param('state.claim == claim and ', '', id='a fence without the token'),
+        pytest.param(' and number(deliveries, 0) == tonumber(count)', '', id='a fence without the count'),
+        pytest.param('held_by == claim and ', '', id='a fence without the token'),
         pytest.param("return 'LATE'", 'return nil', id='late calls are done'),
         pytest.param("record('closed', '')", '', id='settled calls are done when they arrive'),
         pytest.param(
@@ -107,7 +107,14 @@ def test_agrees_with_a_real_server(server: servers.Server) -> None:
         pytest.param("variadic('ZADD', missing, scores)", '', id='ids without a payload are dropped'),
         pytest.param("redis.call('ZREM', missing, id)", '', id='what came back stays set aside'),
         pytest.param(' - kept or 0', ' or 0', id='a repair of what is listed twice leaves none'),
-        pytest.param("redis.call('ZCARD', wake)\n", '', id='writes before a look at what may be of a wrong type'),
+        pytest.param(
+            "redis.call('LLEN', pending)\nif #later",
+            'if #later',
+            id='writes before a look at what may be of a wrong type',
+        ),
+        pytest.param(
+            'if state and state.status == PENDING or not (', 'if true or not (', id='claims what is elsewhere'
+        ),
     ],
 )
 def test_a_fault_is_found(old: str, new: str, request: pytest.FixtureRequest) -> None:

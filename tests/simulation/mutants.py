@@ -183,9 +183,9 @@ def no_hint_after_a_claim(patch: pytest.MonkeyPatch) -> None:
     """A claim that got something tells nobody of what is left."""
     hint = Run.hint
 
-    def mutant(self: Run, *, empty: bool = False) -> None:
+    def mutant(self: Run, *, empty: bool = False, event: float | None = None) -> None:
         if len(self.args) != 5 or empty:
-            hint(self, empty=empty)
+            hint(self, empty=empty, event=event)
 
     patch.setattr(Run, 'hint', mutant)
 

@@ -70,11 +70,11 @@ def rings_elsewhere_fail_calls(patch: pytest.MonkeyPatch) -> None:
     """A call ends with an error, half done, where the ring of its shard is on another node."""
     ring = Run._ring
 
-    def mutant(self: Run, left: int, *, empty: bool) -> None:
+    def mutant(self: Run, left: int, event: float | None, *, empty: bool) -> None:
         where = self.db.string_at(self.keys['bell'])
         if where is not None:
             self.db.zset_at(where)
-        ring(self, left, empty=empty)
+        ring(self, left, event, empty=empty)
 
     patch.setattr(Run, '_ring', mutant)
 

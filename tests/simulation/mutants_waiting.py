@@ -48,8 +48,8 @@ def hint_left_over(patch: pytest.MonkeyPatch) -> None:
     """A claim that finds nothing leaves the hint up."""
     hint = Run.hint
 
-    def mutant(self: Run, *, empty: bool = False) -> None:
-        hint(self)
+    def mutant(self: Run, *, empty: bool = False, event: float | None = None) -> None:
+        hint(self, event=event)
 
     patch.setattr(Run, 'hint', mutant)
 
@@ -68,8 +68,8 @@ def timer_kept_by_who_leaves(patch: pytest.MonkeyPatch) -> None:
 def no_hint_on_a_new_earliest(patch: pytest.MonkeyPatch) -> None:
     """An event that comes before the one that is minded is told to nobody."""
 
-    def mutant(self: Run) -> bool:
-        event = self.earliest()
+    def mutant(self: Run, event: float | None = None) -> bool:
+        event = self.earliest() if event is None else event
         return event is not None and event <= self.now
 
     patch.setattr(Run, '_needs_somebody', mutant)
@@ -79,7 +79,8 @@ def every_waiter_keeps_the_timer(patch: pytest.MonkeyPatch) -> None:
     """Each claim that finds nothing takes the timer from whoever has it, and so has each of them look again."""
 
     def mutant(self: Run, event: float) -> bool:
-        return self._minds is not None and self._minds <= event and self._minder == self.args[0]
+        minder, minded = self._timer()
+        return minded is not None and minded <= event and minder == self.args[0]
 
     patch.setattr(Run, 'covered', mutant)
 

@@ -2,7 +2,8 @@
 
 Each file's header names its keys (``-- KEYS:``); the loader declares a local of
 that name for each, so header and code cannot disagree. Of the prelude a script
-gets what it uses: the server makes every function anew with each call.
+gets what it uses, and what only a branch between ``-- rarely`` and ``-- end``
+uses stands in there: the server makes every function again with each call.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ UNDECLARED = '--!df flags=allow-undeclared-keys\n'
 
 PUBLISH = "redis.pcall('PUBLISH', "
 
+RARE = re.compile(r'^ *-- rarely\n(.*?)^ *-- end\n', re.MULTILINE | re.DOTALL)
+"""A branch of a verb for which it does not have its functions made unless it comes to it."""
+
 
 def _read(name: str) -> str:
     return resources.files(__name__).joinpath(name).read_text(encoding='utf-8')
@@ -41,17 +45,33 @@ def _declared_keys(source: str) -> tuple[str, ...]:
     return tuple(line.removeprefix('-- KEYS: ').split())
 
 
-def _used_of(shared: str, source: str) -> str:
-    """The definitions of the prelude that a script needs, directly or by way of others; the last of each name."""
-    definitions = [_code(each) for each in re.split(r'^(?=local )', shared, flags=re.MULTILINE)[1:]]
-    names = [_words(re.split(r'=|\(|--', each)[0]) for each in definitions]
-    last = {name: at for at, defined in enumerate(names) for name in defined}
-    names = [{name for name in defined if last[name] == at} for at, defined in enumerate(names)]
-    needed, wanted = set[int](), _words(source)
-    while more := {at for at, defined in enumerate(names) if at not in needed and wanted.intersection(defined)}:
-        needed |= more
-        wanted = set().union(*(_words(definitions[at]) for at in more))
-    return ''.join(definitions[at] for at in sorted(needed))
+class _Shared:
+    """The definitions of the prelude; the last of each name."""
+
+    def __init__(self, source: str) -> None:
+        self._definitions = [_code(each) for each in re.split(r'^(?=local )', source, flags=re.MULTILINE)[1:]]
+        names = [_words(re.split(r'=|\(|--', each)[0]) for each in self._definitions]
+        last = {name: at for at, defined in enumerate(names) for name in defined}
+        self._names = [{name for name in defined if last[name] == at} for at, defined in enumerate(names)]
+
+    def with_used(self, source: str) -> str:
+        """A script with the definitions that it needs, directly or by way of others.
+
+        Those that only a rare branch needs are made in it, as the server makes each function with each call.
+        """
+        common = self._needed(_code(RARE.sub('', source)))
+        body = RARE.sub(lambda branch: self._text(self._needed(_code(branch[1])) - common) + branch[1], source)
+        return self._text(common) + _code(body)
+
+    def _needed(self, source: str) -> set[int]:
+        needed, wanted = set[int](), _words(source)
+        while more := {at for at, names in enumerate(self._names) if at not in needed and wanted.intersection(names)}:
+            needed |= more
+            wanted = set().union(*(_words(self._definitions[at]) for at in more))
+        return needed
+
+    def _text(self, needed: set[int]) -> str:
+        return ''.join(self._definitions[at] for at in sorted(needed))
 
 
 def _code(source: str) -> str:
@@ -81,14 +101,14 @@ def load(server: str | None = None, *, on_cluster: bool = False, sharded: bool =
         shared += _read('prelude.lua')
     if sharded:
         shared += _read('bells.lua')
-    scripts = {}
+    definitions, scripts = _Shared(shared), {}
     for verb in VERBS + SHARD_VERBS if sharded else VERBS:
         source = _by_shard(_read(f'{verb}.lua')) if on_cluster else _read(f'{verb}.lua')
         keys = _declared_keys(source)
-        used = _used_of(shared, _code(source))
-        if sharded and 'local function hint' in used:
+        code = definitions.with_used(source)
+        if sharded and 'local function hint' in code:
             keys += ('bell',)
         values = ', '.join(f'KEYS[{number}]' for number in range(1, len(keys) + 1))
-        code = f'{UNDECLARED}local {", ".join(keys)} = {values}\n{used}{_code(source)}'
+        code = f'{UNDECLARED}local {", ".join(keys)} = {values}\n{code}'
         scripts[verb] = Script(verb, code, keys)
     return scripts

@@ -1,9 +1,9 @@
 -- How scripts hint in a queue of several shards. Consumers wait for all shards of a server on one key, which each of these
 -- shards' `bell` names while they do; a shard rings there by the name of its own hint, those that rang first in front.
 
-local function hint(empty)
-  local left = redis.call('LLEN', pending)
-  local event = left == 0 and earliest()
+local function hint(empty, left, event)
+  left = left or redis.call('LLEN', pending)
+  event = left == 0 and (event or earliest())
   local up = left > 0 or (event and (event <= now or (event <= now + HORIZON and not covered(event))))
   local ring = (up or empty) and redis.pcall('GET', bell)
   if type(ring) ~= 'string' then

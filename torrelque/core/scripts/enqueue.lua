@@ -7,16 +7,23 @@
 
 local outcome, answer = enter()
 if outcome then
+  -- rarely
   return again(outcome, answer)
+  -- end
 end
 local enqueued, generation = totals('enqueued', 'generation')
 if (#ARGV - 3) % 6 == 1 and number(generation, 0) ~= tonumber(ARGV[#ARGV]) then
+  -- rarely
   return refuse('RESHARDED')
+  -- end
 end
-look()
-local shards = number(enqueued, 0) == 0 and shards_of() -- a queue that was used without can have none
-if shards then
-  return refuse('SHARDED', shards)
+if number(enqueued, 0) == 0 then -- a queue that was used without shards can have none
+  -- rarely
+  local shards = shards_of()
+  if shards then
+    return refuse('SHARDED', shards)
+  end
+  -- end
 end
 
 local answers, fresh, payloads, states, pushed, later, seen = {}, {}, {}, {}, {}, {}, {}
@@ -45,7 +52,11 @@ for index = 1, #states do
   end
 end
 
--- Begins with a write that grows: on a full server it fails here, with nothing done.
+-- Begins with a write that grows: on a full server, or on a key of a wrong type, it fails here, with nothing done.
+redis.call('LLEN', pending)
+if #later > 0 then
+  redis.call('ZCARD', delayed)
+end
 variadic('HSET', tasks, payloads)
 if any then
   local finished = {}
@@ -72,8 +83,11 @@ for _, index in ipairs(fresh) do
   end
   redis.pcall('PUBLISH', key, '1 ' .. status)
 end
-variadic('LPUSH', pending, pushed)
+local left
+for first = 1, #pushed, CHUNK do
+  left = redis.call('LPUSH', pending, unpack(pushed, first, math.min(first + CHUNK - 1, #pushed)))
+end
 variadic('ZADD', delayed, later)
 add('enqueued', enqueued, #fresh)
-hint()
+hint(false, left)
 return leave(table.concat(answers))

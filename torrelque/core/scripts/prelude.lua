@@ -172,9 +172,7 @@ end
 -- ARGV begins with the lane's number, the client's nonce and the call's sequence. An empty number means no lane: the
 -- call travels in a pipeline of the user's own.
 
-local function lane_key()
-  return lane .. ':' .. ARGV[1]
-end
+local lane_key = lane .. ':' .. (ARGV[1] or '')
 
 local function token()
   return ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[3]
@@ -185,11 +183,11 @@ local function enter()
   if ARGV[1] == '' then
     return nil
   end
-  local record = redis.call('GET', lane_key())
+  local record = redis.call('GET', lane_key)
   if not record then
     return 'NOLANE'
   end
-  local sequence, nonce, phase, answer = string.match(record, '^(%d+) (%S+) (%a+) (.*)$')
+  local sequence, nonce, phase, at = string.match(record, '^(%d+) (%S+) (%a+) ()')
   if nonce ~= ARGV[2] then
     return 'NOLANE'
   end
@@ -201,13 +199,13 @@ local function enter()
   elseif phase == 'closed' then
     return 'CLOSED'
   end
-  return 'OK', answer
+  return 'OK', string.sub(record, at)
 end
 
 -- The reply to a call that does not go on.
 local function again(outcome, answer)
   if outcome == 'OK' then
-    expire(lane_key(), LANE_TTL)
+    expire(lane_key, LANE_TTL)
     return { 'OK', string.sub(answer, 2) }
   end
   return { outcome }
@@ -222,7 +220,7 @@ local function refuse(outcome, shards)
 end
 
 local function record(phase, answer)
-  put(lane_key(), ARGV[3] .. ' ' .. ARGV[2] .. ' ' .. phase .. ' ' .. answer, LANE_TTL)
+  put(lane_key, ARGV[3] .. ' ' .. ARGV[2] .. ' ' .. phase .. ' ' .. answer, LANE_TTL)
 end
 
 -- The last write of a mutating script, and its reply. Answers of all verbs but claim are one letter an item.
@@ -240,17 +238,22 @@ end
 
 -- The timer and the hint ----------------------------------------------------------------------------------------------
 
-local held -- q:timer as read by `look`: number of the lane that minds it | the event's time
+local held -- q:timer, once it was read: number of the lane that minds it | the event's time
 local depth -- length of pending before the script wrote anything
-local waiting -- how many are delayed, likewise
 
--- Reads what the end of the script will need, and so fails before any write where a key is of a wrong type.
+-- Reads what rare verbs may write, and so fails before any write where a key is of a wrong type. Common ones read these
+-- keys anyway, or begin with a write to one. The hint and the timer can fail no script.
 local function look()
-  held = redis.call('GET', timer)
   depth = redis.call('LLEN', pending)
-  waiting = redis.call('ZCARD', delayed)
+  redis.call('ZCARD', delayed)
   redis.call('ZCARD', working)
-  redis.call('ZCARD', wake)
+end
+
+local function minder()
+  if held == nil then
+    held = redis.pcall('GET', timer)
+  end
+  return type(held) == 'string' and held
 end
 
 -- A cap on the dead letters means that some may be removed: who has no right to that is stopped here.
@@ -264,8 +267,8 @@ end
 
 -- The first time at which a delayed task is due or a claim is stale.
 local function earliest()
-  local due = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
-  local stale = redis.call('ZRANGE', working, 0, 0, 'WITHSCORES')[2]
+  local due = redis.pcall('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
+  local stale = redis.pcall('ZRANGE', working, 0, 0, 'WITHSCORES')[2]
   due, stale = tonumber(due), tonumber(stale)
   if due and stale then
     return math.min(due, stale)
@@ -274,14 +277,14 @@ local function earliest()
 end
 
 local function covered(event)
-  local minded = held and tonumber(string.match(held, '|(.*)$') or '')
+  local minded = minder() and tonumber(string.match(held, '|(.*)$') or '')
   return minded and minded <= event
 end
 
 local function drop_timer()
-  if held and string.match(held, '^(.-)|') == ARGV[1] then
+  if minder() and string.match(held, '^(.-)|') == ARGV[1] then
     redis.call('DEL', timer)
-    held = nil
+    held = false
   end
 end
 
@@ -297,17 +300,18 @@ local function take_timer(willing)
   return event - now
 end
 
--- Ends every script that may have changed what an idle consumer waits for.
-local function hint(empty)
-  local left = redis.call('LLEN', pending)
+-- Ends every script that may have made work for idle consumers. `left`: how many are pending, and `event`: the earliest,
+-- where they are known.
+local function hint(empty, left, event)
+  left = left or redis.call('LLEN', pending)
   if left > 1 then
-    redis.call('ZADD', wake, 0, '0', 1, '1')
+    redis.pcall('ZADD', wake, 0, '0', 1, '1')
   elseif left == 1 then
-    redis.call('ZADD', wake, 0, '0')
+    redis.pcall('ZADD', wake, 0, '0')
   else
-    local event = earliest()
+    event = event or earliest()
     if event and (event <= now or (event <= now + HORIZON and not covered(event))) then
-      redis.call('ZADD', wake, 0, '0')
+      redis.pcall('ZADD', wake, 0, '0')
     elseif empty then
       redis.call('DEL', wake)
     end
@@ -425,9 +429,10 @@ end
 
 -- Claims --------------------------------------------------------------------------------------------------------------
 
--- Whether the receipt is the live claim; an empty token stands for whichever claim is live.
-local function is_live(score, state, claim, count)
-  return score and (claim == '' or (state.claim == claim and state.dequeue_count == tonumber(count)))
+-- Whether the receipt is the live claim of a task with this score in working and these fields in its state; an empty token
+-- stands for whichever claim is live.
+local function is_live(score, held_by, deliveries, claim, count)
+  return score and (claim == '' or (held_by == claim and number(deliveries, 0) == tonumber(count)))
 end
 
 -- The items of a verb that acts for claims: `width` arguments each, the first three id, token and dequeue_count; `read_of`
@@ -445,7 +450,7 @@ local function claimed_items(width, read_of, keeps)
     local state = scores[index] and not seen[id] and read_of(id)
     if state == nil then
       answers[index] = 'x'
-    elseif state and is_live(scores[index], state, ARGV[at + 1], ARGV[at + 2]) then
+    elseif state and is_live(scores[index], state.claim, state.dequeue_count, ARGV[at + 1], ARGV[at + 2]) then
       seen[id] = not keeps
       answers[index] = 'o'
       items[#items + 1] = { id = id, at = at, state = state, score = scores[index] }

@@ -1,37 +1,60 @@
--- Remove tasks that were worked off; with a result, keep the state for a while.
--- KEYS: pending delayed working tasks task wake timer counters lane
+-- Remove tasks that were worked off; with a result, keep the state for a while. This makes no work for anybody: no hint.
+-- KEYS: tasks working task counters lane
 -- ARGV: lane nonce sequence, then for each task: id token dequeue_count status ttl result (ttl in ms, '' without a result)
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
 
 local outcome, answer = enter()
 if outcome then
+  -- rarely
   return again(outcome, answer)
+  -- end
 end
 local completed, refused = totals('completed', 'rejected')
-look()
-redis.call('HLEN', tasks)
-local items, answers = claimed_items(6, read_claim)
+local ids, places, answers, seen = {}, {}, {}, {}
+for at = 4, #ARGV, 6 do
+  ids[#ids + 1] = ARGV[at]
+end
+local scores, count = read('ZMSCORE', working, ids), 0
+local done, keys, revisions = {}, {}, {}
+for index = 1, #ids do
+  local id, at, letter = ids[index], 6 * index - 2, nil
+  if scores[index] and not seen[id] then
+    local key = state_key(id)
+    local values = redis.pcall('HMGET', key, 'claim', 'dequeue_count', 'revision')
+    if mistyped(values) then
+      letter = 'x'
+    elseif is_live(scores[index], values[1], values[2], ARGV[at + 1], ARGV[at + 2]) then
+      letter, seen[id], count = 'o', true, count + 1
+      done[count], keys[count], places[count], revisions[count] = id, key, at, values[3]
+    end
+  end
+  answers[index] = letter or (ARGV[at + 1] == '' and 'u' or 'l')
+end
 
-begin_writing()
-local ids, states, refusals = ids_of(items), {}, 0
-variadic('ZREM', working, ids)
-variadic('HDEL', tasks, ids)
-for _, item in ipairs(items) do
-  local state, status, ttl = item.state, ARGV[item.at + 3], ARGV[item.at + 4]
+if count == 0 then
+  begin_writing()
+end
+variadic('HDEL', tasks, done) -- first, as this key was not read
+variadic('ZREM', working, done)
+local gone, refusals, time = {}, 0, nil
+for index = 1, count do
+  local key, at = keys[index], places[index]
+  local status, ttl, revision = ARGV[at + 3], ARGV[at + 4], number(revisions[index], 1)
   if status == REJECTED then
     refusals = refusals + 1
   end
   if ttl == '' then
-    states[#states + 1] = state.key
-    redis.pcall('PUBLISH', state.key, whole(state.revision + 1) .. ' ' .. status)
+    gone[#gone + 1] = key
+    redis.pcall('PUBLISH', key, whole(revision + 1) .. ' ' .. status)
   else
-    redis.call('HDEL', state.key, 'claim')
-    transition(state, status, 'result', ARGV[item.at + 5], 'release_time', present)
-    expire(state.key, ttl)
+    time = time or stamp(clock())
+    redis.call('HDEL', key, 'claim')
+    redis.call('HSET', key, 'status', status, 'revision', whole(revision + 1), 'result', ARGV[at + 5], 'release_time', time)
+    redis.pcall('PUBLISH', key, whole(revision + 1) .. ' ' .. status)
+    expire(key, ttl)
   end
 end
-remove_keys(states)
-add('completed', completed, #items - refusals)
+remove_keys(gone)
+add('completed', completed, count - refusals)
 add('rejected', refused, refusals)
-hint()
 return leave(table.concat(answers))

@@ -4,7 +4,7 @@
 -- ARGV: lane nonce sequence
 -- returns: none (the lane is gone or further on), aborted, or finished and the call's recorded answer
 
-local record_text = redis.call('GET', lane_key())
+local record_text = redis.call('GET', lane_key)
 local sequence, nonce, phase, answer
 if record_text then
   sequence, nonce, phase, answer = string.match(record_text, '^(%d+) (%S+) (%a+) (.*)$')
@@ -19,7 +19,7 @@ if ahead == 0 and phase == 'open' and string.sub(answer, 1, 1) ~= 'c' then
   begin_writing()
   drop_timer()
   hint()
-  expire(lane_key(), LANE_TTL) -- a write: who waits until this one is durable knows that the call is
+  expire(lane_key, LANE_TTL) -- a write: who waits until this one is durable knows that the call is
   return { 'finished', string.sub(answer, 2) }
 end
 
@@ -32,7 +32,7 @@ if ahead == 0 and phase == 'open' then
     at = first + tonumber(length)
     local score = redis.call('ZSCORE', working, id)
     local state = score and read_claim(id)
-    if state and is_live(score, state, token(), count) then
+    if state and is_live(score, state.claim, state.dequeue_count, token(), count) then
       items[#items + 1] = { id = id, state = state }
     end
   end

@@ -13,7 +13,7 @@ __all__ = ('erase', 'wipe')
 MOST = 250
 
 
-@laned
+@laned()
 def erase(run: Run) -> bytes:
     """Remove some tasks, wherever they are, and tell whether there are any left."""
     db, keys = run.db, run.keys

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from torrelque.core.protocol import Reply
@@ -79,10 +80,12 @@ class State:
     """A task's state as far as the verbs need it."""
 
     __slots__ = (
-        'claim', 'dequeue_base', 'dequeue_count', 'headers', 'max_dequeues', 'requeue_count', 'revision', 'timeout',
+        'claim', 'dequeue_base', 'dequeue_count', 'headers', 'max_dequeues', 'requeue_count', 'revision', 'status',
+        'timeout',
     )  # fmt: skip
 
     def __init__(self, fields: Mapping[bytes, bytes]) -> None:
+        self.status: bytes | None = fields.get(b'status')
         self.claim: bytes | None = fields.get(b'claim')
         self.dequeue_count: float = number(fields.get(b'dequeue_count'), 0.0)
         self.requeue_count: float = number(fields.get(b'requeue_count'), 0.0)
@@ -123,7 +126,7 @@ class Run:
     pipeline of the user's own.
     """
 
-    __slots__ = ('_minder', '_minds', '_publish', 'args', 'db', 'keys', 'now')
+    __slots__ = ('_publish', 'args', 'db', 'keys', 'now')
 
     def __init__(
         self,
@@ -137,8 +140,6 @@ class Run:
         self.args: Sequence[bytes] = args
         self.now: float = db.now
         self._publish = publish
-        self._minder: bytes | None = None  # number of the lane that minds the next event
-        self._minds: float | None = None  # when that is
 
     def items(self, width: int) -> list[Sequence[bytes]]:
         """The arguments after the lane, ``width`` for each item."""
@@ -261,31 +262,45 @@ class Run:
     # The timer and the hint --------------------------------------------------
 
     def look(self) -> None:
-        """Read what the end will need, and so fail before any write where a key is of a wrong type."""
-        held = self.db.string_at(self.keys['timer'])
-        if held is not None and b'|' in held:
-            self._minder, _, event = held.partition(b'|')
-            self._minds = _time(event)
+        """Read what rare verbs may write, and so fail before any write where a key is of a wrong type."""
         self.db.list_at(self.keys['pending'])
-        for name in ('delayed', 'working', 'wake', 'rejected'):
+        for name in ('delayed', 'working', 'rejected'):
             if name in self.keys:
                 self.db.zset_at(self.keys[name])
 
     def earliest(self) -> float | None:
         """The first time at which a delayed task is due or a claim is stale."""
-        due = self.db.zset_at(self.keys['delayed']).first()
-        stale = self.db.zset_at(self.keys['working']).first()
-        return min((first[0] for first in (due, stale) if first), default=None)
+        firsts = [self._first(name) for name in ('delayed', 'working')]
+        return min((first for first in firsts if first is not None), default=None)
+
+    def _first(self, name: str) -> float | None:
+        try:
+            first = self.db.zset_at(self.keys[name]).first()
+        except TorrelqueReplyError:
+            return None
+        return first and first[0]
+
+    def _timer(self) -> tuple[bytes | None, float | None]:
+        """Number of the lane that minds the next event, and when that is."""
+        try:
+            held = self.db.string_at(self.keys['timer'])
+        except TorrelqueReplyError:
+            held = None
+        if held is None or b'|' not in held:
+            return None, None
+        minder, _, event = held.partition(b'|')
+        return minder, _time(event)
 
     def covered(self, event: float) -> bool:
         """Whether somebody will be there for the event."""
-        return self._minds is not None and self._minds <= event
+        _, minded = self._timer()
+        return minded is not None and minded <= event
 
     def drop_timer(self) -> None:
         """The waiter of this lane minds no event any more."""
-        if self._minder == self.args[0]:
+        minder, _ = self._timer()
+        if minder == self.args[0]:
             self.db.delete((self.keys['timer'],))
-            self._minder = self._minds = None
 
     def take_timer(self, willing: float) -> float | None:
         """Mind the next event, if this lane's waiter stays for it and nobody else does. Seconds until it, or None."""
@@ -294,24 +309,28 @@ class Run:
             return None
         lifetime = math.ceil((min(event, self.now + willing) - self.now) * 1000) + GRACE
         self.db.put(self.keys['timer'], b'%b|%.17g' % (self.args[0], event), lifetime)
-        self._minder, self._minds = self.args[0], event
         return event - self.now
 
-    def hint(self, *, empty: bool = False) -> None:
-        """Wake idle consumers if there is something for them; ends every verb that may have changed that."""
+    def hint(self, *, empty: bool = False, event: float | None = None) -> None:
+        """Wake idle consumers if there is something for them; ends every verb that may have made work for them.
+
+        ``event``: the earliest, where it is known.
+        """
         wake, left = self.keys['wake'], len(self.db.list_at(self.keys['pending']))
         if 'bell' in self.keys:
-            self._ring(left, empty=empty)
-        elif left > 1:
-            self.db.zadd(wake, {b'0': 0.0, b'1': 1.0})
-        elif left == 1 or self._needs_somebody():
-            self.db.zadd(wake, {b'0': 0.0})
-        elif empty:
-            self.db.delete((wake,))
+            self._ring(left, event, empty=empty)
+            return
+        with suppress(TorrelqueReplyError):
+            if left > 1:
+                self.db.zadd(wake, {b'0': 0.0, b'1': 1.0})
+            elif left == 1 or self._needs_somebody(event):
+                self.db.zadd(wake, {b'0': 0.0})
+            elif empty:
+                self.db.delete((wake,))
 
-    def _ring(self, left: int, *, empty: bool) -> None:
+    def _ring(self, left: int, event: float | None, *, empty: bool) -> None:
         """The same for one shard of several: where those wait who wait for all of its server."""
-        up = left > 0 or self._needs_somebody()
+        up = left > 0 or self._needs_somebody(event)
         try:
             ring = self.db.string_at(self.keys['bell']) if up or empty else None
             if ring is None:
@@ -326,9 +345,10 @@ class Run:
         except TorrelqueReplyError:  # of a wrong type: as scripts do it
             return
 
-    def _needs_somebody(self) -> bool:
+    def _needs_somebody(self, event: float | None = None) -> bool:
         """Whether an event has passed, or is near with nobody to mind it."""
-        event = self.earliest()
+        if event is None:
+            event = self.earliest()
         return event is not None and (event <= self.now or (event <= self.now + HORIZON and not self.covered(event)))
 
 
@@ -342,17 +362,25 @@ def _time(text: bytes) -> float | None:
 Command: TypeAlias = Callable[[Run], Reply]
 
 
-def laned(body: Callable[[Run], bytes]) -> Command:
-    """A verb made safe to repeat by a lane. The body does it and answers a letter an item."""
+def laned(*, looks: bool = True, hints: bool = True) -> Callable[[Callable[[Run], bytes]], Command]:
+    """A verb made safe to repeat by a lane. The body does it and answers a letter an item.
 
-    def verb(run: Run) -> Reply:
-        seen = run.enter()
-        if seen is not None:
-            return run.again(*seen)
-        run.check_features()
-        run.look()
-        answer = body(run)
-        run.hint()
-        return run.leave(answer)
+    ``looks``: it does not itself check the types of what it writes; ``hints``: it may make work for consumers.
+    """
 
-    return verb
+    def decorate(body: Callable[[Run], bytes]) -> Command:
+        def verb(run: Run) -> Reply:
+            seen = run.enter()
+            if seen is not None:
+                return run.again(*seen)
+            run.check_features()
+            if looks:
+                run.look()
+            answer = body(run)
+            if hints:
+                run.hint()
+            return run.leave(answer)
+
+        return verb
+
+    return decorate

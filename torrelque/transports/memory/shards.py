@@ -80,13 +80,15 @@ def _survey(
     keys = {'pending': pending, 'delayed': delayed, 'working': working, 'timer': timer}
     shard = Run(db, keys, (), _tell_nobody)
     try:
+        for each in (delayed, working):
+            db.zset_at(each)
         event = shard.earliest()
         left = len(db.list_at(pending))
         finding = b'%d' % left
         if event is not None and event <= run.now:
             finding = b'%d' % max(left, 1)
         elif not left and event is not None and event <= run.now + HORIZON:
-            shard.look()
+            db.string_at(timer)
             finding = b'0' if shard.covered(event) else b'e'
         if lifetime:
             db.put(bell, run.keys['ring'], lifetime)

@@ -83,18 +83,18 @@ def enqueue(run: Run) -> Reply:
                 return run.refuse(b'RESHARDED')
     if run.enter() is None:
         run.check_features()
-        run.look()
         spread = run.shards_of(b'enqueued')
         if spread is not None:
             return run.refuse(b'SHARDED', spread)
     return _enqueue(run)
 
 
-@laned
+@laned(looks=False)
 def _enqueue(run: Run) -> bytes:
     """Add tasks to the back of pending, or to delayed. An id that is queued already changes nothing."""
     db, keys = run.db, run.keys
-    tasks = db.hash_at(keys['tasks'])
+    states = [run.state_key(task_id) for task_id, *_ in run.items(6)]
+    tasks = db.hash_at(keys['tasks']) if any(db.type_at(key) != 'none' for key in states) else {}
     fresh: dict[bytes, tuple[bytes, ...]] = {}
     answers = []
     for task_id, *rest in run.items(6):
@@ -103,6 +103,9 @@ def _enqueue(run: Run) -> bytes:
         answers.append(b'e' if known else b'n')
         if not known:
             fresh[task_id] = tuple(rest)
+    db.list_at(keys['pending'])
+    if any(delay for _, _, delay, *_ in fresh.values()):
+        db.zset_at(keys['delayed'])
     db.hset(keys['tasks'], {task_id: payload for task_id, (payload, *_) in fresh.items()})
     for task_id, (_, timeout, delay, max_dequeues, headers) in fresh.items():
         key = run.state_key(task_id)
@@ -130,14 +133,19 @@ def claim(run: Run) -> Reply:
         outcome, answer = seen
         return _claimed_before(run, answer) if outcome == b'OK' else [outcome]
     run.check_features()
-    run.look()
     spread = run.shards_of(b'claimed')
     if spread is not None:
         return [b'SHARDED', spread]
-    plan = plan_return(run, stale=K, due=K)
+    db, keys = run.db, run.keys
+    for name in ('working', 'delayed'):
+        db.zset_at(keys[name])
+    event = run.earliest()
+    returns = event is not None and event <= float(stamp(run.now))
+    plan = plan_return(run, stale=K, due=K) if returns else Plan({}, {})
     choice = _Choice(run, plan, int(n))
     look_aside(run, plan.missing)
-    db, keys = run.db, run.keys
+    if plan.dead or choice.dead:
+        db.zset_at(keys['rejected'])
     plan.carry_out(run)
     db.rpop(keys['pending'], choice.looked_at)
     bury(run, choice.dead)
@@ -147,6 +155,7 @@ def claim(run: Run) -> Reply:
     for task in choice.taken:
         state, deadline, count = task.state, stamp(run.now + task.state.timeout), whole(task.state.dequeue_count + 1)
         db.zadd(keys['working'], {task.id: float(deadline)})
+        event = min(event or math.inf, run.now + state.timeout)
         run.transition(
             task.id,
             state,
@@ -159,7 +168,7 @@ def claim(run: Run) -> Reply:
     run.count(claimed=len(choice.taken), requeued=plan.stale_count, rejected=len(plan.dead) + len(choice.dead))
     trim(run, cap, len(plan.dead) + len(choice.dead))
     alarm = None if choice.taken else run.take_timer(float(willing))
-    run.hint(empty=not choice.taken)
+    run.hint(empty=not choice.taken, event=None if returns else event)
     if alarm is not None:
         reply[1] = stamp(alarm)
     run.record(b'open', b'c' + b''.join(receipts))
@@ -170,7 +179,7 @@ class _Choice:
     """Which tasks a claim takes: from the front of pending as it will be once the planned ones are back.
 
     An id is passed over that came before, or is elsewhere, too, and set aside if it has no payload; at most n + K are
-    looked at.
+    looked at. A state that says pending is believed.
     """
 
     def __init__(self, run: Run, plan: Plan, n: int) -> None:
@@ -179,8 +188,6 @@ class _Choice:
         self.payloads: dict[bytes, bytes] = {}
         self.dead: list[Dead] = []
         self.looked_at = 0
-        working, delayed = db.zset_at(keys['working']).scores, db.zset_at(keys['delayed']).scores
-        rejected = db.zset_at(keys['rejected']).scores
         front = chain(reversed(db.list_at(keys['pending'])), plan.pushed)
         for task_id in islice(front, n + K if n else 0):
             if len(self.taken) == n:
@@ -190,21 +197,29 @@ class _Choice:
             if payload is None:
                 plan.missing.append(task_id)
                 continue
-            if (
-                task_id in self.payloads
-                or task_id in rejected
-                or (task_id in working and task_id not in plan.stale)
-                or (task_id in delayed and task_id not in plan.due)
-            ):
+            if task_id in self.payloads:
+                continue
+            known = plan.states.get(task_id)
+            state = known or run.read_state(task_id)
+            if (known or state is None or state.status != PENDING) and _is_elsewhere(run, plan, task_id):
                 continue
             self.payloads[task_id] = payload
-            state = plan.states.get(task_id) or run.read_state(task_id)
             reason = BROKEN if state is None else state.exhausted()
             if state is None or reason is not None:
                 self.dead.append(Dead(task_id, state, reason or b''))
             else:
                 self.taken.append(Claimed(task_id, state))
         self.short = len(self.taken) < n and (len(plan.stale) == K or len(plan.due) == K or self.looked_at == n + K)
+
+
+def _is_elsewhere(run: Run, plan: Plan, task_id: bytes) -> bool:
+    """Whether an id is in another collection as well, and will be there once the planned ones are back."""
+    scores = {name: run.db.zset_at(run.keys[name]).scores for name in ('working', 'delayed')}
+    return (
+        (task_id in scores['working'] and task_id not in plan.stale)
+        or (task_id in scores['delayed'] and task_id not in plan.due)
+        or task_id in run.db.zset_at(run.keys['rejected']).scores
+    )
 
 
 def _answered(task: Claimed, payload: bytes, count: bytes, deadline: bytes) -> list[Reply]:
@@ -223,14 +238,14 @@ def _claimed_before(run: Run, answer: bytes) -> Reply:
     return [b'OK', b'', 0 if reply else 1, stamp(run.now), *reply]
 
 
-@laned
+@laned(looks=False, hints=False)
 def release(run: Run) -> bytes:
     """Remove tasks that were worked off; with a result, keep the state for a while."""
     db, keys = run.db, run.keys
-    db.hash_at(keys['tasks'])
     items, answers = claimed_items(run, 6)
+    if items:
+        db.hdel(keys['tasks'], [item.id for item in items])
     db.zrem(keys['working'], [item.id for item in items])
-    db.hdel(keys['tasks'], [item.id for item in items])
     refused = 0
     for item in items:
         key, (status, ttl, result) = run.state_key(item.id), item.more
@@ -245,7 +260,7 @@ def release(run: Run) -> bytes:
     return b''.join(answers)
 
 
-@laned
+@laned()
 def requeue(run: Run) -> bytes:
     """Return claimed tasks to the back of pending, or to delayed."""
     db, keys = run.db, run.keys
@@ -266,7 +281,7 @@ def requeue(run: Run) -> bytes:
     return b''.join(answers)
 
 
-@laned
+@laned()
 def reject(run: Run) -> bytes:
     """Move claimed tasks to the dead letters, payload kept."""
     run.db.hash_at(run.keys['tasks'])
@@ -278,7 +293,7 @@ def reject(run: Run) -> bytes:
     return b''.join(answers)
 
 
-@laned
+@laned()
 def giveback(run: Run) -> bytes:
     """Return claims as if the tasks had not been delivered."""
     items, answers = claimed_items(run, 3)
@@ -365,7 +380,7 @@ def undequeue(run: Run) -> Reply:
     return len(pushed)
 
 
-@laned
+@laned()
 def cancel(run: Run) -> bytes:
     """Remove one pending or delayed task."""
     db, keys, task_id = run.db, run.keys, run.args[3]
@@ -381,7 +396,7 @@ def cancel(run: Run) -> bytes:
     return b'o'
 
 
-@laned
+@laned()
 def redrive(run: Run) -> bytes:
     """Return dead letters to the back of pending, their deliveries counted anew."""
     db, keys = run.db, run.keys
@@ -404,7 +419,7 @@ def redrive(run: Run) -> bytes:
     return b''.join(answers)
 
 
-@laned
+@laned()
 def purge(run: Run) -> bytes:
     """Remove dead letters for good."""
     db, keys = run.db, run.keys
