@@ -945,8 +945,8 @@ class Torrelque(Generic[Payload]):
                 f'a write in a pipeline cannot be confirmed: use a queue object without durability for {verb.name}'
             )
         script = self._scripts[verb.name]
-        keys, trailer = await self._dispatcher.keys_for(verb, item)
-        call = Call[Reply](script, keys.of(script), ('', 'raise' if fenced else '', '', *item, *trailer))
+        keys, args = await self._dispatcher.keys_for(verb, item)
+        call = Call[Reply](script, keys.of(script), ('', 'raise' if fenced else '', '', *args))
         self._transport.append(pipeline, call)
 
     def _warn(self, action: str, given: str | Task, target: Receipt | str, answer: Answer) -> None:

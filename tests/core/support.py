@@ -66,5 +66,5 @@ def claimed(*ids: str, alarm: bytes = b'', again: int = 0, time: float = 1000.0)
     """The claim script's reply, each task delivered for the first time, with a lease of 300 s."""
     reply: list[Reply] = [b'OK', alarm, again, b'%.6f' % time]
     for task_id in ids:
-        reply += [task_id.encode(), b'payload', b'1', b'%.6f' % (time + 300), b'', b'1']
+        reply += [task_id.encode(), b'payload', b'%.6f' % (time + 300), b'']
     return reply

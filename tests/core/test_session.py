@@ -82,7 +82,7 @@ def test_large_groups_are_run_each_by_itself_and_the_rest_together() -> None:
     assert [call[0] for _, call in started] == ['enqueue'] * 2  # of 200 and 100, as one call takes 250
     assert rest[1][0] == 'release'
     for operation, (_, args) in started:
-        end(operation, [[b'OK', b'n' * (len(args[3:]) // 6)]])
+        end(operation, [[b'OK', b'n' * ((len(args) - 8) // 2)]])
     end(rest[0], [[b'OK', b'o']])
     assert all(ticket.value == [Outcome.NEW] * BULK for ticket in bulks)
     assert single.value == [Outcome.OK]
@@ -116,7 +116,7 @@ def test_concurrent_calls_of_a_verb_are_one_call_and_each_gets_its_own_answers()
     first, second = driver.enqueue('a', 'b'), driver.enqueue('c')
     operation, (name, args) = driver.one()
     assert name == 'enqueue'
-    assert args == ('1', 'nonce.1', 1, *enqueue_item('a'), *enqueue_item('b'), *enqueue_item('c'))
+    assert args == ('1', 'nonce.1', 1, *ENQUEUE.arguments([enqueue_item('a'), enqueue_item('b'), enqueue_item('c')]))
     end(operation, [[b'OK', b'nen']])
     assert first.value == [Outcome.NEW, Outcome.EXISTING]
     assert second.value == [Outcome.NEW]
@@ -145,7 +145,7 @@ def test_whoever_left_before_the_call_is_not_in_it() -> None:
     gone, there = driver.enqueue('a'), driver.enqueue('b')
     driver.session.leave(gone)
     operation, (_, args) = driver.one()
-    assert args[3:] == enqueue_item('b')
+    assert args[3:] == ENQUEUE.arguments([enqueue_item('b')])
     end(operation, [[b'OK', b'n']])
     assert there.done
     assert not gone.done
@@ -450,8 +450,8 @@ def test_of_a_ticket_that_is_too_large_the_offending_item_has_an_error_for_an_an
     ticket = driver.enqueue('a', 'c')
     operation, _ = driver.one()
     operation.send([too_large()])
-    assert only(operation.send([[b'aborted']]))[1][3] == b'a'
-    assert only(operation.send([[b'OK', b'n']]))[1][3] == b'c'
+    assert only(operation.send([[b'aborted']]))[1][8] == b'a'
+    assert only(operation.send([[b'OK', b'n']]))[1][8] == b'c'
     operation.send([too_large()])
     with pytest.raises(StopIteration):
         operation.send([[b'aborted']])

@@ -16,6 +16,7 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.model.real import EPOCH, RealServer, comparable
+from torrelque.core.commands import ENQUEUE, RELEASE
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.protocol import Arg, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError
@@ -184,7 +185,8 @@ class ModelMachine(RuleBasedStateMachine):
     def _learn(self, name: str, words: Sequence[Arg], reply: Reply) -> None:
         if name == 'claim' and isinstance(reply, list) and len(reply) > 4:
             token = b':'.join(word if isinstance(word, bytes) else str(word).encode() for word in words[:3])
-            self._receipts += [(task_id, token, count) for task_id, count in zip(reply[4::6], reply[6::6], strict=True)]
+            counts = [more.partition(b' ')[0] or b'1' for more in reply[7::4]]
+            self._receipts += [(task_id, token, count) for task_id, count in zip(reply[4::4], counts, strict=True)]
 
     def _claim_of(self, target: Target) -> tuple[Arg, ...]:
         if target.flaw == 'bare' or not self._receipts:
@@ -241,7 +243,7 @@ class ModelMachine(RuleBasedStateMachine):
         skip=st.sampled_from((0, 0, 0, 1)),
     )
     def enqueue(self, lane: int, items: list[tuple[Arg, ...]], skip: int) -> None:
-        self._laned('enqueue', lane, *(word for item in items for word in item), skip=skip)
+        self._laned('enqueue', lane, *ENQUEUE.arguments(items), skip=skip)
 
     @step(14, lane=lane_numbers, n=st.integers(0, 5), willing=willing, cap=caps)
     def claim(self, lane: int, n: int, willing: str, cap: Arg) -> None:
@@ -257,7 +259,8 @@ class ModelMachine(RuleBasedStateMachine):
         ),
     )
     def release(self, lane: int, items: list[tuple[Target, tuple[Arg, ...]]]) -> None:
-        self._laned('release', lane, *(word for target, rest in items for word in (*self._claim_of(target), *rest)))
+        words = RELEASE.arguments([(*self._claim_of(target), *rest) for target, rest in items])
+        self._laned('release', lane, *words)
 
     @step(
         6,
@@ -355,9 +358,9 @@ class ModelMachine(RuleBasedStateMachine):
     @step(1, mode=st.sampled_from(('', 'raise')), whose=targets, item=st.tuples(ids, payloads, timeouts, delays))
     def pipeline_of_the_users_own(self, mode: str, whose: Target, item: tuple[Arg, ...]) -> None:
         claim = self._claim_of(whose)
-        self._verb('enqueue', '', mode, '', *item, '', b'')
+        self._verb('enqueue', '', mode, '', *ENQUEUE.arguments([(*item, '', b'')]))
         self._verb('requeue', '', mode, '', *claim, '', '')
-        self._verb('release', '', mode, '', *claim, 3, '', b'')
+        self._verb('release', '', mode, '', *RELEASE.arguments([(*claim, 3, '', b'')]))
 
     # Connections -------------------------------------------------------------
 
@@ -380,7 +383,8 @@ class ModelMachine(RuleBasedStateMachine):
             if later == 'claim':
                 self._verb('claim', chosen.number, chosen.nonce, chosen.sequence, 2, '5.000000')
             elif later == 'enqueue':
-                self._verb('enqueue', chosen.number, chosen.nonce, chosen.sequence, b'a', b'1', '5', '', '', '')
+                args = ENQUEUE.arguments([(b'a', b'1', '5', '', '', '')])
+                self._verb('enqueue', chosen.number, chosen.nonce, chosen.sequence, *args)
 
     # 0.9's clients -----------------------------------------------------------
 

@@ -11,6 +11,7 @@ import hypothesis.strategies as st
 from hypothesis.stateful import rule
 
 from tests.model.machine import KEYS, MENDED_AFTER, STEPS, ModelMachine, Step, Steps, ids, lane_numbers, step, steps
+from torrelque.core.commands import ENQUEUE
 from torrelque.core.keys import Keys
 
 __all__ = ('ShardedMachine',)
@@ -99,8 +100,8 @@ class ShardedMachine(ModelMachine):
 
     @step(12, SHARD_STEPS, lane=lane_numbers, task_ids=st.lists(ids, min_size=1, max_size=3), generation=generations)
     def enqueue_in_generation(self, lane: int, task_ids: list[bytes], generation: str) -> None:
-        words: list[Any] = [word for task_id in task_ids for word in (task_id, b'1', '5', '', '', b'')]
-        self._laned('enqueue', lane, *words, generation)
+        items: list[Any] = [(task_id, b'1', '5', '', '', b'') for task_id in task_ids]
+        self._laned('enqueue', lane, *ENQUEUE.arguments(items), generation)
 
     # Anybody -----------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from torrelque.core.commands import enqueue_item
+from torrelque.core.commands import ENQUEUE, enqueue_item
 from torrelque.core.keys import Keys
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.protocol import as_is, blocking_drive
@@ -39,4 +39,5 @@ def test_a_number_that_is_given_out_again_to_the_same_client_is_another_lane() -
 
 def add(lanes: Lanes, lane: Lane, task_id: str, server: MemoryServer) -> None:
     item = enqueue_item(task_id, b'1', 300.0, None, None, b'')
-    assert blocking_drive(lanes.call('enqueue', item, as_is, lane), server.execute) == [b'n']
+    args = ENQUEUE.arguments([item])
+    assert blocking_drive(lanes.call('enqueue', args, as_is, lane), server.execute) == [b'n']

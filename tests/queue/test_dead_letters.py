@@ -90,16 +90,18 @@ def test_a_repeated_claim_tells_the_same_attempt() -> None:
     lane, client = Lane(), Lanes(load(), Keys.of_queue('q'), 'n')
 
     def do(verb: Command, item: Item) -> None:
-        assert blocking_drive(client.call(verb.name, item, verb.parse), server.execute) == [Outcome.OK]
+        assert blocking_drive(client.call(verb.name, verb.arguments([item]), verb.parse), server.execute) == [
+            Outcome.OK
+        ]
 
     item = enqueue_item('a', b'data', 300, None, None, b'')
-    blocking_drive(client.call('enqueue', item, ENQUEUE.parse), server.execute)
+    blocking_drive(client.call('enqueue', ENQUEUE.arguments([item]), ENQUEUE.parse), server.execute)
     for attempt in (1, 2, 1):
         answer = blocking_drive(claim(client, 1, 0.0, lane, 0.0), server.execute)
         (task,) = answer.tasks
         words = (lane.number, lane.nonce, lane.sequence, 1, '0.000000')
         repeat = server.call(Call(script, client.script('claim', (), as_is).keys, words))
-        assert (task.attempt, int(repeat[-1])) == (attempt, attempt)
+        assert (task.attempt, int(repeat[-1].split()[1])) == (attempt, attempt)
         if attempt == 1:
             do(REQUEUE, requeue_item(task.receipt, None, None))
         else:

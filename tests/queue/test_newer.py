@@ -10,6 +10,7 @@ from tests import servers
 from tests.model.real import DUMP
 from tests.servers import Client
 from torrelque import Torrelque, TorrelqueNewerError, connect
+from torrelque.core.commands import ENQUEUE, RELEASE
 from torrelque.core.keys import Keys
 from torrelque.core.protocol import Arg, Call
 from torrelque.core.scripts import SHARD_VERBS, VERBS, load
@@ -19,9 +20,9 @@ KEYS = Keys.of_queue('q')
 READ_ONLY = {'stats', 'page'}
 CLAIM: tuple[Arg, ...] = ('id', '', '')
 LANED: dict[str, tuple[Arg, ...]] = {
-    'enqueue': ('new', b'1', '300', '', '', b''),
+    'enqueue': ENQUEUE.arguments([('new', b'1', '300', '', '', b'')]),
     'claim': (1, '1.000000'),
-    'release': (*CLAIM, 3, '', b''),
+    'release': RELEASE.arguments([(*CLAIM, 3, '', b'')]),
     'requeue': (*CLAIM, '', ''),
     'reject': (*CLAIM, 'why', ''),
     'giveback': CLAIM,
@@ -41,7 +42,7 @@ OTHERS: dict[str, tuple[Arg, ...]] = {
     'sweep': ('stale',),
     'undequeue': (0, 0, 'id'),
     'inspect': ('shallow', 'id'),
-    'mend': ('lost', 'id', 1000),
+    'repair': ('lost', 'id', 1000),
     'wipe': ('rest',),
     'survey': (20_000, *(KEYS[name] for name in ('pending', 'delayed', 'working', 'timer', 'bell', 'wake'))),
     'layout': (1, '2', 'set'),

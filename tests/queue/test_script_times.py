@@ -72,7 +72,7 @@ class Meter:
 
     def do(self, verb: Command, items: list[Item]) -> None:
         for first in range(0, len(items), verb.limit):
-            words = tuple(word for item in items[first : first + verb.limit] for word in item)
+            words = verb.arguments(items[first : first + verb.limit])
             if verb.laned:
                 blocking_drive(self._lanes.call(verb.name, words, verb.parse), self.execute)
             else:

@@ -94,7 +94,10 @@ def enqueued_again_by_itself(patch: pytest.MonkeyPatch) -> None:
         answer = yield from settle(self, lane, interrupted)
         name, args = made[lane]
         if name == 'enqueue':
-            again = tuple(f'again-{word!r}' if at % 6 == 0 else word for at, word in enumerate(args))
+            width, first = (2, 5) if args[0] == 2 else (6, 1)
+            again = tuple(
+                f'again-{word!r}' if at >= first and (at - first) % width == 0 else word for at, word in enumerate(args)
+            )
             yield from attempt(self, Lane(), name, again)
         return answer
 

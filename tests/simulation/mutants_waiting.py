@@ -89,10 +89,10 @@ def an_item_twice(patch: pytest.MonkeyPatch) -> None:
     """Of two items with one id in a call the second does not see what the first did."""
     claimed_items = claims.claimed_items
 
-    def mutant(run: Run, width: int, *, keeps: bool = False) -> tuple[list[Any], list[bytes]]:
-        found, answers = claimed_items(run, width, keeps=keeps)
+    def mutant(run: Run, width: int, *, shared: int = 0, keeps: bool = False) -> tuple[list[Any], list[bytes]]:
+        found, answers = claimed_items(run, width, shared=shared, keeps=keeps)
         live = {item.id: item for item in found}
-        for place, (task_id, *_) in enumerate(run.items(width)):
+        for place, (task_id, *_) in enumerate(run.items(width, shared)):
             if answers[place] == b'l' and task_id in live:
                 answers[place] = b'o'
         return found, answers
@@ -103,7 +103,7 @@ def an_item_twice(patch: pytest.MonkeyPatch) -> None:
 def a_renewal_twice(patch: pytest.MonkeyPatch) -> None:
     """Of two renewals of one claim in a call the second is told that the claim is lost."""
     claimed_items = claims.claimed_items
-    patch.setattr(verbs, 'claimed_items', lambda run, width, **_: claimed_items(run, width))
+    patch.setattr(verbs, 'claimed_items', lambda run, width, shared=0, **_: claimed_items(run, width, shared=shared))
 
 
 def lanes_dropped_amid_calls(patch: pytest.MonkeyPatch) -> None:

@@ -261,7 +261,7 @@ class Rules:
 
     def _enqueue(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
         new_ids: set[bytes] = set()
-        for letter, (task_id, payload, _, delay, *_) in zip(reply[1], _items(args, 6), strict=True):
+        for letter, (task_id, payload, _, delay, *_) in zip(reply[1], _items(args, 6, 4), strict=True):
             existing = self._before(task_id, changes).payload is not None or task_id in new_ids
             require(letter == b'ne'[existing], 'enqueue answered wrongly', task_id, chr(letter))
             if existing:
@@ -362,14 +362,14 @@ class Rules:
         return set(changes)
 
     def _claimed(
-        self, args: Args, width: int, letters: Sequence[int], changes: Changes, *, keeps: bool = False
+        self, args: Args, width: int, letters: Sequence[int], changes: Changes, *, shared: int = 0, keeps: bool = False
     ) -> list[tuple[bytes, Args, View, View]]:
         """Fencing: who acts for a claim does so only while it is the live one. Returns the items that were done.
 
         A claim that is named again is live still if the verb ``keeps`` claims.
         """
         done: dict[bytes, tuple[bytes, Args, View, View]] = {}
-        for letter, (task_id, token, count, *more) in zip(letters, _items(args, width), strict=True):
+        for letter, (task_id, token, count, *more) in zip(letters, _items(args, width, shared), strict=True):
             old = self._before(task_id, changes)
             live = old.working is not None and (not token or old.receipt == (token, int(count)))
             expected = b'o' if live and (keeps or task_id not in done) else b'l' if token else b'u'
@@ -381,7 +381,7 @@ class Rules:
         return list(done.values())
 
     def _release(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
-        done = self._claimed(args, 6, reply[1], changes)
+        done = self._claimed(args, 6, reply[1], changes, shared=3)
         for task_id, (status, ttl, result), _, new in done:
             kept = new.expires and (new.state.get(b'result'), new.state.get(b'status')) == (result, status)
             require(new.payload is None and (kept if ttl else not new.state), 'released wrongly', task_id, new)
@@ -484,16 +484,23 @@ def _token(args: Args) -> bytes:
     return b':'.join(args[:3])
 
 
-def _items(args: Args, width: int) -> list[Args]:
-    return [args[at : at + width] for at in range(3, len(args), width)]
+def _items(args: Args, width: int, shared: int = 0) -> list[Args]:
+    """``shared``: as many of the words of each item may come once, in front of all."""
+    if not shared:
+        return [args[at : at + width] for at in range(3, len(args), width)]
+    if args[3] == b'%d' % width:
+        return [args[at : at + width] for at in range(4, len(args) - width + 1, width)]
+    own, common, rest = width - shared, args[4 : 4 + shared], args[4 + shared :]
+    return [[*rest[at : at + own], *common] for at in range(0, len(rest) - own + 1, own)]
 
 
 def _tasks(reply: Sequence[Any]) -> dict[bytes, tuple[bytes, int, float, bytes, int]]:
     """Of a claim's reply: by id, payload, dequeue_count, deadline, headers and attempt."""
-    return {
-        reply[at]: (reply[at + 1], int(reply[at + 2]), float(reply[at + 3]), reply[at + 4], int(reply[at + 5]))
-        for at in range(4, len(reply), 6)
-    }
+    tasks = {}
+    for task_id, payload, deadline, more in zip(*[iter(reply[4:])] * 4, strict=True):
+        count, attempt, headers = more.split(b' ', 2) if more else (b'1', b'1', b'')
+        tasks[task_id] = payload, int(count), float(deadline), headers, int(attempt)
+    return tasks
 
 
 def _exhausted(view: View) -> bool:

@@ -298,14 +298,14 @@ class ShardedRules(Rules):
     def judge(self, call: Call[Any], reply: Reply) -> None:
         mine = self._of_key.get(call.keys[0] if call.keys else None, self._parts[0])
         args = call.args
-        if isinstance(call.command, Script) and call.command.name == 'enqueue' and (len(args) - 3) % 6:
+        if isinstance(call.command, Script) and call.command.name == 'enqueue' and len(args) % 2:
             call = Call(call.command, call.keys, args[:-1])  # but for the number of shards
         mine.judge(call, reply)
         for part in self._parts:
             if part is not mine:
                 require(not part._changes(), 'a call to one shard changed another', call)
         if isinstance(call.command, Script) and call.command.name == 'enqueue':
-            for task_id in call.args[3::6]:
+            for task_id in call.args[8::2] if call.args[3] == 2 else call.args[4::6]:
                 assert isinstance(task_id, bytes)
                 places = [part for part in self._parts if part.shadow.get(task_id, NOWHERE).payload is not None]
                 require(len(places) <= 1, 'a task on two shards', task_id)

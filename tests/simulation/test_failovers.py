@@ -46,7 +46,9 @@ class Shop:
 
     def enqueue(self, task_id: str, *, confirmed: bool) -> None:
         item = enqueue_item(task_id, b'data', 300.0, None, None, b'')
-        (outcome,) = blocking_drive(self._lanes.call('enqueue', item, ENQUEUE.parse), self._execute)
+        (outcome,) = blocking_drive(
+            self._lanes.call('enqueue', ENQUEUE.arguments([item]), ENQUEUE.parse), self._execute
+        )
         self.tell(task_id, outcome, confirmed=confirmed)
 
     def tell(self, task_id: str, outcome: Answer, *, confirmed: bool) -> None:

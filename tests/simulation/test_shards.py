@@ -11,9 +11,9 @@ from tests.simulation.configs import NONE, Config
 from tests.simulation.mutants_shards import shards_never_looked_at_while_busy
 from tests.simulation.shards import KEYS, MAIN, SCRIPTS, ShardedClient
 from tests.simulation.world import World
-from torrelque.core.commands import ENQUEUE, Outcome, enqueue_item
+from torrelque.core.commands import Outcome, enqueue_in, enqueue_item
 from torrelque.core.lanes import Lanes
-from torrelque.core.protocol import Arg, Call, Script, blocking_drive
+from torrelque.core.protocol import Call, Script, blocking_drive
 from torrelque.core.sharding import consumers as spread
 from torrelque.core.sharding.layout import nonce_of, read_layout
 from torrelque.core.sharding.session import ShardedSession
@@ -50,7 +50,7 @@ class Queue:
             if isinstance(call.command, Script) and call.command.name == 'claim':
                 assert isinstance(reply, list)
                 shard = [keys['pending'] for keys in KEYS].index(call.keys[0])  # type: ignore[arg-type]  # it is encoded
-                self.claims += [(self.now, shard)] * ((len(reply) - 4) // 6)
+                self.claims += [(self.now, shard)] * ((len(reply) - 4) // 4)
             self.surveys += isinstance(call.command, Script) and call.command.name == 'survey'
             return reply
 
@@ -68,11 +68,10 @@ class Queue:
 
     def enqueue(self, shard: int, *delays: float | None) -> None:
         """As a producer elsewhere does."""
-        words: tuple[Arg, ...] = ()
-        for delay in delays:
-            words += enqueue_item(self.world.new_id(), b'data', 300, delay, None, b'')
+        items = [enqueue_item(self.world.new_id(), b'data', 300, delay, None, b'') for delay in delays]
+        verb = enqueue_in(int(self.generation))
         answers = blocking_drive(
-            self._lanes[shard].call('enqueue', (*words, self.generation), ENQUEUE.parse),
+            self._lanes[shard].call('enqueue', verb.arguments(items), verb.parse),
             lambda batch: [self.world.execute(call) for call in batch],
         )
         assert answers == [Outcome.NEW] * len(delays)

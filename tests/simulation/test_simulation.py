@@ -92,7 +92,7 @@ def _enqueue_beside_a_twin() -> list[Answer]:
         if task_id == 'c':
             server.call(Call('DEL', (KEYS['epoch'],)))
         item = enqueue_item(task_id, b'data', 300, None, None, b'')
-        answers += blocking_drive(lanes.call('enqueue', item, ENQUEUE.parse), server.execute)
+        answers += blocking_drive(lanes.call('enqueue', ENQUEUE.arguments([item]), ENQUEUE.parse), server.execute)
     return answers
 
 

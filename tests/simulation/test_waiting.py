@@ -17,7 +17,7 @@ from torrelque.core.commands import ENQUEUE, RELEASE, Outcome, enqueue_item, rel
 from torrelque.core.consumers import claim
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.models import TorrelqueTaskStatus
-from torrelque.core.protocol import Arg, Call, Operation, blocking_drive
+from torrelque.core.protocol import Call, Operation, blocking_drive
 from torrelque.core.session import Session
 
 T = TypeVar('T')
@@ -46,7 +46,7 @@ class Queue:
         def watched(call: Call[object]) -> object:
             reply = execute(call)
             if call.command is SCRIPTS['claim']:
-                self.claims.append((self.world.scheduler.now, (len(reply) - 4) // 6))
+                self.claims.append((self.world.scheduler.now, (len(reply) - 4) // 4))
             return reply
 
         self.world.network._execute = watched
@@ -63,10 +63,9 @@ class Queue:
 
     def enqueue(self, *delays: float | None, timeout: float = 300) -> None:
         """As a producer elsewhere does."""
-        words: tuple[Arg, ...] = ()
-        for delay in delays:
-            words += enqueue_item(self.world.new_id(), b'data', timeout, delay, None, b'')
-        assert Outcome.EXISTING not in self.drive(self.lanes.call('enqueue', words, ENQUEUE.parse))
+        items = [enqueue_item(self.world.new_id(), b'data', timeout, delay, None, b'') for delay in delays]
+        args = ENQUEUE.arguments(items)
+        assert Outcome.EXISTING not in self.drive(self.lanes.call('enqueue', args, ENQUEUE.parse))
 
     def claim(self) -> None:
         """As somebody elsewhere does who is never heard of again."""
@@ -240,7 +239,7 @@ def left_when_drained() -> set[bytes]:
     queue.claim()
     (task_id,) = queue.world.server.working()
     item = release_item(task_id.decode(), TorrelqueTaskStatus.COMPLETED, None, b'')
-    queue.drive(queue.lanes.call('release', item, RELEASE.parse))
+    queue.drive(queue.lanes.call('release', RELEASE.arguments([item]), RELEASE.parse))
     assert not queue.drive(claim(queue.lanes, 1, 0, Lane(), queue.now)).tasks
     return {key for key, (_, _, expires) in queue.world.server.snapshot().items() if expires is None}
 

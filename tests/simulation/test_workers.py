@@ -63,7 +63,7 @@ class Shop:
 
     def enqueue(self, count: int, timeout: float) -> None:
         words = [enqueue_item(f'id-{number}', b'%d' % number, timeout, None, None, b'') for number in range(count)]
-        self._drive(self._lanes.call('enqueue', tuple(word for item in words for word in item), ENQUEUE.parse))
+        self._drive(self._lanes.call('enqueue', ENQUEUE.arguments(words), ENQUEUE.parse))
 
     def _drive(self, operation: Operation[object]) -> None:
         blocking_drive(operation, lambda batch: [self.world.execute(call) for call in batch])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Generic, NamedTuple, TypeAlias
 
 from torrelque.core import checks
@@ -92,7 +93,8 @@ That is of what was done but is not confirmed, or of an item that is too large f
 class Command:
     """A script that takes items. ``laned``: made safe to repeat by a lane; ``limit``: items a call.
 
-    ``trailer`` comes after the items. ``by_claim``: its items begin as `claim_item` writes them.
+    ``trailer`` comes after the items. ``by_claim``: its items begin as `claim_item` writes them. ``shared``: as many
+    words at the end of each item are mostly the same for all, and are then sent once.
     """
 
     name: str
@@ -100,6 +102,17 @@ class Command:
     limit: int = MAX_ITEMS
     trailer: Item = ()
     by_claim: bool = False
+    shared: int = 0
+
+    def arguments(self, items: Sequence[Item]) -> Item:
+        """The arguments of a call for these items."""
+        if not self.shared:
+            return (*chain.from_iterable(items), *self.trailer)
+        width = len(items[0]) - self.shared
+        common = items[0][width:]
+        if all(item[width:] == common for item in items):
+            return (width, *common, *chain.from_iterable(item[:width] for item in items), *self.trailer)
+        return (width + self.shared, *chain.from_iterable(items), *self.trailer)
 
     def parse(self, reply: Reply) -> list[Answer]:
         """One answer an item, of a laned verb's letters or of extend's list."""
@@ -112,8 +125,8 @@ class Command:
         return [_OUTCOMES[answer[0]] if answer in (b'l', b'u', b'x') else float(answer) for answer in answers]
 
 
-ENQUEUE = Command('enqueue')
-RELEASE = Command('release', by_claim=True)
+ENQUEUE = Command('enqueue', shared=4)
+RELEASE = Command('release', by_claim=True, shared=3)
 REQUEUE = Command('requeue', by_claim=True)
 REJECT = Command('reject', by_claim=True)
 GIVEBACK = Command('giveback', by_claim=True)
@@ -126,7 +139,7 @@ ERASE = Command('erase', limit=1)
 
 def enqueue_in(generation: int) -> Command:
     """To enqueue while the number of shards is of this generation."""
-    return Command(ENQUEUE.name, trailer=(generation,))
+    return Command(ENQUEUE.name, trailer=(generation,), shared=ENQUEUE.shared)
 
 
 class ClaimedTask(NamedTuple):

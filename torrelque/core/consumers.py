@@ -131,17 +131,11 @@ def claim(
         alarm, again, time, *values = reply
         token = f'{lane.number}:{lane.nonce}:{lane.sequence}'
         offset = sent - float(time)
-        tasks = [
-            ClaimedTask(
-                Receipt(task_id.decode(), token, int(count)),
-                payload,
-                float(deadline),
-                headers,
-                float(deadline) + offset,
-                max(1, int(attempt)),
-            )
-            for task_id, payload, count, deadline, headers, attempt in zip(*[iter(values)] * 6, strict=True)
-        ]
+        tasks = []
+        for task_id, payload, deadline, more in zip(*[iter(values)] * 4, strict=True):
+            count, attempt, headers = more.split(b' ', 2) if more else (1, 1, b'')
+            receipt, end = Receipt(task_id.decode(), token, int(count)), float(deadline)
+            tasks.append(ClaimedTask(receipt, payload, end, headers, end + offset, max(1, int(attempt))))
         return Claim(tasks, float(alarm) if alarm else None, bool(again), float(time))
 
     while True:

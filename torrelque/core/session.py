@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
 
 from torrelque.core.backoff import Backoff
 from torrelque.core.commands import GIVEBACK, Answer, ClaimedTask, Command, Item, claim_item
@@ -261,7 +260,7 @@ class Session:
         return answers
 
     def _call(self, verb: Command, items: Sequence[Item], confirmer: Confirmer | None) -> Operation[list[Answer]]:
-        args = (*chain.from_iterable(items), *verb.trailer)
+        args = verb.arguments(items)
         if confirmer is not None:
             return (yield from confirmer.act(verb, items, self._lanes.call(verb.name, args, verb.parse)))
         if verb.laned:
@@ -311,8 +310,7 @@ class Session:
             yield from self._lanes.settle_all()
             while self._owed:
                 items = self._owed[: GIVEBACK.limit]
-                args = tuple(word for item in items for word in item)
-                yield from self._lanes.call(GIVEBACK.name, args, GIVEBACK.parse)
+                yield from self._lanes.call(GIVEBACK.name, GIVEBACK.arguments(items), GIVEBACK.parse)
                 del self._owed[: len(items)]
         except (Interrupted, Exception):  # noqa: BLE001 - there is another attempt, whatever it was
             self._repairing = False

@@ -140,8 +140,8 @@ class Dispatcher:
         return self.runtime.keys
 
     async def keys_for(self, verb: Command, item: Item) -> tuple[Keys, Item]:
-        """The keys for a verb to an item, and what comes after it."""
-        return self.runtime.keys, verb.trailer
+        """The keys for a verb to an item, and its arguments."""
+        return self.runtime.keys, verb.arguments([item])
 
     async def each(self, make: Callable[[Keys], Operation[T]]) -> list[T]:
         """Run an operation in each place; the results."""

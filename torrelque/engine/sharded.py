@@ -429,8 +429,8 @@ class ShardedDispatcher(Dispatcher):
 
     async def keys_for(self, verb: Command, item: Item) -> tuple[Keys, Item]:
         await self.ready()
-        trailer = self._enqueue.trailer if verb is ENQUEUE else verb.trailer
-        return self._keys[self._places(verb, item)[0]], trailer
+        args = (self._enqueue if verb is ENQUEUE else verb).arguments([item])
+        return self._keys[self._places(verb, item)[0]], args
 
     async def each(self, make: Callable[[Keys], Operation[T]]) -> list[T]:
         return await self._engine.run_each([make(keys) for keys in await self.keys()])

@@ -239,7 +239,7 @@ def test_either_it_is_opened_or_a_task_is_added_without_shards(queue: Queue, ste
     def enqueue() -> None:
         item = enqueue_item('a', b'data', 300, None, None, b'')
         try:
-            blocking_drive(lanes.call('enqueue', item, ENQUEUE.parse), queue.server.execute)
+            blocking_drive(lanes.call('enqueue', ENQUEUE.arguments([item]), ENQUEUE.parse), queue.server.execute)
         except TorrelqueShardsError:
             added.append(False)
         else:

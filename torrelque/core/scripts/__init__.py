@@ -49,29 +49,43 @@ class _Shared:
     """The definitions of the prelude; the last of each name."""
 
     def __init__(self, source: str) -> None:
-        self._definitions = [_code(each) for each in re.split(r'^(?=local )', source, flags=re.MULTILINE)[1:]]
-        names = [_words(re.split(r'=|\(|--', each)[0]) for each in self._definitions]
+        self._definitions = re.split(r'^(?=local )', source, flags=re.MULTILINE)[1:]
+        names = [_words(re.split(r'=|\(|--', _code(each))[0]) for each in self._definitions]
         last = {name: at for at, defined in enumerate(names) for name in defined}
         self._names = [{name for name in defined if last[name] == at} for at, defined in enumerate(names)]
 
     def with_used(self, source: str) -> str:
         """A script with the definitions that it needs, directly or by way of others.
 
-        Those that only a rare branch needs are made in it, as the server makes each function with each call.
+        Those that only a rare branch needs are made in it, as the server makes each function with each call; but
+        what keeps something for the whole call is common to all branches.
         """
-        common = self._needed(_code(RARE.sub('', source)))
-        body = RARE.sub(lambda branch: self._text(self._needed(_code(branch[1])) - common) + branch[1], source)
-        return self._text(common) + _code(body)
+        kept = {at for at, each in enumerate(self._definitions) if re.match(r'local \w+( --.*)?\n', each)}
+        common = self._needed(source) | (self._needed(source, rare=True) & kept)
+        return self._written(common, common) + self._expanded(source, common)
 
-    def _needed(self, source: str) -> set[int]:
-        needed, wanted = set[int](), _words(source)
+    def _needed(self, source: str, *, rare: bool = False) -> set[int]:
+        needed, wanted = set[int](), self._wanted(source, rare=rare)
         while more := {at for at, names in enumerate(self._names) if at not in needed and wanted.intersection(names)}:
             needed |= more
-            wanted = set().union(*(_words(self._definitions[at]) for at in more))
+            wanted = set().union(*(self._wanted(self._definitions[at], rare=rare) for at in more))
         return needed
 
-    def _text(self, needed: set[int]) -> str:
-        return ''.join(self._definitions[at] for at in sorted(needed))
+    @staticmethod
+    def _wanted(source: str, *, rare: bool) -> set[str]:
+        return _words(_code(source if rare else RARE.sub('', source)))
+
+    def _written(self, needed: set[int], there: set[int]) -> str:
+        return ''.join(self._expanded(self._definitions[at], there) for at in sorted(needed))
+
+    def _expanded(self, source: str, there: set[int]) -> str:
+        """With what its rare branches need in addition."""
+
+        def expand(branch: re.Match[str]) -> str:
+            needed = self._needed(branch[1]) - there
+            return self._written(needed, there | needed) + self._expanded(branch[1], there | needed)
+
+        return _code(RARE.sub(expand, source))
 
 
 def _code(source: str) -> str:

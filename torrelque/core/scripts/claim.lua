@@ -3,37 +3,12 @@
 -- ARGV: lane nonce sequence n willing (seconds that the caller would go on waiting; 0: it does not wait), then the most
 --   dead letters to be kept, if there is a cap
 -- returns: SHARDED and how many if the queue has several shards, of which the caller knows nothing; else OK, seconds until the event that the caller minds now or '', 1 if a budget ran out before n were found,
---   the server's time, then for each task: id payload dequeue_count deadline headers attempt (which delivery it is since
---   the task was enqueued or last redriven)
+--   the server's time, then for each task: id payload deadline, and '' if it is delivered for the first time and has no
+--   headers, else with blanks between its dequeue_count, attempt (which delivery it is since the task was enqueued or
+--   last redriven) and headers
 
 local K = 20
-local n, willing = tonumber(ARGV[4]), tonumber(ARGV[5])
-
-local function answer_task(reply, at, id, payload, count, deadline, state)
-  reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, payload, whole(count), deadline
-  reply[at + 5], reply[at + 6] = state.headers or '', whole(count - state.dequeue_base)
-end
-
--- A state as far as it is needed for a delivery; nil where the key is of a wrong type.
-local function read_pending(id)
-  local key = state_key(id)
-  local values = redis.pcall('HMGET', key, 'status', 'timeout', 'dequeue_count', 'revision', 'max_dequeues',
-    'dequeue_base', 'headers')
-  if mistyped(values) then
-    return nil
-  end
-  local count, revision, limit, base = values[3], values[4], values[5], values[6]
-  return {
-    key = key,
-    status = values[1],
-    timeout = number(values[2], DEFAULT_TIMEOUT),
-    dequeue_count = count and number(count, 0) or 0,
-    revision = revision and number(revision, 1) or 1,
-    max_dequeues = limit and number(limit, nil),
-    dequeue_base = base and number(base, 0) or 0,
-    headers = values[7],
-  }
-end
+local n, willing, prefix = tonumber(ARGV[4]), tonumber(ARGV[5]), task .. ':'
 
 local outcome, answer = enter()
 if outcome == 'OK' then
@@ -47,7 +22,9 @@ if outcome == 'OK' then
     local score, payload = redis.call('ZSCORE', working, id), redis.call('HGET', tasks, id)
     local state = score and payload and read_state(id)
     if state and is_live(score, state.claim, state.dequeue_count, token(), count) then
-      answer_task(reply, #reply, id, payload, tonumber(count), stamp(tonumber(score)), state)
+      local n = #reply
+      reply[n + 1], reply[n + 2], reply[n + 3] = id, payload, stamp(tonumber(score))
+      reply[n + 4] = count .. ' ' .. whole(tonumber(count) - state.dequeue_base) .. ' ' .. (state.headers or '')
     end
   end
   if #reply == 4 then
@@ -87,48 +64,71 @@ end
 local front = redis.call('LRANGE', pending, -(n + 2), -1) -- two more than are wanted: whether any are left
 local length = #front < n + 2 and #front -- of pending, once its end was seen
 
--- Ids by their place from the front of pending as it will be once the planned ones are pushed.
-local function page(from, count)
-  local ids, part = {}, from == 1 and front or none
-  if from > 1 and (not length or from <= length) then
-    part = redis.call('LRANGE', pending, -(from + count - 1), -from)
-    length = length or #part < count and from - 1 + #part
+local taken, dead, looked_at, mine = {}, {}, 0, {}
+local keys, payloads, timeouts, states = {}, {}, {}, {} -- of those that are taken
+while #taken < n and looked_at < n + K do
+  -- Ids by their place from the front of pending as it will be once the planned ones are pushed.
+  local count, ids, part = math.min(n - #taken, n + K - looked_at), {}, front
+  if looked_at > 0 then
+    part = none
+    if not length or looked_at < length then
+      part = redis.call('LRANGE', pending, -(looked_at + count), -(looked_at + 1))
+      length = length or #part < count and looked_at + #part
+    end
   end
   for index = #part, math.max(1, #part - count + 1), -1 do
     ids[#ids + 1] = part[index]
   end
-  while length and #ids < count and plan.pushed[from + #ids - length] do
-    ids[#ids + 1] = plan.pushed[from + #ids - length]
+  while length and #ids < count and plan.pushed[looked_at + 1 + #ids - length] do
+    ids[#ids + 1] = plan.pushed[looked_at + 1 + #ids - length]
   end
-  return ids
-end
-
-local taken, dead, looked_at, mine = {}, {}, 0, {}
-while #taken < n and looked_at < n + K do
-  local ids = page(looked_at + 1, math.min(n - #taken, n + K - looked_at))
   if #ids == 0 then
     break
   end
   looked_at = looked_at + #ids
-  local payloads = read('HMGET', tasks, ids)
+  local found = read('HMGET', tasks, ids)
   for index = 1, #ids do
     local id = ids[index]
-    if not payloads[index] then
+    local key, state = prefix .. id, plan.returned[id]
+    if not found[index] then
       plan.missing[#plan.missing + 1] = id
     elseif not mine[id] then
-      local state = plan.returned[id] or read_pending(id)
-      -- A state that says pending is believed. What says otherwise may be listed elsewhere, too.
-      if state and state.status == PENDING or not (
-        (not plan.stale[id] and redis.call('ZSCORE', working, id))
-        or (not plan.due[id] and redis.call('ZMSCORE', delayed, id)[1])
-        or redis.call('ZMSCORE', rejected, id)[1]
-      ) then
-        mine[id] = true
-        if not state or state.max_dequeues and exhausted(state) then
-          dead[#dead + 1] = { id = id, state = state, reason = state and exhausted(state) or 'its state is not a hash' }
-        else
-          taken[#taken + 1] = { id = id, payload = payloads[index], state = state }
+      local values = state or redis.pcall('HMGET', key, 'status', 'timeout', 'dequeue_count', 'revision', 'max_dequeues',
+        'dequeue_base', 'headers')
+      local elsewhere, timeout = false, values[2]
+      -- Mostly it says that it is pending, has never been delivered, and is nothing special.
+      if values[1] ~= PENDING or values[3] or values[4] or values[5] or values[6] or values[7] then
+        -- rarely
+        -- A state that says pending is believed. What says otherwise may be listed elsewhere, too.
+        elsewhere = values[1] ~= PENDING and (
+          (not plan.stale[id] and redis.call('ZSCORE', working, id))
+          or (not plan.due[id] and redis.call('ZMSCORE', delayed, id)[1])
+          or redis.call('ZMSCORE', rejected, id)[1]
+        )
+        local reason = not state and mistyped(values) and 'its state is not a hash'
+        state = state or not reason and {
+          key = key,
+          timeout = number(timeout, DEFAULT_TIMEOUT),
+          dequeue_count = number(values[3], 0),
+          revision = number(values[4], 1),
+          max_dequeues = number(values[5], nil),
+          dequeue_base = number(values[6], 0),
+          headers = values[7],
+        }
+        reason = reason or exhausted(state)
+        if reason and not elsewhere then
+          mine[id] = true
+          dead[#dead + 1] = { id = id, state = state or nil, reason = reason }
+          elsewhere = true
         end
+        timeout = state and state.timeout
+        -- end
+      end
+      if not elsewhere then
+        local place = #taken + 1
+        mine[id] = true
+        taken[place], keys[place], payloads[place], timeouts[place] = id, key, found[index], timeout
+        states[place] = state
       end
     end
   end
@@ -168,22 +168,27 @@ end
 drop_timer()
 local reply, receipts, scores, deadlines, mark = { 'OK', '', short and 1 or 0, present }, {}, {}, {}, token()
 for index = 1, #taken do
-  local item = taken[index]
-  local id, state = item.id, item.state
-  local key, timeout, count = state.key, state.timeout, state.dequeue_count + 1
-  local delivery, revision = whole(count), whole(state.revision + 1)
+  local id, key, timeout, state = taken[index], keys[index], timeouts[index], states[index]
+  local delivery, revision, more = '1', '2', ''
+  if state then
+    local count = state.dequeue_count + 1
+    delivery, revision = whole(count), whole(state.revision + 1)
+    more = delivery .. ' ' .. whole(count - state.dequeue_base) .. ' ' .. (state.headers or '')
+  end
   local deadline = deadlines[timeout]
   if not deadline then -- mostly it is the same for all
-    deadline = stamp(now + timeout)
+    local lease = number(timeout, DEFAULT_TIMEOUT)
+    deadline = stamp(now + lease)
     deadlines[timeout] = deadline
-    event = math.min(event or math.huge, now + timeout)
+    event = math.min(event or math.huge, now + lease)
   end
   scores[2 * index - 1], scores[2 * index] = deadline, id
   redis.call('HSET', key, 'status', WORKING, 'revision', revision, 'claim', mark, 'last_dequeue_time', present,
     'dequeue_count', delivery)
   redis.pcall('PUBLISH', key, revision .. ' ' .. WORKING)
   receipts[index] = delivery .. ':' .. #id .. ':' .. id
-  answer_task(reply, 6 * index - 2, id, item.payload, count, deadline, state)
+  local at = 4 * index
+  reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, payloads[index], deadline, more
 end
 variadic('ZADD', working, scores)
 add('claimed', claimed, #taken)

@@ -1,7 +1,8 @@
 -- Add tasks to the back of pending, or to delayed. A task id that is queued already changes nothing.
 -- KEYS: pending delayed working tasks task wake timer counters lane
--- ARGV: lane nonce sequence, then for each task: id payload timeout delay max_dequeues headers (the last three may be ''),
---   then, in a queue of several shards, the generation of their number
+-- ARGV: lane nonce sequence, words an item (2 or 6); if 2, what all items share: timeout delay max_dequeues headers (the last
+--   three may be ''); then for each task: id payload, and if 6 its own timeout delay max_dequeues headers; then, in a queue of
+--   several shards, the generation of their number
 -- returns: OK and a letter for each task: n new, e existing; RESHARDED if another generation is recorded; SHARDED and how many if
 --   the queue has several shards, of which the caller knows nothing
 
@@ -12,7 +13,10 @@ if outcome then
   -- end
 end
 local enqueued, generation = totals('enqueued', 'generation')
-if (#ARGV - 3) % 6 == 1 and number(generation, 0) ~= tonumber(ARGV[#ARGV]) then
+local width = tonumber(ARGV[4])
+local begin = width == 2 and 9 or 5
+local count = math.floor((#ARGV - begin + 1) / width)
+if #ARGV >= begin + count * width and number(generation, 0) ~= tonumber(ARGV[#ARGV]) then
   -- rarely
   return refuse('RESHARDED')
   -- end
@@ -26,27 +30,27 @@ if number(enqueued, 0) == 0 then -- a queue that was used without shards can hav
   -- end
 end
 
-local answers, fresh, payloads, states, pushed, later, seen = {}, {}, {}, {}, {}, {}, {}
-for at = 4, #ARGV - 5, 6 do
-  states[#states + 1] = state_key(ARGV[at])
+local prefix, states, any = task .. ':', {}, nil
+for index = 1, count do
+  states[index] = prefix .. ARGV[begin + (index - 1) * width]
 end
-local any = exist(states) -- mostly none of the ids has ever been used, and none need be looked at alone
-for index = 1, #states do
-  local at = 6 * index - 2
-  local id = ARGV[at]
+any = exist(states) -- mostly none of the ids has ever been used, and none need be looked at alone
+local answers, fresh, payloads, pushed, later, seen = {}, {}, {}, {}, {}, {}
+for index = 1, count do
+  local at = begin + (index - 1) * width
+  local id, delay = ARGV[at], ARGV[width == 2 and 6 or at + 3]
   -- Not HMGET: who may only enqueue needs no right to read payloads.
   local queued = any and redis.call('EXISTS', states[index]) == 1 and redis.call('HEXISTS', tasks, id) == 1
   if queued or seen[id] then
     answers[index] = 'e'
   else
-    answers[index] = 'n'
-    seen[id] = true
-    fresh[#fresh + 1] = index
-    payloads[2 * #fresh - 1], payloads[2 * #fresh] = id, ARGV[at + 1]
-    if ARGV[at + 3] == '' then
+    local place = #fresh + 1
+    answers[index], seen[id], fresh[place] = 'n', true, index
+    payloads[2 * place - 1], payloads[2 * place] = id, ARGV[at + 1]
+    if delay == '' then
       pushed[#pushed + 1] = id
     else
-      later[#later + 1] = stamp(now + tonumber(ARGV[at + 3]))
+      later[#later + 1] = stamp(now + tonumber(delay))
       later[#later + 1] = id
     end
   end
@@ -59,16 +63,19 @@ if #later > 0 then
 end
 variadic('HSET', tasks, payloads)
 if any then
+  -- rarely
   local finished = {}
   for place, index in ipairs(fresh) do
     finished[place] = states[index]
   end
   remove_keys(finished) -- a finished result of the same id must not expire under the new task
+  -- end
 end
-for _, index in ipairs(fresh) do
-  local key, at = states[index], 6 * index - 2
-  local timeout, limit, headers = ARGV[at + 2], ARGV[at + 4], ARGV[at + 5]
-  local status = ARGV[at + 3] == '' and PENDING or DELAYED
+for place = 1, #fresh do
+  local index = fresh[place]
+  local key, at = states[index], width == 2 and 5 or begin + (index - 1) * width + 2
+  local timeout, limit, headers = ARGV[at], ARGV[at + 2], ARGV[at + 3]
+  local status = ARGV[at + 1] == '' and PENDING or DELAYED
   if limit == '' and headers == '' then
     redis.call('HSET', key, 'status', status, 'timeout', timeout, 'enqueue_time', present)
   else

@@ -309,12 +309,14 @@ local function hint(empty, left, event)
   elseif left == 1 then
     redis.pcall('ZADD', wake, 0, '0')
   else
+    -- rarely
     event = event or earliest()
     if event and (event <= now or (event <= now + HORIZON and not covered(event))) then
       redis.pcall('ZADD', wake, 0, '0')
     elseif empty then
       redis.call('DEL', wake)
     end
+    -- end
   end
 end
 

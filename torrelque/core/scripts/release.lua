@@ -1,6 +1,7 @@
 -- Remove tasks that were worked off; with a result, keep the state for a while. This makes no work for anybody: no hint.
 -- KEYS: tasks working task counters lane
--- ARGV: lane nonce sequence, then for each task: id token dequeue_count status ttl result (ttl in ms, '' without a result)
+-- ARGV: lane nonce sequence, words an item (3 or 6); if 3, what all items share: status ttl result; then for each task:
+--   id token dequeue_count, and if 6 its own status ttl result (ttl in ms, '' without a result)
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
 
 local outcome, answer = enter()
@@ -10,19 +11,21 @@ if outcome then
   -- end
 end
 local completed, refused = totals('completed', 'rejected')
-local ids, places, answers, seen = {}, {}, {}, {}
-for at = 4, #ARGV, 6 do
+local width = tonumber(ARGV[4])
+local begin = width == 3 and 8 or 5
+local ids, places, answers, seen, prefix = {}, {}, {}, {}, task .. ':'
+for at = begin, #ARGV, width do
   ids[#ids + 1] = ARGV[at]
 end
 local scores, count = read('ZMSCORE', working, ids), 0
 local done, keys, revisions = {}, {}, {}
 for index = 1, #ids do
-  local id, at, letter = ids[index], 6 * index - 2, nil
+  local id, at, letter = ids[index], begin + (index - 1) * width, nil
   if scores[index] and not seen[id] then
-    local key = state_key(id)
+    local key = prefix .. id
     local values = redis.pcall('HMGET', key, 'claim', 'dequeue_count', 'revision')
-    if mistyped(values) then
-      letter = 'x'
+    if values.err then
+      letter = mistyped(values) and 'x'
     elseif is_live(scores[index], values[1], values[2], ARGV[at + 1], ARGV[at + 2]) then
       letter, seen[id], count = 'o', true, count + 1
       done[count], keys[count], places[count], revisions[count] = id, key, at, values[3]
@@ -39,7 +42,8 @@ variadic('ZREM', working, done)
 local gone, refusals, time = {}, 0, nil
 for index = 1, count do
   local key, at = keys[index], places[index]
-  local status, ttl, revision = ARGV[at + 3], ARGV[at + 4], number(revisions[index], 1)
+  at = width == 3 and 5 or at + 3
+  local status, ttl, revision = ARGV[at], ARGV[at + 1], number(revisions[index], 1)
   if status == REJECTED then
     refusals = refusals + 1
   end
@@ -49,7 +53,7 @@ for index = 1, count do
   else
     time = time or stamp(clock())
     redis.call('HDEL', key, 'claim')
-    redis.call('HSET', key, 'status', status, 'revision', whole(revision + 1), 'result', ARGV[at + 5], 'release_time', time)
+    redis.call('HSET', key, 'status', status, 'revision', whole(revision + 1), 'result', ARGV[at + 2], 'release_time', time)
     redis.pcall('PUBLISH', key, whole(revision + 1) .. ' ' .. status)
     expire(key, ttl)
   end

@@ -116,7 +116,7 @@ class _Stranded:
         lanes = self._lanes.setdefault(shard, Lanes(self._scripts, self._places.shard(shard), self._nonce))
         verb = enqueue_in(self._layout.generation)
         try:
-            yield from lanes.call('enqueue', (*item, *verb.trailer), verb.parse)
+            yield from lanes.call('enqueue', verb.arguments([item]), verb.parse)
         except TorrelqueShardsError:
             return False
         script = self._scripts['cancel']

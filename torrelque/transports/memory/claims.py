@@ -47,17 +47,17 @@ def is_live(state: State, token: bytes, count: bytes) -> bool:
     return not token or (state.claim == token and state.dequeue_count == number(count, None))
 
 
-def claimed_items(run: Run, width: int, *, keeps: bool = False) -> tuple[list[Claimed], list[bytes]]:
+def claimed_items(run: Run, width: int, *, shared: int = 0, keeps: bool = False) -> tuple[list[Claimed], list[bytes]]:
     """The items of a verb that acts for claims: ``width`` arguments each, the first three id, token and dequeue_count.
 
-    Returns the live ones and an answer for each: o ok, l lost, u unknown, x state of a wrong type. An id that occurs
-    again finds its claim gone, unless the verb ``keeps`` claims.
+    The last of them may be ``shared`` by all. Returns the live ones and an answer for each: o ok, l lost, u unknown, x
+    state of a wrong type. An id that occurs again finds its claim gone, unless the verb ``keeps`` claims.
     """
     working = run.db.zset_at(run.keys['working']).scores
     live: list[Claimed] = []
     ended: set[bytes] = set()
     answers = []
-    for place, (task_id, token, count, *more) in enumerate(run.items(width)):
+    for place, (task_id, token, count, *more) in enumerate(run.items(width, shared)):
         score = working.get(task_id)
         if score is None or task_id in ended:
             answers.append(b'l' if token else b'u')

@@ -49,6 +49,9 @@ DEFAULT_TIMEOUT = 300.0
 FEATURES = frozenset(b' ')
 """Letters of the features that this version knows: none yet."""
 
+SPECIAL = frozenset((b'dequeue_count', b'revision', b'max_dequeues', b'dequeue_base', b'headers'))
+"""Fields that a task does not have that waits for its first delivery and has nothing special about it."""
+
 _MOST = 9e15
 """Up to here the whole numbers among the floats have no gaps."""
 
@@ -80,8 +83,8 @@ class State:
     """A task's state as far as the verbs need it."""
 
     __slots__ = (
-        'claim', 'dequeue_base', 'dequeue_count', 'headers', 'max_dequeues', 'requeue_count', 'revision', 'status',
-        'timeout',
+        'claim', 'dequeue_base', 'dequeue_count', 'headers', 'is_special', 'max_dequeues', 'requeue_count', 'revision',
+        'status', 'timeout',
     )  # fmt: skip
 
     def __init__(self, fields: Mapping[bytes, bytes]) -> None:
@@ -94,6 +97,7 @@ class State:
         self.max_dequeues: float | None = number(fields.get(b'max_dequeues'), None)
         self.dequeue_base: float = number(fields.get(b'dequeue_base'), 0.0)
         self.headers: bytes = fields.get(b'headers', b'')
+        self.is_special: bool = self.status != PENDING or not fields.keys().isdisjoint(SPECIAL)
 
     def exhausted(self) -> bytes | None:
         """Where the delivery limit is reached, the reason for the dead letter."""
@@ -141,9 +145,17 @@ class Run:
         self.now: float = db.now
         self._publish = publish
 
-    def items(self, width: int) -> list[Sequence[bytes]]:
-        """The arguments after the lane, ``width`` for each item."""
-        return [self.args[at : at + width] for at in range(3, len(self.args), width)]
+    def items(self, width: int, shared: int = 0) -> list[Sequence[bytes]]:
+        """The arguments after the lane, ``width`` for each item.
+
+        Of these the last may be ``shared``: then they come once, in front. How many each item has is said before that.
+        """
+        if not shared:
+            return [self.args[at : at + width] for at in range(3, len(self.args), width)]
+        own = int(self.args[3])
+        begin = 4 + width - own
+        common, rest = self.args[4:begin], self.args[begin:]
+        return [[*rest[at : at + own], *common] for at in range(0, len(rest) - own + 1, own)]
 
     # States ------------------------------------------------------------------
 

@@ -75,7 +75,8 @@ def drop(run: Run) -> Reply:
 
 def enqueue(run: Run) -> Reply:
     """Add tasks, unless the caller is wrong about how many shards the queue has."""
-    if (len(run.args) - 3) % 6 == 1:
+    own = int(run.args[3])
+    if (len(run.args) - (4 + 6 - own)) % own:
         *run.args, known = run.args
         if run.enter() is None:
             run.check_features()
@@ -93,11 +94,11 @@ def enqueue(run: Run) -> Reply:
 def _enqueue(run: Run) -> bytes:
     """Add tasks to the back of pending, or to delayed. An id that is queued already changes nothing."""
     db, keys = run.db, run.keys
-    states = [run.state_key(task_id) for task_id, *_ in run.items(6)]
+    states = [run.state_key(task_id) for task_id, *_ in run.items(6, 4)]
     tasks = db.hash_at(keys['tasks']) if any(db.type_at(key) != 'none' for key in states) else {}
     fresh: dict[bytes, tuple[bytes, ...]] = {}
     answers = []
-    for task_id, *rest in run.items(6):
+    for task_id, *rest in run.items(6, 4):
         queued = task_id in tasks and db.type_at(run.state_key(task_id)) != 'none'
         known = queued or task_id in fresh
         answers.append(b'e' if known else b'n')
@@ -164,7 +165,7 @@ def claim(run: Run) -> Reply:
             claimed=True,
         )
         receipts.append(b'%b:%d:%b' % (count, len(task.id), task.id))
-        reply += _answered(task, choice.payloads[task.id], count, deadline)
+        reply += [task.id, choice.payloads[task.id], deadline, _more(task, count)]
     run.count(claimed=len(choice.taken), requeued=plan.stale_count, rejected=len(plan.dead) + len(choice.dead))
     trim(run, cap, len(plan.dead) + len(choice.dead))
     alarm = None if choice.taken else run.take_timer(float(willing))
@@ -201,6 +202,8 @@ class _Choice:
                 continue
             known = plan.states.get(task_id)
             state = known or run.read_state(task_id)
+            if known:
+                known.is_special = True
             if (known or state is None or state.status != PENDING) and _is_elsewhere(run, plan, task_id):
                 continue
             self.payloads[task_id] = payload
@@ -222,9 +225,12 @@ def _is_elsewhere(run: Run, plan: Plan, task_id: bytes) -> bool:
     )
 
 
-def _answered(task: Claimed, payload: bytes, count: bytes, deadline: bytes) -> list[Reply]:
-    attempt = whole(float(count) - task.state.dequeue_base)
-    return [task.id, payload, count, deadline, task.state.headers, attempt]
+def _more(task: Claimed, count: bytes, *, always: bool = False) -> bytes:
+    """What is special about a delivery; nothing if it is the first of a task without anything."""
+    state = task.state
+    if not (always or state.is_special):
+        return b''
+    return b'%b %.0f %b' % (count, float(count) - state.dequeue_base, state.headers)
 
 
 def _claimed_before(run: Run, answer: bytes) -> Reply:
@@ -233,7 +239,7 @@ def _claimed_before(run: Run, answer: bytes) -> Reply:
     reply: list[Reply] = []
     for task, count in recorded(run, answer):
         if task.id in tasks:
-            reply += _answered(task, tasks[task.id], count, stamp(task.score))
+            reply += [task.id, tasks[task.id], stamp(task.score), _more(task, count, always=True)]
     run.refresh_lane()
     return [b'OK', b'', 0 if reply else 1, stamp(run.now), *reply]
 
@@ -242,7 +248,7 @@ def _claimed_before(run: Run, answer: bytes) -> Reply:
 def release(run: Run) -> bytes:
     """Remove tasks that were worked off; with a result, keep the state for a while."""
     db, keys = run.db, run.keys
-    items, answers = claimed_items(run, 6)
+    items, answers = claimed_items(run, 6, shared=3)
     if items:
         db.hdel(keys['tasks'], [item.id for item in items])
     db.zrem(keys['working'], [item.id for item in items])
