@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -24,7 +23,7 @@ from coredis.credentials import UserPassCredentialProvider
 from coredis.retry import ConstantRetryPolicy, NoRetryPolicy
 
 from tests.servers import Server
-from tests.transports.fake import CUT, PONG, SILENCE, Answer, fake_server
+from tests.transports.fake import CUT, SILENCE, Answer, fake_server
 from tests.transports.native_support import Start, block_together, blocked, call, connections, until
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.errors import (
@@ -133,23 +132,6 @@ async def test_errors_are_values_of_both_families(server: Server, *, decode_resp
             assert renew(error).__dict__ == error.__dict__
 
 
-async def test_errors_within_a_reply(server: Server) -> None:
-    async with over(server) as transport:
-        for batch in ([call('EVAL', NESTED.source, 0)], [call('PING'), call('EVAL', NESTED.source, 0)]):
-            one, error, rest = (await transport.execute(batch))[-1]
-            assert (one, rest) == (1, [b'a\xff', [None]])
-            assert isinstance(error, TorrelqueReplyError)
-            assert isinstance(error, exceptions.ResponseError)
-            assert error.code == 'MINE'
-
-
-async def test_words_that_cannot_be_sent(server: Server) -> None:
-    async with over(server) as transport:
-        with pytest.raises(TorrelqueTypeError, match=r'1\.5'):
-            await transport.execute([call('SET', 'k', 'v'), call('SET', 'k', 1.5)])  # type: ignore[arg-type]
-        assert await ask(transport, 'EXISTS', 'k') == 0
-
-
 # Life -----------------------------------------------------------------------------------------------------------------
 
 
@@ -180,27 +162,6 @@ async def test_closing_closes_what_it_opened(fresh_server: Start) -> None:
 
 
 # Failures -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('count', [1, 2])
-async def test_a_server_that_is_gone(fresh_server: Start, count: int) -> None:
-    server = fresh_server()
-    async with over(server) as transport:
-        await ask(transport, 'PING')
-        server.kill()
-        attempts = [partial(transport.execute, [call('PING')] * count)] * 2 + [
-            partial(transport.block, call('PING'), 1)
-        ]
-        for attempt in attempts:
-            with pytest.raises(TorrelqueConnectionError) as caught:
-                await attempt()
-            assert isinstance(caught.value, exceptions.ConnectionError)
-        with pytest.raises(TorrelqueConnectionError):
-            async with transport.listen():
-                pass
-        server.start()
-        assert list(await transport.execute([call('PING')] * count)) == [b'PONG'] * count
-        assert await transport.block(call('PING'), 1) == b'PONG'
 
 
 async def test_calls_under_way_as_the_server_goes(fresh_server: Start) -> None:
@@ -309,29 +270,6 @@ async def test_a_wrong_password(fresh_server: Start) -> None:
 # Cancellation ---------------------------------------------------------------------------------------------------------
 
 
-async def test_cancelled_callers(server: Server) -> None:
-    ended: list[bool] = []
-    chance = random.Random(7)
-    async with over(server) as transport:
-
-        async def caller(number: int, patience: float) -> None:
-            with anyio.move_on_after(patience) as scope:
-                for step in range(30):
-                    word = f'{number} {step}'
-                    assert await transport.execute([call('ECHO', word), call('ECHO', number)]) == [
-                        word.encode(), str(number).encode()
-                    ]  # fmt: skip
-            ended.append(scope.cancelled_caught)
-
-        for _ in range(6):
-            async with anyio.create_task_group() as tasks:
-                for number in range(50):
-                    tasks.start_soon(caller, number, chance.uniform(0, 0.05))
-        assert len(ended) == 300
-        assert any(ended)
-        assert await ask(transport, 'ECHO', 'last') == b'last'
-
-
 async def test_cancelled_while_connecting() -> None:
     async with fake_server(lambda *_: SILENCE) as fake, over_port(fake.port) as transport:
         for attempt in (partial(ask, transport, 'PING'), partial(transport.block, call('PING'), 1)):
@@ -384,18 +322,6 @@ async def test_block(fresh_server: Start, settings: dict[str, Any]) -> None:
         assert replies == [[b'list', b'\xff']]
 
 
-async def test_a_cancelled_block_closes_its_connection(server: Server) -> None:
-    async with over(server) as transport:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(transport.block, call('BLPOP', 'list', 8), 8)
-            await until(lambda: blocked(server) == 1)
-            tasks.cancel_scope.cancel()
-        await until(lambda: blocked(server) == 0)
-        assert b'cmd=blpop' not in server.command('CLIENT', 'LIST')
-        await ask(transport, 'LPUSH', 'list', 'x')
-        assert await transport.block(call('BLPOP', 'list', 8), 8) == [b'list', b'x']
-
-
 async def test_blocks_do_not_use_the_pool_up_and_their_connections_are_kept(fresh_server: Start) -> None:
     server = fresh_server()
     async with over(server, max_connections=2) as transport:
@@ -427,37 +353,6 @@ async def test_a_full_pool_does_not_hold_up_the_queue(fresh_server: Start) -> No
         await until(lambda: blocked(server) == 1)
         assert await ask(transport, 'PING') == b'PONG'
         await ask(transport, 'LPUSH', 'list', 'x')
-
-
-async def test_a_broken_block_raises_and_is_not_repeated(fresh_server: Start) -> None:
-    server = fresh_server()
-    async with over(server) as transport:
-
-        async def fail() -> None:
-            with pytest.raises(TorrelqueConnectionError) as caught:
-                await transport.block(call('BLPOP', 'list', 8), 8)
-            assert isinstance(caught.value, exceptions.ConnectionError)
-
-        async with anyio.create_task_group() as tasks:
-            for _ in range(2):
-                tasks.start_soon(fail)
-            await until(lambda: blocked(server) == 2)
-            server.command('CLIENT', 'KILL', 'TYPE', 'normal')
-        assert blocked(server) == 0
-        assert await transport.block(call('ECHO', 'x'), 1) == b'x'
-
-
-async def test_a_block_that_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, 'MARGIN', 0.1)
-    async with (
-        fake_server(greets(lambda number, _: SILENCE if number == 1 else b'+late\r\n')) as fake,
-        over_port(fake.port) as transport,
-    ):
-        with pytest.raises(TorrelqueResponseTimeout) as caught:
-            await transport.block(call('ECHO', 'x'), 0.05)
-        assert isinstance(caught.value, TimeoutError)
-        assert await transport.block(call('ECHO', 'x'), 0.05) == b'late'
-        assert fake.connections == 2
 
 
 # Other ways to connect ------------------------------------------------------------------------------------------------
@@ -508,17 +403,6 @@ async def test_listen(server: Server, *, decode_responses: bool) -> None:
         await until(lambda: server.command('PUBLISH', b'a\xff', 'none') == 0)
 
 
-async def test_a_listener_sees_its_connection_go_and_does_not_come_back(server: Server) -> None:
-    async with over(server) as transport, transport.listen() as listener:
-        await listener.subscribe(b'a')
-        assert await listener.receive() == Message(b'a', None)
-        server.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
-        for attempt in (listener.receive, listener.receive, partial(listener.subscribe, b'a')):
-            with pytest.raises(TorrelqueConnectionError) as caught:
-                await attempt()
-            assert isinstance(caught.value, exceptions.ConnectionError)
-
-
 async def test_a_listener_whose_connection_goes_while_it_subscribes() -> None:
     async with (
         fake_server(greets(lambda *_: CUT)) as fake,
@@ -530,61 +414,6 @@ async def test_a_listener_whose_connection_goes_while_it_subscribes() -> None:
                 await listener.subscribe(b'a')
             assert isinstance(caught.value, exceptions.ConnectionError)
             assert caught.value.__cause__ is not caught.value
-
-
-@pytest.mark.parametrize('rights', ['+@all', '-ping'])
-async def test_a_listener_that_may_not(fresh_server: Start, rights: str) -> None:
-    server = fresh_server()
-    server.command('ACL', 'SETUSER', 'me', 'on', '>p', '~*', '+@all', rights, 'resetchannels', '&mine')
-    async with over(server, username='me', password='p') as transport, transport.listen() as listener:
-        for _ in range(3):
-            with pytest.raises(TorrelqueReplyError) as caught:
-                await listener.subscribe(b'theirs')
-            assert isinstance(caught.value, exceptions.AuthorizationError)
-            assert caught.value.code == 'NOPERM'
-        await listener.subscribe(b'mine')
-        assert await listener.receive() == Message(b'mine', None)
-
-
-@pytest.mark.parametrize('rights', ['+@all', '-ping'])
-async def test_a_quiet_listener_asks_whether_the_server_is_there(
-    fresh_server: Start, monkeypatch: pytest.MonkeyPatch, rights: str
-) -> None:
-    server = fresh_server()
-    server.command('ACL', 'SETUSER', 'me', 'on', '>p', '~*', '&*', '+@all', rights)
-    received: list[Message] = []
-
-    def asked() -> bool:
-        said = server.info('commandstats').get('cmdstat_ping', 'calls=0,rejected_calls=0')
-        numbers = dict(each.split('=') for each in said.split(','))
-        return int(numbers['calls']) + int(numbers['rejected_calls']) > 4
-
-    async with over(server, username='me', password='p') as transport, transport.listen() as listener:
-        await listener.subscribe(b'a')
-        assert await listener.receive() == Message(b'a', None)
-        monkeypatch.setattr(timing, 'QUIET', 0.05)
-
-        async def receive() -> None:
-            received.append(await listener.receive())
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(receive)
-            await until(asked)
-            monkeypatch.setattr(timing, 'QUIET', 8.0)
-            server.command('PUBLISH', 'a', 'at last')
-        assert received == [Message(b'a', b'at last')]
-
-
-async def test_a_listener_does_not_wait_for_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, 'QUIET', 0.05)
-    async with (
-        fake_server(greets(lambda *_: PONG), pong=lambda _: SILENCE) as fake,
-        over_port(fake.port) as transport,
-        transport.listen() as listener,
-    ):
-        with pytest.raises(TorrelqueResponseTimeout) as caught:
-            await listener.receive()
-        assert isinstance(caught.value, TimeoutError)
 
 
 # Pipelines of the user's ----------------------------------------------------------------------------------------------

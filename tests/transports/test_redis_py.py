@@ -21,7 +21,7 @@ from redis.credentials import UsernamePasswordCredentialProvider
 
 from tests.servers import Server
 from tests.transports.custom import OwnConnection
-from tests.transports.fake import CUT, PONG, SILENCE, Answer, Fake, fake_server
+from tests.transports.fake import CUT, SILENCE, Answer, Fake, fake_server
 from tests.transports.native_support import Start, block_together, blocked, call, connections, until
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.errors import (
@@ -168,47 +168,7 @@ async def test_errors_are_values_of_both_families(
             assert renew(error).__dict__ == error.__dict__
 
 
-@BOTH
-async def test_errors_within_a_reply(server: Server, over: Over) -> None:
-    async with over(server) as transport:
-        for batch in ([call('EVAL', NESTED.source, 0)], [call('PING'), call('EVAL', NESTED.source, 0)]):
-            one, error, rest = (await transport.execute(batch))[-1]
-            assert (one, rest) == (1, [b'a\xff', [None]])
-            assert isinstance(error, TorrelqueReplyError)
-            assert isinstance(error, redis.ResponseError)
-            assert error.code == 'MINE'
-
-
-@BOTH
-async def test_words_that_cannot_be_sent(server: Server, over: Over) -> None:
-    async with over(server) as transport:
-        with pytest.raises(TorrelqueTypeError, match=r'1\.5'):
-            await transport.execute([call('SET', 'k', 'v'), call('SET', 'k', 1.5)])  # type: ignore[arg-type]
-        assert await ask(transport, 'EXISTS', 'k') == 0
-
-
 # Failures -------------------------------------------------------------------------------------------------------------
-
-
-@BOTH
-@pytest.mark.parametrize('count', [1, 2])
-async def test_a_server_that_is_gone(fresh_server: Start, over: Over, count: int) -> None:
-    server = fresh_server()
-    async with over(server, retry=ONCE) as transport:
-        await ask(transport, 'PING')
-        server.kill()
-        with pytest.raises(TorrelqueConnectionError) as caught:
-            await transport.execute([call('PING')] * count)
-        assert isinstance(caught.value, redis.ConnectionError)
-        with pytest.raises(TorrelqueConnectionError) as caught:
-            await transport.block(call('PING'), 1)
-        assert isinstance(caught.value, redis.ConnectionError)
-        with pytest.raises(TorrelqueConnectionError):
-            async with transport.listen():
-                pass
-        server.start()
-        assert list(await transport.execute([call('PING')] * count)) == [b'PONG'] * count
-        assert await transport.block(call('PING'), 1) == b'PONG'
 
 
 def silent(fake: Fake) -> RedisPyTransport:
@@ -399,18 +359,6 @@ async def test_block(server: Server, settings: dict[str, Any]) -> None:
         assert replies == [[b'list', b'\xff']]
 
 
-async def test_a_cancelled_block_closes_its_connection(server: Server) -> None:
-    async with over(server) as transport:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(transport.block, call('BLPOP', 'list', 8), 8)
-            await until(lambda: blocked(server) == 1)
-            tasks.cancel_scope.cancel()
-        await until(lambda: blocked(server) == 0)
-        assert b'cmd=blpop' not in server.command('CLIENT', 'LIST')
-        await ask(transport, 'LPUSH', 'list', 'x')
-        assert await transport.block(call('BLPOP', 'list', 8), 8) == [b'list', b'x']
-
-
 async def test_blocks_do_not_use_the_pool_up_and_their_connections_are_kept(fresh_server: Start) -> None:
     server = fresh_server()
     async with over(server, max_connections=2) as transport:
@@ -457,18 +405,6 @@ async def test_a_kept_connection_that_was_cut_is_not_used(fresh_server: Start) -
         ((_, kept),) = transport._servers()._leases._spares._kept
         await until(lambda: not kept.usable)
         assert await transport.block(call('ECHO', 'y'), 1) == b'y'
-
-
-async def test_a_block_that_is_not_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, 'MARGIN', 0.1)
-    async with fake_server(greets(lambda number, _: SILENCE if number == 1 else b'+late\r\n')) as fake:
-        transport = silent(fake)
-        with pytest.raises(TorrelqueResponseTimeout, match=r'no answer for 0\.15 s') as caught:
-            await transport.block(call('ECHO', 'x'), 0.05)
-        assert isinstance(caught.value, redis.TimeoutError)
-        assert await transport.block(call('ECHO', 'x'), 0.05) == b'late'
-        assert asked(fake) == [(1, b'ECHO'), (2, b'ECHO')]
-        await transport.aclose()
 
 
 async def test_what_cannot_be_connected_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -558,20 +494,6 @@ async def test_listen(server: Server, protocol: int, *, decode_responses: bool) 
 
 
 @BOTH
-async def test_a_listener_sees_its_connection_go_and_does_not_come_back(server: Server, over: Over) -> None:
-    async with over(server) as transport, transport.listen() as listener:
-        await listener.subscribe(b'a')
-        assert await listener.receive() == Message(b'a', None)
-        server.command('PUBLISH', 'a', 'last')
-        server.command('CLIENT', 'KILL', 'TYPE', 'pubsub')
-        assert await listener.receive() == Message(b'a', b'last')
-        for attempt in (listener.receive(), listener.receive()):
-            with pytest.raises(TorrelqueConnectionError) as caught:
-                await attempt
-            assert isinstance(caught.value, redis.ConnectionError)
-
-
-@BOTH
 async def test_a_closed_listener_does_not_connect_again(server: Server, over: Over) -> None:
     async with over(server) as transport:
         async with transport.listen() as listener:
@@ -579,58 +501,6 @@ async def test_a_closed_listener_does_not_connect_again(server: Server, over: Ov
         for attempt in (listener.subscribe(b'a'), listener.unsubscribe(b'a'), listener.receive()):
             with pytest.raises(TorrelqueConnectionError, match='was closed'):
                 await attempt
-
-
-@BOTH
-async def test_a_listener_that_may_not(fresh_server: Start, over: Over) -> None:
-    server = fresh_server()
-    server.command('ACL', 'SETUSER', 'me', 'on', '>p', '~*', '+@all', 'resetchannels', '&mine')
-    async with over(server, username='me', password='p') as transport, transport.listen() as listener:
-        await listener.subscribe(b'theirs')
-        with pytest.raises(TorrelqueReplyError) as caught:
-            await listener.receive()
-        assert isinstance(caught.value, exceptions.NoPermissionError)
-        await listener.subscribe(b'mine')
-        assert await listener.receive() == Message(b'mine', None)
-
-
-@pytest.mark.parametrize('rights', ['+@all', '-ping'])
-async def test_a_quiet_listener_asks_whether_the_server_is_there(
-    fresh_server: Start, monkeypatch: pytest.MonkeyPatch, rights: str
-) -> None:
-    server = fresh_server()
-    server.command('ACL', 'SETUSER', 'me', 'on', '>p', '~*', '&*', '+@all', rights)
-    received: list[Message] = []
-
-    def pinged() -> bool:
-        said = server.info('commandstats').get('cmdstat_ping', 'calls=0,rejected_calls=0')
-        numbers = dict(each.split('=') for each in said.split(','))
-        return int(numbers['calls']) + int(numbers['rejected_calls']) > 3
-
-    async with over(server, username='me', password='p') as transport, transport.listen() as listener:
-        await listener.subscribe(b'a')
-        assert await listener.receive() == Message(b'a', None)
-        monkeypatch.setattr(timing, 'QUIET', 0.05)
-
-        async def receive() -> None:
-            received.append(await listener.receive())
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(receive)
-            await until(pinged)
-            monkeypatch.setattr(timing, 'QUIET', 8.0)
-            server.command('PUBLISH', 'a', 'at last')
-        assert received == [Message(b'a', b'at last')]
-
-
-async def test_a_listener_does_not_wait_for_a_server_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, 'QUIET', 0.05)
-    async with fake_server(greets(lambda *_: PONG), pong=lambda _: SILENCE) as fake:
-        transport = silent(fake)
-        async with transport.listen() as listener:
-            with pytest.raises(TorrelqueResponseTimeout, match='silent') as caught:
-                await listener.receive()
-            assert isinstance(caught.value, redis.TimeoutError)
 
 
 # Pipelines of the user's ----------------------------------------------------------------------------------------------
