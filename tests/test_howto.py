@@ -73,6 +73,12 @@ async def test_typed_tasks() -> None:
         await group.start(names['worker'].run)
         await queue.wait(task_id)
         group.cancel_scope.cancel()
+    async with Torrelque(MemoryTransport()) as queue, anyio.create_task_group() as group:
+        group.start_soon(names['consume'], queue)
+        assert await names['produce'](queue) == 'sent to joe@example.org'
+        async for task_id, _ in queue.tasks():
+            await queue.wait(task_id)
+        group.cancel_scope.cancel()
 
 
 USES_FIXTURES = """

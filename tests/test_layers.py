@@ -50,9 +50,13 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     'otel': ('torrelque.otel', 'torrelque.worker.failures', 'torrelque.worker.leases'),
     'worker/leases.py': ('torrelque.worker.failures', 'torrelque.core.leases'),
     'worker/outcomes.py': ('torrelque.worker.failures', 'torrelque.worker.leases'),
+    'worker/router.py': ('torrelque.core.checks', 'torrelque.core.models.KIND', 'torrelque.worker.failures'),
     'worker/worker.py': (
         'torrelque.core.checks',
         'torrelque.core.models.Payload',
+        'torrelque.core.models.TIME_LIMIT',
+        'torrelque.core.models.number_of',
+        'torrelque.worker.router',
         'torrelque.worker.loops',
         'torrelque.worker.failures',
         'torrelque.worker.signals',

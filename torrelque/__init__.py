@@ -32,6 +32,7 @@ from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueDurabilityError,
     TorrelqueError,
+    TorrelqueExistsError,
     TorrelqueHandshakeError,
     TorrelqueLeaseLostError,
     TorrelqueLookupError,
@@ -40,6 +41,7 @@ from torrelque.errors import (
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
     TorrelqueShardsError,
+    TorrelqueTimeLimitError,
     TorrelqueTimeoutError,
     TorrelqueTooLargeError,
     TorrelqueTypeError,
@@ -51,6 +53,7 @@ from torrelque.queue import Torrelque
 from torrelque.retry import Reject, Retry
 from torrelque.transports.base import Client, Transport
 from torrelque.transports.native import connect
+from torrelque.worker.router import Router
 from torrelque.worker.worker import Worker
 
 __all__ = (
@@ -62,12 +65,14 @@ __all__ = (
     'ReleaseItem',
     'RequeueItem',
     'Retry',
+    'Router',
     'Task',
     'TaskId',
     'Torrelque',
     'TorrelqueConnectionError',
     'TorrelqueDurabilityError',
     'TorrelqueError',
+    'TorrelqueExistsError',
     'TorrelqueHandshakeError',
     'TorrelqueLeaseLostError',
     'TorrelqueLookupError',
@@ -81,6 +86,7 @@ __all__ = (
     'TorrelqueTaskSerialiser',
     'TorrelqueTaskState',
     'TorrelqueTaskStatus',
+    'TorrelqueTimeLimitError',
     'TorrelqueTimeoutError',
     'TorrelqueTooLargeError',
     'TorrelqueTypeError',

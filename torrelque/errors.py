@@ -4,6 +4,8 @@
 
     TorrelqueError
     ├── TorrelqueTimeoutError           a dequeue, watch or wait timed out
+    ├── TorrelqueTimeLimitError         a handler took longer than its time limit
+    ├── TorrelqueExistsError            there is a task with this id already; nothing was changed
     ├── TorrelqueLookupError            no such task, or no live claim on it
     ├── TorrelqueLeaseLostError         the claim is no longer live; nothing was changed
     ├── TorrelqueDurabilityError        written, but the requested durability was not confirmed in time
@@ -32,6 +34,7 @@ __all__ = (
     'TorrelqueConnectionError',
     'TorrelqueDurabilityError',
     'TorrelqueError',
+    'TorrelqueExistsError',
     'TorrelqueHandshakeError',
     'TorrelqueLeaseLostError',
     'TorrelqueLookupError',
@@ -40,6 +43,7 @@ __all__ = (
     'TorrelqueReplyError',
     'TorrelqueResponseTimeout',
     'TorrelqueShardsError',
+    'TorrelqueTimeLimitError',
     'TorrelqueTimeoutError',
     'TorrelqueTooLargeError',
     'TorrelqueTypeError',
@@ -54,6 +58,18 @@ class TorrelqueError(Exception):
 
 class TorrelqueTimeoutError(TorrelqueError):
     """The call did not complete within its ``timeout``."""
+
+
+class TorrelqueTimeLimitError(TorrelqueError):
+    """A handler took longer than its ``time_limit``. Passed to retry policies and events, not raised."""
+
+
+class TorrelqueExistsError(TorrelqueError):
+    """A task with the id ``task_id`` is queued or a dead letter; nothing was changed."""
+
+    def __init__(self, message: str = '', task_id: str = '') -> None:
+        super().__init__(message)
+        self.task_id: str = task_id
 
 
 class TorrelqueLookupError(TorrelqueError):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar, overload
+from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, overload
 
 from torrelque.core import checks, operations
 from torrelque.core.auditing import Violation
@@ -40,6 +40,7 @@ from torrelque.core.commands import (
     reject_item,
     release_words,
     requeue_words,
+    with_time_limit,
 )
 from torrelque.core.durability import Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys
@@ -66,6 +67,7 @@ from torrelque.engine.watch import States, Watcher
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueDurabilityError,
+    TorrelqueExistsError,
     TorrelqueLookupError,
     TorrelqueReplyError,
     TorrelqueTypeError,
@@ -79,6 +81,8 @@ from torrelque.worker.failures import describe, sendable
 __all__ = ('Torrelque',)
 
 T = TypeVar('T')
+
+IfExists: TypeAlias = Literal['ignore', 'raise']
 
 logger: logging.Logger = logging.getLogger('torrelque')
 
@@ -222,6 +226,8 @@ class Torrelque(Generic[Payload]):
         task_id: str | None = None,
         max_dequeues: int | None = None,
         headers: Mapping[str, str] | None = None,
+        time_limit: float | None = None,
+        if_exists: IfExists = 'ignore',
     ) -> str:
         """Add a task to the back of the queue, or for later.
 
@@ -238,6 +244,9 @@ class Torrelque(Generic[Payload]):
             max_dequeues: Deliveries after which the task becomes a dead letter. None takes the queue's
                 ``max_dequeues``.
             headers: Strings that travel with the task.
+            time_limit: Seconds that a worker's handler may take; overrides the worker's own limit.
+            if_exists: What to do if a task with this id is queued or a dead letter: ``'ignore'`` returns its id,
+                ``'raise'`` raises TorrelqueExistsError. Either way nothing is changed.
 
         Returns:
             The id of the task.
@@ -246,16 +255,25 @@ class Torrelque(Generic[Payload]):
             TorrelqueTypeError: An argument has a bad type. Nothing was sent, as with the next two.
             TorrelqueValueError: An argument has a bad value.
             Exception: The serialiser failed.
+            TorrelqueExistsError: There is such a task, and ``if_exists`` is ``'raise'``.
             TorrelqueDurabilityError: The task was added, but not confirmed in time.
         """
+        raises = _check_if_exists(if_exists)
         words = enqueue_words(self.task_timeout, self.max_dequeues, task_timeout, delay, max_dequeues)
+        headers = with_time_limit(headers, time_limit)
         item = new_item(self._serialiser, self._dispatcher.new_id, task, words, task_id, headers)
         if pipeline is not None:
+            if raises:
+                raise TorrelqueUsageError(
+                    "if_exists='raise' needs the answer of the server, and cannot be in a pipeline"
+                )
             await self._append(pipeline, ENQUEUE, item, fenced=False)
         else:
             answer, item = await self._enqueue(item, drawn=task_id is None)
             if isinstance(answer, TorrelqueDurabilityError):
                 raise answer
+            if raises and answer is Outcome.EXISTING:
+                raise _existing(item)
         return _id_of(item)
 
     async def _enqueue(self, item: Item, *, drawn: bool) -> tuple[Answer, Item]:
@@ -276,6 +294,7 @@ class Torrelque(Generic[Payload]):
         delay: float | None = None,
         max_dequeues: int | None = None,
         on_progress: Progress | None = None,
+        if_exists: IfExists = 'ignore',
     ) -> list[str | Exception]:
         """Add many tasks, up to 250 per round trip.
 
@@ -289,6 +308,7 @@ class Torrelque(Generic[Payload]):
             delay: Seconds.
             max_dequeues: Number of deliveries.
             on_progress: Called as ``on_progress(done, total)`` after each round trip.
+            if_exists: As in `enqueue`; ``'raise'`` returns TorrelqueExistsError for the items that it concerns.
 
         Returns:
             For each item its id, or the exception if it was not added.
@@ -305,13 +325,19 @@ class Torrelque(Generic[Payload]):
             if not isinstance(item, EnqueueItem):
                 return new_id().encode(), dump_payload(serialiser, item), *common, b''
             words = enqueue_words(*defaults, item.task_timeout, item.delay, item.max_dequeues)
-            return new_item(serialiser, new_id, item.task, words, item.task_id, item.headers)
+            headers = with_time_limit(item.headers, item.time_limit)
+            return new_item(serialiser, new_id, item.task, words, item.task_id, headers)
 
+        raises = _check_if_exists(if_exists)
         entries = [*items]
         written = await self._dispatcher.write_all(entries, write)
         answers = await self._dispatcher.many(ENQUEUE, written, on_progress)
         if answers.count(Outcome.NEW) < len(answers):
             await self._enqueue_elsewhere(entries, written, answers)
+            if raises:
+                for at, answer in enumerate(answers):
+                    if answer is Outcome.EXISTING:
+                        answers[at] = _existing(written[at])
         return [
             answer if isinstance(answer, Exception) else _id_of(item)
             for item, answer in zip(written, answers, strict=True)
@@ -964,5 +990,17 @@ class Torrelque(Generic[Payload]):
             raise error
 
 
+def _check_if_exists(value: IfExists) -> bool:
+    """Whether to raise."""
+    if value not in ('ignore', 'raise'):
+        raise TorrelqueValueError(f"if_exists must be 'ignore' or 'raise', got {value!r}")
+    return value == 'raise'
+
+
 def _id_of(item: Item) -> str:
     return str(item[0], 'utf-8')  # type: ignore[arg-type]  # it is bytes
+
+
+def _existing(item: Item) -> TorrelqueExistsError:
+    task_id = _id_of(item)
+    return TorrelqueExistsError(f'there is a task {task_id!r} already, nothing was changed', task_id)

@@ -39,7 +39,8 @@ SIGNATURES = {
         "client, *, queue='trq', serialiser=JSON | max_dequeues=None, max_rejected=None, durability=None, "
         'failover_timeout=None, shards=None, result_serialiser=None'
     ),
-    'enqueue': 'task, *, task_timeout=None, delay=None, pipeline=None | task_id=None, max_dequeues=None, headers=None',
+    'enqueue': 'task, *, task_timeout=None, delay=None, pipeline=None | task_id=None, max_dequeues=None, '
+    "headers=None, time_limit=None, if_exists='ignore'",
     'dequeue': 'timeout=None, *, max_tasks=1',
     'requeue': 'task_id, delay=None, *, task_timeout=None, pipeline=None',
     'release': 'task_id, *, result=None, result_ttl=None, status=COMPLETED, pipeline=None',

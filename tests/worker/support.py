@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 import anyio
 
-from torrelque import Task, Torrelque, TorrelqueReplyError, Worker, events
+from torrelque import Router, Torrelque, TorrelqueReplyError, Worker, events
 from torrelque.core.protocol import Batch, Call, Reply, Script
 from torrelque.testing import MemoryTransport, VirtualClock
 
 E = TypeVar('E', bound=events.WorkerEvent)
 
-Handler = Callable[[Task], Any]
+Handler = Callable[..., Any]
 
 SOON = 10
 
@@ -73,13 +73,13 @@ class LiveBench:
         self.events.append(event)
         self._news.set()
 
-    def worker(self, handler: Handler, concurrency: int = 1, **settings: Any) -> Worker:  # noqa: ANN401 - the Worker's
+    def worker(self, handler: Handler | Router, concurrency: int = 1, **settings: Any) -> Worker:  # noqa: ANN401 - the Worker's
         return Worker(self.queue, handler, concurrency=concurrency, **{'on_event': self.hear, **settings})
 
     @asynccontextmanager
     async def working(
         self,
-        handler: Handler,
+        handler: Handler | Router,
         concurrency: int = 1,
         **settings: Any,  # noqa: ANN401 - the Worker's
     ) -> AsyncIterator[Worker]:
@@ -119,7 +119,7 @@ class Bench(LiveBench):
         self.transport = transport
         self.clock = clock
 
-    def worker(self, handler: Handler, concurrency: int = 1, **settings: Any) -> Worker:  # noqa: ANN401 - the Worker's
+    def worker(self, handler: Handler | Router, concurrency: int = 1, **settings: Any) -> Worker:  # noqa: ANN401 - the Worker's
         return super().worker(handler, concurrency, **{'clock': self.clock, **settings})
 
     async def settle(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias
 
 from torrelque.core import checks
 from torrelque.core.codec import Serialiser, dump_headers, dump_payload
-from torrelque.core.models import Payload, Receipt, TorrelqueTaskStatus
+from torrelque.core.models import TIME_LIMIT, Payload, Receipt, TorrelqueTaskStatus
 from torrelque.core.protocol import Arg, Reply
 from torrelque.errors import (
     TorrelqueDurabilityError,
@@ -59,6 +59,7 @@ __all__ = (
     'release_words',
     'requeue_item',
     'requeue_words',
+    'with_time_limit',
 )  # fmt: skip
 
 MAX_ITEMS = 250
@@ -231,6 +232,7 @@ class EnqueueItem(Generic[Payload]):
     task_id: str | None = None
     max_dequeues: int | None = None
     headers: Mapping[str, str] | None = None
+    time_limit: float | None = None
 
 
 @dataclass(slots=True)
@@ -281,6 +283,13 @@ def new_item(
     checked = new_id() if task_id is None else str(checks.check_text('task_id', task_id))
     written = b'' if headers is None else dump_headers(checks.check_headers(headers))
     return checked.encode(), dump_payload(serialiser, task), *words, written
+
+
+def with_time_limit(headers: Mapping[str, str] | None, time_limit: float | None) -> Mapping[str, str] | None:
+    """Headers with the time limit of a task, checked, if it has one."""
+    if time_limit is None:
+        return headers
+    return {**(checks.check_headers(headers) or {}), TIME_LIMIT: f'{checks.check_duration("time_limit", time_limit):g}'}
 
 
 def requeue_words(delay: float | None, task_timeout: float | None) -> tuple[Arg, Arg]:

@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 __all__ = (
+    'KIND',
     'STATE_FIELDS',
+    'TIME_LIMIT',
     'Payload',
     'Receipt',
     'Task',
@@ -24,6 +26,12 @@ __all__ = (
 )
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+KIND = 'torrelque.kind'
+"""The header that tells a router the kind of a task."""
+
+TIME_LIMIT = 'torrelque.time_limit'
+"""The header with the time limit of a task, in seconds."""
 
 if TYPE_CHECKING:  # only type checkers need the default, and all of them know typing_extensions
     from typing_extensions import TypeVar
@@ -126,6 +134,15 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a tuple cannot have sl
     def data(self) -> Payload_co:
         """The payload, deserialised."""
         return self[1]
+
+    @property
+    def kind(self) -> str | None:
+        """Which of a router's functions handles the task; None if it was not enqueued by a router."""
+        return self.headers.get(KIND)
+
+    def with_data(self, data: Any) -> Task[Any]:  # noqa: ANN401 - any payload
+        """Return a copy with another payload."""
+        return Task(self.receipt, data, self.deadline, self.expires, self.headers, self.attempt)
 
     @property
     def dequeue_count(self) -> int:

@@ -11,14 +11,13 @@ from typing import Any
 import anyio
 from anyio.abc import TaskStatus
 
-from torrelque import Receipt, Task, TorrelqueLeaseLostError, TorrelqueTypeError, Worker, events, retry
+from torrelque import Receipt, Router, Task, TorrelqueLeaseLostError, TorrelqueTypeError, Worker, events
 from torrelque.otel.queue import InstrumentedTorrelque
 from torrelque.otel.telemetry import Operation, Telemetry, pushed
-from torrelque.worker.leases import Clock
 
 __all__ = ('InstrumentedWorker',)
 
-Handler = Callable[[Task], Any]
+Handler = Callable[..., Any]
 
 
 class InstrumentedWorker(Worker):
@@ -30,14 +29,9 @@ class InstrumentedWorker(Worker):
 
     Args:
         queue: The queue, whose providers the worker uses.
-        handler: As in `Worker`, as are all other arguments.
-        concurrency: Number of handlers that run at the same time.
-        retry: What to do after a handler raised.
-        result_ttl: Seconds for which results are kept.
-        grace: Seconds that handlers have to finish when the worker stops.
-        handle_signals: Whether SIGTERM and SIGINT stop the worker.
+        handler: As in `Worker`.
         on_event: Called with each event of the worker.
-        clock: Replaces the clock in tests.
+        **options: As in `Worker`.
 
     Raises:
         TorrelqueTypeError: ``queue`` is not an InstrumentedTorrelque, or another argument has
@@ -48,30 +42,18 @@ class InstrumentedWorker(Worker):
     def __init__(
         self,
         queue: InstrumentedTorrelque,
-        handler: Handler,
+        handler: Handler | Router,
         *,
-        concurrency: int,
-        retry: retry.RetryPolicy | None = None,
-        result_ttl: float | None = None,
-        grace: float = 20.0,
-        handle_signals: bool = False,
         on_event: Callable[[events.WorkerEvent], object] | None = None,
-        clock: Clock | None = None,
+        **options: Any,  # noqa: ANN401 - of Worker
     ) -> None:
         if not isinstance(queue, InstrumentedTorrelque):
             raise TorrelqueTypeError(f'queue must be an InstrumentedTorrelque, got {queue!r}')
-        deliveries = _Deliveries(Telemetry(queue.queue, queue.tracer_provider, queue.meter_provider))
-        super().__init__(
-            queue,
-            deliveries.observe(handler),
-            concurrency=concurrency,
-            retry=retry,
-            result_ttl=result_ttl,
-            grace=grace,
-            handle_signals=handle_signals,
-            on_event=deliveries.listen(on_event),
-            clock=clock,
-        )
+        self._deliveries = _Deliveries(Telemetry(queue.queue, queue.tracer_provider, queue.meter_provider))
+        super().__init__(queue, handler, on_event=self._deliveries.listen(on_event), **options)
+
+    def _observe(self, call: Handler) -> Handler:
+        return self._deliveries.observe(call)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run until the worker is stopped, as `Worker.run` does."""
@@ -89,18 +71,15 @@ class _Deliveries:
         self._telemetry = telemetry
         self._operations: dict[Receipt, Operation] = {}
 
-    def observe(self, handler: Any) -> Any:  # noqa: ANN401 - Worker refuses what is not callable
+    def observe(self, function: Handler) -> Handler:
         """Wrap the handler in a span. A plain function stays one, because the worker runs it in a thread."""
-        if not callable(handler):
-            return handler
-        function: Handler = handler
 
-        @wraps(handler, updated=())
+        @wraps(function, updated=())
         async def handle(task: Task) -> Any:  # noqa: ANN401 - what the handler returns
             with self._delivery(task) as operation, operation.running():
                 return await function(task)
 
-        @wraps(handler, updated=())
+        @wraps(function, updated=())
         def handle_plainly(task: Task) -> Any:  # noqa: ANN401 - what the handler returns
             with self._delivery(task) as operation, operation.running():
                 result = function(task)

@@ -136,9 +136,17 @@ class OutcomeWriter(Generic[J]):
         self._scope.deadline = anyio.current_time() + seconds
         self._all_ended.set()
 
-    def settle_soon(self, job: J, outcome: events.Outcome) -> None:
-        """Write an outcome, together with others that arrive before the event loop's next turn."""
-        if isinstance(outcome, events.Finished):
+    def settle_soon(self, job: J, outcome: events.Outcome, unfit: Exception | None = None) -> None:
+        """Write an outcome, together with others that arrive before the event loop's next turn.
+
+        Args:
+            job: The delivery.
+            outcome: How it ended.
+            unfit: Why its result is left out, if it is.
+        """
+        if unfit is not None:
+            self._group.start_soon(self._settle, job, outcome, None, unfit)
+        elif isinstance(outcome, events.Finished):
             self._finished.append((job, outcome))
             if len(self._finished) == 1:
                 self._group.start_soon(self._release)
@@ -170,15 +178,19 @@ class OutcomeWriter(Generic[J]):
                 else:
                     self._group.start_soon(self._settle, job, outcome, error)
 
-    async def _settle(self, job: J, outcome: events.Outcome, error: Exception | None = None) -> None:
+    async def _settle(
+        self, job: J, outcome: events.Outcome, error: Exception | None = None, unfit: Exception | None = None
+    ) -> None:
         """Write an outcome. While the server is away, try for as long as the lease lasts.
 
         Args:
             job: The delivery.
             outcome: How it ended.
             error: Of the first try, if there was one.
+            unfit: Why its result is left out, if it is.
         """
         attempt = _Attempt(outcome, error)
+        attempt.unfit = unfit
         try:
             ended = False
             while not ended:

@@ -12,10 +12,10 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from itertools import count
 from time import monotonic
-from typing import Any, Generic
+from typing import Any, Concatenate, Generic
 
 import anyio
 import anyio.to_thread
@@ -26,6 +26,8 @@ from torrelque import (
     Task,
     Torrelque,
     TorrelqueError,
+    TorrelqueLookupError,
+    TorrelqueTimeLimitError,
     TorrelqueTooLargeError,
     TorrelqueTypeError,
     TorrelqueUsageError,
@@ -33,11 +35,12 @@ from torrelque import (
 )
 from torrelque import retry as policies
 from torrelque.core import checks
-from torrelque.core.models import Payload
-from torrelque.worker.failures import Failure, describe, understand
+from torrelque.core.models import TIME_LIMIT, Payload, number_of
+from torrelque.worker.failures import Failure, describe, sendable, understand
 from torrelque.worker.leases import Clock, LeaseKeeper
 from torrelque.worker.loops import LoopClock, count_cancellations, open_tasks, start_dedicated
 from torrelque.worker.outcomes import BACK_OFF, OutcomeWriter, may_pass, sleep
+from torrelque.worker.router import Handler, Router, Unfit, check_function, check_plain_function, check_time_limit
 from torrelque.worker.signals import HANG_UP, received
 
 __all__ = ('Worker',)
@@ -63,7 +66,19 @@ logger: logging.Logger = logging.getLogger('torrelque.worker')
 class _Job:
     """One delivery: a task that this worker holds."""
 
-    __slots__ = ('ended', 'expires', 'in_thread', 'lost', 'scope', 'task')
+    __slots__ = (
+        'ended',
+        'expires',
+        'handler',
+        'in_thread',
+        'limit',
+        'lost',
+        'over',
+        'scope',
+        'task',
+        'timed_out',
+        'unfit',
+    )
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -72,6 +87,11 @@ class _Job:
         self.in_thread = False
         self.ended: tuple[Any, BaseException | None] = None, None  # what a thread returned or raised
         self.lost = False
+        self.handler: Handler
+        self.limit = 0.0  # seconds
+        self.over: anyio.Event | None = None  # set when the handler has ended, if there is a time limit
+        self.timed_out = False
+        self.unfit: Exception | None = None  # why the result is left out
 
 
 class Worker(Generic[Payload]):
@@ -85,9 +105,9 @@ class Worker(Generic[Payload]):
 
     Args:
         queue: The queue to consume.
-        handler: Called with each :class:`~torrelque.Task`. A coroutine function runs as an event-loop
-            task of its own, in a copy of the context in which `run` was called; a plain function runs in a
-            thread.
+        handler: Called with each :class:`~torrelque.Task`, or a :class:`~torrelque.Router`, which has a
+            function for each kind of tasks. A coroutine function runs as an event-loop task of its own, in a
+            copy of the context in which `run` was called; a plain function runs in a thread.
         concurrency: Maximum number of tasks to handle at once.
         retry: A policy of :mod:`torrelque.retry`, or any function like it. None is
             ``exponential(attempts=10)``.
@@ -97,6 +117,15 @@ class Worker(Generic[Payload]):
             of the process. A second signal allows no grace.
         on_event: Called with each event of :mod:`torrelque.events`, on the event loop. It must not block.
         clock: The virtual clock of a memory transport, for tests.
+        time_limit: Seconds that a handler may take. Then it is cancelled, and the delivery fails with
+            TorrelqueTimeLimitError. A thread cannot be cancelled: it is left behind and keeps its slot until
+            it ends. Tasks and the kinds of a router can have their own. None sets no limit.
+        context: Dependencies of handlers: each keyword-only parameter of a handler gets the item (of a
+            mapping) or attribute (of any other object) of its name. A parameter with the name ``context``
+            gets all of it.
+        lifespan: A function without arguments that returns an asynchronous context manager. `run` enters it
+            before it claims tasks and leaves it after the last outcome was written. Its value is the
+            ``context``.
 
     Raises:
         TorrelqueTypeError: An argument has a bad type.
@@ -106,7 +135,7 @@ class Worker(Generic[Payload]):
     def __init__(
         self,
         queue: Torrelque[Payload],
-        handler: Callable[[Task[Payload]], Any],
+        handler: Callable[Concatenate[Task[Payload], ...], Any] | Router,
         *,
         concurrency: int,
         retry: policies.RetryPolicy | None = None,
@@ -115,21 +144,37 @@ class Worker(Generic[Payload]):
         handle_signals: bool = False,
         on_event: Callable[[events.WorkerEvent], object] | None = None,
         clock: Clock | None = None,
+        time_limit: float | None = None,
+        context: Any = None,  # noqa: ANN401 - the user's
+        lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
     ) -> None:
         if not isinstance(queue, Torrelque):
             raise TorrelqueTypeError(f'queue must be a Torrelque, got {queue!r}')
         self._queue = queue
-        self._handler = _check_function('handler', handler)
-        self._in_thread = not _is_coroutine_function(handler)
+        if not isinstance(handler, Router):
+            check_function('handler', handler)
+        elif not handler.kinds:
+            raise TorrelqueTypeError(
+                f'handler has no kinds of tasks: decorate functions with its task(), got {handler!r}'
+            )
+        if context is not None and lifespan is not None:
+            raise TorrelqueTypeError(f'context and lifespan exclude each other, got {context!r} and {lifespan!r}')
+        self._handler: Callable[..., Any] | Router = handler
+        self._time_limit = None if time_limit is None else check_time_limit(time_limit)
+        self._context = context
+        self._lifespan = None if lifespan is None else check_plain_function('lifespan', lifespan)
         self._concurrency = checks.check_count('concurrency', concurrency)
-        self._retry = policies.exponential(attempts=10) if retry is None else _check_plain_function('retry', retry)
+        self._retry = policies.exponential(attempts=10) if retry is None else check_plain_function('retry', retry)
         self._result_ttl = None if result_ttl is None else checks.check_duration('result_ttl', result_ttl)
         self._grace = checks.check_duration('grace', grace)
         self._handle_signals = checks.check_flag('handle_signals', handle_signals)
-        self._on_event = None if on_event is None else _check_plain_function('on_event', on_event)
+        self._on_event = None if on_event is None else check_plain_function('on_event', on_event)
         self._given_clock = clock
 
         self._begun = False
+        self._running = False
+        self._kinds: dict[str, Handler] | None = None
+        self._only: Handler | None = None
         self._stopping = False
         self._signalled = False
         self._stopped_at = math.inf  # when the last handlers are cancelled
@@ -168,6 +213,28 @@ class Worker(Generic[Payload]):
         if self._handle_signals and threading.current_thread() is not threading.main_thread():
             raise TorrelqueUsageError('handle_signals=True works in the main thread only: there call stop()')
         self._begun = True
+        async with nullcontext(self._context) if self._lifespan is None else self._lifespan() as context:
+            self._prepare(context)
+            await self._run(task_status)
+        if self._failure is not None:
+            raise self._failure
+
+    def _prepare(self, context: Any) -> None:  # noqa: ANN401 - the user's
+        """Bind the handlers to what they depend on."""
+        if isinstance(self._handler, Router):
+            self._kinds = {name: kind.handler(context) for name, kind in self._handler.kinds.items()}
+        else:
+            self._only = Handler(self._handler)
+            self._only.bind(context, self._handler)
+        for handler in [self._only] if self._kinds is None else self._kinds.values():
+            if handler is not None:
+                handler.call = self._observe(handler.call)
+
+    def _observe(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """For a subclass that wraps handlers."""
+        return call
+
+    async def _run(self, task_status: TaskStatus[None]) -> None:
         self._limiter = anyio.CapacityLimiter(self._concurrency)
         self._clock: Clock = self._given_clock or LoopClock()
         self._renewer = LeaseKeeper(self._queue, self._clock, self._lose)
@@ -175,6 +242,7 @@ class Worker(Generic[Payload]):
         self._stop_news = anyio.Event()
         self._room = anyio.Event()
         self._all_ended = anyio.Event()
+        self._running = True
         async with anyio.create_task_group() as group:
             try:
                 group.start_soon(self._settler.run)
@@ -190,8 +258,6 @@ class Worker(Generic[Payload]):
                 self._stopping = True
                 self._give_back_unbegun()
                 self._settler.end(CLOSING_TIME)
-        if self._failure is not None:
-            raise self._failure
 
     def stop(self, grace: float | None = None) -> None:
         """Claim nothing more, and let `run` return when the handlers have finished.
@@ -210,10 +276,10 @@ class Worker(Generic[Payload]):
             TorrelqueValueError: ``grace`` is out of range.
         """
         seconds = self._grace if grace is None else checks.check_duration('grace', grace)
-        if not self._stopping and self._begun:
+        if not self._stopping and self._running:
             logger.info('Stopping: %d handlers have %g s to finish', len(self._jobs), seconds)
         self._stopping = True
-        if not self._begun:
+        if not self._running:
             return
         self._stopped_at = min(self._stopped_at, self._clock.now() + seconds)
         self._stop_news.set()
@@ -380,20 +446,31 @@ class Worker(Generic[Payload]):
             outcome: events.Outcome | None = None
         elif job.scope.cancel_called:
             outcome = events.GivenBack(job.task)
+        elif (handler := self._handler_of(job.task)) is None:
+            outcome = self._refuse(job.task)
         else:
+            job.handler = handler
             if self._on_event is not None:
                 self._tell(events.Started(job.task))
+            self._set_limit(job)
             result, error = await self._call(job)
-            if error is not None:
+            if job.over is not None:
+                job.over.set()
+                error = _as_late(job, error)
+            if isinstance(error, Unfit):
+                outcome = events.Finished(job.task, None)
+                job.unfit = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            elif error is not None:
                 outcome = await self._judge_unless_cancelled(job, error)
             elif job.scope.cancelled_caught:
                 outcome = events.GivenBack(job.task)
             else:
                 outcome = events.Finished(job.task, result)
         self._jobs.discard(job)
-        job.expires = self._renewer.remove(job)
+        expires = self._renewer.remove(job)
         if outcome is not None and not job.lost:
-            self._settler.settle_soon(job, outcome)
+            job.expires = expires
+            self._settler.settle_soon(job, outcome, job.unfit)
         result = error = outcome = None  # from Python 3.12 on, the error's traceback refers to this frame
         self._room.set()
 
@@ -401,8 +478,8 @@ class Worker(Generic[Payload]):
         """Return what the handler returned, or what it raised, in a scope that cancels it."""
         try:
             with job.scope:
-                if not self._in_thread:
-                    return await self._handler(job.task), None
+                if not job.handler.in_thread:
+                    return await job.handler.call(job.task), None
                 result, error = await self._call_in_thread(job)
                 if error is None and inspect.isawaitable(result):
                     if job.lost:
@@ -422,7 +499,7 @@ class Worker(Generic[Payload]):
         try:
             await anyio.to_thread.run_sync(self._call_plainly, job, limiter=self._limiter, abandon_on_cancel=True)
         except anyio.get_cancelled_exc_class():
-            logger.warning('The thread of task:%s goes on; what it returns is dropped', job.task.id)
+            _note_thread(job)
             raise
         job.in_thread = False
         ended, job.ended = job.ended, (None, None)  # the traceback refers to the thread's frames, and these to the job
@@ -430,7 +507,7 @@ class Worker(Generic[Payload]):
 
     def _call_plainly(self, job: _Job) -> None:
         try:
-            job.ended = self._handler(job.task), None
+            job.ended = job.handler.call(job.task), None
         except BaseException as error:  # noqa: BLE001 - not all kinds get from a thread to an event loop
             job.ended = None, error
 
@@ -438,11 +515,13 @@ class Worker(Generic[Payload]):
         """The outcome of a task whose handler raised, perhaps because this worker cancelled it."""
         failure = understand(error)
         decided = failure.rejects or failure.delay is not None or failure.exit is not None
-        if not decided and await self._is_cancelled(job.scope):  # a cancelled handler may raise something else
+        if not (decided or job.timed_out) and await self._is_cancelled(
+            job.scope
+        ):  # a cancelled handler may raise something else
             return events.GivenBack(job.task)
         if failure.exit is not None:
             self._exit(failure.exit, job.task)
-        return None if job.lost else self._judge(job.task, failure, error)
+        return None if job.lost else self._judge(job, failure, error)
 
     async def _is_cancelled(self, scope: anyio.CancelScope) -> bool:
         """Whether this worker, or the whole event loop, is shutting down, and not only what the handler awaited."""
@@ -463,14 +542,14 @@ class Worker(Generic[Payload]):
             self._failure = error
         self.stop(0.0 if again else None)
 
-    def _judge(self, task: Task, failure: Failure, raised: BaseException) -> events.Outcome:
+    def _judge(self, job: _Job, failure: Failure, raised: BaseException) -> events.Outcome:
         """The outcome of a task whose handler raised."""
-        error = failure.error
+        task, error = job.task, failure.error
         if failure.rejects:
             return events.Rejected(task, failure.reason, error)
         if failure.delay is not None:
             return events.Retried(task, failure.delay, error)
-        delay = self._ask_policy(task, error)
+        delay = self._ask_policy(task, error, job.handler.retry or self._retry)
         shown = None if failure.exit else raised
         if delay is None:
             logger.error('Delivery %d of task:%s failed, rejecting it', task.dequeue_count, task.id, exc_info=shown)
@@ -480,13 +559,50 @@ class Worker(Generic[Payload]):
         )
         return events.Retried(task, delay, error)
 
-    def _ask_policy(self, task: Task, error: Exception) -> float | None:
+    def _ask_policy(self, task: Task, error: Exception, policy: policies.RetryPolicy) -> float | None:
         try:
-            delay = self._retry(task.attempt, error)
+            delay = policy(task.attempt, error)
             return None if delay is None else checks.check_duration('the delay of a retry policy', delay)
         except BaseException:
             logger.exception('The retry policy failed, task:%s is rejected', task.id)
             return None
+
+    def _handler_of(self, task: Task) -> Handler | None:
+        return self._only if self._kinds is None else self._kinds.get(task.kind or '')
+
+    def _refuse(self, task: Task) -> events.Outcome:
+        """A task that no function of the router handles."""
+        reason = 'it has no kind' if task.kind is None else f'there is no handler of its kind {task.kind!r}'
+        logger.error('Task:%s cannot be handled, rejecting it: %s', task.id, reason)
+        return events.Rejected(task, sendable(reason), TorrelqueLookupError(reason))
+
+    def _set_limit(self, job: _Job) -> None:
+        """Watch the time of a handler that has a limit."""
+        own = number_of(job.task.headers.get(TIME_LIMIT, '').encode())
+        limit = own if own is not None and own > 0 else job.handler.time_limit or self._time_limit
+        if limit is not None:
+            job.limit, job.over = limit, anyio.Event()
+            self._tasks.start(self._watch_limit, job, f'limit of task:{job.task.id}')
+
+    async def _watch_limit(self, job: _Job) -> None:
+        over = job.over
+        if over is not None:
+            await self._clock.pause(over, self._clock.now() + job.limit)
+            if not (over.is_set() or job.lost or job.scope.cancel_called):
+                self._end_late(job)
+
+    def _end_late(self, job: _Job) -> None:
+        """Cancel a handler whose time is over. A thread is left behind; its slot stays taken until it ends."""
+        job.timed_out = True
+        if not job.in_thread:
+            job.scope.cancel()
+            return
+        _note_thread(job)
+        error = _late(job)
+        outcome = self._judge(job, understand(error), error)
+        job.expires = self._renewer.remove(job)
+        job.lost = True  # for what the thread returns
+        self._settler.settle_soon(job, outcome)
 
     def _lose(self, job: _Job) -> None:
         """Cancel the handler of a claim that was lost. A thread cannot be cancelled: what it returns is dropped."""
@@ -550,21 +666,26 @@ class Worker(Generic[Payload]):
             logger.exception('on_event failed for %s', type(event).__name__)
 
 
+def _note_thread(job: _Job) -> None:
+    logger.warning('The thread of task:%s goes on; what it returns is dropped', job.task.id)
+
+
+def _late(job: _Job) -> TorrelqueTimeLimitError:
+    return TorrelqueTimeLimitError(f'the handler took longer than {job.limit:g} s')
+
+
+def _as_late(job: _Job, error: BaseException | None) -> BaseException | None:
+    """What a handler that was cancelled because of its time limit raised."""
+    if not job.timed_out or (error is None and not job.scope.cancelled_caught):
+        return error
+    if error is not None:
+        failure = understand(error)
+        if failure.rejects or failure.delay is not None or failure.exit is not None:
+            return error
+    late = _late(job)
+    late.__cause__ = error
+    return late
+
+
 def _is_ending(scope: anyio.CancelScope) -> bool:
     return scope.cancel_called or anyio.current_effective_deadline() == -math.inf
-
-
-def _is_coroutine_function(function: Any) -> bool:  # noqa: ANN401 - that is what is asked
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
-def _check_function(name: str, value: Any) -> Any:  # noqa: ANN401 - that is what is checked
-    if not callable(value):
-        raise TorrelqueTypeError(f'{name} must be a function, got {value!r}')
-    return value
-
-
-def _check_plain_function(name: str, value: Any) -> Any:  # noqa: ANN401 - as above
-    if _is_coroutine_function(_check_function(name, value)):
-        raise TorrelqueTypeError(f'{name} must be a plain function, got a coroutine function: {value!r}')
-    return value

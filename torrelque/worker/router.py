@@ -1,0 +1,486 @@
+"""Several kinds of tasks on one queue: a function for each kind, and how it is called."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from functools import partial
+from typing import Any, Concatenate, Generic, Literal, TypeVar, cast, get_args, get_origin, get_type_hints, overload
+
+from torrelque import (
+    EnqueueItem,
+    Reject,
+    Task,
+    Torrelque,
+    TorrelqueError,
+    TorrelqueTaskStatus,
+    TorrelqueTypeError,
+    TorrelqueUsageError,
+    TorrelqueValueError,
+    serialisers,
+)
+from torrelque import retry as policies
+from torrelque.core import checks
+from torrelque.core.models import KIND
+from torrelque.worker.failures import describe
+
+__all__ = ('Handler', 'Kind', 'Router', 'Unfit', 'check_function', 'check_plain_function', 'is_coroutine_function')
+
+logger: logging.Logger = logging.getLogger('torrelque.worker')
+
+P = TypeVar('P')
+R = TypeVar('R')
+
+Convert = Callable[[Any], Any]
+
+
+class Unfit(Exception):  # noqa: N818 - not raised by users
+    """The handler returned, but its result cannot be converted. ``__cause__`` says why."""
+
+
+class Handler:
+    """A function that a worker calls with a task.
+
+    Args:
+        function: Takes the task, and dependencies as keyword-only parameters.
+        kind: What it handles, for messages.
+        time_limit: Seconds for each call.
+        retry: The policy of this kind.
+    """
+
+    __slots__ = ('_kind', 'call', 'in_thread', 'retry', 'time_limit')
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        kind: str = '',
+        time_limit: float | None = None,
+        retry: policies.RetryPolicy | None = None,
+    ) -> None:
+        self.call = function
+        self.in_thread: bool = not is_coroutine_function(function)
+        self.time_limit = time_limit
+        self.retry = retry
+        self._kind = kind
+
+    def bind(self, context: Any, function: Callable[..., Any]) -> None:  # noqa: ANN401 - the user's
+        """Give the function what its keyword-only parameters name.
+
+        Args:
+            context: A mapping, or an object with attributes.
+            function: The user's own, whose parameters count.
+
+        Raises:
+            TorrelqueUsageError: The context lacks a parameter that has no default.
+        """
+        found: dict[str, Any] = {}
+        for name, required in _dependencies_of(function).items():
+            if name == 'context':
+                found[name] = context
+            elif isinstance(context, Mapping) and name in context:
+                found[name] = context[name]
+            elif not isinstance(context, Mapping) and hasattr(context, name):
+                found[name] = getattr(context, name)
+            elif required:
+                whose = f'the handler of {self._kind!r}' if self._kind else 'the handler'
+                raise TorrelqueUsageError(f'{whose} needs {name!r}, which the context of the worker lacks')
+        if found:
+            self.call = partial(self.call, **found)
+
+
+class Kind(Generic[P, R]):
+    """One kind of tasks: what `Router.task` makes of a function. Call it to call that function."""
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        hints: Mapping[str, Any],
+        make: Callable[[Any], Any],
+        time_limit: float | None,
+        retry: policies.RetryPolicy | None,
+    ) -> None:
+        self.name: str = name
+        self.function: Callable[..., Any] = function
+        self._time_limit = time_limit
+        self._retry = retry
+        self._wants_payload = self._wants_task = False
+        self._task_names: list[str] = []
+        payload: Any = Any
+        for at, parameter in enumerate(_positional(function)):
+            hint = hints.get(parameter.name, Any)
+            if _is_task(hint):
+                if at:
+                    self._task_names.append(parameter.name)
+                else:
+                    self._wants_task = True
+                    payload = (*get_args(hint), Any)[0]
+            elif not at:
+                self._wants_payload = True
+                payload = hint
+            elif parameter.default is parameter.empty:
+                raise TorrelqueTypeError(
+                    f'parameter {parameter.name!r} of the handler of {name!r} is neither the payload, nor a Task, '
+                    'nor keyword-only'
+                )
+        self._dump, self._load = _conversion(payload, make)
+        self._dump_result, self._load_result = _conversion(hints.get('return', Any), make)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - the function's
+        """Call the function itself, as in tests."""
+        return self.function(*args, **options)
+
+    def item(
+        self,
+        payload: P,
+        *,
+        task_timeout: float | None = None,
+        delay: float | None = None,
+        task_id: str | None = None,
+        max_dequeues: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        time_limit: float | None = None,
+    ) -> EnqueueItem[Any]:
+        """Create an item for :meth:`torrelque.Torrelque.enqueue_many`.
+
+        Args:
+            payload: What the function is called with.
+            task_timeout: As in :meth:`torrelque.Torrelque.enqueue`, as are all the others.
+            delay: Seconds.
+            task_id: Your own id.
+            max_dequeues: Number of deliveries.
+            headers: Strings that travel with the task.
+            time_limit: Seconds.
+        """
+        named = {**(headers or {}), KIND: self.name}
+        return EnqueueItem(self._dump(payload), task_timeout, delay, task_id, max_dequeues, named, time_limit)
+
+    async def enqueue(
+        self,
+        queue: Torrelque[Any],
+        payload: P,
+        *,
+        task_timeout: float | None = None,
+        delay: float | None = None,
+        pipeline: object = None,
+        task_id: str | None = None,
+        max_dequeues: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        time_limit: float | None = None,
+        if_exists: Literal['ignore', 'raise'] = 'ignore',
+    ) -> str:
+        """Add a task of this kind. Arguments, result and errors are those of :meth:`torrelque.Torrelque.enqueue`.
+
+        Args:
+            queue: The queue to add it to.
+            payload: What the function is called with.
+            task_timeout: Seconds that a consumer may hold the task before its lease expires.
+            delay: Seconds until the task is due.
+            pipeline: A pipeline of redis-py or coredis.
+            task_id: Your own id.
+            max_dequeues: Deliveries after which the task becomes a dead letter.
+            headers: Strings that travel with the task.
+            time_limit: Seconds that the function may take; overrides the limits of the kind and of the worker.
+            if_exists: What to do if there is a task with this id.
+        """
+        return await queue.enqueue(
+            self._dump(payload),
+            task_timeout=task_timeout,
+            delay=delay,
+            pipeline=pipeline,
+            task_id=task_id,
+            max_dequeues=max_dequeues,
+            headers={**(headers or {}), KIND: self.name},
+            time_limit=time_limit,
+            if_exists=if_exists,
+        )
+
+    async def result(self, queue: Torrelque[Any], task_id: str, timeout: float | None = None) -> R:
+        """Wait until a task ends, and return what its function returned.
+
+        Safe to cancel and to repeat while the result is kept.
+
+        Args:
+            queue: The queue that the task is in.
+            task_id: The task's id.
+            timeout: Seconds. None or 0 sets no limit.
+
+        Raises:
+            TorrelqueError: The task was rejected; the message has the reason.
+            TorrelqueLookupError: As :meth:`torrelque.Torrelque.wait` raises it.
+            TorrelqueTimeoutError: The task did not end in time.
+        """
+        state = await queue.wait(task_id, timeout)
+        if state.status is TorrelqueTaskStatus.REJECTED:
+            raise TorrelqueError(f'task {str(task_id)!r} was rejected: {state.reason}')
+        return cast('R', None if state.result is None else self._load_result(state.result))
+
+    def handler(self, context: Any) -> Handler:  # noqa: ANN401 - the user's
+        """How a worker with this context calls the function."""
+        function = self.function
+
+        def arguments(task: Task[Any]) -> tuple[list[Any], dict[str, Any]]:
+            names = dict.fromkeys(self._task_names, task)
+            if not (self._wants_payload or self._wants_task):
+                return [], names
+            try:
+                payload = self._load(task.data)
+            except Exception as error:
+                logger.warning('Cannot deserialise task:%s, rejecting it: %s', task.id, describe(error))
+                raise Reject(f'its payload is not one of {self.name!r}: {describe(error)}'[:1000]) from error
+            return [task.with_data(payload) if self._wants_task else payload], names
+
+        def convert(result: Any) -> Any:  # noqa: ANN401 - the user's
+            try:
+                return None if result is None else self._dump_result(result)
+            except Exception as error:
+                raise Unfit from error
+
+        def call_plainly(task: Task[Any], **options: Any) -> Any:  # noqa: ANN401 - what the function returns
+            given, names = arguments(task)
+            result = function(*given, **names, **options)
+            return _converted(result, convert) if inspect.isawaitable(result) else convert(result)
+
+        async def call(task: Task[Any], **options: Any) -> Any:  # noqa: ANN401 - as above
+            given, names = arguments(task)
+            return convert(await function(*given, **names, **options))
+
+        handler = Handler(
+            call if is_coroutine_function(function) else call_plainly, self.name, self._time_limit, self._retry
+        )
+        handler.bind(context, function)
+        return handler
+
+
+async def _converted(result: Awaitable[Any], convert: Convert) -> Any:  # noqa: ANN401 - the user's
+    return convert(await result)
+
+
+class Router:
+    """Tells the kinds of tasks on one queue apart, and has a function for each.
+
+    ::
+
+        router = Router()
+
+        @router.task('email.send')
+        async def send(mail: Email) -> None: ...
+
+        await send.enqueue(queue, Email('joe@example.org'))
+        await Worker(queue, router, concurrency=10).run()
+
+    The kind travels in the header ``torrelque.kind``. A task of an unknown kind, or of none, becomes a dead letter.
+    The queue's serialiser serialises payloads and results after the router has converted them to types
+    that JSON knows, by the annotations of the functions.
+
+    Args:
+        serialiser: Makes a serialiser of an annotation, such as ``serialisers.pydantic`` or ``serialisers.msgspec``.
+            By default those are used for models of pydantic and structs of msgspec, the fields of dataclasses are
+            passed as a dict, and all else is left to the queue's serialiser.
+    """
+
+    def __init__(self, serialiser: Callable[[Any], serialisers.Serialiser[Any]] | None = None) -> None:
+        self._make = _serialiser_of if serialiser is None else check_plain_function('serialiser', serialiser)
+        self._kinds: dict[str, Kind[Any, Any]] = {}
+
+    @property
+    def kinds(self) -> Mapping[str, Kind[Any, Any]]:
+        """The kinds by their names."""
+        return dict(self._kinds)
+
+    def task(
+        self, name: str, *, time_limit: float | None = None, retry: policies.RetryPolicy | None = None
+    ) -> _Decorator:
+        """Decorate the function that handles a kind of tasks.
+
+        Its first parameter is the payload, unless it is annotated as a :class:`~torrelque.Task`. Another one
+        that is gets the task. Keyword-only parameters are dependencies, which the worker's context has.
+        A function without positional parameters is called without the payload.
+
+        Args:
+            name: The kind. Producers and workers have to agree on it.
+            time_limit: Seconds that a call may take. None takes the worker's.
+            retry: The retry policy of this kind. None takes the worker's.
+
+        Returns:
+            A decorator, which makes a :class:`Kind` of the function.
+
+        Raises:
+            TorrelqueTypeError: An argument or a parameter of the function has a bad type, or an annotation
+                cannot be resolved.
+            TorrelqueValueError: The name is empty or taken.
+        """
+        checks.check_text('name', name)
+        if name in self._kinds:
+            raise TorrelqueValueError(f'there is a handler of {name!r} already')
+        if time_limit is not None:
+            time_limit = check_time_limit(time_limit)
+        if retry is not None:
+            check_plain_function('retry', retry)
+        return _Decorator(self._kinds, name, self._make, time_limit, retry)
+
+    def include(self, *routers: Router) -> None:
+        """Add the kinds of other routers.
+
+        Args:
+            routers: Which.
+
+        Raises:
+            TorrelqueValueError: Two have a kind of the same name. None was added.
+        """
+        added: dict[str, Kind[Any, Any]] = {}
+        for router in routers:
+            if taken := router.kinds.keys() & {*self._kinds, *added}:
+                raise TorrelqueValueError(f'there is a handler of {min(taken)!r} already')
+            added.update(router.kinds)
+        self._kinds.update(added)
+
+
+class _Decorator:
+    def __init__(self, kinds: dict[str, Kind[Any, Any]], name: str, *options: Any) -> None:  # noqa: ANN401 - of Kind
+        self._kinds = kinds
+        self._name = name
+        self._options = options
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Task[P], ...], Awaitable[R]], /) -> Kind[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[Task[P], ...], R], /) -> Kind[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[P, ...], Awaitable[R]], /) -> Kind[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[P, ...], R], /) -> Kind[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[[], Awaitable[R]], /) -> Kind[None, R]: ...
+    @overload
+    def __call__(self, function: Callable[[], R], /) -> Kind[None, R]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Kind[Any, Any]:
+        check_function('handler', function)
+        frame = inspect.currentframe()
+        caller = frame.f_back if frame is not None else None  # for classes that are local to a function
+        try:
+            hints = get_type_hints(function, localns={} if caller is None else {**caller.f_globals, **caller.f_locals})
+        except NameError as error:
+            raise TorrelqueTypeError(f'the annotations of the handler of {self._name!r} are unknown: {error}') from None
+        except TypeError:  # it has none, as any other callable
+            hints = {}
+        finally:
+            del frame, caller
+        make, time_limit, retry = self._options
+        kind = self._kinds[self._name] = Kind[Any, Any](self._name, function, hints, make, time_limit, retry)
+        return kind
+
+
+# Parameters ----------------------------------------------------------------------------------------------------------
+
+
+def _parameters(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of a builtin, perhaps
+        return ()
+
+
+def _positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [parameter for parameter in _parameters(function) if parameter.kind in kinds]
+
+
+def _dependencies_of(function: Callable[..., Any]) -> dict[str, bool]:
+    """Names of the keyword-only parameters, and whether each is required."""
+    return {
+        parameter.name: parameter.default is parameter.empty
+        for parameter in _parameters(function)
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+
+
+def _is_task(hint: Any) -> bool:  # noqa: ANN401 - that is what is asked
+    kind = get_origin(hint) or hint
+    return isinstance(kind, type) and issubclass(kind, Task)
+
+
+def is_coroutine_function(function: Any) -> bool:  # noqa: ANN401 - that is what is asked
+    """Whether calling it gives a coroutine."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def check_function(name: str, value: Any) -> Any:  # noqa: ANN401 - that is what is checked
+    """Something that can be called."""
+    if not callable(value):
+        raise TorrelqueTypeError(f'{name} must be a function, got {value!r}')
+    return value
+
+
+def check_plain_function(name: str, value: Any) -> Any:  # noqa: ANN401 - as above
+    """A function that need not be awaited."""
+    if is_coroutine_function(check_function(name, value)):
+        raise TorrelqueTypeError(f'{name} must be a plain function, got a coroutine function: {value!r}')
+    return value
+
+
+def check_time_limit(value: Any) -> float:  # noqa: ANN401 - as above
+    """Seconds above 0."""
+    seconds = checks.check_duration('time_limit', value)
+    if not seconds:
+        raise TorrelqueValueError(f'time_limit must be above 0, got {value!r}')
+    return seconds
+
+
+# Conversion ----------------------------------------------------------------------------------------------------------
+
+
+def _itself(value: Any) -> Any:  # noqa: ANN401 - any value
+    return value
+
+
+def _conversion(hint: Any, make: Callable[[Any], Any]) -> tuple[Convert, Convert]:  # noqa: ANN401 - an annotation
+    """Functions from values of a type to what the queue's serialiser knows, and back."""
+    if hint in (Any, None, type(None)):
+        return _itself, _itself
+    serialiser = make(hint)
+    if serialiser is None:
+        return _itself, _itself
+    if hasattr(serialiser, 'to_builtins'):
+        return serialiser.to_builtins, serialiser.from_builtins
+    plain = serialisers.JSON
+    return lambda value: plain.loads(serialiser.dumps(value)), lambda value: serialiser.loads(plain.dumps(value))
+
+
+def _serialiser_of(hint: Any) -> Any:  # noqa: ANN401 - as above
+    if not isinstance(hint, type):
+        return None
+    if hasattr(hint, '__pydantic_serializer__'):
+        return serialisers.pydantic(hint)
+    if hasattr(hint, '__struct_fields__'):
+        return serialisers.msgspec(hint)
+    return _Dataclass(hint) if is_dataclass(hint) else None
+
+
+class _Dataclass:
+    """A dataclass as a dict of its fields. Those that are dataclasses are, too."""
+
+    def __init__(self, kind: type) -> None:
+        self._kind = kind
+        try:
+            hints = get_type_hints(kind)
+        except NameError:  # of classes that are local to a function
+            hints = {}
+        self._nested = {
+            name: _Dataclass(hint) for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)
+        }
+
+    def to_builtins(self, value: Any) -> Any:  # noqa: ANN401 - an instance
+        return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+    def from_builtins(self, value: Any) -> Any:  # noqa: ANN401 - a dict
+        if not isinstance(value, Mapping):
+            raise TorrelqueTypeError(f'expected the fields of {self._kind.__name__}, got {type(value).__name__}')
+        return self._kind(
+            **{
+                name: self._nested[name].from_builtins(field) if name in self._nested else field
+                for name, field in value.items()
+            }
+        )
