@@ -223,7 +223,7 @@ async def test_it_survives_an_error_that_nobody_expects(
 
         return call
 
-    for name in ('dequeue', 'dequeue_nowait'):
+    for name in ('dequeue_many', 'dequeue_nowait'):
         monkeypatch.setattr(bench.queue, name, breaking(getattr(bench.queue, name)))
     async with bench.working(double, concurrency=2):
         broken = True
@@ -254,7 +254,7 @@ async def test_a_task_that_is_too_large_to_be_claimed_does_not_end_the_worker(
 
         return call
 
-    for name in ('dequeue', 'dequeue_nowait'):
+    for name in ('dequeue_many', 'dequeue_nowait'):
         monkeypatch.setattr(bench.queue, name, blocking(getattr(bench.queue, name)))
     async with bench.working(double, concurrency=2):
         await bench.clock.advance(150)

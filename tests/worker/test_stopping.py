@@ -92,14 +92,14 @@ async def test_a_claim_that_arrives_while_stopping_is_given_back(bench: Bench, r
 async def test_a_claim_that_arrived_just_before_is_given_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     async def handler(task: Task) -> None: ...
 
-    dequeue = bench.queue.dequeue
+    dequeue = bench.queue.dequeue_many
 
-    async def dequeue_and_stop() -> Task:
-        task = await dequeue()
+    async def dequeue_and_stop(max_tasks: int) -> list[Task]:
+        tasks = await dequeue(max_tasks)
         worker.stop()
-        return task
+        return tasks
 
-    monkeypatch.setattr(bench.queue, 'dequeue', dequeue_and_stop)
+    monkeypatch.setattr(bench.queue, 'dequeue_many', dequeue_and_stop)
     await bench.queue.enqueue(1)
     worker = bench.worker(handler)
     await worker.run()
