@@ -117,7 +117,7 @@ def test_listens_on_a_socket_of_ones_own(tmp_path: Path) -> None:
         assert ask(server, 'PING') == b'+PONG\r\n', 'what a killed one left is no hindrance'
     assert not path.exists()
     path.touch()
-    with pytest.raises(TorrelqueUsageError, match='is there already, and no socket'):
+    with pytest.raises(TorrelqueUsageError, match='already exists and is not a socket'):
         EmbeddedServer(socket_path=path).start()
     assert path.is_file()
     with pytest.raises(TorrelqueValueError, match='at most 103 bytes'):
@@ -157,7 +157,7 @@ def test_a_data_folder_has_one_server(tmp_path: Path) -> None:
 
 
 def test_is_started_once() -> None:
-    with EmbeddedServer() as server, pytest.raises(TorrelqueUsageError, match='runs already'):
+    with EmbeddedServer() as server, pytest.raises(TorrelqueUsageError, match='already running'):
         server.start()
 
 

@@ -102,7 +102,7 @@ class EmbeddedServer:
 
         """
         if self._process is not None:
-            raise TorrelqueUsageError('this server runs already: make another EmbeddedServer for a second one')
+            raise TorrelqueUsageError('this server is already running: create another EmbeddedServer for a second one')
         persistence = ['--appendonly', 'no' if self._data_dir is None else 'yes']
         if self._socket_path is not None:
             _check_unused(self._socket_path)
@@ -377,7 +377,7 @@ def _check_unused(path: Path) -> None:
     if not path.exists():
         return
     if not path.is_socket():
-        raise TorrelqueUsageError(f'{path} is there already, and no socket')
+        raise TorrelqueUsageError(f'{path} already exists and is not a socket')
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1)
         try:
@@ -385,7 +385,7 @@ def _check_unused(path: Path) -> None:
         except ConnectionRefusedError:
             return
         except OSError as error:
-            raise TorrelqueUsageError(f'the socket {path} cannot be used: {error}') from None
+            raise TorrelqueUsageError(f'cannot use the socket {path}: {error}') from None
     raise TorrelqueUsageError(f'the socket {path} is in use by another server')
 
 

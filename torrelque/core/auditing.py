@@ -1,8 +1,8 @@
-"""The audit, which finds what is not as it should be in a queue.
+"""The audit, which checks a queue's invariants.
 
-The queue moves while it is looked at. So ids are gathered in pages, and those
-about which something looks wrong are looked at again, a few at a time, each of
-these looks being one call of a script: only what is wrong then counts.
+The queue is in use meanwhile. So ids are gathered in pages, and suspicious ones
+are checked again, a few at a time, each time in one call of a script. Only what
+is wrong then counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torrelque.core.scripts import ScriptSet
 __all__ = ('Violation', 'audit')
 
 DEEP = 5
-"""Ids that one call looks for in the lists: each takes a walk along them."""
+"""Ids that one call looks for in the lists. Each takes a walk along them."""
 
 TYPES = {
     'pending': b'list', 'dequeueing': b'list', 'undequeued': b'set', 'working': b'zset', 'delayed': b'zset',
@@ -35,32 +35,37 @@ STATUS_OF = {'pending': b'0', 'dequeueing': b'0', 'working': b'1', 'delayed': b'
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """Something about a queue that should not be.
+    """A violation of a queue's invariants.
 
     ``kind`` is one of
 
-    - ``'lost'``: a task in no collection, which nobody would get;
+    - ``'lost'``: a task in no collection, which would never be delivered;
     - ``'twice'``: a task in more than one collection, or listed more than once;
-    - ``'ghost'``: an id in a collection without a task's payload;
-    - ``'missing'``: an id that was set aside, as its payload was not there when its turn came. On a cluster
-      only, where the payload may be on another node as yet; once it is back the task is ``'lost'``, and repaired;
+    - ``'ghost'``: an id in a collection, without a payload;
+    - ``'missing'``: an id that was set aside because its payload was missing when its turn came. Only on a cluster,
+      where the payload may still be on another node; once it is back, the task is ``'lost'``, and repaired;
     - ``'state'``: a task without a state, or with one of a wrong type;
-    - ``'status'``: a task whose state tells another status than that of its collection;
+    - ``'status'``: a task whose state has another status than its collection;
     - ``'expiring'``: a task whose state expires;
     - ``'deadline'``: a claimed task without a finite deadline;
-    - ``'result'``: a result without expiry;
-    - ``'stray'``: a state without a task that is no result;
-    - ``'lane'``, ``'timer'``: one without expiry;
-    - ``'key'``: a key that expires with all that is in it, or is of a wrong type.
+    - ``'result'``: a result that does not expire;
+    - ``'stray'``: a state without a task that is not a result;
+    - ``'lane'``, ``'timer'``: a lane or timer that does not expire;
+    - ``'key'``: a key that expires with its content, or has a wrong type.
 
-    and, of a queue with shards,
+    A queue with shards also has
 
     - ``'record'``: a key that lacks the number of shards, or has a former one;
-    - ``'stranded'``: a task that was added without shards, which nobody would get;
-    - ``'outdated'``: the result of an earlier task, where its id belonged before.
+    - ``'stranded'``: a task that was added without shards, which would never be delivered;
+    - ``'outdated'``: the result of an earlier task, on a former home of its id.
 
-    ``key`` is where it shows, ``task_id`` whose it is, or None; ``detail`` says
-    it in words. ``repaired`` tells whether the audit repaired it.
+    Attributes:
+        kind: The kind.
+        key: The key that shows the violation.
+        task_id: The task's id, or None.
+        detail: A description.
+        repaired: Whether the audit repaired it.
+
     """
 
     kind: str
@@ -71,7 +76,7 @@ class Violation:
 
 
 class _Facts(NamedTuple):
-    """What the script `inspect` tells of an id."""
+    """What the script `inspect` returns for an id."""
 
     payload: int
     pending: int
@@ -87,7 +92,7 @@ class _Facts(NamedTuple):
 
     @property
     def places(self) -> list[str]:
-        """The collections that it is in, as often as it is."""
+        """The collections that contain the id, as often as they do."""
         return [
             *['pending'] * self.pending,
             *['dequeueing'] * self.dequeueing,
@@ -98,7 +103,7 @@ class _Facts(NamedTuple):
 
 
 class _Fault(NamedTuple):
-    """A violation, and what repairs it: the script's word for it, and its subject."""
+    """A violation, and the subject that the repairing script needs."""
 
     violation: Violation
     subject: bytes
@@ -128,7 +133,7 @@ class _Audit:
     def run(self) -> Operation[list[Violation]]:
         yield from self._check_keys()
         if any('wrong type' in violation.detail for violation in self._found):
-            return self._found  # no script could look any further
+            return self._found  # the scripts would fail
         yield from self._check_lanes()
         yield from self._check_tasks()
         if self._repair:
@@ -171,12 +176,12 @@ class _Audit:
             for_ever.update(key for key, expiry in zip(found, _all(expiries), strict=True) if expiry == -1)
         for key in sorted(for_ever):
             number = key.removeprefix(prefix)
-            if number.isdigit():  # else another queue's key, whose name begins as those of this one's lanes
+            if number.isdigit():  # otherwise it is the key of another queue with a similar name
                 violation = Violation('lane', key.decode(), None, 'does not expire')
                 yield from self._report(_Fault(violation, number))
 
     def _tidy(self) -> Operation[None]:
-        """Remove what a drained queue may keep: a hint until a consumer waits, marks until the next sweep."""
+        """Remove what a drained queue may keep: a hint, and the marks of a sweep."""
         drained, hint, marks = yield from self._call('inspect', 'shallow')
         for name in [*['wake'] * hint, *['undequeued'] * bool(marks)] if drained else ():
             yield from self._call('repair', 'leftover', name.encode(), self._ttl)
@@ -187,7 +192,7 @@ class _Audit:
         lists = yield from self._read_lists()
         ids = yield from self._gather()
         suspects = yield from self._narrow({*ids, *lists[0], *lists[1]}, lists)
-        if suspects:  # most are ids that moved meanwhile
+        if suspects:  # most are ids that have moved meanwhile
             lists = yield from self._read_lists(suspects)
             suspects = yield from self._narrow(suspects, lists)
         for part in _pages(sorted(suspects), DEEP):
@@ -197,7 +202,7 @@ class _Audit:
                     yield from self._report(fault)
 
     def _gather(self) -> Operation[set[bytes]]:
-        """All ids but those in lists: the queued ones, and those of states."""
+        """Return all ids but those in lists."""
         ids: set[bytes] = set()
         for place in ('tasks', 'working', 'delayed', 'rejected'):
             cursor = b'0'
@@ -217,10 +222,9 @@ class _Audit:
         return ids
 
     def _read_lists(self, wanted: Collection[bytes] | None = None) -> Operation[tuple[Counter[bytes], Counter[bytes]]]:
-        """How often ids are in pending and in dequeueing, all or the wanted ones.
+        """Count ids in pending and in dequeueing, all or the wanted ones.
 
-        Pages count from the end that consumers take from: what comes in shifts
-        none of them.
+        Pages count from the end that consumers take from, so new tasks do not shift them.
         """
         counts = Counter[bytes](), Counter[bytes]()
         for name, count in zip(('pending', 'dequeueing'), counts, strict=True):
@@ -234,7 +238,7 @@ class _Audit:
         return counts
 
     def _narrow(self, ids: Iterable[bytes], lists: tuple[Counter[bytes], Counter[bytes]]) -> Operation[set[bytes]]:
-        """Those about which something looks wrong."""
+        """Return the ids that look wrong."""
         pending, dequeueing = lists
         suspects: set[bytes] = set()
         for part in _pages(list(ids), PAGE):
@@ -252,13 +256,13 @@ class _Audit:
     def _faults(self, task_id: bytes, facts: _Facts) -> Iterator[_Fault]:
         readable = task_id.decode(errors='replace')
         key = (self._keys.state('') + task_id).decode(errors='replace')
-        if not self._on_cluster:  # then a 0.9 release left the id, and no payload will come back
+        if not self._on_cluster:  # a 0.9 release left the id, and the payload will not come back
             facts = facts._replace(aside=0)
         for kind, detail in _judge(facts):
             yield _Fault(Violation(kind, key, readable, detail), task_id)
 
     def _exists(self, name: str) -> bool:
-        """Whether there may be a key; one that was not seen was not there all the while."""
+        """Whether a key may exist. A key that was not seen did not exist throughout."""
         return self._seen is None or self._keys[name] in self._seen
 
     def _keys_beginning(self, prefix: bytes) -> Operation[set[bytes]]:
@@ -279,7 +283,7 @@ REPAIRABLE = frozenset(
 
 
 def _judge(facts: _Facts) -> Iterator[tuple[str, str]]:
-    """What is wrong with an id: kinds of violations, and details."""
+    """Yield what is wrong with an id: kinds of violations, and details."""
     if facts.payload:
         yield from _judge_task(facts, facts.places)
     elif facts.aside and not facts.places:

@@ -1,4 +1,4 @@
-"""Doing a verb to dead letters: those with given ids, or all up to an age, in bounded steps."""
+"""Redrives and purges dead letters in bounded steps, by id or by age."""
 
 from __future__ import annotations
 
@@ -29,10 +29,17 @@ class DeadLetters:
         age: float,
         limit: int | None,
     ) -> int:
-        """Do a verb to at most ``limit`` of them; how many it was done to.
+        """Run a command on dead letters.
 
-        Without ids to those that were rejected ``age`` s ago and more, the oldest
-        first. ``write`` makes an item of an id and the latest time of rejection.
+        Args:
+            verb: The command.
+            write: Makes an item from an id and the latest time of rejection.
+            task_ids: An id, or several; None takes the oldest.
+            age: Without ids, only those that were rejected at least this number of seconds ago.
+            limit: Maximum number of dead letters.
+
+        Returns:
+            How many dead letters the command was done to.
         """
         most = math.inf if limit is None else checks.check_count('limit', limit)
         if task_ids is None:
@@ -52,7 +59,7 @@ class DeadLetters:
             raise TorrelqueLookupError(f'no dead letters in queue {self._name!r}: {names}')
 
     async def _unknown_of(self, ids: list[str]) -> list[str]:
-        """Those that are no dead letters where this object looks for them."""
+        """Return the ids that are no dead letters."""
         of_place: dict[Keys, list[str]] = {}
         for task_id in ids:
             of_place.setdefault(await self._dispatcher.keys_of(task_id), []).append(task_id)
@@ -72,7 +79,7 @@ class DeadLetters:
                 page = int(min(operations.PAGE, most - count))
                 ids = await engine.run(operations.rejected_before(keys, before, page))
                 done = await self._do_to(verb, [write(task_id, before) for task_id in ids])
-                if not done:  # none are left, or none that it can be done to: the state is of a wrong type
+                if not done:  # none are left, or their states have a wrong type
                     break
                 count += done
         return count

@@ -1,4 +1,4 @@
-"""Deleting a whole queue, in bounded steps."""
+"""Deletes a whole queue, in bounded steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ __all__ = ('delete',)
 
 
 async def delete(dispatcher: Dispatcher, *, force: bool) -> None:
-    """Remove a queue's keys; its tasks as well with ``force``, else it must have none."""
+    """Delete all keys of a queue.
+
+    Args:
+        dispatcher: The queue's dispatcher.
+        force: Also delete tasks.
+
+    Raises:
+        TorrelqueUsageError: There are tasks, and ``force`` is False; or tasks were added meanwhile.
+    """
     engine, name = dispatcher.runtime.engine, dispatcher.runtime.name
     places = await dispatcher.all_keys()
     for shard in range(len(places)):

@@ -1,4 +1,4 @@
-"""What queues there are on a server, and how many shards they have."""
+"""Finds the queues on a server, and how many shards they have."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ('queues', 'shards_of')
 logger: logging.Logger = logging.getLogger('torrelque')
 
 MOST_FOREIGN = 1000
-"""Keys of other programs that are remembered, so that each is reported once."""
+"""Maximum number of keys of other programs to remember, so that each is reported once."""
 
 _foreign: set[bytes] = set()
 
@@ -48,12 +48,12 @@ def queues(client: object) -> AsyncIterator[str]:
 
 
 async def _queue_of(transport: Transport, key: bytes) -> str | None:
-    """The name of the queue whose counters are at a key; None if it has come by another key, or there is none."""
+    """Return the name of the queue with these counters; None if another key stands for it, or it is no queue."""
     found = await drive(transport, operations.examine(key))
     if found is None:
         _report_foreign(key)
         return None
-    if found.shards is not None:  # beside the queue's own record there are those of its shards, and a mark
+    if found.shards is not None:  # its shards and the queue without shards have counters as well
         is_record = found.name.startswith('{') and shard_of_name(found.name) is None
         return untagged(found.name) if is_record else None
     return untagged(found.name) if transport.on_cluster else found.name
@@ -69,16 +69,21 @@ def _report_foreign(key: bytes) -> None:
 
 
 async def shards_of(client: object, queue: str) -> int | None:
-    """How many shards are recorded with a queue, as `Torrelque` needs to be told; None for one without, or a new one.
+    """Read how many shards a queue has, as `Torrelque` needs to know.
 
-    ``client`` is what :class:`Torrelque` takes.
+    Args:
+        client: What :class:`Torrelque` takes.
+        queue: The queue's name.
+
+    Returns:
+        The number of shards; None if the queue has none, or does not exist.
     """
     name = tagged(checks.check_text('queue', queue))
-    if '{' in queue or '}' in queue or shard_of_name(name) is not None:  # names that none with shards can have
+    if '{' in queue or '}' in queue or shard_of_name(name) is not None:  # such queues have no shards
         return None
     transport, newest = adapt(client), None
     try:
-        for place in (name, shard_name(queue, 0)):  # where the queue's own record is lost, its shards have copies
+        for place in (name, shard_name(queue, 0)):  # if the queue's own record is lost, its shards have copies
             layout, begun = await drive(transport, sharding.read_layout(Keys.of_queue(place)))
             newest = newest or begun or layout
     finally:

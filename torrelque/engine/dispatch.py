@@ -1,4 +1,4 @@
-"""Where calls go: in a plain queue all to one place; `torrelque.engine.sharded` has the routes of one with shards."""
+"""Chooses where calls go. In a plain queue all go to one place; see `torrelque.engine.sharded` for shards."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def random_id() -> str:
 
 
 class Dispatcher:
-    """The routes of a plain queue.
+    """Sends all calls of a plain queue to one place.
 
-    To add or to claim tasks where the queue has shards is refused by the scripts.
-    What finds nothing in such a place looks once whether it should be refused, too.
+    If the queue has shards, the scripts refuse to add or claim tasks here. A call that finds
+    nothing checks once whether that is the reason, and is refused as well.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -66,32 +66,32 @@ class Dispatcher:
         return self.runtime.engine
 
     def make_session(self) -> Session | ShardedSession:
-        """The state machine for all places."""
+        """Return the session for all places."""
         return self.runtime.session_of(self.runtime.keys, os.urandom(8).hex())
 
     async def ready(self) -> None:
-        """Know where calls go. Raises TorrelqueUsageError if that is not as the queue object was told."""
+        """Find out where calls go. Raises TorrelqueUsageError if the queue is not what the object expects."""
 
     @property
     def layout(self) -> Layout | None:
-        """Where tasks are, as far as this object knows; None if that is not known yet, or never changes."""
+        """The layout that this object knows; None before it is known, and in a plain queue."""
         return None
 
     async def is_changed(self, since: Layout | None = None) -> bool:
-        """Whether a task that was not found is to be looked for again, as tasks are elsewhere by now.
+        """Whether to look again for a task that was not found, because the layout has changed.
 
-        ``since`` is the `layout` with which it was looked for: another caller may
-        have learned of the new one meanwhile.
+        Args:
+            since: The `layout` of the first look. Another caller may have updated it meanwhile.
 
-        Raises TorrelqueShardsError if the queue has another number of shards than
-        the queue object was told.
+        Raises:
+            TorrelqueShardsError: The queue has another number of shards than the object expects.
         """
         if not self._is_plain:
             self._is_plain = await self._engine.run(sharding.check_plain(self.runtime.keys, self.runtime.name))
         return False
 
     async def audit(self, result_ttl: float, *, repair: bool) -> list[Violation]:
-        """Check the invariants in each place and between them; states without a task are kept for ``result_ttl`` s."""
+        """Check the invariants in each place and between them. States without a task are kept for ``result_ttl`` s."""
         await self.is_changed()
         scripts, on_cluster = self.runtime.scripts, self.runtime.transport.on_cluster
         return await self._engine.run(
@@ -99,52 +99,52 @@ class Dispatcher:
         )
 
     async def scan_places(self) -> Sequence[Arg | None]:
-        """The places for `scan_states` to look at, each a key on a server."""
+        """Return the places for `scan_states`: a key on each server."""
         await self.is_changed()
         return (None,)
 
     async def scan_states(self, near: Arg | None, cursor: bytes) -> tuple[bytes, list[tuple[Keys, list[str]]]]:
-        """Take a step through the ids that have a state, also those whose result is kept: the next cursor, and ids."""
+        """Take a step through the ids that have a state, including kept results: the next cursor, and ids by place."""
         del near
         cursor, ids = await self._engine.run(scan_results(self.runtime.keys, cursor))
         return cursor, [(self.runtime.keys, ids)]
 
     async def totals_elsewhere(self) -> list[TorrelqueQueueStats]:
-        """The totals of places where nothing is any more."""
+        """Return the totals of former shards."""
         return []
 
     def may_go_elsewhere(self, error: Exception) -> bool:
-        """Whether a new task may go to another place after this error, as it is certain that it was not added."""
+        """Whether a new task may go to another place after this error: it was certainly not added."""
         del error
         return False
 
     def new_id(self) -> str:
-        """An id for a task that was given none."""
+        """Return a random id."""
         return random_id()
 
     async def keys(self) -> Sequence[Keys]:
-        """The keys of each place where tasks may be."""
+        """Return the keys of each place that may have tasks."""
         await self.is_changed()
         return (self.runtime.keys,)
 
     async def all_keys(self) -> Sequence[Keys]:
-        """The same, with places where there were tasks once."""
+        """Return the same, with former shards."""
         return await self.keys()
 
     async def forget(self, places: Sequence[Keys]) -> None:
-        """All tasks of the queue are deleted: remove what belongs to none, and know nothing of the places any more."""
+        """After all tasks were deleted, remove what is left, and forget the layout."""
 
     async def keys_of(self, task_id: str) -> Keys:
-        """The keys of the place where a task is, or would be."""
+        """Return the keys of the place where a task is, or would be."""
         del task_id
         return self.runtime.keys
 
     async def keys_for(self, verb: Command, item: Item) -> tuple[Keys, Item]:
-        """The keys for a verb to an item, and its arguments."""
+        """Return the keys for a command on an item, and its arguments."""
         return self.runtime.keys, verb.arguments([item])
 
     async def each(self, make: Callable[[Keys], Operation[T]]) -> list[T]:
-        """Run an operation in each place; the results."""
+        """Run an operation in each place, and return the results."""
         await self.is_changed()
         return [await self._engine.run(make(self.runtime.keys))]
 
@@ -162,7 +162,7 @@ class Dispatcher:
         return written
 
     async def one(self, verb: Command, item: Item) -> Answer:
-        """Do a verb to one item."""
+        """Run a command on one item."""
         (answer,) = await self._engine.submit(verb, [item])
         if answer is Outcome.UNKNOWN:
             await self.is_changed()
@@ -171,14 +171,14 @@ class Dispatcher:
     async def many(
         self, verb: Command, items: Sequence[Item], on_progress: Progress | None
     ) -> list[Answer | Exception]:
-        """Do a verb to many items; an answer for each, or the error of the call that it was in."""
+        """Run a command on many items. Returns an answer for each, or the error of its call."""
         answers: list[Answer | Exception] = []
         for part in split(items, verb.limit):
             try:
                 answers += await self._engine.submit(verb, part)
             except TorrelqueUsageError:
                 raise
-            except Exception as error:  # noqa: BLE001 - the answer to each, as others were done
+            except Exception as error:  # noqa: BLE001 - the answer to each; other parts succeeded
                 answers += [renew(error) for _ in part]
             if on_progress is not None:
                 on_progress(len(answers), len(items))
@@ -187,5 +187,5 @@ class Dispatcher:
         return answers
 
     def fire_and_forget(self, verb: Command, item: Item) -> None:
-        """Do a verb to one item whose answer nobody waits for."""
+        """Run a command on one item without waiting for the answer."""
         self._engine.fire_and_forget(verb, [item])

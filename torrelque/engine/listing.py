@@ -1,4 +1,4 @@
-"""Items that are read page by page."""
+"""Iterates over items that are read page by page."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ T = TypeVar('T')
 
 
 class Listing(AsyncIterator[T], Generic[P, T]):
-    """Items that are read page by page, at each of some places.
+    """An iterator over items that are read page by page, in one place after the other.
 
-    Not an asynchronous generator: Trio warns of those that iteration was broken
-    off of. This one may just be dropped.
+    Not an asynchronous generator, because Trio warns about those that are not exhausted.
+    You can drop this iterator at any point.
+
+    Args:
+        places: Returns the places.
+        page: Reads one page in a place, from a cursor that begins and ends with b'0'; returns
+            the next cursor and the items.
     """
 
     def __init__(
@@ -43,6 +48,6 @@ class Listing(AsyncIterator[T], Generic[P, T]):
         return self._items.popleft()
 
     async def aclose(self) -> None:
-        """Stop reading. May be repeated."""
+        """Stop reading. Safe to repeat."""
         self._places = deque()
         self._items.clear()

@@ -1,7 +1,7 @@
-"""Reads that callers ask for at the same time are sent together.
+"""Merges reads that callers make at the same time.
 
 The first caller of a turn of the event loop leads: it waits one turn, drives all
-reads that have gathered as one operation, and hands out the results. Callers do
+reads that have gathered as one operation, and distributes the results. Callers do
 this themselves, so that reading needs no background task. If the leader is
 cancelled, another caller reads again.
 """
@@ -27,11 +27,11 @@ MOST_TOGETHER = 250
 """Maximum number of reads in one batch."""
 
 MOST_UNDER_WAY = 4
-"""Maximum number of batches under way at once. Reads beyond that wait, and are merged."""
+"""Maximum number of concurrent batches. Further reads wait, and are merged."""
 
 
 class _Read:
-    """One caller's read. ``turn`` is set when it is ``done``, or when its caller is to lead."""
+    """One caller's read. ``turn`` is set when it is ``done``, or when its caller becomes the leader."""
 
     __slots__ = ('done', 'error', 'gone', 'leads', 'make', 'node', 'turn', 'value')
 
@@ -47,7 +47,7 @@ class _Read:
 
 
 class Reads:
-    """Merges the reads of one queue object. Belongs to one event loop."""
+    """Merges the reads of one queue object, on one event loop."""
 
     def __init__(self, drive: Callable[[Operation[list[Any]]], Awaitable[list[Any]]]) -> None:
         self._drive = drive
@@ -57,14 +57,17 @@ class Reads:
         self._leaders = 0
 
     async def run(self, make: Callable[[], Operation[T]], node: Hashable = None) -> T:
-        """The result of an operation, merged with others of the same ``node``.
+        """Run an operation, merged with others of the same ``node``. Safe to cancel.
 
         Args:
-            make: Makes the operation; called again if the read has to be repeated.
-            node: What reads that may be sent together have in common.
+            make: Makes the operation; called again if the read is repeated.
+            node: The server to read from. Only reads from the same server are merged.
+
+        Returns:
+            What the operation returns.
 
         Raises:
-            Exception: What the operation or the driver raises. Safe to cancel.
+            Exception: The operation or the driver failed.
         """
         read = _Read(make, node, self._make_once())
         self._waiting.append(read)
@@ -100,16 +103,16 @@ class Reads:
         batch: Sequence[_Read] = ()
         try:
             try:
-                await checkpoint()  # reads that are asked for in this turn join
+                await checkpoint()  # reads of this turn join
             finally:
                 batch = self._take(own)
                 self._gathering = False
                 self._appoint_next()
             results = await self._drive(together([read.make() for read in batch]))
-        except Exception as error:  # noqa: BLE001 - every caller is told
+        except Exception as error:  # noqa: BLE001 - raised to every caller
             for read in batch:
                 self._resolve(read, error=renew(error))
-        except BaseException:  # cancelled: the others' reads are still to be made
+        except BaseException:  # cancelled: the other callers still need their reads
             self._waiting.extendleft(read for read in reversed(batch) if not (read is own or read.gone))
             raise
         else:
@@ -119,7 +122,7 @@ class Reads:
             self._stand_down(own)
 
     def _take(self, own: _Read) -> list[_Read]:
-        """The leader's read, and those that are sent with it."""
+        """Remove and return the leader's read and those to send with it."""
         batch = [read for read in self._waiting if read.node == own.node and read is not own][: MOST_TOGETHER - 1]
         taken = {own, *batch}
         self._waiting = deque(read for read in self._waiting if read not in taken)

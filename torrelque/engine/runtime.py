@@ -1,4 +1,4 @@
-"""What the parts of one queue object share: its transport, its scripts and keys, and its engine."""
+"""The shared parts of one queue object: its transport, scripts, keys and engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _scripts_for(*, on_cluster: bool, sharded: bool) -> ScriptSet:
 
 
 class QueueOptions(Protocol):
-    """The options of a queue object. Those that can be set later are read when they are needed."""
+    """The options of a queue object. Those that can change are read when they are needed."""
 
     queue: str
     keys: Mapping[str, str]
@@ -63,21 +63,21 @@ class Runtime:
         self._make_session: Callable[[], Session | ShardedSession]  # set by the dispatcher, see `run_with`
 
     def adapt(self, client: object) -> Transport:
-        """The transport for a client."""
+        """Return the transport for a client."""
         return adapt(client)
 
     def make_lock(self) -> AbstractAsyncContextManager[None, bool | None]:
-        """A lock for the callers of one queue object."""
+        """Return a lock for the callers of one queue object."""
         return anyio.Lock()
 
     @property
     def full_names(self) -> dict[str, str]:
-        """Logical names and the full keys that they stand for."""
+        """Logical names, and their full keys."""
         return {name: f'{self._prefix}:{key}' for name, key in {**LOGICAL_NAMES, **self.renamed}.items()}
 
     @property
     def keys(self) -> Keys:
-        """The keys of the queue. What the object's attribute says is read at the first use."""
+        """The keys of the queue. The queue object's attribute is read at the first use."""
         if self._known_keys is None:
             defaults = {name: f'{self._prefix}:{key}' for name, key in LOGICAL_NAMES.items()}
             self._known_keys = Keys({**defaults, **self._options.keys})
@@ -104,11 +104,11 @@ class Runtime:
         return 0.0 if durability is None else durability.timeout
 
     def run_with(self, make_session: Callable[[], Session | ShardedSession]) -> None:
-        """Have the engine use sessions made by this function. To be called before the engine is used."""
+        """Make the engine use this function's sessions. Call it before the engine is used."""
         self._make_session = make_session
 
     def session_of(self, keys: Keys, nonce: str) -> Session:
-        """The state machine for one place."""
+        """Return a session for one place."""
         durability = self._options.durability
         return Session(
             self.scripts,

@@ -1,4 +1,4 @@
-"""The routes of a queue that is spread over several shards."""
+"""Chooses the shard to which each call goes."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ T = TypeVar('T')
 logger: logging.Logger = logging.getLogger('torrelque')
 
 TRIES = 5
-"""How often a call is tried anew because the number of shards changed under it."""
+"""How often to try a call while the number of shards changes."""
 
 MOST_FORMER = 8
-"""Former numbers of shards that may still hold tasks: each makes looking for an unknown id longer."""
+"""Maximum number of former layouts that may still have tasks. Each makes looking for an unknown id slower."""
 
 PROBE_BACKOFF = Backoff(0.5, 4.0)
-"""The pauses between looks whether shards answer again, while tasks are added."""
+"""Pauses between probes of lost shards, while tasks are added."""
 
 IDS_A_TURN = 250
-"""Ids of one shard before those of the next, if nothing else ends its turn."""
+"""Ids of one shard before the next shard has its turn."""
 
 
 class ShardedDispatcher(Dispatcher):
-    """Each task has a home, the shard that its id belongs to; claims know where they were made."""
+    """Sends each call to the home of its task, the shard that the id belongs to; claims know where they were made."""
 
     def __init__(self, runtime: Runtime, shards: int) -> None:
         super().__init__(runtime)
@@ -81,14 +81,14 @@ class ShardedDispatcher(Dispatcher):
         self._layout: Layout | None = None
         self._following = False
         self._follow_after = -math.inf
-        self._lost: set[int] = set()  # shards that did not answer
+        self._lost: set[int] = set()  # shards that do not answer
         self._probing = False
         self._probes = 0
         self._probe_at = -math.inf
         self._opening = runtime.make_lock()
         self._openers = 0
         self._turn = (-1, 0, 0)
-        self._round: list[int] = []  # the shards whose turns come, the next one last
+        self._round: list[int] = []  # the shards whose turns come next, in reverse
         self._rounds = 0
         self._know(shards)
 
@@ -105,7 +105,7 @@ class ShardedDispatcher(Dispatcher):
 
     @property
     def known(self) -> Sequence[Keys]:
-        """The keys of all shards that are known of."""
+        """The keys of all known shards."""
         return self._keys
 
     # The layout ------------------------------------------------------------------------------------------------------
@@ -114,8 +114,8 @@ class ShardedDispatcher(Dispatcher):
         await self._open(self._wanted)
 
     async def _open(self, wanted: int | None) -> None:
-        """Know the layout. Raises TorrelqueShardsError if it is of another number than is wanted."""
-        # Those who had to wait go first: consumers are served in the order in which they came.
+        """Read the layout. Raises TorrelqueShardsError if the number of shards is not the wanted one."""
+        # Callers that had to wait go first: consumers are served in the order in which they came.
         if self._layout is not None and not self._openers:
             return
         self._openers += 1
@@ -138,7 +138,7 @@ class ShardedDispatcher(Dispatcher):
         return Places(self._main, None if on_cluster else self._plain, self._shard)
 
     async def _is_marked(self, layout: Layout) -> bool:
-        """Whether objects without shards are kept from the queue. Who may not look, may not change it either."""
+        """Whether objects without shards are refused. A user that may not read the mark may not write it either."""
         plain = self._where().plain
         try:
             return plain is None or await self._engine.run(sharding.is_marked(plain, layout))
@@ -154,11 +154,10 @@ class ShardedDispatcher(Dispatcher):
         return await self._reload() or since not in (None, self._layout)
 
     async def _reload(self, *, again: bool = False) -> bool:
-        """Use the newest layout; whether it is another.
+        """Use the newest layout, and return whether it changed.
 
-        A layout that was only begun is carried out, as is, if the server has lost
-        its record, the newest that is known; with ``again`` one that is in use, too,
-        since a shard has lost its record.
+        Completes a change that was begun. If the server has lost its record, restores the
+        newest known layout; with ``again`` also if only a shard may have lost its record.
         """
         known = self._ready_layout()
         newest, is_restored = await self._engine.run(
@@ -166,12 +165,12 @@ class ShardedDispatcher(Dispatcher):
         )
         if is_restored:
             logger.warning('Restored the record that queue %r has %d shards', self.runtime.name, newest.shards)
-        if newest.generation > self._ready_layout().generation:  # else others were quicker
+        if newest.generation > self._ready_layout().generation:  # otherwise another caller was quicker
             self._adopt(newest)
         return self._ready_layout() != known
 
     async def _catch_up(self) -> None:
-        """After a shard refused a call: either this object is behind, or the shard has lost its record."""
+        """Recover after a shard refused a call: this object is behind, or the shard has lost its record."""
         if not await self._reload():
             await self._reload(again=True)
 
@@ -186,7 +185,7 @@ class ShardedDispatcher(Dispatcher):
         self._turn, self._round = (-1, 0, 0), []
 
     def _hear(self, generation: int) -> None:
-        """A server tells which generation is recorded there, 0 if none is."""
+        """Compare the generation that a server has recorded, 0 for none, with the known one."""
         if self._layout is None or generation == self._layout.generation or self._following:
             return
         if self.runtime.transport.now() >= self._follow_after:
@@ -203,7 +202,7 @@ class ShardedDispatcher(Dispatcher):
             self._following = False
 
     def make_session(self) -> ShardedSession:
-        """The state machine for all shards."""
+        """Return the session for all shards."""
         nonce, transport = os.urandom(8).hex(), self.runtime.transport
         self._session = ShardedSession(
             lambda shard: self.runtime.session_of(self._keys[shard], sharding.nonce_of(nonce, shard)),
@@ -220,7 +219,7 @@ class ShardedDispatcher(Dispatcher):
         return self._session
 
     async def reshard(self, shards: int) -> bool:
-        """Have so many shards from now on. Whether nothing is left where it belonged before."""
+        """Change the number of shards. Returns whether nothing is left on a former home."""
         if shards > MAX_SHARDS:
             raise TorrelqueValueError(f'shards must be at most {MAX_SHARDS}, got {shards}')
         await self._open(None)
@@ -245,7 +244,7 @@ class ShardedDispatcher(Dispatcher):
         raise TorrelqueUsageError(f'the number of shards of queue {self.runtime.name!r} is being changed by others')
 
     async def _is_drained(self, layout: Layout) -> bool:
-        """Whether every task and every result is at home. Nobody adds to a former home, so it stays so."""
+        """Whether every task and result is at home. Nothing is added to a former home, so that stays true."""
         for shard, keys in enumerate(self._keys[: layout.total]):
             cursor, first = b'0', True
             while first or cursor != b'0':
@@ -253,7 +252,7 @@ class ShardedDispatcher(Dispatcher):
                 cursor, ids = await self._engine.run(scan_tasks(self._scripts, keys, None, cursor))
                 if any(sharding.home_of(task_id, layout.shards) != shard for task_id in ids):
                     return False
-        async for shard, found in self._scan(self._of_states):  # afterwards, as tasks become results
+        async for shard, found in self._scan(self._of_states):  # after the tasks, because tasks become results
             if any(sharding.home_of(task_id, layout.shards) != shard for task_id in self._keys[shard].ids_in(found)):
                 return False
         return True
@@ -263,7 +262,7 @@ class ShardedDispatcher(Dispatcher):
         return self._names['task'] + ':'
 
     def _scan(self, rest: str = '') -> Listing[Arg | None, tuple[int, list[bytes]]]:
-        """The keys of all shards that begin with ``rest`` behind the shard's name, some of a shard at a time."""
+        """Iterate over the keys of all shards that continue with ``rest`` after the shard's name, some at a time."""
         return Listing(self.runtime.transport.nodes, partial(self._scan_page, rest))
 
     async def _scan_page(
@@ -274,7 +273,7 @@ class ShardedDispatcher(Dispatcher):
         return cursor, [(shard, keys) for shard, keys in found.items() if shard < total]
 
     async def _keep_totals(self, layout: Layout) -> None:
-        """Remember what was counted on the shards that leave, of which all has gone."""
+        """Record the totals of the shards that leave, which are empty."""
         for shard in range(layout.shards, layout.total):
             stats = await self._engine.run(queue_stats(self._scripts, self._keys[shard]))
             await self._engine.run(sharding.keep_totals(self._main, shard, stats[-5:]))
@@ -301,13 +300,13 @@ class ShardedDispatcher(Dispatcher):
         return [TorrelqueQueueStats(0, 0, 0, 0, 0, None, *each) for shard, each in totals.items() if shard >= total]
 
     def _ready_layout(self) -> Layout:
-        assert self._layout is not None  # noqa: S101 - whoever asks waited for `ready`
+        assert self._layout is not None  # noqa: S101 - callers waited for `ready`
         return self._layout
 
     # Places ----------------------------------------------------------------------------------------------------------
 
     def new_id(self) -> str:
-        """One of the shard whose turn it is: what is added at once is so one call to one shard."""
+        """Return an id of the shard whose turn it is: tasks added at the same time are one call to one shard."""
         self._probe_soon()
         turn, count, shard = self._turn
         if turn != self._engine.turns or count >= IDS_A_TURN:
@@ -321,7 +320,7 @@ class ShardedDispatcher(Dispatcher):
         return is_unsent(error) and 0 < len(self._lost) < self._shards
 
     def _miss(self, shard: int, error: Exception) -> None:
-        """A shard did not answer a call; where the connection broke its whole server did not."""
+        """Record that a shard did not answer a call. After a broken connection, that goes for its whole server."""
         if not is_unavailable(error):
             return
         shards = [shard]
@@ -332,7 +331,7 @@ class ShardedDispatcher(Dispatcher):
         self._tell(shards, error)
 
     def _tell(self, shards: Sequence[int], error: Exception | None) -> None:
-        """Some shards do not answer, or do again. That is said once, and new tasks go to the others."""
+        """Record that shards do not answer, or do again. Logs it once; new tasks go to the others."""
         if error is None:
             found = sorted(self._lost.intersection(shards))
             self._lost.difference_update(found)
@@ -358,7 +357,7 @@ class ShardedDispatcher(Dispatcher):
             self._engine.spawn(self._probe)
 
     async def _probe(self) -> None:
-        """Look whether shards answer again."""
+        """Check whether lost shards answer again."""
         transport = self.runtime.transport
 
         async def probe(shard: int) -> None:
@@ -378,7 +377,7 @@ class ShardedDispatcher(Dispatcher):
             self._probe_at = transport.now() + PROBE_BACKOFF.pause(self._probes + 1, random.random)
 
     def _next_shard(self) -> int:
-        """Each server in its turn, and of its shards each in its turn, so that all servers have as much to do."""
+        """Return the next shard: servers take turns, and so do the shards of each, so that all have the same load."""
         if not self._round:
             node_of = self.runtime.transport.node_of
             of_node: dict[Hashable, list[int]] = {}
@@ -409,7 +408,7 @@ class ShardedDispatcher(Dispatcher):
         return tuple(self._keys[:total])
 
     async def forget(self, places: Sequence[Keys]) -> None:
-        """As for a plain queue. The record goes last: until then a deletion that was cut off finds all shards."""
+        """As for a plain queue. The record goes last, so that an interrupted deletion can still find all shards."""
         for keys in places:
             await self._engine.run(iter(Call[Reply]('DEL', (keys['bell'],))))
             await self._engine.run(iter(Call[Reply]('DEL', (keys['ring'],))))
@@ -422,7 +421,7 @@ class ShardedDispatcher(Dispatcher):
     async def keys_of(self, task_id: str) -> Keys:
         await self.ready()
         homes = [self._keys[home] for home in self._ready_layout().homes(task_id)]
-        if len(homes) > 1:  # that it has now comes first: enqueueing there removes what is left in the others
+        if len(homes) > 1:  # the current home comes first: enqueueing there removes what is left in the others
             known = await self._engine.run_each([are_known(keys, [task_id]) for keys in homes])
             homes = [keys for keys, is_known in zip(homes, known, strict=True) if is_known == [True]] or homes
         return homes[0]
@@ -436,7 +435,7 @@ class ShardedDispatcher(Dispatcher):
         return await self._engine.run_each([make(keys) for keys in await self.keys()])
 
     def _places(self, verb: Command, item: Item) -> list[int]:
-        """The shards where an item's task can be, the likeliest first."""
+        """Return the shards where an item's task can be, the likeliest first."""
         if verb.by_claim and item[1]:
             shard = sharding.shard_of_claim(str(item[1]))
             if shard is not None and shard < len(self._keys):
@@ -479,7 +478,7 @@ class ShardedDispatcher(Dispatcher):
         return answer
 
     async def _add(self, items: Sequence[Item], shard: int) -> list[Answer]:
-        """Enqueue on the shard where they are at home, unless they are queued where they were before."""
+        """Enqueue items on their home, unless they are queued on a former one."""
         verb, layout = self._enqueue, self._ready_layout()
         elsewhere: dict[int, list[bytes]] = {}
         if layout.former:
@@ -532,7 +531,7 @@ class ShardedDispatcher(Dispatcher):
         return [answer for answer in answers if answer is not None]
 
     async def _part(self, verb: Command, items: Sequence[Item], shard: int) -> Sequence[Answer | Exception]:
-        """Do a verb to items that are at home on one shard. Raises TorrelqueUsageError."""
+        """Run a command on items of one shard. Raises TorrelqueUsageError; other errors are the answers."""
         try:
             return await self._do_part(verb, items, shard)
         except TorrelqueUsageError:
@@ -548,7 +547,7 @@ class ShardedDispatcher(Dispatcher):
                 return await self._add(items, shard)
             answers: list[Answer | Exception] = [*await self._engine.submit(verb, items, shard)]
             if Outcome.UNKNOWN in answers:
-                await self._reload()  # or others did, while this was under way
+                await self._reload()  # or another caller did meanwhile
                 for at, answer in enumerate(answers):
                     if answer is Outcome.UNKNOWN and self._places(verb, items[at]) != [shard]:
                         answers[at] = await self._one_of_many(verb, items[at])

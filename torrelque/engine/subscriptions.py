@@ -22,13 +22,13 @@ __all__ = ('Subscription', 'Subscriptions')
 logger: logging.Logger = logging.getLogger('torrelque')
 
 BACKOFF = Backoff(0.05, 4.0)
-"""The pauses between attempts to get a connection back."""
+"""Pauses between attempts to reconnect."""
 
 LINGER = 5.0
 """Seconds for which a connection without subscriptions is kept for the next one."""
 
 STEADY = 5.0
-"""Seconds after which a connection that breaks is the first failure again."""
+"""Seconds after which a connection has worked: when it breaks, the back-off starts again."""
 
 
 class _Cancellable(Protocol):
@@ -36,11 +36,11 @@ class _Cancellable(Protocol):
 
 
 class Subscription:
-    """Messages that one watcher has not looked at yet.
+    """The unread messages of one watcher.
 
-    ``news`` is set when there are messages, when the subscription is confirmed
-    and when it is lost. ``stands`` says whether it is confirmed. Messages sent
-    before the confirmation may have been missed, so read the state again:
+    ``news`` is set when messages arrive and when the subscription is confirmed or
+    lost. ``stands`` says whether it is confirmed. Messages sent before the
+    confirmation may have been missed, so the state must be read again:
     ``may_have_missed`` is true until the messages are taken.
     """
 
@@ -64,7 +64,7 @@ class Subscription:
         self.news.set()
 
     def take(self) -> list[bytes]:
-        """The messages since the last time."""
+        """Return the messages since the last call."""
         self.news = anyio.Event()
         self.may_have_missed = False
         messages = list(self.messages)
@@ -73,11 +73,11 @@ class Subscription:
 
 
 class Subscriptions:
-    """Listens while there are inboxes, and distributes the messages.
+    """Listens while there are watchers, and distributes the messages.
 
-    Channels of one server share a connection. Without inboxes it is kept for
-    `LINGER` seconds if ``lingers()`` says so, otherwise closed at once: on
-    asyncio, nothing of a queue object that was not entered may outlast its calls.
+    Channels of one server share a connection. After the last watcher has gone, it is
+    kept for `LINGER` seconds if ``lingers()`` returns True. Otherwise it is closed at
+    once: on asyncio, a queue object that was not entered must leave nothing behind.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Subscriptions:
         self._line_of: dict[bytes, _Line] = {}
 
     def open(self, channel: bytes) -> Subscription:
-        """An inbox for a channel, to be closed."""
+        """Subscribe to a channel. Close the subscription afterwards."""
         inbox = Subscription(channel)
         self._inboxes.setdefault(channel, set()).add(inbox)
         line = self._line_of.get(channel)
@@ -107,7 +107,7 @@ class Subscriptions:
         return inbox
 
     def close(self, inbox: Subscription) -> None:
-        """Stop listening. May be repeated."""
+        """Stop listening. Safe to repeat."""
         inboxes = self._inboxes.get(inbox.channel, set())
         inboxes.discard(inbox)
         if not inboxes and self._inboxes.pop(inbox.channel, None) is not None:
@@ -118,7 +118,7 @@ class Subscriptions:
                 line.cancel()
 
     def close_soon(self, inbox: Subscription) -> None:
-        """The same from any thread, also while garbage is collected."""
+        """Stop listening, from any thread, also during garbage collection."""
         if forks.count != self._forks:
             return
         call_soon = getattr(self._loop, 'run_sync_soon', None) or self._loop.call_soon_threadsafe
@@ -133,14 +133,14 @@ class Subscriptions:
         return tuple(self._inboxes.get(channel, ()))
 
     def replace(self, line: _Line) -> None:
-        """Move channels that belong to another server by now."""
+        """Move channels that now belong to another server."""
         for channel in tuple(line.channels):
             if self._transport.node_of(channel) != line.node:
                 line.remove(channel)
                 self._place(channel)
 
     def forget(self, line: _Line) -> None:
-        """It has ended."""
+        """Remove a connection that has ended."""
         if self._lines.get(line.node) is line:
             del self._lines[line.node]
 
@@ -155,7 +155,7 @@ class Subscriptions:
 
 
 class _Line:
-    """The connection to one server, made again whenever it breaks, as long as there are ``channels``."""
+    """The connection to one server. It reconnects while there are ``channels``."""
 
     cancel: Callable[[], None]
 
@@ -189,7 +189,7 @@ class _Line:
                     await self._listen()
                     failed = False
                 except* (TorrelqueConnectionError, TorrelqueReplyError):
-                    pass  # watchers read now and then instead; without the right to subscribe it stays so
+                    pass  # watchers poll meanwhile, or always if the user may not subscribe
                 except* Exception:
                     if not self._logged:
                         self._logged = True
@@ -203,7 +203,7 @@ class _Line:
             self._hub.forget(self)
 
     async def _pause(self, begun: float) -> None:
-        """Wait before the next attempt, longer after each failure of a connection that did not last."""
+        """Wait before reconnecting, longer after each connection that did not last."""
         if self._transport.now() - begun > STEADY:
             self._failures = 0
         self._failures += 1
@@ -232,7 +232,7 @@ class _Line:
                 inbox.deliver(message.data)
 
     async def _subscribe(self, listener: Listener) -> None:
-        """Keep the listener's channels those that are wanted; returns when there have been none for a while."""
+        """Subscribe and unsubscribe as channels come and go. Returns after a while without any."""
         asked: set[bytes] = set()
         while True:
             self._changed = anyio.Event()

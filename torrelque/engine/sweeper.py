@@ -1,4 +1,4 @@
-"""The sweep that is scheduled in the background."""
+"""Runs scheduled sweeps in the background."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger: logging.Logger = logging.getLogger('torrelque')
 
 
 class Sweeper:
-    """Sweeps a queue now and every so often, until stopped."""
+    """Sweeps a queue at once and then regularly, until stopped."""
 
     def __init__(self, runtime: Runtime, sweep: Callable[[], Awaitable[tuple[int, int, int]]]) -> None:
         self._runtime = runtime
@@ -26,7 +26,7 @@ class Sweeper:
         self._interval = 0.0
 
     def start(self, interval: float) -> None:
-        """Replaces what was started before."""
+        """Start sweeping, in place of what was started before."""
         self.stop()
         self._interval = interval
         self._background = self._runtime.engine.spawn(self._run)

@@ -1,4 +1,4 @@
-"""A task being watched: reads its state whenever something was published, and now and then besides."""
+"""Watches a task: reads its state after each message about it, and now and then without one."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from torrelque.errors import (
 __all__ = ('States', 'Watcher')
 
 REREAD = 8.0
-"""Seconds after which the state is read even if nothing was published: 0.9 publishes nothing."""
+"""Seconds after which to read the state without a message: 0.9 publishes nothing."""
 
 UNHEARD_REREAD = 0.5
-"""The same while no subscription stands."""
+"""The same while there is no subscription."""
 
 BACKOFF = Backoff(0.05, 2.0)
-"""The pauses between readings while the server is away."""
+"""Pauses between reads while the server is unavailable."""
 
 LAG = 1.0
-"""Seconds that a message may come later than what was read after it was published."""
+"""Seconds that a message may arrive after a read that already shows its effect."""
 
 
 class Watcher:
     """One watch of one task.
 
-    Listens only once the task was found not to have ended. Holds no scope between
-    calls, so iteration may stop between any two; dropping it closes the inbox.
+    Subscribes only if the task has not ended yet. Holds nothing open between calls, so
+    you can stop iterating at any point; dropping the watcher closes its subscription.
     """
 
     def __init__(self, dispatcher: Dispatcher, task_id: str, timeout: float) -> None:
@@ -67,20 +67,20 @@ class Watcher:
         return self._watch.ended
 
     def close(self) -> None:
-        """Stop listening. May be repeated."""
+        """Stop listening. Safe to repeat."""
         if self._hub is not None and self._inbox is not None:
             self._hub.close(self._inbox)
         if self._finalizer is not None:
             self._finalizer.detach()
 
     async def next_states(self) -> list[TorrelqueTaskState]:
-        """Wait for news, read, and return the states that are new; perhaps none.
+        """Wait for a change, and return the new states, if any.
 
-        An outage of the server that begins later than the first call is waited for.
+        The first call fails if the server is unavailable. Later ones wait until it is back.
 
         Raises:
-            TorrelqueLookupError: The task is unknown from the start.
-            TorrelqueTimeoutError: The time is over.
+            TorrelqueLookupError: The first call found no such task.
+            TorrelqueTimeoutError: The task did not end in time.
         """
         inbox = self._inbox
         if inbox is None:
@@ -101,12 +101,12 @@ class Watcher:
         return self._watch.read(state)
 
     async def _look(self) -> list[TorrelqueTaskState]:
-        """The state at first. Listens from then on unless it is a final one."""
+        """Read the state for the first time. If it is not final, subscribe."""
         self._engine.check_running()
         self._deadline = self._transport.now() + self._timeout
         layout = self._dispatcher.layout
         state = await self._read()
-        if state is None and await self._dispatcher.is_changed(layout):  # it may be elsewhere by now
+        if state is None and await self._dispatcher.is_changed(layout):  # it may be on another shard now
             self._keys = None
             state = await self._read()
         if state is None:
@@ -125,7 +125,7 @@ class Watcher:
         return await self._engine.read(partial(operations.task_state, self._keys, self._task_id), self._keys)
 
     async def _outlast(self, error: TorrelqueConnectionError | TorrelqueReplyError) -> None:
-        """Pause after a failed reading, or raise what is not an outage that will end."""
+        """Pause after a failed read, or raise an error that will not pass."""
         if not is_transient(error):
             raise error
         self._failures += 1
@@ -144,7 +144,7 @@ class Watcher:
             raise self._late()
 
     async def _stragglers(self, inbox: Subscription, state: TorrelqueTaskState | None) -> None:
-        """Messages come on another connection, and may be a little behind what was read."""
+        """Wait for messages that are behind what was read, because they come on another connection."""
         until = min(self._deadline, self._transport.now() + LAG)
         while self._watch.lacks(state) and inbox.stands and self._transport.now() < until:
             await self._transport.pause(inbox.news, until)
@@ -158,7 +158,7 @@ class Watcher:
         return TorrelqueTimeoutError(f'task {self._task_id!r} did not end in time')
 
     def final_state(self) -> TorrelqueTaskState:
-        """After the end. Raises TorrelqueLookupError if nobody can say how the task ended."""
+        """Return how the task ended. Raises TorrelqueLookupError if that is unknown."""
         last, final = self._watch.last, self._watch.final
         if last is None or final is None:
             how = 'was cancelled' if self._watch.cancelled else 'went while nobody could hear how'
@@ -169,8 +169,8 @@ class Watcher:
 class States(AsyncIterator[TorrelqueTaskState]):
     """The states of a watched task.
 
-    Not an asynchronous generator: Trio warns of those that iteration was broken
-    off of. This one may just be dropped.
+    Not an asynchronous generator, because Trio warns about those that are not exhausted.
+    You can drop this iterator at any point.
     """
 
     def __init__(self, watcher: Watcher, convert: Callable[[TorrelqueTaskState], TorrelqueTaskState]) -> None:
@@ -192,7 +192,7 @@ class States(AsyncIterator[TorrelqueTaskState]):
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Stop watching. May be repeated."""
+        """Stop watching. Safe to repeat."""
         self._closed = True
         self._states.clear()
         self._watcher.close()

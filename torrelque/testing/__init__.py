@@ -1,4 +1,4 @@
-"""For tests of code that uses a queue: a server in memory, and a clock that stands still.
+"""Helpers for tests of code that uses a queue: a server in memory, and a clock that only the test moves.
 
 ::
 

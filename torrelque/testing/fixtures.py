@@ -1,11 +1,11 @@
-"""Ready fixtures for pytest: a queue in memory, and the clock it runs on.
+"""Fixtures for pytest: a queue in memory, and its clock.
 
 Import them in ``conftest.py``::
 
     from torrelque.testing.fixtures import clock, queue
 
 They work with anyio's plugin, on asyncio and Trio, and with pytest-asyncio in
-its ``auto`` mode. To have other arguments, write a fixture like `queue` of your own.
+its ``auto`` mode. For other arguments, write your own fixture like `queue`.
 """
 
 from __future__ import annotations

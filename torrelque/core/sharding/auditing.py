@@ -1,4 +1,4 @@
-"""What an audit looks for between the shards of a queue, where each of them may be whole by itself."""
+"""Checks that concern the shards of a queue together; `torrelque.core.auditing` checks each by itself."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_record(keys: Keys, layout: Layout) -> Operation[Violation | None]:
 def check_results(
     scripts: ScriptSet, places: Places, layout: Layout, shard: int, ids: Iterable[str], *, repair: bool
 ) -> Operation[list[Violation]]:
-    """Find results on a shard of tasks whose ids were used again since, at another home."""
+    """Find results on a shard whose ids belong to later tasks, at another home."""
     keys, found = places.shard(shard), list[Violation]()
     for task_id in ids:
         home = home_of(task_id, layout.shards)
@@ -60,7 +60,7 @@ def _is_outdated(former: Keys, home: Keys, task_id: str) -> Operation[bool]:
 def check_stranded(
     scripts: ScriptSet, places: Places, layout: Layout, nonce: str, *, repair: bool
 ) -> Operation[list[Violation]]:
-    """Find tasks that were added by objects that did not know of shards, as those of 0.9.
+    """Find tasks that were added by objects without shards, such as those of 0.9.
 
     Args:
         scripts: The scripts.
@@ -101,11 +101,11 @@ class _Stranded:
                 left += not moved
                 key, detail = keys['tasks'].decode(), 'was added without shards, so that no consumer takes it'
                 self.found.append(Violation('stranded', key, task_id, detail, repaired=bool(moved)))
-        if self._repair and not left:  # from now on those objects are refused
+        if self._repair and not left:  # now those objects are refused
             yield from Call[Reply]('HDEL', (keys['counters'],), ('enqueued', 'claimed'))
 
     def _move(self, keys: Keys, task_id: str) -> Operation[bool]:
-        """Take a task that nobody works on to its home. Cut off half-way it is in both places, and is moved again."""
+        """Move an unclaimed task to its home. If interrupted, the task is in both places, and is moved again."""
         task = yield from queued_task(keys, task_id)
         if task is None or task.state.status not in (TorrelqueTaskStatus.PENDING, TorrelqueTaskStatus.DELAYED):
             return False
