@@ -104,7 +104,9 @@ def test_a_port_that_is_taken(command: Command) -> None:
 
 def test_paths_that_cannot_be_had(command: Command, tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
-    command.assert_refused(['serve', '--socket', str(tmp_path / 'file')], 1, '.*/file already exists and is not a socket')
+    command.assert_refused(
+        ['serve', '--socket', str(tmp_path / 'file')], 1, '.*/file already exists and is not a socket'
+    )
     command.assert_refused(['serve', '--socket', 'x' * 200], 2, 'socket_path must have at most 103 bytes, not .*')
     command.assert_refused(['serve', str(tmp_path / 'file'), '--socket', str(tmp_path / 's')], 2, '.*/file.*')
     with socket.socket(socket.AF_UNIX) as taken:
