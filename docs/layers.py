@@ -98,8 +98,8 @@ def _layer_of(name: str) -> str | None:
         return None
     if PACKAGE.joinpath(*parts).with_suffix('.py') == PACKAGE / SHARED:
         return None
-    exists = parts and (PACKAGE / parts[0] / '__init__.py', PACKAGE / f'{parts[0]}.py')
-    return parts[0] if exists and any(path.exists() for path in exists) else FACADE
+    modules = [PACKAGE / parts[0] / '__init__.py', PACKAGE / f'{parts[0]}.py'] if parts else []
+    return parts[0] if any(path.exists() for path in modules) else FACADE
 
 
 def draw() -> str:

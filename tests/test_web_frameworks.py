@@ -75,7 +75,7 @@ def test_jupyter(server: Server) -> None:
             await result
 
     async def main() -> None:
-        cells = shown(server, 'ipython')
+        cells = shown(server, 'py3')
         assert len(cells) == 3
         for cell in cells:
             await asyncio.create_task(run(cell))

@@ -27,7 +27,7 @@ from torrelque.testing.conformance.support import CountBlocked
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    full = metafunc.config.getoption('--full')
+    full = bool(metafunc.config.getoption('--full'))
     chosen = {
         TestConformance: settings(CLIENTS, full=full),
         TestClusterConformance: settings(CLUSTER_CLIENTS, full=full),

@@ -53,18 +53,22 @@ class Machine(Protocol):
 
     def submit(self, verb: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0, /) -> Ticket:
         """Ask for a verb on at most ``verb.limit`` items of one shard. The ticket's value will be a list of answers."""
+        ...
 
     def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:
         """Wait for up to ``want`` tasks until ``deadline``. The value will be a list of at least one."""
+        ...
 
     def dequeue_nowait(self, want: int, wake: Callable[[], None]) -> Ticket:
         """Take up to ``want`` tasks that are there. The value will be a list, perhaps empty."""
+        ...
 
     def leave(self, ticket: Ticket) -> None:
         """The caller has gone. What was not sent is dropped; tasks claimed for it are given back."""
 
     def poll(self) -> Turn:
         """What to do now. Once closed, and with nothing under way, it lets the server forget the lanes."""
+        ...
 
     def close(self) -> None:
         """Fail those who wait for tasks. The driver breaks off its waits, and polls until nothing is left."""

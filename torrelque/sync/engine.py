@@ -549,7 +549,7 @@ class BlockingEngine(Engine):
             blocked.wait.then.ended(b'')
             raise error
         elif math.isnan(blocked.pause.until):
-            blocked.wait.then.ended(None if reply is None else reply[1])
+            blocked.wait.then.ended(None if reply is None else reply[1])  # pyright: ignore[reportIndexIssue] # it is no error
         else:
             state.blocked.append(blocked)
             if state.watcher is not None:

@@ -32,12 +32,15 @@ class Servers(Protocol):
 
     async def ask(self, batch: Batch, /) -> Sequence[Reply]:
         """Send calls once, and return their replies. Raises TorrelqueConnectionError. Safe to cancel."""
+        ...
 
     async def ask_apart(self, batch: Batch, seconds: float, /, *, keep: bool = True) -> Sequence[Reply]:
         """Send calls once, on a connection of their own. Each may take so many seconds."""
+        ...
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
         """Open a connection for subscriptions."""
+        ...
 
     async def drop(self) -> None:
         """Have further calls go over new connections."""

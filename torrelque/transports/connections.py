@@ -89,6 +89,7 @@ class Leased(Protocol):
     @property
     def usable(self) -> bool:
         """Whether it is open, as far as is known here."""
+        ...
 
 
 C = TypeVar('C', bound=Leased)
@@ -99,6 +100,7 @@ class Dialer(Protocol[C]):
 
     async def open(self) -> C:
         """Connect, once. Raises TorrelqueConnectionError."""
+        ...
 
     async def close(self, connection: C, /) -> None:
         """Close a connection that this dialer opened, also when cancelled. Safe to repeat."""
@@ -109,18 +111,22 @@ class ClientDialer(Dialer[C], Protocol[C]):
 
     def listener(self) -> AbstractAsyncContextManager[PushListener]:
         """Open a connection for subscriptions."""
+        ...
 
     def pack(self, batch: Batch, /) -> Packed:
         """Return calls as :meth:`converse` sends them. Raises TorrelqueTypeError or TorrelqueValueError."""
+        ...
 
     def start(self, connection: C, packed: Packed, seconds: float, then: base.Then, /) -> Callable[[], None] | None:
         """Do what :meth:`converse` does without a task that waits. None if it takes a task."""
+        ...
 
     async def converse(self, connection: C, packed: Packed, seconds: float, /) -> list[Reply]:
         """Send calls next to each other, and return their replies, each within so many seconds.
 
         Raises TorrelqueConnectionError. When cancelled, it leaves the connection in step.
         """
+        ...
 
     async def aclose(self) -> None:
         """Close every connection that this dialer opened. Safe to repeat."""

@@ -352,9 +352,9 @@ class Line(asyncio.Protocol):
     def _garbled(self, message: str) -> TorrelqueConnectionError:
         return dual_error(TorrelqueConnectionError, exceptions.ConnectionError(f'{self.address}: {message}'))
 
-    def connection_lost(self, error: Exception | None) -> None:
-        gone = exceptions.ConnectionError(f'{self.address}: {error or "the server closed the connection"}')
-        gone.__cause__ = error
+    def connection_lost(self, exc: Exception | None) -> None:
+        gone = exceptions.ConnectionError(f'{self.address}: {exc or "the server closed the connection"}')
+        gone.__cause__ = exc
         self.fail(cast('TorrelqueConnectionError', as_failure(gone, self.address)))
 
     def fail(self, error: TorrelqueConnectionError) -> None:
