@@ -547,7 +547,7 @@ class Engine:
     def _look_around(self) -> None:
         """When nothing is under way: whether more than one caller came since."""
         if self._asks and not self._courses:
-            self._crowded, self._asks = self._asks > 1, 0
+            self._crowded, self._asks = self._asks > 1 or not self._session.takes_lone_calls, 0
 
     async def _pause(self) -> None:
         """Wait for something to do; after a step that failed no less than the back-off, unless somebody calls."""
