@@ -21,13 +21,13 @@ from torrelque import (
     is_transient,
 )
 from torrelque.errors import is_unavailable, parse_code
-from torrelque.transports import coredis, redis_py_connections
+from torrelque.transports import coredis, redis_py_errors
 from torrelque.transports.cluster.router import redirected
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
 
 
 def as_redis_py(text: str) -> TorrelqueReplyError:
-    return redis_py_connections.as_reply_error(BaseParser.parse_error(text))  # type: ignore[no-untyped-call]
+    return redis_py_errors.as_reply_error(BaseParser.parse_error(text))  # type: ignore[no-untyped-call]
 
 
 def as_coredis(text: str) -> TorrelqueReplyError:

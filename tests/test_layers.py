@@ -322,6 +322,8 @@ OTHERWISE_TESTED = {
     'transports/native/options.py': 'transports/native/test_url.py',
     'transports/native/sentinel.py': 'transports/test_sentinel.py',
     'transports/redis_py_connections.py': 'transports/test_redis_py.py',
+    'transports/redis_py_errors.py': 'transports/test_errors.py',
+    'transports/redis_py_loops.py': 'sync/test_event_loops.py',
     'transports/redis_py_pool.py': 'transports/test_pools.py',
     'transports/base.py': 'transports/test_memory.py',
 }

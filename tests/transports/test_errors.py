@@ -22,7 +22,7 @@ from torrelque.errors import (
     TorrelqueTypeError,
     renew,
 )
-from torrelque.transports import coredis, redis_py_connections
+from torrelque.transports import coredis, redis_py_errors
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error, leaf
 from torrelque.transports.naming import named
 
@@ -137,7 +137,7 @@ def test_the_first_error_of_a_group() -> None:
     ],
 )
 def test_failures_of_redis_py(error: redis.RedisError, ours: type[TorrelqueError]) -> None:
-    failure = redis_py_connections.as_failure(error)
+    failure = redis_py_errors.as_failure(error)
     assert type(failure).__bases__ == (ours, type(error))
     assert str(failure) == str(error)
 
@@ -175,7 +175,7 @@ def test_a_failure_below_coredis_is_told_as_one_of_its_own() -> None:
     ],
 )
 def test_codes_are_found_without_help_of_redis_py(error: Exception, code: str) -> None:
-    assert redis_py_connections.as_reply_error(error).code == code
+    assert redis_py_errors.as_reply_error(error).code == code
 
 
 def test_what_is_named_in_messages() -> None:

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from torrelque.errors import TorrelqueReplyError, TorrelqueTypeError, TorrelqueValueError
-from torrelque.transports import redis_py_connections
+from torrelque.transports import redis_py_errors
 from torrelque.transports.resp import encoded, plain
 
 
@@ -31,7 +31,7 @@ def test_words_that_are_no_text_are_refused() -> None:
 def test_replies_become_those_of_resp2() -> None:
     error = redis.ResponseError('MINE alone')
     reply = [{b'a': 1.5, b'b': {b'c'}}, True, False, None, 'txt', [2.0, [error]], (b'd',)]
-    *rest, (two, (ours,)), last = plain(reply, redis_py_connections.as_reply_error)
+    *rest, (two, (ours,)), last = plain(reply, redis_py_errors.as_reply_error)
     assert rest == [[b'a', b'1.5', b'b', [b'c']], 1, 0, None, b'txt']
     assert (two, last) == (b'2', [b'd'])
     assert isinstance(ours, TorrelqueReplyError)

@@ -23,7 +23,7 @@ from torrelque.transports.cluster.topology import Endpoint, Topology
 from torrelque.transports.connections import RESPONSE_TIMEOUT
 from torrelque.transports.errors import dual_error
 from torrelque.transports.naming import class_name, named
-from torrelque.transports.redis_py_connections import as_failure
+from torrelque.transports.redis_py_errors import as_failure
 from torrelque.transports.repeating import Policy, repeat
 from torrelque.transports.resp import encoded
 

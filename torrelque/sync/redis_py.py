@@ -27,14 +27,8 @@ from torrelque.transports import base
 from torrelque.transports.connections import CONNECT_TIMEOUT, MARGIN, RESPONSE_TIMEOUT, SLOWEST
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
 from torrelque.transports.naming import class_name, named
-from torrelque.transports.redis_py_connections import (
-    address_of,
-    as_failure,
-    as_reply_error,
-    handshake_failure,
-    late_answer,
-    own_settings,
-)
+from torrelque.transports.redis_py_connections import address_of, own_settings
+from torrelque.transports.redis_py_errors import as_failure, as_reply_error, handshake_failure, late_answer
 from torrelque.transports.repeating import Policy, demoted, refused_as_too_large, repeat
 from torrelque.transports.resp import encoded, plain
 from torrelque.transports.spares import Spares

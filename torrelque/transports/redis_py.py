@@ -21,14 +21,8 @@ from torrelque.errors import TorrelqueTypeError, TorrelqueUsageError
 from torrelque.transports.client import ClientTransport
 from torrelque.transports.connections import Connections
 from torrelque.transports.naming import named
-from torrelque.transports.redis_py_connections import (
-    LAST_CALL,
-    Dialer,
-    PerLoop,
-    disconnect_idle,
-    is_plain,
-    policy_of,
-)
+from torrelque.transports.redis_py_connections import LAST_CALL, Dialer, disconnect_idle, is_plain, policy_of
+from torrelque.transports.redis_py_loops import PerLoop
 from torrelque.transports.redis_py_pool import PooledConnections
 from torrelque.transports.repeating import Policy
 from torrelque.transports.resp import encoded

@@ -1,20 +1,19 @@
-"""What the adapters over redis-py's clients share: its errors, and connections made with a client's settings."""
+"""Connections that redis-py opens with the settings of a client, and hands over."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
 import math
-import os
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
 import anyio
 import hiredis
-from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from anyio.lowlevel import checkpoint
 from redis import exceptions
 from redis.asyncio.connection import DefaultParser
 from redis.asyncio.retry import Retry
@@ -28,24 +27,27 @@ from torrelque.errors import (
     TorrelqueRefusedError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
-    TorrelqueUsageError,
-    parse_code,
     renew,
 )
 from torrelque.transports import connections
 from torrelque.transports.base import Then
-from torrelque.transports.client import Servers
 from torrelque.transports.connections import Connections, Packed, StreamListener
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
 from torrelque.transports.native.connection import NOTHING, pack_words
+from torrelque.transports.redis_py_errors import (
+    ANSWERS_THAT_END_A_CONNECTION,
+    as_failure,
+    as_reply_error,
+    handshake_failure,
+    late_answer,
+    late_connection,
+)
+from torrelque.transports.redis_py_loops import call_later, keep_cancelled
 from torrelque.transports.repeating import Policy
 from torrelque.transports.resp import encoded, plain
-from torrelque.transports.tls import diagnose, failed_handshake, is_refused, reason_of
+from torrelque.transports.tls import diagnose, failed_handshake, is_refused
 
 __all__ = ('Dialer', 'Line', 'RedisPyListener')
-
-S = TypeVar('S', bound=Servers)
-T = TypeVar('T')
 
 MADE_BY_REDIS_PY = ('connect', '_connect', 'send_packed_command', 'read_response', 'disconnect')
 
@@ -61,78 +63,6 @@ MOST_UNSENT = 1 << 20
 MOST_PUSHED = 1000
 """Maximum number of messages that a listener holds before it stops reading."""
 
-CODES: dict[type[Exception], str] = {
-    exceptions.AskError: 'ASK',
-    exceptions.AuthenticationError: 'NOAUTH',
-    exceptions.BusyLoadingError: 'LOADING',
-    exceptions.ClusterCrossSlotError: 'CROSSSLOT',
-    exceptions.ClusterDownError: 'CLUSTERDOWN',
-    exceptions.ExecAbortError: 'EXECABORT',
-    exceptions.MasterDownError: 'MASTERDOWN',
-    exceptions.MovedError: 'MOVED',
-    exceptions.NoPermissionError: 'NOPERM',
-    exceptions.NoScriptError: 'NOSCRIPT',
-    exceptions.OutOfMemoryError: 'OOM',
-    exceptions.ReadOnlyError: 'READONLY',
-    exceptions.TryAgainError: 'TRYAGAIN',
-}
-"""The words that redis-py takes off the message, for its versions that do not keep them as ``status_code``."""
-
-ANSWERS_THAT_END_A_CONNECTION = (
-    exceptions.BusyLoadingError,
-    exceptions.AuthenticationError,
-    exceptions.AuthorizationError,
-)
-
-# Errors ---------------------------------------------------------------------------------------------------------------
-
-
-def as_reply_error(error: Exception) -> TorrelqueReplyError:
-    """An error that a server answered with, as a value."""
-    return dual_error(TorrelqueReplyError, error, code=_code(error))
-
-
-def as_failure(error: Exception, address: str = 'the server', *, connected: bool = True) -> TorrelqueError:
-    """An error that leaves the outcome of what was sent unknown.
-
-    Args:
-        error: What redis-py raised. One of ours is returned unchanged.
-        address: Of the server, for messages.
-        connected: False while connecting, when more errors of TLS are for good.
-
-    """
-    if isinstance(error, TorrelqueError):
-        return error
-    reason = reason_of(error, connected=connected)
-    if reason is not None:
-        return handshake_failure(failed_handshake(address, reason))
-    if isinstance(error, (exceptions.AuthenticationError, exceptions.AuthorizationError)):
-        return dual_error(TorrelqueRefusedError, error, code=_code(error))
-    if isinstance(error, (exceptions.ResponseError, exceptions.BusyLoadingError)):
-        return dual_error(TorrelqueAnsweredConnectionError, error, code=_code(error))
-    if isinstance(error, exceptions.TimeoutError) and 'connecting' not in str(error):
-        return dual_error(TorrelqueResponseTimeout, error)
-    return dual_error(TorrelqueConnectionError, error)
-
-
-def handshake_failure(message: str) -> TorrelqueHandshakeError:
-    return dual_error(TorrelqueHandshakeError, exceptions.ConnectionError(message))
-
-
-def _code(error: Exception) -> str:
-    told: str | None = getattr(error, 'status_code', None)
-    return parse_code(f'{told} {error}') if told else CODES.get(type(error)) or parse_code(str(error))
-
-
-def late_connection() -> TorrelqueConnectionError:
-    return dual_error(
-        TorrelqueConnectionError, exceptions.TimeoutError(f'no connection within {connections.CONNECT_TIMEOUT:g} s')
-    )
-
-
-def late_answer(message: str) -> TorrelqueResponseTimeout:
-    return dual_error(TorrelqueResponseTimeout, exceptions.TimeoutError(message))
-
 
 def policy_of(retry: Retry | None) -> Policy:
     """To call something as often as a client's ``retry`` says; once without one."""
@@ -145,66 +75,6 @@ def policy_of(retry: Retry | None) -> Policy:
 
 async def _do_nothing(_: Exception) -> None:
     """Nothing is to be done before another attempt."""
-
-
-# asyncio --------------------------------------------------------------------------------------------------------------
-
-ASYNCIO_ONLY = 'redis-py runs on asyncio only: under Trio use a coredis.Redis or the client of torrelque.connect(url)'
-
-
-async def keep_cancelled(work: Awaitable[T]) -> T:
-    """Do some work, and be cancelled after all if it lost a cancellation.
-
-    Python 3.11's wait_for, which redis-py connects with, loses one that coincides with the end of what it waits for.
-    """
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - this is a coroutine on asyncio
-    cancellations = task.cancelling()
-    result = await work
-    if task.cancelling() > cancellations:
-        await checkpoint_if_cancelled()
-        task.uncancel()
-        task.cancel()
-        await asyncio.sleep(0)
-    return result
-
-
-async def on_this_loop(send: Callable[[], Awaitable[T]], drop: Callable[[], Awaitable[object]]) -> T:
-    """Do something, once more if the client had kept a connection of an event loop that has ended.
-
-    Args:
-        send: Safe to repeat.
-        drop: Drops connections that nobody uses.
-
-    Raises:
-        TorrelqueUsageError: The client cannot be used on another event loop.
-
-    """
-    try:
-        return await send()
-    except RuntimeError as error:
-        if not _is_of_another_loop(error):
-            raise
-    await drop()
-    try:
-        return await send()
-    except RuntimeError as error:
-        if not _is_of_another_loop(error):
-            raise
-        raise TorrelqueUsageError(
-            'the client was used on another event loop: make a client for each, or, in synchronous code, '
-            f'use torrelque.sync ({error})'
-        ) from error
-
-
-def _is_of_another_loop(error: RuntimeError) -> bool:
-    said = str(error)
-    return any(
-        words in said for words in ('loop is closed', 'different loop', 'different event loop', 'handler is closed')
-    )
-
-
-# Connections ----------------------------------------------------------------------------------------------------------
 
 
 class Line(asyncio.Protocol):
@@ -613,63 +483,6 @@ def is_plain(connection_class: type) -> bool:
 
 def response_timeout_of(settings: Mapping[str, Any]) -> float:
     return settings.get('socket_timeout') or connections.RESPONSE_TIMEOUT
-
-
-def call_later(seconds: float, function: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Run a function after some seconds. Until then there is no task, which the end of the event loop would report."""
-    loop = asyncio.get_running_loop()
-
-    def start() -> None:
-        task = loop.create_task(function())
-        RUNNING.add(task)
-        task.add_done_callback(RUNNING.discard)
-
-    return loop.call_later(seconds, start).cancel
-
-
-RUNNING: set[asyncio.Task[None]] = set()
-"""What an event loop does not hold on to itself."""
-
-
-class PerLoop(Generic[S]):
-    """Connections for each event loop and process in turn. They are closed with the loop, or when nobody holds this."""
-
-    def __init__(self, make: Callable[[], S], at_end: Callable[[], Awaitable[None]] | None = None) -> None:
-        self._make = make
-        self._at_end = at_end
-        self._home: tuple[int, object] | None = None
-        self._value: S
-        self._end: AsyncGenerator[None]
-
-    def get(self) -> S:
-        """Return the connections that the running event loop can use. Raises TorrelqueUsageError on Trio."""
-        try:
-            home = os.getpid(), asyncio.get_running_loop()
-        except RuntimeError:
-            raise TorrelqueUsageError(ASYNCIO_ONLY) from None
-        if self._home != home:
-            if self._home is not None and self._home[0] != home[0]:
-                LEFT_BY_THE_PARENT.append(self._value)
-            self._home = home
-            self._value = self._make()
-            # 0.9's users have nothing to close but their client: `asyncio.run` ends the generators that are left.
-            self._end = _close_at_the_end(self._value, self._at_end)
-            with suppress(StopIteration):
-                self._end.__anext__().send(None)
-        return self._value
-
-
-LEFT_BY_THE_PARENT: list[object] = []
-"""Closing these would end the polling of their sockets in the process that this one was forked from."""
-
-
-async def _close_at_the_end(servers: Servers, at_end: Callable[[], Awaitable[None]] | None) -> AsyncGenerator[None]:
-    try:
-        yield
-    finally:
-        await servers.aclose()
-        if at_end is not None:
-            await at_end()
 
 
 async def disconnect_idle(pool: Any) -> None:  # noqa: ANN401 - a pool of any kind

@@ -20,15 +20,12 @@ from torrelque.transports.redis_py_connections import (
     Line,
     OwnConnection,
     address_of,
-    as_failure,
-    call_later,
     converse,
     disconnect_idle,
-    keep_cancelled,
-    late_connection,
-    on_this_loop,
     response_timeout_of,
 )
+from torrelque.transports.redis_py_errors import as_failure, late_connection
+from torrelque.transports.redis_py_loops import call_later, keep_cancelled, on_this_loop
 from torrelque.transports.repeating import PoolFullError, demoted, refused_as_too_large
 
 __all__ = ('PooledConnections',)

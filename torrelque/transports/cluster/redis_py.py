@@ -33,20 +33,14 @@ from torrelque.transports.cluster.topology import Endpoint, Topology
 from torrelque.transports.connections import Connections
 from torrelque.transports.errors import dual_error
 from torrelque.transports.naming import named
-from torrelque.transports.redis_py_connections import (
+from torrelque.transports.redis_py_connections import LAST_CALL, Dialer, is_plain, policy_of, response_timeout_of
+from torrelque.transports.redis_py_errors import (
     ANSWERS_THAT_END_A_CONNECTION,
-    LAST_CALL,
-    Dialer,
-    PerLoop,
     as_failure,
     handshake_failure,
-    is_plain,
-    keep_cancelled,
     late_connection,
-    on_this_loop,
-    policy_of,
-    response_timeout_of,
 )
+from torrelque.transports.redis_py_loops import PerLoop, keep_cancelled, on_this_loop
 from torrelque.transports.repeating import Policy
 from torrelque.transports.resp import encoded
 from torrelque.transports.tls import failed_handshake, reason_of
