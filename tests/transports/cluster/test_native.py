@@ -10,8 +10,8 @@ import pytest
 from tests import clusters, servers
 from tests.clusters import Cluster, Move, calls_of
 from tests.transports.fake import fake_server
-from tests.transports.native_support import Start, blocked, until
-from torrelque import Durability, Torrelque
+from tests.transports.native_support import Start, until
+from torrelque import Torrelque
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.core.scripts import load
 from torrelque.engine.engine import drive
@@ -96,32 +96,7 @@ async def test_a_node_without_a_host_is_where_the_one_asked_is() -> None:
         assert list(await client.execute([call('GET')])) == [b'x']
 
 
-async def test_a_key_for_each_node(cluster: Cluster, client: NativeTransport) -> None:
-    keys = [key for key in await client.nodes() if key is not None]
-    assert sorted(cluster.owner_of(str(key)).port for key in keys) == sorted(node.port for node in cluster.primaries)
-
-
 # Moving slots --------------------------------------------------------------------------------------------------------
-
-
-async def test_moved_is_followed_and_the_slots_are_read_once(cluster: Cluster, client: NativeTransport) -> None:
-    await client.execute([call('SET', 0)])
-    move = Move(cluster, KEY)
-    move.finish()
-    with calls_of(move.target, 'cluster|slots') as count:
-        async with anyio.create_task_group() as tasks:
-            for _ in range(50):
-                tasks.start_soon(client.execute, [call('INCR')])
-        await client.execute([call('INCR')])
-        assert count() == 1
-    assert move.target.command('GET', KEY) == b'51'
-
-
-async def test_a_script_is_loaded_where_its_call_goes(cluster: Cluster, client: NativeTransport) -> None:
-    await client.execute([call('SET', 'here')])
-    script = Script('got', f"return redis.call('GET', KEYS[1]) -- {KEY} {cluster.owner_of(KEY).port}", ('key',))
-    Move(cluster, KEY).finish()
-    assert await drive(client, iter(Call[Reply](script, (KEY,)))) == b'here'
 
 
 async def test_ask_is_followed_for_that_call_only(cluster: Cluster, client: NativeTransport) -> None:
@@ -152,24 +127,6 @@ async def test_try_again_is_the_reply_when_the_time_is_over(cluster: Cluster) ->
         finally:
             move.finish()
         assert list(await client.execute([Call('MGET', (KEY, '{moving}:gone'))])) == [[b'a', b'b']]
-
-
-async def test_a_wait_goes_on_at_the_other_node(cluster: Cluster, client: NativeTransport) -> None:
-    wake = '{moving}:wake'
-    replies: list[Reply] = []
-
-    async def wait() -> None:
-        replies.append(await client.block(Call('BZPOPMIN', (wake,), ('8',)), 8))
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(wait)
-        source = cluster.owner_of(wake)
-        await until(lambda: bool(blocked(source)))
-        move = Move(cluster, KEY)
-        move.finish()
-        await until(lambda: bool(blocked(move.target)))
-        await client.execute([call('ZADD', 0, 'hint', key=wake)])
-    assert replies == [[wake.encode(), b'hint', b'0']]
 
 
 async def test_a_listener_ends_when_its_slot_moves(cluster: Cluster, client: NativeTransport) -> None:
@@ -265,50 +222,4 @@ async def test_a_claim_that_meets_a_state_that_has_left_writes_nothing(
         assert claimed == ids
 
 
-async def test_an_idle_consumer_and_a_watcher_outlive_a_move(cluster: Cluster, client: NativeTransport) -> None:
-    async with Torrelque(client, queue='moving') as queue:
-        results: list[object] = []
-
-        async def consume() -> None:
-            task = await queue.dequeue()
-            await queue.release(task, result=task.data)
-
-        async def watch() -> None:
-            results.append((await queue.wait(later)).result)
-
-        later = await queue.enqueue('later', delay=1.5)
-        source = cluster.owner_of(queue.keys['pending'])
-        with anyio.fail_after(20):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(watch)
-                tasks.start_soon(consume)
-                await until(lambda: bool(blocked(source)))
-                Move(cluster, KEY).finish()
-        assert results == ['later']
-        assert cluster.owner_of(KEY) is not source
-
-
 # Primaries that die --------------------------------------------------------------------------------------------------
-
-
-async def test_calls_resume_when_a_replica_was_promoted() -> None:
-    try:
-        cluster = Cluster('valkey-9.1', replicas=1)
-    except servers.MissingServerError as error:
-        pytest.skip(str(error))
-    try:
-        async with connect(f'redis+cluster://{cluster.hosts}') as client, Torrelque(client, queue='moving') as queue:
-            async with Torrelque(client, queue='moving', durability=Durability(replicas=1)) as durable:
-                first = await durable.enqueue('before')
-            primary = cluster.owner_of(queue.keys['pending'])
-            replica = cluster.nodes[cluster.nodes.index(primary) + 3]
-            primary.kill()
-            with anyio.fail_after(30):
-                await queue.enqueue('after')
-                one, other = await queue.dequeue(), await queue.dequeue()
-            assert replica.info('replication')['role'] == 'master'
-            assert {one.data, other.data} == {'before', 'after'}
-            await queue.release(first)
-            assert await queue.get_queue_stats()
-    finally:
-        cluster.close()
