@@ -64,7 +64,7 @@ CODES: dict[type[Exception], str] = {
     exceptions.UnblockedError: 'UNBLOCKED',
     exceptions.WrongTypeError: 'WRONGTYPE',
 }
-"""The words that coredis takes off the message."""
+"""The codes that coredis removes from the message."""
 
 CLOSED = (exceptions.ConnectionError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
@@ -72,17 +72,17 @@ CLOSED = (exceptions.ConnectionError, anyio.BrokenResourceError, anyio.ClosedRes
 
 
 def as_reply_error(error: Exception) -> TorrelqueReplyError:
-    """An error that a server answered with, as a value."""
+    """Return an error reply as a value."""
     return dual_error(TorrelqueReplyError, error, code=_code(error))
 
 
 def as_failure(error: Exception, address: str = 'the server', *, connected: bool = True) -> TorrelqueConnectionError:
-    """An error that leaves the outcome of what was sent unknown.
+    """Return an error that leaves the outcome of what was sent unknown.
 
     Args:
         error: What coredis or anyio raised. One of ours is returned unchanged.
-        address: Of the server, for messages.
-        connected: False while connecting, when more errors of TLS are for good.
+        address: The server's, for messages.
+        connected: False while connecting, when more errors of TLS are permanent.
 
     """
     error = leaf(error)
@@ -112,7 +112,7 @@ def _code(error: Exception) -> str:
 
 
 def _value(reply: Any) -> Reply:  # noqa: ANN401 - as coredis has it
-    """What a request was answered with. Raises TorrelqueConnectionError if it was not."""
+    """Return the reply to a request. Raises TorrelqueConnectionError if there is none."""
     if isinstance(reply, Exception):
         answered = isinstance(reply, exceptions.RedisError)
         if not answered or isinstance(reply, (exceptions.ConnectionError, exceptions.InvalidResponse)):
@@ -129,7 +129,7 @@ def response_timeout_of(pool: BaseConnectionPool[Any]) -> float:
 
 
 class Dialer:
-    """Connections made from the settings of a client's pool, but not counted in it."""
+    """Connections made with the settings of a client's pool, but not counted in it."""
 
     def __init__(self, pool: BaseConnectionPool[Any]) -> None:
         self._pool = pool
@@ -164,7 +164,7 @@ class Dialer:
 
     @asynccontextmanager
     async def listener(self) -> AsyncIterator[CoredisListener]:
-        """On a connection of its own."""
+        """Open a connection for subscriptions."""
         connection = await self.open()
         listener = CoredisListener(connection)
         try:
@@ -206,7 +206,7 @@ class Dialer:
         return Connections(self, response_timeout_of(self._pool), later_by(self._start_soon))
 
     def _start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run something in the background, as long as the client is open."""
+        """Run a function in the background while the client is open."""
         self._task_group().start_soon(function)
 
     def _task_group(self) -> TaskGroup:
@@ -219,7 +219,7 @@ class Dialer:
             ) from error
 
     async def make(self) -> BaseConnection:
-        """One that is not connected yet."""
+        """Return a connection that is not connected yet."""
         # A copy of the pool makes them as the pool makes its own, Sentinel's discovery included.
         pool: Any = copy.copy(self._pool)
         pool.connection_kwargs = self.settings()
@@ -257,7 +257,7 @@ def address_of(connection: BaseConnection | None) -> str:
 
 
 async def _explain(error: Exception, connection: BaseConnection | None) -> TorrelqueConnectionError:
-    """Why connecting failed. A server that closes the connection may want TLS, or another certificate."""
+    """Return why connecting failed. A server that closes the connection may want TLS, or another certificate."""
     failure = as_failure(error, address_of(connection), connected=False)
     location = connection and connection.location
     decided = isinstance(failure, TorrelqueHandshakeError | TorrelqueReplyError | TorrelqueResponseTimeout)
@@ -268,7 +268,7 @@ async def _explain(error: Exception, connection: BaseConnection | None) -> Torre
 
 
 def _clear_away(connection: BaseConnection) -> None:
-    """Close what coredis leaves open of a connection that was never established; anyio would warn of it."""
+    """Close the streams that coredis leaves open of a connection that failed. Otherwise anyio would warn of them."""
     for value in vars(connection).values():
         if isinstance(value, (MemoryObjectReceiveStream, MemoryObjectSendStream)):
             value.close()

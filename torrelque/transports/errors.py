@@ -1,4 +1,4 @@
-"""Errors that are ours and a client's at once: whoever catches either kind catches them."""
+"""Errors that are both ours and a client's, so that code which catches either kind catches them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ E = TypeVar('E', bound=TorrelqueError)
 
 
 class TorrelqueAnsweredConnectionError(TorrelqueConnectionError, TorrelqueReplyError):
-    """The server's answer was that there is no working with it: a wrong password, or it is still loading.
+    """The server answered that it cannot be used, for example because it is still loading.
 
-    ``code`` says which. What else was sent with the call has an unknown outcome.
+    ``code`` says why. The outcome of everything else that was sent with the call is unknown.
     """
 
 
 def dual_error(ours: type[E], error: Exception, **attributes: object) -> E:
-    """Make an error of the type ``ours`` that is also of the type of a client's, with its arguments and attributes.
+    """Return an error of the type ``ours`` that also has the type, arguments and attributes of a client's error.
 
     Args:
-        ours: The type of ours that the error is to have.
-        error: The client's error. One that is of the type ``ours`` already is
-            returned unchanged, so pairing twice does no harm.
-        attributes: Set besides, such as the ``code`` that an error reply needs.
+        ours: The type of ours.
+        error: The client's error. It is returned unchanged if it has the type
+            ``ours`` already, so this is safe to repeat.
+        attributes: Further attributes to set, such as the ``code`` of an error reply.
 
     """
     if isinstance(error, ours):
@@ -41,7 +41,7 @@ def dual_error(ours: type[E], error: Exception, **attributes: object) -> E:
 
 
 def leaf(error: Exception) -> Exception:
-    """The first error of a group that a client's or anyio's task group raised; any other error itself."""
+    """Return the first error of a group that a task group raised; any other error is returned itself."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -49,11 +49,11 @@ def leaf(error: Exception) -> Exception:
 
 _KINDS: dict[tuple[type, ...], type[Exception]] = {}
 _PARTS: dict[type, tuple[type, ...]] = {}
-"""Of each paired type those that it is made of, so that an error that is paired again stays one of each."""
+"""The types that each combined type is made of, so that an error that is combined again keeps all of them."""
 
 
 def _parts(kind: type[Exception]) -> Iterator[tuple[type, ...]]:
-    """What to combine with ours: a type's own parts, or the type, or else the nearest of its bases that will do."""
+    """Yield what to try to combine with ours: a type's own parts, or the type itself, and then its base classes."""
     yield _PARTS.get(kind, (kind,))
     for base in kind.__mro__[1:]:
         if issubclass(base, Exception) and not issubclass(base, TorrelqueError):

@@ -1,4 +1,4 @@
-"""Repeats calls while a server is failing over, so that those who wait see no error."""
+"""Repeats calls while a server is failing over, so that callers see no error."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from torrelque.transports.repeating import to_repeat
 __all__ = ('DEFAULT', 'LONGEST', 'FailoverTransport', 'patient')
 
 DEFAULT = 10.0
-"""Seconds that calls are repeated for on a cluster or by way of Sentinel, unless told otherwise."""
+"""Default time for which calls are repeated on a cluster or through Sentinel, in seconds."""
 
 LONGEST = 300.0
-"""Seconds; a call and its repeats must end long before the lanes that guard them expire."""
+"""Maximum, in seconds. A call and its repeats must end long before the lanes that guard them expire."""
 
 BACKOFF = Backoff(0.05, 0.5)
 
 
 def patient(transport: Transport, timeout: float | None) -> Transport:
-    """The transport with its calls repeated for up to ``timeout`` seconds; None: as its kind of server needs it."""
+    """Return a transport that repeats calls for ``timeout`` seconds. None chooses by the kind of server."""
     if timeout is None:
         timeout = DEFAULT if transport.on_cluster or transport.fails_over else 0.0
     return FailoverTransport(transport, timeout) if timeout else transport
@@ -51,16 +51,16 @@ class FailoverTransport(Transport):
         return f'<{type(self).__name__} {self._budget:g} s, over {self.inner!r}>'
 
     async def execute(self, batch: Batch) -> Sequence[Reply]:
-        """Send the calls, and again those that a server answered to that is failing over. Safe to cancel.
+        """Send the calls, and repeat those that a server refused because it is failing over. Safe to cancel.
 
-        When the connection breaks all that were sent last are sent again. With
-        the budget over, the last answers are the replies, and a broken
+        When a connection breaks, all calls that were last sent are repeated. Once
+        the budget is used up, the last answers are the replies, and a broken
         connection raises its TorrelqueConnectionError.
         """
         return await self._repeat(batch, self.inner.execute, apart=False)
 
     def start(self, batch: Batch, then: Then) -> Callable[[], None] | None:
-        """As `execute`: what has to be repeated takes a task."""
+        """Like `execute`. Only repeats need a task."""
         begun = self.now()
 
         def receive(first: Sequence[Reply] | Rest) -> None:
@@ -73,7 +73,7 @@ class FailoverTransport(Transport):
         return self.inner.start(batch, receive)
 
     async def _go_on(self, batch: Batch, begun: float, first: Sequence[Reply] | Rest | None) -> Sequence[Reply]:
-        """The replies to a batch whose ``first`` attempt gave, or gives, these."""
+        """Return the replies to a batch whose ``first`` attempt has these, or produces them."""
 
         async def send(calls: Batch) -> Sequence[Reply]:
             nonlocal first
@@ -85,7 +85,7 @@ class FailoverTransport(Transport):
         return await self._repeat(batch, send, apart=False, begun=begun)
 
     async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
-        """The same; all calls are sent again, as the wait at their end is for those before it."""
+        """Like `execute`, but repeats all calls, since the WAIT at their end is for those before it."""
         return await self._repeat(batch, lambda calls: self.inner.execute_dedicated(calls, timeout), apart=True)
 
     async def _repeat(
@@ -125,7 +125,7 @@ class FailoverTransport(Transport):
         raise AssertionError  # counting has no end
 
     async def _another(self, start: float, tries: int) -> bool:
-        """Pause, unless that would take longer than there is time for; whether to try again."""
+        """Pause before another attempt. False, at once, if there is no time for one."""
         pause = BACKOFF.pause(tries, random.random)
         if self.now() + pause > start + self._budget:
             return False
@@ -139,10 +139,10 @@ class FailoverTransport(Transport):
             )
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
-        """As is; while the server fails over it is answered as if something had come, after a short pause.
+        """Wait as the inner transport does. While the server fails over, answer after a pause as if a hint had come.
 
-        The claim that follows is patient. When nothing has worked for longer
-        than the budget the failure is raised or returned.
+        The claim that follows repeats itself. If nothing works for longer than
+        the budget, the failure is raised or returned.
         """
         reply: Reply
         try:
@@ -170,7 +170,7 @@ class FailoverTransport(Transport):
     async def _sleep(self, seconds: float) -> None:
         await self.inner.pause(anyio.Event(), self.now() + seconds)
 
-    # As is -----------------------------------------------------------------------------------------------------------
+    # Passed on --------------------------------------------------------------------------------------------------------
 
     async def execute_once(self, batch: Batch) -> Sequence[Reply]:
         return await self.inner.execute_once(batch)

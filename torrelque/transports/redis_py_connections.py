@@ -65,7 +65,7 @@ MOST_PUSHED = 1000
 
 
 def policy_of(retry: Retry | None) -> Policy:
-    """To call something as often as a client's ``retry`` says; once without one."""
+    """Return what calls a function as often as a client's ``retry`` says; once without one."""
 
     async def policy(function: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - what the function returns
         return await function() if retry is None else await copy.deepcopy(retry).call_with_retry(function, _do_nothing)
@@ -74,7 +74,7 @@ def policy_of(retry: Retry | None) -> Policy:
 
 
 async def _do_nothing(_: Exception) -> None:
-    """Nothing is to be done before another attempt."""
+    """Do nothing before another attempt."""
 
 
 class Line(asyncio.Protocol):

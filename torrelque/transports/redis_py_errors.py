@@ -34,7 +34,7 @@ CODES: dict[type[Exception], str] = {
     exceptions.ReadOnlyError: 'READONLY',
     exceptions.TryAgainError: 'TRYAGAIN',
 }
-"""The words that redis-py takes off the message, for its versions that do not keep them as ``status_code``."""
+"""The codes that redis-py removes from the message, for versions that do not keep them as ``status_code``."""
 
 ANSWERS_THAT_END_A_CONNECTION = (
     exceptions.BusyLoadingError,
@@ -44,17 +44,17 @@ ANSWERS_THAT_END_A_CONNECTION = (
 
 
 def as_reply_error(error: Exception) -> TorrelqueReplyError:
-    """An error that a server answered with, as a value."""
+    """Return an error reply as a value."""
     return dual_error(TorrelqueReplyError, error, code=_code(error))
 
 
 def as_failure(error: Exception, address: str = 'the server', *, connected: bool = True) -> TorrelqueError:
-    """An error that leaves the outcome of what was sent unknown.
+    """Return an error that leaves the outcome of what was sent unknown.
 
     Args:
         error: What redis-py raised. One of ours is returned unchanged.
-        address: Of the server, for messages.
-        connected: False while connecting, when more errors of TLS are for good.
+        address: The server's, for messages.
+        connected: False while connecting, when more errors of TLS are permanent.
 
     """
     if isinstance(error, TorrelqueError):

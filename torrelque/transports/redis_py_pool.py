@@ -83,7 +83,7 @@ class PooledConnections(Connections[Line | OwnConnection]):
         await super().drop()
 
     async def _look(self) -> None:
-        """Connect once, apart from the pool, which would repeat in vain what cannot be."""
+        """Connect once, outside the pool, whose own retries would delay a permanent error."""
         async with self._turn:
             if self._stale:
                 await self._dialer.close(await self._dialer.open())
@@ -115,9 +115,12 @@ class PooledConnections(Connections[Line | OwnConnection]):
 
 
 class _Line:
-    """Those who wait for a connection while all are in use, first come first served.
+    """Callers that wait for a connection while all are in use, first come, first served.
 
-    ``free`` says whether there is one now, ``most`` how many there may be.
+    Args:
+        free: Returns whether a connection is available.
+        most: Returns the maximum number of connections.
+
     """
 
     def __init__(self, free: Callable[[], object], most: Callable[[], int]) -> None:
@@ -151,7 +154,7 @@ class _Line:
                 self._line[0].set()
 
     def returned(self) -> None:
-        """One of ours is free again."""
+        """Report that a connection was returned."""
         self._returned.set()
 
 

@@ -1,4 +1,4 @@
-"""Repeats calls whose connection broke, whatever the client is set to do; sends those alone that may have broken it."""
+"""Repeats calls whose connection broke. Calls that may have broken it are sent alone."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from torrelque.errors import (
 __all__ = ('LARGE', 'Policy', 'PoolFullError', 'demoted', 'refused_as_too_large', 'repeat', 'to_repeat')
 
 LARGE = 512 * 1024
-"""Bytes from which on a call may be too large: servers' limits cannot be set below a mebibyte."""
+"""Bytes from which a call may be too large: servers' limits cannot be set below a mebibyte."""
 
 WORD = 16
-"""Bytes that a word takes besides on the wire, at most."""
+"""Maximum overhead of a word on the wire, in bytes."""
 
 TRIES_ALONE = 2
-"""How often a large call is sent alone before it is given up."""
+"""How many times a large call is sent alone before it fails."""
 
 LOAD = 'SCRIPT LOAD'
 
@@ -41,12 +41,12 @@ class PoolFullError(TorrelqueConnectionError):
 
 
 def demoted(replies: Sequence[Reply]) -> bool:
-    """Whether a server answered that it is a replica. A new connection may lead to the primary."""
+    """Return whether a server answered that it is a replica. A new connection may lead to the primary."""
     return any(map(is_demoted, replies))
 
 
 def refused_as_too_large(replies: Sequence[Reply]) -> bool:
-    """Whether the server says so, which it does for a single value only, and before it closes the connection."""
+    """Return whether the server refused a value as too large. It does so before it closes the connection."""
     return any(isinstance(reply, TorrelqueReplyError) and 'Protocol error: invalid' in str(reply) for reply in replies)
 
 
@@ -60,7 +60,7 @@ def to_repeat(batch: Batch, places: Sequence[int], wanted: Collection[int]) -> l
 
 
 def size_of(call: Call[Any]) -> int:
-    """Bytes of a call's words."""
+    """Return the size of a call's words in bytes."""
     return sum([word.bit_length() if isinstance(word, int) else len(word) for word in call.words()])
 
 
@@ -77,7 +77,7 @@ async def repeat(batch: Batch, attempt: Attempt, policy: Policy, *, together: bo
         batch: The calls, which are safe to repeat.
         attempt: Sends calls once.
         policy: Calls a function as often as the client's settings say.
-        together: The calls are never to be sent apart from each other.
+        together: Always send the calls together.
 
     Raises:
         TorrelqueConnectionError: The error of the last attempt; at once if
@@ -130,7 +130,7 @@ async def _alone(call: Call[Any], attempt: Attempt, policy: Policy) -> Reply:
 
 
 async def _try_large(batch: Batch, attempt: Attempt, policy: Policy) -> Sequence[Reply]:
-    """Send calls again, a few times. Raises TorrelqueTooLargeError if the server answers others only."""
+    """Send calls again, a few times. Raises TorrelqueTooLargeError if the server answers only other calls."""
     cause: Exception | None = None
     for _ in range(TRIES_ALONE):
         try:
@@ -157,5 +157,5 @@ async def _try_large(batch: Batch, attempt: Attempt, policy: Policy) -> Sequence
 
 
 def _number(reply: Reply) -> int | None:
-    """A setting; None if it may not be asked for."""
+    """Return a setting; None if the user may not read it."""
     return int(reply[1]) if isinstance(reply, list) and len(reply) > 1 else None

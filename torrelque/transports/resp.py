@@ -1,4 +1,4 @@
-"""What the adapters do to words and replies, so that every client sends and answers the same."""
+"""Converts words and replies, so that every client sends and returns the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ATOMS = SENT_AS_IT_IS | {type(None)}
 
 
 def encoded(words: Sequence[Arg]) -> list[bytes | int]:
-    """The words of a command with text as UTF-8, whatever the client is set to encode with.
+    """Return the words of a command with text as UTF-8, whatever encoding the client uses.
 
     Raises TorrelqueTypeError or TorrelqueValueError, before anything is sent.
     """
@@ -35,7 +35,7 @@ def _encode(word: object) -> bytes | int:
 
 
 def plain(reply: Reply, as_ours: Callable[[Exception], TorrelqueReplyError]) -> Reply:
-    """A reply in RESP2's types, whichever protocol the client speaks, with the errors in it made ours."""
+    """Return a reply in RESP2's types, whichever protocol the client speaks, with the errors in it as ours."""
     kind = type(reply)
     if kind in ATOMS:
         return reply
@@ -51,7 +51,7 @@ def _from_resp3(reply: Reply, as_ours: Callable[[Exception], TorrelqueReplyError
         return int(reply)
     if isinstance(reply, float):
         return format(reply, '.17g').encode()
-    if isinstance(reply, str):  # clients make some of these whatever they are told: verbatim strings, for one
+    if isinstance(reply, str):  # clients always decode some strings, such as verbatim ones
         return reply.encode()
     if isinstance(reply, dict):
         return [plain(item, as_ours) for pair in reply.items() for item in pair]

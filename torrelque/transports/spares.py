@@ -1,4 +1,4 @@
-"""Connections that wait for their next use: as many as were in use at once lately."""
+"""Idle connections: as many as were recently in use at the same time."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Spares(Generic[C]):
         self._kept.append((time.monotonic(), connection))
 
     def take(self) -> C | None:
-        """The one that was used last, None if there is none."""
+        """Return the connection that was used last; None if there is none."""
         return self._kept.pop()[1] if self._kept else None
 
     def take_unused(self) -> list[C]:
-        """Those that nobody has used for `KEEP` seconds, for the caller to close."""
+        """Return the connections that have been idle for `KEEP` seconds. The caller closes them."""
         unused: list[C] = []
         before = time.monotonic() - KEEP
         while self._kept and self._kept[0][0] <= before:

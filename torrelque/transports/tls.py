@@ -1,4 +1,4 @@
-"""Why TLS could not be set up: what trying again does not help against."""
+"""Why TLS could not be set up. Trying again does not help."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ __all__ = ('EXPECTED', 'diagnose', 'failed_handshake', 'is_refused', 'reason_of'
 EXPECTED = 'the server expects TLS, which the client is not set to use (rediss://)'
 
 DIAGNOSIS_TIMEOUT = 2.0
-"""Seconds that looking for the reason may take."""
+"""Maximum time to look for the reason, in seconds."""
 
 ALERT_TIMEOUT = 0.5
-"""Seconds in which a server that wants another certificate says so, after a handshake that seemed to succeed."""
+"""Seconds in which a server may refuse the certificate after a handshake that seemed to succeed."""
 
 
 def failed_handshake(address: str, reason: str) -> str:
-    """The message of a TorrelqueHandshakeError."""
+    """Return the message of a TorrelqueHandshakeError."""
     return f'TLS handshake with {address} failed: {reason}'
 
 
 def reason_of(error: BaseException, *, connected: bool = False) -> str | None:
-    """Why TLS failed, in OpenSSL's words, if that is what an error was raised for; otherwise None.
+    """Return why TLS failed, in OpenSSL's words; None if TLS is not the cause of an error.
 
     Args:
-        error: What was raised; its causes are looked at as well.
-        connected: The connection was in use already. Only an alert of the server
-            counts then, such as that it wants a certificate.
+        error: What was raised. Its causes are searched as well.
+        connected: The connection was already in use. Then only an alert of the
+            server counts, such as that it requires a certificate.
 
     """
     for each in _chain(error):
@@ -43,17 +43,17 @@ def reason_of(error: BaseException, *, connected: bool = False) -> str | None:
 
 
 def is_refused(error: BaseException) -> bool:
-    """Whether nobody listens at the address."""
+    """Return whether no server listens at the address."""
     return any(isinstance(each, ConnectionRefusedError) for each in _chain(error))
 
 
 async def diagnose(host: str, port: int, context: ssl.SSLContext | None) -> str | None:
-    """Find out why a server closes connections before it answers on them, if TLS is why.
+    """Return why a server closes connections before it answers on them; None if TLS is not the reason.
 
     Args:
-        host: Of the server.
-        port: Of the server.
-        context: What the client uses; None if it connects without TLS.
+        host: The server's host.
+        port: The server's port.
+        context: The client's; None if it connects without TLS.
 
     """
     trial = context or _without_verification()
@@ -82,7 +82,7 @@ def _without_verification() -> ssl.SSLContext:
 
 
 def _chain(error: BaseException | None, depth: int = 8) -> Iterator[BaseException]:
-    """An error, and what it was raised for."""
+    """Yield an error and its causes."""
     if error is None or not depth:
         return
     yield error

@@ -107,7 +107,7 @@ async def _limited(function: Callable[[], Awaitable[object]]) -> None:
 
 
 def unreachable(error: Exception) -> TorrelqueError:
-    """What the client could not begin for, or read anew."""
+    """Return why the client could not read the slots."""
     reason = reason_of(error)
     if reason is not None:
         return handshake_failure(failed_handshake('the cluster', reason))

@@ -1,4 +1,4 @@
-"""Which of a cluster's slots a key belongs to."""
+"""The hash slot of a key on a cluster."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ SLOTS = 16384
 
 
 def slot_of(key: Arg) -> int:
-    """The slot from 0 to 16383 that all servers put a key in.
+    """Return the slot of a key, from 0 to 16383.
 
-    As the Redis Cluster Specification says under "Key distribution model": the
-    CRC16 of the key, or of what is between its first ``{`` and the next ``}``
-    if that is not empty. The CRC is the one called XMODEM (polynomial 0x1021,
-    from 0), which is also the one of the BinHex format.
+    The Redis Cluster Specification defines it under "Key distribution model":
+    the CRC16 of the key, or of the part between its first ``{`` and the next
+    ``}`` if that is not empty. The CRC is XMODEM (polynomial 0x1021, initial
+    value 0), which the BinHex format uses as well.
     """
     name = key if isinstance(key, bytes) else str(key).encode()
     _, opening, rest = name.partition(b'{')

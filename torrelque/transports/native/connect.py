@@ -1,4 +1,4 @@
-"""Which native transport a URL asks for."""
+"""Creates the native transport for a URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens connections to a server and introduces itself there."""
+"""Opens connections to a server, and authenticates."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TCP_OPTIONS = {
     # Bytes that wait in the system to be sent. With more, what was sent would not tell how far the transfer is.
     'TCP_NOTSENT_LOWAT': 128 * 1024,
 }
-"""Options of connections. Those that a system does not know are left as they are."""
+"""Options of TCP connections. Those that the operating system does not have are skipped."""
 
 PLAIN = 'the server does not use TLS at this port (redis://)'
 NEEDS_CERTIFICATE = 'set ssl_certfile and ssl_keyfile in the URL, or load a certificate into ssl_context'
@@ -52,10 +52,14 @@ class Dialer:
         self._closed = False
 
     async def open(self) -> Connection:
-        """Connect and introduce oneself, once; with a credentials callback again if the server refuses what it gave.
+        """Connect and authenticate, once. Credentials from a callback that the server refuses are requested once more.
 
-        Raises TorrelqueHandshakeError if that is how it will stay, otherwise
-        TorrelqueConnectionError; within the connect time-out. Safe to cancel.
+        Safe to cancel, and takes no longer than the connect time-out.
+
+        Raises:
+            TorrelqueHandshakeError: Trying again does not help.
+            TorrelqueConnectionError: Any other failure.
+
         """
         try:
             return await self._open_once()
@@ -89,7 +93,7 @@ class Dialer:
         await connection.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection; whoever waits for one gets TorrelqueConnectionError."""
+        """Close every connection. Callers that wait for one get TorrelqueConnectionError."""
         self._closed = True
         while self._open:
             await self._open.pop().aclose()
@@ -178,7 +182,7 @@ class Dialer:
                 return False
         return False
 
-    # Introducing oneself
+    # Authenticating
 
     async def _shake_hands(self, connection: Connection, user: str | None, password: str | None) -> None:
         hello: list[tuple[Arg, ...]] = []
@@ -196,7 +200,7 @@ class Dialer:
                     self._judge(str(words[0]), reply)
 
     def _judge(self, command: str, error: TorrelqueReplyError) -> None:
-        """Raise unless the connection is usable in spite of this answer."""
+        """Raise an error unless the connection can be used despite this answer."""
         message = f'{self.address}: {command} was answered: {error}'
         if error.code in ('LOADING', 'BUSY') or TURNED_AWAY in str(error):
             raise TorrelqueConnectionError(message)
@@ -206,7 +210,7 @@ class Dialer:
 
 
 def _set_options(raw: socket.socket) -> None:
-    """Have the system probe the connection while it is idle, which also reminds a NAT of it."""
+    """Have the operating system probe the connection while it is idle, which also keeps it alive in a NAT."""
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in TCP_OPTIONS.items():
         if hasattr(socket, name):

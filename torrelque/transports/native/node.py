@@ -1,4 +1,4 @@
-"""One server: a connection for all that does not block, others for what does, and what one tells of the others."""
+"""One server: a connection that calls share, and others for calls that block."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ Merged calls are smaller, so that they keep their order.
 """
 
 MOST_BREAKS = 5
-"""Connections that may break over a call that was alone on them before it is given up."""
+"""Number of connections that may break over a call that has them for itself before it fails."""
 
 MOST_SUSPECTS = 4
-"""Calls that are tried at once, each alone on its connection."""
+"""Maximum number of calls that are sent alone at the same time, each on its own connection."""
 
 LIMITS = ('proto-max-bulk-len', 'client-query-buffer-limit', 'client-output-buffer-limit')
 """Settings of a server that make it close a connection over the size of a call or of its answer."""

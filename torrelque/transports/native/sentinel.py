@@ -1,4 +1,4 @@
-"""Connections to whichever server the sentinels call the primary of a service."""
+"""Connections to the server that the sentinels name as the primary of a service."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class SentinelDialer(Dialer):
 
 
 class SentinelTransport(NativeTransport):
-    """The primary of a service, found anew for each connection."""
+    """The primary of a service, which is looked up for each connection."""
 
     fails_over = True
 
