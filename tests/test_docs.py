@@ -47,15 +47,6 @@ def first_column(page: str, heading: str) -> list[str]:
 WIDEST = 88
 """Columns of code that the pages and GitHub show without a scroll bar."""
 
-STILL_WIDE = {
-    'architecture.md': 'the map of the layers is too wide',
-    'least-privilege.md': 'the rules are not wrapped yet',
-    'monitoring.md': 'the alert rules are not wrapped yet',
-    'worker.md': 'the page is being rewritten',
-    'README.md': 'the page is being rewritten',
-}
-"""Pages that have wider lines, and why. Remove a page from here once its lines are short."""
-
 
 def code_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines in fenced blocks with their numbers; directives, such as ``{eval-rst}``, are prose or Sphinx's."""
@@ -70,10 +61,7 @@ def code_lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-PAGES = [path for path in (*sorted(DOCS.glob('*.md')), DOCS.parent / 'README.md') if path.name not in STILL_WIDE]
-
-
-@pytest.mark.parametrize('path', PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize('path', [*sorted(DOCS.glob('*.md')), DOCS.parent / 'README.md'], ids=lambda path: path.name)
 def test_code_is_no_wider_than_a_page(path: Path) -> None:
     wide = [f'{path.name}:{number}: {line}' for number, line in code_lines(path) if len(line) > WIDEST]
     assert wide == []

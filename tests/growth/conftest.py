@@ -9,8 +9,6 @@ import pytest
 KNOWN = (
     # The sessions of all shards that there have been, and their entries of {queue:0}:ring and {queue}:counters.
     r'test_nothing_grows\[resharding_to_ever_more_and_back-',
-    # coredis's own task that writes keeps what each connection sent last.
-    r'test_a_burst_leaves_nothing\[(calls at once|bulk calls|results)-coredis',
 )
 """Patterns of the names of tests that fail, and why, until it is repaired."""
 
