@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.queue.sharded import SETTINGS, SOON, Place
+from tests.queue.sharding.support import SETTINGS, SOON, Place
 from tests.queue.transports import runs
 from tests.transports.settings import LOOPS, Setting
 from torrelque import (

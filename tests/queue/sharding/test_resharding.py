@@ -11,7 +11,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from tests.queue.sharded import MEMORY, SETTINGS, SOON, Place
+from tests.queue.sharding.support import MEMORY, SETTINGS, SOON, Place
 from tests.queue.transports import runs
 from tests.transports.settings import LOOPS, Setting
 from torrelque import (

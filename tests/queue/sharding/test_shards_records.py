@@ -9,7 +9,7 @@ import anyio
 import pytest
 import redis.asyncio
 
-from tests.queue.sharded import MEMORY, SETTINGS, SOON, Place
+from tests.queue.sharding.support import MEMORY, SETTINGS, SOON, Place
 from tests.transports.settings import LOOPS, Setting
 from torrelque import (
     EnqueueItem,
