@@ -24,6 +24,8 @@ SETTINGS = (
     Setting('native-cluster', 'asyncio', 'valkey-9.1'),
 )
 
+in_memory = pytest.mark.parametrize('setting', [MEMORY], ids=str)
+
 SOON = 20  # seconds until a test that waits in vain gives up
 
 

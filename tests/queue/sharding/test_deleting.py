@@ -10,9 +10,8 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.queue.sharding.support import SETTINGS, SOON, Place
+from tests.queue.sharding.support import SOON, Place
 from tests.queue.transports import runs
-from tests.transports.settings import LOOPS, Setting
 from torrelque import (
     EnqueueItem,
     Torrelque,
@@ -29,22 +28,6 @@ from torrelque.testing import MemoryServer, MemoryTransport
 pytestmark = pytest.mark.anyio
 
 either = pytest.mark.parametrize('shards', [None, 3], ids=['plain', 'sharded'])
-
-
-@pytest.fixture(params=SETTINGS, ids=str)
-def setting(request: pytest.FixtureRequest) -> Setting:
-    chosen: Setting = request.param
-    return chosen
-
-
-@pytest.fixture
-def anyio_backend(setting: Setting) -> Any:  # noqa: ANN401 - a name and the plugin's options for it
-    return LOOPS[setting.loop]
-
-
-@pytest.fixture
-def place(setting: Setting) -> Place:
-    return Place(setting)
 
 
 @asynccontextmanager

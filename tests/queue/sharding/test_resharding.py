@@ -11,9 +11,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from tests.queue.sharding.support import MEMORY, SETTINGS, SOON, Place
+from tests.queue.sharding.support import SOON, Place, in_memory
 from tests.queue.transports import runs
-from tests.transports.settings import LOOPS, Setting
 from torrelque import (
     EnqueueItem,
     Torrelque,
@@ -28,25 +27,6 @@ from torrelque.core.sharding.layout import home_of
 from torrelque.testing import MemoryTransport
 
 pytestmark = pytest.mark.anyio
-
-in_memory = pytest.mark.parametrize('setting', [MEMORY], ids=str)
-
-
-@pytest.fixture(params=SETTINGS, ids=str)
-def setting(request: pytest.FixtureRequest) -> Setting:
-    chosen: Setting = request.param
-    return chosen
-
-
-@pytest.fixture
-def anyio_backend(setting: Setting) -> Any:  # noqa: ANN401 - a name and the plugin's options for it
-    return LOOPS[setting.loop]
-
-
-@pytest.fixture
-def place(setting: Setting) -> Place:
-    return Place(setting)
-
 
 MOVING = next(name for name in map(str, range(10000)) if all(home_of(name, shards) for shards in range(2, 11)))
 """An id that is of the first shard only while there is one."""

@@ -9,8 +9,7 @@ import anyio
 import pytest
 import redis.asyncio
 
-from tests.queue.sharding.support import MEMORY, SETTINGS, SOON, Place, Watched
-from tests.transports.settings import LOOPS, Setting
+from tests.queue.sharding.support import SETTINGS, SOON, Place, Watched, in_memory
 from torrelque import (
     Durability,
     EnqueueItem,
@@ -31,25 +30,6 @@ from torrelque.core.sharding.layout import home_of
 from torrelque.testing import MemoryTransport, VirtualClock
 
 pytestmark = pytest.mark.anyio
-
-in_memory = pytest.mark.parametrize('setting', [MEMORY], ids=str)
-
-
-@pytest.fixture(params=SETTINGS, ids=str)
-def setting(request: pytest.FixtureRequest) -> Setting:
-    chosen: Setting = request.param
-    return chosen
-
-
-@pytest.fixture
-def anyio_backend(setting: Setting) -> Any:  # noqa: ANN401 - a name and the plugin's options for it
-    return LOOPS[setting.loop]
-
-
-@pytest.fixture
-def place(setting: Setting) -> Place:
-    return Place(setting)
-
 
 # Where tasks lie -----------------------------------------------------------------------------------------------------
 
