@@ -303,7 +303,7 @@ OTHERWISE_TESTED = {
     'cli/commands/supervisor.py': 'cli/commands/test_worker.py',
     'core/sharding/auditing.py': 'queue/test_audit.py',
     'django': 'django/test_backend.py',
-    'engine/sharded.py': 'queue/test_shards.py',
+    'engine/sharded.py': 'queue/sharding/test_shards.py',
     'otel/queue.py': 'otel/test_producing.py',
     'otel/telemetry.py': 'otel/test_consuming.py',
     'sync': 'sync/test_queue.py',
