@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
@@ -571,3 +573,33 @@ async def test_calls_of_one_moment_are_merged_also_after_a_lone_one() -> None:
                 for number in range(50):
                     tasks.start_soon(queue.enqueue, number)
             assert transport.begun - before <= most + 1  # a lane may be made
+
+
+# Memory --------------------------------------------------------------------------------------------------------------
+
+MOST_BYTES = 60_000
+
+
+@on_each_loop
+async def test_an_idle_object_takes_little_memory() -> None:
+    """One that was used: its lanes, its tasks and their stacks, and what waits to be used again."""
+    transport, count = MemoryTransport(), 20
+    async with AsyncExitStack() as stack:
+
+        async def use_one(name: str) -> None:
+            queue = await stack.enter_async_context(Torrelque(transport, queue=name))
+            await queue.enqueue(name)
+            await queue.release(await queue.dequeue())
+            await settle()
+
+        await use_one('first')
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for number in range(count):
+                await use_one(f'queue {number}')
+            gc.collect()
+            taken = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+        assert taken / count <= MOST_BYTES

@@ -138,3 +138,26 @@ async def test_a_large_call_fails_alone(shards: int | None) -> None:
             for task in ('a', 'b', 'c', 'x' * LARGE, 'd', 'e', 'f'):
                 tasks.start_soon(enqueue, task)
         assert outcomes == dict.fromkeys('abcdef', 'done') | {'x': 'connection reset'}
+
+
+async def test_lone_calls_wait_for_few_parts_of_a_long_one() -> None:
+    steps = 0
+    waited: list[int] = []
+
+    def count(_done: int, _total: int) -> None:
+        nonlocal steps
+        steps += 1
+
+    async def enqueue(queue: Torrelque) -> None:
+        while True:
+            before = steps
+            await queue.enqueue('lone')
+            waited.append(steps - before)
+
+    async with Torrelque(MemoryTransport()) as queue, anyio.create_task_group() as tasks:
+        tasks.start_soon(enqueue, queue)
+        await queue.enqueue_many(range(40 * CHUNK), on_progress=count)
+        tasks.cancel_scope.cancel()
+    assert steps == 40
+    assert len(waited) >= 10
+    assert max(waited) <= 3

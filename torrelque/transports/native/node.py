@@ -33,6 +33,9 @@ LARGE = 2 << 20
 Merged calls are smaller, so that they keep their order.
 """
 
+FEW = 16
+"""Words of a call among which one may be large: the core sends large items alone."""
+
 MOST_BREAKS = 5
 """Number of connections that may break over a call that has them for itself before it fails."""
 
@@ -79,6 +82,9 @@ class Node:
 
     def start(self, batch: Batch, deadline: float, then: Then) -> Callable[[], None] | None:
         """The same without waiting, unless the batch is large. See `torrelque.transports.base.Transport.start`."""
+        for call in batch:
+            if len(call.args) <= FEW and any(len(word) >= LARGE for word in call.args if type(word) is bytes):
+                return None  # before it is packed, which is not done twice
         data = pack(batch)
         if len(data) >= LARGE:
             return None
