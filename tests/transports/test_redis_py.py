@@ -217,6 +217,20 @@ async def test_a_wrong_password(fresh_server: Start) -> None:
             assert getattr(caught.value, 'code', '') in {'WRONGPASS', 'NOAUTH'}
 
 
+async def test_credentials_that_expire_on_an_open_connection() -> None:
+    def answer(number: int, words: list[bytes]) -> Answer:
+        expired = number == 1 and len(asked(fake)) > 1
+        return b'-NOAUTH Authentication required.\r\n' if expired else b'$1\r\na\r\n'
+
+    async with (
+        fake_server(greets(answer)) as fake,
+        transport_to(Redis(host='127.0.0.1', port=fake.port, protocol=2, retry=ONCE)) as transport,
+    ):
+        for _ in range(3):
+            assert await ask(transport, 'GET', 'a') == b'a'
+        assert asked(fake) == [(1, b'GET'), (1, b'GET'), (2, b'GET'), (2, b'GET')]
+
+
 async def test_the_clients_retries_are_used() -> None:
     answers = [b'$1\r\na\r\n', CUT, CUT]
     async with fake_server(greets(lambda *_: answers.pop())) as fake:

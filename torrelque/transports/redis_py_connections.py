@@ -95,6 +95,8 @@ class Line(asyncio.Protocol):
         self._heard = self._loop.time()
         self._watchdog: asyncio.TimerHandle | None = None
         self._failure: TorrelqueConnectionError | None = None
+        self.served: bool = False
+        """Whether the server ever did what it was asked."""
         self._transport: asyncio.Transport = raw._writer.transport  # noqa: SLF001 - there is no public way
         if raw._reader.at_eof():  # noqa: SLF001 - as above
             self.connection_lost(None)
@@ -208,6 +210,8 @@ class Line(asyncio.Protocol):
             request.replies.append(reply)
             if isinstance(reply, Exception):
                 request.refused = True
+            else:
+                self.served = True
             if len(request.replies) == request.count:
                 self._owed.popleft()
                 request.end()
@@ -276,6 +280,7 @@ class OwnConnection:
     """A connection of a class that is not redis-py's. It sends and reads by itself, for one caller, once."""
 
     usable = False
+    served = False
 
     def __init__(self, raw: Any) -> None:  # noqa: ANN401 - as above
         self.address: str = address_of(raw)
@@ -437,7 +442,8 @@ class Dialer:
         for reply in replies:
             if isinstance(reply, ANSWERS_THAT_END_A_CONNECTION):
                 await self.close(connection)
-                refused = not isinstance(reply, exceptions.BusyLoadingError)
+                # One that has served may want credentials that are new: those of another connection are.
+                refused = not (isinstance(reply, exceptions.BusyLoadingError) or connection.served)
                 raise dual_error(TorrelqueRefusedError if refused else TorrelqueAnsweredConnectionError, reply)
         return replies
 
