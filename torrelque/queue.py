@@ -728,8 +728,9 @@ class Torrelque(Generic[Payload]):
     def watch(self, task_id: str | Task, *, timeout: float | None = None) -> AsyncIterator[TorrelqueTaskState]:
         """Iterate over a task's state: now and after each change of status, until a final one.
 
-        If a task is released without a result, the iteration ends without a final state; `wait`
-        returns which it was. Once the task was found, the iterator waits through outages of the
+        If a task is released without a result, the final state is the last one with the new status. The
+        iteration ends without a final state if the task is cancelled, or if the connection was down when it was
+        released. Once the task was found, the iterator waits through outages of the
         server. You can stop iterating at any point.
 
         Args:

@@ -63,10 +63,32 @@ def test_a_task_that_is_gone_ends_it_with_the_published_status() -> None:
     watch = watching(state(PENDING, 1))
     watch.publish(b'2 1')
     watch.publish(b'3 3')
-    assert seen(watch.read(None)) == [(2, WORKING)]
+    assert seen(watch.read(None)) == [(2, WORKING), (3, COMPLETED)]
     assert watch.ended
     assert watch.final is COMPLETED
     assert not watch.cancelled
+
+
+def test_a_task_that_is_gone_while_it_was_worked_on_was_released_by_09() -> None:
+    watch = watching(state(WORKING, 2))
+    assert seen(watch.read(None)) == [(3, COMPLETED)]
+    assert watch.final is COMPLETED
+
+
+def test_nothing_is_made_up_if_messages_were_missed() -> None:
+    watch = watching(state(WORKING, 2))
+    watch.miss()
+    assert watch.read(None) == []
+    assert watch.ended
+    assert watch.final is None
+
+
+def test_a_dead_letter_that_is_redriven_and_cancelled_has_no_final_state() -> None:
+    watch = watching(state(WORKING, 2))
+    for message in (b'3 4', b'4 0', b'5 cancelled'):
+        watch.publish(message)
+    assert seen(watch.read(None)) == [(4, PENDING)]
+    assert (watch.final, watch.cancelled) == (None, True)
 
 
 def test_a_task_that_is_gone_unheard_has_no_status() -> None:
@@ -124,7 +146,7 @@ def test_a_message_that_the_state_contradicts_is_about_another_database() -> Non
     watch.publish(b'2 1')
     assert not watch.end_told
     watch.publish(b'3 3')
-    assert seen(watch.read(None)) == [(2, WORKING)]
+    assert seen(watch.read(None)) == [(2, WORKING), (3, COMPLETED)]
     assert (watch.final, watch.cancelled) == (COMPLETED, False)
 
 
@@ -136,7 +158,7 @@ def test_a_foreign_end_that_does_not_follow_on_the_last_state_is_not_believed() 
     assert watch.lacks(None)
     watch.publish(b'5 3')
     assert watch.end_told
-    assert watch.read(None) == []
+    assert seen(watch.read(None)) == [(5, COMPLETED)]
     assert (watch.final, watch.cancelled) == (COMPLETED, False)
 
 

@@ -25,10 +25,10 @@ class Watch:
 
     Each transition is published as a revision and a status, and may be over
     when the state is read, or its state gone. So a state is made up for every
-    published transition that the reading skipped: the last one read, with the
-    published status. ``ended`` is set after the last state; ``final`` is then
-    the final status, None if it is unknown, and ``cancelled`` whether the task
-    was taken out of the queue.
+    published transition that the reading skipped, and for the end of a task that
+    is gone: the last one read, with the published status. ``ended`` is set after
+    the last state; ``final`` is then the final status, None if it is unknown, and
+    ``cancelled`` whether the task was taken out of the queue.
 
     A message is believed only once the state has been read: channels are shared
     by all databases of a server, so it may be about a task of the same id in
@@ -81,7 +81,7 @@ class Watch:
         """Take in the state as read now, None if there is none any more. Returns what to yield."""
         last = self.last
         told = self._believed(state)
-        states = []
+        states, end = list[TorrelqueTaskState](), 0
         if last is not None:
             for revision, status in told:
                 if revision <= last.revision:
@@ -89,12 +89,16 @@ class Watch:
                 if status is None:
                     self.cancelled = state is None
                 elif status.isfinal():
-                    self.final = status
+                    self.final, end = status, revision
                 else:
+                    self.final = None  # a dead letter was redriven
                     last = last._replace(revision=revision, status=status)
                     states.append(last)
         if state is None:
             self.ended = True
+            last = self._end(last, end)
+            if self.final is not None and last is not None:
+                states.append(last)
         else:
             if last is None or _differ(last, state):
                 states.append(state)
@@ -104,6 +108,16 @@ class Watch:
             self._missed = False
         self.last = last
         return states
+
+    def _end(self, last: TorrelqueTaskState | None, revision: int) -> TorrelqueTaskState | None:
+        """The last state of a task that is gone; the final one if it is known."""
+        if last is None:
+            return None
+        unheard = not (self.final or self.cancelled or self._missed)
+        if unheard and last.status is TorrelqueTaskStatus.WORKING:
+            # A 0.9 consumer publishes nothing; nothing else ends a task that is being worked on.
+            self.final, revision = TorrelqueTaskStatus.COMPLETED, last.revision + 1
+        return last if self.final is None else last._replace(status=self.final, revision=revision)
 
     def _believed(self, state: TorrelqueTaskState | None) -> list[_Told]:
         """The messages that the state bears out; those that may be ahead of it are kept for the next reading."""

@@ -143,7 +143,7 @@ async def watch(
     async with settings.open_known_queue() as queue, anyio.create_task_group() as group:
 
         async def await_end() -> None:
-            """Wait for the end: for a task without a result, `watch` ends without its final state."""
+            """Wait for the end: `watch` may end without a final state, which `wait` explains."""
             ended.append(await queue.wait(task_id, timeout))
 
         group.start_soon(await_end)
