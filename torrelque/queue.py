@@ -258,9 +258,10 @@ class Torrelque(Generic[Payload]):
             TorrelqueExistsError: There is such a task, and ``if_exists`` is ``'raise'``.
             TorrelqueDurabilityError: The task was added, but not confirmed in time.
         """
-        raises = _check_if_exists(if_exists)
+        raises = if_exists != 'ignore' and _check_if_exists(if_exists)
         words = enqueue_words(self.task_timeout, self.max_dequeues, task_timeout, delay, max_dequeues)
-        headers = with_time_limit(headers, time_limit)
+        if time_limit is not None:
+            headers = with_time_limit(headers, time_limit)
         item = new_item(self._serialiser, self._dispatcher.new_id, task, words, task_id, headers)
         if pipeline is not None:
             if raises:
@@ -328,7 +329,7 @@ class Torrelque(Generic[Payload]):
             headers = with_time_limit(item.headers, item.time_limit)
             return new_item(serialiser, new_id, item.task, words, item.task_id, headers)
 
-        raises = _check_if_exists(if_exists)
+        raises = if_exists != 'ignore' and _check_if_exists(if_exists)
         entries = [*items]
         written = await self._dispatcher.write_all(entries, write)
         answers = await self._dispatcher.many(ENQUEUE, written, on_progress)
