@@ -47,8 +47,14 @@ class Interrupter:
 
     def call(self, seconds: float, function: Callable[[], T]) -> T | None:
         """The function's result; None if it was interrupted."""
-        timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGUSR1))
-        timer.start()
+        done = threading.Event()
+
+        def send() -> None:
+            while not done.wait(seconds):
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+        sender = threading.Thread(target=send)
+        sender.start()
         try:
             try:
                 self._is_armed = True
@@ -58,8 +64,8 @@ class Interrupter:
         except Interrupt:
             return None
         finally:
-            timer.cancel()
-            timer.join()
+            done.set()
+            sender.join()
 
 
 @pytest.fixture
@@ -112,9 +118,11 @@ def test_producers_among_other_threads(queue: sync.Torrelque, interrupter: Inter
 
     with ThreadPoolExecutor(2) as threads:
         others = [threads.submit(produce) for _ in range(2)]
-        for _ in range(ROUNDS):
-            interrupter.call(chance.random() * 0.004, produce_interruptibly)
-        stop.set()
+        try:
+            for _ in range(ROUNDS):
+                interrupter.call(chance.random() * 0.004, produce_interruptibly)
+        finally:
+            stop.set()
         kept += [task_id for each in others for task_id in each.result(20)]
     assert {task.id for task in queue.dequeue_nowait(max_tasks=100_000)} >= {*kept}
     assert queue.audit() == []

@@ -158,9 +158,9 @@ def test_what_threads_enqueue_at_once_goes_together(server: servers.Server, queu
         first = threads.submit(queue.enqueue, 0)
         begun.wait(PATIENCE)
         before = calls(server)
-        queue._inner.blocking_engine._state.begun = float('inf')  # the call under way is not late
+        queue._inner.blocking_engine.crew.begun = float('inf')  # the call under way is not late
         others = [threads.submit(queue.enqueue, number) for number in range(1, 21)]
-        eventually(lambda: len(queue._inner.blocking_engine._state.sleepers) == 20)
+        eventually(lambda: len(queue._inner.blocking_engine.crew.sleepers) == 20)
         go_on.set()
         assert len({each.result(PATIENCE) for each in (first, *others)}) == 21
     assert calls(server) - before == 2
@@ -192,7 +192,7 @@ def test_an_idle_consumer_blocks_on_the_server(server: servers.Server, queue: sy
     with ThreadPoolExecutor(8) as threads:
         waiting = [threads.submit(queue.dequeue, PATIENCE) for _ in range(8)]
         eventually(lambda: int(server.info('clients')['blocked_clients']) == 1)
-        eventually(lambda: len(queue._inner.blocking_engine._state.sleepers) == 7)
+        eventually(lambda: len(queue._inner.blocking_engine.crew.sleepers) == 7)
         before = calls(server)
         time.sleep(0.3)
         assert calls(server) - before == 0
@@ -331,7 +331,7 @@ def test_closing_fails_those_who_wait(server: servers.Server, client: redis.Redi
     queue = sync.Torrelque(client, queue=f'{time.time_ns()}')
     with ThreadPoolExecutor(3) as threads:
         waiting = [threads.submit(queue.dequeue) for _ in range(3)]
-        eventually(lambda: len(queue._inner.blocking_engine._state.sleepers) == 2)
+        eventually(lambda: len(queue._inner.blocking_engine.crew.sleepers) == 2)
         queue.close()
         for each in waiting:
             with pytest.raises(TorrelqueError, match='closed'):

@@ -25,6 +25,7 @@ class Threaded:
     def __init__(self, client: Any, **options: Any) -> None:  # noqa: ANN401 - of any type
         self._queue = sync.Torrelque(client, **options)
         self._threads: anyio.CapacityLimiter | None = None
+        self._running: set[object] = set()
 
     async def __aenter__(self) -> Self:
         self._queue.__enter__()
@@ -33,6 +34,10 @@ class Threaded:
     async def __aexit__(self, *_: object) -> None:
         with anyio.CancelScope(shield=True):
             await self._run(self._queue.close)
+            with anyio.move_on_after(5):  # for calls that were cancelled to end
+                while self._running:  # noqa: ASYNC110 - threads tell no event loop
+                    await anyio.sleep(0.01)
+            await self._run(self._queue.close)  # they may have kept connections
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as above
         value = getattr(self._queue, name)
@@ -49,9 +54,16 @@ class Threaded:
     async def _run(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:  # noqa: ANN401 - as above
         if self._threads is None:
             self._threads = anyio.CapacityLimiter(1000)
-        return await anyio.to_thread.run_sync(
-            partial(function, *args, **options), abandon_on_cancel=True, limiter=self._threads
-        )
+        call = object()
+
+        def run() -> Any:  # noqa: ANN401 - as above
+            self._running.add(call)
+            try:
+                return function(*args, **options)
+            finally:
+                self._running.discard(call)
+
+        return await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=self._threads)
 
 
 class _Iterator(AsyncIterator[Any]):

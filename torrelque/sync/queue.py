@@ -358,7 +358,7 @@ class _BlockingShardedDispatcher(ShardedDispatcher):
     def _lock(self) -> Any:  # noqa: ANN401 - a lock that its holder may take again
         engine = self._engine
         assert isinstance(engine, BlockingEngine)  # noqa: S101 - as the runtime has made it
-        return engine.lock
+        return engine.crew.lock
 
     def new_id(self) -> str:
         with self._lock:
