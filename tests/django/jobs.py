@@ -3,12 +3,13 @@
 # mypy: allow-untyped-decorators
 from __future__ import annotations
 
-from typing import Any
+import importlib
+import importlib.util
+from typing import Any, TypeAlias
 
-try:
-    from django.tasks import TaskContext, task
-except ImportError:
-    from django_tasks import TaskContext, task
+TaskContext: TypeAlias = Any
+tasks = importlib.import_module('django.tasks' if importlib.util.find_spec('django.tasks') else 'django_tasks')
+task: Any = tasks.task
 
 attempts: list[int] = []
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
+from torrelque.django.compat import AppConfig
 
 __all__ = ('TorrelqueConfig',)
 
 
-class TorrelqueConfig(AppConfig):  # type: ignore[misc]  # Django has no annotations
+class TorrelqueConfig(AppConfig):
     """For ``INSTALLED_APPS``."""
 
-    name = 'torrelque.django'
-    label = 'torrelque'
-    verbose_name = 'Torrelque'
+    name: str = 'torrelque.django'
+    label: str = 'torrelque'
+    verbose_name: str = 'Torrelque'

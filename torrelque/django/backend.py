@@ -64,12 +64,12 @@ class Options:
     shards: int | None = None
 
 
-class Backend(BaseTaskBackend):  # type: ignore[misc]  # Django has no annotations
+class Backend(BaseTaskBackend):
     """For ``TASKS``; see :mod:`torrelque.django`."""
 
-    supports_defer = True
-    supports_async_task = True
-    supports_get_result = True
+    supports_defer: bool = True
+    supports_async_task: bool = True
+    supports_get_result: bool = True
 
     def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
         super().__init__(alias, params)

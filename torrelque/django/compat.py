@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 __all__ = (
+    'AppConfig',
+    'BaseCommand',
     'BaseTaskBackend',
     'Task',
     'TaskContext',
@@ -18,7 +21,34 @@ __all__ = (
 )
 
 if TYPE_CHECKING:
-    BaseTaskBackend: Any
+
+    class AppConfig:
+        """As in Django, which has no annotations."""
+
+        name: str
+        label: str
+        verbose_name: str
+
+    class BaseCommand:
+        """As in Django."""
+
+        help: str
+        stdout: Any
+
+    class BaseTaskBackend:
+        """As in Django."""
+
+        alias: str
+        queues: set[str]
+        options: dict[str, Any]
+        supports_defer: bool
+        supports_async_task: bool
+        supports_get_result: bool
+
+        def __init__(self, alias: str, params: Mapping[str, Any]) -> None: ...
+
+        def validate_task(self, task: object) -> None: ...
+
     Task: Any
     TaskContext: Any
     TaskError: Any
@@ -29,6 +59,9 @@ if TYPE_CHECKING:
     signals: Any
     task_backends: Any
 else:
+    from django.apps import AppConfig
+    from django.core.management.base import BaseCommand
+
     try:
         from django.tasks import signals, task_backends
         from django.tasks.backends.base import BaseTaskBackend

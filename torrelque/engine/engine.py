@@ -153,7 +153,7 @@ class _Course:
         self._transport = transport
         self._take_over = take_over
         self._end = end
-        self.operation = operation
+        self.operation: Operation[Any] = operation
         self.abandon: Callable[[], None] | None = None
         self.left: Batch | Rest | None = None
         """What a task that takes over has to go on with."""

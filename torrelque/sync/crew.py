@@ -215,6 +215,15 @@ class Crew:
                 self.callers -= 1
                 self._leave(caller, failed=isinstance(ticket.error, TorrelqueConnectionError))
 
+    def look_again(self) -> None:
+        """Something has changed that the session decides by."""
+        with self.lock:
+            self.fresh = True
+            if self.watcher is not None:
+                self.watcher.wake()
+            else:
+                self._call()
+
     def close(self) -> None:
         """Fail callers that wait for tasks, finish what is under way, and let go of the lanes."""
         with self.lock:
@@ -379,15 +388,16 @@ class Crew:
         finally:
             self.lock.acquire()
         self.fresh = True
-        if isinstance(reply, TorrelqueReplyError):
-            error = reply
+        then = blocked.wait.then
         if isinstance(error, Exception):
-            blocked.wait.then.failed(error)
+            then.failed(error)
         elif error is not None:
-            blocked.wait.then.ended(b'')
+            then.ended(b'')
             raise error
+        elif isinstance(reply, TorrelqueReplyError):
+            then.failed(reply)
         elif math.isnan(blocked.pause.until):
-            blocked.wait.then.ended(None if reply is None else reply[1])
+            then.ended(None if reply is None else reply[1])
         else:
             self.blocked.append(blocked)
             if self.watcher is not None:

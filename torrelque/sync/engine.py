@@ -33,6 +33,7 @@ class BlockingEngine(Engine):
 
     def __init__(self, transport: Transport, make_session: Callable[[], Machine], patience: float = 0.0) -> None:
         super().__init__(transport, make_session, patience)
+        self.turns: int = 0
         self._crews: dict[int, Crew] = {}
         self._making = ForkLock()
         self._reported = ''
@@ -141,7 +142,7 @@ class BlockingEngine(Engine):
         return _Chore(chores, function)
 
     def step_soon(self) -> None:
-        self._state.fresh = True
+        self.crew.look_again()
 
     @property
     def hub(self) -> BlockingSubscriptions:

@@ -38,7 +38,8 @@ class RedisPyTransport(ClientTransport):
         self._client = client
         pool = client.connection_pool
         self.fails_over: bool = isinstance(pool, SentinelConnectionPool)
-        self.in_order = shares = is_plain(pool.connection_class)
+        shares = is_plain(pool.connection_class)
+        self.in_order: bool = shares
         self._here: PerLoop[Connections[Any]] = PerLoop(
             lambda: Dialer(pool).connections() if shares else PooledConnections(pool),
             lambda: disconnect_idle(pool),  # they could not be used, or closed, on another event loop

@@ -127,7 +127,7 @@ class RedisPyClusterTransport(ClusterClientTransport):
     def __init__(self, client: RedisCluster) -> None:
         super().__init__(client)
         self._client = client
-        self.in_order = is_plain(client.connection_kwargs.get('connection_class', Connection))
+        self.in_order: bool = is_plain(client.connection_kwargs.get('connection_class', Connection))
         self._here = PerLoop(
             lambda: ClusterServers(
                 _ClientTopology(client), self._connect, response_timeout_of(client.connection_kwargs)

@@ -6,17 +6,17 @@ from argparse import ArgumentParser
 from typing import Any
 
 import anyio
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from torrelque.django.backend import Backend
-from torrelque.django.compat import task_backends
+from torrelque.django.compat import BaseCommand, task_backends
 from torrelque.django.worker import work
 
 
-class Command(BaseCommand):  # type: ignore[misc]  # Django has no annotations
+class Command(BaseCommand):
     """Runs the tasks of the backend's queues until it gets SIGTERM or SIGINT."""
 
-    help = 'Run the tasks that were enqueued with torrelque.django.Backend, until SIGTERM or SIGINT.'
+    help: str = 'Run the tasks that were enqueued with torrelque.django.Backend, until SIGTERM or SIGINT.'
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Declare the options."""
