@@ -139,7 +139,7 @@ class RedisPyBlockingClusterTransport(BlockingTransport):
         return await repeat(batch, attempt, self._policy(), together=together)
 
     def _policy(self) -> Policy:
-        return policy_of(self._client.retry)
+        return policy_of(getattr(self._client, 'retry', None))  # older versions have none
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         async def send(node: Endpoint) -> Reply:
