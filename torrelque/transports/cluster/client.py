@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
@@ -33,7 +34,14 @@ class ClusterServers(Servers):
     ) -> None:
         self.response_timeout = response_timeout
         self.topology: Topology = topology
-        topology.on_read = self._keep_only
+        keep_only = weakref.WeakMethod(self._keep_only)  # or the two would outlive a transport that is forgotten
+
+        async def on_read(primaries: frozenset[Endpoint]) -> None:
+            method = keep_only()
+            if method is not None:
+                await method(primaries)
+
+        topology.on_read = on_read
         self._connect = connect
         self._router = Router(topology)
         self._nodes: dict[Endpoint, Connections[Any]] = {}

@@ -8,6 +8,7 @@ are connections as to a single server.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import coredis
@@ -47,6 +48,20 @@ def _as_theirs(error: TorrelqueConnectionError) -> TorrelqueConnectionError:
     return dual_error(type(error), exceptions.RedisClusterError(str(error)), **error.__dict__)
 
 
+def _connections(pool: ClusterConnectionPool, node: Endpoint) -> Connections[BaseConnection]:
+    return _NodeDialer(pool, node).connections()
+
+
+async def _told(pool: ClusterConnectionPool, asked: Endpoint) -> Reply:
+    """Return the slots as a node tells them."""
+    node = _connections(pool, asked)
+    try:
+        (reply,) = await node.ask_apart((CLUSTER_SLOTS,), node.response_timeout, keep=False)
+    finally:
+        await node.aclose()
+    return reply
+
+
 class CoredisClusterTransport(ClusterClientTransport):
     """See :class:`torrelque.transports.base.Transport`. Works between the client's entry and its exit."""
 
@@ -59,28 +74,15 @@ class CoredisClusterTransport(ClusterClientTransport):
         if db:
             raise TorrelqueUsageError(f'the coredis client is made with db={db}, but a queue on a cluster is in 0')
         self._client = client
-        self._pool = pool
         seeds = [Endpoint(seed.host, seed.port) for seed in pool.startup_nodes]
-        topology = SlotTopology(seeds, self._told, _as_theirs)
-        self._nodes = ClusterServers(topology, self._connections, response_timeout_of(pool))
+        topology = SlotTopology(seeds, partial(_told, pool), _as_theirs)
+        self._nodes = ClusterServers(topology, partial(_connections, pool), response_timeout_of(pool))
 
     def _servers(self) -> ClusterServers:
         return self._nodes
 
     def _policy(self) -> Policy:
         return self._client.retry_policy.call_with_retries
-
-    def _connections(self, node: Endpoint) -> Connections[BaseConnection]:
-        return _NodeDialer(self._pool, node).connections()
-
-    async def _told(self, asked: Endpoint) -> Reply:
-        """Return the slots as a node tells them."""
-        node = self._connections(asked)
-        try:
-            (reply,) = await node.ask_apart((CLUSTER_SLOTS,), node.response_timeout, keep=False)
-        finally:
-            await node.aclose()
-        return reply
 
     def append(self, pipeline: object, call: Call[Reply]) -> None:
         """Queue a call on a pipeline of a ``coredis.RedisCluster``. Raises TorrelqueTypeError for anything else."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
@@ -121,6 +122,13 @@ def unreachable(error: Exception) -> TorrelqueError:
     return dual_error(TorrelqueConnectionError, error)
 
 
+def _connect(client: RedisCluster, endpoint: Endpoint) -> Connections[Any]:
+    node = client.get_node(host=endpoint.host, port=endpoint.port)
+    if node is None:
+        raise dual_error(TorrelqueConnectionError, exceptions.ConnectionError(f'{endpoint} has left the cluster'))
+    return Dialer(node).connections()
+
+
 class RedisPyClusterTransport(ClusterClientTransport):
     """See :class:`torrelque.transports.base.Transport`. Needs asyncio."""
 
@@ -130,7 +138,7 @@ class RedisPyClusterTransport(ClusterClientTransport):
         self.in_order: bool = is_plain(client.connection_kwargs.get('connection_class', Connection))
         self._here = PerLoop(
             lambda: ClusterServers(
-                _ClientTopology(client), self._connect, response_timeout_of(client.connection_kwargs)
+                _ClientTopology(client), partial(_connect, client), response_timeout_of(client.connection_kwargs)
             )
         )
 
@@ -139,12 +147,6 @@ class RedisPyClusterTransport(ClusterClientTransport):
 
     def _policy(self) -> Policy:
         return policy_of(self._client.retry)
-
-    def _connect(self, endpoint: Endpoint) -> Connections[Any]:
-        node = self._client.get_node(host=endpoint.host, port=endpoint.port)
-        if node is None:
-            raise dual_error(TorrelqueConnectionError, exceptions.ConnectionError(f'{endpoint} has left the cluster'))
-        return Dialer(node).connections()
 
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
         # A client that is closed would begin again, and leave connections open.
