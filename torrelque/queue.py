@@ -524,6 +524,7 @@ class Torrelque(Generic[Payload]):
         result_ttl: float | None = None,
         status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED,
         pipeline: object = None,
+        finished_ttl: float | None = None,
     ) -> None:
         """Remove a claimed task from the queue, because it is done.
 
@@ -532,10 +533,11 @@ class Torrelque(Generic[Payload]):
         Args:
             task_id: The dequeued task, or an id. For an id without a live claim the call logs a
                 warning and changes nothing.
-            result: Kept in the task's state. None keeps no state.
+            result: Kept in the task's state. None is no result.
             result_ttl: Seconds for which the result is kept. None takes the queue's ``result_ttl``.
             status: COMPLETED or REJECTED; the final status that is reported and kept.
             pipeline: As in `enqueue`.
+            finished_ttl: Seconds for which the state is kept if there is no result. None or 0 keeps no state.
 
         Raises:
             TorrelqueLeaseLostError: The claim of the dequeued task is no longer live. Nothing was changed.
@@ -545,7 +547,7 @@ class Torrelque(Generic[Payload]):
             Exception: The serialiser failed. Nothing was sent.
         """
         target = checks.check_target(task_id)
-        words = release_words(self._result_serialiser, self.result_ttl, result, result_ttl, status)
+        words = release_words(self._result_serialiser, self.result_ttl, result, result_ttl, status, finished_ttl)
         item = (*claim_item(target), *words)
         if pipeline is not None:
             await self._append(pipeline, RELEASE, item, fenced=isinstance(task_id, Task))
@@ -558,6 +560,7 @@ class Torrelque(Generic[Payload]):
         *,
         status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED,
         on_progress: Progress | None = None,
+        finished_ttl: float | None = None,
     ) -> list[Exception | None]:
         """Release many tasks, up to 250 per round trip.
 
@@ -568,6 +571,7 @@ class Torrelque(Generic[Payload]):
                 arguments, such as a result.
             status: COMPLETED or REJECTED.
             on_progress: Called as ``on_progress(done, total)`` after each round trip.
+            finished_ttl: As in `release`.
 
         Returns:
             For each item None, or the exception if it was not released.
@@ -579,12 +583,13 @@ class Torrelque(Generic[Payload]):
             Exception: The serialiser failed.
         """
         defaults = self._result_serialiser, self.result_ttl
-        common = release_words(*defaults, None, None, status)
+        common = release_words(*defaults, None, None, status, finished_ttl)
 
         def write(item: str | Task | ReleaseItem) -> Item:
             words = common
             if isinstance(item, ReleaseItem):
-                words, item = release_words(*defaults, item.result, item.result_ttl, item.status), item.task
+                words = release_words(*defaults, item.result, item.result_ttl, item.status, item.finished_ttl)
+                item = item.task
             target = checks.check_target(item)
             targets.append(target)
             return *claim_item(target), *words

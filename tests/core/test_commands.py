@@ -46,6 +46,7 @@ def test_enqueue_items() -> None:
 
 def test_release_items_keep_results_in_whole_milliseconds_but_at_least_one() -> None:
     assert release_item(RECEIPT, COMPLETED, None, b'') == (b'id', '7:nonce:1', 3, 3, '', b'')
+    assert release_item('id', COMPLETED, 0.5, None) == (b'id', '', '', 3, -500, b'')
     assert release_item('id', COMPLETED, 0.5, b'r') == (b'id', '', '', 3, 500, b'r')
     assert release_item('id', COMPLETED, 0.0001, b'r')[4] == 1
 

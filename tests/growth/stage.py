@@ -151,7 +151,8 @@ class Stage:
     ) -> AsyncIterator[Worker]:
         """A worker beside the body."""
         async with anyio.create_task_group() as group:
-            worker = Worker(queue, handler, concurrency=concurrency, **options)
+            # Final states that stay for a minute would look like growth.
+            worker = Worker(queue, handler, concurrency=concurrency, finished_ttl=0, **options)
             await group.start(worker.run)
             try:
                 yield worker

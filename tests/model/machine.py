@@ -253,7 +253,10 @@ class ModelMachine(RuleBasedStateMachine):
         6,
         lane=lane_numbers,
         items=st.lists(
-            st.tuples(targets, st.sampled_from(((3, '', b''), (4, '', b''), (3, 1000, b'"r"'), (4, 3600000, b'')))),
+            st.tuples(
+                targets,
+                st.sampled_from(((3, '', b''), (4, '', b''), (3, 1000, b'"r"'), (4, 3600000, b''), (3, -1000, b''))),
+            ),
             min_size=1,
             max_size=3,
         ),

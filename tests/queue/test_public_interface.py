@@ -43,7 +43,7 @@ SIGNATURES = {
     "headers=None, time_limit=None, if_exists='ignore'",
     'dequeue': 'timeout=None, *, max_tasks=1',
     'requeue': 'task_id, delay=None, *, task_timeout=None, pipeline=None',
-    'release': 'task_id, *, result=None, result_ttl=None, status=COMPLETED, pipeline=None',
+    'release': 'task_id, *, result=None, result_ttl=None, status=COMPLETED, pipeline=None | finished_ttl=None',
     'watch': 'task_id, *, timeout=None',
     'sweep': '',
     'schedule_sweep': 'interval=None',

@@ -147,7 +147,7 @@ def _item(client: Client, verb: Command, target: Any) -> Item:  # noqa: ANN401 -
     if verb is RELEASE:
         status = random.choice((TorrelqueTaskStatus.COMPLETED, TorrelqueTaskStatus.REJECTED))
         ttl = random.choice((None, 0.5, 100))
-        return release_item(target, status, ttl, b'' if ttl is None else b'result')
+        return release_item(target, status, ttl, random.choice((None, b'result')))
     if verb is REQUEUE:
         return requeue_item(target, random.choice((None, None, random.uniform(0, 10))), random.choice((None, 5)))
     if verb is REJECT:

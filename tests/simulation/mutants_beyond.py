@@ -68,6 +68,19 @@ def purged_whatever_its_age(patch: pytest.MonkeyPatch) -> None:
     patch.setattr('torrelque.transports.memory.server.VERBS', {**verbs.VERBS, 'purge': mutant})
 
 
+def finished_states_with_empty_results(patch: pytest.MonkeyPatch) -> None:
+    """The final state of a task without a result is kept as one with a result, an empty one."""
+    transition = Run.transition
+
+    def mutant(
+        self: Run, task_id: bytes, state: State, status: bytes, fields: Fields, *, claimed: bool = False
+    ) -> None:
+        bare = b'release_time' in fields and b'result' not in fields and b'reason' not in fields
+        transition(self, task_id, state, status, {**fields, b'result': b''} if bare else fields, claimed=claimed)
+
+    patch.setattr(Run, 'transition', mutant)
+
+
 def audits_that_look_once(patch: pytest.MonkeyPatch) -> None:
     """What looked wrong from afar is reported as it looked."""
 
@@ -144,6 +157,7 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'leases renewed once': ('crew', leases_renewed_once),
     'redriven but not counted anew': ('calm', redriven_but_not_counted_anew),
     'purged whatever its age': ('cuts', purged_whatever_its_age),
+    'finished states with empty results': ('calm', finished_states_with_empty_results),
     'audits that look once': ('alone', audits_that_look_once),
     'enqueued again by itself': ('alone', enqueued_again_by_itself),
     'the newest dead letters removed': ('crew', the_newest_dead_letters_removed),

@@ -383,7 +383,8 @@ class Rules:
     def _release(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
         done = self._claimed(args, 6, reply[1], changes, shared=3)
         for task_id, (status, ttl, result), _, new in done:
-            kept = new.expires and (new.state.get(b'result'), new.state.get(b'status')) == (result, status)
+            told = None if ttl.startswith(b'-') else result
+            kept = new.expires and (new.state.get(b'result'), new.state.get(b'status')) == (told, status)
             require(new.payload is None and (kept if ttl else not new.state), 'released wrongly', task_id, new)
         return {task_id for task_id, *_ in done}
 

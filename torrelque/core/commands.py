@@ -185,9 +185,16 @@ def enqueue_item(
     return task_id.encode(), payload, _precisely(timeout), seconds(delay), limit, headers
 
 
-def release_item(target: Receipt | str, status: TorrelqueTaskStatus, ttl: float | None, result: bytes) -> Item:
-    """``ttl``: how long the result is kept, in seconds; None where there is no result."""
-    return *claim_item(target), int(status), '' if ttl is None else max(1, round(ttl * 1000)), result
+def release_item(target: Receipt | str, status: TorrelqueTaskStatus, ttl: float | None, result: bytes | None) -> Item:
+    """``ttl``: how long the state is kept, in seconds, with the result or, if that is None, without; None: not."""
+    return *claim_item(target), int(status), *_kept(ttl, result)
+
+
+def _kept(ttl: float | None, result: bytes | None) -> tuple[Arg, bytes]:
+    if ttl is None:
+        return '', b''
+    milliseconds = max(1, round(ttl * 1000))
+    return (-milliseconds, b'') if result is None else (milliseconds, result)
 
 
 def requeue_item(target: Receipt | str, delay: float | None, timeout: float | None) -> Item:
@@ -254,6 +261,7 @@ class ReleaseItem:
     result: Any = None
     result_ttl: float | None = None
     status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED
+    finished_ttl: float | None = None
 
 
 def enqueue_words(
@@ -307,14 +315,16 @@ def release_words(
     result: Any,  # noqa: ANN401 - whatever the serialiser takes
     result_ttl: float | None,
     status: TorrelqueTaskStatus | None,
+    finished_ttl: float | None = None,
 ) -> tuple[Arg, Arg, Arg]:
     """What follows the claim of a task to release, checked."""
     if status is not TorrelqueTaskStatus.COMPLETED:
         status = _check_final(status, with_result=result is not None)
     ttl = checks.check_seconds('result_ttl', default_ttl if result_ttl is None else result_ttl) or 0.0
+    kept = checks.check_seconds('finished_ttl', finished_ttl) or None
     if result is None:
-        return int(status), '', b''
-    return int(status), max(1, round(ttl * 1000)), dump_payload(serialiser, result)
+        return int(status), *_kept(kept, None)
+    return int(status), *_kept(ttl, dump_payload(serialiser, result))
 
 
 def _check_final(status: TorrelqueTaskStatus | None, *, with_result: bool) -> TorrelqueTaskStatus:

@@ -101,6 +101,7 @@ class OutcomeWriter(Generic[J]):
         queue: The queue that the tasks are of.
         clock: What leases are timed on.
         result_ttl: Seconds for which results are kept. None takes the queue's.
+        finished_ttl: Seconds for which final states without a result are kept; 0 keeps none.
         lose: Called with a job whose claim is gone.
         tell: Called with events.
     """
@@ -110,12 +111,14 @@ class OutcomeWriter(Generic[J]):
         queue: Torrelque,
         clock: Clock,
         result_ttl: float | None,
+        finished_ttl: float,
         lose: Callable[[J], None],
         tell: Callable[[events.WorkerEvent], None],
     ) -> None:
         self._queue = queue
         self._clock = clock
         self._result_ttl = result_ttl
+        self._finished_ttl = finished_ttl
         self._lose = lose
         self._tell = tell
         self._finished: list[tuple[J, events.Finished]] = []
@@ -158,7 +161,10 @@ class OutcomeWriter(Generic[J]):
         if len(finished) == 1:
             await self._settle(*finished[0])
             return
-        items = [ReleaseItem(outcome.task, outcome.result, self._result_ttl) for _, outcome in finished]
+        items = [
+            ReleaseItem(outcome.task, outcome.result, self._result_ttl, finished_ttl=self._finished_ttl)
+            for _, outcome in finished
+        ]
         try:
             answers = await self._queue.release_many(items)
         except Exception:  # noqa: BLE001 - one is bad, so nothing was sent: write each by itself
@@ -237,7 +243,9 @@ class OutcomeWriter(Generic[J]):
         try:
             match outcome:
                 case events.Finished(task, result):
-                    await self._queue.release(task, result=result, result_ttl=self._result_ttl)
+                    await self._queue.release(
+                        task, result=result, result_ttl=self._result_ttl, finished_ttl=self._finished_ttl
+                    )
                 case events.Retried(task, delay):
                     await self._queue.requeue(task, delay)
                 case events.Rejected(task, reason):

@@ -126,6 +126,8 @@ class Worker(Generic[Payload]):
         lifespan: A function without arguments that returns an asynchronous context manager. `run` enters it
             before it claims tasks and leaves it after the last outcome was written. Its value is the
             ``context``.
+        finished_ttl: Seconds for which the final state of a task without a result is kept, so that a caller
+            who looks a moment later sees COMPLETED. 0 keeps nothing.
 
     Raises:
         TorrelqueTypeError: An argument has a bad type.
@@ -147,6 +149,7 @@ class Worker(Generic[Payload]):
         time_limit: float | None = None,
         context: Any = None,  # noqa: ANN401 - the user's
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+        finished_ttl: float = 60.0,
     ) -> None:
         if not isinstance(queue, Torrelque):
             raise TorrelqueTypeError(f'queue must be a Torrelque, got {queue!r}')
@@ -166,6 +169,7 @@ class Worker(Generic[Payload]):
         self._concurrency = checks.check_count('concurrency', concurrency)
         self._retry = policies.exponential(attempts=10) if retry is None else check_plain_function('retry', retry)
         self._result_ttl = None if result_ttl is None else checks.check_duration('result_ttl', result_ttl)
+        self._finished_ttl = checks.check_duration('finished_ttl', finished_ttl)
         self._grace = checks.check_duration('grace', grace)
         self._handle_signals = checks.check_flag('handle_signals', handle_signals)
         self._on_event = None if on_event is None else check_plain_function('on_event', on_event)
@@ -238,7 +242,9 @@ class Worker(Generic[Payload]):
         self._limiter = anyio.CapacityLimiter(self._concurrency)
         self._clock: Clock = self._given_clock or LoopClock()
         self._renewer = LeaseKeeper(self._queue, self._clock, self._lose)
-        self._settler = OutcomeWriter[_Job](self._queue, self._clock, self._result_ttl, self._lose, self._tell)
+        self._settler = OutcomeWriter[_Job](
+            self._queue, self._clock, self._result_ttl, self._finished_ttl, self._lose, self._tell
+        )
         self._stop_news = anyio.Event()
         self._room = anyio.Event()
         self._all_ended = anyio.Event()

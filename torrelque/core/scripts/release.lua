@@ -1,7 +1,9 @@
--- Remove tasks that were worked off; with a result, keep the state for a while. This makes no work for anybody: no hint.
+-- Remove tasks that were worked off; with a result, or if asked to, keep the state for a while. This makes no work for
+-- anybody: no hint.
 -- KEYS: tasks working task counters lane
 -- ARGV: lane nonce sequence, words an item (3 or 6); if 3, what all items share: status ttl result; then for each task:
---   id token dequeue_count, and if 6 its own status ttl result (ttl in ms, '' without a result)
+--   id token dequeue_count, and if 6 its own status ttl result (ttl in ms, with a minus if there is no result, '' to
+--   keep nothing)
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
 
 local outcome, answer = enter()
@@ -53,9 +55,11 @@ for index = 1, count do
   else
     time = time or stamp(clock())
     redis.call('HDEL', key, 'claim')
-    redis.call('HSET', key, 'status', status, 'revision', whole(revision + 1), 'result', ARGV[at + 2], 'release_time', time)
+    local bare = string.match(ttl, '^-(.*)$')
+    redis.call('HSET', key, 'status', status, 'revision', whole(revision + 1), 'release_time', time,
+      unpack(bare and {} or { 'result', ARGV[at + 2] }))
     redis.pcall('PUBLISH', key, whole(revision + 1) .. ' ' .. status)
-    expire(key, ttl)
+    expire(key, bare or ttl)
   end
 end
 remove_keys(gone)

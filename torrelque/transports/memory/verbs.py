@@ -246,7 +246,7 @@ def _claimed_before(run: Run, answer: bytes) -> Reply:
 
 @laned(looks=False, hints=False)
 def release(run: Run) -> bytes:
-    """Remove tasks that were worked off; with a result, keep the state for a while."""
+    """Remove tasks that were worked off; with a result, or if asked to, keep the state for a while."""
     db, keys = run.db, run.keys
     items, answers = claimed_items(run, 6, shared=3)
     if items:
@@ -257,8 +257,9 @@ def release(run: Run) -> bytes:
         key, (status, ttl, result) = run.state_key(item.id), item.more
         refused += status == REJECTED
         if ttl:
-            run.transition(item.id, item.state, status, {b'result': result, b'release_time': stamp(run.now)})
-            db.pexpire(key, int(ttl))
+            told = {} if ttl.startswith(b'-') else {b'result': result}
+            run.transition(item.id, item.state, status, {**told, b'release_time': stamp(run.now)})
+            db.pexpire(key, abs(int(ttl)))
         else:
             run.announce(item.id, item.state.revision + 1, status)
             db.delete((key,))
