@@ -25,8 +25,7 @@ format: $(VENV)/.dev-installed
 	$(PY) -m ruff format
 	$(PY) -m ruff check --fix
 
-# That all which users can import is annotated is told as for an installed package, hence from outside of this folder;
-# the clients' own types, some of which are not known, are theirs.
+# Type completeness is measured as for an installed package, hence outside of this folder, and without the clients' own types.
 types: $(VENV)/.dev-installed
 	$(PY) -m mypy --strict
 	$(PY) -m pyright --pythonpath $(PY)
@@ -37,7 +36,7 @@ docs: $(VENV)/.dev-installed
 	$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo 'The documentation is in docs/_build/html/index.html'
 
-# The pictures of `torrelque top` in docs/images, taken anew.
+# Take the pictures of `torrelque top` in docs/images again.
 screenshots: $(VENV)/.dev-installed
 	$(PY) -m docs.screenshots
 

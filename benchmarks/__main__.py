@@ -134,8 +134,8 @@ def _run(options: argparse.Namespace) -> None:
     measured: list[dict[str, Any]] = []
     if options.append:
         earlier = json.loads(options.results.read_text())
-        anew = {(step.row, str(step.variant)) for step in plan}
-        measured = [entry for entry in earlier['measured'] if (entry['row'], _subject(entry)) not in anew]
+        again = {(step.row, str(step.variant)) for step in plan}
+        measured = [entry for entry in earlier['measured'] if (entry['row'], _subject(entry)) not in again]
         runner.versions, runner.builds = earlier['versions'], earlier['builds']
     begin = time.monotonic()
     for number, step in enumerate(plan, 1):

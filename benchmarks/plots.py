@@ -53,17 +53,17 @@ def throughput(results: Results) -> Any:  # noqa: ANN401 - untyped where types a
     return figure
 
 
-def latency(results: Results) -> Any:  # noqa: ANN401 - as above
+def latency(results: Results) -> Any:  # noqa: ANN401
     """How many of the hand-offs took at most so long."""
     return _curves(results, 'hand-off', 'ms from the enqueue call to the start of the handler')
 
 
-def delays(results: Results) -> Any:  # noqa: ANN401 - as above
+def delays(results: Results) -> Any:  # noqa: ANN401
     """How many of the delayed tasks started at most so late."""
     return _curves(results, 'delayed', 'ms from the time at which the task is due to the start of the handler')
 
 
-def depth(results: Results) -> Any:  # noqa: ANN401 - as above
+def depth(results: Results) -> Any:  # noqa: ANN401
     """Server CPU of a lifecycle beside more and more tasks."""
     figure, panel = plt.subplots(figsize=(8, 5), layout='constrained')
     for row in DEPTH_ROWS:
@@ -87,7 +87,7 @@ def depth(results: Results) -> Any:  # noqa: ANN401 - as above
     return figure
 
 
-def _curves(results: Results, row: str, label: str) -> Any:  # noqa: ANN401 - as above
+def _curves(results: Results, row: str, label: str) -> Any:  # noqa: ANN401
     figure, panel = plt.subplots(figsize=(9, 5.5), layout='constrained')
     for subject, entries in grouped(results, row).items():
         if subject.server != PIP or (subject.loop == 'asyncio' and subject.system in COLOURS):

@@ -112,7 +112,7 @@ class Stage:
 
 
 async def _share(calls: int, call: Callable[[], Awaitable[object]]) -> None:
-    """Have 50 callers make so many calls together."""
+    """Let 50 callers share this number of calls."""
     left = calls
 
     async def repeat() -> None:
@@ -204,7 +204,7 @@ def _on_fresh_server(call: Callable[..., Awaitable[Any]], *words: object) -> Any
 
 
 def tables() -> str:
-    """Measure, and tell as Markdown."""
+    """Measure, and return Markdown."""
     return f'{_client_table()}\n\n{_server_table()}\n'
 
 

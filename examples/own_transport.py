@@ -1,4 +1,4 @@
-"""A transport of one's own, as small as it can be: a new connection for each batch, on any event loop.
+"""Your own transport, as small as it can be: a new connection for each batch, on any event loop.
 
 Give it to ``Torrelque`` in place of a client::
 

@@ -137,7 +137,7 @@ class Move:
             self.source.command('MIGRATE', '127.0.0.1', self.target.port, '', 0, 5000, 'KEYS', *there)
 
     def step(self, most: int) -> int:
-        """Move so many keys at most; how many there were."""
+        """Move up to this number of keys; return how many there were."""
         keys = self.source.command('CLUSTER', 'GETKEYSINSLOT', self.slot, most)
         if keys:
             self.carry(*keys)

@@ -55,7 +55,7 @@ class Client:
         """Run a batch of the core's calls: ``blocking_drive(operation, client.execute)`` runs an operation."""
         return self._roundtrip([call.words() for call in batch])
 
-    def receive(self) -> Any:  # noqa: ANN401 - as above
+    def receive(self) -> Any:  # noqa: ANN401
         """The next thing the server sends: a reply, or a message to a subscriber."""
         try:
             while (reply := self._reader.gets()) is False:

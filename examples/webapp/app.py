@@ -41,7 +41,7 @@ class Events(RequestHandler):
     """``GET /events?id=...&id=...`` streams the states of these tasks, from now to their ends.
 
     It is one stream for all of them, since browsers open few connections to a
-    host. One that is opened anew begins with the present states.
+    host. One that is opened again begins with the present states.
     """
 
     def initialize(self, queue: Torrelque, policy: RetryPolicy) -> None:

@@ -9,7 +9,7 @@ from torrelque import Task
 
 
 class ReportMaker:
-    """The worker's handler. Each attempt takes so many ``seconds``."""
+    """The worker's handler. Each attempt takes ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

@@ -184,7 +184,7 @@ async def test_all_rights_are_needed(server: Server, role: str) -> None:
         make_user(server, role, words)
         refusals(server)
         for work in WORKS[role]:
-            # How a work fails without a right is its own business: that something was missed is told by the server.
+            # How a work fails without a right is its own business: the server reports what was missed.
             with suppress(Exception, pytest.fail.Exception):
                 async with staged(server, 'native', role) as stage:
                     await work(stage)

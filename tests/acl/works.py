@@ -75,8 +75,8 @@ async def enqueues(stage: Stage) -> None:
     assert (await stage.others.get_queue_stats())[:4] == (3, 2, 0, 1)
     # Beside what others do: with tasks due, and in place of a finished one.
     await stage.others.release(await stage.others.dequeue(20), result='done')
-    await stage.queue.enqueue('anew', task_id='1')
-    assert (await stage.others.get_task('1')).data == 'anew'
+    await stage.queue.enqueue('again', task_id='1')
+    assert (await stage.others.get_task('1')).data == 'again'
 
 
 async def enqueues_again(stage: Stage) -> None:
@@ -198,7 +198,7 @@ async def watches(stage: Stage) -> None:
                 while not listeners(other):  # noqa: ASYNC110 - only the server knows
                     await anyio.sleep(0.001)
             await stage.others.release(await stage.others.dequeue(20), result=1)
-            while one not in results or listeners(one):  # noqa: ASYNC110 - as above
+            while one not in results or listeners(one):  # noqa: ASYNC110
                 await anyio.sleep(0.001)
             await stage.others.release(await stage.others.dequeue(20), result=2)
     assert results == {one: 1, other: 2}

@@ -71,7 +71,7 @@ def test_raw_commands_do_the_work_and_leave_nothing(loop: str, valkey: servers.S
     assert int(valkey.command('DBSIZE')) == 0
 
     for row in ('lifecycle-single', 'lifecycle-lone', 'lifecycle-100', 'work-off'):
-        assert measure.run('raw', 'streams', loop, row, valkey.url, SETTINGS)['tasks'] >= 10
+        assert measure.run('raw', 'streams', loop, row, valkey.url, SETTINGS)['tasks'] > 0
         assert int(valkey.command('DBSIZE')) == 0
 
 

@@ -123,7 +123,7 @@ async def serve(spec: Spec, queue: Torrelque, ledger: Ledger, rng: random.Random
 
 
 async def hold(spec: Spec, queue: Torrelque, ledger: Ledger, rng: random.Random) -> None:
-    """Claim so many tasks, and release them when the gate is there."""
+    """Claim that many tasks, and release them when the gate is there."""
     tasks = await queue.dequeue(max_tasks=spec.rounds)
     while len(tasks) < spec.rounds:
         tasks.append(await queue.dequeue())

@@ -67,7 +67,7 @@ async def take(spec: Spec, queue: Torrelque, ledger: Ledger, rng: random.Random)
 
 
 async def wait(spec: Spec, queue: Torrelque, ledger: Ledger, rng: random.Random) -> None:
-    """So many consumers, spread over so many queue objects, each with a client of its own."""
+    """Consumers, spread over queue objects, each with its own client."""
 
     async def consume(own: Torrelque) -> None:
         while True:

@@ -26,7 +26,7 @@ MOST_A_STEP = 10
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what nobody tells of."""
+    """Wait for something that nothing reports."""
     while not await run_sync(condition):  # noqa: ASYNC110 - as said
         await anyio.sleep(0.005)
 

@@ -121,7 +121,7 @@ class Findings:
         return claim
 
     def settle(self, claim: Claim, outcome: Outcome) -> None:
-        """What a claim's holder was told when he released it."""
+        """What a claim's holder got when it released the claim."""
         now = time.monotonic()
         if claim in self._live[claim.task_id]:
             self._live[claim.task_id].remove(claim)
@@ -173,7 +173,7 @@ class Findings:
 
     @property
     def rows(self) -> dict[str, str]:
-        """The figures, as they are told."""
+        """The figures, as they are reported."""
         unconfirmed = self.acknowledged - self.confirmed
         unknown = self.begun.keys() - self.acknowledged - self.confirmed
         rows = {

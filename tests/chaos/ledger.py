@@ -26,7 +26,7 @@ Event = Literal[
 ]
 """The -ing ones are written before the call is sent; ``unknown`` is a call that ended with a connection error.
 
-``cancelled`` and ``back`` count microseconds: how far from an enqueue, and how long until the task was to be had again.
+``cancelled`` and ``back`` count microseconds: how far from an enqueue, and how long until the task was available again.
 """
 
 Claim = tuple[str, int]

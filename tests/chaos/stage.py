@@ -31,7 +31,7 @@ SLOWEST = 10.0
 
 LEASE = 1.0
 LONG_LEASE = 600.0
-"""Longer than any scenario: whoever strands a task with it is found out."""
+"""Longer than any scenario, so a stranded task is noticed."""
 
 EXPIRING = (b'lane:', b'task:', b'timer')
 LASTING = (b'counters', b'epoch')
@@ -137,7 +137,7 @@ class Stage:
         return self.start(('serve', 'work')[self._turns // len(COMBINATIONS) % 2 ^ self._turns % 2], **more)  # type: ignore[arg-type]  # each is a string
 
     def wait_for(self, name: str, event: str, times: int = 1) -> None:
-        """Until a worker's ledger has so many entries of a kind. Raises AssertionError if that does not happen."""
+        """Wait until a worker's ledger has that many entries of a kind. Raises AssertionError if it never has."""
         deadline = time.monotonic() + ENOUGH
         while self.count(name, event) < times:
             if time.monotonic() > deadline:

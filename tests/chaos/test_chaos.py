@@ -178,7 +178,7 @@ def test_a_worker_that_fails_is_noticed(tmp_path: Path) -> None:
 
 
 def pings(url: str, times: int) -> int:
-    """How many answers come, of so many, before the connection is cut."""
+    """How many of these answers come before the connection is cut."""
     port = int(url.rpartition(':')[2])
     received = b''
     with suppress(OSError), socket.create_connection(('127.0.0.1', port)) as connection:

@@ -1,7 +1,7 @@
 """Processes that produce and consume. They are forked from one parent that has imported all clients and loops.
 
 ``python -m tests.chaos.worker`` is that parent. It reads commands, a JSON list a line, and answers each with a line.
-When its input ends, because whoever started it has gone, it takes its children along.
+When its input ends, because its parent has gone, it takes its children along.
 """
 
 from __future__ import annotations

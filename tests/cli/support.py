@@ -72,7 +72,7 @@ class Command:
     def do(self, function: Callable[[Torrelque], Any], queue: str = 'trq', **options: Any) -> Any:  # noqa: ANN401 - what it returns
         """Do something to a queue with the library."""
 
-        async def use() -> Any:  # noqa: ANN401 - as above
+        async def use() -> Any:  # noqa: ANN401
             async with connect(self.url) as client, Torrelque(client, queue=queue, **options) as opened:
                 return await function(opened)
 

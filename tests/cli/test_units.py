@@ -31,7 +31,7 @@ def test_rates(value: float | None, text: str) -> None:
 @pytest.mark.parametrize(
     ('seconds', 'text'),
     [
-        (None, '–'), (0.0, '0s'), (0.4, '<1s'), (59.4, '59s'), (59.6, '1m'), (250.0, '4m 10s'), (3_599.0, '59m 59s'),  # noqa: RUF001 - as above
+        (None, '–'), (0.0, '0s'), (0.4, '<1s'), (59.4, '59s'), (59.6, '1m'), (250.0, '4m 10s'), (3_599.0, '59m 59s'),  # noqa: RUF001
         (12_000.0, '3h 20m'), (86_400.0, '1d'), (math.inf, '∞'),
     ],
 )  # fmt: skip

@@ -92,7 +92,7 @@ def test_no_more_groups_are_taken_than_asked_for() -> None:
     assert merger.take(9) == []
 
 
-def test_whoever_left_is_dropped() -> None:
+def test_a_caller_that_left_is_dropped() -> None:
     merger = Merger()
     gone, there = ticket(), ticket()
     merger.add(ENQUEUE, gone)

@@ -15,7 +15,7 @@ pytest.importorskip('django')
 @cache
 def set_up() -> None:
     import django  # noqa: PLC0415 - it may not be installed
-    from django.conf import settings  # noqa: PLC0415 - as above
+    from django.conf import settings  # noqa: PLC0415
 
     url = servers.shared('valkey-9.1').url
     settings.configure(

@@ -152,7 +152,7 @@ FAULTS: dict[str, Callable[[], Exception]] = {
 
 
 class FaultyTransport(MemoryTransport):
-    """Raises what it is told to, before or after it has done what it was asked for."""
+    """Raises a given error, before or after it has done what it was asked for."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -248,7 +248,7 @@ async def outlive(transport: FaultyTransport, queue: Torrelque, where: str, faul
             for number in range(20):
                 try:
                     await queue.enqueue(number)
-                except Exception as error:  # noqa: BLE001 - as above
+                except Exception as error:  # noqa: BLE001
                     errors.append(error)
                 await anyio.sleep(0.01)
             transport.fault = None
@@ -263,7 +263,7 @@ async def follow(queue: Torrelque, task_id: str, errors: list[Exception]) -> Non
         try:
             async for _ in queue.watch(task_id):
                 pass
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001
             errors.append(error)
         await anyio.sleep(0.01)
 
@@ -373,7 +373,7 @@ def test_eager_tasks(entered: bool, shards: int | None) -> None:
             if entered:
                 await stack.enter_async_context(queue)
             queue.schedule_sweep(0.01)
-            for round_ in range(3):  # the engine starts anew with each, where it is not entered
+            for round_ in range(3):  # where it is not entered, the engine starts again with each
                 waiting = asyncio.ensure_future(queue.dequeue())
                 await asyncio.sleep(0.02)
                 task_id = await queue.enqueue(round_)

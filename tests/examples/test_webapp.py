@@ -31,7 +31,7 @@ def webapp(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebAp
 def check_course(events: list[Event], failures: int) -> None:
     """That the events tell of one task that fails so often, and then succeeds.
 
-    A watcher that lags behind is told of each status, but some with an earlier number of the attempt.
+    A watcher that lags behind gets each status, but some with an earlier number of the attempt.
     """
     last = events[-1]
     assert (last['status'], last['attempt']) == ('COMPLETED', failures + 1)

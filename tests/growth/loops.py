@@ -22,4 +22,4 @@ def drop_cancelled_timers() -> None:
         timers = loop._scheduled  # type: ignore[attr-defined]  # there is no public way
         timers[:] = [timer for timer in timers if not timer.cancelled()]
         heapq.heapify(timers)
-        loop._timer_cancelled_count = 0  # type: ignore[attr-defined]  # as above
+        loop._timer_cancelled_count = 0  # type: ignore[attr-defined]

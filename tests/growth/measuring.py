@@ -38,7 +38,7 @@ MOST_EXPLAINED = 6
 """Kinds of things whose holders are named."""
 
 NOISE = 4
-"""What grows by less than one in so many rounds is noise."""
+"""What grows by less than one in this number of rounds is noise."""
 
 
 @dataclass(frozen=True)

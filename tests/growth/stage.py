@@ -46,7 +46,7 @@ Handler = Callable[[Task], Awaitable[Any]]
 
 
 class Setting(NamedTuple):
-    """What a pattern is run on; with ``shards`` the queues have so many."""
+    """What a pattern runs on; with ``shards``, the queues have that number."""
 
     client: str
     loop: str
@@ -136,7 +136,7 @@ class Stage:
         return Torrelque(client, **{'queue': 'q', 'shards': self.setting.shards, **options})
 
     @asynccontextmanager
-    async def queue(self, **options: Any) -> AsyncIterator[Torrelque]:  # noqa: ANN401 - as above
+    async def queue(self, **options: Any) -> AsyncIterator[Torrelque]:  # noqa: ANN401
         """A queue object over a client of its own, whose waits are short."""
         async with self.transport() as transport, self.make(transport, **options) as queue:
             yield queue
@@ -147,7 +147,7 @@ class Stage:
         queue: Torrelque,
         handler: Handler,
         concurrency: int = 3,
-        **options: Any,  # noqa: ANN401 - as above
+        **options: Any,  # noqa: ANN401
     ) -> AsyncIterator[Worker]:
         """A worker beside the body."""
         async with anyio.create_task_group() as group:

@@ -36,7 +36,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], ...]] = {
     'expiring': (('HSET', 'tasks', 'id', '1'),),  # over a result that is kept
     'result': (('HDEL', 'tasks', 'id'), ('HSET', 'task', 'result', '1')),
 }
-"""What an audit mends of a task: commands that bring it about."""
+"""What an audit repairs of a task: commands that bring it about."""
 
 MENDED_AFTER = 4
 """Calls that a broken collection lasts."""

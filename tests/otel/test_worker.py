@@ -135,7 +135,9 @@ async def test_a_lost_claim(telescope: Telescope, queue: InstrumentedTorrelque, 
     assert kind is not None
     assert kind[0] == 'torrelque.errors.TorrelqueLeaseLostError'
     assert events(process) == [('torrelque.lease_lost', {})]
-    assert [type(event) for event in told] == [worker_events.Started, worker_events.LeaseLost], 'the hook is told too'
+    assert [type(event) for event in told] == [worker_events.Started, worker_events.LeaseLost], (
+        'the hook hears of it, too'
+    )
 
 
 async def test_a_stop(telescope: Telescope, queue: InstrumentedTorrelque, clock: VirtualClock) -> None:

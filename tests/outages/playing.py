@@ -32,13 +32,13 @@ BEFORE = 0.5
 """Seconds in which all come to rest before the outage."""
 
 AFTER = 2.0
-"""Seconds after the outage until there is work: whoever has come back has found nothing by then, and has to listen."""
+"""Seconds after the outage until there is work. By then, consumers have come back, found nothing, and listen."""
 
 FAILURES = 1000
 """How many failures each one stands for in the short form."""
 
 SPARE = 8
-"""So many more of each kind of thing may each crew hold after the outage: connections that are kept, for example."""
+"""How many more of each kind of thing each crew may hold after the outage: connections that are kept, for example."""
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Report:
 
 
 def play(trouble: str, loop: str, seconds: float, *, hurry: bool, crews: Sequence[str] = ()) -> Report:
-    """An outage of so many ``seconds``; with ``hurry`` pauses are as long at once as after many failures."""
+    """An outage of ``seconds``; with ``hurry`` pauses are as long at once as after many failures."""
     report = Report()
     backend, options = LOOPS[loop]
     with quiet(), old_objects_left_out(), ExitStack() as stack:

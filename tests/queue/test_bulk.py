@@ -60,7 +60,7 @@ class Counting:
         self.of_turn[self.ticks.count] = self.of_turn.get(self.ticks.count, 0) + 1
         return json.dumps(data).encode()
 
-    def loads(self, data: bytes) -> Any:  # noqa: ANN401 - as above
+    def loads(self, data: bytes) -> Any:  # noqa: ANN401
         return json.loads(data)
 
 

@@ -95,7 +95,7 @@ def test_an_end_without_closing_anything(server: Server, capsys: pytest.CaptureF
 
 
 def test_an_end_of_run_until_complete(capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever runs the loop by hand cancels nothing at the end: then nothing may be left to cancel."""
+    """A program that runs the loop by hand cancels nothing at the end: then nothing may be left to cancel."""
 
     async def main() -> None:
         queue = Torrelque(MemoryTransport())
@@ -284,7 +284,7 @@ async def test_a_cancellation_of_ones_own_within(client: NativeTransport) -> Non
 
 @on_each_loop
 async def test_cleaning_up_within_a_cancelled_scope(client: NativeTransport) -> None:
-    """The queue is there for the clean-up of whoever is cancelled."""
+    """The queue is there for the clean-up of cancelled callers."""
     async with Torrelque(client, queue='q') as other:
         await other.enqueue('a')
         with anyio.CancelScope() as scope:

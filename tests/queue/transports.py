@@ -81,7 +81,7 @@ class _LaggingListener(Listener):
 class RepeatingTransport(MemoryTransport):
     """Sends everything again, as a client does that did not hear the answer; ``times`` says how often in all.
 
-    Only every other claim: the repeat of an empty one tells to claim anew.
+    Only every other claim: the answer to the repeat of an empty one is to claim again.
     """
 
     def __init__(self, times: int = 2) -> None:

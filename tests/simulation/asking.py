@@ -30,5 +30,5 @@ def succeeded(client: Client, ticket: Any) -> bool:  # noqa: ANN401 - a ticket, 
     elif isinstance(error, TorrelqueNewerError):
         require(client.world.config.later, 'told of a later version')
     elif error is not None and not client.stopping and not client.may_be_told(error):
-        require(isinstance(error, TorrelqueTimeoutError), 'a caller was told', error)
+        require(isinstance(error, TorrelqueTimeoutError), 'a caller got', error)
     return error is None

@@ -123,7 +123,7 @@ def _handle(client: Client, tasks: Sequence[ClaimedTask]) -> Behaviour:
     if random.random() < 0.2:  # the receipts are stale now
         yield random.random() * 2
         yield from _act(client, random.choice((*VERBS, EXTEND)), tasks)
-    elif random.random() < 0.05 and not client.world.config.legacy:  # whoever has it now
+    elif random.random() < 0.05 and not client.world.config.legacy:  # anyone may have it now
         yield from ask(client, RELEASE, [_item(client, RELEASE, tasks[0].receipt.id)])
 
 

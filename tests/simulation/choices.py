@@ -18,7 +18,7 @@ ACT = 'act'
 
 
 class Dice(Random):
-    """Whoever lets time pass tells of it by ``move_to``."""
+    """Code that lets time pass reports it by ``move_to``."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)

@@ -20,7 +20,7 @@ def fork(parent: Client, nonce: str) -> Client:
 
 
 def settle_in(child: Client, nonce: str) -> None:
-    """As the engine does in a process that is not the one where its state was made: it makes it anew."""
+    """As the engine does in a process that is not the one where its state was made: it makes new state."""
     child.nonce = nonce
     child.session = child.make_session(nonce)
 

@@ -82,7 +82,7 @@ class Ledger:
         self.tally['delivered again'] += len(errand.claims) > 1
 
     def answered(self, task: ClaimedTask, verb: str, outcome: Answer, *, confirmed: bool = False) -> None:
-        """The holder of a claim was told what came of a verb."""
+        """The holder of a claim learned the outcome of a verb."""
         key = key_of(task)
         claim = self._rules.claims[key]
         if key in self._unsure:

@@ -44,7 +44,7 @@ def leases_renewed_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Leases, 'renewed', mutant)
 
 
-def redriven_but_not_counted_anew(patch: pytest.MonkeyPatch) -> None:
+def redriven_but_not_counted_from_0(patch: pytest.MonkeyPatch) -> None:
     """A dead letter that is redriven has no more deliveries than it had."""
     transition = Run.transition
 
@@ -155,7 +155,7 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'lanes kept by a child': ('forks', lanes_kept_by_a_child),
     'leases renewed too late': ('crew', leases_renewed_too_late),
     'leases renewed once': ('crew', leases_renewed_once),
-    'redriven but not counted anew': ('calm', redriven_but_not_counted_anew),
+    'redriven but not counted from 0': ('calm', redriven_but_not_counted_from_0),
     'purged whatever its age': ('cuts', purged_whatever_its_age),
     'finished states with empty results': ('calm', finished_states_with_empty_results),
     'audits that look once': ('alone', audits_that_look_once),

@@ -66,7 +66,7 @@ def timer_kept_by_who_leaves(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_hint_on_a_new_earliest(patch: pytest.MonkeyPatch) -> None:
-    """An event that comes before the one that is minded is told to nobody."""
+    """Nobody learns of an event that comes before the one that a client handles."""
 
     def mutant(self: Run, event: float | None = None) -> bool:
         event = self.earliest() if event is None else event
@@ -76,7 +76,7 @@ def no_hint_on_a_new_earliest(patch: pytest.MonkeyPatch) -> None:
 
 
 def every_waiter_keeps_the_timer(patch: pytest.MonkeyPatch) -> None:
-    """Each claim that finds nothing takes the timer from whoever has it, and so has each of them look again."""
+    """Each claim that finds nothing takes the timer from its holder, which then looks again."""
 
     def mutant(self: Run, event: float) -> bool:
         minder, minded = self._timer()
@@ -101,7 +101,7 @@ def an_item_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_renewal_twice(patch: pytest.MonkeyPatch) -> None:
-    """Of two renewals of one claim in a call the second is told that the claim is lost."""
+    """Of two renewals of one claim in a call, the second learns that the claim is lost."""
     claimed_items = claims.claimed_items
     patch.setattr(verbs, 'claimed_items', lambda run, width, shared=0, **_: claimed_items(run, width, shared=shared))
 

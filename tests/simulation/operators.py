@@ -104,7 +104,7 @@ def _redrive_all(client: Client) -> Behaviour:
 
 
 def redrive_all(client: Client, limit: float) -> Behaviour:
-    """Have at most so many dead letters delivered again, the oldest first."""
+    """Redrive up to this number of dead letters, the oldest first."""
     yield from _do_to_oldest(client, REDRIVE, redrive_item, 0.0, limit)
 
 

@@ -1,7 +1,7 @@
-"""What the simulated server was told to do, done by a real one: the same replies, and the same keys in the end.
+"""A real server does what the simulated one did: the same replies, and the same keys in the end.
 
 A world is recorded: each call with the server's time, each hint that a wait took, each key whose time was over. A real
-server whose scripts run on the test's clock is told the same in the same order, many calls at once, and now and
+server whose scripts run on the test's clock gets the same in the same order, many calls at once, and now and
 then everything that it holds is compared.
 """
 

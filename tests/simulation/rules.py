@@ -282,7 +282,7 @@ class Rules:
         for task_id, (payload, count, deadline, headers, attempt) in taken.items():
             old, new = self._before(task_id, changes), self._after(task_id)
             there = old.pending or any(score is not None and score <= now for score in (old.working, old.delayed))
-            require(bool(there), 'claimed what was not to be had', task_id, old)
+            require(bool(there), 'claimed what was not available', task_id, old)
             require(old.receipt is None or old.receipt != new.receipt, 'claimed twice over', task_id)
             require(
                 new.receipt == (_token(args), count) and count == old.dequeue_count + 1,
@@ -445,7 +445,7 @@ class Rules:
                 continue
             done.add(task_id)
             require(new.pending == 1 and new.payload == old.payload, 'redriven wrongly', task_id, old, new)
-            require(_base(new) == new.dequeue_count == old.dequeue_count, 'not counted anew', task_id, old, new)
+            require(_base(new) == new.dequeue_count == old.dequeue_count, 'not counted from 0', task_id, old, new)
             clean = not {b'claim', b'reason', b'release_time'} & new.state.keys()
             require(clean, 'redriven with a trace of its end', task_id, new)
             assert old.payload is not None
@@ -466,7 +466,7 @@ class Rules:
 
     def _repair(self, args: Args, reply: int, changes: Changes) -> set[bytes]:
         """Nothing is ever wrong here, but that a hint is left when no task is."""
-        require(not reply or args[0] == b'leftover', 'mended what was whole', args, changes)
+        require(not reply or args[0] == b'leftover', 'repaired what was whole', args, changes)
         require(not reply or not self._server.tasks(), 'took for a leftover what was in use', args)
         return set()
 

@@ -52,7 +52,7 @@ TRIES = 5
 
 
 def open_queue(world: World) -> None:
-    """As whoever used it first did."""
+    """As the first user did."""
     layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, PLACES, world.config.shards[0]), world.server.execute)
     blocking_drive(sharding.relayout(SCRIPTS, PLACES, layout), world.server.execute)
 

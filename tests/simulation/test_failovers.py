@@ -52,7 +52,7 @@ class Shop:
         self.tell(task_id, outcome, confirmed=confirmed)
 
     def tell(self, task_id: str, outcome: Answer, *, confirmed: bool) -> None:
-        """The caller of an enqueue is told what came of it."""
+        """The caller of an enqueue learns the outcome."""
         self.ledger.enqueued(task_id, b'data', outcome, unique=True, confirmed=confirmed)
 
     def _execute(self, batch: Batch) -> list[Reply]:
@@ -96,7 +96,7 @@ def test_an_enqueue_is_acknowledged_by_its_own_record_only() -> None:
 
 
 def test_a_wait_tells_of_what_its_connection_wrote() -> None:
-    """As servers do: who wrote nothing is told at once that all replicas have it."""
+    """As servers do: after no write, all replicas have it at once."""
     world = World(1, CONFIGS['failover'])
     client = world.make_client('c')
     confirmer = Confirmer(

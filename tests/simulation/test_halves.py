@@ -105,7 +105,7 @@ async def run(seed: int) -> int:
         aside = len(half.server._db.zset_at(KEYS['missing']))
         if half.hidden:
             kinds = {found.kind for found in await queue.audit()}
-            assert 'missing' in kinds or not aside, 'an audit tells of them'
+            assert 'missing' in kinds or not aside, 'an audit reports them'
             half.bring_back()
         await queue.audit(repair=True)
         assert await queue.audit() == []

@@ -24,7 +24,7 @@ SECONDS = 30
 
 
 def _some_failure(config: Config, choices: int = LONG) -> tuple[int, Failure]:
-    """Of the first seeds that fail after so many choices, that which fails soonest: the time to trim it varies less."""
+    """Of the first seeds that fail after that many choices, the one that fails soonest: quick to trim."""
     failures: list[tuple[int, Failure]] = []
     for seed in range(200):
         failure = failure_of(seed, config)

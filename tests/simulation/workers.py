@@ -152,7 +152,7 @@ class Worker:
                 continue
             if self._client.stopping:
                 return None
-            require(isinstance(ticket.error, TorrelqueConnectionError), 'a worker was told', ticket.error)
+            require(isinstance(ticket.error, TorrelqueConnectionError), 'a worker got', ticket.error)
             failures += 1
             yield self._back_off(failures, ticket.error) or 0.0
         return None
@@ -237,7 +237,7 @@ class Worker:
             self._ledger.used(job.task)
             if self._client.stopping or self._client.clock() >= job.expires:
                 break
-            require(isinstance(ticket.error, TorrelqueConnectionError), 'a worker was told', ticket.error)
+            require(isinstance(ticket.error, TorrelqueConnectionError), 'a worker got', ticket.error)
             yield self._back_off(tries, ticket.error) or 0.0
         self._ledger.used(job.task)
         self._ledger.abandoned.add(key_of(job.task))

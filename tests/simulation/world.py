@@ -49,7 +49,7 @@ Tracer = Callable[[float, str], object]
 
 
 class World:
-    """``trace`` is told what the server executes, and what befalls clients. ``only``: the choices it may make."""
+    """``trace`` gets what the server executes, and what befalls clients. ``only``: the choices it may make."""
 
     def __init__(
         self,
@@ -283,7 +283,7 @@ class World:
             require(gone or claim.legacy, 'in working for nobody', task_id, receipt)
 
     def _drain(self) -> None:
-        """One consumer that behaves gets everything, as soon as it is to be had; nothing else is left."""
+        """One consumer that behaves gets everything, as soon as it is available; nothing else is left."""
         self.tell('drain')
         self.working_off = True
         client = self.make_client('last')

@@ -65,7 +65,7 @@ class OnCluster(Conformance):
 
     @pytest.fixture
     def client_factory(self, shared: clusters.Cluster) -> ClientFactory:
-        return partial(client_of_cluster, shared)  # type: ignore[return-value]  # as above
+        return partial(client_of_cluster, shared)  # type: ignore[return-value]
 
     @pytest.fixture
     def count_blocked(self, shared: clusters.Cluster) -> CountBlocked:

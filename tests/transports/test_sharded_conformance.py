@@ -23,7 +23,7 @@ SETTINGS = (
     Setting('redis_py-cluster', 'asyncio', 'valkey-9.1'),
     Setting('coredis-cluster', 'trio', 'redis-7.0'),
 )
-"""That transports carry calls is told by their own conformance: here each kind of server and loop takes its turn."""
+"""The transports' own conformance shows that they carry calls: here each kind of server and loop takes its turn."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""TLS that cannot be set up is told at once, with the reason, and is not tried again."""
+"""TLS that cannot be set up raises at once, with the reason, and is not tried again."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ async def test_an_idle_worker_keeps_nothing_of_its_last_tasks(
             function = handle_plainly if in_thread else handler
             async with bench.working(function, concurrency=10, on_event=count, retry=policy):
                 with anyio.fail_after(SOON):
-                    while not done.is_set() or Payload.alive:  # noqa: ASYNC110 - nothing tells of either
+                    while not done.is_set() or Payload.alive:  # noqa: ASYNC110 - nothing reports either
                         await anyio.sleep(0.01)
     finally:
         gc.enable()

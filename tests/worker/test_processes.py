@@ -242,7 +242,7 @@ async def test_former_handlers_are_restored() -> None:
 async def test_handlers_of_the_event_loop_work_again_after_the_run(anyio_backend_name: str) -> None:
     if anyio_backend_name == 'trio':
         return  # it has none
-    import asyncio  # noqa: PLC0415 - as above
+    import asyncio  # noqa: PLC0415
 
     loop = asyncio.get_running_loop()
     heard = asyncio.Event()

@@ -28,7 +28,7 @@ def current_task(backend: str) -> Any:  # noqa: ANN401 - of asyncio or Trio
     return trio.lowlevel.current_task()
 
 
-def name_of(task: Any) -> str:  # noqa: ANN401 - as above
+def name_of(task: Any) -> str:  # noqa: ANN401
     return str(task.get_name() if isinstance(task, asyncio.Task) else task.name)
 
 

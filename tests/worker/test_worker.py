@@ -1,4 +1,4 @@
-"""What becomes of a task: returned, raised, retried, rejected; and what the hook is told."""
+"""What becomes of a task: returned, raised, retried, rejected; and what the hook gets."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ calls and is sent their replies. Running one needs no event loop::
     ...     end.value.pending
     1
 
-What lives longer is a state machine that is told what happened and asked what
+What lives longer is a state machine that learns what happened and asked what
 to do next: :class:`~torrelque.core.session.Session`, one for each queue object,
 which holds lanes (what makes calls safe to repeat), merges concurrent calls to
 the same script, and serves the consumers that wait. The clock, ids and

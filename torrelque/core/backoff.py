@@ -16,7 +16,7 @@ class Backoff:
     ``longest`` seconds. A random part of each pause, at most ``jitter`` of it (0 to 1), is taken off, so that clients
     that failed together do not come back together.
 
-    It keeps no count of failures: whoever counts them sets the count to 0 when an attempt succeeds.
+    It keeps no count of failures: the caller counts them, and sets the count to 0 when an attempt succeeds.
     """
 
     first: float

@@ -39,7 +39,7 @@ def _number(name: str, value: Any) -> float:  # noqa: ANN401 - that is what is c
     return number
 
 
-def check_seconds(name: str, value: Any, *, negative: bool = False) -> float | None:  # noqa: ANN401 - as above
+def check_seconds(name: str, value: Any, *, negative: bool = False) -> float | None:  # noqa: ANN401
     """A finite time; None for None. Negative ones only where they have a meaning."""
     if value is None:
         return None
@@ -49,21 +49,21 @@ def check_seconds(name: str, value: Any, *, negative: bool = False) -> float | N
     return number
 
 
-def check_duration(name: str, value: Any) -> float:  # noqa: ANN401 - as above
+def check_duration(name: str, value: Any) -> float:  # noqa: ANN401
     """A finite time that must be given."""
     if value is None or isinstance(value, bool):
         raise TorrelqueTypeError(f'{name} must be a number of seconds, got {value!r}')
     return check_seconds(name, value) or 0.0
 
 
-def check_wait(name: str, value: Any) -> float:  # noqa: ANN401 - as above
+def check_wait(name: str, value: Any) -> float:  # noqa: ANN401
     """How long to wait; None, 0 and infinity are without limit."""
     if value is None or value == math.inf:
         return math.inf
     return check_seconds(name, value) or math.inf
 
 
-def check_count(name: str, value: Any) -> int:  # noqa: ANN401 - as above
+def check_count(name: str, value: Any) -> int:  # noqa: ANN401
     """A whole number from 1."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TorrelqueTypeError(f'{name} must be a whole number, got {value!r}')
@@ -72,7 +72,7 @@ def check_count(name: str, value: Any) -> int:  # noqa: ANN401 - as above
     return value
 
 
-def check_flag(name: str, value: Any) -> bool:  # noqa: ANN401 - as above
+def check_flag(name: str, value: Any) -> bool:  # noqa: ANN401
     """True or False, and nothing that only counts as such."""
     if not isinstance(value, bool):
         raise TorrelqueTypeError(f'{name} must be True or False, got {value!r}')
@@ -86,7 +86,7 @@ def check_serialiser(name: str, value: S) -> S:
     return value
 
 
-def check_text(name: str, value: Any) -> str:  # noqa: ANN401 - as above
+def check_text(name: str, value: Any) -> str:  # noqa: ANN401
     """A string that is not empty and can be sent."""
     if not isinstance(value, str):
         raise TorrelqueTypeError(f'{name} must be a string, got {value!r}')
@@ -99,19 +99,19 @@ def check_text(name: str, value: Any) -> str:  # noqa: ANN401 - as above
     return value
 
 
-def check_id(value: Any) -> str:  # noqa: ANN401 - as above
+def check_id(value: Any) -> str:  # noqa: ANN401
     """A task's id, of a dequeued task too."""
     return check_text('task id', value.id if isinstance(value, Task) else value)
 
 
-def check_target(value: Any) -> Receipt | str:  # noqa: ANN401 - as above
+def check_target(value: Any) -> Receipt | str:  # noqa: ANN401
     """The claim that is meant; a plain id where none is remembered."""
     if isinstance(value, (Task, TaskId)):
         return value.receipt
     return check_id(value)
 
 
-def check_headers(value: Any) -> Mapping[str, str] | None:  # noqa: ANN401 - as above
+def check_headers(value: Any) -> Mapping[str, str] | None:  # noqa: ANN401
     """String to string."""
     if value is None:
         return None

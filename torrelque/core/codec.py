@@ -38,7 +38,7 @@ _scan = _decoder.scan_once
 
 
 def _make_fast() -> Callable[[Any, int], tuple[str, ...]] | None:
-    """The encoder in C, which `json` makes anew for each value."""
+    """The encoder in C, which `json` creates again for each value."""
     make: Any = getattr(json.encoder, 'c_make_encoder', None)
     if make is None:
         return None

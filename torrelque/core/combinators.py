@@ -57,7 +57,7 @@ class _Row(Generic[T]):
     def throw(self, error: BaseException) -> None:
         self._step(self.operation.throw, error)
 
-    def _step(self, resume: Any, value: Any) -> None:  # noqa: ANN401 - as above
+    def _step(self, resume: Any, value: Any) -> None:  # noqa: ANN401
         self.batch = None
         try:
             self.batch = resume(value)

@@ -39,7 +39,7 @@ class Durability:
 
     With ``fsynced`` it is in the server's append-only file, and the file on its
     disc (needs Redis 7.2, or Valkey, with ``appendonly yes``). With ``replicas``
-    so many replicas have it, in their memory, or with ``fsynced`` on their
+    that number of replicas have it, in their memory, or with ``fsynced`` on their
     discs, too. ``timeout`` (s) is how long the server may take to confirm it,
     above 0 and at most 300; a server that fsyncs once a second needs more than
     one.

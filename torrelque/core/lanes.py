@@ -191,7 +191,7 @@ class Lanes:
             self._leave(lane)
 
     def _leave(self, lane: Lane) -> None:
-        """Make it anew with the next call."""
+        """Open it again with the next call."""
         self._standing.pop(lane.number, None)
         lane.number = ''
 

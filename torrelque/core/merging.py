@@ -67,7 +67,7 @@ class Merger:
         return bool(self._large) or any(self._waiting.values())
 
     def take(self, most: float) -> list[tuple[Command, list[Ticket]]]:
-        """At most so many groups, each of one verb, first come first served; tickets whose caller left are dropped.
+        """Return up to this number of groups, each of one verb, first come first served, without callers that left.
 
         Large tickets come first, each alone.
         """

@@ -2,7 +2,7 @@
 
 The queue and the transports are written as coroutines. Over a blocking transport they do their I/O at once, and
 suspend only where a caller has to wait: for a ticket, for data on a connection, or for time to pass. What they wait
-for is what they yield; whoever runs them waits for it, and sends in how that ended.
+for is what they yield; the runner waits for it, and sends in how that ended.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Suspension:
         return (yield self._what)
 
 
-async def suspend(what: object) -> Any:  # noqa: ANN401 - what whoever runs the coroutine sends in
+async def suspend(what: object) -> Any:  # noqa: ANN401 - what the runner sends in
     """Have the caller wait for something."""
     return await _Suspension(what)
 

@@ -36,7 +36,7 @@ def adapt(client: object) -> Transport:
 
         return RedisPyTransport(client)  # type: ignore[arg-type]  # told by name above
     if _is(client, 'redis.asyncio', 'RedisCluster') and not _is(client, 'redis.asyncio.cluster', 'ClusterPipeline'):
-        from torrelque.transports.cluster.redis_py import RedisPyClusterTransport  # noqa: PLC0415 - as above
+        from torrelque.transports.cluster.redis_py import RedisPyClusterTransport  # noqa: PLC0415
 
         return RedisPyClusterTransport(client)  # type: ignore[arg-type]  # told by name above
     if _is(client, 'coredis', 'Redis'):
@@ -44,7 +44,7 @@ def adapt(client: object) -> Transport:
 
         return CoredisTransport(client)  # type: ignore[arg-type]  # told by name above
     if _is(client, 'coredis', 'RedisCluster'):
-        from torrelque.transports.cluster.coredis import CoredisClusterTransport  # noqa: PLC0415 - as above
+        from torrelque.transports.cluster.coredis import CoredisClusterTransport  # noqa: PLC0415
 
         return CoredisClusterTransport(client)  # type: ignore[arg-type]  # told by name above
     raise TorrelqueUsageError(f'{_hint(client)}; pass {USABLE}')

@@ -45,7 +45,7 @@ class Answer(NamedTuple):
 def fetch(url: str, **headers: str) -> Answer:
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http, of the loopback interface
     try:
-        with urllib.request.urlopen(request, timeout=ENOUGH) as response:  # noqa: S310 - as above
+        with urllib.request.urlopen(request, timeout=ENOUGH) as response:  # noqa: S310
             return Answer(response.status, response.headers['Content-Type'], response.read().decode())
     except urllib.error.HTTPError as error:
         with error:

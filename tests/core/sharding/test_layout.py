@@ -161,7 +161,7 @@ class Queue:
         return blocking_drive(sharding.read_layout(MAIN), self.execute)
 
     def told(self, number: int) -> list[int]:
-        """The number of shards that each shard was told of; 0 for none."""
+        """The number of shards that each shard has recorded; 0 for none."""
         texts = [self.server.call(Call('HGET', (keys['counters'],), ('shards',))) for keys in shards(number)]
         return [int(text.split()[0]) if text else 0 for text in texts]
 
@@ -171,7 +171,7 @@ def queue() -> Queue:
     return Queue()
 
 
-def test_a_new_queue_has_as_many_as_whoever_comes_first_thinks(queue: Queue) -> None:
+def test_a_new_queue_has_as_many_as_its_first_user_thinks(queue: Queue) -> None:
     assert queue.read() == (None, None)
     assert queue.open(3) == Layout(FIRST, 3)
     assert queue.read() == (Layout(FIRST, 3), None)
@@ -358,7 +358,7 @@ def test_to_fewer_shards_all_of_them_are_told(queue: Queue) -> None:
 
 @pytest.mark.parametrize('steps', range(8))
 def test_a_change_that_is_cut_off_is_finished_by_another(queue: Queue, steps: int) -> None:
-    """The keys without shards are told, five shards, then the queue itself, each by a batch of its own."""
+    """The keys without shards record it, five shards, then the queue itself, each in its own batch."""
     queue.open(3)
     wanted = Layout(FIRST + 1, 5, (3,))
     queue.intend(wanted)

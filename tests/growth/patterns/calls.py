@@ -164,7 +164,7 @@ async def calls_on_pipelines(stage: Stage) -> AsyncIterator[Round]:
         append = play_coredis
     else:
 
-        async def play_redis_py(client: Any, queue: Torrelque) -> None:  # noqa: ANN401 - as above
+        async def play_redis_py(client: Any, queue: Torrelque) -> None:  # noqa: ANN401
             async with client.pipeline() as pipeline:
                 await queue.enqueue('task', pipeline=pipeline)
                 await pipeline.execute()

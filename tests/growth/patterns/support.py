@@ -27,13 +27,13 @@ class Handled:
         self._news.set()
 
     async def see(self, number: int, adding: Awaitable[object]) -> None:
-        """Await what adds tasks, and then until so many more have been handled than before."""
+        """Await what adds tasks, and then until that many more have been handled than before."""
         goal = self.number + number
         await adding
         await self.reach(goal)
 
     async def reach(self, number: int) -> None:
-        """Return when so many have been handled."""
+        """Return when that many have been handled."""
         while self.number < number:
             self._news = anyio.Event()
             await self._news.wait()

@@ -66,7 +66,7 @@ async def test_all_keys_of_a_queue_go_and_no_others(place: Place, shards: int | 
         async with place.client() as client:
             assert {name async for name in queues(client)} == set(names)
         # The object goes on, with a queue like new.
-        task_id = await queue.enqueue('anew')
+        task_id = await queue.enqueue('again')
         assert (await queue.dequeue(SOON)).id == task_id
 
 

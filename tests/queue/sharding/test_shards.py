@@ -91,7 +91,7 @@ def id_of(shard: int, number: int, shards: int) -> str:
     return next(name for at in range(1000) if home_of(name := f'{number}-{at}', shards) == shard)
 
 
-async def test_every_task_is_taken_once_whoever_waits(place: Place) -> None:
+async def test_every_task_is_taken_once_by_any_of_the_waiting(place: Place) -> None:
     got: list[int] = []
 
     async def consume(queue: Torrelque) -> None:

@@ -123,7 +123,7 @@ async def test_a_server_without_sharded_channels() -> None:
         assert [words for _, words in fake.received][-2:] == [[b'SSUBSCRIBE', b'news'], [b'SUBSCRIBE', b'news']]
 
 
-async def test_closing_ends_whoever_waits() -> None:
+async def test_closing_ends_waiting_callers() -> None:
     errors: list[TorrelqueConnectionError] = []
 
     async def collect(call: Callable[[], object]) -> None:

@@ -58,7 +58,7 @@ async def waiting(client: NativeTransport) -> AsyncIterator[list[TorrelqueConnec
         yield errors
 
 
-async def test_closing_ends_whoever_waits() -> None:
+async def test_closing_ends_waiting_callers() -> None:
     async with fake_server(lambda _number, _words: SILENCE) as fake, connect(fake.url) as client:
         async with waiting(client) as errors:
             await fake.until_received(2)

@@ -196,7 +196,7 @@ async def test_a_server_that_hangs_while_connecting_is_given_up() -> None:
 
 
 async def test_a_slow_server_is_not_a_silent_one() -> None:
-    """Each piece that arrives starts the response time-out anew."""
+    """Each piece that arrives restarts the response time-out."""
     slow = bulk(b'x' * 40)
     async with (
         await anyio.create_tcp_listener(local_host='127.0.0.1') as server,

@@ -16,7 +16,7 @@ if mode == 'set' and (not recorded or wanted > generation) then
   redis.call('HSET', counters, 'generation', ARGV[1], 'shards', ARGV[2])
   local ring = ARGV[4] and redis.pcall('GET', ARGV[4])
   if type(ring) == 'string' then
-    redis.pcall('ZADD', ring, 'NX', present, ARGV[5]) -- whoever waits is to look at all shards
+    redis.pcall('ZADD', ring, 'NX', present, ARGV[5]) -- consumers that wait have to look at all shards
   end
 end
 if intended and number(string.match(intended, '^%d+'), 0) <= generation then

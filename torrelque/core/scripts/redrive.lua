@@ -1,4 +1,4 @@
--- Return dead letters to the back of pending, their deliveries counted anew.
+-- Return dead letters to the back of pending, their deliveries counted from 0.
 -- KEYS: pending delayed working tasks task wake timer rejected counters lane
 -- ARGV: lane nonce sequence, then an id for each
 -- returns: OK and a letter for each: o ok, u no dead letter, x state of a wrong type

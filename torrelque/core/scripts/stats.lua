@@ -2,7 +2,7 @@
 -- KEYS: pending delayed working tasks task counters rejected
 -- ARGV: none
 -- returns: tasks (without the rejected), pending, working, delayed, rejected, age of the oldest pending in seconds or '',
---   then the totals since ever: enqueued, claimed, completed, requeued, rejected
+--   then the totals: enqueued, claimed, completed, requeued, rejected
 
 local refused = redis.call('ZCARD', rejected)
 local age = ''

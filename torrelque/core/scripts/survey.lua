@@ -4,7 +4,7 @@
 -- ARGV: for how many milliseconds they are to ring there (0: the caller waits no more, and what there is to do is rung to
 --   whoever does), then for each shard its pending delayed working timer bell wake
 -- returns: the generation of the number of shards, as far as the shard of the declared keys was told, or ''; then for each
---   shard, with a blank between: how many tasks are to be had, 0 for none; e if an event is near that nobody minds; x if it
+--   shard, with a blank between: how many tasks are available, 0 for none; e if an event is near that no client handles; x if it
 --   could not be looked at, as its slot is not on this server
 
 local lifetime = tonumber(ARGV[1])

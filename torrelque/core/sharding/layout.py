@@ -2,7 +2,7 @@
 
 A task's home follows from its id. The number of shards is recorded in the
 queue's own counters, and on each shard, where enqueue compares it. To change it,
-the shards are told first, so that nobody adds to them any more who does not know
+the shards record it first, so that nobody adds to them any more without knowing
 the new number, and the queue's record last. What was there before stays on the
 shard where it is until it is done.
 """
@@ -127,7 +127,7 @@ def read_layout(main: Keys) -> Operation[tuple[Layout | None, Layout | None]]:
 
 
 def open_layout(scripts: ScriptSet, places: Places, shards: int) -> Operation[tuple[Layout, bool]]:
-    """The layout of a queue that is thought to have so many shards, and whether it is still to be carried out.
+    """Return the layout of a queue that should have this number of shards, and whether it is still to be carried out.
 
     Where the queue's own record is lost, what its shards have recorded counts.
     Raises TorrelqueUsageError if the keys are another queue's.
@@ -205,7 +205,7 @@ def relayout(scripts: ScriptSet, places: Places, layout: Layout) -> Operation[La
     Raises TorrelqueUsageError if a shard's keys are those of a queue without shards.
     """
     if places.plain is not None:
-        with suppress(TorrelqueUsageError):  # one that was used since the record was lost: an audit tells of it
+        with suppress(TorrelqueUsageError):  # it was used since the record was lost; an audit reports it
             yield from _record(scripts, places.plain, layout, 'set')
     for keys in map(places.shard, range(layout.total)):
         yield from _record(scripts, keys, layout, 'set', keys['bell'], keys['wake'] + b'!')

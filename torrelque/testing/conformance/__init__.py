@@ -57,7 +57,7 @@ pytest.register_assert_rewrite(
 )
 
 from torrelque.testing.conformance.queue import QueueConformance  # noqa: E402 - importing it rewrites its asserts
-from torrelque.testing.conformance.support import ClientFactory  # noqa: E402 - as above
-from torrelque.testing.conformance.transport import ServerConformance, TransportConformance  # noqa: E402 - as above
+from torrelque.testing.conformance.support import ClientFactory  # noqa: E402
+from torrelque.testing.conformance.transport import ServerConformance, TransportConformance  # noqa: E402
 
 __all__ = ('ClientFactory', 'QueueConformance', 'ServerConformance', 'TransportConformance')

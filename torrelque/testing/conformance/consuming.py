@@ -169,8 +169,8 @@ class ConsumingConformance(OnQueue):
             stats = await queue.get_queue_stats()
             assert (stats.tasks, stats.rejected, stats.total_rejected) == (0, 2, 5)
             assert await queue.audit() == []
-            assert await queue.enqueue('anew', task_id=str(ids[0])) == ids[0]
-            assert (await queue.get_task(str(ids[0]))).data == 'anew'
+            assert await queue.enqueue('again', task_id=str(ids[0])) == ids[0]
+            assert (await queue.get_task(str(ids[0]))).data == 'again'
 
     async def test_what_cannot_be_deserialised_spoils_nothing(
         self, client: Client, caplog: pytest.LogCaptureFixture

@@ -95,7 +95,7 @@ def _request(call: Call[Any]) -> tuple[Any, ...]:
     """A call's name and arguments as a pipeline takes them."""
     name = 'EVAL' if isinstance(call.command, Script) else call.command
     words: list[Any] = encoded(call.words_with_source()[len(name.split()) :])
-    key = getattr(coredis_typing, 'Key', None)  # how keys are told from other words; older versions find them by name
+    key = getattr(coredis_typing, 'Key', None)  # marks keys; older versions find them by name
     if key is not None:
         first = 2 if isinstance(call.command, Script) else 0
         last = first + len(call.keys)

@@ -132,7 +132,7 @@ class Plan:
 
 
 def plan_return(run: Run, *, stale: int = 0, due: int = 0) -> Plan:
-    """Look at so many stale claims and due tasks; writes nothing."""
+    """Look at up to this number of stale claims and due tasks. Writes nothing."""
     plan = Plan(_expired(run, 'working', stale), _expired(run, 'delayed', due))
     tasks = run.db.hash_at(run.keys['tasks']) if plan.stale or plan.due else {}
     for task_id in plan.stale:

@@ -20,7 +20,7 @@ QUIET = 30
 """Rounds of the event loop without anything done on a transport after which the tasks are taken to have settled."""
 
 MOST_ROUNDS = 100_000
-"""Rounds after which tasks that never settle are told."""
+"""Rounds after which tasks that never settle are reported."""
 
 
 FEW = 16
@@ -143,7 +143,7 @@ class VirtualClock:
         while self._next_timer() <= self._now:
             timer = heapq.heappop(self._timers)
             self._live.discard(timer.number)
-            self._now = max(self._now, timer.moment)  # whoever waited for it must not find that it has yet to come
+            self._now = max(self._now, timer.moment)  # a task that waited for it must not find it in the future
             timer.callback()
 
     async def _settle(self) -> None:

@@ -52,7 +52,7 @@ class Keyspace:
             self._first_expiry = min(self._expiries.values(), default=math.inf)
 
     def pexpire(self, key: bytes, milliseconds: int) -> bool:
-        """Let a key expire so many milliseconds from now, at once if that is not positive. Whether there is such."""
+        """Make a key expire in this number of milliseconds, at once if not positive. Returns whether it exists."""
         if key not in self._values:
             return False
         if milliseconds <= 0:

@@ -185,7 +185,7 @@ class Run:
         self.announce(task_id, state.revision, status)
 
     def count(self, **amounts: int) -> None:
-        """Add to the totals since ever."""
+        """Add to the totals."""
         counters = self.db.hash_at(self.keys['counters'])
         self.db.hset(
             self.keys['counters'],

@@ -32,10 +32,10 @@ class MemoryServer:
     """
 
     replicas: int = 0
-    """How many replicas a WAIT or WAITAOF is told of, at once: there are none, so nothing is waited for."""
+    """Number of replicas that WAIT and WAITAOF report at once; there are none to wait for."""
 
     fsyncs: bool = True
-    """Whether a WAITAOF is told that all is on disc; False makes writes that are to be confirmed end unconfirmed."""
+    """Whether WAITAOF reports that all is on disc. With False, writes are never confirmed."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -76,7 +76,7 @@ class MemoryServer:
     # Waiting and listening ---------------------------------------------------
 
     def wait(self, key: bytes, callback: Callable[[Reply], object]) -> Callable[[], None]:
-        """Do as BZPOPMIN without a time-out: pop a member when there is one, for whoever has waited longest.
+        """Do as BZPOPMIN without a time-out: pop a member when there is one, for the caller that has waited longest.
 
         ``callback`` is called once, perhaps at once, with ``[key, member, score]`` or an error reply. Returns a
         function that ends the wait; it may be called again, and afterwards.

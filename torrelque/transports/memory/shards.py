@@ -45,7 +45,7 @@ def _begun(intended: bytes) -> float:
 
 
 def _ring_for(run: Run, bell: bytes, name: bytes) -> None:
-    """Have whoever waits learn of it."""
+    """Notify a waiting consumer."""
     with suppress(TorrelqueReplyError):
         ring = run.db.string_at(bell)
         if ring is not None:
@@ -108,4 +108,4 @@ def _ring(run: Run, ring: bytes, wake: bytes) -> None:
 
 
 def _tell_nobody(_channel: bytes, _data: bytes) -> None:
-    """Nothing is published by whoever only looks."""
+    """Looking publishes nothing."""

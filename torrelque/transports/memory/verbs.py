@@ -234,7 +234,7 @@ def _more(task: Claimed, count: bytes, *, always: bool = False) -> bytes:
 
 
 def _claimed_before(run: Run, answer: bytes) -> Reply:
-    """A repeat answers what of the first answer is still the caller's; with nothing left it is told to claim anew."""
+    """A repeat answers what the caller still holds of the first answer. If that is nothing, the caller claims again."""
     tasks = run.db.hash_at(run.keys['tasks']) if len(answer) > 1 else {}
     reply: list[Reply] = []
     for task, count in recorded(run, answer):
@@ -405,7 +405,7 @@ def cancel(run: Run) -> bytes:
 
 @laned()
 def redrive(run: Run) -> bytes:
-    """Return dead letters to the back of pending, their deliveries counted anew."""
+    """Return dead letters to the back of pending, their deliveries counted from 0."""
     db, keys = run.db, run.keys
     rejected, tasks = db.zset_at(keys['rejected']).scores, db.hash_at(keys['tasks'])
     dead: dict[bytes, State] = {}

@@ -6,7 +6,7 @@
 - :mod:`~torrelque.transports.native.dialer`: opens connections and introduces itself
 - :mod:`~torrelque.transports.native.multiplexer`: one connection for many tasks, with repeats
 - :mod:`~torrelque.transports.native.blocking`: a connection for each blocking call
-- :mod:`~torrelque.transports.native.node`: all connections to one server, and what one tells of the others
+- :mod:`~torrelque.transports.native.node`: all connections to one server, and what one reveals about the others
 - :mod:`~torrelque.transports.native.listener`: a connection for subscriptions
 - :mod:`~torrelque.transports.native.sentinel`: connections to the primary that sentinels name
 - :mod:`~torrelque.transports.native.transport`: all of them behind the transport interface

@@ -101,7 +101,7 @@ class Connection:
         self._scope: anyio.CancelScope | None = None
         self._quiet = 0.0
         self.progress: int = 0
-        """Goes up whenever bytes went either way: how a silent server is told from a slow one."""
+        """Goes up whenever bytes move in either direction, which distinguishes a slow server from a silent one."""
         self.heard: float = time.monotonic()
         """When something arrived last."""
         self.answered: bool = False
@@ -162,7 +162,7 @@ class Connection:
 
     @contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
-        """Give up once nothing has moved in either direction for so many seconds: raises TorrelqueResponseTimeout."""
+        """Raise TorrelqueResponseTimeout once nothing has moved in either direction for this number of seconds."""
         with anyio.move_on_after(seconds) as scope:
             self._scope, self._quiet = scope, seconds
             try:

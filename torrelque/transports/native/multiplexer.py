@@ -42,7 +42,7 @@ LOOKS = 8
 """How many times in a response time-out the watchdog looks whether something moved."""
 
 SUSPICIOUS = 2
-"""After so many connections that broke over it, a batch is not sent beside others any more."""
+"""Connections that break over a batch before it is no longer sent together with others."""
 
 
 class Slot:
@@ -186,7 +186,7 @@ class Multiplexer:
             await self.reconnect()
 
     async def aclose(self) -> None:
-        """Stop; whoever still waits gets TorrelqueConnectionError. May be repeated."""
+        """Stop. Callers that still wait get TorrelqueConnectionError. Safe to repeat."""
         self._closed = True
         self._scope.cancel()
         if self._started:
@@ -314,7 +314,7 @@ async def _until_broken(
 
 
 def _survivors(slots: Sequence[Slot], error: TorrelqueConnectionError) -> list[Slot]:
-    """Those of the slots that may be sent (again); the callers of the others are told the error."""
+    """Return the slots that may be sent (again); the callers of the others get the error."""
     now = time.monotonic()
     survivors = []
     for slot in slots:

@@ -30,7 +30,7 @@ async def connect_unix(path: str) -> UnixStream:
         while True:
             try:
                 raw.connect(path)
-            except BlockingIOError:  # so many are connecting that the server has to catch up first
+            except BlockingIOError:  # too many are connecting; the server has to catch up first
                 await anyio.sleep(0.005)
             else:
                 return UnixStream(raw)

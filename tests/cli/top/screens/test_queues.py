@@ -33,7 +33,7 @@ async def test_rates_oldest_and_drain(server: servers.Server) -> None:
         await stage.until(lambda: stage.rows()[0][5] not in ('0', '–'))  # noqa: RUF001 - the dash for nothing
         assert stage.rows()[0][8] == '∞'
         await stage.queue('mail').release_many(await stage.queue('mail').dequeue_nowait(max_tasks=400))
-        await stage.until(lambda: stage.rows()[0][6] not in ('0', '–'))  # noqa: RUF001 - as above
+        await stage.until(lambda: stage.rows()[0][6] not in ('0', '–'))  # noqa: RUF001
         assert stage.rows()[0][1] == '100'
         await stage.until(lambda: stage.rows()[0][7] in {'1s', '2s', '3s'})
         charts = text_of(stage.app.screen.query_one(Charts))
