@@ -275,7 +275,7 @@ class Torrelque(Generic[Payload]):
                 raise answer
             if raises and answer is Outcome.EXISTING:
                 raise _existing(item)
-        return _id_of(item)
+        return str(item[0], 'utf-8')  # type: ignore[arg-type]  # it is bytes
 
     async def _enqueue(self, item: Item, *, drawn: bool) -> tuple[Answer, Item]:
         """Add a task. If the id was drawn here and its shard does not answer, draw another."""

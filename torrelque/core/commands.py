@@ -113,8 +113,8 @@ class Command:
         common = items[0][width:]
         if len(items) == 1:
             return (width, *common, *items[0][:width], *self.trailer)
-        if all(item[width:] == common for item in items):
-            return (width, *common, *chain.from_iterable(item[:width] for item in items), *self.trailer)
+        if [item[width:] for item in items].count(common) == len(items):
+            return (width, *common, *chain.from_iterable([item[:width] for item in items]), *self.trailer)
         return (width + self.shared, *chain.from_iterable(items), *self.trailer)
 
     def parse(self, reply: Reply) -> list[Answer]:

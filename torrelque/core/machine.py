@@ -51,10 +51,6 @@ class Turn(NamedTuple):
 class Machine(Protocol):
     """The state machine of one queue object, with or without shards."""
 
-    @property
-    def takes_lone_calls(self) -> bool:
-        """Whether a lone call may be begun without looking who else comes in the same turn of the event loop."""
-
     def submit(self, verb: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0, /) -> Ticket:
         """Ask for a verb on at most ``verb.limit`` items of one shard. The ticket's value will be a list of answers."""
         ...

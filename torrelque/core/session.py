@@ -84,8 +84,6 @@ class Session:
         self._repair_failures = 0
         self._jitter = jitter
 
-    takes_lone_calls: bool = True
-
     @property
     def lanes(self) -> Lanes:
         """The lanes that its calls run on."""

@@ -25,7 +25,7 @@ from anyio.lowlevel import checkpoint, current_token
 
 from torrelque.core.backoff import Backoff
 from torrelque.core.combinators import together
-from torrelque.core.commands import Answer, ClaimedTask, Command, Item
+from torrelque.core.commands import ENQUEUE, Answer, ClaimedTask, Command, Item
 from torrelque.core.machine import Machine, Wait
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Call, Interrupted, Operation, Reply
@@ -369,7 +369,10 @@ class Engine:
         """Have a verb done to at most ``verb.limit`` items of a shard, merged with what is asked for in that tick."""
         self._ensure()
         once = self._make_once()
-        answers: list[Answer] = await self._settled(self._session.submit(verb, items, once.set, shard), once)
+        ticket = self._session.submit(verb, items, once.set, shard)
+        # Not on shards, where ids that are drawn in one turn are of one shard, to go there in one call. What consumers
+        # send at one moment goes together.
+        answers: list[Answer] = await self._settled(ticket, once, at_once=verb is ENQUEUE)
         return answers
 
     def fire_and_forget(self, verb: Command, items: Sequence[Item], shard: int = 0) -> None:
@@ -401,8 +404,8 @@ class Engine:
         """Where inboxes are opened and closed."""
         return self._hub
 
-    async def _settled(self, ticket: Ticket, once: OneShot) -> Any:  # noqa: ANN401 - what the ticket is for
-        self._ask()
+    async def _settled(self, ticket: Ticket, once: OneShot, *, at_once: bool = False) -> Any:  # noqa: ANN401 - what the ticket is for
+        self._ask(at_once=at_once)
         try:
             await once.wait()
         except BaseException:
@@ -514,13 +517,13 @@ class Engine:
             self._tasks.start_soon(lambda begun: begun, coroutine)
             self._begun = [each for each in (*self._begun, coroutine) if getcoroutinestate(each) == CORO_CREATED]
 
-    def _ask(self) -> None:
+    def _ask(self, *, at_once: bool = False) -> None:
         """Have the session look at what a caller asked for, after all that wake in this turn have asked.
 
-        A caller that finds nothing under way, after one that was alone, does not wait for others.
+        With ``at_once`` a caller that finds nothing under way, after one that was alone, does not wait for others.
         """
         self._asks += 1
-        if self._asks == 1 and not (self._crowded or self._courses):
+        if at_once and self._asks == 1 and not (self._crowded or self._courses):
             self._turn()
         else:
             self.step_soon()
@@ -547,7 +550,7 @@ class Engine:
     def _look_around(self) -> None:
         """When nothing is under way: whether more than one caller came since."""
         if self._asks and not self._courses:
-            self._crowded, self._asks = self._asks > 1 or not self._session.takes_lone_calls, 0
+            self._crowded, self._asks = self._asks > 1, 0
 
     async def _pause(self) -> None:
         """Wait for something to do; after a step that failed no less than the back-off, unless somebody calls."""

@@ -27,8 +27,6 @@ class ShardedSession:
     With ``at_once`` all shards are on one server, and their calls may travel together.
     """
 
-    takes_lone_calls: bool = False  # ids drawn in one turn are of one shard, to go there in one call
-
     def __init__(
         self,
         make: Callable[[int], Session],
