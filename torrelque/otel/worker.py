@@ -6,12 +6,12 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 from anyio.abc import TaskStatus
 
-from torrelque import Receipt, Router, Task, TorrelqueLeaseLostError, TorrelqueTypeError, Worker, events
+from torrelque import Receipt, Task, TorrelqueLeaseLostError, TorrelqueTypeError, Worker, events
 from torrelque.otel.queue import InstrumentedTorrelque
 from torrelque.otel.telemetry import Operation, Telemetry, pushed
 
@@ -39,18 +39,16 @@ class InstrumentedWorker(Worker):
 
     """
 
-    def __init__(
-        self,
-        queue: InstrumentedTorrelque,
-        handler: Handler | Router,
-        *,
-        on_event: Callable[[events.WorkerEvent], object] | None = None,
-        **options: Any,  # noqa: ANN401 - of Worker
-    ) -> None:
-        if not isinstance(queue, InstrumentedTorrelque):
-            raise TorrelqueTypeError(f'queue must be an InstrumentedTorrelque, got {queue!r}')
-        self._deliveries = _Deliveries(Telemetry(queue.queue, queue.tracer_provider, queue.meter_provider))
-        super().__init__(queue, handler, on_event=self._deliveries.listen(on_event), **options)
+    _deliveries: _Deliveries
+
+    if not TYPE_CHECKING:  # the signature is Worker's
+
+        @wraps(Worker.__init__)
+        def __init__(self, queue, handler, *, on_event=None, **options) -> None:  # noqa: ANN001, ANN003
+            if not isinstance(queue, InstrumentedTorrelque):
+                raise TorrelqueTypeError(f'queue must be an InstrumentedTorrelque, got {queue!r}')
+            self._deliveries = _Deliveries(Telemetry(queue.queue, queue.tracer_provider, queue.meter_provider))
+            super().__init__(queue, handler, on_event=self._deliveries.listen(on_event), **options)
 
     def _observe(self, call: Handler) -> Handler:
         return self._deliveries.observe(call)
