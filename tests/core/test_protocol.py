@@ -8,7 +8,7 @@ import pytest
 
 from tests.core.support import end, names
 from torrelque.core.protocol import Batch, Call, Interrupted, Operation, Reply, Script, blocking_drive
-from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueNewerError, TorrelqueReplyError
 
 SCRIPT = Script('verb', 'return 1', ('pending',))
 
@@ -32,6 +32,16 @@ def test_a_call_is_an_operation_that_parses_its_reply() -> None:
     operation = iter(Call('LLEN', (b'k',), parse=lambda reply: int(reply) + 1))
     assert names(next(operation)) == ['LLEN']
     assert end(operation, [41]) == 42
+
+
+@pytest.mark.parametrize(
+    ('counters', 'name'), [(b'email:counters', 'email'), (b'{email}:counters', 'email'), (b'{a:b:3}:counters', 'a:b')]
+)
+def test_a_queue_of_a_later_version_is_named(counters: bytes, name: str) -> None:
+    operation = iter(Call[Reply](Script('any', 'return 1', ('tasks', 'counters')), (b'tasks', counters)))
+    next(operation)
+    with pytest.raises(TorrelqueNewerError, match=f"^queue '{name}' uses features of a later version"):
+        operation.send([TorrelqueReplyError('NEWER the queue uses features of a later version')])
 
 
 def test_an_error_reply_is_raised_unparsed() -> None:

@@ -133,6 +133,8 @@ class Call(Generic[T]):
             if UNKNOWN_COMMAND.search(str(reply)):
                 (info,) = yield (Call[Reply]('INFO', args=('server',), near=self.routing_key),)
                 raise _outdated(info, reply)
+            if reply.code == 'NEWER' and isinstance(self.command, Script):
+                raise _newer(self.keys[self.command.keys.index('counters')])
             raise reply
         return reply
 
