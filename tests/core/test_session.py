@@ -374,6 +374,20 @@ def test_a_giveback_that_was_cut_off_is_made_again_later() -> None:
     assert driver.until == math.inf
 
 
+def test_what_is_cut_off_during_the_last_step_of_a_repair_is_settled_after_it() -> None:
+    driver = Driver()
+    driver.session.submit(GIVEBACK, [claim_item(Receipt('a', '9:nonce:9', 1))], nobody)
+    operation, _ = given_back(driver)
+    operation.throw(Interrupted(CAUSE))
+    end(operation, [[b'aborted']])
+    driver.pass_time()
+    repair, (name, _) = driver.one()
+    assert name == 'giveback'
+    cut_off(driver)
+    end(repair, [[b'OK', b'o']])
+    assert driver.one()[1][0] == 'settle'
+
+
 def test_closing_sends_what_was_asked_for() -> None:
     driver = Driver()
     ticket = driver.session.submit(RELEASE, [(*claim_item('a'), 3, '', b'')], nobody)

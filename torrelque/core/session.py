@@ -318,6 +318,7 @@ class Session:
         else:
             self._repairing = False
             self._repair_failures = 0
+            self._repair_soon()  # of what was cut off meanwhile
 
     # Within ------------------------------------------------------------------
 
