@@ -10,7 +10,7 @@ import pytest
 
 from tests.core.support import Clock, claimed, end, end_by, lanes, names, only
 from torrelque.core.commands import ClaimedTask
-from torrelque.core.consumers import FOREVER, LEAST_BESIDE, MAX_CLAIM, SLICE, Consumers
+from torrelque.core.consumers import FOREVER, LEAST_BESIDE, MAX_CLAIM, MOST_BEHIND, SLICE, Consumers
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Interrupted, Operation
 from torrelque.core.waiters import FIRST_LOOK
@@ -615,3 +615,181 @@ def test_a_claim_under_way_when_all_is_closed_gives_its_tasks_back() -> None:
     machine.idle.close()
     end(operation, [claimed('a')])
     assert machine.returned == ['a']
+
+
+# A claim behind the wait ----------------------------------------------------------------------------------------------
+
+
+class Behind(Machine):
+    """One whose driver sends a claim behind each wait, and which waits now."""
+
+    def __init__(self, want: int = 1, timeout: float = math.inf) -> None:
+        super().__init__()
+        self.idle = Consumers(lanes(), self.clock, lambda: 0.0, self._give_back, 60.0, behind=True)
+        self.ticket = self.join(want, timeout)
+        assert self.idle.behind is None
+        self.claim()
+        seconds = self.idle.block()
+        assert seconds is not None
+        self.seconds = seconds
+
+    @property
+    def behind(self) -> tuple[str, tuple[Any, ...]]:
+        """The call behind the wait."""
+        call = self.idle.behind
+        assert call is not None
+        return only((call,))
+
+
+def test_the_next_claim_is_behind_the_wait() -> None:
+    machine = Behind(timeout=20)
+    assert machine.behind == ('claim', ('7', 'nonce.1', 2, 1, '12.000000')), 'it may run at the end of the slice'
+    machine.idle.unblocked(hinted=True, reply=claimed('a'))
+    assert ids(machine.ticket) == ['a']
+    assert machine.idle.start() is None
+    assert machine.idle.block() is None
+
+
+def test_no_more_than_two_tasks_are_claimed_behind_a_wait() -> None:
+    machine = Behind(want=50)
+    assert machine.behind[1][3] == MOST_BEHIND == 2
+    machine.idle.unblocked(hinted=True, reply=claimed('a', 'b'))
+    assert not machine.ticket.done
+    assert machine.claim('c')[0] == 48
+    assert ids(machine.ticket) == ['a', 'b', 'c']
+
+
+def test_a_slice_without_a_task_is_followed_by_the_next() -> None:
+    machine = Behind()
+    machine.idle.unblocked(hinted=False, reply=claimed())
+    assert machine.idle.start() is None
+    assert machine.idle.block() == SLICE
+    assert machine.behind[1][2] == 3
+
+
+def test_the_lease_of_a_task_claimed_behind_a_wait_is_counted_from_when_the_server_ran_the_claim() -> None:
+    machine = Behind()  # the claim before it was sent and run at the same time here, at 1000 there
+    reply = claimed('a')
+    reply[3] = b'1005.000000'
+    machine.clock.now += 6
+    machine.idle.unblocked(hinted=True, reply=reply)
+    (task,) = machine.ticket.value
+    assert task.expires == machine.clock.now - 1 + (task.deadline - 1005)
+
+
+@pytest.mark.parametrize(('time', 'expected'), [(b'2000.000000', 6), (b'900.000000', 0)])
+def test_a_lease_is_counted_neither_from_later_than_the_answer_nor_from_earlier_than_the_sending(
+    time: bytes, expected: float
+) -> None:
+    machine = Behind()
+    sent = machine.clock.now
+    reply = claimed('a')
+    reply[3] = time
+    machine.clock.now += 6
+    machine.idle.unblocked(hinted=True, reply=reply)
+    (task,) = machine.ticket.value
+    assert task.expires == sent + expected + task.deadline - float(time)
+
+
+@pytest.mark.parametrize('reply', [None, TorrelqueReplyError('NOSCRIPT'), TorrelqueReplyError('READONLY')])
+def test_a_claim_behind_a_wait_that_was_not_answered_is_sent_again(reply: TorrelqueReplyError | None) -> None:
+    machine = Behind()
+    behind = machine.behind
+    machine.idle.unblocked(hinted=True, reply=reply)
+    operation, batch = machine.begin()
+    assert only(batch) == behind
+    end(operation, [claimed('a')])
+    assert ids(machine.ticket) == ['a']
+
+
+def test_a_claim_behind_a_wait_that_broke_is_sent_again() -> None:
+    machine = Behind()
+    behind = machine.behind
+    machine.idle.block_failed(CAUSE)
+    operation, batch = machine.begin()
+    assert only(batch) == behind
+    end(operation, [claimed('a')])
+    assert ids(machine.ticket) == ['a']
+
+
+def test_a_lane_that_is_lost_behind_a_wait_is_made_again() -> None:
+    machine = Behind()
+    machine.idle.unblocked(hinted=False, reply=[b'NOLANE'])
+    operation = machine.idle.start()
+    assert operation is not None
+    assert names(next(operation)) == ['mint']
+    assert only(operation.send([b'8'])) == ('claim', ('8', 'nonce.2', 1, *machine_args()))
+    end(operation, [claimed('a')])
+    assert ids(machine.ticket) == ['a']
+
+
+def machine_args() -> tuple[Any, ...]:
+    return (1, f'{FOREVER:.6f}')
+
+
+@pytest.mark.parametrize('closes', [False, True])
+def test_a_claim_behind_a_wait_is_settled_if_nobody_waits_any_more(closes: bool) -> None:
+    machine = Behind()
+    if closes:
+        machine.idle.close()
+    else:
+        machine.idle.leave(machine.ticket)
+        machine.idle.block_failed(CAUSE)
+    operation, batch = machine.begin()
+    assert only(batch) == ('settle', ('7', 'nonce.1', 2))
+    end(operation, [[b'aborted']])
+    operation, batch = machine.begin()
+    assert only(batch) == ('tick', ('7', 0)), 'the wait may have taken a hint along'
+    end(operation, [b''])
+    assert machine.idle.start() is None
+
+
+def test_what_is_claimed_behind_a_wait_for_nobody_is_given_back() -> None:
+    machine = Behind()
+    machine.idle.leave(machine.ticket)
+    assert machine.idle.start() is None
+    machine.idle.unblocked(hinted=True, reply=claimed('a'))
+    assert machine.returned == ['a']
+    assert machine.idle.start() is None
+
+
+def test_who_joins_during_a_wait_with_a_claim_behind_it_claims_on_another_lane() -> None:
+    machine = Behind()
+    late = machine.join()
+    operation = machine.idle.start()
+    assert operation is not None
+    assert names(next(operation)) == ['mint']
+    assert only(operation.send([b'8'])) == ('claim', ('8', 'nonce.2', 1, 2, '0.000000')), 'it minds no event'
+    machine.idle.unblocked(hinted=True, reply=claimed('b'))
+    end(operation, [claimed('a')])
+    assert ids(machine.ticket) == ['a'] or ids(machine.ticket) == ['b']
+    assert late.done
+
+
+def test_an_alarm_during_a_wait_with_a_claim_behind_it_is_a_tick() -> None:
+    machine = Machine()
+    machine.idle = Consumers(lanes(), machine.clock, lambda: 0.0, machine._give_back, 60.0, behind=True)
+    ticket = machine.join()
+    machine.claim(alarm=b'2.5')
+    assert machine.idle.block() == SLICE
+    assert machine.idle.timer() == machine.clock.now + 2.5
+    machine.clock.now += 2.5
+    operation, batch = machine.begin()
+    assert only(batch) == ('tick', ('7', f'{FOREVER:.6f}'))
+    end(operation, [b'1.5'])
+    assert machine.idle.timer() == machine.clock.now + 1.5
+    machine.idle.unblocked(hinted=True, reply=claimed('a'))
+    assert ids(ticket) == ['a']
+
+
+def test_a_tick_that_fails_is_told() -> None:
+    machine = Machine()
+    machine.idle = Consumers(lanes(), machine.clock, lambda: 0.0, machine._give_back, 60.0, behind=True)
+    ticket = machine.join()
+    machine.claim(alarm=b'2.5')
+    assert machine.idle.block() == SLICE
+    machine.clock.now += 2.5
+    operation, _ = machine.begin()
+    with pytest.raises(StopIteration):
+        operation.throw(Interrupted(CAUSE))
+    assert isinstance(ticket.error, TorrelqueConnectionError)

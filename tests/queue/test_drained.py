@@ -118,7 +118,9 @@ async def as_in_0_9(queue: Torrelque) -> None:
     """A 0.9 consumer dies between its two steps, and comes back after a sweep has marked its task."""
     task_id = await queue.enqueue('a')
     (keys,) = await queue._dispatcher.keys()
-    await queue._transport.execute([Call[Reply]('RPOPLPUSH', (keys['pending'], keys['dequeueing']))])
+    move = Call[Reply]('RPOPLPUSH', (keys['pending'], keys['dequeueing']))
+    while await queue._transport.execute([move]) == [None]:  # noqa: ASYNC110 - for a moment it may be claimed for nobody
+        await anyio.sleep(0.01)
     await queue.sweep()
     await queue._transport.execute(
         [

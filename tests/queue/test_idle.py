@@ -83,7 +83,7 @@ async def test_two_waiting_processes_share_the_timer(server: Server, queue: Torr
                 tasks.start_soon(consume, other)
                 await anyio.sleep(0.02)
                 for number in range(2):
-                    await queue.enqueue(f'a {number}', delay=0.1 + number / 10)
+                    await queue.enqueue(f'a {number}', delay=0.1 + number / 2)
     assert got == ['a 0', 'a 1']
 
 

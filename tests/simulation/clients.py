@@ -47,6 +47,7 @@ class Client:
         # Clients' clocks are not the server's; those of one machine are one.
         self.offset = world.random.uniform(-1e6, 1e6) if offset is None else offset
         self.max_rejected = world.cap()
+        self.queues_behind = world.random.random() < world.config.behind
         self.session: Session | ShardedSession = self.make_session(nonce)
         self.callers: list[Caller] = []
         self.held: dict[ClaimedTask, None] = {}  # what callers of the plain sort have in their hands
@@ -65,6 +66,7 @@ class Client:
         session = Session(
             SCRIPTS, KEYS, nonce=nonce, clock=self.clock, jitter=self.random.random,
             block_limit=self.random.choice((8.0, 8.0, 2.5)), max_rejected=self.max_rejected,
+            behind=self.queues_behind,
         )  # fmt: skip
         session._consumers._least_beside = 1  # as few as wait here
         return session
@@ -239,17 +241,19 @@ class Waiting:
         self.key = wait.key
         network, random, seconds = client.world.network, client.random, wait.seconds
         client.world.tell(f'{client.nonce} blocks for {seconds:.3f}')
-        self.break_off = network.wait(wait.key, seconds, lambda member: client.do(lambda: self._ended(member)))
+        self.break_off = network.wait(
+            wait.key, seconds, lambda member, reply: client.do(lambda: self._ended(member, reply)), wait.behind
+        )
         patience = seconds + random.uniform(0.3, 2)
         if network.happens('unblock'):
             patience = random.uniform(0, patience)
         self._patience = client.later(patience, self.fail)
 
-    def _ended(self, member: bytes | None) -> None:
+    def _ended(self, member: bytes | None, reply: Reply) -> None:
         if self in self._client._waits:
             self.is_over()
             self._client.world.tell(f'{self._client.nonce} is unblocked, hinted: {member is not None}')
-            self._then.ended(member)
+            self._then.ended(member, reply)
             self._client.poke()
 
     def fail(self) -> None:

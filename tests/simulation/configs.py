@@ -85,6 +85,8 @@ class Config:
     """How often a second each client is killed, paused, shut down, or forks; who is gone is replaced after a while.
 
     With ``forget`` a record of how many shards there are is lost."""
+    behind: float = 0.7
+    """Of the clients, those whose transport can send a claim behind a wait."""
     caps: tuple[int | None, ...] = ()
     """How many dead letters clients keep, each of them one of these."""
     shards: tuple[int, ...] = ()

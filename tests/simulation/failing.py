@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.simulation.network import Network
+from tests.simulation.network import Network, Told
 from tests.simulation.nodes import Nodes
 from torrelque.core.protocol import Batch, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError
@@ -123,12 +123,27 @@ class FailingNetwork(Network):
         if isinstance(receive, Exchange):
             self._scheduler.after(self.delay(), receive.broke)
 
-    def wait(self, key: bytes, seconds: float, receive: Callable[[bytes | None], object]) -> Callable[[], None]:
+    def wait(self, key: bytes, seconds: float, receive: Told, behind: Call[Any] | None = None) -> Callable[[], None]:
         """A wait ends, unheard, with the server on which it began."""
         term = self.nodes.term
         if self.nodes.is_down():
             return nothing
-        return super().wait(key, seconds, lambda member: receive(member) if term == self.nodes.term else None)
+
+        def tell(member: bytes | None, reply: Reply) -> None:
+            if term == self.nodes.term:
+                receive(member, reply)
+
+        return super().wait(key, seconds, tell, behind)
+
+    @property
+    def term(self) -> int:
+        return self.nodes.term
+
+    def run_behind(self, call: Call[Any], term: int) -> Reply:
+        """It goes with the server; or that is a replica by now, and says so."""
+        if term != self.nodes.term:
+            return TorrelqueReplyError('READONLY You can not write.')
+        return super().run_behind(call, term)
 
 
 def _refusal(call: Call[Any], answer: str) -> Reply:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.failing import FailingNetwork, Receive, nothing
-from tests.simulation.network import Network
+from tests.simulation.network import Network, Told
 from tests.simulation.nodes import Nodes
 from tests.simulation.server import ObservedKeyspace, ObservedServer
 from torrelque.core.keys import Keys
@@ -215,6 +215,9 @@ class MovingNetwork(FailingNetwork):
         self._tell_of(f'refused ({refusal})', [call])
         return TorrelqueReplyError(refusal)
 
-    def wait(self, key: bytes, seconds: float, receive: Callable[[bytes | None], object]) -> Callable[[], None]:
+    def wait(self, key: bytes, seconds: float, receive: Told, behind: Call[Any] | None = None) -> Callable[[], None]:
         """What came before the slot moved is heard of; afterwards nothing comes any more."""
-        return nothing if self.nodes.is_down(key) else Network.wait(self, key, seconds, receive)
+        return nothing if self.nodes.is_down(key) else Network.wait(self, key, seconds, receive, behind)
+
+    def run_behind(self, call: Call[Any], term: int) -> Reply:
+        return self._answer(call, [], [call], term)

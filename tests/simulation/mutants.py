@@ -164,7 +164,7 @@ def hint_not_put_back(patch: pytest.MonkeyPatch) -> None:
         return True
         yield ()
 
-    patch.setattr(Consumers, '_part', mutant)
+    patch.setattr(Consumers, '_tick', mutant)
 
 
 def hint_lost_beside_a_claim(patch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,12 @@ from torrelque.errors import TorrelqueReplyError
 __all__ = ('Network', 'name_of')
 
 Execute = Callable[[Call[Any]], Reply]
+Told = Callable[['bytes | None', Reply], object]
+"""What is told which hint came, if any, and the reply to the call behind the wait."""
+
+LATE = 0.1
+"""Seconds that a server may take to notice that the time of a wait is over."""
+
 ANCIENT = 1000.0
 """Seconds: longer than a lane lasts after it was last used."""
 
@@ -107,22 +113,37 @@ class Network:
         else:
             self._scheduler.after(delay, lambda: receive(replies))
 
-    def wait(self, key: bytes, seconds: float, receive: Callable[[bytes | None], object]) -> Callable[[], None]:
+    def wait(self, key: bytes, seconds: float, receive: Told, behind: Call[Any] | None = None) -> Callable[[], None]:
         """Block on a hint. ``receive`` is told which came, if any, or never called. Returns what breaks the connection.
 
-        The server does not notice at once that a connection broke: until then it may still pop the hint for it.
+        The server does not notice at once that a connection broke: until then it may still pop the hint for it, and
+        run the call ``behind`` the wait, whose reply is told, too.
         """
-        connection = _Blocked(self, key, seconds, receive)
+        connection = _Blocked(self, key, seconds, receive, behind)
         delay = self.delay()
+        if behind is not None:
+            self.last_arrival = max(self.last_arrival, self._scheduler.now + delay + seconds + LATE)
         if not self.happens('lose'):
             self._scheduler.after(delay, connection.arrive)
         return connection.break_off
+
+    def run_behind(self, call: Call[Any], _term: int) -> Reply:
+        """The reply to a call behind a wait that began in that term, if there are any terms."""
+        if self.happens('forget'):
+            return TorrelqueReplyError('NOSCRIPT No matching script.')
+        return self._execute(call)
+
+    @property
+    def term(self) -> int:
+        return 0
 
 
 class _Blocked:
     """One wait on the server, which pops the hint for it or answers after its time."""
 
-    def __init__(self, network: Network, key: bytes, seconds: float, receive: Callable[[bytes | None], object]) -> None:
+    def __init__(self, network: Network, key: bytes, seconds: float, receive: Told, behind: Call[Any] | None) -> None:
+        self._behind = behind
+        self._term = network.term
         self._network = network
         self._key = key
         self._seconds = seconds
@@ -134,7 +155,7 @@ class _Blocked:
         if self._noticed:
             return
         scheduler, random = self._network._scheduler, self._network._random
-        scheduler.after(self._seconds + random.uniform(0, 0.1), self._time_out)  # servers notice late
+        scheduler.after(self._seconds + random.uniform(0, LATE), self._time_out)  # servers notice late
         end = self._network._server.wait(self._key, lambda reply: self._answer(reply[1]))
         if not self._over:
             self._end = end
@@ -158,10 +179,22 @@ class _Blocked:
 
     def _answer(self, member: bytes | None) -> None:
         self._over = True
+        if self._behind is None:
+            self._reply(member, None)
+        else:  # others may come in between
+            delay = self._network.delay() if self._network.happens('split') else 0
+            self._network._scheduler.after(delay, lambda: self._go_on(member))
+
+    def _go_on(self, member: bytes | None) -> None:
+        assert self._behind is not None
+        if not self._noticed:
+            self._reply(member, self._network.run_behind(self._behind, self._term))
+
+    def _reply(self, member: bytes | None, reply: Reply) -> None:
         delay = self._network.delay()
         if not self._network.happens('lose'):
-            self._network._scheduler.after(delay, lambda: self._arrive_back(member))
+            self._network._scheduler.after(delay, lambda: self._arrive_back(member, reply))
 
-    def _arrive_back(self, member: bytes | None) -> None:
+    def _arrive_back(self, member: bytes | None, reply: Reply) -> None:
         if not self._broken:
-            self._receive(member)
+            self._receive(member, reply)

@@ -94,10 +94,10 @@ class _PatientWaiting(Waiting):
         if nodes is not None and nodes.is_down(wait.key):
             client.later(client.random.random() * 0.01, self.fail)
 
-    def _ended(self, member: bytes | None) -> None:
+    def _ended(self, member: bytes | None, reply: Reply) -> None:
         if self in self._client._waits:
             self._patient.waited()
-        super()._ended(member)
+        super()._ended(member, reply)
 
     def fail(self) -> None:
         if self not in self._client._waits:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.simulation import mutants, mutants_beyond, mutants_nodes, mutants_shards, mutants_waiting
+from tests.simulation import mutants, mutants_behind, mutants_beyond, mutants_nodes, mutants_shards, mutants_waiting
 from tests.simulation.clients import SCRIPTS
 from tests.simulation.configs import CONFIGS
 from tests.simulation.rules import Violation
@@ -28,7 +28,12 @@ FEWER = {'shards': 40, 'shards-calm': 20, 'moves': 60, 'moves-shards': 40}
 
 SEEDS_FOR_MUTANTS = 200
 MUTANTS = (
-    mutants.MUTANTS | mutants_beyond.MUTANTS | mutants_waiting.MUTANTS | mutants_nodes.MUTANTS | mutants_shards.MUTANTS
+    mutants.MUTANTS
+    | mutants_behind.MUTANTS
+    | mutants_beyond.MUTANTS
+    | mutants_waiting.MUTANTS
+    | mutants_nodes.MUTANTS
+    | mutants_shards.MUTANTS
 )
 
 

@@ -10,15 +10,18 @@ import pytest
 from tests.simulation import callers
 from tests.simulation.clients import SCRIPTS, Behaviour, Client
 from tests.simulation.configs import NONE, Config
+from tests.simulation.mutants_behind import forgotten_when_the_wait_breaks, nobody_looks_who_joins
 from tests.simulation.mutants_waiting import every_waiter_keeps_the_timer, hint_left_over
+from tests.simulation.network import _Blocked
 from tests.simulation.server import KEYS
 from tests.simulation.world import World
 from torrelque.core.commands import ENQUEUE, RELEASE, Outcome, enqueue_item, release_item
-from torrelque.core.consumers import claim
+from torrelque.core.consumers import MOST_BEHIND, claim
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.models import TorrelqueTaskStatus
 from torrelque.core.protocol import Call, Operation, blocking_drive
 from torrelque.core.session import Session
+from torrelque.transports.memory.prelude import Run
 
 T = TypeVar('T')
 
@@ -31,10 +34,10 @@ SLICE = 8.0
 class Queue:
     """Consumers that wait, and when the server gave them what."""
 
-    def __init__(self, clients: int, callers_each: int) -> None:
+    def __init__(self, clients: int, callers_each: int, behind: float = 1) -> None:
         self.claims: list[tuple[float, int]] = []  # when, and how many tasks it took
         self.waits = 0
-        self.world = World(1, Config(faults=NONE, cancel=0), self._trace)
+        self.world = World(1, Config(faults=NONE, cancel=0, behind=behind), self._trace)
         self.clients = [Client(self.world, f'c{number}') for number in range(clients)]
         self.world.clients += self.clients
         for client in self.clients:
@@ -80,12 +83,12 @@ class Queue:
 
 
 @pytest.fixture(
-    params=[(1, 1), (1, 20), (1, 100), (20, 1), (100, 1), (10, 10)], ids=lambda each: f'{each[0]}x{each[1]}'
+    params=[(1, 1, 0), (1, 1, 1), (1, 20, 0), (1, 20, 1), (1, 100, 1), (20, 1, 1), (100, 1, 0), (10, 10, 1)],
+    ids=lambda each: f'{each[0]}x{each[1]}, {each[2]} behind',
 )
 def make(request: pytest.FixtureRequest) -> Callable[[], Queue]:
     """Some clients with some consumers each."""
-    clients, callers_each = request.param
-    return lambda: Queue(clients, callers_each)
+    return lambda: Queue(*request.param)
 
 
 def test_a_pending_task_is_taken_at_once(make: Callable[[], Queue]) -> None:
@@ -151,8 +154,9 @@ def test_who_minds_the_timer_may_go() -> None:
             caller.cancel()
         queue.run(0.04)
     queue.run(2)
-    (moment,) = queue.taken()
-    assert 0 <= moment - due < SOON
+    first, *_, last = queue.taken() * 2
+    assert 0 <= first - due < SOON
+    assert last - due < 0.1  # claims behind the waits of those who left took it first, and gave it back
 
 
 def test_consumers_whose_time_runs_out_all_along() -> None:
@@ -184,9 +188,10 @@ def test_many_tasks_wake_as_many_as_needed() -> None:
     assert max(queue.taken()) - begin < 0.1
 
 
+@pytest.mark.parametrize('behind', [0, 1])
 @pytest.mark.parametrize('callers_each', [1, 100])
-def test_an_idle_object_sends_a_wait_and_a_claim_a_slice(callers_each: int) -> None:
-    queue = Queue(1, callers_each)
+def test_an_idle_object_sends_a_wait_and_a_claim_a_slice(callers_each: int, behind: float) -> None:
+    queue = Queue(1, callers_each, behind)
     queue.run(1)
     queue.claims.clear()
     queue.waits = 0
@@ -208,9 +213,9 @@ def test_idle_objects_beside_a_far_event_claim_no_more() -> None:
     assert len(queue.claims) <= 10 * 10 * 8 / 2  # the shortest slice is over two seconds
 
 
-def claims_for_a_near_event() -> tuple[int, int]:
+def claims_for_a_near_event(behind: float) -> tuple[int, int]:
     """Before it is due, and then."""
-    queue = Queue(100, 1)
+    queue = Queue(100, 1, behind)
     queue.run(1)
     queue.claims.clear()
     queue.enqueue(1.9)
@@ -220,15 +225,16 @@ def claims_for_a_near_event() -> tuple[int, int]:
     return before, len(queue.claims) - before
 
 
-def test_idle_objects_beside_a_near_event_do_not_fight_for_its_timer() -> None:
-    before, then = claims_for_a_near_event()
+@pytest.mark.parametrize('behind', [0, 1])
+def test_idle_objects_beside_a_near_event_do_not_fight_for_its_timer(behind: float) -> None:
+    before, then = claims_for_a_near_event(behind)
     assert before < 100
     assert then < 5
 
 
 def test_a_timer_that_every_waiter_keeps_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     every_waiter_keeps_the_timer(monkeypatch)
-    _, then = claims_for_a_near_event()
+    _, then = claims_for_a_near_event(0)
     assert then > 10
 
 
@@ -251,3 +257,69 @@ def test_no_hint_is_left_over() -> None:
 def test_a_hint_left_over_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     hint_left_over(monkeypatch)
     assert KEYS['wake'] in left_when_drained()
+
+
+# A claim behind the wait ----------------------------------------------------------------------------------------------
+
+
+def redelivered_after_a_lost_answer(monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a consumer gets the task that was claimed behind its wait, though the answer of the wait was lost."""
+    queue = Queue(1, 1, behind=1)
+    queue.run(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Blocked, '_reply', lambda *_: None)
+        queue.enqueue(None)
+        queue.run(0.1)
+    assert len(queue.taken()) == 1
+    queue.run(SLICE + 3)  # the longest patience with a wait
+    return not list(queue.world.server.tasks())
+
+
+def test_a_task_claimed_behind_a_wait_that_broke_is_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert redelivered_after_a_lost_answer(monkeypatch)
+
+
+def test_a_forgotten_claim_behind_a_wait_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgotten_when_the_wait_breaks(monkeypatch)
+    assert not redelivered_after_a_lost_answer(monkeypatch)
+
+
+def looked_for_who_joins(monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether who joins during a wait gets a task that nobody was hinted of, as 0.9 adds them."""
+    queue = Queue(1, 1, behind=1)
+    queue.run(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, 'hint', lambda *_: None)
+        queue.enqueue(None)
+    queue.run(0.1)
+    assert queue.taken() == []
+    queue.clients[0].spawn(callers.wait_for_work(queue.clients[0]))
+    queue.run(0.1)
+    return len(queue.taken()) == 1
+
+
+def test_who_joins_during_a_wait_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert looked_for_who_joins(monkeypatch)
+
+
+def test_that_nobody_looks_who_joins_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody_looks_who_joins(monkeypatch)
+    assert not looked_for_who_joins(monkeypatch)
+
+
+def test_a_client_that_vanishes_takes_two_tasks_along_at_most() -> None:
+    queue = Queue(1, 10, behind=1)
+    queue.run(1)
+    queue.clients[0].dead = True  # and its connection stays
+    queue.enqueue(*[None] * 5)
+    queue.run(20)
+    assert queue.claims[-1][1] == len(queue.taken()) == MOST_BEHIND
+
+
+def test_an_idle_object_sends_its_claims_behind_its_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue(1, 3, behind=1)
+    queue.run(1)
+    queue.claims.clear()
+    monkeypatch.setattr(queue.world.network, 'send', None)
+    queue.run(10 * SLICE)
+    assert len(queue.claims) >= 10

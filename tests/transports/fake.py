@@ -97,3 +97,15 @@ def bulk(data: bytes) -> bytes:
 def echo(_: int, words: list[bytes]) -> Answer:
     """What a server does with ECHO."""
     return bulk(words[1])
+
+
+def as_keydb(number: int, words: list[bytes]) -> Answer:
+    """KeyDB runs what is behind a call that blocked only when more bytes arrive, as they do with `nudged`."""
+    if words[0] == b'BZPOPMIN':
+        return b'*3\r\n' + bulk(b'z') + bulk(b'm') + bulk(b'0')
+    return SILENCE if words[0] == b'RPOP' else b'+OK\r\n'
+
+
+def nudged(connection: int) -> Answer:
+    """What a PING brings: on the first connection of a client nothing blocks."""
+    return PONG if connection == 1 else bulk(b'a') + PONG

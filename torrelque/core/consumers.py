@@ -19,6 +19,15 @@ before the claim, it *parts*: it sends a ``tick``, which renews the hint for
 others. The same applies if a wait breaks, because the server may have given
 the hint to the dying connection.
 
+A transport may support *the claim behind the wait*: the next claim travels with
+the wait, in one write, and the server runs it when the wait ends. So a task is
+on its way as soon as its hint is there, without another round trip, and no
+claim is needed between two slices. This claim uses the object's own lane. A
+consumer that joins meanwhile claims on another lane, and a ``tick`` minds the
+timer. If the wait breaks, or the claim's reply is an error, the same claim is
+sent again as the next look: the lane makes that safe, whether or not the server
+has run it. If nobody waits then, it is settled.
+
 While claims bring all that they ask for, a second claim may be in flight on
 another lane, for consumers that joined since the first one began. The server
 then works on it while the client hands out what the first one brought.
@@ -36,7 +45,7 @@ from torrelque.core.backoff import Backoff
 from torrelque.core.commands import ClaimedTask, cap
 from torrelque.core.lanes import MAX_CLAIM, Lane, Lanes
 from torrelque.core.models import Receipt
-from torrelque.core.protocol import Interrupted, Operation, Reply
+from torrelque.core.protocol import Batch, Call, Interrupted, Operation, Reply, as_is, resume
 from torrelque.core.waiters import Waiters
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueTooLargeError
 
@@ -44,7 +53,16 @@ if TYPE_CHECKING:
     from torrelque.core.merging import Ticket
 
 __all__ = (
-    'BACKOFF', 'LEAST_BESIDE', 'MAX_CLAIM', 'MAX_FAILURES', 'SLICE', 'Claim', 'Consumers', 'Hint', 'Look', 'claim',
+    'BACKOFF',
+    'LEAST_BESIDE',
+    'MAX_CLAIM',
+    'MAX_FAILURES',
+    'SLICE',
+    'Claim',
+    'Consumers',
+    'Hint',
+    'Look',
+    'claim',
 )  # fmt: skip
 
 SLICE = 8.0
@@ -52,6 +70,9 @@ SLICE = 8.0
 
 LEAST_BESIDE = 16
 """Tasks for which a claim begins beside another: the server could take some five more for what a call costs it."""
+
+MOST_BEHIND = 2
+"""Tasks that a claim behind a wait asks for: so many may be captured by a client that vanishes in silence."""
 
 FOREVER = 86400.0
 MAX_FAILURES = 4
@@ -118,11 +139,18 @@ class Claim:
 
 
 def claim(
-    lanes: Lanes, want: int, willing: float, lane: Lane, sent: float, max_rejected: int | None = None
+    lanes: Lanes,
+    want: int,
+    willing: float,
+    lane: Lane,
+    sent: float,
+    max_rejected: int | None = None,
+    executed: Callable[[float], float] | None = None,
 ) -> Operation[Claim]:
     """Claim up to ``want`` tasks for somebody who would wait ``willing`` seconds more.
 
-    ``sent``: the time now; ``max_rejected``: the most dead letters to be kept.
+    ``sent``: the time now; ``max_rejected``: the most dead letters to be kept; ``executed``: the earliest time here at
+    which the server may have run a claim that it answered at a time there, if not that at which it was sent.
     If the answer is too large for the server, what was claimed goes back, and
     fewer tasks are asked for, then and later.
     """
@@ -130,7 +158,7 @@ def claim(
     def parse(reply: Reply) -> Claim:
         alarm, again, time, *values = reply
         token = f'{lane.number}:{lane.nonce}:{lane.sequence}'
-        offset = sent - float(time)
+        offset = (executed(float(time)) if executed else sent) - float(time)
         tasks = []
         for task_id, payload, deadline, more in zip(*[iter(values)] * 4, strict=True):
             count, attempt, headers = more.split(b' ', 2) if more else (1, 1, b'')
@@ -166,6 +194,18 @@ class _Sent:
         self.over: bool = False
 
 
+class _Behind:
+    """A claim behind a wait, or left over from one: for ``want`` tasks; ``batch`` is what it sends next."""
+
+    __slots__ = ('batch', 'claiming', 'sent_at', 'want')
+
+    def __init__(self, want: int, sent_at: float) -> None:
+        self.want: int = want
+        self.sent_at: float = sent_at
+        self.claiming: Operation[Claim]
+        self.batch: Batch
+
+
 def _when(sent: _Sent) -> float:
     return math.inf if sent.answer is None else sent.answer.time
 
@@ -179,7 +219,9 @@ class Consumers:
     event                 NONE            WANTED          RUNNING         RUNNING_WANTED
     ====================  ==============  ==============  ==============  ==============
     a consumer joins      WANTED          --              RUNNING_WANTED  --
-    a wait ends, breaks   WANTED (1)      --              RUNNING_WANTED  --
+    a wait ends           WANTED (1)      --              RUNNING_WANTED  --
+    ... with an answer    --              --              --              --
+    a wait breaks         WANTED (1)      --              RUNNING_WANTED  --
     poll, consumers wait  --              RUNNING         -- (2)          -- (2)
     poll, alarm is due    RUNNING         RUNNING         --              --
     poll, nobody waits    RUNNING (3)     RUNNING (3)     --              --
@@ -191,15 +233,19 @@ class Consumers:
     (1) If somebody waits. (2) While there is plenty, a claim begins on another lane. (3) The tick of an object
     that parts, if it has an alarm or a hint that it took.
 
+    If a claim is behind the wait, a poll in WANTED claims on another lane, and one with an alarm that is due sends a
+    ``tick``. A claim that a wait left over is gone on with in the next poll, whatever Look is, unless it is RUNNING.
+
     What happens to `Hint`:
 
     ====================  ==============  ==============  ==============
     event                 ELSEWHERE       BLOCKING        TAKEN
     ====================  ==============  ==============  ==============
     poll, Look is NONE    BLOCKING (4)    --              --
-    a hint ends the wait                  TAKEN
-    the slice ends                        ELSEWHERE
-    the wait breaks                       TAKEN
+    a hint ends the wait  --              TAKEN           --
+    ... with an answer    --              ELSEWHERE       --
+    the slice ends        --              ELSEWHERE       --
+    the wait breaks       --              TAKEN           --
     a claim or tick runs  --              --              ELSEWHERE
     close                 --              TAKEN           --
     ====================  ==============  ==============  ==============
@@ -208,8 +254,9 @@ class Consumers:
 
     ``clock`` counts seconds, ``jitter`` gives numbers from 0 to 1, ``give_back``
     takes claims that nobody is there for any more; ``max_rejected`` is the most
-    dead letters to be kept. Without ``in_order`` one claim may overtake another
-    that was sent before it, so only one is under way at a time.
+    dead letters to be kept. With ``behind`` the driver can send a claim behind a
+    wait. Without ``in_order`` one claim may overtake another that was sent before
+    it, so only one is under way at a time.
     """
 
     def __init__(
@@ -222,8 +269,14 @@ class Consumers:
         max_rejected: int | None = None,
         *,
         in_order: bool = True,
+        behind: bool = False,
     ) -> None:
         self._lanes = lanes
+        self._may_queue = behind
+        self._behind: _Behind | None = None  # the claim behind the wait that is on the server
+        self._left: _Behind | None = None  # one that a wait left over: the next look goes on with it
+        self._ticked = False  # during the wait that is on the server
+        self._last_claim = (-math.inf, 0.0)  # when the last answered claim was sent, and when the server ran it
         self._max_rejected = max_rejected
         self._clock = clock
         self._jitter = jitter
@@ -265,14 +318,50 @@ class Consumers:
             return self._start_beside()
         if self._sent and self._sent[-1].over:  # that was answered early is handed out before another begins
             return None
-        if self._waiters:
-            if (self._look is Look.WANTED or self._alarm <= now) and self._waiters.wanted > self._asked:
-                self._begin_look()
-                return self._claim(self._ask())
-        elif self._alarm < math.inf or self._hint is Hint.TAKEN:
-            self._begin_look()
+        if self._left is not None:
+            return self._go_on()
+        if not self._waiters:
             return self._part()
+        if self._look is Look.WANTED or self._alarm <= now:
+            return self._claim_elsewhere(now) if self._behind is not None else self._claim_here()
         return None
+
+    def _part(self) -> Operation[bool] | None:
+        """Nobody waits any more: leave the timer and the hint to others."""
+        if self._alarm == math.inf and self._hint is not Hint.TAKEN:
+            return None
+        self._begin_look()
+        return self._tick()
+
+    def _go_on(self) -> Operation[bool]:
+        """With the claim that a wait left over."""
+        left, self._left = self._left, None
+        assert left is not None  # noqa: S101 - as the caller has seen
+        if not self._waiters:  # a hint that is taken remains so: a tick follows
+            self._look = Look.RUNNING
+            return self._settle(left)
+        self._asked += left.want
+        self._begin_look()
+        return self._claim_left(left)
+
+    def _claim_here(self) -> Operation[bool] | None:
+        if self._waiters.wanted <= self._asked:
+            return None
+        self._begin_look()
+        return self._claim(self._ask())
+
+    def _claim_elsewhere(self, now: float) -> Operation[bool] | None:
+        """Our lane is in use by the claim behind the wait, and its timer goes on."""
+        if self._alarm <= now:  # what is due then gives a hint, which ends the wait
+            is_wanted = self._look.is_wanted
+            self._begin_look()
+            self._look = Look.RUNNING_WANTED if is_wanted else Look.RUNNING
+            self._ticked = True
+            return self._tick()
+        if self._waiters.wanted <= self._asked:
+            return None
+        self._look = Look.RUNNING
+        return self._claim(self._ask(), self._lanes.borrow())
 
     def _begin_look(self) -> None:
         self._look = Look.RUNNING
@@ -296,7 +385,10 @@ class Consumers:
         return self._claim_beside(self._ask())
 
     def block(self) -> float | None:
-        """For how long to wait on the hint now; None while no wait should begin. To be followed by `unblocked`."""
+        """For how long to wait on the hint now; None while no wait should begin. To be followed by `unblocked`.
+
+        Then `behind` may be a call to be sent behind the wait.
+        """
         now = self._clock()
         if self._hint is Hint.BLOCKING or self._look is not Look.NONE or self._beside or self._sent:
             return None
@@ -304,24 +396,76 @@ class Consumers:
             return None
         self._hint = Hint.BLOCKING
         longest = min(self._longest_slice, self._waiters.deadline - now)
-        return max(0.001, longest * (1 - 0.15 * self._jitter()))
+        seconds = max(0.001, longest * (1 - 0.15 * self._jitter()))
+        if self._may_queue and self._lane.number:
+            self._behind, self._ticked = self._queue(seconds, now), False
+        return seconds
 
-    def unblocked(self, hinted: bool) -> None:
-        """The wait ended, by a hint or with its time."""
+    @property
+    def behind(self) -> Call[Reply] | None:
+        """What to send behind the wait."""
+        return None if self._behind is None else self._behind.batch[0]
+
+    def _queue(self, seconds: float, now: float) -> _Behind:
+        """A claim that the server runs up to so many seconds later.
+
+        A host that vanishes in silence takes no more than `MOST_BEHIND` tasks along, until their leases end.
+        """
+        behind = _Behind(min(MOST_BEHIND, self._waiters.wanted), now)
+        willing = max(0.0, self._waiters.deadline - now - seconds)
+        behind.claiming = claim(
+            self._lanes, behind.want, willing, self._lane, now, self._max_rejected,
+            lambda time: self._executed(time, now),
+        )  # fmt: skip
+        behind.batch = next(behind.claiming)
+        return behind
+
+    def _executed(self, time: float, sent: float) -> float:
+        """When the server ran a claim behind a wait at the earliest, by this clock: no lease is longer than that."""
+        last_sent, last_time = self._last_claim
+        return self._note(time, max(sent, min(self._clock(), last_sent + time - last_time)))
+
+    def _note(self, time: float, executed: float) -> float:
+        self._last_claim = executed, time
+        return executed
+
+    def unblocked(self, hinted: bool, reply: Reply = None) -> None:
+        """The wait ended, by a hint or with its time; ``reply`` is that of the claim behind it."""
         self._failures = 0
-        self._end_block(hinted=hinted)
+        behind, self._behind = self._behind, None
+        if behind is None or not isinstance(reply, list):  # what failed is sent once more, where errors are dealt with
+            self._left = self._left or behind
+            self._end_block(hinted=hinted)
+            return
+        self._end_block(hinted=False, looked=True)
+        if not self._ticked:  # else it is not known which of the two came to the timer last
+            self._alarm = math.inf
+        sent = _Sent(behind.want, self._waiters.now_there())
+        try:
+            behind.batch = behind.claiming.send([reply])
+        except StopIteration as stop:
+            sent.answer, sent.over = stop.value, True
+            self._asked += sent.want
+            self._sent.append(sent)
+            self._hand_out_in_order()
+        except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
+            self.abort(error)
+        else:
+            self._left = behind
 
     def block_failed(self, error: Exception) -> None:
         """The wait broke. A hint may be lost with it; the claim that follows finds what it told of."""
         self._failures += 1
+        self._left, self._behind = self._behind, None
         self._end_block(hinted=True)
         self._block_not_before = self._clock() + BACKOFF.pause(self._failures, self._jitter)
         if self._failures >= MAX_FAILURES or not isinstance(error, TorrelqueConnectionError):
             self.abort(error)
 
-    def _end_block(self, *, hinted: bool) -> None:
+    def _end_block(self, *, hinted: bool, looked: bool = False) -> None:
         self._hint = Hint.TAKEN if hinted or self._hint is Hint.TAKEN else Hint.ELSEWHERE
-        self._look = self._look.and_wanted if self._waiters else self._look.not_wanted
+        if not looked:
+            self._look = self._look.and_wanted if self._waiters else self._look.not_wanted
 
     def timer(self) -> float:
         """When to call `start` and `block` again at the latest, whatever happens."""
@@ -329,6 +473,7 @@ class Consumers:
             self.is_active = (
                 self._look is not Look.NONE
                 or self._hint is not Hint.ELSEWHERE
+                or self._left is not None
                 or bool(self._sent)
                 or self._beside
                 or self._alarm < math.inf
@@ -346,6 +491,7 @@ class Consumers:
         self.abort(TorrelqueError('the queue was closed while waiting for a task'))
         if self._hint is Hint.BLOCKING:
             self._hint = Hint.TAKEN
+            self._left, self._behind = self._behind, None
 
     # Within ------------------------------------------------------------------
 
@@ -355,28 +501,53 @@ class Consumers:
         self._asked += want
         return want
 
-    def _claim(self, want: int) -> Operation[bool]:
+    def _claim(self, want: int, elsewhere: Lane | None = None) -> Operation[bool]:
+        """The look for those who wait; ``elsewhere``: on this lane, as a claim behind a wait uses ours."""
         if not self._waiters:  # all have left before it began; what it was for, a hint or the timer, is left to others
             self._asked -= want
-            return (yield from self._part())
+            return (yield from self._tick())
         try:
-            return (yield from self._claim_for(want, max(0.0, self._waiters.deadline - self._clock()), self._lane))
+            willing = 0.0 if elsewhere else max(0.0, self._waiters.deadline - self._clock())
+            return (yield from self._claim_for(want, self._claim_on(elsewhere or self._lane, want, willing)))
         finally:
             self._look = self._look.over
+            if elsewhere:
+                self._lanes.give_back(elsewhere)
 
     def _claim_beside(self, want: int) -> Operation[bool]:
         lane = self._lanes.borrow()
         try:
-            return (yield from self._claim_for(want, 0.0, lane))
+            return (yield from self._claim_for(want, self._claim_on(lane, want, 0.0)))
         finally:
             self._beside = False
             self._lanes.give_back(lane)
 
-    def _claim_for(self, want: int, willing: float, lane: Lane) -> Operation[bool]:
+    def _claim_left(self, left: _Behind) -> Operation[bool]:
+        """Go on with a claim that was sent behind a wait, and may have been done."""
+        try:
+            return (yield from self._claim_for(left.want, resume(left.claiming, left.batch)))
+        finally:
+            self._look = self._look.over
+
+    def _settle(self, left: _Behind) -> Operation[bool]:
+        """Nobody waits any more: see to it that a claim that was sent behind a wait is not done, or is undone."""
+        try:
+            yield from resume(left.claiming, left.batch, interrupted=True)
+        except (Interrupted, Exception):  # noqa: BLE001 - what could not be settled is settled later
+            return False
+        finally:
+            self._look = self._look.over
+        return True
+
+    def _claim_on(self, lane: Lane, want: int, willing: float) -> Operation[Claim]:
+        now = self._clock()
+        return claim(self._lanes, want, willing, lane, now, self._max_rejected, lambda time: self._note(time, now))
+
+    def _claim_for(self, want: int, claiming: Operation[Claim]) -> Operation[bool]:
         sent = _Sent(want, self._waiters.now_there())
         self._sent.append(sent)
         try:
-            sent.answer = yield from claim(self._lanes, want, willing, lane, self._clock(), self._max_rejected)
+            sent.answer = yield from claiming
         except Interrupted as interrupted:
             self.abort(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
             return False
@@ -408,13 +579,20 @@ class Consumers:
         if more and self._waiters:
             self._look = self._look.and_wanted
 
-    def _part(self) -> Operation[bool]:
-        """Nobody waits any more: leave the timer and the hint to others."""
+    def _tick(self) -> Operation[bool]:
+        """Mind the timer while the lane is in use; if nobody waits any more, leave it and the hint to others."""
+        willing = max(0.0, min(FOREVER, self._waiters.deadline - self._clock())) if self._waiters else 0
+        words = f'{willing:.6f}' if willing else 0
         try:
-            yield from self._lanes.script('tick', (self._lane.number, 0, *cap(self._max_rejected)), bool)
-        except (Interrupted, Exception):  # noqa: BLE001 - whatever it is, nobody waits for it
-            return False  # the timer expires by itself, the hint costs others a slice
+            alarm = yield from self._lanes.script('tick', (self._lane.number, words, *cap(self._max_rejected)), as_is)
+        except (Interrupted, Exception) as error:  # noqa: BLE001 - the timer expires by itself, the hint costs a slice
+            if willing:
+                cause = error.cause if isinstance(error, Interrupted) else error
+                self.abort(cause if isinstance(cause, Exception) else TorrelqueError('the queue was closed'))
+            return False
         else:
+            if alarm:
+                self._alarm = self._clock() + float(alarm)
             return True
         finally:
             self._look = self._look.over

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from torrelque.core.commands import Command, Item
 from torrelque.core.merging import Ticket
-from torrelque.core.protocol import Operation
+from torrelque.core.protocol import Call, Operation, Reply
 
 __all__ = ('Machine', 'Turn', 'Wait', 'Waiting')
 
@@ -20,8 +20,11 @@ __all__ = ('Machine', 'Turn', 'Wait', 'Waiting')
 class Waiting(Protocol):
     """What is told how a wait ended, by one of these calls."""
 
-    def ended(self, member: bytes | None) -> None:
-        """A hint ended it, which is the member that was popped; or, with None, its time was over."""
+    def ended(self, member: bytes | None, reply: Reply = None, /) -> None:
+        """A hint ended it, which is the member that was popped; or, with None, its time was over.
+
+        ``reply`` is that of the call behind it; None if the driver has none.
+        """
 
     def failed(self, error: Exception) -> None:
         """It broke."""
@@ -33,6 +36,8 @@ class Wait(NamedTuple):
     key: bytes
     seconds: float
     then: Waiting
+    behind: Call[Reply] | None = None
+    """A call to send behind it, in the same write."""
 
 
 class Turn(NamedTuple):

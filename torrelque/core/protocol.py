@@ -27,7 +27,7 @@ from torrelque.errors import (
     is_transient,
 )
 
-__all__ = ('Arg', 'Batch', 'Call', 'Interrupted', 'Operation', 'Reply', 'Script', 'as_is', 'blocking_drive')
+__all__ = ('Arg', 'Batch', 'Call', 'Interrupted', 'Operation', 'Reply', 'Script', 'as_is', 'blocking_drive', 'resume')
 
 T = TypeVar('T')
 
@@ -167,6 +167,22 @@ def _outdated(info: Reply, answer: TorrelqueReplyError) -> TorrelqueReplyError:
         f'queues need {NEEDED}, and {server} does not know a command that they use, or has it disabled: {answer}',
     )
     return answer
+
+
+def resume(operation: Operation[T], batch: Batch, *, interrupted: bool = False) -> Operation[T]:
+    """Go on with an operation that has yielded ``batch``, which is sent, perhaps again; or interrupt it there."""
+    try:
+        if interrupted:
+            batch = operation.throw(Interrupted())
+        while True:
+            try:
+                replies = yield batch
+            except (Interrupted, Exception) as error:  # noqa: BLE001 - it is the operation's
+                batch = operation.throw(error)
+            else:
+                batch = operation.send(replies)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]  # what a generator returns is typed Any by the language
 
 
 def blocking_drive(operation: Operation[T], execute: Callable[[Batch], Sequence[Reply]]) -> T:

@@ -19,7 +19,7 @@ from torrelque.core.lanes import Lanes
 from torrelque.core.machine import Turn, Wait
 from torrelque.core.merging import LARGE, Merger, Ticket
 from torrelque.core.models import Receipt
-from torrelque.core.protocol import Interrupted, Operation
+from torrelque.core.protocol import Interrupted, Operation, Reply
 from torrelque.core.scripts import ScriptSet
 from torrelque.errors import TorrelqueError, TorrelqueTooLargeError, renew
 
@@ -45,8 +45,8 @@ class Session:
     seconds and never goes back; ``jitter`` gives random numbers from 0 to 1;
     ``block_limit`` is the longest wait that the transport allows, ``max_rejected``
     the most dead letters to be kept. With a ``confirmer`` writes wait until they
-    are durable. Without ``in_order`` one claim may overtake another that was
-    sent before it.
+    are durable. With ``behind`` the driver can send a call behind a wait.
+    Without ``in_order`` one claim may overtake another that was sent before it.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Session:
         max_rejected: int | None = None,
         confirmer: Confirmer | None = None,
         in_order: bool = True,
+        behind: bool = False,
     ) -> None:
         self._clock = clock
         self._wake_key = keys['wake']
@@ -72,7 +73,14 @@ class Session:
         self._confirming = 0
         self._takers: list[tuple[Ticket, int]] = []
         self._consumers = Consumers(
-            self._lanes, clock, jitter, self._give_back_unwanted, block_limit, max_rejected, in_order=in_order
+            self._lanes,
+            clock,
+            jitter,
+            self._give_back_unwanted,
+            block_limit,
+            max_rejected,
+            in_order=in_order,
+            behind=behind,
         )
         self._in_flight = 0
         self._serving = 0  # calls for those who wait
@@ -149,7 +157,7 @@ class Session:
             groups.append(together)
         dedicated = self.begin_dedicated()
         seconds = consumers.block() if active else None
-        waits = () if seconds is None else (Wait(self._wake_key, seconds, self),)
+        waits = () if seconds is None else (Wait(self._wake_key, seconds, self, consumers.behind),)
         if self._closed and not (groups or dedicated or self.is_busy):
             groups = self.drop_lanes()
         return Turn(groups, dedicated, waits, min(consumers.timer(), self.repair_at) if active else self.repair_at)
@@ -185,9 +193,9 @@ class Session:
         self._confirming += len(groups)
         return [self._act(verb, tickets, self._confirmer) for verb, tickets in groups]
 
-    def ended(self, member: bytes | None) -> None:
-        """The wait ended, by a hint or with its time."""
-        self._consumers.unblocked(hinted=member is not None)
+    def ended(self, member: bytes | None, reply: Reply = None, /) -> None:
+        """The wait ended, by a hint or with its time; ``reply`` is that of the call behind it."""
+        self._consumers.unblocked(hinted=member is not None, reply=reply)
 
     def failed(self, error: Exception) -> None:
         """The wait broke."""

@@ -680,10 +680,13 @@ class Engine:
             with scope:
                 if self._closing:
                     return
-                reply = await self._transport.block(call, wait.seconds)
+                if wait.behind is None:
+                    reply, behind = await self._transport.block(call, wait.seconds), None
+                else:
+                    reply, behind = await self._transport.block_then(call, wait.behind, wait.seconds)
                 if isinstance(reply, TorrelqueReplyError):
                     raise reply  # noqa: TRY301 - goes where a broken connection goes
-                wait.then.ended(None if reply is None else reply[1])
+                wait.then.ended(None if reply is None else reply[1], behind)
         except Exception as error:  # noqa: BLE001 - told to those who wait
             wait.then.failed(error)
         finally:

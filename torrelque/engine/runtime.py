@@ -120,6 +120,7 @@ class Runtime:
             max_rejected=self.max_rejected,
             confirmer=Confirmer(durability, self.scripts, keys) if durability else None,
             in_order=self.transport.in_order,
+            behind=self.transport.queues_behind,
         )
 
     async def close_transport(self) -> None:

@@ -93,9 +93,14 @@ class Transport(ABC):
     bring the tasks that are first in the queue.
     """
 
+    queues_behind: bool = False
+    """Whether :meth:`block_then` sends a call behind one that blocks. If not, a claim follows each wait by itself."""
+
     def __init_subclass__(cls) -> None:
-        """Let no inherited `start` go past a class's own `execute`."""
+        """Let no inherited `start` go past a class's own `execute`, and no `block_then` past its `block`."""
         super().__init_subclass__()
+        if 'block' in vars(cls) and 'block_then' not in vars(cls):
+            cls.queues_behind = False
         if 'execute' in vars(cls) and 'start' not in vars(cls):
             cls.start = Transport.start  # type: ignore[method-assign]  # what is inherited from here
 
@@ -156,6 +161,25 @@ class Transport(ABC):
         An error reply is returned as a value; a broken connection raises
         TorrelqueConnectionError. When cancelled, its connection is closed.
         """
+
+    async def block_then(self, call: Call[Reply], then: Call[Reply], timeout: float) -> Sequence[Reply]:
+        """Like :meth:`block`, with another call behind it in the same write: the server runs it when the block ends.
+
+        Optional, see :attr:`queues_behind`. KeyDB does not run the second call before more bytes arrive: if the first
+        reply comes alone, send a PING.
+
+        Args:
+            call: The call that blocks.
+            then: The call behind it. It is safe to repeat: after an error, or without a reply, the core sends it again.
+            timeout: After how many seconds, at most, the server answers the first call.
+
+        Returns:
+            Both replies; the second may be None, for a call that was not sent.
+
+        Raises:
+            TorrelqueConnectionError: If the connection broke before both had arrived.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def listen(self) -> AbstractAsyncContextManager[Listener]:

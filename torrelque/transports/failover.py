@@ -43,6 +43,7 @@ class FailoverTransport(Transport):
         self.on_cluster: bool = transport.on_cluster
         self.fails_over: bool = transport.fails_over
         self.in_order: bool = transport.in_order
+        self.queues_behind: bool = transport.queues_behind
         self._budget = budget
         self._waits_fail_since: float | None = None
         self._failed_waits = 0
@@ -144,23 +145,33 @@ class FailoverTransport(Transport):
         The claim that follows repeats itself. If nothing works for longer than
         the budget, the failure is raised or returned.
         """
-        reply: Reply
+        replies = await self._wait([call], timeout)
+        return replies[0]
+
+    async def block_then(self, call: Call[Reply], then: Call[Reply], timeout: float) -> Sequence[Reply]:
+        return await self._wait([call, then], timeout)
+
+    async def _wait(self, calls: Batch, timeout: float) -> Sequence[Reply]:
+        replies: Sequence[Reply]
         try:
-            reply = await self.inner.block(call, timeout)
+            if len(calls) == 1:
+                replies = [await self.inner.block(calls[0], timeout)]
+            else:
+                replies = await self.inner.block_then(calls[0], calls[1], timeout)
         except TorrelqueConnectionError as error:
             if not is_unavailable(error) or self._gives_up():
                 raise
         else:
-            if not is_unavailable(reply):
+            if not any(map(is_unavailable, replies)):
                 self._waits_fail_since = None
                 self._failed_waits = 0
-                return reply
+                return replies
             await self.inner.reconnect()
             if self._gives_up():
-                return reply
+                return replies
         self._failed_waits += 1
         await self._sleep(min(timeout, BACKOFF.pause(self._failed_waits, random.random)))
-        return [*call.keys, b'', b'0']
+        return [[*calls[0].keys, b'', b'0'], None]
 
     def _gives_up(self) -> bool:
         if self._waits_fail_since is None:

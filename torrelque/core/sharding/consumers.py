@@ -564,7 +564,7 @@ class _Waiting:
         self._consumers = consumers
         self._node = node
 
-    def ended(self, member: bytes | None) -> None:
+    def ended(self, member: bytes | None, _reply: Reply = None, /) -> None:
         self._consumers.ended(self._node, member)
 
     def failed(self, error: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import anyio
 import pytest
@@ -212,6 +213,33 @@ class TransportConformance(OnClient):
         error = await transport.block(wait_for_hint(key, 0.1), 0.1)
         assert isinstance(error, TorrelqueReplyError)
         assert error.code == 'WRONGTYPE'
+
+    async def test_a_call_behind_a_block_is_run_when_that_ends(self, transport: Transport) -> None:
+        if not transport.queues_behind:
+            return  # it is optional
+        key, other, seconds = unique_key(), unique_key(), transport.block_limit
+        pairs: list[Sequence[Reply]] = []
+
+        async def wait() -> None:
+            pairs.append(await transport.block_then(wait_for_hint(key, seconds), call('RPOP', other), seconds))
+
+        with anyio.fail_after(PATIENCE):
+            for _ in range(2):  # also on a reused connection
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(wait)
+                    await anyio.sleep(0.02)
+                    await transport.execute([call('LPUSH', other, 'a')])
+                    await ask(transport, 'ZADD', key, 0, 'hint')
+            pairs.append(await transport.block_then(wait_for_hint(key, 0.02), call('RPOP', other), 0.02))
+        assert [(pair[0] and pair[0][1], pair[1]) for pair in pairs] == [(b'hint', b'a'), (b'hint', b'a'), (None, None)]
+
+    async def test_errors_of_a_block_and_of_the_call_behind_it_are_values(self, transport: Transport) -> None:
+        if not transport.queues_behind:
+            return  # it is optional
+        key = unique_key()
+        await ask(transport, 'HSET', key, 'a', '1')
+        replies = await transport.block_then(wait_for_hint(key, 0.1), call('RPOP', key), 0.1)
+        assert [reply.code for reply in replies if isinstance(reply, TorrelqueReplyError)] == ['WRONGTYPE'] * 2
 
     async def test_a_cancelled_block_takes_nothing_in_the_end(self, transport: Transport) -> None:
         key, seconds = unique_key(), transport.block_limit

@@ -44,6 +44,7 @@ class MemoryTransport(Transport):
     """
 
     in_order = True
+    queues_behind = True
 
     def __init__(self, *, clock: VirtualClock | None = None, server: MemoryServer | None = None) -> None:
         self._clock = clock
@@ -92,6 +93,11 @@ class MemoryTransport(Transport):
         finally:
             end()
         return replies[0] if replies else None
+
+    async def block_then(self, call: Call[Reply], then: Call[Reply], timeout: float) -> Sequence[Reply]:
+        reply = await self.block(call, timeout)
+        self._stir()
+        return [reply, self.server.call(then)]
 
     def listen(self) -> AbstractAsyncContextManager[Listener]:
         return self._listen()

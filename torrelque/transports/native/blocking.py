@@ -12,6 +12,8 @@ from torrelque.transports.native.connection import CHUNK, Breaks, Connection
 
 __all__ = ('BlockingPool',)
 
+PING = b'*1\r\n$4\r\nPING\r\n'
+
 LAST_WORDS = 0.1
 """Seconds that an answer may take to arrive on a connection that cannot be written to any more."""
 
@@ -23,17 +25,23 @@ class BlockingPool(Leases[Connection]):
         super().__init__(dialer, later)
         self._address = address
 
-    async def execute(self, data: bytes, timeout: float) -> Reply:
-        """Send a call and return its reply, within ``timeout`` seconds and a margin.
+    async def execute(self, data: bytes, count: int, timeout: float) -> list[Reply]:
+        """Send a call that blocks, and others behind it; return their replies, within ``timeout`` seconds and a margin.
 
         Never repeats. When cancelled, it closes the connection. Raises
         TorrelqueConnectionError.
         """
-        (reply,) = await self.execute_all(data, 1, timeout + connections.MARGIN)
-        return reply
+        return await self.execute_all(data, count, timeout + connections.MARGIN, blocks=True)
 
     async def execute_all(
-        self, data: bytes, count: int, quiet: float, last: float = 0.0, *, breaks: Breaks | None = None
+        self,
+        data: bytes,
+        count: int,
+        quiet: float,
+        last: float = 0.0,
+        *,
+        breaks: Breaks | None = None,
+        blocks: bool = False,
     ) -> list[Reply]:
         """Send several calls and return their replies. Never repeats.
 
@@ -42,6 +50,7 @@ class BlockingPool(Leases[Connection]):
             count: How many they are.
             quiet: How long the server may be silent while something is sent or received, in seconds.
             last: How much longer it may be silent before the last reply, in seconds.
+            blocks: Whether the first call blocks. KeyDB runs the next only when it receives more.
             breaks: Counts the connections that broke. Only the first attempt may use a connection that was used before.
 
         Raises:
@@ -51,7 +60,7 @@ class BlockingPool(Leases[Connection]):
 
         async def exchange(connection: Connection) -> list[Reply]:
             try:
-                return await self._exchange(connection, data, count, quiet, last)
+                return await self._exchange(connection, data, count, quiet, last, blocks=blocks)
             except TorrelqueConnectionError:
                 if breaks is not None and connection.cut:
                     breaks.alone += 1
@@ -60,18 +69,24 @@ class BlockingPool(Leases[Connection]):
         return await self.lend(exchange, fresh=breaks is not None and bool(breaks.alone))
 
     async def _exchange(
-        self, connection: Connection, data: bytes, count: int, quiet: float, last: float
+        self, connection: Connection, data: bytes, count: int, quiet: float, last: float, *, blocks: bool
     ) -> list[Reply]:
         replies: list[Reply] = []
         with connection.patience(quiet):
             await _send(connection, data, count, replies)
-            while len(replies) < count - 1:
+            while len(replies) < (1 if blocks else count - 1):
                 replies += await connection.receive()
+        nudged = blocks and len(replies) < count
+        if nudged:
+            await connection.send(PING)
+            count += 1
         with connection.patience(quiet + last):
             while len(replies) < count:
                 replies += await connection.receive()
         if len(replies) > count:
             raise TorrelqueConnectionError(f'{self._address}: {len(replies)} answers to {count} calls')
+        if nudged:
+            del replies[-1]
         return replies
 
 

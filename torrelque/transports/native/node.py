@@ -180,16 +180,21 @@ class Node:
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         """Run a call that the server answers after at most ``timeout`` seconds. Never repeats."""
+        (reply,) = await self.block_all((call,), timeout)
+        return reply
+
+    async def block_all(self, batch: Batch, timeout: float) -> Sequence[Reply]:
+        """The same with calls behind it, in one write."""
         begun = time.monotonic()
         try:
-            reply = await self._pool.execute(pack((call,)), timeout)
+            replies = await self._pool.execute(pack(batch), len(batch), timeout)
         except TorrelqueResponseTimeout:
             await self._apart.close_idle()
             await self._multiplexer.suspect(begun)
             raise
-        if is_demoted(reply):
+        if any(map(is_demoted, replies)):
             await self._demote()
-        return reply
+        return replies
 
     async def reconnect(self) -> None:
         """Let further calls go over new connections."""

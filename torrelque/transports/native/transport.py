@@ -38,6 +38,7 @@ class NativeTransport(base.Transport):
     """
 
     in_order: bool = True
+    queues_behind: bool = True
     block_limit: float = 7.0
     """With the margin for a late answer, a connection that leads nowhere is noticed within 9 seconds."""
 
@@ -183,6 +184,12 @@ class NativeTransport(base.Transport):
         assert self._node is not None  # noqa: S101 - as it is usable
         reply = await self._node.block(call, timeout)
         return await self._node.block(call, timeout) if is_demoted(reply) else reply
+
+    async def block_then(self, call: Call[Reply], then: Call[Reply], timeout: float) -> Sequence[Reply]:
+        self._usable()
+        assert self._node is not None  # noqa: S101 - as it is usable
+        replies = await self._node.block_all((call, then), timeout)
+        return await self._node.block_all((call, then), timeout) if is_demoted(replies[0]) else replies
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
         self._usable()
