@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 
 from tests.servers import Server
 from tests.transports.custom import OwnConnection
-from tests.transports.fake import PONG, SILENCE, Answer, fake_server
+from tests.transports.fake import PONG, SILENCE, Answer, as_keydb, fake_server, nudged
 from tests.transports.native_support import Start, block_together, blocked, call, connections, until
 from tests.transports.settings import LOOPS
 from torrelque import connect
@@ -417,3 +417,16 @@ async def test_a_listener_does_not_wait_for_a_server_that_is_gone(kind: Kind, mo
             assert isinstance(caught.value, kind.errors['timeout'])
             if kind.client != 'coredis':  # as above
                 assert 'silent' in str(caught.value)
+
+
+@NOT_POOLED
+async def test_keydb_is_nudged_to_run_the_call_behind_a_block(kind: Kind) -> None:
+    def answer(connection: int, words: list[bytes]) -> Answer:
+        return greeted(words) or as_keydb(connection, words)
+
+    pong = nudged if kind.client == 'native' else lambda _: nudged(2)
+    async with fake_server(answer, pong=pong) as fake, kind.over(fake.port) as transport:
+        with anyio.fail_after(8):
+            for _ in range(2):  # the connection is still in step
+                replies = await transport.block_then(call('BZPOPMIN', 'z', 8), call('RPOP', 'l'), 8)
+                assert replies == [[b'z', b'm', b'0'], b'a']

@@ -17,7 +17,7 @@ from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_e
 from torrelque.transports.naming import class_name
 from torrelque.transports.repeating import Policy, repeat
 
-__all__ = ('ClientTransport', 'Servers')
+__all__ = ('ClientTransport', 'Servers', 'check_primary')
 
 
 class Servers(Protocol):
@@ -47,6 +47,13 @@ class Servers(Protocol):
 
     async def aclose(self) -> None:
         """Close every connection. Another call opens new ones."""
+
+
+def check_primary(replies: Sequence[Reply]) -> Sequence[Reply]:
+    """Return the replies to a call that blocks, and one behind it. Raises TorrelqueConnectionError for a replica's."""
+    if is_demoted(replies[0]):
+        raise dual_error(TorrelqueAnsweredConnectionError, replies[0])
+    return replies
 
 
 class ClientTransport(base.Transport):
@@ -109,10 +116,7 @@ class ClientTransport(base.Transport):
         return await repeat(batch, attempt, self._policy(), together=True)
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
-        (reply,) = await self._servers().ask_apart((call,), timeout + connections.MARGIN)
-        if is_demoted(reply):
-            raise dual_error(TorrelqueAnsweredConnectionError, reply)
-        return reply
+        return check_primary(await self._servers().ask_apart((call,), timeout + connections.MARGIN))[0]
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
         return self._servers().listen()

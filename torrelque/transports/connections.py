@@ -60,6 +60,8 @@ class Packed(NamedTuple):
     data: Any
     calls: int
     size: int
+    blocks: bool = False
+    """Whether the first call blocks. KeyDB runs those behind it only when it receives more: a PING does."""
 
 
 Later: TypeAlias = Callable[[float, Callable[[], Coroutine[Any, Any, None]]], Callable[[], None]]
@@ -320,20 +322,23 @@ class Connections(Generic[C]):
             await self._drop(connection)
         return replies
 
-    async def ask_apart(self, batch: Batch, seconds: float, *, keep: bool = True) -> Sequence[Reply]:
+    async def ask_apart(
+        self, batch: Batch, seconds: float, *, keep: bool = True, blocks: bool = False
+    ) -> Sequence[Reply]:
         """Send calls once, on a connection of their own, and return their replies.
 
         Args:
             batch: The calls.
             seconds: How long each may take.
             keep: Keep the connection for others afterwards.
+            blocks: Whether the first call blocks.
 
         Raises:
             TorrelqueConnectionError: The connection failed. If the server was silent, the shared connection is closed
                 as well, since the next call would have to find out by itself.
 
         """
-        return await self._ask_apart(self._dialer.pack(batch), seconds, keep=keep)
+        return await self._ask_apart(self._dialer.pack(batch)._replace(blocks=blocks), seconds, keep=keep)
 
     async def _ask_apart(self, packed: Packed, seconds: float, *, keep: bool) -> list[Reply]:
         async def exchange(connection: C) -> list[Reply]:

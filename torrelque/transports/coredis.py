@@ -37,7 +37,7 @@ from torrelque.errors import (
     parse_code,
 )
 from torrelque.transports import connections
-from torrelque.transports.client import ClientTransport
+from torrelque.transports.client import ClientTransport, check_primary
 from torrelque.transports.connections import Connections, Packed, PushListener, is_refused_ping, later_by
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error, leaf
 from torrelque.transports.naming import named
@@ -128,6 +128,19 @@ def response_timeout_of(pool: BaseConnectionPool[Any]) -> float:
 # Connections ----------------------------------------------------------------------------------------------------------
 
 
+def _send(connection: BaseConnection, commands: Sequence[Any], seconds: float) -> list[Any]:
+    """Send commands; what to await for each reply. Cancelling that leaves the connection in step."""
+    try:
+        return [
+            connection.create_request(
+                cast('bytes', command[0]), *command[1:], decode=False, raise_exceptions=False, timeout=seconds
+            )
+            for command in commands
+        ]
+    except CLOSED as error:
+        raise as_failure(error) from error
+
+
 class Dialer:
     """Connections made with the settings of a client's pool, but not counted in it."""
 
@@ -190,16 +203,15 @@ class Dialer:
         """Nothing: coredis has no callbacks."""
 
     async def converse(self, connection: BaseConnection, packed: Packed, seconds: float) -> list[Reply]:
-        try:
-            requests = [
-                connection.create_request(
-                    cast('bytes', command[0]), *command[1:], decode=False, raise_exceptions=False, timeout=seconds
-                )
-                for command in packed.data
-            ]
-        except CLOSED as error:
-            raise as_failure(error) from error
-        return [_value(await request) for request in requests]
+        requests = _send(connection, packed.data, seconds)
+        replies = [_value(await requests[0])]
+        nudges: list[Any] = []
+        if packed.blocks and not requests[-1].complete:
+            nudges = _send(connection, [[b'PING']], seconds)
+        replies += [_value(await request) for request in requests[1:]]
+        for nudge in nudges:
+            await nudge
+        return replies
 
     def connections(self) -> Connections[BaseConnection]:
         """Return the connections to the server, none of which is open yet."""
@@ -341,6 +353,8 @@ class CoredisListener(PushListener):
 class CoredisTransport(ClientTransport):
     """See :class:`torrelque.transports.base.Transport`. Works between the client's entry and its exit."""
 
+    queues_behind: bool = True
+
     def __init__(self, client: coredis.Redis[Any]) -> None:
         super().__init__(client)
         if client.noreply:
@@ -348,6 +362,9 @@ class CoredisTransport(ClientTransport):
         self._client = client
         self.fails_over: bool = isinstance(client.connection_pool, SentinelConnectionPool)
         self._connections = Dialer(client.connection_pool).connections()
+
+    async def block_then(self, call: Call[Reply], then: Call[Reply], timeout: float) -> Sequence[Reply]:
+        return check_primary(await self._servers().ask_apart((call, then), timeout + connections.MARGIN, blocks=True))
 
     def _servers(self) -> Connections[BaseConnection]:
         return self._connections

@@ -18,7 +18,8 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 
 from torrelque.core.protocol import Batch, Call, Reply
 from torrelque.errors import TorrelqueTypeError, TorrelqueUsageError
-from torrelque.transports.client import ClientTransport
+from torrelque.transports import connections
+from torrelque.transports.client import ClientTransport, check_primary
 from torrelque.transports.connections import Connections
 from torrelque.transports.naming import named
 from torrelque.transports.redis_py_connections import LAST_CALL, Dialer, disconnect_idle, is_plain, policy_of
@@ -40,10 +41,14 @@ class RedisPyTransport(ClientTransport):
         self.fails_over: bool = isinstance(pool, SentinelConnectionPool)
         shares = is_plain(pool.connection_class)
         self.in_order: bool = shares
+        self.queues_behind: bool = shares
         self._here: PerLoop[Connections[Any]] = PerLoop(
             lambda: Dialer(pool).connections() if shares else PooledConnections(pool),
             lambda: disconnect_idle(pool),  # they could not be used, or closed, on another event loop
         )
+
+    async def block_then(self, call: Call[Reply], then: Call[Reply], timeout: float) -> Sequence[Reply]:
+        return check_primary(await self._servers().ask_apart((call, then), timeout + connections.MARGIN, blocks=True))
 
     def _servers(self) -> Connections[Any]:
         return self._here.get()

@@ -107,13 +107,14 @@ class Line(asyncio.Protocol):
     def usable(self) -> bool:
         return self._failure is None
 
-    async def execute(self, data: bytes, count: int, seconds: float) -> list[Reply]:
+    async def execute(self, data: bytes, count: int, seconds: float, *, blocks: bool = False) -> list[Reply]:
         """Send packed calls and return their replies.
 
         Args:
             data: The calls.
             count: How many they are.
             seconds: How long the server may be silent while it owes them.
+            blocks: Whether the first one blocks. If its reply comes alone, a PING follows.
 
         Raises:
             TorrelqueConnectionError: The connection failed.
@@ -129,7 +130,7 @@ class Line(asyncio.Protocol):
             else:
                 answered.set_result(request.replies)
 
-        self.start(data, count, seconds, settle)
+        self.start(data, count, seconds, settle).blocks = blocks
         return await answered
 
     def start(self, data: bytes, count: int, seconds: float, done: Callable[[_Request], None]) -> _Request:
@@ -201,6 +202,8 @@ class Line(asyncio.Protocol):
             self._parser.feed(data)
             while (reply := self._parser.gets()) is not NOTHING:
                 self._take(reply)
+            if self._owed and self._owed[0].blocks and self._owed[0].replies:
+                self._nudge(self._owed[0])
         except TorrelqueConnectionError as error:
             self.fail(error)
 
@@ -222,6 +225,12 @@ class Line(asyncio.Protocol):
                 self._transport.pause_reading()
         else:
             raise self._garbled(f'an answer to no question: {reply!r:.100}')
+
+    def _nudge(self, request: _Request) -> None:
+        """KeyDB runs what is behind a call that blocked only when it receives more."""
+        request.blocks = False
+        self._transport.write(pack_words(('PING',)))
+        self._owed.append(_Request(1, request.seconds, lambda _: None))
 
     def _garbled(self, message: str) -> TorrelqueConnectionError:
         return dual_error(TorrelqueConnectionError, exceptions.ConnectionError(f'{self.address}: {message}'))
@@ -253,7 +262,7 @@ class Line(asyncio.Protocol):
 class _Request:
     """What one caller waits for."""
 
-    __slots__ = ('abandoned', 'count', 'done', 'error', 'refused', 'replies', 'seconds')
+    __slots__ = ('abandoned', 'blocks', 'count', 'done', 'error', 'refused', 'replies', 'seconds')
 
     def __init__(self, count: int, seconds: float, done: Callable[[_Request], None]) -> None:
         self.count = count
@@ -263,6 +272,7 @@ class _Request:
         self.error: TorrelqueConnectionError | None = None
         self.refused = False
         self.abandoned = False
+        self.blocks: bool = False
 
     def end(self) -> None:
         if not self.abandoned:
@@ -286,7 +296,7 @@ class OwnConnection:
         self.address: str = address_of(raw)
         self._raw = raw
 
-    async def execute(self, data: bytes, count: int, seconds: float) -> list[Reply]:
+    async def execute(self, data: bytes, count: int, seconds: float, *, blocks: bool = False) -> list[Reply]:
         """Send packed calls and return their replies, all within ``seconds``. Raises TorrelqueConnectionError."""
         with anyio.move_on_after(seconds):
             try:
@@ -417,7 +427,9 @@ class Dialer:
             await self.close(connection)
 
     async def converse(self, connection: Line | OwnConnection, packed: Packed, seconds: float) -> list[Reply]:
-        return await self._checked(connection, await connection.execute(packed.data, packed.calls, seconds))
+        return await self._checked(
+            connection, await connection.execute(packed.data, packed.calls, seconds, blocks=packed.blocks)
+        )
 
     def start(
         self, connection: Line | OwnConnection, packed: Packed, seconds: float, then: Then
