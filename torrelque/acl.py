@@ -24,7 +24,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
     'producer': {
         **_LANES,
         'pending': 'llen lpush',
-        'working': 'zrange',
+        'working': 'zcard zrange',
         'delayed': 'zadd zcard zrange',
         'tasks': 'hexists hset',
         'task': '',

@@ -14,6 +14,7 @@ import coredis.exceptions
 import pytest
 import redis.asyncio
 from coredis.retry import NoRetryPolicy
+from redis import exceptions as redis_exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -84,7 +85,7 @@ OF_REDIS_PY: dict[str, type[Exception]] = {
     'connection': redis.ConnectionError,
     'timeout': redis.TimeoutError,
     'reply': redis.ResponseError,
-    'refused': redis.exceptions.NoPermissionError,
+    'refused': redis_exceptions.NoPermissionError,
 }
 OF_COREDIS: dict[str, type[Exception]] = {
     'connection': coredis.exceptions.ConnectionError,

@@ -97,7 +97,7 @@ def test_reasons_are_short_and_can_be_sent() -> None:
 
 
 def test_leaves_in_their_order_however_deep() -> None:
-    leaves = [ValueError(str(number)) for number in range(3)]
+    leaves: list[Exception] = [ValueError(str(number)) for number in range(3)]
     group = ExceptionGroup('', [leaves[0], ExceptionGroup('', [leaves[1]]), leaves[2]])
     assert list(leaves_of(group)) == leaves
     deep: Exception = leaves[0]

@@ -265,13 +265,13 @@ class _Request:
     __slots__ = ('abandoned', 'blocks', 'count', 'done', 'error', 'refused', 'replies', 'seconds')
 
     def __init__(self, count: int, seconds: float, done: Callable[[_Request], None]) -> None:
-        self.count = count
-        self.seconds = seconds
-        self.done = done
+        self.count: int = count
+        self.seconds: float = seconds
+        self.done: Callable[[_Request], None] = done
         self.replies: list[Reply] = []
         self.error: TorrelqueConnectionError | None = None
-        self.refused = False
-        self.abandoned = False
+        self.refused: bool = False
+        self.abandoned: bool = False
         self.blocks: bool = False
 
     def end(self) -> None:

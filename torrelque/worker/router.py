@@ -59,10 +59,10 @@ class Handler:
         time_limit: float | None = None,
         retry: policies.RetryPolicy | None = None,
     ) -> None:
-        self.call = function
+        self.call: Callable[..., Any] = function
         self.in_thread: bool = not is_coroutine_function(function)
-        self.time_limit = time_limit
-        self.retry = retry
+        self.time_limit: float | None = time_limit
+        self.retry: policies.RetryPolicy | None = retry
         self._kind = kind
 
     def bind(self, context: Any, function: Callable[..., Any]) -> None:  # noqa: ANN401 - the user's

@@ -133,6 +133,7 @@ while #taken < n and looked_at < n + K do
     end
   end
 end
+redis.call('ZMSCORE', working, '') -- never an id: who may take tasks may do this, and an operator may not
 local short = #taken < n
   and (#plan.stale_ids == K or #plan.due_ids == K or looked_at == n + K)
 local left -- pending afterwards, as far as that is known

@@ -175,9 +175,8 @@ def _find_layout(places: Places, total: int) -> Operation[Layout | None]:
     """
     newest: Layout | None = None
     for keys in (places.main, *places.parts(total)):
-        counters = (keys['counters'],)
-        replies = yield [Call[Reply]('HGET', counters, (name,)) for name in ('generation', 'shards', 'enqueued')]
-        generation, text, enqueued = raised(replies)
+        fields = ('generation', 'shards', 'enqueued')
+        generation, text, enqueued = yield from Call[Reply]('HMGET', (keys['counters'],), fields)
         if generation is not None and text is not None:
             layout = _parse(generation, text)
             newest = max(newest or layout, layout)

@@ -158,7 +158,7 @@ class ObservingConformance(OnQueue):
                 tasks.start_soon(watched.run)
                 await queue.release(await self._dequeue_heard(queue, watched))
         assert watched.ended
-        assert watched.statuses == [PENDING, WORKING]
+        assert watched.statuses == [PENDING, WORKING, COMPLETED]
 
     async def test_watching_what_has_ended(self, queue: Torrelque) -> None:
         await queue.enqueue('a')
