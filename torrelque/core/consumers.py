@@ -72,11 +72,11 @@ LEAST_BESIDE = 16
 """Tasks for which a claim begins beside another: the server could take some five more for what a call costs it."""
 
 MOST_BEHIND = 2
-"""Tasks that a claim behind a wait asks for: so many may be captured by a client that vanishes in silence."""
+"""Maximum number of tasks in a claim behind a wait. A client that vanishes in silence can capture that many."""
 
 FOREVER = 86400.0
 MAX_FAILURES = 4
-"""So many waits in a row may break before those who wait are told."""
+"""Number of waits in a row that may break before waiting callers get an error."""
 
 BACKOFF = Backoff(0.1, 4.0)
 """Pauses after waits that broke. Well below a slice: consumers hear of tasks that soon once waits work again."""
@@ -290,7 +290,7 @@ class Consumers:
         self._sent: deque[_Sent] = deque()  # claims that were not handed out yet, in the order in which they were sent
         self._beside = False  # a claim is in flight on another lane, beside the one on ours
         self._plenty = False  # the last claim that was answered brought all that it asked for
-        self._alarm = math.inf  # when an event is due that the server counts on us to mind
+        self._alarm = math.inf  # when the event is due that this client waits for
         self._failures = 0
         self._block_not_before = -math.inf
         self.is_active: bool = False
@@ -372,7 +372,7 @@ class Consumers:
     def _start_beside(self) -> Operation[bool] | None:
         """Those who joined since the claim began need not wait for its answer while there is plenty.
 
-        The server then has the next claim when it is done with this one. It minds no event.
+        The server then has the next claim when it is done with this one. It takes over no event.
         """
         if (
             len(self._sent) > 1
@@ -407,7 +407,7 @@ class Consumers:
         return None if self._behind is None else self._behind.batch[0]
 
     def _queue(self, seconds: float, now: float) -> _Behind:
-        """A claim that the server runs up to so many seconds later.
+        """A claim that the server runs up to the given seconds later.
 
         A host that vanishes in silence takes no more than `MOST_BEHIND` tasks along, until their leases end.
         """
@@ -448,7 +448,7 @@ class Consumers:
             self._asked += sent.want
             self._sent.append(sent)
             self._hand_out_in_order()
-        except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
+        except Exception as error:  # noqa: BLE001 - every waiting caller gets it
             self.abort(error)
         else:
             self._left = behind
@@ -551,7 +551,7 @@ class Consumers:
         except Interrupted as interrupted:
             self.abort(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
             return False
-        except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
+        except Exception as error:  # noqa: BLE001 - every waiting caller gets it
             self.abort(error)
             return False
         finally:

@@ -106,5 +106,5 @@ class Leases(Generic[K]):
         return keys
 
     def timer(self) -> float:
-        """When to ask `expired` and `due` again; infinite where there is nothing to mind."""
+        """When to ask `expired` and `due` again; infinite if nothing is leased."""
         return min((lease.next_look for lease in self._leases.values()), default=math.inf)

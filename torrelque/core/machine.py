@@ -18,7 +18,7 @@ __all__ = ('Machine', 'Turn', 'Wait', 'Waiting')
 
 
 class Waiting(Protocol):
-    """What is told how a wait ended, by one of these calls."""
+    """Receives the end of a wait, by one of these calls."""
 
     def ended(self, member: bytes | None, reply: Reply = None, /) -> None:
         """A hint ended it, which is the member that was popped; or, with None, its time was over.

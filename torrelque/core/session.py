@@ -233,7 +233,7 @@ class Session:
             if verb is GIVEBACK:  # nobody else would: the claims would stay until their leases expire
                 self._owed += items
             self._repair_later()
-        except Exception as error:  # noqa: BLE001 - it is told to every caller
+        except Exception as error:  # noqa: BLE001 - every caller gets it
             self._fail(tickets, error)
         else:
             at = 0

@@ -137,7 +137,7 @@ async def _finish(execute: Execute, operation: Operation[Any]) -> None:
 class _Course:
     """An operation under way without a task: what it waits for calls it back, and it goes on right there.
 
-    ``take_over`` is handed what takes a task to go on, ``end`` is told of the end,
+    ``take_over`` is handed what takes a task to go on, ``end`` is called at the end,
     with the error if it is no ordinary one.
     """
 
@@ -245,7 +245,7 @@ class _Driver:
 class Engine:
     """The engine of one queue object.
 
-    ``make_session`` makes the state machine, anew after a fork and on another
+    ``make_session`` makes the state machine, again after a fork and on another
     event loop. ``patience`` is how long the server may take to confirm a write,
     in seconds, where that is asked for.
     """
@@ -440,7 +440,7 @@ class Engine:
         self._asks = 0  # while the operations are under way that are, or since the last one ended
         self._crowded = True  # more than one then
         self._courses: set[_Course] = set()
-        self._left: list[_Course] = []  # what has to be driven by whoever closes down
+        self._left: list[_Course] = []  # what closing down has to drive
         self._to_start: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._begun: list[Coroutine[Any, Any, None]] = []  # those of tasks that may not have made a step
         self._running = 0  # waits, and what is driven apart

@@ -4,7 +4,7 @@ There is no thread and no event loop of our own. A caller puts its request into 
 is answered:
 
 - If there is a call to be made, it makes it. It sends along what other threads have asked for: while one call is under
-  way their requests gather, and whoever comes next sends all of them at once.
+  way their requests gather, and the next thread sends all of them at once.
 - If there is nothing to do, one of the callers watches: it waits for the answers to blocking calls, and for the time
   when the session wants something. The others sleep until they are answered, or are woken to go on with the work.
 - Whoever leaves wakes another if work is left. The last to leave ends the waits that nobody needs any more.
@@ -40,7 +40,7 @@ GATHER = 0.02
 """Seconds for which requests gather, at most, while a call is under way. Then another call begins beside it."""
 
 GRACE = 0.2
-"""A wait that ends within so many seconds is not cut off: servers notice its end up to 0.1 s late."""
+"""A wait that ends within this time (s) is not cut off: servers notice its end up to 0.1 s late."""
 
 
 class Job:
@@ -152,7 +152,7 @@ class Crew:
     Args:
         session: Decides what is to be done.
         send: Sends the batch of a job.
-        block: Makes a call that the server may take so many seconds to answer; suspends meanwhile.
+        block: Makes a call that the server may take the given seconds to answer; suspends meanwhile.
         run: Runs a coroutine to its end.
         begin_turn: Called before the session is polled.
         report: Told of errors that are no caller's.
@@ -441,7 +441,7 @@ class Crew:
             sleeper.wake()
 
     def _check(self) -> None:
-        """Raise what all callers are told."""
+        """Raise the error that all callers get."""
         if self.broken is not None:
             raise renew(self.broken)
 

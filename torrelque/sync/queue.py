@@ -51,14 +51,14 @@ class Torrelque(Generic[Payload]):
     Args:
         client: A ``redis.Redis``, also one of a Sentinel's ``master_for``, or a ``redis.RedisCluster``. It stays yours
             to close.
-        queue: As of :class:`torrelque.Torrelque`, as are all that follow.
-        serialiser: As above.
-        max_dequeues: As above.
-        max_rejected: As above.
-        durability: As above.
-        failover_timeout: As above.
-        shards: As above.
-        result_serialiser: As above.
+        queue: The queue's name, which is part of its keys.
+        serialiser: Serialises payloads; an object with ``dumps`` and ``loads``.
+        max_dequeues: Maximum number of deliveries of tasks enqueued without a limit of their own.
+        max_rejected: Maximum number of dead letters to keep. Adding one more deletes the oldest.
+        durability: How durable a write is when its call returns.
+        failover_timeout: How long to repeat each call while the server fails over, in seconds from its start.
+        shards: Number of shards of the queue.
+        result_serialiser: Serialises results; by default ``serialiser`` does.
 
     Raises:
         TorrelqueUsageError: The client is of a kind that cannot be used.

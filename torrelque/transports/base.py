@@ -43,7 +43,7 @@ class Listener(ABC):
 
     @abstractmethod
     async def subscribe(self, channel: bytes) -> None:
-        """Ask for a channel. That it stands is told by a :class:`Message` without data.
+        """Ask for a channel. A :class:`Message` without data confirms the subscription.
 
         Raises TorrelqueConnectionError if the connection is gone, and
         TorrelqueReplyError (here or from :meth:`receive`) if the user may not.
@@ -83,7 +83,7 @@ class Transport(ABC):
     """
 
     fails_over: bool = False
-    """Whether another server is found by itself when the one in use fails, as Sentinel tells of them."""
+    """Whether the client finds another server when the one in use fails, as with Sentinel."""
 
     in_order: bool = False
     """Whether batches arrive at the server, and are answered, in the order in which :meth:`execute` was called.

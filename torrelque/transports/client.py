@@ -35,7 +35,7 @@ class Servers(Protocol):
         ...
 
     async def ask_apart(self, batch: Batch, seconds: float, /, *, keep: bool = True) -> Sequence[Reply]:
-        """Send calls once, on a connection of their own. Each may take so many seconds."""
+        """Send calls once, on a connection of their own. Each may take ``seconds``."""
         ...
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:

@@ -124,7 +124,7 @@ class ClientDialer(Dialer[C], Protocol[C]):
         ...
 
     async def converse(self, connection: C, packed: Packed, seconds: float, /) -> list[Reply]:
-        """Send calls next to each other, and return their replies, each within so many seconds.
+        """Send calls next to each other, and return their replies, each within ``seconds``.
 
         Raises TorrelqueConnectionError. When cancelled, it leaves the connection in step.
         """

@@ -61,7 +61,9 @@ class RedisPyTransport(ClientTransport):
         return [reply for call in batch for reply in await self._servers().ask_apart((call,), LAST_CALL, keep=False)]
 
     def append(self, pipeline: object, call: Call[Reply]) -> None:
-        """Queue a call on a pipeline of a ``redis.asyncio.Redis``, which is a transaction unless it is told not to be.
+        """Queue a call on a pipeline of a ``redis.asyncio.Redis``.
+
+        The pipeline is a transaction unless it was created with ``transaction=False``.
 
         Raises:
             TorrelqueTypeError: ``pipeline`` is anything else.

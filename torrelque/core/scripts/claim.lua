@@ -2,7 +2,7 @@
 -- KEYS: pending delayed working tasks task wake timer counters rejected missing lane
 -- ARGV: lane nonce sequence n willing (seconds that the caller would go on waiting; 0: it does not wait), then the most
 --   dead letters to be kept, if there is a cap
--- returns: SHARDED and how many if the queue has several shards, of which the caller knows nothing; else OK, seconds until the event that the caller minds now or '', 1 if a budget ran out before n were found,
+-- returns: SHARDED and how many if the queue has several shards, of which the caller knows nothing; else OK, seconds until the event that the caller now waits for, or '', 1 if a budget ran out before n were found,
 --   the server's time, then for each task: id payload deadline, and '' if it is delivered for the first time and has no
 --   headers, else with blanks between its dequeue_count, attempt (which delivery it is since the task was enqueued or
 --   last redriven) and headers
@@ -13,7 +13,7 @@ local n, willing, prefix = tonumber(ARGV[4]), tonumber(ARGV[5]), task .. ':'
 local outcome, answer = enter()
 if outcome == 'OK' then
   -- rarely
-  -- A repeat answers what of the first answer is still the caller's; with nothing left it is told to claim anew.
+  -- A repeat answers what of the first answer is still the caller's; with nothing left it has to claim again.
   local reply, at = { 'OK', '', 0, present }, 2
   while at <= #answer do
     local count, length, first = string.match(answer, '^(%-?%d+):(%d+):()', at)

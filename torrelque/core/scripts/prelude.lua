@@ -238,7 +238,7 @@ end
 
 -- The timer and the hint ----------------------------------------------------------------------------------------------
 
-local held -- q:timer, once it was read: number of the lane that minds it | the event's time
+local held -- q:timer, once it was read: number of the lane that waits for it | the event's time
 local depth -- length of pending before the script wrote anything
 
 -- Reads what rare verbs may write, and so fails before any write where a key is of a wrong type. Common ones read these

@@ -90,7 +90,7 @@ class Shard(Partner):
         self.busy: bool = False
         self.expected: int = 0  # tasks that are likely to be there
         self.seen: int = 0  # those that a survey found while a claim was in flight, perhaps after it was executed
-        self.alarm: float = math.inf  # when an event is due that the server counts on us to mind
+        self.alarm: float = math.inf  # when the event is due that this client waits for
         self.hinted: bool = False  # it rang, and no claim began after: if nobody here can use it, others must be rung
 
     @property
@@ -213,7 +213,7 @@ class ShardedConsumers:
         self._nodes = {}
 
     def truncate(self, total: int) -> None:
-        """Only the first so many shards are left."""
+        """Only the first ``total`` shards are left."""
         if total < len(self._shards):
             for shard in self._shards[total:]:
                 del self._of_wake[shard.wake], self._of_wake[shard.wake + b'+']
@@ -327,7 +327,7 @@ class ShardedConsumers:
     # What does not answer ----------------------------------------------------
 
     def _lose(self, partner: Node | Shard, error: Exception) -> None:
-        """A server or a shard does not answer. Those who wait are told if no other does."""
+        """A server or a shard does not answer. Waiting callers get the error if no other shard answers."""
         if not is_unavailable(error):
             self.abort(error)
             return
@@ -341,7 +341,7 @@ class ShardedConsumers:
             node.lost or all(self._shards[at].lost for at in node.shards) for node in self._nodes.values()
         ):
             for each in (*self._shards, *self._nodes.values()):
-                each.lost, each.not_before = None, -math.inf  # whoever comes next asks all of them
+                each.lost, each.not_before = None, -math.inf  # the next caller asks all of them
             self.abort(error)
             return
         partner.not_before = self._clock() + BACKOFF.pause(max(partner.failures, 1), self._jitter)
@@ -414,7 +414,7 @@ class ShardedConsumers:
                 shard.failures += 1
                 node = self._node_with(shard) if isinstance(interrupted.cause, TorrelqueConnectionError) else None
                 self._lose(node or shard, interrupted.cause)
-        except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
+        except Exception as error:  # noqa: BLE001 - every waiting caller gets it
             self.abort(error)
         else:
             self._find(shard)
@@ -472,7 +472,7 @@ class ShardedConsumers:
         try:
             for at, shard in enumerate(self._shards):
                 groups.setdefault(self._node_of(shard.wake), []).append(at)
-        except Exception as error:  # noqa: BLE001 - it is told to every waiting caller
+        except Exception as error:  # noqa: BLE001 - every waiting caller gets it
             self.abort(error)
             return False
         if {name: node.shards for name, node in self._nodes.items()} == groups:
@@ -513,7 +513,7 @@ class ShardedConsumers:
         lanes = lead.lanes
         try:
             generation, findings = yield from lanes.script('survey', (round(registered * 1000), *names), _findings)
-        except (Interrupted, Exception) as error:  # noqa: BLE001 - it is told to every waiting caller
+        except (Interrupted, Exception) as error:  # noqa: BLE001 - every waiting caller gets it
             node.look = node.look.over
             cause = error.cause if isinstance(error, Interrupted) else error
             if registered and cause is None:
@@ -556,7 +556,7 @@ class ShardedConsumers:
 
 
 class _Waiting:
-    """Where the end of one wait is told."""
+    """Receives the end of one wait."""
 
     __slots__ = ('_consumers', '_node')
 

@@ -293,7 +293,7 @@ class Run:
         return first and first[0]
 
     def _timer(self) -> tuple[bytes | None, float | None]:
-        """Number of the lane that minds the next event, and when that is."""
+        """Number of the lane that waits for the next event, and the event's time."""
         try:
             held = self.db.string_at(self.keys['timer'])
         except TorrelqueReplyError:
@@ -309,7 +309,7 @@ class Run:
         return minded is not None and minded <= event
 
     def drop_timer(self) -> None:
-        """The waiter of this lane minds no event any more."""
+        """The waiter of this lane no longer waits for an event."""
         minder, _ = self._timer()
         if minder == self.args[0]:
             self.db.delete((self.keys['timer'],))
@@ -358,7 +358,7 @@ class Run:
             return
 
     def _needs_somebody(self, event: float | None = None) -> bool:
-        """Whether an event has passed, or is near with nobody to mind it."""
+        """Whether an event has passed, or is near and nobody waits for it."""
         if event is None:
             event = self.earliest()
         return event is not None and (event <= self.now or (event <= self.now + HORIZON and not self.covered(event)))

@@ -343,7 +343,7 @@ def settle(run: Run) -> Reply:
 
 
 def tick(run: Run) -> Reply:
-    """Return stale and due tasks to pending, and mind the next event, or no longer."""
+    """Return stale and due tasks to pending, and take over the next event, or leave it."""
     run.check_features()
     run.look()
     plan = plan_return(run, stale=K, due=K)
