@@ -128,6 +128,11 @@ def response_timeout_of(pool: BaseConnectionPool[Any]) -> float:
 # Connections ----------------------------------------------------------------------------------------------------------
 
 
+def _is_answered(request: Any) -> bool:  # noqa: ANN401 - coredis's
+    complete = getattr(request, 'complete', None)  # older versions have no public way
+    return bool(request._event.is_set() if complete is None else complete)  # noqa: SLF001
+
+
 def _send(connection: BaseConnection, commands: Sequence[Any], seconds: float) -> list[Any]:
     """Send commands; what to await for each reply. Cancelling that leaves the connection in step."""
     try:
@@ -206,7 +211,7 @@ class Dialer:
         requests = _send(connection, packed.data, seconds)
         replies = [_value(await requests[0])]
         nudges: list[Any] = []
-        if packed.blocks and not requests[-1].complete:
+        if packed.blocks and not _is_answered(requests[-1]):
             nudges = _send(connection, [[b'PING']], seconds)
         replies += [_value(await request) for request in requests[1:]]
         for nudge in nudges:
