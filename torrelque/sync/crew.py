@@ -429,8 +429,9 @@ class Crew:
         now = time.monotonic()
         ready = [each for each in self.blocked if each in arrived or each.pause.until <= now]
         for blocked in ready:
-            self.blocked.remove(blocked)
-            self._resume(blocked, blocked in arrived)
+            if blocked in self.blocked:  # another thread may have ended it while the one before was resumed
+                self.blocked.remove(blocked)
+                self._resume(blocked, blocked in arrived)
 
     # State -----------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from torrelque.core.sharding.session import ShardedSession
 from torrelque.engine.dispatch import Dispatcher, Progress
 from torrelque.engine.runtime import Runtime
 from torrelque.engine.sharded import ShardedDispatcher
+from torrelque.queue import IfExists
 from torrelque.sync.adapting import adapt
 from torrelque.sync.engine import BlockingEngine
 from torrelque.sync.suspending import ForkLock
@@ -136,6 +137,8 @@ class Torrelque(Generic[Payload]):
         task_id: str | None = None,
         max_dequeues: int | None = None,
         headers: Mapping[str, str] | None = None,
+        time_limit: float | None = None,
+        if_exists: IfExists = 'ignore',
     ) -> str:
         return self._run(
             self._queue.enqueue(
@@ -146,6 +149,8 @@ class Torrelque(Generic[Payload]):
                 task_id=task_id,
                 max_dequeues=max_dequeues,
                 headers=headers,
+                time_limit=time_limit,
+                if_exists=if_exists,
             )
         )
 
@@ -157,10 +162,16 @@ class Torrelque(Generic[Payload]):
         delay: float | None = None,
         max_dequeues: int | None = None,
         on_progress: Progress | None = None,
+        if_exists: IfExists = 'ignore',
     ) -> list[str | Exception]:
         return self._run(
             self._queue.enqueue_many(
-                items, task_timeout=task_timeout, delay=delay, max_dequeues=max_dequeues, on_progress=on_progress
+                items,
+                task_timeout=task_timeout,
+                delay=delay,
+                max_dequeues=max_dequeues,
+                on_progress=on_progress,
+                if_exists=if_exists,
             )
         )
 
@@ -213,8 +224,18 @@ class Torrelque(Generic[Payload]):
         result_ttl: float | None = None,
         status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED,
         pipeline: object = None,
+        finished_ttl: float | None = None,
     ) -> None:
-        self._run(self._queue.release(task_id, result=result, result_ttl=result_ttl, status=status, pipeline=pipeline))
+        self._run(
+            self._queue.release(
+                task_id,
+                result=result,
+                result_ttl=result_ttl,
+                status=status,
+                pipeline=pipeline,
+                finished_ttl=finished_ttl,
+            )
+        )
 
     def release_many(
         self,
@@ -222,8 +243,11 @@ class Torrelque(Generic[Payload]):
         *,
         status: TorrelqueTaskStatus | None = TorrelqueTaskStatus.COMPLETED,
         on_progress: Progress | None = None,
+        finished_ttl: float | None = None,
     ) -> list[Exception | None]:
-        return self._run(self._queue.release_many(items, status=status, on_progress=on_progress))
+        return self._run(
+            self._queue.release_many(items, status=status, on_progress=on_progress, finished_ttl=finished_ttl)
+        )
 
     def reject(self, task_id: str | Task, reason: str) -> None:
         self._run(self._queue.reject(task_id, reason))

@@ -147,7 +147,8 @@ class _Supervisor:
     def _stop(self, number: signal.Signals) -> None:
         self._stopping.set()
         for process in self._running:
-            process.send_signal(number)
+            # Workers take both alike, but SIGINT would interrupt the imports of one that is just starting.
+            process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
 
     async def _restart_on_changes(self) -> None:
         from watchfiles import PythonFilter, awatch  # noqa: PLC0415 - an optional package

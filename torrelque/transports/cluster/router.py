@@ -137,8 +137,12 @@ class Router:
             if demoted(answers):
                 self.topology.mark_stale(version)
             redirections += 1
-            if not ways or not (at_once or await attempts.pause()):
+            if not ways:
                 return replies
+            if not at_once:
+                if not await attempts.pause():
+                    return replies
+                redirections = 0
             if together:
                 ways = dict.fromkeys(range(len(batch)), next(iter(ways.values())))
 
