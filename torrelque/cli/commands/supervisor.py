@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -129,7 +130,7 @@ class _Supervisor:
         self._running.add(process)
         try:
             if self._stopping.is_set():
-                process.send_signal(signal.SIGTERM)
+                _send(process, signal.SIGTERM)
             status = await process.wait()
         finally:
             self._running.discard(process)
@@ -148,14 +149,19 @@ class _Supervisor:
         self._stopping.set()
         for process in self._running:
             # Workers take both alike, but SIGINT would interrupt the imports of one that is just starting.
-            process.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
+            _send(process, signal.SIGTERM if number == signal.SIGINT else number)
 
     async def _restart_on_changes(self) -> None:
         from watchfiles import PythonFilter, awatch  # noqa: PLC0415 - an optional package
 
-        async for changes in awatch(self._folder, watch_filter=PythonFilter()):
+        async for changes in awatch(self._folder, watch_filter=PythonFilter(), rust_timeout=500):
             names = ', '.join(sorted({path.removeprefix(self._folder) for _, path in changes}))
             logger.warning('Starting again, because of changes in %s', names)
             for process in self._running - self._restarting:
                 self._restarting.add(process)
-                process.send_signal(signal.SIGTERM)
+                _send(process, signal.SIGTERM)
+
+
+def _send(process: Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):  # it has just ended
+        process.send_signal(number)
