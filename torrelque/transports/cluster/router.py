@@ -110,7 +110,6 @@ class Router:
         replies: list[Reply] = [None] * len(batch)
         ways = dict.fromkeys(range(len(batch)), TO_OWNER)
         attempts = _Attempts(self, PATIENCE if seconds is None else seconds)
-        redirections = 0
         while True:
             way = next(iter(ways.values()))
             chosen = to_repeat(batch, range(len(batch)), {index for index in ways if ways[index] == way})
@@ -126,7 +125,7 @@ class Router:
                     raise
                 ways = dict.fromkeys(ways, TO_OWNER)
                 continue
-            at_once = redirections < MOST_AT_ONCE
+            at_once = True
             for index, answer in zip(chosen, answers, strict=True):
                 ways.pop(index, None)
                 replies[index] = answer
@@ -136,13 +135,8 @@ class Router:
                     at_once = at_once and ways[index].node is not None
             if demoted(answers):
                 self.topology.mark_stale(version)
-            redirections += 1
-            if not ways:
+            if not ways or not await attempts.another(at_once=at_once):
                 return replies
-            if not at_once:
-                if not await attempts.pause():
-                    return replies
-                redirections = 0
             if together:
                 ways = dict.fromkeys(range(len(batch)), next(iter(ways.values())))
 
@@ -188,6 +182,15 @@ class _Attempts:
         self._router = router
         self._deadline = router.now() + seconds
         self._pauses = 0
+        self._in_a_row = 0  # redirections since the last pause
+
+    async def another(self, *, at_once: bool) -> bool:
+        """Return whether there is another attempt, after a pause unless it may be made ``at_once``."""
+        self._in_a_row += 1
+        if at_once and self._in_a_row <= MOST_AT_ONCE:
+            return True
+        self._in_a_row = 0
+        return await self.pause()
 
     async def pause(self) -> bool:
         """Wait for the next attempt. False, at once, if there is no time for another."""
