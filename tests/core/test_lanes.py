@@ -8,7 +8,13 @@ from tests.core.support import end, lanes, only
 from tests.transient import UNAVAILABLE
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.protocol import Interrupted, Operation, Reply
-from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueTooLargeError
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueError,
+    TorrelqueReplyError,
+    TorrelqueShardsError,
+    TorrelqueTooLargeError,
+)
 
 CAUSE = TorrelqueConnectionError('gone')
 
@@ -83,6 +89,39 @@ def test_a_call_that_is_too_large_is_settled(*, done: bool) -> None:
         with pytest.raises(TorrelqueTooLargeError) as caught:
             operation.send([[b'closed']])
         assert caught.value is too_large
+
+
+def refused_call(pool: Lanes) -> Operation[Reply]:
+    """A call that was refused for the number of shards and waits for it to be settled."""
+    minted(pool)
+    operation = call(pool)
+    next(operation)
+    assert only(operation.send([[b'RESHARDED']])) == ('settle', ('7', 'nonce.1', 2))
+    return operation
+
+
+@pytest.mark.parametrize('outcome', [b'aborted', b'none'])
+def test_a_call_that_is_refused_for_the_number_of_shards_is_settled(outcome: bytes) -> None:
+    pool = lanes()
+    operation = refused_call(pool)
+    with pytest.raises(TorrelqueShardsError):
+        operation.send([[outcome]])
+    assert only(next(call(pool))) == ('enqueue', ('7', 'nonce.1', 3, 'item'))
+
+
+def test_a_refused_call_of_which_a_copy_was_done_since_is_done() -> None:
+    assert end(refused_call(lanes()), [[b'finished', b'n']]) == b'n'
+
+
+@pytest.mark.parametrize('error', [Interrupted(CAUSE), TorrelqueReplyError('LOADING the dataset')])
+def test_a_refused_call_that_cannot_be_settled_is_not_to_be_repeated(error: BaseException) -> None:
+    pool = lanes()
+    operation = refused_call(pool)
+    resume = operation.throw if isinstance(error, Interrupted) else lambda reply: operation.send([reply])
+    with pytest.raises(Interrupted) as raised:
+        resume(error)
+    assert raised.value.cause is (error.cause if isinstance(error, Interrupted) else error)
+    assert pool.unsettled
 
 
 def test_a_server_that_keeps_no_lane_is_an_error() -> None:

@@ -95,7 +95,10 @@ class Lanes:
         the call is settled: if it turns out to have been done, its answer is
         returned, otherwise it never will be and the interruption is raised.
         A server that is failing over, or refuses everybody for other reasons,
-        would not settle it either: that is left to `settle_all`.
+        would not settle it either: that is left to `settle_all`. A call that is
+        refused for the number of shards is settled, too, before its error is
+        raised: a copy of it that came later would be done once the number is as
+        it says.
         """
         used = lane or self.borrow()
         try:
@@ -107,6 +110,8 @@ class Lanes:
                 answer = yield from self._settle(used, Interrupted(error))
             except Interrupted:
                 raise error from None
+        except TorrelqueShardsError as error:
+            answer = yield from self._settle_refused(used, error)
         except TorrelqueReplyError as error:
             if not is_unavailable(error):
                 raise
@@ -182,6 +187,19 @@ class Lanes:
             raise interrupted from None
         if parts[0] != b'finished':
             raise interrupted
+        return parts[1:]
+
+    def _settle_refused(self, lane: Lane, refusal: TorrelqueShardsError) -> Operation[Sequence[Reply]]:
+        try:
+            parts: Sequence[Reply] = yield from self.script('settle', (lane.number, lane.nonce, lane.sequence), as_is)
+        except Interrupted:
+            self._settle_later(lane)
+            raise
+        except TorrelqueReplyError as error:
+            self._settle_later(lane)
+            raise Interrupted(error) from None
+        if parts[0] != b'finished':
+            raise refusal
         return parts[1:]
 
     def _settle_later(self, lane: Lane) -> None:

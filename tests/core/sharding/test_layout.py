@@ -4,13 +4,14 @@ import hashlib
 from binascii import crc32
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
-from torrelque.core.commands import ENQUEUE, enqueue_item
+from torrelque.core.commands import ENQUEUE, enqueue_in, enqueue_item
 from torrelque.core.keys import Keys, shard_name
 from torrelque.core.lanes import Lanes
-from torrelque.core.protocol import Batch, Call, Operation, Reply, blocking_drive
+from torrelque.core.protocol import Batch, Call, Operation, Reply, Script, blocking_drive
 from torrelque.core.scripts import load
 from torrelque.core.sharding import layout as sharding
 from torrelque.core.sharding.layout import Layout, Places
@@ -267,6 +268,27 @@ def test_either_it_is_opened_or_a_task_is_added_without_shards(queue: Queue, ste
         assert added == [False]
         assert queue.read() == (layout, None)
         assert queue.open(3) == layout
+
+
+def test_a_copy_of_a_refused_call_does_nothing(queue: Queue) -> None:
+    """It comes when the number is as it says, as an outdated record was restored, and the call was repeated since."""
+    layout = queue.open(1)
+    counters, generation = shards(1)[0]['counters'], b'generation'
+    queue.server.call(Call('HSET', (counters,), (generation, layout.generation + 1)))
+    verb = enqueue_in(layout.generation)
+    arguments = verb.arguments([enqueue_item('a', b'data', 300, None, None, b'')])
+    sent: list[Call[Any]] = []
+
+    def execute(batch: Batch) -> Sequence[Reply]:
+        sent.extend(batch)
+        return queue.execute(batch)
+
+    with pytest.raises(TorrelqueShardsError):
+        blocking_drive(Lanes(SCRIPTS, shards(1)[0], 'n').call('enqueue', arguments, verb.parse), execute)
+    queue.server.call(Call('HSET', (counters,), (generation, layout.generation)))
+    (copy,) = (call for call in sent if isinstance(call.command, Script) and call.command.name == 'enqueue')
+    assert queue.server.call(copy) == [b'CLOSED']
+    assert queue.server.call(Call('LLEN', (shards(1)[0]['pending'],))) == 0
 
 
 @pytest.mark.parametrize('steps', range(14))
