@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from tests.simulation.configs import CONFIGS
+from tests.simulation.configs import CONFIGS, NONE
 from tests.simulation.history import LedgerOfReplicas, RulesOfReplicas
 from tests.simulation.rules import Violation
 from tests.simulation.world import World
@@ -98,6 +98,7 @@ def test_an_enqueue_is_acknowledged_by_its_own_record_only() -> None:
 def test_a_wait_tells_of_what_its_connection_wrote() -> None:
     """As servers do: after no write, all replicas have it at once."""
     world = World(1, CONFIGS['failover'])
+    world.network.faults = NONE
     client = world.make_client('c')
     confirmer = Confirmer(
         Durability(replicas=1, timeout=1.0), client.sessions[0].lanes._scripts, client.sessions[0].lanes._keys
