@@ -43,7 +43,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'tasks': 'hdel hexists hget hlen hmget',
         'task': '',
         'task:*': 'del hdel hmget hset pexpire',
-        'wake': 'bzpopmin del zadd',
+        'wake': 'bzpopmin zadd zrem',
         'timer': 'del get set',
         'counters': 'hmget hset',
     },

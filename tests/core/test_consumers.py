@@ -10,7 +10,15 @@ import pytest
 
 from tests.core.support import Clock, claimed, end, end_by, lanes, names, only
 from torrelque.core.commands import ClaimedTask
-from torrelque.core.consumers import FOREVER, LEAST_BESIDE, MAX_CLAIM, MOST_BEHIND, SLICE, Consumers
+from torrelque.core.consumers import (
+    FOREVER,
+    LEAST_BESIDE,
+    MAX_CLAIM,
+    MAX_FAILURES,
+    MOST_BEHIND,
+    SLICE,
+    Consumers,
+)
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Interrupted, Operation
 from torrelque.core.waiters import FIRST_LOOK
@@ -710,6 +718,27 @@ def test_a_claim_behind_a_wait_that_broke_is_sent_again() -> None:
     assert only(batch) == behind
     end(operation, [claimed('a')])
     assert ids(machine.ticket) == ['a']
+
+
+def test_waits_that_keep_breaking_fail_those_who_wait_though_the_claims_behind_them_are_answered() -> None:
+    machine = Behind()
+    for failures in range(1, MAX_FAILURES + 1):
+        assert not machine.ticket.done
+        machine.idle.block_failed(CAUSE)
+        if failures < MAX_FAILURES:
+            machine.claim()
+            assert machine.idle.block() is None, 'the pauses between waits remain'
+            machine.clock.now = machine.idle.timer()
+            assert machine.idle.block() == SLICE
+    assert isinstance(machine.ticket.error, TorrelqueConnectionError)
+
+
+def test_a_wait_that_is_refused_fails_those_who_wait_and_the_claim_behind_it_is_settled() -> None:
+    machine = Behind()
+    machine.idle.block_failed(TorrelqueReplyError('WRONGTYPE'))
+    assert isinstance(machine.ticket.error, TorrelqueReplyError)
+    _, batch = machine.begin()
+    assert only(batch) == ('settle', ('7', 'nonce.1', 2))
 
 
 def test_a_lane_that_is_lost_behind_a_wait_is_made_again() -> None:

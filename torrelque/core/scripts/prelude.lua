@@ -314,7 +314,7 @@ local function hint(empty, left, event)
     if event and (event <= now or (event <= now + HORIZON and not covered(event))) then
       redis.pcall('ZADD', wake, 0, '0')
     elseif empty then
-      redis.call('DEL', wake)
+      redis.pcall('ZREM', wake, '0', '1') -- no DEL: those who wait are to hear of a key of the wrong type
     end
     -- end
   end

@@ -338,7 +338,7 @@ class Run:
             elif left == 1 or self._needs_somebody(event):
                 self.db.zadd(wake, {b'0': 0.0})
             elif empty:
-                self.db.delete((wake,))
+                self.db.zrem(wake, (b'0', b'1'))
 
     def _ring(self, left: int, event: float | None, *, empty: bool) -> None:
         """The same for one shard of several: where those wait who wait for all of its server."""
