@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
@@ -15,6 +13,7 @@ import anyio
 import pytest
 import typer.main
 
+from tests.pasted import run_pytest
 from tests.servers import Server
 from tests.test_docs import DOCS, blocks
 from tests.transports.settings import CLIENTS
@@ -35,23 +34,7 @@ def test_the_tests_that_are_shown_pass(tmp_path: Path) -> None:
     assert written > 4
 
     def run() -> str:
-        command = [
-            sys.executable,
-            '-m',
-            'pytest',
-            '-q',
-            '-W',
-            'error',
-            '-p',
-            'no:valkey',
-            '-p',
-            'no:asyncio',
-            '-p',
-            'no:cacheprovider',
-        ]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path)
-        assert ended.returncode == 0, ended.stdout
-        return ended.stdout
+        return run_pytest(tmp_path, '-p', 'no:asyncio', seconds=PATIENCE)
 
     (tmp_path / 'test_mail.py').write_text(shown, encoding='utf-8')
     passed = re.search(r'(\d+) passed', run())
@@ -103,21 +86,7 @@ def test_the_ready_fixtures(tmp_path: Path, options: list[str], marks: str, pass
     (line,) = (block for block in blocks('testing', 'text') if 'conftest.py' in block)
     (tmp_path / 'conftest.py').write_text(line, encoding='utf-8')
     (tmp_path / 'test_ready.py').write_text(USES_FIXTURES.format(marks=marks), encoding='utf-8')
-    command = [
-        sys.executable,
-        '-m',
-        'pytest',
-        '-q',
-        '-W',
-        'error',
-        '-p',
-        'no:valkey',
-        '-p',
-        'no:cacheprovider',
-        *options,
-    ]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, cwd=tmp_path)
-    assert f'{passed} passed' in ended.stdout, ended.stdout + ended.stderr
+    assert f'{passed} passed' in run_pytest(tmp_path, *options, seconds=PATIENCE)
 
 
 # Retries and dead letters ---------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.pasted import run_pytest
 from torrelque.embedded import EmbeddedServer
 
 ROOT = Path(__file__).parent.parent
@@ -132,31 +133,9 @@ def test_the_worker(address: str, tmp_path: Path) -> None:
 def test_tests(block: Block, tmp_path: Path) -> None:
     file = tmp_path / 'test_pasted.py'
     file.write_text(block.text, encoding='utf-8')
-    ended = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'pytest',
-            '-q',
-            '-W',
-            'error',
-            '-p',
-            'no:valkey',
-            '-p',
-            'no:asyncio',
-            '-p',
-            'no:cacheprovider',
-            str(file),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert ended.returncode == 0, ended.stdout
+    output = run_pytest(tmp_path, '-p', 'no:asyncio', str(file), seconds=PATIENCE)
     written = block.text.count('async def test_')
-    passed = re.search(r'(\d+) passed', ended.stdout)
+    passed = re.search(r'(\d+) passed', output)
     assert passed
     assert int(passed[1]) >= 2 * written  # on asyncio and on Trio
 

@@ -788,7 +788,7 @@ def test_who_joins_during_a_wait_with_a_claim_behind_it_claims_on_another_lane()
     operation = machine.idle.start()
     assert operation is not None
     assert names(next(operation)) == ['mint']
-    assert only(operation.send([b'8'])) == ('claim', ('8', 'nonce.2', 1, 2, '0.000000')), 'it minds no event'
+    assert only(operation.send([b'8'])) == ('claim', ('8', 'nonce.2', 1, 2, '0.000000')), 'it waits for no event'
     machine.idle.unblocked(hinted=True, reply=claimed('b'))
     end(operation, [claimed('a')])
     assert ids(machine.ticket) == ['a'] or ids(machine.ticket) == ['b']

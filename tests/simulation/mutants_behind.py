@@ -70,7 +70,7 @@ def nobody_looks_who_joins(patch: pytest.MonkeyPatch) -> None:
 
 
 def errors_are_the_claims(patch: pytest.MonkeyPatch) -> None:
-    """An error behind a wait, as of a server that is no primary any more, is told to who waits."""
+    """Waiting callers get an error behind a wait, as of a server that is no longer the primary."""
     unblocked = Consumers.unblocked
 
     def mutant(self: Consumers, hinted: bool, reply: Reply = None) -> None:

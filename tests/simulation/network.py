@@ -16,7 +16,7 @@ __all__ = ('Network', 'name_of')
 
 Execute = Callable[[Call[Any]], Reply]
 Told = Callable[['bytes | None', Reply], object]
-"""What is told which hint came, if any, and the reply to the call behind the wait."""
+"""Receives the hint, if one came, and the reply to the call behind the wait."""
 
 LATE = 0.1
 """Seconds that a server may take to notice that the time of a wait is over."""
@@ -117,7 +117,7 @@ class Network:
         """Block on a hint. ``receive`` is told which came, if any, or never called. Returns what breaks the connection.
 
         The server does not notice at once that a connection broke: until then it may still pop the hint for it, and
-        run the call ``behind`` the wait, whose reply is told, too.
+        run the call ``behind`` the wait, and pass on its reply, too.
         """
         connection = _Blocked(self, key, seconds, receive, behind)
         delay = self.delay()

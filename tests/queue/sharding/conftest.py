@@ -1,4 +1,4 @@
-"""Each test runs in memory, on a server and on a cluster, unless it is told otherwise."""
+"""Each test runs in memory, on a server and on a cluster, unless it says otherwise."""
 
 from __future__ import annotations
 
