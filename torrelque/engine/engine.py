@@ -620,7 +620,7 @@ class Engine:
         self._look_around()
         if error is not None:
             self._report(error)
-        self._put_off()  # until those have asked whom this wakes
+        self._put_off()  # callers that this wakes may ask for more first
         self.step_soon()
 
     def _take_over(self, course: _Course) -> None:
