@@ -962,9 +962,9 @@ class Torrelque(Generic[Payload]):
     # Helpers ---------------------------------------------------------------------------------------------------------
 
     async def _end_many(
-        self, verb: Command, targets: Sequence[Receipt | str], items: Sequence[Item], on_progress: Progress | None
+        self, command: Command, targets: Sequence[Receipt | str], items: Sequence[Item], on_progress: Progress | None
     ) -> list[Exception | None]:
-        answers = await self._dispatcher.many(verb, items, on_progress)
+        answers = await self._dispatcher.many(command, items, on_progress)
         if answers.count(Outcome.OK) == len(answers):
             return [None] * len(answers)
         return [
@@ -972,13 +972,13 @@ class Torrelque(Generic[Payload]):
             for target, answer in zip(targets, answers, strict=True)
         ]
 
-    async def _append(self, pipeline: object, verb: Command, item: Item, *, fenced: bool) -> None:
+    async def _append(self, pipeline: object, command: Command, item: Item, *, fenced: bool) -> None:
         if self.durability is not None:
             raise TorrelqueUsageError(
-                f'a write in a pipeline cannot be confirmed: use a queue object without durability for {verb.name}'
+                f'a write in a pipeline cannot be confirmed: use a queue object without durability for {command.name}'
             )
-        script = self._scripts[verb.name]
-        keys, args = await self._dispatcher.keys_for(verb, item)
+        script = self._scripts[command.name]
+        keys, args = await self._dispatcher.keys_for(command, item)
         call = Call[Reply](script, keys.of(script), ('', 'raise' if fenced else '', '', *args))
         self._transport.append(pipeline, call)
 

@@ -24,8 +24,8 @@ __all__ = ('CONFIRMED', 'Confirmer', 'Durability')
 
 T = TypeVar('T')
 
-CONFIRMED: frozenset[str] = frozenset(verb.name for verb in (ENQUEUE, RELEASE, REQUEUE, REJECT))
-"""The verbs that are waited for. Of a claim or a renewal that is lost nothing is lost but time."""
+CONFIRMED: frozenset[str] = frozenset(command.name for command in (ENQUEUE, RELEASE, REQUEUE, REJECT))
+"""The commands that are waited for. Of a claim or a renewal that is lost nothing is lost but time."""
 
 LONGEST = 300.0
 """The longest time-out: a call and its repeats must end long before the lanes that guard them expire."""
@@ -81,7 +81,9 @@ class Confirmer:
         self._key: Arg = keys['pending']  # stands for the server that is to be asked
         self._possible = False
 
-    def act(self, verb: Command, items: Sequence[Item], operation: Operation[list[Answer]]) -> Operation[list[Answer]]:
+    def act(
+        self, command: Command, items: Sequence[Item], operation: Operation[list[Answer]]
+    ) -> Operation[list[Answer]]:
         """The same, with an error in place of the answer of each item that was written but not confirmed.
 
         Raises TorrelqueUsageError, with nothing written, if the server cannot

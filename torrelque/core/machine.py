@@ -56,8 +56,8 @@ class Turn(NamedTuple):
 class Machine(Protocol):
     """The state machine of one queue object, with or without shards."""
 
-    def submit(self, verb: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0, /) -> Ticket:
-        """Ask for a verb on at most ``verb.limit`` items of one shard. The ticket's value will be a list of answers."""
+    def submit(self, command: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0, /) -> Ticket:
+        """Run a command on at most ``command.limit`` items of one shard. The ticket will hold a list of answers."""
         ...
 
     def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:

@@ -37,7 +37,7 @@ class Ticket:
         self.value: Any = None
         self.error: Exception | None = None
 
-    def resolve(self, value: Any) -> None:  # noqa: ANN401 - what the verb answers
+    def resolve(self, value: Any) -> None:  # noqa: ANN401 - what the command answers
         self.value = value
         self.done = True
         self.wake()
@@ -49,45 +49,45 @@ class Ticket:
 
 
 class Merger:
-    """Gathers tickets by verb, and hands them out in groups that fit one call."""
+    """Gathers tickets by command, and hands them out in groups that fit one call."""
 
     def __init__(self) -> None:
         self._waiting: dict[Command, deque[Ticket]] = {}
         self._large: deque[tuple[Command, Ticket]] = deque()
 
-    def add(self, verb: Command, ticket: Ticket) -> None:
-        """Queue a ticket with at most ``verb.limit`` items."""
+    def add(self, command: Command, ticket: Ticket) -> None:
+        """Queue a ticket with at most ``command.limit`` items."""
         ticket.size = _size(ticket.items)
         if ticket.size >= LARGE:
-            self._large.append((verb, ticket))
+            self._large.append((command, ticket))
         else:
-            self._waiting.setdefault(verb, deque()).append(ticket)
+            self._waiting.setdefault(command, deque()).append(ticket)
 
     def __bool__(self) -> bool:
         return bool(self._large) or any(self._waiting.values())
 
     def take(self, most: float) -> list[tuple[Command, list[Ticket]]]:
-        """Return up to this number of groups, each of one verb, first come first served, without callers that left.
+        """Return up to this number of groups, each of one command, first come first served, without callers that left.
 
         Large tickets come first, each alone.
         """
         groups: list[tuple[Command, list[Ticket]]] = []
         while self._large and len(groups) < most - RESERVED:
-            verb, ticket = self._large.popleft()
+            command, ticket = self._large.popleft()
             if not ticket.gone:
-                groups.append((verb, [ticket]))
-        for verb, waiting in self._waiting.items():
+                groups.append((command, [ticket]))
+        for command, waiting in self._waiting.items():
             while waiting and len(groups) < most:
-                group = self._group(verb, waiting)
+                group = self._group(command, waiting)
                 if group:
-                    groups.append((verb, group))
-        # Each layout of the shards has a verb of its own to enqueue, which would stay for ever.
-        for verb in [verb for verb, waiting in self._waiting.items() if verb.trailer and not waiting]:
-            del self._waiting[verb]
+                    groups.append((command, group))
+        # Each layout of the shards has a command of its own to enqueue, which would stay for ever.
+        for command in [command for command, waiting in self._waiting.items() if command.trailer and not waiting]:
+            del self._waiting[command]
         return groups
 
     @staticmethod
-    def _group(verb: Command, waiting: deque[Ticket]) -> list[Ticket]:
+    def _group(command: Command, waiting: deque[Ticket]) -> list[Ticket]:
         group: list[Ticket] = []
         count = size = 0
         while waiting:
@@ -95,7 +95,7 @@ class Merger:
             if not ticket.gone:
                 count += len(ticket.items)
                 size += ticket.size
-                if group and (count > verb.limit or size > MAX_BYTES):
+                if group and (count > command.limit or size > MAX_BYTES):
                     break
                 group.append(ticket)
             waiting.popleft()

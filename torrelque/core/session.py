@@ -29,7 +29,7 @@ MAX_IN_FLIGHT = 32
 """Merged calls under way at once. What is asked for beyond waits, and is merged."""
 
 BULK = 100
-"""Items of one verb from which on a merged call is run by itself: they take far longer than one more call costs."""
+"""Items of one command from which on a merged call is run by itself: they take far longer than one more call costs."""
 
 MAX_CONFIRMING = 16
 """Merged calls that wait for their confirmation at once, each on a connection of its own."""
@@ -114,11 +114,11 @@ class Session:
 
     # Callers -----------------------------------------------------------------
 
-    def submit(self, verb: Command, items: Sequence[Item], wake: Callable[[], None], _shard: int = 0) -> Ticket:
-        """Ask for a verb on at most ``verb.limit`` items. The ticket's value will be a list of answers."""
+    def submit(self, command: Command, items: Sequence[Item], wake: Callable[[], None], _shard: int = 0) -> Ticket:
+        """Ask for a command on at most ``command.limit`` items. The ticket's value will be a list of answers."""
         ticket = Ticket(items, wake)
-        apart = self._confirmer is not None and verb.name in CONFIRMED
-        (self._to_confirm if apart else self._merger).add(verb, ticket)
+        apart = self._confirmer is not None and command.name in CONFIRMED
+        (self._to_confirm if apart else self._merger).add(command, ticket)
         return ticket
 
     def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:
@@ -176,9 +176,9 @@ class Session:
             takers, self._takers = self._takers, []
             together += [self.serve(self._take(ticket, want)) for ticket, want in takers if not ticket.gone]
         if self._merger:
-            for verb, tickets in self._merger.take(MAX_IN_FLIGHT - self._in_flight):
+            for command, tickets in self._merger.take(MAX_IN_FLIGHT - self._in_flight):
                 self._in_flight += 1
-                operation = self._act(verb, tickets)
+                operation = self._act(command, tickets)
                 if tickets[0].size >= LARGE or sum([len(ticket.items) for ticket in tickets]) >= BULK:
                     groups.append([operation])
                 else:
@@ -191,7 +191,7 @@ class Session:
             return ()
         groups = self._to_confirm.take(MAX_CONFIRMING - self._confirming)
         self._confirming += len(groups)
-        return [self._act(verb, tickets, self._confirmer) for verb, tickets in groups]
+        return [self._act(command, tickets, self._confirmer) for command, tickets in groups]
 
     def ended(self, member: bytes | None, reply: Reply = None, /) -> None:
         """The wait ended, by a hint or with its time; ``reply`` is that of the call behind it."""
@@ -223,14 +223,14 @@ class Session:
 
     # Operations --------------------------------------------------------------
 
-    def _act(self, verb: Command, tickets: list[Ticket], confirmer: Confirmer | None = None) -> Operation[None]:
+    def _act(self, command: Command, tickets: list[Ticket], confirmer: Confirmer | None = None) -> Operation[None]:
         """One merged call; with a ``confirmer`` one that waits."""
         items = [item for ticket in tickets for item in ticket.items]
         try:
-            answers = yield from self._answers(verb, items, confirmer)
+            answers = yield from self._answers(command, items, confirmer)
         except Interrupted as interrupted:
             self._fail(tickets, interrupted.cause or TorrelqueError('the queue was closed during the call'))
-            if verb is GIVEBACK:  # nobody else would: the claims would stay until their leases expire
+            if command is GIVEBACK:  # nobody else would: the claims would stay until their leases expire
                 self._owed += items
             self._repair_later()
         except Exception as error:  # noqa: BLE001 - every caller gets it
@@ -251,10 +251,10 @@ class Session:
             else:
                 self._in_flight -= 1
 
-    def _answers(self, verb: Command, items: Sequence[Item], confirmer: Confirmer | None) -> Operation[list[Answer]]:
+    def _answers(self, command: Command, items: Sequence[Item], confirmer: Confirmer | None) -> Operation[list[Answer]]:
         """The answer to each item of a merged call, which is made in parts if it is too large for the server."""
         try:
-            return (yield from self._call(verb, items, confirmer))
+            return (yield from self._call(command, items, confirmer))
         except TorrelqueTooLargeError:
             if len(items) == 1:
                 raise
@@ -262,18 +262,18 @@ class Session:
         middle = len(items) // 2
         for part in (items[:middle], items[middle:]):
             try:
-                answers += yield from self._answers(verb, part, confirmer)
+                answers += yield from self._answers(command, part, confirmer)
             except TorrelqueTooLargeError as error:  # of the one item that is left
                 answers.append(error)
         return answers
 
-    def _call(self, verb: Command, items: Sequence[Item], confirmer: Confirmer | None) -> Operation[list[Answer]]:
-        args = verb.arguments(items)
+    def _call(self, command: Command, items: Sequence[Item], confirmer: Confirmer | None) -> Operation[list[Answer]]:
+        args = command.arguments(items)
         if confirmer is not None:
-            return (yield from confirmer.act(verb, items, self._lanes.call(verb.name, args, verb.parse)))
-        if verb.laned:
-            return (yield from self._lanes.call(verb.name, args, verb.parse))
-        return (yield from self._lanes.script(verb.name, ('', '', '', *args), verb.parse))
+            return (yield from confirmer.act(command, items, self._lanes.call(command.name, args, command.parse)))
+        if command.laned:
+            return (yield from self._lanes.call(command.name, args, command.parse))
+        return (yield from self._lanes.script(command.name, ('', '', '', *args), command.parse))
 
     def serve(self, waiting: Operation[bool]) -> Operation[None]:
         """A call for those who wait, which tells them what came of it and returns whether the server answered."""

@@ -23,7 +23,7 @@ class DeadLetters:
 
     async def do(
         self,
-        verb: Command,
+        command: Command,
         write: Callable[[str, float], Item],
         task_ids: str | Iterable[str] | None,
         age: float,
@@ -32,7 +32,7 @@ class DeadLetters:
         """Run a command on dead letters.
 
         Args:
-            verb: The command.
+            command: The command.
             write: Makes an item from an id and the latest time of rejection.
             task_ids: An id, or several; None takes the oldest.
             age: Without ids, only those that were rejected at least this number of seconds ago.
@@ -43,11 +43,11 @@ class DeadLetters:
         """
         most = math.inf if limit is None else checks.check_count('limit', limit)
         if task_ids is None:
-            return await self._do_to_oldest(verb, write, age, most)
+            return await self._do_to_oldest(command, write, age, most)
         ids = [str(checks.check_id(each)) for each in ([task_ids] if isinstance(task_ids, str) else task_ids)]
         await self._check_known(ids)
         wanted = ids if limit is None else ids[:limit]
-        return await self._do_to(verb, [write(task_id, math.inf) for task_id in wanted])
+        return await self._do_to(command, [write(task_id, math.inf) for task_id in wanted])
 
     async def _check_known(self, ids: list[str]) -> None:
         layout = self._dispatcher.layout
@@ -71,21 +71,23 @@ class DeadLetters:
                 unknown += [task_id for task_id, is_known in zip(page, known, strict=True) if not is_known]
         return unknown
 
-    async def _do_to_oldest(self, verb: Command, write: Callable[[str, float], Item], age: float, most: float) -> int:
+    async def _do_to_oldest(
+        self, command: Command, write: Callable[[str, float], Item], age: float, most: float
+    ) -> int:
         engine, count = self._dispatcher.runtime.engine, 0
         for keys in await self._dispatcher.keys():
             before = await engine.run(operations.server_time(keys)) - age
             while count < most:
                 page = int(min(operations.PAGE, most - count))
                 ids = await engine.run(operations.rejected_before(keys, before, page))
-                done = await self._do_to(verb, [write(task_id, before) for task_id in ids])
+                done = await self._do_to(command, [write(task_id, before) for task_id in ids])
                 if not done:  # none are left, or their states have a wrong type
                     break
                 count += done
         return count
 
-    async def _do_to(self, verb: Command, items: list[Item]) -> int:
-        answers = await self._dispatcher.many(verb, items, None)
+    async def _do_to(self, command: Command, items: list[Item]) -> int:
+        answers = await self._dispatcher.many(command, items, None)
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer

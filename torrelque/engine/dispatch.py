@@ -139,9 +139,9 @@ class Dispatcher:
         del task_id
         return self.runtime.keys
 
-    async def keys_for(self, verb: Command, item: Item) -> tuple[Keys, Item]:
+    async def keys_for(self, command: Command, item: Item) -> tuple[Keys, Item]:
         """Return the keys for a command on an item, and its arguments."""
-        return self.runtime.keys, verb.arguments([item])
+        return self.runtime.keys, command.arguments([item])
 
     async def each(self, make: Callable[[Keys], Operation[T]]) -> list[T]:
         """Run an operation in each place, and return the results."""
@@ -161,21 +161,21 @@ class Dispatcher:
                 await self._engine.checkpoint()
         return written
 
-    async def one(self, verb: Command, item: Item) -> Answer:
+    async def one(self, command: Command, item: Item) -> Answer:
         """Run a command on one item."""
-        (answer,) = await self._engine.submit(verb, [item])
+        (answer,) = await self._engine.submit(command, [item])
         if answer is Outcome.UNKNOWN:
             await self.is_changed()
         return answer
 
     async def many(
-        self, verb: Command, items: Sequence[Item], on_progress: Progress | None
+        self, command: Command, items: Sequence[Item], on_progress: Progress | None
     ) -> list[Answer | Exception]:
         """Run a command on many items. Returns an answer for each, or the error of its call."""
         answers: list[Answer | Exception] = []
-        for part in split(items, verb.limit):
+        for part in split(items, command.limit):
             try:
-                answers += await self._engine.submit(verb, part)
+                answers += await self._engine.submit(command, part)
             except TorrelqueUsageError:
                 raise
             except Exception as error:  # noqa: BLE001 - the answer to each; other parts succeeded
@@ -186,6 +186,6 @@ class Dispatcher:
             await self.is_changed()
         return answers
 
-    def fire_and_forget(self, verb: Command, item: Item) -> None:
+    def fire_and_forget(self, command: Command, item: Item) -> None:
         """Run a command on one item without waiting for the answer."""
-        self._engine.fire_and_forget(verb, [item])
+        self._engine.fire_and_forget(command, [item])

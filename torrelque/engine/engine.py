@@ -368,20 +368,20 @@ class Engine:
         """Let others have their turn."""
         await checkpoint()
 
-    async def submit(self, verb: Command, items: Sequence[Item], shard: int = 0) -> list[Answer]:
-        """Have a verb done to at most ``verb.limit`` items of a shard, merged with what is asked for in that tick."""
+    async def submit(self, command: Command, items: Sequence[Item], shard: int = 0) -> list[Answer]:
+        """Run a command on at most ``command.limit`` items of a shard. Returns an answer for each."""
         self._ensure()
         once = self._make_once()
-        ticket = self._session.submit(verb, items, once.set, shard)
+        ticket = self._session.submit(command, items, once.set, shard)
         # Not on shards, where ids that are drawn in one turn are of one shard, to go there in one call. What consumers
         # send at one moment goes together.
-        answers: list[Answer] = await self._settled(ticket, once, at_once=verb is ENQUEUE)
+        answers: list[Answer] = await self._settled(ticket, once, at_once=command is ENQUEUE)
         return answers
 
-    def fire_and_forget(self, verb: Command, items: Sequence[Item], shard: int = 0) -> None:
+    def fire_and_forget(self, command: Command, items: Sequence[Item], shard: int = 0) -> None:
         """The same, for an answer that nobody waits for."""
         self._ensure()
-        self._session.submit(verb, items, _nobody, shard)
+        self._session.submit(command, items, _nobody, shard)
         self._ask()
 
     async def dequeue(self, want: int, deadline: float) -> list[ClaimedTask]:

@@ -426,17 +426,17 @@ class ShardedDispatcher(Dispatcher):
             homes = [keys for keys, is_known in zip(homes, known, strict=True) if is_known == [True]] or homes
         return homes[0]
 
-    async def keys_for(self, verb: Command, item: Item) -> tuple[Keys, Item]:
+    async def keys_for(self, command: Command, item: Item) -> tuple[Keys, Item]:
         await self.ready()
-        args = (self._enqueue if verb is ENQUEUE else verb).arguments([item])
-        return self._keys[self._places(verb, item)[0]], args
+        args = (self._enqueue if command is ENQUEUE else command).arguments([item])
+        return self._keys[self._places(command, item)[0]], args
 
     async def each(self, make: Callable[[Keys], Operation[T]]) -> list[T]:
         return await self._engine.run_each([make(keys) for keys in await self.keys()])
 
-    def _places(self, verb: Command, item: Item) -> list[int]:
+    def _places(self, command: Command, item: Item) -> list[int]:
         """Return the shards where an item's task can be, the likeliest first."""
-        if verb.by_claim and item[1]:
+        if command.by_claim and item[1]:
             shard = sharding.shard_of_claim(str(item[1]))
             if shard is not None and shard < len(self._keys):
                 return [shard]
@@ -446,12 +446,12 @@ class ShardedDispatcher(Dispatcher):
 
     # Calls -----------------------------------------------------------------------------------------------------------
 
-    async def one(self, verb: Command, item: Item) -> Answer:
+    async def one(self, command: Command, item: Item) -> Answer:
         await self.ready()
         for last in range(TRIES - 1, -1, -1):
             layout = self._layout
             try:
-                answer = await self._one(verb, item)
+                answer = await self._one(command, item)
             except TorrelqueShardsError:
                 if not last:
                     raise
@@ -461,25 +461,25 @@ class ShardedDispatcher(Dispatcher):
                     return answer
         raise AssertionError  # the last try returned or raised
 
-    async def _one(self, verb: Command, item: Item) -> Answer:
-        first, *others = self._places(verb, item)
-        if verb is ENQUEUE:
+    async def _one(self, command: Command, item: Item) -> Answer:
+        first, *others = self._places(command, item)
+        if command is ENQUEUE:
             try:
                 (answer,) = await self._add([item], first)
             except (TorrelqueConnectionError, TorrelqueReplyError) as error:
                 self._miss(first, error)
                 raise
             return answer
-        (answer,) = await self._engine.submit(verb, [item], first)
+        (answer,) = await self._engine.submit(command, [item], first)
         for shard in others:
             if answer is not Outcome.UNKNOWN:
                 break
-            (answer,) = await self._engine.submit(verb, [item], shard)
+            (answer,) = await self._engine.submit(command, [item], shard)
         return answer
 
     async def _add(self, items: Sequence[Item], shard: int) -> list[Answer]:
         """Enqueue items on their home, unless they are queued on a former one."""
-        verb, layout = self._enqueue, self._ready_layout()
+        command, layout = self._enqueue, self._ready_layout()
         elsewhere: dict[int, list[bytes]] = {}
         if layout.former:
             for item in items:
@@ -494,11 +494,11 @@ class ShardedDispatcher(Dispatcher):
             )
             queued.update(task_id for task_id, is_queued in zip(ids, found, strict=True) if is_queued)
         new = [item for item in items if item[0] not in queued]
-        answers = iter(await self._engine.submit(verb, new, shard) if new else ())
+        answers = iter(await self._engine.submit(command, new, shard) if new else ())
         return [Outcome.EXISTING if item[0] in queued else next(answers) for item in items]
 
     async def many(
-        self, verb: Command, items: Sequence[Item], on_progress: Progress | None
+        self, command: Command, items: Sequence[Item], on_progress: Progress | None
     ) -> list[Answer | Exception]:
         await self.ready()
         answers: list[Answer | Exception | None] = [None] * len(items)
@@ -506,15 +506,15 @@ class ShardedDispatcher(Dispatcher):
         for at, item in enumerate(items):
             if at and not at % CHUNK:
                 await self._engine.checkpoint()
-            of_shard.setdefault(self._places(verb, item)[0], []).append(at)
+            of_shard.setdefault(self._places(command, item)[0], []).append(at)
         done, failures = 0, list[TorrelqueError]()
 
         async def submit(shard: int, places: Sequence[int]) -> None:
             nonlocal done
             at_first = 0
-            for part in split([items[at] for at in places], verb.limit):
+            for part in split([items[at] for at in places], command.limit):
                 try:
-                    found = await self._part(verb, part, shard)
+                    found = await self._part(command, part, shard)
                 except TorrelqueUsageError as error:
                     failures.append(error)
                     return
@@ -530,39 +530,39 @@ class ShardedDispatcher(Dispatcher):
             raise failures[0]
         return [answer for answer in answers if answer is not None]
 
-    async def _part(self, verb: Command, items: Sequence[Item], shard: int) -> Sequence[Answer | Exception]:
+    async def _part(self, command: Command, items: Sequence[Item], shard: int) -> Sequence[Answer | Exception]:
         """Run a command on items of one shard. Raises TorrelqueUsageError; other errors are the answers."""
         try:
-            return await self._do_part(verb, items, shard)
+            return await self._do_part(command, items, shard)
         except TorrelqueUsageError:
             raise
         except Exception as error:  # noqa: BLE001 - the answer to each, as others were done
-            if verb is ENQUEUE:
+            if command is ENQUEUE:
                 self._miss(shard, error)
             return [renew(error) for _ in items]
 
-    async def _do_part(self, verb: Command, items: Sequence[Item], shard: int) -> Sequence[Answer | Exception]:
+    async def _do_part(self, command: Command, items: Sequence[Item], shard: int) -> Sequence[Answer | Exception]:
         try:
-            if verb is ENQUEUE:
+            if command is ENQUEUE:
                 return await self._add(items, shard)
-            answers: list[Answer | Exception] = [*await self._engine.submit(verb, items, shard)]
+            answers: list[Answer | Exception] = [*await self._engine.submit(command, items, shard)]
             if Outcome.UNKNOWN in answers:
                 await self._reload()  # or another caller did meanwhile
                 for at, answer in enumerate(answers):
-                    if answer is Outcome.UNKNOWN and self._places(verb, items[at]) != [shard]:
-                        answers[at] = await self._one_of_many(verb, items[at])
+                    if answer is Outcome.UNKNOWN and self._places(command, items[at]) != [shard]:
+                        answers[at] = await self._one_of_many(command, items[at])
         except TorrelqueShardsError:
             await self._catch_up()
-            return [await self._one_of_many(verb, item) for item in items]
+            return [await self._one_of_many(command, item) for item in items]
         return answers
 
-    async def _one_of_many(self, verb: Command, item: Item) -> Answer | Exception:
+    async def _one_of_many(self, command: Command, item: Item) -> Answer | Exception:
         try:
-            return await self.one(verb, item)
+            return await self.one(command, item)
         except TorrelqueUsageError:
             raise
         except Exception as error:  # noqa: BLE001 - the answer to this one
             return error
 
-    def fire_and_forget(self, verb: Command, item: Item) -> None:
-        self._engine.fire_and_forget(verb, [item], self._places(verb, item)[0])
+    def fire_and_forget(self, command: Command, item: Item) -> None:
+        self._engine.fire_and_forget(command, [item], self._places(command, item)[0])

@@ -116,13 +116,13 @@ class BlockingEngine(Engine):
     async def checkpoint(self) -> None:
         """Other threads have their turns by themselves."""
 
-    async def submit(self, verb: Command, items: Sequence[Item], shard: int = 0) -> list[Answer]:
-        answers: list[Answer] = await self._request(lambda session, wake: session.submit(verb, items, wake, shard))
+    async def submit(self, command: Command, items: Sequence[Item], shard: int = 0) -> list[Answer]:
+        answers: list[Answer] = await self._request(lambda session, wake: session.submit(command, items, wake, shard))
         return answers
 
-    def fire_and_forget(self, verb: Command, items: Sequence[Item], shard: int = 0) -> None:
+    def fire_and_forget(self, command: Command, items: Sequence[Item], shard: int = 0) -> None:
         with suppress(TorrelqueError):
-            self.run_blocking(self.submit(verb, items, shard))
+            self.run_blocking(self.submit(command, items, shard))
 
     async def dequeue(self, want: int, deadline: float) -> list[ClaimedTask]:
         tasks: list[ClaimedTask] = await self._request(lambda session, wake: session.dequeue(want, deadline, wake))

@@ -114,9 +114,9 @@ class _Stranded:
         item = _as_new(task, int(now[0]) + int(now[1]) / 1e6, limit)
         shard = home_of(task_id, self._layout.shards)
         lanes = self._lanes.setdefault(shard, Lanes(self._scripts, self._places.shard(shard), self._nonce))
-        verb = enqueue_in(self._layout.generation)
+        command = enqueue_in(self._layout.generation)
         try:
-            yield from lanes.call('enqueue', verb.arguments([item]), verb.parse)
+            yield from lanes.call('enqueue', command.arguments([item]), command.parse)
         except TorrelqueShardsError:
             return False
         script = self._scripts['cancel']

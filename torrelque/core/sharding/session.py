@@ -67,11 +67,11 @@ class ShardedSession:
 
     # Callers -----------------------------------------------------------------
 
-    def submit(self, verb: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0) -> Ticket:
-        """Ask for a verb on at most ``verb.limit`` items of one shard. The ticket's value will be a list of answers."""
+    def submit(self, command: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0) -> Ticket:
+        """Run a command on at most ``command.limit`` items of one shard. The ticket will hold a list of answers."""
         self._asked.add(shard)
         self._reach(shard + 1)  # for a claim of a shard that is no more
-        return self._sessions[shard].submit(verb, items, wake)
+        return self._sessions[shard].submit(command, items, wake)
 
     def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:
         """Wait for up to ``want`` tasks until ``deadline``. The value will be a list of at least one."""
