@@ -399,14 +399,14 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, patience: float = 1.0) -> Iterator[int]:
+def _locked(folder: Path, timeout: float = 1.0) -> Iterator[int]:
     """Hold the lock of a data folder. A server that inherits the descriptor holds the lock as long as it lives.
 
-    The lock is retried for ``patience`` seconds, because a server whose parent was
+    The lock is retried for ``timeout`` seconds, because a server whose parent was
     just killed takes some milliseconds to exit.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     with (folder / 'torrelque.lock').open('ab') as file:
         while True:
             try:

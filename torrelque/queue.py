@@ -720,7 +720,7 @@ class Torrelque(Generic[Payload]):
             return cursor, await self._listed(found, wanted)
 
         if wanted is TorrelqueTaskStatus.COMPLETED:
-            return Listing(self._dispatcher.scan_places, results)
+            return Listing(self._dispatcher.scan_nodes, results)
         return Listing(self._dispatcher.keys, page)
 
     def rejected(self) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:

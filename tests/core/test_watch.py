@@ -53,7 +53,7 @@ def test_a_final_state_ends_it() -> None:
     watch = watching(state(PENDING, 1))
     watch.publish(b'2 1')
     watch.publish(b'3 3')
-    assert watch.end_told
+    assert watch.end_published
     assert seen(watch.read(state(COMPLETED, 3))) == [(2, WORKING), (3, COMPLETED)]
     assert watch.ended
     assert watch.final is COMPLETED
@@ -101,7 +101,7 @@ def test_a_task_that_is_gone_unheard_has_no_status() -> None:
 def test_a_cancelled_task() -> None:
     watch = watching(state(PENDING, 1))
     watch.publish(b'2 cancelled')
-    assert watch.end_told
+    assert watch.end_published
     assert watch.read(None) == []
     assert watch.ended
     assert watch.cancelled
@@ -112,7 +112,7 @@ def test_what_is_no_message_of_the_library_is_ignored() -> None:
     watch = watching(state(PENDING, 1))
     for message in (b'', b'hello', b'2 99', b'\xff \xff'):
         watch.publish(message)
-    assert not watch.end_told
+    assert not watch.end_published
     assert watch.read(state(PENDING, 1)) == []
 
 
@@ -144,7 +144,7 @@ def test_a_message_that_the_state_contradicts_is_about_another_database() -> Non
         assert not watch.ended
     assert not watch.behind
     watch.publish(b'2 1')
-    assert not watch.end_told
+    assert not watch.end_published
     watch.publish(b'3 3')
     assert seen(watch.read(None)) == [(2, WORKING), (3, COMPLETED)]
     assert (watch.final, watch.cancelled) == (COMPLETED, False)
@@ -154,10 +154,10 @@ def test_a_foreign_end_that_does_not_follow_on_the_last_state_is_not_believed() 
     watch = watching(state(WORKING, 4))
     watch.publish(b'3 4')
     watch.publish(b'7 cancelled')
-    assert not watch.end_told
+    assert not watch.end_published
     assert watch.lacks(None)
     watch.publish(b'5 3')
-    assert watch.end_told
+    assert watch.end_published
     assert seen(watch.read(None)) == [(5, COMPLETED)]
     assert (watch.final, watch.cancelled) == (COMPLETED, False)
 
@@ -166,7 +166,7 @@ def test_an_end_is_believed_in_spite_of_a_gap_if_messages_were_missed() -> None:
     watch = watching(state(PENDING, 1))
     watch.miss()
     watch.publish(b'3 3')
-    assert watch.end_told
+    assert watch.end_published
     watch.read(None)
     assert watch.final is COMPLETED
 
@@ -174,6 +174,6 @@ def test_an_end_is_believed_in_spite_of_a_gap_if_messages_were_missed() -> None:
 def test_an_end_is_believed_in_spite_of_a_gap_if_there_is_no_better_one() -> None:
     watch = watching(state(PENDING, 1))
     watch.publish(b'3 3')
-    assert not watch.end_told
+    assert not watch.end_published
     watch.read(None)
     assert watch.final is COMPLETED

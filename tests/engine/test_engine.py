@@ -350,7 +350,7 @@ async def test_a_layout_that_cannot_be_read_is_asked_for_by_one_task_at_a_time(
         before = tasks_alive()
         transport.fault, transport.where = FAULTS['OSError'], 'before'
         for _ in range(20):
-            routes._hear(99)
+            routes._compare_generation(99)
             await settle()
         assert tasks_alive() <= before + SPARE_DRIVERS
         transport.fault = None

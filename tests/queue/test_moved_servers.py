@@ -34,10 +34,12 @@ def demote(old: Server, new: Server) -> None:
     old.command('REPLICAOF', '127.0.0.1', new.port)
 
 
-@pytest.mark.parametrize('apart', [False, True], ids=['shared', 'apart'])
-async def test_a_call_that_a_demoted_server_refuses_is_the_last_one_there(fresh_server: Start, *, apart: bool) -> None:
+@pytest.mark.parametrize('dedicated', [False, True], ids=['shared', 'dedicated'])
+async def test_a_call_that_a_demoted_server_refuses_is_the_last_one_there(
+    fresh_server: Start, *, dedicated: bool
+) -> None:
     old, new = fresh_server('--appendonly', 'yes'), fresh_server('--appendonly', 'yes')
-    durability = Durability(fsynced=True) if apart else None
+    durability = Durability(fsynced=True) if dedicated else None
     with Proxy(old.port, seed=1, mean=None) as proxy:
         async with connect(proxy.url) as client, Torrelque(client, queue='q', durability=durability) as queue:
             await queue.enqueue('a')
@@ -49,10 +51,10 @@ async def test_a_call_that_a_demoted_server_refuses_is_the_last_one_there(fresh_
             assert [task.data for task in await queue.dequeue_nowait(max_tasks=3)] == ['a', 'c']
 
 
-@pytest.mark.parametrize('apart', [False, True], ids=['shared', 'apart'])
-async def test_nobody_sees_an_error_where_the_address_moved_at_once(fresh_server: Start, *, apart: bool) -> None:
+@pytest.mark.parametrize('dedicated', [False, True], ids=['shared', 'dedicated'])
+async def test_nobody_sees_an_error_where_the_address_moved_at_once(fresh_server: Start, *, dedicated: bool) -> None:
     old, new = fresh_server('--appendonly', 'yes'), fresh_server('--appendonly', 'yes')
-    durability = Durability(fsynced=True) if apart else None
+    durability = Durability(fsynced=True) if dedicated else None
     with Proxy(old.port, seed=1, mean=None) as proxy:
         async with connect(proxy.url) as client, Torrelque(client, queue='q', durability=durability) as queue:
             await queue.enqueue('a')

@@ -138,7 +138,7 @@ class _Patience:
         self._batch = batch
         self._replies: list[Reply] = [None] * len(batch)
         self._places: Sequence[int] = range(len(batch))
-        self._apart = batch[-1].command == 'WAIT'
+        self._dedicated = batch[-1].command == 'WAIT'
         self._until = client.world.scheduler.now + client.budget
         self._tries = 0
         self._attempt: object = None
@@ -159,7 +159,7 @@ class _Patience:
         )
         network.send([self._batch[place] for place in self._places], exchange)
         patience = client.random.choice((0.5, 2, 5)) if network.faults.lose else 30
-        patience += client.durability.timeout if self._apart else 0
+        patience += client.durability.timeout if self._dedicated else 0
         self._run.timer = client.later(patience, lambda: once(lambda: self._again('no answer')))
 
     def _receive(self, replies: Sequence[Reply]) -> None:
@@ -172,7 +172,7 @@ class _Patience:
         if not failed:
             self._run.step(self._run.operation.send, self._replies)
         elif self._pauses():
-            if not self._apart:
+            if not self._dedicated:
                 loads = {place for place in range(failed[-1]) if self._batch[place].command == LOAD}
                 self._places = sorted(loads.union(failed))
         else:

@@ -16,7 +16,7 @@ from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Arg, Call, Reply, Script, blocking_drive
 from torrelque.core.session import Session
 from torrelque.core.sharding import layout as sharding
-from torrelque.core.sharding.layout import Layout, Places
+from torrelque.core.sharding.layout import Layout, RecordKeys
 from torrelque.core.sharding.session import ShardedSession
 from torrelque.errors import TorrelqueShardsError
 
@@ -40,7 +40,7 @@ MAIN = Keys.of_queue('{q}')
 KEYS = tuple(Keys.of_queue(shard_name('q', shard)) for shard in range(16))
 """Of as many shards as there may ever be."""
 
-PLACES = Places(MAIN, None, KEYS.__getitem__)
+RECORDS = RecordKeys(MAIN, None, KEYS.__getitem__)
 """There are no clients here that know of no shards: `tests/core/test_sharding.py` has them."""
 
 SHARD_OF_WAKE = {keys['wake']: shard for shard, keys in enumerate(KEYS)}
@@ -53,8 +53,8 @@ TRIES = 5
 
 def open_queue(world: World) -> None:
     """As the first user did."""
-    layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, PLACES, world.config.shards[0]), world.server.execute)
-    blocking_drive(sharding.relayout(SCRIPTS, PLACES, layout), world.server.execute)
+    layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, RECORDS, world.config.shards[0]), world.server.execute)
+    blocking_drive(sharding.relayout(SCRIPTS, RECORDS, layout), world.server.execute)
 
 
 def lose_record(world: World) -> None:
@@ -83,8 +83,8 @@ def client_of(nonce: str) -> str:
 
 def _newest(world: World) -> Layout:
     """The newest layout, carried out if it was only begun."""
-    layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, PLACES, world.config.shards[0]), world.server.execute)
-    return blocking_drive(sharding.relayout(SCRIPTS, PLACES, layout), world.server.execute)
+    layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, RECORDS, world.config.shards[0]), world.server.execute)
+    return blocking_drive(sharding.relayout(SCRIPTS, RECORDS, layout), world.server.execute)
 
 
 class ShardedClient(Client):
@@ -102,8 +102,9 @@ class ShardedClient(Client):
             )  # fmt: skip
 
         return ShardedSession(
-            make, KEYS[: self.layout.total], node_of=self.node_of, told=self._hear, clock=self.clock,
-            jitter=self.random.random, block_limit=block_limit, max_rejected=self.max_rejected, at_once=self.at_once,
+            make, KEYS[: self.layout.total], node_of=self.node_of, on_generation=self._compare_generation,
+            clock=self.clock, jitter=self.random.random, block_limit=block_limit, max_rejected=self.max_rejected,
+            at_once=self.at_once,
         )  # fmt: skip
 
     @property
@@ -120,7 +121,7 @@ class ShardedClient(Client):
 
     # The layout ----------------------------------------------------------------
 
-    def _hear(self, generation: int) -> None:
+    def _compare_generation(self, generation: int) -> None:
         if generation != self.layout.generation and not self._following:
             self._following = True
             self.spawn(self._follow(), steady=True)
@@ -132,7 +133,7 @@ class ShardedClient(Client):
     def reload(self, *, again: bool = False) -> Generator[Ticket, Any, bool | None]:
         """Use the newest layout; whether it is another, None if it could not be read."""
         known = self.layout
-        ticket = yield self.perform(sharding.refresh_layout(SCRIPTS, PLACES, known, again=again))
+        ticket = yield self.perform(sharding.refresh_layout(SCRIPTS, RECORDS, known, again=again))
         if ticket is CANCELLED or ticket.error is not None:
             return None
         assert isinstance(self.session, ShardedSession)
@@ -182,7 +183,7 @@ class ShardedClient(Client):
 
     def _do(self, verb: Command, items: Sequence[Item], answers: dict[int, Any]) -> Generator[Ticket, Any, Any]:
         """To each item where its task is likely to be, then where it may be; what went wrong, if anything did."""
-        places = [self._places(verb, item) for item in items]
+        places = [self._homes(verb, item) for item in items]
         for rank in range(max(map(len, places), default=0)):
             of_shard: dict[int, list[int]] = {}
             for at, homes in enumerate(places):
@@ -197,7 +198,7 @@ class ShardedClient(Client):
         """To its home, unless it is where it was at home before."""
         layout, of_shard = self.layout, dict[int, list[int]]()
         for at in left:
-            home, *before = self._places(ENQUEUE, items[at])
+            home, *before = self._homes(ENQUEUE, items[at])
             for place in before:
                 task_id = items[at][0]
                 assert isinstance(task_id, bytes)
@@ -231,7 +232,7 @@ class ShardedClient(Client):
                 answers.update(zip(places, ticket.value, strict=True))
         return failure
 
-    def _places(self, verb: Command, item: Item) -> list[int]:
+    def _homes(self, verb: Command, item: Item) -> list[int]:
         """The shards where an item's task can be, the likeliest first."""
         if verb not in (ENQUEUE, CANCEL, REDRIVE, PURGE) and item[1]:
             shard = sharding.shard_of_claim(str(item[1]))
@@ -311,7 +312,7 @@ class ShardedRules(Rules):
                 require(len(places) <= 1, 'a task on two shards', task_id)
 
     def check_all(self) -> None:
-        layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, PLACES, len(self._parts)), self._execute)
+        layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, RECORDS, len(self._parts)), self._execute)
         for shard, part in enumerate(self._parts):
             part.check_all()
             for task_id, view in part.shadow.items():

@@ -35,7 +35,7 @@ def load(name: str, what: str) -> Any:  # noqa: ANN401 - whatever has that name
         if os.environ.get(DEBUG):
             raise
         raise Refusal(
-            f'cannot import {module_name!r}: {_reason(error)}{_place(error)}{_hint(folder)} '
+            f'cannot import {module_name!r}: {_reason(error)}{_location(error)}{_hint(folder)} '
             f'(set {DEBUG}=1 to see the traceback)',
             Exit.USAGE,
         ) from error
@@ -76,7 +76,7 @@ def _shown(path: Path) -> Path:
     return path.parent if path.name == '__init__.py' else path
 
 
-def _place(error: BaseException) -> str:
+def _location(error: BaseException) -> str:
     """Return where the error was raised, unless that was in the import machinery."""
     trace = error.__traceback__
     last = None

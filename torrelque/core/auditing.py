@@ -204,10 +204,10 @@ class _Audit:
     def _gather(self) -> Operation[set[bytes]]:
         """Return all ids but those in lists."""
         ids: set[bytes] = set()
-        for place in ('tasks', 'working', 'delayed', 'rejected'):
+        for collection in ('tasks', 'working', 'delayed', 'rejected'):
             cursor = b'0'
-            while self._exists(place):
-                cursor, *found = yield from self._call('page', place, cursor, PAGE)
+            while self._exists(collection):
+                cursor, *found = yield from self._call('page', collection, cursor, PAGE)
                 ids.update(found)
                 if cursor == b'0':
                     break

@@ -253,8 +253,8 @@ def _first_number(text: bytes | None) -> int | None:
 
 def wipe(scripts: ScriptSet, keys: Keys) -> Operation[bool]:
     """Remove all keys of a queue that has no tasks, in bounded steps. False if it has some again, and so stays."""
-    for place, what in (('task', 'states'), ('lane', 'lanes')):
-        prefix, cursor = keys[place] + b':', b'0'
+    for logical, what in (('task', 'states'), ('lane', 'lanes')):
+        prefix, cursor = keys[logical] + b':', b'0'
         while True:
             cursor, found = yield from scan_keys(prefix, literally(prefix) + b'*', cursor)
             names = [key.removeprefix(prefix) for key in found]

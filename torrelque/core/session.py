@@ -117,8 +117,8 @@ class Session:
     def submit(self, command: Command, items: Sequence[Item], wake: Callable[[], None], _shard: int = 0) -> Ticket:
         """Ask for a command on at most ``command.limit`` items. The ticket's value will be a list of answers."""
         ticket = Ticket(items, wake)
-        apart = self._confirmer is not None and command.name in CONFIRMED
-        (self._to_confirm if apart else self._merger).add(command, ticket)
+        dedicated = self._confirmer is not None and command.name in CONFIRMED
+        (self._to_confirm if dedicated else self._merger).add(command, ticket)
         return ticket
 
     def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:

@@ -9,7 +9,7 @@ from torrelque.core.models import TorrelqueTaskState, TorrelqueTaskStatus
 __all__ = ('Watch',)
 
 
-class _Told(NamedTuple):
+class _Published(NamedTuple):
     """A published transition. ``status`` is None if the task was cancelled."""
 
     revision: int
@@ -40,15 +40,15 @@ class Watch:
         self.ended: bool = False
         self.final: TorrelqueTaskStatus | None = None
         self.cancelled: bool = False
-        self._published: list[_Told] = []
-        self._ahead: list[_Told] = []
+        self._published: list[_Published] = []
+        self._ahead: list[_Published] = []
         self._missed = False
 
     @property
-    def end_told(self) -> bool:
+    def end_published(self) -> bool:
         """Whether a message told how the task ended."""
-        told = self._published if self._missed else self._chain()
-        return any(each.is_end for each in told)
+        heard = self._published if self._missed else self._chain()
+        return any(each.is_end for each in heard)
 
     @property
     def behind(self) -> bool:
@@ -58,11 +58,11 @@ class Watch:
     def lacks(self, state: TorrelqueTaskState | None) -> bool:
         """Whether the message of a transition up to the state as read now has yet to come."""
         if state is None:
-            return not self.end_told
+            return not self.end_published
         if self.last is None:
             return False
-        told = {each.revision for each in self._published if self.last.revision < each.revision < state.revision}
-        return len(told) < state.revision - self.last.revision - 1
+        heard = {each.revision for each in self._published if self.last.revision < each.revision < state.revision}
+        return len(heard) < state.revision - self.last.revision - 1
 
     def miss(self) -> None:
         """Messages since the last reading may have been missed."""
@@ -72,18 +72,18 @@ class Watch:
         """Take in a message of the task's channel; messages that are not the library's are ignored."""
         revision, _, status = data.partition(b' ')
         try:
-            told = None if status == b'cancelled' else TorrelqueTaskStatus(int(status))
-            self._published.append(_Told(int(revision), told))
+            transition = None if status == b'cancelled' else TorrelqueTaskStatus(int(status))
+            self._published.append(_Published(int(revision), transition))
         except ValueError:
             return
 
     def read(self, state: TorrelqueTaskState | None) -> list[TorrelqueTaskState]:
         """Take in the state as read now, None if there is none any more. Returns what to yield."""
         last = self.last
-        told = self._believed(state)
+        believed = self._believed(state)
         states, end = list[TorrelqueTaskState](), 0
         if last is not None:
-            for revision, status in told:
+            for revision, status in believed:
                 if revision <= last.revision:
                     continue
                 if status is None:
@@ -119,7 +119,7 @@ class Watch:
             self.final, revision = TorrelqueTaskStatus.COMPLETED, last.revision + 1
         return last if self.final is None else last._replace(status=self.final, revision=revision)
 
-    def _believed(self, state: TorrelqueTaskState | None) -> list[_Told]:
+    def _believed(self, state: TorrelqueTaskState | None) -> list[_Published]:
         """The messages that the state bears out; those that may be ahead of it are kept for the next reading."""
         if state is None:
             chain = self._chain()
@@ -128,21 +128,21 @@ class Watch:
             return chain
         # A message may be ahead of a reading that was under way, but not of the next one: then it is about another
         # task of the same id, an earlier one or one in another database.
-        ahead = [told for told in self._published if told.revision > state.revision]
-        believed = [told for told in self._published if told.revision < state.revision]
-        self._published = [told for told in ahead if told not in self._ahead]
+        ahead = [each for each in self._published if each.revision > state.revision]
+        believed = [each for each in self._published if each.revision < state.revision]
+        self._published = [each for each in ahead if each not in self._ahead]
         self._ahead = list(self._published)
         return believed
 
-    def _chain(self) -> list[_Told]:
+    def _chain(self) -> list[_Published]:
         """The messages that follow on the last state without a gap, up to the task's end."""
-        chain: list[_Told] = []
+        chain: list[_Published] = []
         revision = 0 if self.last is None else self.last.revision
-        for told in self._published:
-            if told.revision == revision + 1:
+        for each in self._published:
+            if each.revision == revision + 1:
                 revision += 1
-                chain.append(told)
-                if told.is_end and told.status is not TorrelqueTaskStatus.REJECTED:
+                chain.append(each)
+                if each.is_end and each.status is not TorrelqueTaskStatus.REJECTED:
                     break
         return chain
 

@@ -11,7 +11,7 @@ from torrelque.core.keys import Keys
 from torrelque.core.protocol import Operation
 from torrelque.core.scripts import ScriptSet
 from torrelque.core.sharding.auditing import check_record, check_results, check_stranded
-from torrelque.core.sharding.layout import Layout, Places, refresh_layout
+from torrelque.core.sharding.layout import Layout, RecordKeys, refresh_layout
 from torrelque.engine.engine import Engine
 
 __all__ = ('audit_shards',)
@@ -23,7 +23,7 @@ AT_ONCE = 50
 async def audit_shards(
     engine: Engine,
     scripts: ScriptSet,
-    places: Places,
+    records: RecordKeys,
     layout: Layout,
     scan: AsyncIterable[tuple[int, list[bytes]]],
     check: Callable[..., Operation[list[Violation]]],
@@ -35,24 +35,24 @@ async def audit_shards(
     Args:
         engine: Runs the operations.
         scripts: The scripts.
-        places: Where the layout is recorded.
+        records: Where the layout is recorded.
         layout: The layout.
         scan: Walks once through the keys of all shards.
         check: Checks one shard: called with its keys, and its existing keys as ``seen``.
         repair: Repair what is safe to repair.
 
     """
-    found = await engine.run(check_stranded(scripts, places, layout, os.urandom(8).hex(), repair=repair))
-    found += await _check_records(engine, scripts, places, layout, repair=repair)
+    found = await engine.run(check_stranded(scripts, records, layout, os.urandom(8).hex(), repair=repair))
+    found += await _check_records(engine, scripts, records, layout, repair=repair)
     seen: dict[int, set[bytes]] = {}
     async for shard, some in scan:
         seen.setdefault(shard, set()).update(some)
     checks: list[Operation[list[Violation]]] = []
     for shard, names in sorted(seen.items()):
-        keys: Keys = places.shard(shard)
+        keys: Keys = records.shard(shard)
         if layout.former:
             ids = sorted(keys.ids_in(names))
-            checks.append(check_results(scripts, places, layout, shard, ids, repair=repair))
+            checks.append(check_results(scripts, records, layout, shard, ids, repair=repair))
         checks.append(check(keys=keys, seen=names))
     for first in range(0, len(checks), AT_ONCE):
         for each in await engine.run_each(checks[first : first + AT_ONCE]):
@@ -61,16 +61,16 @@ async def audit_shards(
 
 
 async def _check_records(
-    engine: Engine, scripts: ScriptSet, places: Places, layout: Layout, *, repair: bool
+    engine: Engine, scripts: ScriptSet, records: RecordKeys, layout: Layout, *, repair: bool
 ) -> list[Violation]:
     async def check() -> list[Violation]:
-        everywhere = (places.main, *places.parts(layout.total))
+        everywhere = (records.main, *records.copies(layout.total))
         checked = await engine.run_each([check_record(keys, layout) for keys in everywhere])
         return [violation for violation in checked if violation is not None]
 
     found = await check()
     if found and repair:
-        await engine.run(refresh_layout(scripts, places, layout, again=True))
+        await engine.run(refresh_layout(scripts, records, layout, again=True))
         left = await check()
         found = [replace(each, repaired=each not in left) for each in found]
     return found

@@ -60,11 +60,11 @@ class DeadLetters:
 
     async def _unknown_of(self, ids: list[str]) -> list[str]:
         """Return the ids that are no dead letters."""
-        of_place: dict[Keys, list[str]] = {}
+        by_keys: dict[Keys, list[str]] = {}
         for task_id in ids:
-            of_place.setdefault(await self._dispatcher.keys_of(task_id), []).append(task_id)
+            by_keys.setdefault(await self._dispatcher.keys_of(task_id), []).append(task_id)
         unknown: list[str] = []
-        for keys, here in of_place.items():
+        for keys, here in by_keys.items():
             for first in range(0, len(here), operations.PAGE):
                 page = here[first : first + operations.PAGE]
                 known = await self._dispatcher.runtime.engine.run(operations.are_rejected(keys, page))

@@ -21,20 +21,20 @@ async def delete(dispatcher: Dispatcher, *, force: bool) -> None:
         TorrelqueUsageError: There are tasks, and ``force`` is False; or tasks were added meanwhile.
     """
     engine, name = dispatcher.runtime.engine, dispatcher.runtime.name
-    places = await dispatcher.all_keys()
-    for shard in range(len(places)):
+    parts = await dispatcher.all_keys()
+    for shard in range(len(parts)):
         if await engine.submit(ERASE, [(0,)], shard) == [Outcome.OK]:
             continue
         if not force:
             raise TorrelqueUsageError(await _has_tasks(dispatcher))
         while await engine.submit(ERASE, [(1,)], shard) != [Outcome.OK]:
             pass
-    for keys in places:
+    for keys in parts:
         if not await engine.run(operations.wipe(dispatcher.runtime.scripts, keys)):
             raise TorrelqueUsageError(
                 f'tasks were added to queue {name!r} meanwhile: stop its producers, and delete it again'
             )
-    await dispatcher.forget(places)
+    await dispatcher.forget(parts)
 
 
 async def _has_tasks(dispatcher: Dispatcher) -> str:

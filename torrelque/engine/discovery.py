@@ -83,8 +83,8 @@ async def shards_of(client: object, queue: str) -> int | None:
         return None
     transport, newest = adapt(client), None
     try:
-        for place in (name, shard_name(queue, 0)):  # if the queue's own record is lost, its shards have copies
-            layout, begun = await drive(transport, sharding.read_layout(Keys.of_queue(place)))
+        for prefix in (name, shard_name(queue, 0)):  # if the queue's own record is lost, its shards have copies
+            layout, begun = await drive(transport, sharding.read_layout(Keys.of_queue(prefix)))
             newest = newest or begun or layout
     finally:
         if transport is not client:

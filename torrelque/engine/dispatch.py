@@ -98,7 +98,7 @@ class Dispatcher:
             audit(scripts, self.runtime.keys, result_ttl, repair=repair, on_cluster=on_cluster)
         )
 
-    async def scan_places(self) -> Sequence[Arg | None]:
+    async def scan_nodes(self) -> Sequence[Arg | None]:
         """Return the places for `scan_states`: a key on each server."""
         await self.is_changed()
         return (None,)
@@ -131,7 +131,7 @@ class Dispatcher:
         """Return the same, with former shards."""
         return await self.keys()
 
-    async def forget(self, places: Sequence[Keys]) -> None:
+    async def forget(self, parts: Sequence[Keys]) -> None:
         """After all tasks were deleted, remove what is left, and forget the layout."""
 
     async def keys_of(self, task_id: str) -> Keys:

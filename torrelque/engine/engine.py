@@ -75,12 +75,12 @@ async def drive(
     operation: Operation[T],
     *,
     at_end: bool = False,
-    apart: float | None = None,
+    dedicated_timeout: float | None = None,
     begun: Batch | Rest | None = None,
 ) -> T:
     """Run an operation to its end; ``at_end`` of the event loop over what is left then.
 
-    With ``apart`` it has connections of its own, on which the server may take so
+    With ``dedicated_timeout`` it has connections of its own, on which the server may take so
     many seconds longer to answer. One that was ``begun`` goes on with this batch,
     or with the replies that this gives.
 
@@ -88,8 +88,8 @@ async def drive(
     off. When cancelled, the operation is given a little time to clean up.
     """
     execute: Execute = transport.execute_at_end if at_end else transport.execute
-    if apart is not None:
-        execute = partial(transport.execute_dedicated, timeout=apart)
+    if dedicated_timeout is not None:
+        execute = partial(transport.execute_dedicated, timeout=dedicated_timeout)
     interrupted = False
     try:
         batch = next(operation) if begun is None else begun
@@ -102,7 +102,7 @@ async def drive(
                 interrupted = False
             except anyio.get_cancelled_exc_class():
                 with anyio.move_on_after(CLOSING_TIME, shield=True):
-                    await _finish(transport.execute if apart is None else execute, operation)
+                    await _finish(transport.execute if dedicated_timeout is None else execute, operation)
                 raise
             except TorrelqueUsageError as error:  # nothing was sent
                 batch = operation.throw(error)
@@ -249,14 +249,14 @@ class Engine:
     """The engine of one queue object.
 
     ``make_session`` makes the state machine, again after a fork and on another
-    event loop. ``patience`` is how long the server may take to confirm a write,
+    event loop. ``confirm_timeout`` is how long the server may take to confirm a write,
     in seconds, where that is asked for.
     """
 
-    def __init__(self, transport: Transport, make_session: Callable[[], Machine], patience: float = 0.0) -> None:
+    def __init__(self, transport: Transport, make_session: Callable[[], Machine], confirm_timeout: float = 0.0) -> None:
         self._transport = transport
         self._make_session = make_session
-        self._patience = patience
+        self._confirm_timeout = confirm_timeout
         self.turns: int = 0
         """Goes up each time the session was asked what to run: what is submitted between is merged."""
         self._home: tuple[int, object] | None = None  # forks, and the event loop, that the state belongs to
@@ -269,7 +269,7 @@ class Engine:
 
     async def enter(self) -> None:
         """Run until `leave`, within the task that calls both."""
-        self._settle_in()
+        self._bind()
         if self._entered:
             raise TorrelqueUsageError('this queue object is entered already; make one for each `async with`')
         self._entered = True
@@ -336,7 +336,7 @@ class Engine:
 
     async def read(self, make: Callable[[], Operation[T]], node: Hashable) -> T:
         """Run a read, merged with others of the same ``node`` that are asked for at the same time. Safe to cancel."""
-        self._settle_in()
+        self._bind()
         return await self._reads.run(make, node if self._transport.on_cluster else None)
 
     async def run_each(self, operations: Sequence[Operation[T]]) -> list[T]:
@@ -375,7 +375,7 @@ class Engine:
         ticket = self._session.submit(command, items, once.set, shard)
         # Not on shards, where ids that are drawn in one turn are of one shard, to go there in one call. What consumers
         # send at one moment goes together.
-        answers: list[Answer] = await self._settled(ticket, once, at_once=command is ENQUEUE)
+        answers: list[Answer] = await self._result_of(ticket, once, at_once=command is ENQUEUE)
         return answers
 
     def fire_and_forget(self, command: Command, items: Sequence[Item], shard: int = 0) -> None:
@@ -388,14 +388,14 @@ class Engine:
         """Wait for at least one task. Raises TorrelqueTimeoutError at ``deadline``."""
         self._ensure()
         once = self._make_once()
-        tasks: list[ClaimedTask] = await self._settled(self._session.dequeue(want, deadline, once.set), once)
+        tasks: list[ClaimedTask] = await self._result_of(self._session.dequeue(want, deadline, once.set), once)
         return tasks
 
     async def dequeue_nowait(self, want: int) -> list[ClaimedTask]:
         """What is there, up to ``want`` tasks."""
         self._ensure()
         once = self._make_once()
-        tasks: list[ClaimedTask] = await self._settled(self._session.dequeue_nowait(want, once.set), once)
+        tasks: list[ClaimedTask] = await self._result_of(self._session.dequeue_nowait(want, once.set), once)
         return tasks
 
     def check_running(self) -> None:
@@ -407,7 +407,7 @@ class Engine:
         """Where inboxes are opened and closed."""
         return self._hub
 
-    async def _settled(self, ticket: Ticket, once: OneShot, *, at_once: bool = False) -> Any:  # noqa: ANN401 - what the ticket is for
+    async def _result_of(self, ticket: Ticket, once: OneShot, *, at_once: bool = False) -> Any:  # noqa: ANN401 - what the ticket is for
         self._ask(at_once=at_once)
         try:
             await once.wait()
@@ -421,7 +421,7 @@ class Engine:
 
     # Running -----------------------------------------------------------------
 
-    def _settle_in(self) -> None:
+    def _bind(self) -> None:
         """Make fresh state where a fork or another event loop made the old one unusable."""
         # Asked by each call, so asked in the cheapest way.
         home = forks.count, asyncio._get_running_loop() or current_token()  # noqa: SLF001 - documented for this
@@ -448,7 +448,7 @@ class Engine:
         self._left: list[_Course] = []  # what closing down has to drive
         self._to_start: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._begun: list[Coroutine[Any, Any, None]] = []  # those of tasks that may not have made a step
-        self._running = 0  # waits, and what is driven apart
+        self._running = 0  # waits, and operations on dedicated connections
         self._failures = 0  # steps in a row that failed
         self._reported = ''
         self._drivers: list[_Driver] = []
@@ -464,7 +464,7 @@ class Engine:
 
     def _ensure(self) -> None:
         """Be running, by itself where the event loop allows it."""
-        self._settle_in()
+        self._bind()
         if self._entered or self._starter is not None:
             return
         try:
@@ -608,7 +608,7 @@ class Engine:
             course.go_on()
         for waiting in turn.dedicated:
             self._running += 1
-            self._spawn(partial(self._drive_apart, waiting))
+            self._spawn(partial(self._drive_dedicated, waiting))
         for wait in turn.waits:
             self._running += 1
             self._start(wait)
@@ -661,9 +661,9 @@ class Engine:
         finally:
             self._end_course(course)
 
-    async def _drive_apart(self, operation: Operation[None]) -> None:
+    async def _drive_dedicated(self, operation: Operation[None]) -> None:
         try:
-            await self._end(operation, apart=self._patience)
+            await self._end(operation, dedicated_timeout=self._confirm_timeout)
         finally:
             self._running -= 1
             self.step_soon()
@@ -673,12 +673,12 @@ class Engine:
         operation: Operation[Any],
         *,
         at_end: bool = False,
-        apart: float | None = None,
+        dedicated_timeout: float | None = None,
         begun: Batch | Rest | None = None,
     ) -> None:
         """Drive an operation of the session, which tells its callers what came of it, to its end."""
         try:
-            await drive(self._transport, operation, at_end=at_end, apart=apart, begun=begun)
+            await drive(self._transport, operation, at_end=at_end, dedicated_timeout=dedicated_timeout, begun=begun)
         except Exception as error:  # noqa: BLE001 - of nobody's, and the object goes on
             self._report(error)
 
@@ -731,7 +731,7 @@ class Engine:
         while True:
             turn = self._session.poll()
             for operation in turn.dedicated:
-                await self._end(operation, apart=self._patience)
+                await self._end(operation, dedicated_timeout=self._confirm_timeout)
             for group in turn.groups:
                 await self._end(together(group), at_end=at_end)
             if turn.groups or turn.dedicated:

@@ -18,7 +18,7 @@ from torrelque.core.sharding.session import ShardedSession
 from torrelque.engine.engine import Engine
 from torrelque.transports import adapt
 from torrelque.transports.base import Transport
-from torrelque.transports.failover import patient
+from torrelque.transports.failover import with_failover
 
 __all__ = ('QueueOptions', 'Runtime')
 
@@ -54,7 +54,7 @@ class Runtime:
         self._options = options
         adapted = self.adapt(client)
         self._lent = adapted is client
-        self.transport: Transport = patient(adapted, options.failover_timeout)
+        self.transport: Transport = with_failover(adapted, options.failover_timeout)
         sharded = options.shards is not None
         self.scripts: ScriptSet = _scripts_for(on_cluster=self.transport.on_cluster, sharded=sharded)
         self._prefix = tagged(self.name) if self.transport.on_cluster or sharded else self.name
@@ -95,10 +95,10 @@ class Runtime:
 
     def make_engine(self) -> Engine:
         """What runs sessions."""
-        return Engine(self.transport, self._make_session, self.patience)
+        return Engine(self.transport, self._make_session, self.confirm_timeout)
 
     @property
-    def patience(self) -> float:
+    def confirm_timeout(self) -> float:
         """How long the server may take to confirm a write, in seconds."""
         durability = self._options.durability
         return 0.0 if durability is None else durability.timeout

@@ -20,7 +20,7 @@ from torrelque.core.models import TorrelqueQueueStats
 from torrelque.core.operations import are_known, queue_stats, scan_tasks
 from torrelque.core.protocol import Arg, Call, Operation, Reply
 from torrelque.core.sharding import layout as sharding
-from torrelque.core.sharding.layout import MAX_SHARDS, Layout, Places
+from torrelque.core.sharding.layout import MAX_SHARDS, Layout, RecordKeys
 from torrelque.core.sharding.scanning import scan_shards
 from torrelque.core.sharding.session import ShardedSession
 from torrelque.engine.auditing import audit_shards
@@ -123,23 +123,24 @@ class ShardedDispatcher(Dispatcher):
             async with self._opening:
                 if self._layout is None:
                     found, is_begun = await self._engine.run(
-                        sharding.open_layout(self._scripts, self._where(), self._wanted)
+                        sharding.open_layout(self._scripts, self._records, self._wanted)
                     )
                     sharding.check_number(found, wanted or found.shards, self.runtime.name)
                     if is_begun or not await self._is_marked(found):
-                        found = await self._engine.run(sharding.relayout(self._scripts, self._where(), found))
+                        found = await self._engine.run(sharding.relayout(self._scripts, self._records, found))
                     self._adopt(found)
         finally:
             self._openers -= 1
 
-    def _where(self) -> Places:
+    @property
+    def _records(self) -> RecordKeys:
         """Where the layout is recorded."""
         on_cluster = self.runtime.transport.on_cluster
-        return Places(self._main, None if on_cluster else self._plain, self._shard)
+        return RecordKeys(self._main, None if on_cluster else self._plain, self._shard)
 
     async def _is_marked(self, layout: Layout) -> bool:
         """Whether objects without shards are refused. A user that may not read the mark may not write it either."""
-        plain = self._where().plain
+        plain = self._records.plain
         try:
             return plain is None or await self._engine.run(sharding.is_marked(plain, layout))
         except TorrelqueReplyError:
@@ -161,7 +162,7 @@ class ShardedDispatcher(Dispatcher):
         """
         known = self._ready_layout()
         newest, is_restored = await self._engine.run(
-            sharding.refresh_layout(self._scripts, self._where(), known, again=again)
+            sharding.refresh_layout(self._scripts, self._records, known, again=again)
         )
         if is_restored:
             logger.warning('Restored the record that queue %r has %d shards', self.runtime.name, newest.shards)
@@ -184,7 +185,7 @@ class ShardedDispatcher(Dispatcher):
         self._layout = layout
         self._turn, self._round = (-1, 0, 0), []
 
-    def _hear(self, generation: int) -> None:
+    def _compare_generation(self, generation: int) -> None:
         """Compare the generation that a server has recorded, 0 for none, with the known one."""
         if self._layout is None or generation == self._layout.generation or self._following:
             return
@@ -208,13 +209,13 @@ class ShardedDispatcher(Dispatcher):
             lambda shard: self.runtime.session_of(self._keys[shard], sharding.nonce_of(nonce, shard)),
             self._keys,
             node_of=transport.node_of,
-            told=self._hear,
+            on_generation=self._compare_generation,
             clock=transport.now,
             jitter=random.random,
             block_limit=transport.block_limit,
             max_rejected=self.runtime.max_rejected,
             at_once=not transport.on_cluster,
-            lost=self._tell,
+            on_lost=self._mark,
         )
         return self._session
 
@@ -283,10 +284,10 @@ class ShardedDispatcher(Dispatcher):
         layout, on_cluster = self._ready_layout(), self.runtime.transport.on_cluster
         check = partial(audit, self._scripts, result_ttl=result_ttl, repair=repair, on_cluster=on_cluster)
         return await audit_shards(
-            self._engine, self._scripts, self._where(), layout, self._scan(), check, repair=repair
+            self._engine, self._scripts, self._records, layout, self._scan(), check, repair=repair
         )
 
-    async def scan_places(self) -> Sequence[Arg | None]:
+    async def scan_nodes(self) -> Sequence[Arg | None]:
         await self.is_changed()
         return await self.runtime.transport.nodes()
 
@@ -303,7 +304,7 @@ class ShardedDispatcher(Dispatcher):
         assert self._layout is not None  # noqa: S101 - callers waited for `ready`
         return self._layout
 
-    # Places ----------------------------------------------------------------------------------------------------------
+    # Homes ----------------------------------------------------------------------------------------------------------
 
     def new_id(self) -> str:
         """Return an id of the shard whose turn it is: tasks added at the same time are one call to one shard."""
@@ -328,9 +329,9 @@ class ShardedDispatcher(Dispatcher):
             node_of = self.runtime.transport.node_of
             server = node_of(self._keys[shard]['pending'])
             shards = [at for at in range(len(self._keys)) if node_of(self._keys[at]['pending']) == server]
-        self._tell(shards, error)
+        self._mark(shards, error)
 
-    def _tell(self, shards: Sequence[int], error: Exception | None) -> None:
+    def _mark(self, shards: Sequence[int], error: Exception | None) -> None:
         """Record that shards do not answer, or do again. Logs it once; new tasks go to the others."""
         if error is None:
             found = sorted(self._lost.intersection(shards))
@@ -367,7 +368,7 @@ class ShardedDispatcher(Dispatcher):
             except TorrelqueError as error:
                 reply = error
             if not is_unavailable(reply):
-                self._tell([shard], None)
+                self._mark([shard], None)
 
         try:
             await self._engine.run_all([partial(probe, shard) for shard in self._lost])
@@ -407,12 +408,12 @@ class ShardedDispatcher(Dispatcher):
         self._know(total)
         return tuple(self._keys[:total])
 
-    async def forget(self, places: Sequence[Keys]) -> None:
+    async def forget(self, parts: Sequence[Keys]) -> None:
         """As for a plain queue. The record goes last, so that an interrupted deletion can still find all shards."""
-        for keys in places:
+        for keys in parts:
             await self._engine.run(iter(Call[Reply]('DEL', (keys['bell'],))))
             await self._engine.run(iter(Call[Reply]('DEL', (keys['ring'],))))
-        mark = self._where().plain
+        mark = self._records.plain
         if mark is not None:
             await self._engine.run(iter(Call[Reply]('HDEL', (mark['counters'],), ('generation', 'shards', 'intended'))))
         await self._engine.run(iter(Call[Reply]('DEL', (self._main['counters'],))))
@@ -429,12 +430,12 @@ class ShardedDispatcher(Dispatcher):
     async def keys_for(self, command: Command, item: Item) -> tuple[Keys, Item]:
         await self.ready()
         args = (self._enqueue if command is ENQUEUE else command).arguments([item])
-        return self._keys[self._places(command, item)[0]], args
+        return self._keys[self._homes(command, item)[0]], args
 
     async def each(self, make: Callable[[Keys], Operation[T]]) -> list[T]:
         return await self._engine.run_each([make(keys) for keys in await self.keys()])
 
-    def _places(self, command: Command, item: Item) -> list[int]:
+    def _homes(self, command: Command, item: Item) -> list[int]:
         """Return the shards where an item's task can be, the likeliest first."""
         if command.by_claim and item[1]:
             shard = sharding.shard_of_claim(str(item[1]))
@@ -462,7 +463,7 @@ class ShardedDispatcher(Dispatcher):
         raise AssertionError  # the last try returned or raised
 
     async def _one(self, command: Command, item: Item) -> Answer:
-        first, *others = self._places(command, item)
+        first, *others = self._homes(command, item)
         if command is ENQUEUE:
             try:
                 (answer,) = await self._add([item], first)
@@ -485,12 +486,12 @@ class ShardedDispatcher(Dispatcher):
             for item in items:
                 task_id = item[0]
                 assert isinstance(task_id, bytes)  # noqa: S101 - as all items are written
-                for place in layout.homes(task_id)[1:]:
-                    elsewhere.setdefault(place, []).append(task_id)
+                for home in layout.homes(task_id)[1:]:
+                    elsewhere.setdefault(home, []).append(task_id)
         queued: set[Arg] = set()
-        for place, ids in elsewhere.items():
+        for home, ids in elsewhere.items():
             found = await self._engine.run(
-                sharding.clear_former(self._scripts, self._keys[place], layout.generation, ids)
+                sharding.clear_former(self._scripts, self._keys[home], layout.generation, ids)
             )
             queued.update(task_id for task_id, is_queued in zip(ids, found, strict=True) if is_queued)
         new = [item for item in items if item[0] not in queued]
@@ -506,26 +507,26 @@ class ShardedDispatcher(Dispatcher):
         for at, item in enumerate(items):
             if at and not at % CHUNK:
                 await self._engine.checkpoint()
-            of_shard.setdefault(self._places(command, item)[0], []).append(at)
+            of_shard.setdefault(self._homes(command, item)[0], []).append(at)
         done, failures = 0, list[TorrelqueError]()
 
-        async def submit(shard: int, places: Sequence[int]) -> None:
+        async def submit(shard: int, indexes: Sequence[int]) -> None:
             nonlocal done
             at_first = 0
-            for part in split([items[at] for at in places], command.limit):
+            for part in split([items[at] for at in indexes], command.limit):
                 try:
                     found = await self._part(command, part, shard)
                 except TorrelqueUsageError as error:
                     failures.append(error)
                     return
-                for at, answer in zip(places[at_first : at_first + len(part)], found, strict=True):
+                for at, answer in zip(indexes[at_first : at_first + len(part)], found, strict=True):
                     answers[at] = answer
                 at_first += len(part)
                 done += len(part)
                 if on_progress is not None:
                     on_progress(done, len(items))
 
-        await self._engine.run_all([partial(submit, shard, places) for shard, places in of_shard.items()])
+        await self._engine.run_all([partial(submit, shard, indexes) for shard, indexes in of_shard.items()])
         if failures:
             raise failures[0]
         return [answer for answer in answers if answer is not None]
@@ -549,7 +550,7 @@ class ShardedDispatcher(Dispatcher):
             if Outcome.UNKNOWN in answers:
                 await self._reload()  # or another caller did meanwhile
                 for at, answer in enumerate(answers):
-                    if answer is Outcome.UNKNOWN and self._places(command, items[at]) != [shard]:
+                    if answer is Outcome.UNKNOWN and self._homes(command, items[at]) != [shard]:
                         answers[at] = await self._one_of_many(command, items[at])
         except TorrelqueShardsError:
             await self._catch_up()
@@ -565,4 +566,4 @@ class ShardedDispatcher(Dispatcher):
             return error
 
     def fire_and_forget(self, command: Command, item: Item) -> None:
-        self._engine.fire_and_forget(command, [item], self._places(command, item)[0])
+        self._engine.fire_and_forget(command, [item], self._homes(command, item)[0])

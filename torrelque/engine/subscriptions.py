@@ -101,7 +101,7 @@ class Subscriptions:
         self._inboxes.setdefault(channel, set()).add(inbox)
         line = self._line_of.get(channel)
         if line is None:
-            self._place(channel)
+            self._assign(channel)
         elif channel in line.standing:
             inbox.confirm()
         return inbox
@@ -137,14 +137,14 @@ class Subscriptions:
         for channel in tuple(line.channels):
             if self._transport.node_of(channel) != line.node:
                 line.remove(channel)
-                self._place(channel)
+                self._assign(channel)
 
     def forget(self, line: _Line) -> None:
         """Remove a connection that has ended."""
         if self._lines.get(line.node) is line:
             del self._lines[line.node]
 
-    def _place(self, channel: bytes) -> None:
+    def _assign(self, channel: bytes) -> None:
         node = self._transport.node_of(channel)
         line = self._lines.get(node)
         if line is None:

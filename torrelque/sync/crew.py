@@ -46,11 +46,11 @@ GRACE = 0.2
 class Job:
     """An operation to be driven, from where it is: ``batch`` is what to send next, None at the beginning."""
 
-    __slots__ = ('apart', 'batch', 'interrupted', 'operation')
+    __slots__ = ('batch', 'dedicated', 'interrupted', 'operation')
 
-    def __init__(self, operation: Operation[Any], *, apart: bool = False) -> None:
+    def __init__(self, operation: Operation[Any], *, dedicated: bool = False) -> None:
         self.operation: Operation[Any] = operation
-        self.apart: bool = apart
+        self.dedicated: bool = dedicated
         self.batch: Batch | None = None
         self.interrupted: bool = False
 
@@ -321,7 +321,7 @@ class Crew:
             turn = self.session.poll()
             self.until = turn.until
             self.jobs.extend(Job(group[0] if len(group) == 1 else together(group)) for group in turn.groups)
-            self.jobs.extend(Job(operation, apart=True) for operation in turn.dedicated)
+            self.jobs.extend(Job(operation, dedicated=True) for operation in turn.dedicated)
             self.jobs.extend(turn.waits)
         except Exception as error:  # noqa: BLE001 - a defect, or a transport's: nobody shall wait for ever
             self.session.abort(error)

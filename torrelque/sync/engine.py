@@ -31,8 +31,8 @@ class BlockingEngine(Engine):
     Its coroutines suspend only for what `run_blocking` waits for.
     """
 
-    def __init__(self, transport: Transport, make_session: Callable[[], Machine], patience: float = 0.0) -> None:
-        super().__init__(transport, make_session, patience)
+    def __init__(self, transport: Transport, make_session: Callable[[], Machine], confirm_timeout: float = 0.0) -> None:
+        super().__init__(transport, make_session, confirm_timeout)
         self.turns: int = 0
         self._crews: dict[int, Crew] = {}
         self._making = ForkLock()
@@ -158,8 +158,8 @@ class BlockingEngine(Engine):
     def _send(self, job: Job, batch: Batch) -> Sequence[Reply]:
         if job.interrupted:  # the call that it settles has used up its time
             coroutine = self._transport.execute_once(batch)
-        elif job.apart:
-            coroutine = self._transport.execute_dedicated(batch, self._patience)
+        elif job.dedicated:
+            coroutine = self._transport.execute_dedicated(batch, self._confirm_timeout)
         else:
             coroutine = self._transport.execute(batch)
         return perform(coroutine, sit_out)

@@ -372,7 +372,7 @@ class _BlockingRuntime(Runtime):
         assert self.engine is not None  # noqa: S101 - made now, as threads may ask for it at the same time
 
     def make_engine(self) -> BlockingEngine:
-        return BlockingEngine(self.transport, self._make_session, self.patience)
+        return BlockingEngine(self.transport, self._make_session, self.confirm_timeout)
 
 
 class _BlockingShardedDispatcher(ShardedDispatcher):
@@ -392,9 +392,9 @@ class _BlockingShardedDispatcher(ShardedDispatcher):
         with self._lock:
             super()._adopt(layout)
 
-    def _tell(self, shards: Any, error: Exception | None) -> None:  # noqa: ANN401 - as it is there
+    def _mark(self, shards: Any, error: Exception | None) -> None:  # noqa: ANN401 - as it is there
         with self._lock:
-            super()._tell(shards, error)
+            super()._mark(shards, error)
 
     def _shard(self, number: int) -> Keys:
         with self._lock:

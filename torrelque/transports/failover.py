@@ -16,7 +16,7 @@ from torrelque.errors import TorrelqueConnectionError, is_unavailable
 from torrelque.transports.base import Listener, Rest, Then, Transport
 from torrelque.transports.repeating import to_repeat
 
-__all__ = ('DEFAULT', 'LONGEST', 'FailoverTransport', 'patient')
+__all__ = ('DEFAULT', 'LONGEST', 'FailoverTransport', 'with_failover')
 
 DEFAULT = 10.0
 """Default time for which calls are repeated on a cluster or through Sentinel, in seconds."""
@@ -27,7 +27,7 @@ LONGEST = 300.0
 BACKOFF = Backoff(0.05, 0.5)
 
 
-def patient(transport: Transport, timeout: float | None) -> Transport:
+def with_failover(transport: Transport, timeout: float | None) -> Transport:
     """Return a transport that repeats calls for ``timeout`` seconds. None chooses by the kind of server."""
     if timeout is None:
         timeout = DEFAULT if transport.on_cluster or transport.fails_over else 0.0
@@ -58,7 +58,7 @@ class FailoverTransport(Transport):
         the budget is used up, the last answers are the replies, and a broken
         connection raises its TorrelqueConnectionError.
         """
-        return await self._repeat(batch, self.inner.execute, apart=False)
+        return await self._repeat(batch, self.inner.execute, dedicated=False)
 
     def start(self, batch: Batch, then: Then) -> Callable[[], None] | None:
         """Like `execute`. Only repeats need a task."""
@@ -83,18 +83,18 @@ class FailoverTransport(Transport):
             given, first = first, None
             return await given() if callable(given) else given
 
-        return await self._repeat(batch, send, apart=False, begun=begun)
+        return await self._repeat(batch, send, dedicated=False, begun=begun)
 
     async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """Like `execute`, but repeats all calls, since the WAIT at their end is for those before it."""
-        return await self._repeat(batch, lambda calls: self.inner.execute_dedicated(calls, timeout), apart=True)
+        return await self._repeat(batch, lambda calls: self.inner.execute_dedicated(calls, timeout), dedicated=True)
 
     async def _repeat(
         self,
         batch: Batch,
         send: Callable[[Batch], Awaitable[Sequence[Reply]]],
         *,
-        apart: bool,
+        dedicated: bool,
         begun: float | None = None,
     ) -> Sequence[Reply]:
         start = self.now() if begun is None else begun
@@ -121,7 +121,7 @@ class FailoverTransport(Transport):
                 for place in failed:
                     self._annotate(replies[place], start, tries)
                 return replies
-            if not apart:
+            if not dedicated:
                 places = to_repeat(batch, places, failed)
         raise AssertionError  # counting has no end
 

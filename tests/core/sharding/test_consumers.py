@@ -36,7 +36,7 @@ class Machine:
         self.lost: list[tuple[Sequence[int], Exception | None]] = []
         self.places: list[Hashable] = ['a', 'a', 'b', 'b']
         self.spread = ShardedConsumers(
-            self._place, self.clock, lambda: 0.0, self._give_back, self.told.append, lost=self._lost
+            self._place, self.clock, lambda: 0.0, self._give_back, self.told.append, on_lost=self._lost
         )
         for shard in range(SHARDS):
             self.spread.add(Lanes(SCRIPTS, KEYS[shard], f'n{shard}'), KEYS[shard])

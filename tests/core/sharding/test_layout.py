@@ -14,14 +14,14 @@ from torrelque.core.lanes import Lanes
 from torrelque.core.protocol import Batch, Call, Operation, Reply, Script, blocking_drive
 from torrelque.core.scripts import load
 from torrelque.core.sharding import layout as sharding
-from torrelque.core.sharding.layout import Layout, Places
+from torrelque.core.sharding.layout import Layout, RecordKeys
 from torrelque.errors import TorrelqueConnectionError, TorrelqueShardsError, TorrelqueUsageError
 from torrelque.transports.memory.server import MemoryServer
 
 SCRIPTS = load(sharded=True)
 MAIN = Keys.of_queue('{q}')
 PLAIN = Keys.of_queue('q')
-PLACES = Places(MAIN, PLAIN, lambda shard: shards(shard + 1)[shard])
+RECORDS = RecordKeys(MAIN, PLAIN, lambda shard: shards(shard + 1)[shard])
 NOW = 1_700_000_000.0
 FIRST = 1_700_000_000_000
 """The generation of what is opened then."""
@@ -145,7 +145,7 @@ class Queue:
 
     def open(self, number: int) -> Layout:
         """As a queue object does at its first call."""
-        layout, begun = blocking_drive(sharding.open_layout(SCRIPTS, PLACES, number), self.execute)
+        layout, begun = blocking_drive(sharding.open_layout(SCRIPTS, RECORDS, number), self.execute)
         return self.carry_out(layout) if begun else layout
 
     def carry_out(self, layout: Layout) -> Layout:
@@ -153,7 +153,7 @@ class Queue:
 
     @staticmethod
     def relayout(layout: Layout) -> Operation[Layout]:
-        return sharding.relayout(SCRIPTS, PLACES, layout)
+        return sharding.relayout(SCRIPTS, RECORDS, layout)
 
     def intend(self, layout: Layout) -> None:
         blocking_drive(sharding.intend(SCRIPTS, MAIN, layout), self.execute)
@@ -187,7 +187,7 @@ def test_an_existing_queue_has_those_that_it_has(queue: Queue) -> None:
 
 
 def test_of_two_that_open_a_new_queue_at_once_one_decides(queue: Queue) -> None:
-    first, second = (sharding.open_layout(SCRIPTS, PLACES, number) for number in (2, 3))
+    first, second = (sharding.open_layout(SCRIPTS, RECORDS, number) for number in (2, 3))
     batches = [next(first), next(second)]
     results: list[tuple[Layout, bool]] = []
     while len(results) < 2:
@@ -215,7 +215,7 @@ def test_the_keys_of_one_that_another_opens_meanwhile_are_not_foreign(queue: Que
             queue.open(3)
         return replies
 
-    layout, begun = blocking_drive(sharding.open_layout(SCRIPTS, PLACES, 3), execute)
+    layout, begun = blocking_drive(sharding.open_layout(SCRIPTS, RECORDS, 3), execute)
     assert (layout, begun) == (Layout(FIRST, 3), False)
 
 
@@ -234,7 +234,7 @@ def test_the_keys_of_a_queue_without_shards_are_refused(queue: Queue, foreign: K
 def test_either_it_is_opened_or_a_task_is_added_without_shards(queue: Queue, steps: int, on_cluster: bool) -> None:
     """Whenever the task comes while another client opens the queue. On a cluster the keys are the same."""
     plain = MAIN if on_cluster else PLAIN
-    places = PLACES._replace(plain=None) if on_cluster else PLACES
+    places = RECORDS._replace(plain=None) if on_cluster else RECORDS
     lanes, added = Lanes(load(), plain, 'plain'), list[bool]()
 
     def enqueue() -> None:
@@ -319,7 +319,7 @@ def test_a_record_is_restored_from_any_other(queue: Queue, lost: int) -> None:
     if lost:
         assert queue.carry_out(layout) == layout
     restored, is_restored = blocking_drive(
-        sharding.refresh_layout(SCRIPTS, PLACES, Layout(FIRST, 3), again=True), queue.execute
+        sharding.refresh_layout(SCRIPTS, RECORDS, Layout(FIRST, 3), again=True), queue.execute
     )
     assert (restored, is_restored) == (layout, False)
     assert queue.server.snapshot() == before
@@ -327,11 +327,11 @@ def test_a_record_is_restored_from_any_other(queue: Queue, lost: int) -> None:
 
 def test_a_record_of_which_nothing_is_left_is_restored_by_who_knows_it(queue: Queue) -> None:
     layout = Layout(FIRST + 5, 2, (3,))
-    assert blocking_drive(sharding.refresh_layout(SCRIPTS, PLACES, layout), queue.execute) == (layout, True)
+    assert blocking_drive(sharding.refresh_layout(SCRIPTS, RECORDS, layout), queue.execute) == (layout, True)
     assert queue.read() == (layout, None)
     assert queue.told(3) == [2] * 3
     old = Layout(FIRST, 3)
-    assert blocking_drive(sharding.refresh_layout(SCRIPTS, PLACES, old), queue.execute) == (layout, False)
+    assert blocking_drive(sharding.refresh_layout(SCRIPTS, RECORDS, old), queue.execute) == (layout, False)
 
 
 @pytest.mark.parametrize('foreign', [MAIN, *shards(3)], ids=lambda keys: keys['counters'].decode())
@@ -339,7 +339,7 @@ def test_a_record_is_not_restored_over_the_keys_of_another_queue(queue: Queue, f
     queue.server.call(Call('HSET', (foreign['counters'],), ('enqueued', '1')))
     before = queue.server.snapshot()
     with pytest.raises(TorrelqueUsageError, match='there is a queue without shards already'):
-        blocking_drive(sharding.refresh_layout(SCRIPTS, PLACES, Layout(FIRST, 3)), queue.execute)
+        blocking_drive(sharding.refresh_layout(SCRIPTS, RECORDS, Layout(FIRST, 3)), queue.execute)
     assert queue.server.snapshot() == before
 
 
@@ -356,7 +356,7 @@ def test_what_is_gone_as_soon_as_it_was_recorded_is_told(queue: Queue) -> None:
         return replies
 
     with pytest.raises(TorrelqueUsageError, match='does the server evict keys'):
-        blocking_drive(sharding.open_layout(SCRIPTS, PLACES, 1), execute)
+        blocking_drive(sharding.open_layout(SCRIPTS, RECORDS, 1), execute)
 
 
 def test_a_change_that_was_begun_is_told_beside_what_is(queue: Queue) -> None:

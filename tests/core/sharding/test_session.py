@@ -33,7 +33,7 @@ class Driver:
         self.minted = 0
         self.sent: list[tuple[str, tuple[Any, ...]]] = []
         self.session = ShardedSession(
-            self._make, KEYS[:total], node_of=lambda _: None, told=lambda _: None, clock=self.clock,
+            self._make, KEYS[:total], node_of=lambda _: None, on_generation=lambda _: None, clock=self.clock,
             jitter=lambda: 0.0, block_limit=8.0, max_rejected=None, at_once=True,
         )  # fmt: skip
 

@@ -13,7 +13,7 @@ from torrelque.core.models import TorrelqueTask, TorrelqueTaskStatus
 from torrelque.core.operations import are_known, are_queued, queued_task, scan_tasks, sweep
 from torrelque.core.protocol import Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
-from torrelque.core.sharding.layout import Layout, Places, home_of
+from torrelque.core.sharding.layout import Layout, RecordKeys, home_of
 from torrelque.errors import TorrelqueReplyError, TorrelqueShardsError
 
 __all__ = ('check_record', 'check_results', 'check_stranded')
@@ -30,13 +30,13 @@ def check_record(keys: Keys, layout: Layout) -> Operation[Violation | None]:
 
 
 def check_results(
-    scripts: ScriptSet, places: Places, layout: Layout, shard: int, ids: Iterable[str], *, repair: bool
+    scripts: ScriptSet, records: RecordKeys, layout: Layout, shard: int, ids: Iterable[str], *, repair: bool
 ) -> Operation[list[Violation]]:
     """Find results on a shard whose ids belong to later tasks, at another home."""
-    keys, found = places.shard(shard), list[Violation]()
+    keys, found = records.shard(shard), list[Violation]()
     for task_id in ids:
         home = home_of(task_id, layout.shards)
-        if home != shard and (yield from _is_outdated(keys, places.shard(home), task_id)):
+        if home != shard and (yield from _is_outdated(keys, records.shard(home), task_id)):
             repaired = False
             if repair:
                 script = scripts['clear']
@@ -58,18 +58,18 @@ def _is_outdated(former: Keys, home: Keys, task_id: str) -> Operation[bool]:
 
 
 def check_stranded(
-    scripts: ScriptSet, places: Places, layout: Layout, nonce: str, *, repair: bool
+    scripts: ScriptSet, records: RecordKeys, layout: Layout, nonce: str, *, repair: bool
 ) -> Operation[list[Violation]]:
     """Find tasks that were added by objects without shards, such as those of 0.9.
 
     Args:
         scripts: The scripts.
-        places: Where the layout is recorded.
+        records: Where the layout is recorded.
         layout: The layout.
         nonce: Text without blanks that no other client has, for the calls that move tasks.
         repair: Move the tasks to their shards.
     """
-    stranded = _Stranded(scripts, places, layout, nonce, repair=repair)
+    stranded = _Stranded(scripts, records, layout, nonce, repair=repair)
     try:
         yield from stranded.check()
     except TorrelqueReplyError as error:
@@ -79,9 +79,9 @@ def check_stranded(
 
 
 class _Stranded:
-    def __init__(self, scripts: ScriptSet, places: Places, layout: Layout, nonce: str, *, repair: bool) -> None:
+    def __init__(self, scripts: ScriptSet, records: RecordKeys, layout: Layout, nonce: str, *, repair: bool) -> None:
         self._scripts = scripts
-        self._places = places
+        self._records = records
         self._layout = layout
         self._nonce = nonce
         self._repair = repair
@@ -89,7 +89,7 @@ class _Stranded:
         self.found: list[Violation] = []
 
     def check(self) -> Operation[None]:
-        keys = self._places.plain or self._places.main
+        keys = self._records.plain or self._records.main
         if self._repair:
             yield from sweep(self._scripts, keys)
         cursor, first, left = b'0', True, 0
@@ -105,7 +105,7 @@ class _Stranded:
             yield from Call[Reply]('HDEL', (keys['counters'],), ('enqueued', 'claimed'))
 
     def _move(self, keys: Keys, task_id: str) -> Operation[bool]:
-        """Move an unclaimed task to its home. If interrupted, the task is in both places, and is moved again."""
+        """Move an unclaimed task to its home. If interrupted, the task is in both records, and is moved again."""
         task = yield from queued_task(keys, task_id)
         if task is None or task.state.status not in (TorrelqueTaskStatus.PENDING, TorrelqueTaskStatus.DELAYED):
             return False
@@ -113,7 +113,7 @@ class _Stranded:
         now = yield from Call[Sequence[bytes]]('TIME', near=keys['pending'])
         item = _as_new(task, int(now[0]) + int(now[1]) / 1e6, limit)
         shard = home_of(task_id, self._layout.shards)
-        lanes = self._lanes.setdefault(shard, Lanes(self._scripts, self._places.shard(shard), self._nonce))
+        lanes = self._lanes.setdefault(shard, Lanes(self._scripts, self._records.shard(shard), self._nonce))
         command = enqueue_in(self._layout.generation)
         try:
             yield from lanes.call('enqueue', command.arguments([item]), command.parse)

@@ -169,7 +169,7 @@ class ShardedConsumers:
     ``hinted``, until a claim from it begins, or a tick if nobody waits any more.
 
     ``node_of`` tells by a key which server has it now; ``give_back`` takes claims
-    that nobody is there for any more; ``told`` hears the generation of the number
+    that nobody is there for any more; ``on_generation`` hears the generation of the number
     of shards that the server has recorded, 0 for none; ``lost`` which shards do
     not answer, and why, or that they do again. The rest is as of :class:`~torrelque.core.consumers.Consumers`.
     """
@@ -180,14 +180,14 @@ class ShardedConsumers:
         clock: Callable[[], float],
         jitter: Callable[[], float],
         give_back: Callable[[Sequence[ClaimedTask]], None],
-        told: Callable[[int], None],
+        on_generation: Callable[[int], None],
         block_limit: float = SLICE,
         max_rejected: int | None = None,
-        lost: Callable[[Sequence[int], Exception | None], None] = lambda _shards, _error: None,
+        on_lost: Callable[[Sequence[int], Exception | None], None] = lambda _shards, _error: None,
     ) -> None:
         self._node_of = node_of
-        self._lost = lost
-        self._told = told
+        self._on_lost = on_lost
+        self._on_generation = on_generation
         self._clock = clock
         self._jitter = jitter
         self._max_rejected = max_rejected
@@ -346,14 +346,14 @@ class ShardedConsumers:
             return
         partner.not_before = self._clock() + BACKOFF.pause(max(partner.failures, 1), self._jitter)
         if is_new:
-            self._lost(partner.shards if isinstance(partner, Node) else [partner.number], error)
+            self._on_lost(partner.shards if isinstance(partner, Node) else [partner.number], error)
         self._hand_out(())
 
     def _find(self, partner: Node | Shard) -> None:
         """It answers."""
         if partner.lost is not None:
             partner.lost, partner.not_before = None, -math.inf
-            self._lost(partner.shards if isinstance(partner, Node) else [partner.number], None)
+            self._on_lost(partner.shards if isinstance(partner, Node) else [partner.number], None)
 
     def _node_with(self, shard: Shard) -> Node | None:
         return next((node for node in self._nodes.values() if shard.number in node.shards), None)
@@ -407,7 +407,7 @@ class ShardedConsumers:
             willing = max(0.0, self._waiters.deadline - now)
             answer = yield from claim(shard.lanes, asked, willing, shard.lane, now, self._max_rejected)
         except Interrupted as interrupted:
-            self._settle_claim(shard)
+            self._end_claim(shard)
             if interrupted.cause is None:
                 self.abort(TorrelqueError('the queue was closed while waiting for a task'))
             else:
@@ -423,15 +423,15 @@ class ShardedConsumers:
                 shard.alarm = self._clock() + answer.alarm
             full = answer.again or len(answer.tasks) == asked
             shard.expected = max(1, shard.expected - asked) if full else shard.seen
-            self._settle_claim(shard)
+            self._end_claim(shard)
             self._hand_out(answer.tasks)
             return True
         finally:
-            self._settle_claim(shard)
+            self._end_claim(shard)
         shard.expected = 0
         return False
 
-    def _settle_claim(self, shard: Shard) -> None:
+    def _end_claim(self, shard: Shard) -> None:
         shard.busy = False
         self._asked -= shard.asked
         shard.asked = 0
@@ -538,7 +538,7 @@ class ShardedConsumers:
                 if not shard.busy and not shard.hinted:
                     shard.expected = finding
             self._hand_out(())
-        self._told(generation)
+        self._on_generation(generation)
         return True
 
     def _start_parting(self) -> list[tuple[int, Operation[bool]]]:

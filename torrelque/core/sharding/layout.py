@@ -23,7 +23,7 @@ from torrelque.errors import TorrelqueReplyError, TorrelqueShardsError, Torrelqu
 __all__ = (
     'MAX_SHARDS',
     'Layout',
-    'Places',
+    'RecordKeys',
     'check_number',
     'check_plain',
     'clear_former',
@@ -99,7 +99,7 @@ def shard_of_claim(token: str) -> int | None:
     return int(parts[1]) if len(parts) > 1 and parts[1].isdecimal() else None
 
 
-class Places(NamedTuple):
+class RecordKeys(NamedTuple):
     """Where the layout is recorded.
 
     ``main`` are the queue's own keys, ``plain`` those that it would have without
@@ -110,7 +110,7 @@ class Places(NamedTuple):
     plain: Keys | None
     shard: Callable[[int], Keys]
 
-    def parts(self, total: int) -> list[Keys]:
+    def copies(self, total: int) -> list[Keys]:
         """All but the queue's own."""
         return [*([] if self.plain is None else [self.plain]), *map(self.shard, range(total))]
 
@@ -126,24 +126,24 @@ def read_layout(main: Keys) -> Operation[tuple[Layout | None, Layout | None]]:
     return layout, begun
 
 
-def open_layout(scripts: ScriptSet, places: Places, shards: int) -> Operation[tuple[Layout, bool]]:
+def open_layout(scripts: ScriptSet, records: RecordKeys, shards: int) -> Operation[tuple[Layout, bool]]:
     """Return the layout of a queue that should have this number of shards, and whether it is still to be carried out.
 
     Where the queue's own record is lost, what its shards have recorded counts.
     Raises TorrelqueUsageError if the keys are another queue's.
     """
-    layout, begun = yield from read_layout(places.main)
+    layout, begun = yield from read_layout(records.main)
     if layout is None and begun is None:
-        found = yield from _find_layout(places, shards)
-        layout, begun = yield from read_layout(places.main)  # perhaps somebody else has opened it just now
+        found = yield from _find_layout(records, shards)
+        layout, begun = yield from read_layout(records.main)  # perhaps somebody else has opened it just now
         if layout is None and begun is None:
             if found is not None:
                 return found, True
             # From here on nobody adds to the keys that the queue would have without shards.
-            if places.plain is not None:
-                yield from _record(scripts, places.plain, Layout(0, shards), 'set')
-            yield from _record(scripts, places.main, Layout(0, shards), 'open')
-            layout, begun = yield from read_layout(places.main)
+            if records.plain is not None:
+                yield from _record(scripts, records.plain, Layout(0, shards), 'set')
+            yield from _record(scripts, records.main, Layout(0, shards), 'open')
+            layout, begun = yield from read_layout(records.main)
     newest = begun or layout
     if newest is None:
         raise TorrelqueUsageError('what was recorded about the shards is gone again: does the server evict keys?')
@@ -151,37 +151,37 @@ def open_layout(scripts: ScriptSet, places: Places, shards: int) -> Operation[tu
 
 
 def refresh_layout(
-    scripts: ScriptSet, places: Places, known: Layout, *, again: bool = False
+    scripts: ScriptSet, records: RecordKeys, known: Layout, *, again: bool = False
 ) -> Operation[tuple[Layout, bool]]:
     """The newest layout, carried out if it was only begun; and whether its record was lost, and is restored.
 
     ``again``: carry out one that is in use, too, as a shard has lost its record.
     Raises TorrelqueUsageError if the keys are another queue's by now.
     """
-    layout, begun = yield from read_layout(places.main)
+    layout, begun = yield from read_layout(records.main)
     newest, is_lost = begun or layout or known, False
     if newest.generation < known.generation or (layout is None and begun is None):
-        found = yield from _find_layout(places, known.total)
+        found = yield from _find_layout(records, known.total)
         newest, is_lost = max(found or known, known, newest), True
     if begun is not None or is_lost or again:
-        newest = yield from relayout(scripts, places, newest)
+        newest = yield from relayout(scripts, records, newest)
     return newest, is_lost
 
 
-def _find_layout(places: Places, total: int) -> Operation[Layout | None]:
+def _find_layout(records: RecordKeys, total: int) -> Operation[Layout | None]:
     """The latest layout that is recorded on shards, for want of the queue's own record; None if there is none.
 
     Raises TorrelqueUsageError if the keys are another queue's.
     """
     newest: Layout | None = None
-    for keys in (places.main, *places.parts(total)):
+    for keys in (records.main, *records.copies(total)):
         fields = ('generation', 'shards', 'enqueued')
         generation, text, enqueued = yield from Call[Reply]('HMGET', (keys['counters'],), fields)
         if generation is not None and text is not None:
             layout = _parse(generation, text)
             newest = max(newest or layout, layout)
         elif enqueued is not None:
-            recorded, begun = yield from read_layout(places.main)
+            recorded, begun = yield from read_layout(records.main)
             if recorded is None and begun is None:
                 raise _foreign(keys)
     return newest if newest and newest.generation else None
@@ -198,17 +198,17 @@ def intend(scripts: ScriptSet, main: Keys, layout: Layout) -> Operation[Reply]:
     return (yield from _record(scripts, main, layout, 'intend'))
 
 
-def relayout(scripts: ScriptSet, places: Places, layout: Layout) -> Operation[Layout]:
+def relayout(scripts: ScriptSet, records: RecordKeys, layout: Layout) -> Operation[Layout]:
     """Carry out a change that was begun; it may be repeated, by several at once.
 
     Raises TorrelqueUsageError if a shard's keys are those of a queue without shards.
     """
-    if places.plain is not None:
+    if records.plain is not None:
         with suppress(TorrelqueUsageError):  # it was used since the record was lost; an audit reports it
-            yield from _record(scripts, places.plain, layout, 'set')
-    for keys in map(places.shard, range(layout.total)):
+            yield from _record(scripts, records.plain, layout, 'set')
+    for keys in map(records.shard, range(layout.total)):
         yield from _record(scripts, keys, layout, 'set', keys['bell'], keys['wake'] + b'!')
-    generation, text = yield from _record(scripts, places.main, layout, 'set')
+    generation, text = yield from _record(scripts, records.main, layout, 'set')
     return _parse(generation, text)
 
 

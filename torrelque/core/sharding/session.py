@@ -22,8 +22,8 @@ class ShardedSession:
     """The state machine of one queue object over several shards, driven like a `Session`.
 
     ``make`` makes the session of one shard. ``node_of`` tells by a key which server
-    has it now; ``told`` hears the generation of the number of shards, whenever a
-    server tells, ``lost`` which shards do not answer, and why, or that they do again.
+    has it now; ``on_generation`` hears the generation of the number of shards, whenever a
+    server tells, ``on_lost`` which shards do not answer, and why, or that they do again.
     With ``at_once`` all shards are on one server, and their calls may travel together.
     """
 
@@ -33,18 +33,18 @@ class ShardedSession:
         keys: Sequence[Keys],
         *,
         node_of: Callable[[bytes], Hashable],
-        told: Callable[[int], None],
+        on_generation: Callable[[int], None],
         clock: Callable[[], float],
         jitter: Callable[[], float],
         block_limit: float,
         max_rejected: int | None,
         at_once: bool,
-        lost: Callable[[Sequence[int], Exception | None], None] = lambda _shards, _error: None,
+        on_lost: Callable[[Sequence[int], Exception | None], None] = lambda _shards, _error: None,
     ) -> None:
         self._make = make
         self._at_once = at_once
         self._consumers = ShardedConsumers(
-            node_of, clock, jitter, self._give_back, told, block_limit, max_rejected, lost
+            node_of, clock, jitter, self._give_back, on_generation, block_limit, max_rejected, on_lost
         )
         self._clock = clock
         self._sessions: list[Session] = []

@@ -52,7 +52,7 @@ def _connections(pool: ClusterConnectionPool, node: Endpoint) -> Connections[Bas
     return _NodeDialer(pool, node).connections()
 
 
-async def _told(pool: ClusterConnectionPool, asked: Endpoint) -> Reply:
+async def _ask(pool: ClusterConnectionPool, asked: Endpoint) -> Reply:
     """Return the slots as a node tells them."""
     node = _connections(pool, asked)
     try:
@@ -75,7 +75,7 @@ class CoredisClusterTransport(ClusterClientTransport):
             raise TorrelqueUsageError(f'the coredis client is made with db={db}, but a queue on a cluster is in 0')
         self._client = client
         seeds = [Endpoint(seed.host, seed.port) for seed in pool.startup_nodes]
-        topology = SlotTopology(seeds, partial(_told, pool), _as_theirs)
+        topology = SlotTopology(seeds, partial(_ask, pool), _as_theirs)
         self._nodes = ClusterServers(topology, partial(_connections, pool), response_timeout_of(pool))
 
     def _servers(self) -> ClusterServers:

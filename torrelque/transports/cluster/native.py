@@ -41,7 +41,7 @@ class ClusterTransport(NativeTransport):
     def __init__(self, seeds: Sequence[Address], options: Options) -> None:
         super().__init__(seeds[0], options)
         self._nodes: dict[Endpoint, Node] = {}
-        self._topology = SlotTopology([Endpoint(seed.host, seed.port) for seed in seeds], self._told)
+        self._topology = SlotTopology([Endpoint(seed.host, seed.port) for seed in seeds], self._ask)
         self._topology.on_read = self._keep_only
         self._router = Router(self._topology, lambda: self._open)
 
@@ -136,7 +136,7 @@ class ClusterTransport(NativeTransport):
     def _dialer_to(self, endpoint: Endpoint) -> Dialer:
         return Dialer(replace(self._address, host=endpoint.host, port=endpoint.port), self._options)
 
-    async def _told(self, asked: Endpoint) -> Reply:
+    async def _ask(self, asked: Endpoint) -> Reply:
         """Return the slots as a node tells them."""
         dialer = self._dialer_to(asked)
         try:

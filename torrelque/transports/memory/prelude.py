@@ -300,18 +300,18 @@ class Run:
             held = None
         if held is None or b'|' not in held:
             return None, None
-        minder, _, event = held.partition(b'|')
-        return minder, _time(event)
+        holder, _, event = held.partition(b'|')
+        return holder, _time(event)
 
     def covered(self, event: float) -> bool:
         """Whether somebody will be there for the event."""
-        _, minded = self._timer()
-        return minded is not None and minded <= event
+        _, handled = self._timer()
+        return handled is not None and handled <= event
 
     def drop_timer(self) -> None:
         """The waiter of this lane no longer waits for an event."""
-        minder, _ = self._timer()
-        if minder == self.args[0]:
+        holder, _ = self._timer()
+        if holder == self.args[0]:
             self.db.delete((self.keys['timer'],))
 
     def take_timer(self, willing: float) -> float | None:

@@ -72,7 +72,7 @@ class BlockingPool(Leases[Connection]):
         self, connection: Connection, data: bytes, count: int, quiet: float, last: float, *, blocks: bool
     ) -> list[Reply]:
         replies: list[Reply] = []
-        with connection.patience(quiet):
+        with connection.fail_if_quiet(quiet):
             await _send(connection, data, count, replies)
             while len(replies) < (1 if blocks else count - 1):
                 replies += await connection.receive()
@@ -80,7 +80,7 @@ class BlockingPool(Leases[Connection]):
         if nudged:
             await connection.send(PING)
             count += 1
-        with connection.patience(quiet + last):
+        with connection.fail_if_quiet(quiet + last):
             while len(replies) < count:
                 replies += await connection.receive()
         if len(replies) > count:

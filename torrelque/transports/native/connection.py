@@ -161,7 +161,7 @@ class Connection:
         return replies
 
     @contextmanager
-    def patience(self, seconds: float) -> Iterator[None]:
+    def fail_if_quiet(self, seconds: float) -> Iterator[None]:
         """Raise TorrelqueResponseTimeout once nothing has moved in either direction for this number of seconds."""
         with anyio.move_on_after(seconds) as scope:
             self._scope, self._quiet = scope, seconds
