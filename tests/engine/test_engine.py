@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
@@ -294,27 +293,6 @@ async def test_a_claim_whose_answer_was_lost_by_an_odd_error_is_given_back() -> 
         with anyio.fail_after(ENOUGH):
             task = await queue.dequeue()
         assert (task.data, task.attempt) == ('tea', 1)
-
-
-@on_each_loop
-async def test_a_background_task_that_fails_is_logged_once_and_started_again(caplog: pytest.LogCaptureFixture) -> None:
-    failures = 3
-    worked = anyio.Event()
-
-    async def work() -> None:
-        nonlocal failures
-        if failures:
-            failures -= 1
-            raise KeyError('credentials')
-        worked.set()
-
-    caplog.set_level(logging.INFO, 'torrelque')
-    async with Torrelque(MemoryTransport()) as queue:
-        queue._engine.spawn(work)
-        with anyio.fail_after(ENOUGH):
-            await worked.wait()
-        await queue.enqueue('still here')
-    assert [record.message for record in caplog.records] == ['A background task has failed, trying again']
 
 
 @on_each_loop

@@ -16,7 +16,7 @@ from tests.transports.native_support import blocked, until
 from tests.transports.settings import CLUSTER_CLIENTS, LOOPS
 from torrelque import Client, Durability, Torrelque
 from torrelque.core.protocol import Call, Reply, Script
-from torrelque.engine.engine import drive
+from torrelque.engine.driving import drive
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError, TorrelqueTypeError
 from torrelque.transports import adapt
 from torrelque.transports.base import Message, Transport

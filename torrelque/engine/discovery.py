@@ -9,7 +9,7 @@ from torrelque.core import checks, operations
 from torrelque.core.keys import Keys, shard_name, shard_of_name, tagged, untagged
 from torrelque.core.protocol import Arg
 from torrelque.core.sharding import layout as sharding
-from torrelque.engine.engine import drive
+from torrelque.engine.driving import drive
 from torrelque.engine.listing import Listing
 from torrelque.transports import adapt
 from torrelque.transports.base import Transport

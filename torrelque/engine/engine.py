@@ -9,222 +9,49 @@ its context is entered, as Trio needs it, it runs as long as the context.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import logging
 import math
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint, current_token
 
-from torrelque.core.backoff import Backoff
 from torrelque.core.combinators import together
 from torrelque.core.commands import ENQUEUE, Answer, ClaimedTask, Command, Item
 from torrelque.core.machine import Machine, Wait
 from torrelque.core.merging import Ticket
-from torrelque.core.protocol import Batch, Call, Interrupted, Operation, Reply
+from torrelque.core.protocol import Batch, Call, Operation, Reply
+from torrelque.engine.background import BACKOFF, Background, Cancellable, start_later
+from torrelque.engine.driving import CLOSING_TIME, Course, drive, finish
 from torrelque.engine.reads import Reads
 from torrelque.engine.subscriptions import Subscriptions
 from torrelque.errors import (
     TorrelqueError,
     TorrelqueReplyError,
-    TorrelqueResponseTimeout,
     TorrelqueUsageError,
 )
 from torrelque.transports import forks
 from torrelque.transports.base import Rest, Transport
 from torrelque.transports.oneshot import OneShot, oneshot_maker
 
-__all__ = ('Background', 'Cancellable', 'Engine', 'drive')
+__all__ = ('Engine',)
 
 T = TypeVar('T')
 
-Execute: TypeAlias = Callable[[Batch], Awaitable[Sequence[Reply]]]
-
-Job: TypeAlias = 'Wait | _Course'
+Job: TypeAlias = 'Wait | Course'
 
 logger: logging.Logger = logging.getLogger('torrelque')
-
-BACKOFF = Backoff(0.1, 4.0)
-"""Pauses after a background task failed."""
-
-STEADY = 60.0
-"""Seconds after which a background task that fails has worked: the error is logged, and the first pause is short."""
 
 CROWD = 8
 """Calls that make a crowd, which does better in one call of a script than in two at a time."""
 
 SPARE_DRIVERS = 8
 """Tasks that wait for something to drive. To start one costs more than a call, but each holds some kilobytes."""
-
-LAST_ATTEMPT = 1.0
-"""Seconds that a call may take to be settled after its time to be repeated is over."""
-
-CLOSING_TIME = 2.0
-"""Seconds that shutting down may spend on settling calls and giving claims back."""
-
-
-async def drive(
-    transport: Transport,
-    operation: Operation[T],
-    *,
-    at_end: bool = False,
-    dedicated_timeout: float | None = None,
-    begun: Batch | Rest | None = None,
-) -> T:
-    """Run an operation to its end; ``at_end`` of the event loop over what is left then.
-
-    With ``dedicated_timeout`` it has connections of its own, on which the server may take so
-    many seconds longer to answer. One that was ``begun`` goes on with this batch,
-    or with the replies that this gives.
-
-    Raises what the operation raises, and TorrelqueConnectionError if it was cut
-    off. When cancelled, the operation is given a little time to clean up.
-    """
-    execute: Execute = transport.execute_at_end if at_end else transport.execute
-    if dedicated_timeout is not None:
-        execute = partial(transport.execute_dedicated, timeout=dedicated_timeout)
-    interrupted = False
-    try:
-        batch = next(operation) if begun is None else begun
-        while True:
-            try:
-                if callable(batch):
-                    replies = await batch()
-                else:
-                    replies = await (_execute_once(transport, batch) if interrupted and not at_end else execute(batch))
-                interrupted = False
-            except anyio.get_cancelled_exc_class():
-                with anyio.move_on_after(CLOSING_TIME, shield=True):
-                    await _finish(transport.execute if dedicated_timeout is None else execute, operation)
-                raise
-            except TorrelqueUsageError as error:  # nothing was sent
-                batch = operation.throw(error)
-            except Exception as error:  # noqa: BLE001 - a lost connection, or anything else: the outcome is unknown
-                interrupted = True
-                batch = operation.throw(Interrupted(error))
-            else:
-                batch = operation.send(replies)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-    except Interrupted as interruption:
-        raise interruption.cause or TorrelqueError('the operation was interrupted') from None
-
-
-async def _execute_once(transport: Transport, batch: Batch) -> Sequence[Reply]:
-    """One attempt. The call that it settles has used up its time, so it gets little more."""
-    with anyio.move_on_after(LAST_ATTEMPT):
-        return await transport.execute_once(batch)
-    raise TorrelqueResponseTimeout(f'no answer within {LAST_ATTEMPT:g} s')
-
-
-async def _finish(execute: Execute, operation: Operation[Any]) -> None:
-    with suppress(StopIteration, Interrupted, TorrelqueError):
-        batch = operation.throw(Interrupted())
-        while True:
-            try:
-                replies = await execute(batch)
-            except Exception as error:  # noqa: BLE001 - as above
-                batch = operation.throw(Interrupted(error))
-            else:
-                batch = operation.send(replies)
-
-
-class _Course:
-    """An operation under way without a task: what it waits for calls it back, and it goes on right there.
-
-    ``take_over`` is handed what takes a task to go on, ``end`` is called at the end,
-    with the error if it is no ordinary one.
-    """
-
-    __slots__ = ('_end', '_take_over', '_transport', 'abandon', 'left', 'operation')
-
-    def __init__(
-        self,
-        transport: Transport,
-        operation: Operation[Any],
-        take_over: Callable[[_Course], None],
-        end: Callable[[_Course, Exception | None], None],
-    ) -> None:
-        self._transport = transport
-        self._take_over = take_over
-        self._end = end
-        self.operation: Operation[Any] = operation
-        self.abandon: Callable[[], None] | None = None
-        self.left: Batch | Rest | None = None
-        """What a task that takes over has to go on with."""
-
-    def go_on(self, replies: Sequence[Reply] | Rest | None = None) -> None:
-        """Begin, without replies, or continue with those to the last batch. Raises nothing."""
-        if callable(replies):
-            self.left = replies
-            self._take_over(self)
-            return
-        try:
-            batch = self.operation.send(replies)  # type: ignore[arg-type]  # None begins
-        except StopIteration:
-            self._end(self, None)
-        except Interrupted as interrupted:
-            self._end(self, interrupted.cause)
-        except Exception as caught:  # noqa: BLE001 - of nobody's, and the object goes on
-            self._end(self, caught)
-        else:
-            try:
-                self.abandon = self._transport.start(batch, self.go_on)
-            except Exception:  # noqa: BLE001 - `execute` raises it again, to where it belongs
-                self.abandon = None
-            if self.abandon is None:
-                self.left = batch
-                self._take_over(self)
-
-
-class Cancellable(Protocol):
-    """Something that was started."""
-
-    def cancel(self) -> None: ...
-
-
-class Background:
-    """A task that was started beside the engine; ``cancel`` ends it.
-
-    An error in it is logged, and it is started again after a pause.
-    """
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-        self._scope: anyio.CancelScope | None = None
-        self._cancelled = False
-
-    async def run(self, function: Callable[[], Awaitable[None]]) -> None:
-        error: Exception | None
-        if self._cancelled:
-            return
-        with anyio.CancelScope() as self._scope:
-            failures = 0
-            while True:
-                began, error = anyio.current_time(), None
-                try:
-                    await function()
-                except* Exception as group:  # noqa: BLE001 - it may be one with a cancellation in it, which goes on
-                    error = group.exceptions[0] if len(group.exceptions) == 1 else group
-                if error is None:
-                    return
-                failures = 1 if anyio.current_time() - began > STEADY else failures + 1
-                if failures == 1:
-                    logger.warning('A background task has failed, trying again', exc_info=error)
-                await rest(self._transport, BACKOFF.pause(failures, random.random))
-
-    def cancel(self) -> None:
-        self._cancelled = True
-        if self._scope is not None:
-            self._scope.cancel()
 
 
 class _Driver:
@@ -323,7 +150,7 @@ class Engine:
         if self._entered:
             self._spawn(partial(background.run, function))
         else:
-            task = _start_later(background.run(function))
+            task = start_later(background.run(function))
             self._spawned.add(task)
             task.add_done_callback(self._spawned.discard)
         return background
@@ -442,10 +269,10 @@ class Engine:
         self._next_turn: asyncio.Handle | None = None
         self._asks = 0  # while the operations are under way that are, or since the last one ended
         self._crowded = True  # more than one then
-        self._ahead: _Course | None = None  # what a lone caller began at once
+        self._ahead: Course | None = None  # what a lone caller began at once
         self._followed = 0  # how many had asked at its end
-        self._courses: set[_Course] = set()
-        self._left: list[_Course] = []  # what closing down has to drive
+        self._courses: set[Course] = set()
+        self._left: list[Course] = []  # what closing down has to drive
         self._to_start: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._begun: list[Coroutine[Any, Any, None]] = []  # those of tasks that may not have made a step
         self._running = 0  # waits, and operations on dedicated connections
@@ -474,7 +301,7 @@ class Engine:
                 'under Trio a queue object runs within its context: '
                 '`async with Torrelque(...) as queue:` around all that uses it'
             ) from None
-        self._starter = _start_later(self._run_while_needed())
+        self._starter = start_later(self._run_while_needed())
 
     async def _run_while_needed(self) -> None:
         try:
@@ -603,7 +430,7 @@ class Engine:
         self._until = turn.until
         for group in turn.groups:
             operation = group[0] if len(group) == 1 else together(group)
-            course = _Course(self._transport, operation, self._take_over, self._end_course)
+            course = Course(self._transport, operation, self._take_over, self._end_course)
             self._courses.add(course)
             course.go_on()
         for waiting in turn.dedicated:
@@ -613,7 +440,7 @@ class Engine:
             self._running += 1
             self._start(wait)
 
-    def _end_course(self, course: _Course, error: Exception | None = None) -> None:
+    def _end_course(self, course: Course, error: Exception | None = None) -> None:
         self._courses.discard(course)
         if course is self._ahead:
             self._ahead, self._followed = None, self._asks
@@ -623,7 +450,7 @@ class Engine:
         self._put_off()  # callers that this wakes may ask for more first
         self.step_soon()
 
-    def _take_over(self, course: _Course) -> None:
+    def _take_over(self, course: Course) -> None:
         """Have a task drive an operation on."""
         course.abandon = None
         if self._stepping:
@@ -655,7 +482,7 @@ class Engine:
                 self._drivers.append(driver)
                 job = await driver.next()
 
-    async def _drive_on(self, course: _Course, *, at_end: bool = False) -> None:
+    async def _drive_on(self, course: Course, *, at_end: bool = False) -> None:
         try:
             await self._end(course.operation, at_end=at_end, begun=course.left)
         finally:
@@ -721,7 +548,7 @@ class Engine:
                 for course in courses:
                     if course.abandon is not None:
                         course.abandon()
-                    tasks.start_soon(_finish, self._transport.execute, course.operation)
+                    tasks.start_soon(finish, self._transport.execute, course.operation)
 
     async def _close_down(self, *, at_end: bool = False) -> None:
         """Let what is under way finish, and run what the session has left to do."""
@@ -742,22 +569,6 @@ class Engine:
                 return
             self._wake = anyio.Event()
             await self._wake.wait()
-
-
-async def rest(transport: Transport, seconds: float) -> None:
-    """Let time pass on a transport's clock, or, if that fails, on the event loop's."""
-    try:
-        await transport.pause(anyio.Event(), transport.now() + seconds)
-    except Exception:  # noqa: BLE001 - what is rested after has been reported
-        await anyio.sleep(seconds)
-
-
-def _start_later(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Start a task that takes its first step in the next turn of the event loop.
-
-    An eager task factory would take it at once, before the call is there that the task is started for.
-    """
-    return asyncio.Task(coroutine, loop=asyncio.get_running_loop(), context=contextvars.Context())
 
 
 def _nobody() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
-from torrelque.engine.engine import Cancellable
+from torrelque.engine.background import Cancellable
 from torrelque.engine.runtime import Runtime
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
 

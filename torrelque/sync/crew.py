@@ -29,7 +29,7 @@ from torrelque.core.combinators import together
 from torrelque.core.machine import Machine, Wait
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Call, Interrupted, Operation, Reply
-from torrelque.engine.engine import CLOSING_TIME
+from torrelque.engine.driving import CLOSING_TIME
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueUsageError, renew
 from torrelque.sync.redis_py import socket_of
 from torrelque.sync.suspending import Pause

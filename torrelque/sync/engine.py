@@ -13,7 +13,8 @@ from torrelque.core.commands import Answer, ClaimedTask, Command, Item
 from torrelque.core.machine import Machine
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Operation, Reply
-from torrelque.engine.engine import Cancellable, Engine
+from torrelque.engine.background import Cancellable
+from torrelque.engine.engine import Engine
 from torrelque.errors import TorrelqueError
 from torrelque.sync.crew import Crew, Due, Job, drive
 from torrelque.sync.subscriptions import BlockingSubscriptions

@@ -14,7 +14,7 @@ from tests.transports.native_support import Start, until
 from torrelque import Torrelque
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.core.scripts import load
-from torrelque.engine.engine import drive
+from torrelque.engine.driving import drive
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueHandshakeError,

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from torrelque.core.protocol import Call, Reply, Script
-from torrelque.engine.engine import drive
+from torrelque.engine.driving import drive
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError
 from torrelque.testing.conformance.support import PATIENCE, OnClient, ask, call, eventually, unique_key
 from torrelque.transports.base import Listener, Message, Transport
