@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 from tests.core.support import Clock, claimed, end, end_by, lanes, names, only
+from torrelque.core.claiming import FOREVER
 from torrelque.core.commands import ClaimedTask
 from torrelque.core.consumers import (
-    FOREVER,
     LEAST_BESIDE,
-    MAX_CLAIM,
     MAX_FAILURES,
     MOST_BEHIND,
     SLICE,
     Consumers,
 )
+from torrelque.core.lanes import MAX_CLAIM
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Interrupted, Operation
 from torrelque.core.waiters import FIRST_LOOK

@@ -15,6 +15,7 @@ from torrelque import (
     TorrelqueTypeError,
     TorrelqueValueError,
 )
+from torrelque.core.claiming import claim
 from torrelque.core.commands import (
     ENQUEUE,
     REDRIVE,
@@ -28,7 +29,6 @@ from torrelque.core.commands import (
     reject_item,
     requeue_item,
 )
-from torrelque.core.consumers import claim
 from torrelque.core.keys import Keys
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.protocol import Call, as_is, blocking_drive

@@ -9,6 +9,7 @@ import pytest
 
 from tests import servers
 from tests.servers import Client, MissingServerError, Server
+from torrelque.core.claiming import claim
 from torrelque.core.commands import (
     ENQUEUE,
     EXTEND,
@@ -31,9 +32,8 @@ from torrelque.core.commands import (
     release_item,
     requeue_item,
 )
-from torrelque.core.consumers import MAX_CLAIM, claim
 from torrelque.core.keys import Keys
-from torrelque.core.lanes import Lane, Lanes
+from torrelque.core.lanes import MAX_CLAIM, Lane, Lanes
 from torrelque.core.models import TorrelqueTaskStatus
 from torrelque.core.operations import sweep
 from torrelque.core.protocol import Batch, Reply, Script, blocking_drive

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from torrelque.core import consumers as idle
+from torrelque.core.claiming import Claim, claim
 from torrelque.core.consumers import Consumers, Hint
 from torrelque.core.protocol import Operation
 from torrelque.core.session import Session
@@ -214,9 +214,8 @@ def claims_never_settled_later(patch: pytest.MonkeyPatch) -> None:
 
 def wrong_token(patch: pytest.MonkeyPatch) -> None:
     """A consumer is told the token of another call."""
-    claim = idle.claim
 
-    def mutant(*args: Any) -> Operation[idle.Claim]:  # noqa: ANN401 - as the original's
+    def mutant(*args: Any) -> Operation[Claim]:  # noqa: ANN401 - as the original's
         answer = yield from claim(*args)
         answer.tasks = [
             task._replace(receipt=task.receipt._replace(dequeue_count=task.receipt.dequeue_count + 1))
@@ -224,7 +223,7 @@ def wrong_token(patch: pytest.MonkeyPatch) -> None:
         ]
         return answer
 
-    patch.setattr(idle, 'claim', mutant)
+    patch.setattr('torrelque.core.consumers.claim', mutant)
 
 
 MUTANTS: dict[str, tuple[str, Mutant]] = {

@@ -15,8 +15,9 @@ from tests.simulation.mutants_waiting import every_waiter_keeps_the_timer, hint_
 from tests.simulation.network import _Blocked
 from tests.simulation.server import KEYS
 from tests.simulation.world import World
+from torrelque.core.claiming import claim
 from torrelque.core.commands import ENQUEUE, RELEASE, Outcome, enqueue_item, release_item
-from torrelque.core.consumers import MOST_BEHIND, claim
+from torrelque.core.consumers import MOST_BEHIND
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.models import TorrelqueTaskStatus
 from torrelque.core.protocol import Call, Operation, blocking_drive

@@ -42,28 +42,17 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from torrelque.core.backoff import Backoff
+from torrelque.core.claiming import FOREVER, Claim, claim
 from torrelque.core.commands import ClaimedTask, cap
 from torrelque.core.lanes import MAX_CLAIM, Lane, Lanes
-from torrelque.core.models import Receipt
 from torrelque.core.protocol import Batch, Call, Interrupted, Operation, Reply, as_is, resume
 from torrelque.core.waiters import Waiters
-from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueTooLargeError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError
 
 if TYPE_CHECKING:
     from torrelque.core.merging import Ticket
 
-__all__ = (
-    'BACKOFF',
-    'LEAST_BESIDE',
-    'MAX_CLAIM',
-    'MAX_FAILURES',
-    'SLICE',
-    'Claim',
-    'Consumers',
-    'Hint',
-    'Look',
-    'claim',
-)  # fmt: skip
+__all__ = ('BACKOFF', 'LEAST_BESIDE', 'MAX_FAILURES', 'SLICE', 'Consumers', 'Hint', 'Look')
 
 SLICE = 8.0
 """Longest wait on the hint, in seconds; a task that gave none (a 0.9 producer's) waits no longer than this."""
@@ -74,7 +63,6 @@ LEAST_BESIDE = 16
 MOST_BEHIND = 2
 """Maximum number of tasks in a claim behind a wait. A client that vanishes in silence can capture that many."""
 
-FOREVER = 86400.0
 MAX_FAILURES = 4
 """Number of waits in a row that may break before waiting callers get an error."""
 
@@ -124,62 +112,6 @@ class Hint(Enum):
     """A wait for it is on the server."""
     TAKEN = auto()
     """A wait has, or may have, removed it, and nobody has looked since: it is owed to others."""
-
-
-class Claim:
-    """What a claim answered."""
-
-    __slots__ = ('again', 'alarm', 'tasks', 'time')
-
-    def __init__(self, tasks: list[ClaimedTask], alarm: float | None, again: bool, time: float) -> None:
-        self.tasks: list[ClaimedTask] = tasks
-        self.alarm: float | None = alarm
-        self.again: bool = again
-        self.time: float = time  # on the server's clock
-
-
-def claim(
-    lanes: Lanes,
-    want: int,
-    willing: float,
-    lane: Lane,
-    sent: float,
-    max_rejected: int | None = None,
-    executed: Callable[[float], float] | None = None,
-) -> Operation[Claim]:
-    """Claim up to ``want`` tasks for somebody who would wait ``willing`` seconds more.
-
-    ``sent``: the time now; ``max_rejected``: the most dead letters to be kept; ``executed``: the earliest time here at
-    which the server may have run a claim that it answered at a time there, if not that at which it was sent.
-    If the answer is too large for the server, what was claimed goes back, and
-    fewer tasks are asked for, then and later.
-    """
-
-    def parse(reply: Reply) -> Claim:
-        alarm, again, time, *values = reply
-        token = f'{lane.number}:{lane.nonce}:{lane.sequence}'
-        offset = (executed(float(time)) if executed else sent) - float(time)
-        tasks = []
-        for task_id, payload, deadline, more in zip(*[iter(values)] * 4, strict=True):
-            count, attempt, headers = more.split(b' ', 2) if more else (1, 1, b'')
-            receipt, end = Receipt(task_id.decode(), token, int(count)), float(deadline)
-            tasks.append(ClaimedTask(receipt, payload, end, headers, end + offset, max(1, int(attempt))))
-        return Claim(tasks, float(alarm) if alarm else None, bool(again), float(time))
-
-    while True:
-        asked = min(want, lanes.claim_limit)
-        args = (asked, f'{min(willing, FOREVER):.6f}', *cap(max_rejected))
-        try:
-            answer = yield from lanes.call('claim', args, parse, lane)
-        except TorrelqueTooLargeError:
-            if asked == 1:
-                raise
-            lanes.claim_limit = asked // 2
-            continue
-        if asked < want and len(answer.tasks) == asked:
-            answer.again = True
-            lanes.claim_limit += 1  # the next tasks may be smaller
-        return answer
 
 
 class _Sent:

@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from torrelque.core.backoff import Backoff
+from torrelque.core.claiming import claim
 from torrelque.core.commands import GIVEBACK, Answer, ClaimedTask, Command, Item, claim_item
-from torrelque.core.consumers import MAX_CLAIM, SLICE, Consumers, claim
+from torrelque.core.consumers import SLICE, Consumers
 from torrelque.core.durability import CONFIRMED, Confirmer
 from torrelque.core.keys import Keys
-from torrelque.core.lanes import Lanes
+from torrelque.core.lanes import MAX_CLAIM, Lanes
 from torrelque.core.machine import Turn, Wait
 from torrelque.core.merging import LARGE, Merger, Ticket
 from torrelque.core.models import Receipt

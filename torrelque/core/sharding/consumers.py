@@ -31,9 +31,10 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from torrelque.core.claiming import claim
 from torrelque.core.commands import ClaimedTask, cap
-from torrelque.core.consumers import BACKOFF, MAX_CLAIM, MAX_FAILURES, SLICE, Hint, Look, claim
-from torrelque.core.lanes import Lane, Lanes
+from torrelque.core.consumers import BACKOFF, MAX_FAILURES, SLICE, Hint, Look
+from torrelque.core.lanes import MAX_CLAIM, Lane, Lanes
 from torrelque.core.machine import Wait
 from torrelque.core.protocol import Interrupted, Operation, Reply
 from torrelque.core.waiters import Waiters
