@@ -1,4 +1,4 @@
-"""The sans-IO core: everything the queue decides, and nothing that waits.
+"""The sans-IO core: it makes all of the queue's decisions, and never waits.
 
 A finite piece of work is an *operation*: a generator that yields batches of
 calls and is sent their replies. Running one needs no event loop::
@@ -15,11 +15,10 @@ calls and is sent their replies. Running one needs no event loop::
     ...     end.value.pending
     1
 
-What lives longer is a state machine that learns what happened and asked what
-to do next: :class:`~torrelque.core.session.Session`, one for each queue object,
-which holds lanes (what makes calls safe to repeat), merges concurrent calls to
-the same script, and serves the consumers that wait. The clock, ids and
-randomness are handed to it.
+Longer-lived state is in :class:`~torrelque.core.session.Session`, a state
+machine. Each queue object has one. It owns the lanes, which make calls safe to
+repeat, merges concurrent calls to the same script, and serves the consumers
+that wait. The clock, ids and randomness are passed to it.
 
 A transport carries batches to a server; the engine drives operations and the
 session over a transport. The tests drive them over a model of the server.

@@ -1,4 +1,4 @@
-"""The pauses between attempts to reach a server, worked out in one place."""
+"""The formula for the pauses between attempts to reach a server."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ __all__ = ('Backoff',)
 class Backoff:
     """A capped exponential back-off with jitter.
 
-    The pause after the first failure is ``first`` seconds, then ``factor`` times as long after each further one, up to
-    ``longest`` seconds. A random part of each pause, at most ``jitter`` of it (0 to 1), is taken off, so that clients
-    that failed together do not come back together.
+    Callers count the failures in a row, and reset the count when an attempt succeeds.
 
-    It keeps no count of failures: the caller counts them, and sets the count to 0 when an attempt succeeds.
+    Attributes:
+        first: The pause after the first failure, in seconds.
+        longest: Maximum pause, in seconds.
+        factor: How much longer each further pause is.
+        jitter: Maximum share of a pause that is randomly taken off, from 0 to 1, so that clients
+            that failed together do not come back together.
+
     """
 
     first: float
@@ -25,7 +29,13 @@ class Backoff:
     jitter: float = 0.5
 
     def pause(self, failures: int, rng: Callable[[], float]) -> float:
-        """Seconds to wait after this many failures in a row; 0 after none. ``rng`` returns numbers from 0 to 1."""
+        """Return the next pause, in seconds.
+
+        Args:
+            failures: The number of failures in a row. Without any there is no pause.
+            rng: Returns random numbers from 0 to 1.
+
+        """
         if failures < 1:
             return 0.0
         try:

@@ -1,4 +1,7 @@
-"""Checks of arguments, made before anything is sent."""
+"""Checks of arguments before anything is sent.
+
+Each check returns the value, and raises TorrelqueTypeError or TorrelqueValueError, which name the argument.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,11 @@ __all__ = (
 S = TypeVar('S')
 
 LONGEST = 1e9
-"""Seconds, over thirty years: beyond it a time is a mistake, and would lose digits on the way."""
+"""Maximum number of seconds, over thirty years. A longer time is a mistake, and would lose digits when it is sent."""
 
 
-def _number(name: str, value: Any) -> float:  # noqa: ANN401 - that is what is checked
-    if type(value) is int and 0 <= value <= LONGEST:  # the usual case, each call has some
+def _number(name: str, value: Any) -> float:  # noqa: ANN401 - the type is what is checked
+    if type(value) is int and 0 <= value <= LONGEST:  # a fast path for the usual case
         return float(value)
     if isinstance(value, (str, bytes)) or not hasattr(value, '__float__'):
         raise TorrelqueTypeError(f'{name} must be a number of seconds, got {value!r}')
@@ -40,7 +43,7 @@ def _number(name: str, value: Any) -> float:  # noqa: ANN401 - that is what is c
 
 
 def check_seconds(name: str, value: Any, *, negative: bool = False) -> float | None:  # noqa: ANN401
-    """A finite time; None for None. Negative ones only where they have a meaning."""
+    """Check an optional number of seconds. It must be finite, and not negative unless ``negative`` allows that."""
     if value is None:
         return None
     number = _number(name, value)
@@ -50,21 +53,21 @@ def check_seconds(name: str, value: Any, *, negative: bool = False) -> float | N
 
 
 def check_duration(name: str, value: Any) -> float:  # noqa: ANN401
-    """A finite time that must be given."""
+    """Check a required number of seconds: finite and not negative."""
     if value is None or isinstance(value, bool):
         raise TorrelqueTypeError(f'{name} must be a number of seconds, got {value!r}')
     return check_seconds(name, value) or 0.0
 
 
 def check_wait(name: str, value: Any) -> float:  # noqa: ANN401
-    """How long to wait; None, 0 and infinity are without limit."""
+    """Check how long to wait, in seconds. None, 0 and infinity mean without limit."""
     if value is None or value == math.inf:
         return math.inf
     return check_seconds(name, value) or math.inf
 
 
 def check_count(name: str, value: Any) -> int:  # noqa: ANN401
-    """A whole number from 1."""
+    """Check a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TorrelqueTypeError(f'{name} must be a whole number, got {value!r}')
     if value < 1:
@@ -73,21 +76,21 @@ def check_count(name: str, value: Any) -> int:  # noqa: ANN401
 
 
 def check_flag(name: str, value: Any) -> bool:  # noqa: ANN401
-    """True or False, and nothing that only counts as such."""
+    """Check a bool. Other values that are only true or false in a condition are refused."""
     if not isinstance(value, bool):
         raise TorrelqueTypeError(f'{name} must be True or False, got {value!r}')
     return value
 
 
 def check_serialiser(name: str, value: S) -> S:
-    """Something with ``dumps`` and ``loads``."""
+    """Check that a serialiser has ``dumps`` and ``loads``."""
     if not (callable(getattr(value, 'dumps', None)) and callable(getattr(value, 'loads', None))):
         raise TorrelqueTypeError(f'{name} must have dumps and loads, got {value!r}')
     return value
 
 
 def check_text(name: str, value: Any) -> str:  # noqa: ANN401
-    """A string that is not empty and can be sent."""
+    """Check a string: not empty, and UTF-8 can encode it."""
     if not isinstance(value, str):
         raise TorrelqueTypeError(f'{name} must be a string, got {value!r}')
     if not value:
@@ -100,19 +103,19 @@ def check_text(name: str, value: Any) -> str:  # noqa: ANN401
 
 
 def check_id(value: Any) -> str:  # noqa: ANN401
-    """A task's id, of a dequeued task too."""
+    """Return the id of a task, given as an id or as a dequeued task."""
     return check_text('task id', value.id if isinstance(value, Task) else value)
 
 
 def check_target(value: Any) -> Receipt | str:  # noqa: ANN401
-    """The claim that is meant; a plain id where none is remembered."""
+    """Return the claim that a dequeued task or its id carries. A plain id has none, and is returned itself."""
     if isinstance(value, (Task, TaskId)):
         return value.receipt
     return check_id(value)
 
 
 def check_headers(value: Any) -> Mapping[str, str] | None:  # noqa: ANN401
-    """String to string."""
+    """Check headers: a mapping of strings to strings, or None."""
     if value is None:
         return None
     if not isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Payloads, results and headers to bytes and back."""
+"""Converts payloads, results and headers to bytes and back."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ('JSON', 'Serialiser', 'TorrelqueTaskSerialiser', 'dump_headers', 'dum
 
 
 class Serialiser(Protocol[Payload]):
-    """What a queue's ``serialiser`` must have. The ``pickle`` module has it as well."""
+    """The interface of a queue's ``serialiser``. The ``pickle`` module has it, too."""
 
     def dumps(self, value: Payload, /) -> bytes | bytearray | memoryview | str:
-        """Serialise a value. A ``str`` is encoded as UTF-8."""
+        """Serialise a value. If this returns a ``str``, it is encoded as UTF-8."""
         ...
 
     def loads(self, data: bytes, /) -> Payload:
@@ -26,7 +26,13 @@ class Serialiser(Protocol[Payload]):
 
 
 class TorrelqueTaskSerialiser(NamedTuple):
-    """A pair of functions: object to ``bytes`` (or ``str``), and ``bytes`` to object."""
+    """A pair of functions.
+
+    Attributes:
+        dumps: Converts an object to ``bytes``, or to ``str``, which is encoded as UTF-8.
+        loads: Converts ``bytes`` to an object.
+
+    """
 
     dumps: Any
     loads: Any
@@ -38,7 +44,7 @@ _scan = _decoder.scan_once
 
 
 def _make_fast() -> Callable[[Any, int], tuple[str, ...]] | None:
-    """The encoder in C, which `json` creates again for each value."""
+    """Return the encoder in C, which `json` would create again for each value; None if there is none."""
     make: Any = getattr(json.encoder, 'c_make_encoder', None)
     if make is None:
         return None
@@ -51,17 +57,17 @@ def _make_fast() -> Callable[[Any, int], tuple[str, ...]] | None:
 _fast = _make_fast()
 
 
-def _dump_json(value: Any) -> bytes:  # noqa: ANN401 - whatever JSON can write
-    global _fast  # noqa: PLW0603 - one for all
+def _dump_json(value: Any) -> bytes:  # noqa: ANN401 - anything that JSON can write
+    global _fast  # noqa: PLW0603 - shared by all queues
     if _fast is not None:
         try:
             return ''.join(_fast(value, 0)).encode()
-        except Exception:  # noqa: BLE001 - raised again below, if it is not this one's memory of another error
+        except Exception:  # noqa: BLE001 - a failed encoder keeps stale state; the slow one below raises real errors
             _fast = _make_fast()
     return _encoder.encode(value).encode()
 
 
-def _load_json(data: bytes) -> Any:  # noqa: ANN401 - whatever JSON can write
+def _load_json(data: bytes) -> Any:  # noqa: ANN401 - anything that JSON can write
     text = data.decode()
     try:
         value, end = _scan(text, 0)
@@ -71,11 +77,16 @@ def _load_json(data: bytes) -> Any:  # noqa: ANN401 - whatever JSON can write
 
 
 JSON = TorrelqueTaskSerialiser(_dump_json, _load_json)
-"""The default. It runs no code that a payload brings along."""
+"""The default serialiser. Unlike pickle, it never runs code from a payload."""
 
 
 def dump_payload(serialiser: Serialiser[Payload], value: Payload) -> bytes:
-    """Serialise; a ``str`` is encoded. Whatever the serialiser raises comes through."""
+    """Serialise a value. Errors of the serialiser propagate.
+
+    Raises:
+        TorrelqueTypeError: The serialiser returned neither bytes nor str.
+
+    """
     data = serialiser.dumps(value)
     if isinstance(data, str):
         return data.encode()
@@ -85,12 +96,12 @@ def dump_payload(serialiser: Serialiser[Payload], value: Payload) -> bytes:
 
 
 def dump_headers(headers: Mapping[str, str] | None) -> bytes:
-    """Headers as JSON; empty for none."""
+    """Return headers as JSON; empty if there are none."""
     return json.dumps(dict(headers), separators=(',', ':')).encode() if headers else b''
 
 
 def load_headers(data: bytes) -> Mapping[str, str]:
-    """The headers; none where somebody damaged them."""
+    """Return the headers; none if the data is damaged."""
     if not data:
         return NO_HEADERS
     try:

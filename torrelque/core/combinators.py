@@ -1,4 +1,4 @@
-"""Several operations run as one."""
+"""Runs several operations as one."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ T = TypeVar('T')
 
 
 def together(operations: Iterable[Operation[T]]) -> Operation[list[T | Exception]]:
-    """Run operations in lockstep rounds, one merged batch a round.
+    """Run operations in lockstep, with one merged batch per round.
 
-    Returns their results in order; the error of one that failed stands in its
-    place, so that it cannot spoil the others. An interruption, or an error of the
-    driver's, reaches each of those that still run; an interruption that ends any
-    of them is raised once all ended.
+    An interruption, or an error from the driver, is thrown into each operation that still runs.
+
+    Returns:
+        The results in order. If an operation failed, its error takes the place of its result, so it does not
+        affect the others.
+
+    Raises:
+        Interrupted: An interruption ended one of them. It is raised once all have ended.
+
     """
     rows = [_Row(operation) for operation in operations]
     for row in rows:
@@ -27,7 +32,7 @@ def together(operations: Iterable[Operation[T]]) -> Operation[list[T | Exception
     while running := [row for row in rows if row.batch is not None]:
         try:
             replies = yield [call for row in running for call in row.batch or ()]
-        except (Interrupted, Exception) as error:  # noqa: BLE001 - each operation gets it
+        except (Interrupted, Exception) as error:  # noqa: BLE001 - thrown into each operation
             for row in running:
                 row.throw(Interrupted(error.cause) if isinstance(error, Interrupted) else renew(error))
         else:
@@ -41,7 +46,7 @@ def together(operations: Iterable[Operation[T]]) -> Operation[list[T | Exception
 
 
 class _Row(Generic[T]):
-    """One operation, and the batch that it waits for; None once it ended."""
+    """One operation. ``batch`` is the batch whose replies it waits for; None once it has ended."""
 
     __slots__ = ('batch', 'interrupted', 'operation', 'result')
 
@@ -65,5 +70,5 @@ class _Row(Generic[T]):
             self.result = stop.value
         except Interrupted as error:
             self.interrupted = error
-        except Exception as error:  # noqa: BLE001 - it is the operation's result
+        except Exception as error:  # noqa: BLE001 - takes the place of the result
             self.result = error

@@ -1,4 +1,4 @@
-"""The verbs that act on items: how an item is written as a script's arguments, and what the answers mean."""
+"""The commands that act on items: how items become a script's arguments, and what the answers mean."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ __all__ = (
 )  # fmt: skip
 
 MAX_ITEMS = 250
-"""Items in one call of a script, which holds the server for some 5 ms at most."""
+"""Maximum number of items in one call of a script, which then blocks the server for about 5 ms at most."""
 
 Item: TypeAlias = tuple[Arg, ...]
 """The arguments of one item of a call."""
 
 
 class Outcome(Enum):
-    """What became of an item."""
+    """The outcome of a command for one item."""
 
     NEW = ord('n')
     EXISTING = ord('e')
@@ -78,24 +78,30 @@ class Outcome(Enum):
     LOST = ord('l')
     UNKNOWN = ord('u')
     BROKEN = ord('x')
-    """The task's state is not a hash: somebody else wrote to its key."""
+    """The task's state is not a hash, because another program wrote to its key."""
 
 
-_OUTCOMES = {outcome.value: outcome for outcome in Outcome}  # quicker than Outcome(letter), and each item asks
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}  # faster than Outcome(letter) on a hot path
 
 Answer: TypeAlias = 'Outcome | float | TorrelqueDurabilityError | TorrelqueTooLargeError'
-"""An outcome, the new deadline of a claim that was extended, or an error.
+"""An outcome, the new deadline of an extended claim, or an error.
 
-That is of what was done but is not confirmed, or of an item that is too large for the server.
+An error means that the item was written but not confirmed, or that it is too large for the server.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A script that takes items. ``laned``: made safe to repeat by a lane; ``limit``: items a call.
+    """A script that takes items.
 
-    ``trailer`` comes after the items. ``by_claim``: its items begin as `claim_item` writes them. ``shared``: as many
-    words at the end of each item are mostly the same for all, and are then sent once.
+    Attributes:
+        name: The script's name.
+        laned: Whether the calls use a lane, which makes them safe to repeat.
+        limit: Maximum number of items in a call.
+        trailer: Arguments after the items.
+        by_claim: Whether the items begin with a claim, as `claim_item` writes it.
+        shared: How many words at the end of an item are usually the same for all items, and are then sent once.
+
     """
 
     name: str
@@ -106,7 +112,7 @@ class Command:
     shared: int = 0
 
     def arguments(self, items: Sequence[Item]) -> Item:
-        """The arguments of a call for these items."""
+        """Return the arguments of a call for these items, of which there is at least one."""
         if not self.shared:
             return (*chain.from_iterable(items), *self.trailer)
         width = len(items[0]) - self.shared
@@ -118,10 +124,10 @@ class Command:
         return (width + self.shared, *chain.from_iterable(items), *self.trailer)
 
     def parse(self, reply: Reply) -> list[Answer]:
-        """One answer an item, of a laned verb's letters or of extend's list."""
+        """Return an answer for each item. Laned commands reply with letters, `EXTEND` with a list."""
         if self.laned:
             (letters,) = reply
-            if letters.count(letters[:1]) == len(letters):  # as a rule all items have one outcome
+            if letters.count(letters[:1]) == len(letters):  # usually all items have the same outcome
                 return [_OUTCOMES[letters[0]]] * len(letters) if letters else []
             return [_OUTCOMES[letter] for letter in letters]
         answers: Sequence[bytes] = reply
@@ -141,15 +147,21 @@ ERASE = Command('erase', limit=1)
 
 
 def enqueue_in(generation: int) -> Command:
-    """To enqueue while the number of shards is of this generation."""
+    """Return the command that enqueues only while the layout of the shards has this generation."""
     return Command(ENQUEUE.name, trailer=(generation,), shared=ENQUEUE.shared)
 
 
 class ClaimedTask(NamedTuple):
-    """A task as the claim script answers it.
+    """A task as the claim script returns it.
 
-    ``deadline`` is on the server's clock; ``expires`` on the client's, counted from before the claim was sent.
-    ``attempt`` is which delivery it is since the task was enqueued or last redriven, from 1.
+    Attributes:
+        receipt: The claim.
+        payload: The serialised payload.
+        deadline: When the lease ends, as Unix time on the server's clock.
+        headers: The serialised headers.
+        expires: When the lease ends at the earliest, on the client's clock: counted from before the claim was sent.
+        attempt: The number of this delivery since the task was enqueued or last redriven, from 1.
+
     """
 
     receipt: Receipt
@@ -161,18 +173,18 @@ class ClaimedTask(NamedTuple):
 
 
 def seconds(value: float | None) -> str:
-    """A time as an argument; empty for none."""
+    """Format a time as an argument; empty for None."""
     return '' if value is None else f'{value:.6f}'
 
 
 @lru_cache(maxsize=64)
 def _precisely(timeout: float) -> str:
-    """A time-out as an argument. Mostly all have the same, so a bulk of tasks shares one text."""
+    """Format a time-out as an argument. Most tasks have the same, so they share one string."""
     return f'{timeout:.15g}'
 
 
 def claim_item(target: Receipt | str) -> Item:
-    """A claim: that of the receipt, or, of a bare id, whichever is live."""
+    """Write a claim: the receipt's, or for a plain id the one that is live."""
     if isinstance(target, Receipt):
         return target.id.encode(), target.token, target.dequeue_count
     return target.encode(), '', ''
@@ -181,12 +193,21 @@ def claim_item(target: Receipt | str) -> Item:
 def enqueue_item(
     task_id: str, payload: bytes, timeout: float, delay: float | None, max_dequeues: int | None, headers: bytes
 ) -> Item:
+    """Write a task to enqueue. Times are in seconds; values are not checked."""
     limit = '' if max_dequeues is None else max_dequeues
     return task_id.encode(), payload, _precisely(timeout), seconds(delay), limit, headers
 
 
 def release_item(target: Receipt | str, status: TorrelqueTaskStatus, ttl: float | None, result: bytes | None) -> Item:
-    """``ttl``: how long the state is kept, in seconds, with the result or, if that is None, without; None: not."""
+    """Write a claim to release.
+
+    Args:
+        target: The claim.
+        status: The final status.
+        ttl: How long to keep the state, in seconds; None does not keep it.
+        result: The serialised result to keep with the state; None for none.
+
+    """
     return *claim_item(target), int(status), *_kept(ttl, result)
 
 
@@ -198,42 +219,46 @@ def _kept(ttl: float | None, result: bytes | None) -> tuple[Arg, bytes]:
 
 
 def requeue_item(target: Receipt | str, delay: float | None, timeout: float | None) -> Item:
+    """Write a claim to requeue, with a delay and a new time-out in seconds; None for none."""
     return *claim_item(target), seconds(delay), '' if timeout is None else f'{timeout:.15g}'
 
 
 def reject_item(target: Receipt | str, reason: str, max_rejected: int | None = None) -> Item:
-    """``max_rejected``: the most dead letters to be kept."""
+    """Write a claim to reject. ``max_rejected`` is the maximum number of dead letters to keep."""
     return *claim_item(target), reason.encode(), *cap(max_rejected, '')
 
 
 def cap(max_rejected: int | None, *without: Arg) -> tuple[Arg, ...]:
-    """The most dead letters to be kept, as a script's last argument."""
+    """Return the maximum number of dead letters to keep as a script's last argument; ``without`` if there is none."""
     return without if max_rejected is None else (max_rejected,)
 
 
 def extend_item(target: Receipt | str, timeout: float | None) -> Item:
+    """Write a claim to extend by a time in seconds; None extends it by the task's time-out."""
     return *claim_item(target), seconds(timeout)
 
 
 def cancel_item(task_id: str) -> Item:
+    """Write a task to cancel."""
     return (task_id.encode(),)
 
 
 def redrive_item(task_id: str, _before: float) -> Item:
+    """Write a dead letter to redrive."""
     return (task_id.encode(),)
 
 
 def purge_item(task_id: str, before: float) -> Item:
-    """``before``: only if the task was rejected no later, Unix time; infinite for whenever it was."""
+    """Write a dead letter to purge if it was rejected no later than ``before``, in Unix time; may be infinite."""
     return task_id.encode(), '' if before == math.inf else seconds(before)
 
 
 # What callers give ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)  # not frozen, here and below, as that makes it twice as slow to make
+@dataclass(slots=True)  # here and below not frozen, because freezing makes it twice as slow to create
 class EnqueueItem(Generic[Payload]):
-    """A task to enqueue. The fields are those arguments of ``Torrelque.enqueue``."""
+    """A task to enqueue. The fields are the arguments of ``Torrelque.enqueue`` with the same names."""
 
     task: Payload
     task_timeout: float | None = None
@@ -246,7 +271,7 @@ class EnqueueItem(Generic[Payload]):
 
 @dataclass(slots=True)
 class RequeueItem:
-    """A claimed task to requeue, as by ``Torrelque.requeue``."""
+    """A claimed task to requeue. The fields are arguments of ``Torrelque.requeue``; ``task`` is its ``task_id``."""
 
     task: Any
     delay: float | None = None
@@ -255,7 +280,7 @@ class RequeueItem:
 
 @dataclass(slots=True)
 class ReleaseItem:
-    """A claimed task to release, as by ``Torrelque.release``."""
+    """A claimed task to release. The fields are arguments of ``Torrelque.release``; ``task`` is its ``task_id``."""
 
     task: Any
     result: Any = None
@@ -271,7 +296,7 @@ def enqueue_words(
     delay: float | None,
     max_dequeues: int | None,
 ) -> tuple[Arg, Arg, Arg]:
-    """What the tasks of a bulk call have in common, checked; see `new_item`."""
+    """Check and write the arguments that the tasks of a bulk call share, for `new_item`."""
     timeout = checks.check_seconds('task_timeout', task_timeout)
     timeout = timeout or checks.check_seconds('Torrelque.task_timeout', default_timeout)
     if not timeout:
@@ -289,21 +314,21 @@ def new_item(
     task_id: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Item:
-    """A task to enqueue."""
+    """Check and write a task to enqueue. ``words`` come from `enqueue_words`; ``task_id`` None draws a new id."""
     checked = new_id() if task_id is None else str(checks.check_text('task_id', task_id))
     written = b'' if headers is None else dump_headers(checks.check_headers(headers))
     return checked.encode(), dump_payload(serialiser, task), *words, written
 
 
 def with_time_limit(headers: Mapping[str, str] | None, time_limit: float | None) -> Mapping[str, str] | None:
-    """Headers with the time limit of a task, checked, if it has one."""
+    """Return headers with a task's time limit in seconds, checked, if it has one."""
     if time_limit is None:
         return headers
     return {**(checks.check_headers(headers) or {}), TIME_LIMIT: f'{checks.check_duration("time_limit", time_limit):g}'}
 
 
 def requeue_words(delay: float | None, task_timeout: float | None) -> tuple[Arg, Arg]:
-    """What follows the claim of a task to requeue, checked."""
+    """Check and write what follows the claim of a task to requeue."""
     delay = checks.check_seconds('delay', delay, negative=True) or None
     timeout = checks.check_seconds('task_timeout', task_timeout) or None
     return seconds(delay), '' if timeout is None else f'{timeout:.15g}'
@@ -312,12 +337,12 @@ def requeue_words(delay: float | None, task_timeout: float | None) -> tuple[Arg,
 def release_words(
     serialiser: Serialiser[Any],
     default_ttl: float,
-    result: Any,  # noqa: ANN401 - whatever the serialiser takes
+    result: Any,  # noqa: ANN401 - any value that the serialiser takes
     result_ttl: float | None,
     status: TorrelqueTaskStatus | None,
     finished_ttl: float | None = None,
 ) -> tuple[Arg, Arg, Arg]:
-    """What follows the claim of a task to release, checked."""
+    """Check and write what follows the claim of a task to release."""
     if status is not TorrelqueTaskStatus.COMPLETED:
         status = _check_final(status, with_result=result is not None)
     ttl = checks.check_seconds('result_ttl', default_ttl if result_ttl is None else result_ttl) or 0.0
@@ -336,7 +361,7 @@ def _check_final(status: TorrelqueTaskStatus | None, *, with_result: bool) -> To
 
 
 def claim_error(target: Receipt | str, answer: Answer) -> TorrelqueError | None:
-    """What an answer means to somebody who acted on a claim; None if it was done."""
+    """Return the error that an answer means for a call on a claim; None if it took effect."""
     if isinstance(answer, TorrelqueDurabilityError):
         return answer
     task_id = target.id if isinstance(target, Receipt) else str(target)

@@ -1,4 +1,4 @@
-"""Writes that return only when they are safe: each is sent with a WAITAOF or WAIT behind it, on one connection."""
+"""Durable writes: each is followed by a WAITAOF or WAIT on the same connection, and returns when that is answered."""
 
 from __future__ import annotations
 
@@ -25,26 +25,29 @@ __all__ = ('CONFIRMED', 'Confirmer', 'Durability')
 T = TypeVar('T')
 
 CONFIRMED: frozenset[str] = frozenset(command.name for command in (ENQUEUE, RELEASE, REQUEUE, REJECT))
-"""The commands that are waited for. Of a claim or a renewal that is lost nothing is lost but time."""
+"""The commands that are confirmed. If a claim or a renewal is lost, that costs only time."""
 
 LONGEST = 300.0
-"""The longest time-out: a call and its repeats must end long before the lanes that guard them expire."""
+"""Maximum time-out, in seconds. A call and its repeats must end long before the lanes that guard them expire."""
 
 _WRITTEN = (Outcome.NEW, Outcome.EXISTING, Outcome.OK)
 
 
 @dataclass(frozen=True, slots=True)
 class Durability:
-    """When a write counts as done: given to ``Torrelque`` as ``durability``.
+    """When a write counts as done. Pass it to ``Torrelque`` as ``durability``.
 
-    With ``fsynced`` it is in the server's append-only file, and the file on its
-    disc (needs Redis 7.2, or Valkey, with ``appendonly yes``). With ``replicas``
-    that number of replicas have it, in their memory, or with ``fsynced`` on their
-    discs, too. ``timeout`` (s) is how long the server may take to confirm it,
-    above 0 and at most 300; a server that fsyncs once a second needs more than
-    one.
+    Args:
+        fsynced: Wait until the write is in the server's append-only file and the file is on disc. Needs
+            Redis 7.2 or newer, or Valkey, with ``appendonly yes``.
+        replicas: Wait until this number of replicas have the write: in memory, or on disc with ``fsynced``.
+        timeout: How long the server may take to confirm a write, in seconds, above 0 and at most 300. A
+            server that fsyncs once a second needs more than one second.
 
-    Raises TorrelqueTypeError or TorrelqueValueError.
+    Raises:
+        TorrelqueTypeError: An argument has a wrong type.
+        TorrelqueValueError: An argument is out of range, or neither ``fsynced`` nor ``replicas`` is given.
+
     """
 
     fsynced: bool = False
@@ -65,7 +68,7 @@ class Durability:
             raise TorrelqueValueError(f'timeout must be above 0 and at most {LONGEST:g} seconds, got {self.timeout!r}')
 
     def __str__(self) -> str:
-        """What is waited for, in words."""
+        """Describe the condition in words."""
         on = ['the server'] if self.fsynced else []
         if self.replicas:
             on.append(f'{self.replicas} replica{"s" if self.replicas > 1 else ""}')
@@ -73,21 +76,37 @@ class Durability:
 
 
 class Confirmer:
-    """Turns operations that write into ones that wait, as a :class:`Durability` says."""
+    """Makes operations wait until their writes are durable.
+
+    Args:
+        durability: When a write counts as durable.
+        scripts: The scripts.
+        keys: The keys of the queue, or of a shard.
+
+    """
 
     def __init__(self, durability: Durability, scripts: ScriptSet, keys: Keys) -> None:
         self._durability = durability
         self._scripts = scripts
-        self._key: Arg = keys['pending']  # stands for the server that is to be asked
+        self._key: Arg = keys['pending']  # determines the server to ask
         self._possible = False
 
     def act(
         self, command: Command, items: Sequence[Item], operation: Operation[list[Answer]]
     ) -> Operation[list[Answer]]:
-        """The same, with an error in place of the answer of each item that was written but not confirmed.
+        """Run an operation, and wait until its writes are durable.
 
-        Raises TorrelqueUsageError, with nothing written, if the server cannot
-        confirm what is asked for.
+        Args:
+            command: The command that the operation runs.
+            items: Its items.
+            operation: The operation, which returns an answer for each item.
+
+        Returns:
+            The answers. Items that were written but not confirmed have a TorrelqueDurabilityError instead.
+
+        Raises:
+            TorrelqueUsageError: The server cannot confirm such writes. Nothing was written.
+
         """
         if not self._possible:
             yield from self._probe()
@@ -100,8 +119,8 @@ class Confirmer:
         ]
 
     def _probe(self) -> Operation[None]:
-        """Ask for the confirmation of nothing, which a server that can give one gives at once."""
-        # Along with it the scripts, so that no write is waited for in vain because the server does not know its script.
+        """Check that the server can confirm writes: it confirms an empty one at once. Also load the scripts."""
+        # If a script were missing, its call would write nothing, and the confirmation behind it would be wasted.
         loads = [Call[Reply]('SCRIPT LOAD', args=(self._scripts[name].source,), near=self._key) for name in CONFIRMED]
         reply, *_ = yield (self._wait(replicas=0, milliseconds=1), *loads)
         if isinstance(reply, TorrelqueReplyError):
@@ -115,7 +134,10 @@ class Confirmer:
         self._possible = True
 
     def _confirmed(self, operation: Operation[T]) -> Operation[tuple[T, str]]:
-        """Run an operation with a wait behind each batch that writes: its result, and why its last write is unsure."""
+        """Run an operation with a wait after each batch that writes.
+
+        Returns its result, and why its last write is not confirmed; empty if it is.
+        """
         reason = ''
         resume: Callable[[Any], Batch] = operation.send
         value: Any = None
@@ -127,7 +149,7 @@ class Confirmer:
             waits = any(isinstance(call.command, Script) and call.command.name != 'mint' for call in batch)
             try:
                 replies = yield [*batch, self._wait(self._durability.replicas, self._milliseconds)] if waits else batch
-            except (Interrupted, Exception) as error:  # noqa: BLE001 - the operation gets it
+            except (Interrupted, Exception) as error:  # noqa: BLE001 - thrown into the operation
                 resume, value = operation.throw, error
             else:
                 if waits:
@@ -145,9 +167,9 @@ class Confirmer:
         return Call('WAIT', args=(replicas, milliseconds), near=self._key)
 
     def _judge(self, reply: Reply) -> str:
-        """Why a write is not confirmed; empty if it is."""
+        """Return why a write is not confirmed; empty if it is."""
         if isinstance(reply, TorrelqueReplyError):
-            self._possible = False  # as the server was reconfigured, or is another one
+            self._possible = False  # the server was reconfigured, or is another one
             return f'the server answered: {reply}'
         local, replicas = reply if self._durability.fsynced else (1, reply)
         if local and replicas >= self._durability.replicas:

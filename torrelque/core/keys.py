@@ -1,4 +1,4 @@
-"""Names of a queue's keys and channels. The first seven are the published ones of 0.9."""
+"""The names of a queue's keys and channels. The first seven are those that 0.9 published."""
 
 from __future__ import annotations
 
@@ -20,29 +20,34 @@ LOGICAL_NAMES: Mapping[str, str] = MappingProxyType(
         )
     }
 )  # fmt: skip
-"""Logical name -> key, before the queue's name is put in front."""
+"""Maps logical names to keys, without the prefix of the queue's name."""
 
 
 SHARD_NAMES: Mapping[str, str] = MappingProxyType({'bell': 'bell', 'ring': 'ring'})
-"""The same for what only the shards of a queue have."""
+"""The same for keys that only shards have."""
 
 
 _SHARD = re.compile(r'\{(.+):(\d+)\}', re.DOTALL)
 
 
 def shard_name(queue: str, shard: int) -> str:
-    """What the keys of one shard begin with: on a cluster each is in a slot of its own."""
+    """Return the prefix of the keys of one shard. Its hash tag puts each shard into its own slot on a cluster."""
     return f'{{{queue}:{shard}}}'
 
 
 def shard_of_name(name: str) -> tuple[str, int] | None:
-    """The queue and the number of the shard that may be meant by what a key begins with."""
+    """Return the queue and the number of a shard from the prefix of its keys; None if no shard has this prefix."""
     match = _SHARD.fullmatch(name)
     return match and (match[1], int(match[2]))
 
 
 class Keys:
-    """The keys of one queue, or of a shard of one, encoded. ``names`` maps each logical name to its full key."""
+    """The keys of a queue or of one of its shards, as bytes.
+
+    Args:
+        names: Maps each logical name to its full key.
+
+    """
 
     def __init__(self, names: Mapping[str, str]) -> None:
         self._encoded = {logical: key.encode() for logical, key in names.items()}
@@ -50,14 +55,14 @@ class Keys:
 
     @classmethod
     def of_queue(cls, queue: str) -> Keys:
-        """The keys of a queue that renames none of them."""
+        """Return the keys of a queue that renames none of them."""
         return cls({logical: f'{queue}:{key}' for logical, key in {**LOGICAL_NAMES, **SHARD_NAMES}.items()})
 
     def __getitem__(self, logical: str) -> bytes:
         return self._encoded[logical]
 
     def of(self, script: Script) -> tuple[bytes, ...]:
-        """The keys that a script declares, in its order."""
+        """Return the keys that a script declares, in the script's order."""
         try:
             return self._of_script[script.sha]
         except KeyError:
@@ -65,23 +70,27 @@ class Keys:
             return keys
 
     def state(self, task_id: str) -> bytes:
-        """The hash that holds a task's state; also the channel of its transitions."""
+        """Return the key of the hash with a task's state, which is also the channel of its transitions."""
         return self.state_of(task_id.encode())
 
     def state_of(self, task_id: bytes) -> bytes:
-        """The same for an encoded id."""
+        """Return the same for an id in bytes."""
         return b'%b:%b' % (self._encoded['task'], task_id)
 
     def ids_in(self, keys: Iterable[bytes]) -> list[str]:
-        """The ids whose states are among some keys."""
+        """Return the ids of the tasks whose states are among these keys."""
         prefix = self.state('')
         return [key[len(prefix) :].decode(errors='replace') for key in keys if key.startswith(prefix)]
 
 
 def tagged(queue: str) -> str:
-    """A queue's name with a hash tag, by which a cluster keeps all keys that begin with it in one slot.
+    """Add a hash tag to a queue's name, so that a cluster keeps all of the queue's keys in one slot.
 
-    A name that has one stays as it is. Raises TorrelqueValueError for one that cannot be given any.
+    A name that has a hash tag is returned unchanged.
+
+    Raises:
+        TorrelqueValueError: The name begins with a closing brace, so a hash tag would not work.
+
     """
     _, opening, rest = queue.partition('{')
     tag, closing, _ = rest.partition('}')
@@ -93,6 +102,6 @@ def tagged(queue: str) -> str:
 
 
 def untagged(name: str) -> str:
-    """The plain name that `tagged` gave a hash tag."""
+    """Return the name without the hash tag that `tagged` added."""
     inner = name[1:-1]
     return inner if inner and tagged(inner) == name else name

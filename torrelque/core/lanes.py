@@ -1,8 +1,43 @@
-"""Lanes: what makes a mutating call safe to repeat, to cancel and to delay.
+"""Lanes make calls that change a queue safe to repeat, to cancel and to delay.
 
-A lane is a record on the server with the sequence and the answer of the last
-call made on it. A call that arrives again is answered from the record; one that
-arrives late does nothing. A lane has one call in flight, so there is a pool.
+Theory of operation. A client that loses its connection does not know whether
+the server ran its last call. If it sends the call again, a task may be added
+twice; if it does not, a task may be lost. The call may also still be on its way
+and run after the client has moved on.
+
+A *lane* settles this. It is a record on the server, in one key, of the last call
+that was made on it: the call's sequence number, the lane's nonce, a phase and
+the call's answer. The server gives out a number for each lane (``mint``); the
+client adds a nonce that no other client has, because a server that failed over
+to a stale replica may give out the same number again. Each call carries number,
+nonce and sequence, and the script compares them with the record first:
+
+====================  ==========================================================
+the record            the script
+====================  ==========================================================
+an older sequence     runs the call, and replaces the record
+this sequence, open   does nothing, and returns the recorded answer
+this one, closed      does nothing, and answers ``CLOSED``
+a later sequence      does nothing, and answers ``LATE``
+another nonce, none   does nothing, and answers ``NOLANE``
+====================  ==========================================================
+
+So a call that arrives twice takes effect once, with one answer. ``settle`` makes
+an end of a call whose outcome is unknown. If the call has run, ``settle`` returns
+the recorded answer (a claim is undone instead, since its caller may be gone). If
+it has not, ``settle`` closes the record, so that a late copy does nothing.
+
+``OK`` means that the call has run, now or before. ``NOLANE`` means that the lane
+has expired or was lost in a fail-over: the call had no effect, and is made again
+on a new lane. ``LATE`` and ``CLOSED`` answer copies that no caller waits for any
+more. ``SHARDED`` and ``RESHARDED`` refuse a call because the queue has another
+number of shards than the client assumes.
+
+A lane has one call in flight, so a client has a pool of them. They expire 15
+minutes after their last use, longer than any call is repeated.
+
+The same idea is known elsewhere as client sessions in Raft (section 6.3 of the
+thesis), as RIFL's completion records, and as Kafka's idempotent producer.
 """
 
 from __future__ import annotations
@@ -28,14 +63,21 @@ __all__ = ('MAX_CLAIM', 'Lane', 'Lanes')
 T = TypeVar('T')
 
 MAX_CLAIM = 190
-"""Tasks a claim: with 20 stale, 20 due and 20 dropped ones a call touches no more than 250, as all calls do."""
+"""Maximum number of tasks in a claim. With 20 stale, 20 due and 20 dropped ones, a call touches at most 250 items."""
 
 _MINTS_A_CALL = 3
-"""A lane that is gone as soon as it was made means a server that keeps nothing."""
+"""How often to make a lane for one call. A server that loses lanes as soon as they are made keeps nothing."""
 
 
 class Lane:
-    """A lane as its client knows it: ``number`` (empty until the server made it), ``nonce``, last ``sequence``."""
+    """A lane as its client knows it.
+
+    Attributes:
+        number: The server's number for it; empty until the server has made the lane.
+        nonce: Text that no other lane has.
+        sequence: The sequence number of the last call.
+
+    """
 
     __slots__ = ('nonce', 'number', 'sequence')
 
@@ -46,11 +88,17 @@ class Lane:
 
 
 class Lanes:
-    """The lanes of one client, whose ``nonce`` nobody else has.
+    """The lanes of one client.
 
-    Each lane that is made gets a nonce of its own, this one and a number: after
-    a fail-over to a replica that lagged a server may give out a lane's number
-    again, to the same client, too.
+    Each lane gets its own nonce, the client's and a counter, because after a
+    fail-over to a stale replica a server may give out a lane's number again,
+    even to the same client.
+
+    Args:
+        scripts: The scripts.
+        keys: The keys of the queue, or of a shard.
+        nonce: Text without blanks that no other client has.
+
     """
 
     def __init__(self, scripts: ScriptSet, keys: Keys, nonce: str) -> None:
@@ -60,26 +108,26 @@ class Lanes:
         self._nonce = nonce
         self._made = 0
         self._free: list[Lane] = []
-        self._standing: dict[str, str] = {}  # the nonces of those that the server has, by number
+        self._standing: dict[str, str] = {}  # the nonces of lanes that exist on the server, by number
         self._unsettled: list[tuple[str, str, int]] = []
         self.claim_limit: int = MAX_CLAIM
-        """Tasks that one claim may ask for. Fewer once the server refused an answer that was too large."""
+        """Maximum number of tasks to ask for in one claim. Reduced when the server refuses a reply as too large."""
 
     @property
     def unsettled(self) -> bool:
-        """Whether calls are left whose end is unknown because nobody answered."""
+        """Whether there are calls whose outcome is unknown, because the server did not answer."""
         return bool(self._unsettled)
 
     def borrow(self) -> Lane:
-        """A lane with no call in flight."""
+        """Return a lane without a call in flight. Pass it to `give_back` after the call."""
         return self._free.pop() if self._free else Lane()
 
     def give_back(self, lane: Lane) -> None:
-        """The lane has no call in flight any more."""
+        """Return a lane that has no call in flight any more to the pool."""
         self._free.append(lane)
 
     def script(self, name: str, args: tuple[Arg, ...], parse: Callable[[Reply], T]) -> Call[T]:
-        """A call of a script with the queue's keys."""
+        """Return a call of a script with the queue's keys."""
         known = self._known.get(name)
         if known is None:
             script = self._scripts[name]
@@ -89,23 +137,34 @@ class Lanes:
     def call(
         self, name: str, args: tuple[Arg, ...], parse: Callable[[Reply], T], lane: Lane | None = None
     ) -> Operation[T]:
-        """Run a mutating script on a lane: the given one, or one of the pool.
+        """Run a script that changes the queue on a lane.
 
-        ``parse`` gets what the reply holds after its outcome. When interrupted,
-        the call is settled: if it turns out to have been done, its answer is
-        returned, otherwise it never will be and the interruption is raised.
-        A server that is failing over, or refuses everybody for other reasons,
-        would not settle it either: that is left to `settle_all`. A call that is
-        refused for the number of shards is settled, too, before its error is
-        raised: a copy of it that came later would be done once the number is as
-        it says.
+        If interrupted, the call is settled. If it has run, its answer is returned; if not, it never will, and the
+        interruption is raised. A server that refuses all calls, for example because it fails over, would refuse
+        to settle it, so that is left to `settle_all`. A call that was refused because of the number of shards is
+        settled as well, because a late copy of it could run once that number has changed.
+
+        Args:
+            name: The script's name.
+            args: The arguments after lane, nonce and sequence.
+            parse: Makes the result from the parts of the reply after its outcome.
+            lane: The lane; None for one of the pool.
+
+        Returns:
+            The result of ``parse``.
+
+        Raises:
+            Interrupted: The call did not run, or its outcome is still unknown.
+            TorrelqueReplyError: The server refused the call.
+            TorrelqueShardsError: The queue has another number of shards.
+
         """
         used = lane or self.borrow()
         try:
             answer = yield from self._attempt(used, name, args)
         except Interrupted as interrupted:
             answer = yield from self._settle(used, interrupted)
-        except TorrelqueTooLargeError as error:  # the call may be done: it may be its answer that is too large
+        except TorrelqueTooLargeError as error:  # the call may have run, as it may be its answer that is too large
             try:
                 answer = yield from self._settle(used, Interrupted(error))
             except Interrupted:
@@ -115,7 +174,7 @@ class Lanes:
         except TorrelqueReplyError as error:
             if not is_unavailable(error):
                 raise
-            if not used.number:  # it was a lane being made that was refused
+            if not used.number:  # `mint` was refused, so the call was not sent
                 mark_unsent(error)
             self._settle_later(used)
             raise Interrupted(error) from None
@@ -125,9 +184,9 @@ class Lanes:
         return parse(answer)
 
     def drop(self) -> Operation[None] | None:
-        """The call that lets all lanes expire, when none is under way any more; None if there are no lanes.
+        """Return an operation that lets all lanes expire, except those with an unsettled call; None if there are none.
 
-        Those with an unsettled call are not among them.
+        Call it when no call is in flight any more.
         """
         lanes = [word for lane in self._standing.items() for word in lane]
         self._standing = {}
@@ -138,11 +197,11 @@ class Lanes:
         try:
             for first in range(0, len(lanes), 2 * MAX_ITEMS):
                 yield from self.script('drop', tuple(lanes[first : first + 2 * MAX_ITEMS]), as_is)
-        except (Interrupted, Exception):  # noqa: BLE001 - they expire by themselves, only later
+        except (Interrupted, Exception):  # noqa: BLE001 - then they expire later
             return
 
     def settle_all(self) -> Operation[None]:
-        """Settle what could not be settled when it was interrupted. Stops at the first that cannot be now."""
+        """Settle the calls that could not be settled when they were interrupted. Stops at the first failure."""
         while self._unsettled:
             yield from self.script('settle', self._unsettled[0], as_is)
             self._unsettled.pop(0)
@@ -164,19 +223,19 @@ class Lanes:
             if outcome == b'OK':
                 return parts[1:]
             if outcome == b'RESHARDED':
-                raise TorrelqueShardsError('the queue has another number of shards by now')
+                raise TorrelqueShardsError('the number of shards of the queue has changed')
             if outcome == b'SHARDED':
                 shards = parts[1].split()[0].decode()
                 raise TorrelqueShardsError(f'the queue has {shards} shards, not none: pass shards={shards}')
             self._leave(lane)
             if outcome != b'NOLANE':
                 break
-        # LATE and CLOSED answer calls that nobody waits for any more, so they mean two owners of one lane.
+        # No caller waits for a call that is answered LATE or CLOSED, unless a lane has two owners.
         raise TorrelqueError(f'the server refused {name!r} as {outcome!r}')
 
     def _settle(self, lane: Lane, interrupted: Interrupted) -> Operation[Sequence[Reply]]:
         call = lane.number, lane.nonce, lane.sequence
-        if not lane.number:  # it was a lane being made that was cut off: nothing was sent on it
+        if not lane.number:  # `mint` was interrupted, so the call was not sent
             if interrupted.cause is not None:
                 mark_unsent(interrupted.cause)
             raise interrupted
@@ -203,13 +262,13 @@ class Lanes:
         return parts[1:]
 
     def _settle_later(self, lane: Lane) -> None:
-        """The lane is not used any more."""
+        """Leave the lane to `settle_all`, and use it no more."""
         if lane.number:
             self._unsettled.append((lane.number, lane.nonce, lane.sequence))
             self._leave(lane)
 
     def _leave(self, lane: Lane) -> None:
-        """Open it again with the next call."""
+        """Have the next call make a new lane."""
         self._standing.pop(lane.number, None)
         lane.number = ''
 

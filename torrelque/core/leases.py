@@ -1,8 +1,8 @@
-"""When to renew the leases of the tasks under way.
+"""Decides when to renew the leases of claimed tasks.
 
-A pure state machine: the time comes in as an argument, in seconds on a clock
-that never goes back. It keeps to the shortest that a lease can be: what is
-counted begins before the request is sent, not when its answer arrives.
+A pure state machine: all times are arguments, in seconds on a clock that never
+goes back. It assumes the shortest that a lease can be: it counts from before
+the request is sent, not from when the reply arrives.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from typing import Generic, TypeVar
 __all__ = ('Leases',)
 
 DUE = 0.5
-"""A lease is renewed when so much of it is used."""
+"""Share of a lease after which it is due for renewal."""
 
 EARLY = 0.25
-"""When one is due, those of which so much is used go along. Of two that are renewed in turn, one sees the other half
-way to its time, so leases of one length are soon all renewed by the same calls."""
+"""Share of a lease after which it is renewed along with one that is due.
+
+Of two leases that are renewed in turn, each finds the other half way to its time. So leases of the same length are soon
+renewed by the same calls.
+"""
 
 K = TypeVar('K', bound=Hashable)
 
@@ -42,12 +45,11 @@ class _Lease:
 
 
 class Leases(Generic[K]):
-    """The leases that one worker holds, each known by a key of the worker's choice.
+    """The leases that a worker holds, each under a key that the worker chooses.
 
-    ``due`` tells which to renew now, and is to be followed by ``renewed`` or
-    ``failed`` for each; ``expired`` which have run out. ``timer`` is when to ask
-    again; `add`, `renewed` and `failed` return when to do so for their lease,
-    which may be sooner.
+    Call `expired` and `due` at the time that `timer` returns, or earlier if `add`,
+    `renewed` or `failed` returned an earlier time. For each lease that `due`
+    returns, call `renewed` or `failed` once the server has answered.
     """
 
     def __init__(self) -> None:
@@ -60,17 +62,27 @@ class Leases(Generic[K]):
         return key in self._leases
 
     def add(self, key: K, expires: float, now: float) -> float:
-        """Mind a lease until it is removed. What is left of it now is taken for its length."""
+        """Keep a lease until it is removed or expires. The time left now is taken as its length.
+
+        Args:
+            key: The key.
+            expires: When the lease ends.
+            now: The time.
+
+        Returns:
+            When to call `expired` and `due` for this lease.
+
+        """
         lease = self._leases[key] = _Lease(now, expires)
         return lease.next_look
 
     def remove(self, key: K) -> float:
-        """Mind it no longer. When it runs out; minus infinity for one that has, or is unknown."""
+        """Remove a lease. Returns when it ends; minus infinity if it has ended or is unknown."""
         lease = self._leases.pop(key, None)
         return -math.inf if lease is None else lease.expires
 
     def due(self, now: float) -> list[K]:
-        """Those to renew now, all together; none as long as no lease is half used."""
+        """Return the leases to renew now, in one call; none as long as no lease is half used."""
         idle = [(key, lease) for key, lease in self._leases.items() if not lease.renewing]
         if not any(lease.renew_at <= now for _, lease in idle):
             return []
@@ -82,7 +94,7 @@ class Leases(Generic[K]):
         return [key for key, _ in chosen]
 
     def renewed(self, key: K, sent: float) -> float:
-        """The server renewed it, asked at ``sent``."""
+        """Record that the server renewed a lease. ``sent`` is when the request was sent. Returns when to look again."""
         lease = self._leases.get(key)
         if lease is None:
             return math.inf
@@ -90,7 +102,7 @@ class Leases(Generic[K]):
         return lease.next_look
 
     def failed(self, key: K, now: float) -> float:
-        """The server could not be asked. There is another try after a quarter of the time that is left."""
+        """Record that a renewal failed. The next try is after a quarter of the time left. Returns when to look."""
         lease = self._leases.get(key)
         if lease is None:
             return math.inf
@@ -99,12 +111,12 @@ class Leases(Generic[K]):
         return lease.next_look
 
     def expired(self, now: float) -> list[K]:
-        """Those that ran out, a renewal under way or not; they are minded no longer."""
+        """Remove and return the leases that have ended, even if a renewal is under way."""
         keys = [key for key, lease in self._leases.items() if lease.expires <= now]
         for key in keys:
             del self._leases[key]
         return keys
 
     def timer(self) -> float:
-        """When to ask `expired` and `due` again; infinite if nothing is leased."""
+        """Return when to call `expired` and `due` next; infinite if there are no leases."""
         return min((lease.next_look for lease in self._leases.values()), default=math.inf)

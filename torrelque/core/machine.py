@@ -1,8 +1,8 @@
-"""What the state machine of a queue object and its driver say to each other.
+"""The interface between the state machine of a queue object and its driver.
 
 The driver is the engine, or a simulation. It polls a :class:`Machine`, runs the
-operations and waits that the :class:`Turn` holds, and polls again when a caller
-asked for something, when an operation or a wait ended, and at the turn's time.
+operations and waits in the :class:`Turn`, and polls again when a caller makes a
+request, when an operation or a wait ends, and at the latest at the turn's time.
 """
 
 from __future__ import annotations
@@ -18,65 +18,109 @@ __all__ = ('Machine', 'Turn', 'Wait', 'Waiting')
 
 
 class Waiting(Protocol):
-    """Receives the end of a wait, by one of these calls."""
+    """Receives the end of a wait. The driver calls one of the methods, once."""
 
     def ended(self, member: bytes | None, reply: Reply = None, /) -> None:
-        """A hint ended it, which is the member that was popped; or, with None, its time was over.
+        """Report that a hint or the time ended the wait.
 
-        ``reply`` is that of the call behind it; None if the driver has none.
+        Args:
+            member: The hint, which is the popped member; None if the time was over.
+            reply: The reply to the call behind the wait; None if the driver has none.
+
         """
 
     def failed(self, error: Exception) -> None:
-        """It broke."""
+        """Report that the wait broke, so that it may have taken a hint."""
 
 
 class Wait(NamedTuple):
-    """Wait at most ``seconds`` until the sorted set at ``key`` has a member, pop that, and tell ``then``."""
+    """A wait on the server: pops a member of a sorted set as soon as there is one.
+
+    Attributes:
+        key: The sorted set.
+        seconds: Maximum time to wait.
+        then: Receives the end of the wait.
+        behind: A call to send behind the wait, in the same write; None for none.
+
+    """
 
     key: bytes
     seconds: float
     then: Waiting
     behind: Call[Reply] | None = None
-    """A call to send behind it, in the same write."""
 
 
 class Turn(NamedTuple):
-    """What a driver does after it polled."""
+    """What a driver has to do after a poll.
+
+    Attributes:
+        groups: Operations to run: those of a group on one connection, different groups at the same time.
+        dedicated: Operations to run on a dedicated connection each, because the server may take longer to answer.
+        waits: Waits to begin.
+        until: When to poll again at the latest, on the machine's clock, in seconds; infinite if there is no such time.
+
+    """
 
     groups: Sequence[Sequence[Operation[None]]]
-    """Operations to run: those of a group on one connection, different groups at the same time."""
     dedicated: Sequence[Operation[None]]
-    """Operations to run on a connection of their own each, on which the server may take longer to answer."""
     waits: Sequence[Wait]
-    """Waits to begin."""
     until: float
-    """When to poll again at the latest, on the machine's clock; infinite if only when something happens."""
 
 
 class Machine(Protocol):
     """The state machine of one queue object, with or without shards."""
 
     def submit(self, command: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0, /) -> Ticket:
-        """Run a command on at most ``command.limit`` items of one shard. The ticket will hold a list of answers."""
+        """Request a command on items of one shard.
+
+        Args:
+            command: The command.
+            items: The items, at most ``command.limit``.
+            wake: Called when the ticket is done.
+            shard: The number of the shard; ignored without shards.
+
+        Returns:
+            A ticket. Its value will be a list with an answer for each item.
+
+        """
         ...
 
     def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:
-        """Wait for up to ``want`` tasks until ``deadline``. The value will be a list of at least one."""
+        """Request tasks, and wait for them.
+
+        Args:
+            want: Maximum number of tasks.
+            deadline: How long to wait, on the machine's clock, in seconds; may be infinite.
+            wake: Called when the ticket is done.
+
+        Returns:
+            A ticket. Its value will be a list of at least one task, or its error a TorrelqueTimeoutError.
+
+        """
         ...
 
     def dequeue_nowait(self, want: int, wake: Callable[[], None]) -> Ticket:
-        """Take up to ``want`` tasks that are there. The value will be a list, perhaps empty."""
+        """Request tasks that are available now.
+
+        Args:
+            want: Maximum number of tasks.
+            wake: Called when the ticket is done.
+
+        Returns:
+            A ticket. Its value will be a list of tasks, perhaps empty.
+
+        """
         ...
 
     def leave(self, ticket: Ticket) -> None:
-        """The caller has gone. What was not sent is dropped; tasks claimed for it are given back."""
+        """Withdraw a request: drop what was not sent, and give back tasks that were claimed for it."""
 
     def poll(self) -> Turn:
-        """What to do now. Once closed, and with nothing under way, it lets the server forget the lanes."""
+        """Return what to do now. Once closed, with nothing under way, that includes removing the lanes."""
         ...
 
     def close(self) -> None:
-        """Fail those who wait for tasks. The driver breaks off its waits, and polls until nothing is left."""
+        """Fail the consumers that wait. The driver then cancels its waits, and polls until nothing is left to do."""
 
     def abort(self, error: Exception) -> None:
-        """Fail all whose calls have not begun."""
+        """Fail all requests whose calls have not begun, with this error."""

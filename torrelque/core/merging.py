@@ -1,4 +1,4 @@
-"""Concurrent calls to the same script become one."""
+"""Merges concurrent calls to the same script into one."""
 
 from __future__ import annotations
 
@@ -11,26 +11,37 @@ from torrelque.core.commands import Command, Item
 __all__ = ('LARGE', 'MAX_BYTES', 'RESERVED', 'Merger', 'Ticket', 'split')
 
 MAX_BYTES = 1 << 20
-"""Most bytes of items that are merged into one call."""
+"""Maximum size of the items that are merged into one call, in bytes."""
 
 LARGE = MAX_BYTES // 4
-"""Bytes from which on an item is sent in a call of its own: it neither delays small ones nor fails with them.
+"""Size from which an item is sent in its own call, in bytes, so that it neither delays small items nor fails with them.
 
-No server can be set to refuse smaller values.
+No server can be configured to refuse smaller values.
 """
 
 RESERVED = 8
-"""Calls that large items leave to small ones."""
+"""Number of calls that are reserved for small items."""
 
 
 class Ticket:
-    """A caller's request and, once ``done``, its ``value`` or ``error``; ``wake`` is called then."""
+    """A caller's request, and later its outcome.
+
+    Attributes:
+        items: The items of the command.
+        size: Their size in bytes, once the ticket waits to be merged.
+        wake: Called when the ticket is done.
+        done: Whether the outcome is there.
+        gone: Whether the caller has withdrawn the request.
+        value: The result.
+        error: The error, if the request failed.
+
+    """
 
     __slots__ = ('done', 'error', 'gone', 'items', 'size', 'value', 'wake')
 
     def __init__(self, items: Sequence[Item], wake: Callable[[], None]) -> None:
         self.items: Sequence[Item] = items
-        self.size: int = 0  # in bytes, once it waits to be merged
+        self.size: int = 0
         self.wake: Callable[[], None] = wake
         self.done: bool = False
         self.gone: bool = False
@@ -49,14 +60,14 @@ class Ticket:
 
 
 class Merger:
-    """Gathers tickets by command, and hands them out in groups that fit one call."""
+    """Collects tickets by command, and hands them out in groups that fit one call."""
 
     def __init__(self) -> None:
         self._waiting: dict[Command, deque[Ticket]] = {}
         self._large: deque[tuple[Command, Ticket]] = deque()
 
     def add(self, command: Command, ticket: Ticket) -> None:
-        """Queue a ticket with at most ``command.limit`` items."""
+        """Add a ticket with at most ``command.limit`` items."""
         ticket.size = _size(ticket.items)
         if ticket.size >= LARGE:
             self._large.append((command, ticket))
@@ -67,9 +78,15 @@ class Merger:
         return bool(self._large) or any(self._waiting.values())
 
     def take(self, most: float) -> list[tuple[Command, list[Ticket]]]:
-        """Return up to this number of groups, each of one command, first come first served, without callers that left.
+        """Take tickets out, in the order in which they were added.
 
-        Large tickets come first, each alone.
+        Args:
+            most: Maximum number of groups; infinite for all.
+
+        Returns:
+            Groups of tickets for one call each, with their command. Large tickets come first, each in its own group.
+            Tickets whose callers have gone are dropped.
+
         """
         groups: list[tuple[Command, list[Ticket]]] = []
         while self._large and len(groups) < most - RESERVED:
@@ -81,7 +98,7 @@ class Merger:
                 group = self._group(command, waiting)
                 if group:
                     groups.append((command, group))
-        # Each layout of the shards has a command of its own to enqueue, which would stay for ever.
+        # Each layout of the shards has its own command to enqueue, which would be kept for ever.
         for command in [command for command, waiting in self._waiting.items() if command.trailer and not waiting]:
             del self._waiting[command]
         return groups
@@ -103,7 +120,7 @@ class Merger:
 
 
 def split(items: Sequence[Item], limit: int) -> Iterator[Sequence[Item]]:
-    """Cut a long list into parts of one call each: at most ``limit`` items, about `MAX_BYTES`, large ones alone."""
+    """Cut items into parts for one call each: at most ``limit`` of them, about `MAX_BYTES`, and large ones alone."""
     for first in range(0, len(items), limit):
         part = items[first : first + limit]
         if _size(part) < LARGE:

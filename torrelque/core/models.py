@@ -1,4 +1,4 @@
-"""The values that callers get: tasks, their states, statistics."""
+"""The values that the API returns: tasks, their states, and statistics."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = (
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 KIND = 'torrelque.kind'
-"""The header that tells a router the kind of a task."""
+"""The header with the kind of a task, by which a router chooses its function."""
 
 TIME_LIMIT = 'torrelque.time_limit'
 """The header with the time limit of a task, in seconds."""
 
-if TYPE_CHECKING:  # only type checkers need the default, and all of them know typing_extensions
+if TYPE_CHECKING:  # only type checkers need the default, and they all know typing_extensions
     from typing_extensions import TypeVar
 
     Payload = TypeVar('Payload', default=Any)
@@ -46,26 +46,33 @@ else:
 
 
 class TorrelqueTaskStatus(IntEnum):
-    """Where a task is."""
+    """The status of a task."""
 
     PENDING = 0
-    """Waits for a consumer."""
+    """Waiting for a consumer."""
     WORKING = 1
     """Claimed by a consumer."""
     DELAYED = 2
-    """Waits for its time."""
+    """Waiting until it is due."""
     COMPLETED = 3
-    """Released; its state is kept only with a result."""
+    """Released. The state is kept only with a result or a ``finished_ttl``."""
     REJECTED = 4
-    """Among the dead letters, or released with this status."""
+    """A dead letter, or released with this status."""
 
     def isfinal(self) -> bool:
-        """Whether no consumer will get the task any more (a dead letter may still be redriven)."""
+        """Whether no consumer will get the task any more. A dead letter can still be redriven."""
         return self in (self.COMPLETED, self.REJECTED)
 
 
 class Receipt(NamedTuple):
-    """What shows that a claim is meant: the task, the claim's token, and which delivery it was."""
+    """Identifies a claim.
+
+    Attributes:
+        id: The task's id.
+        token: The claim's token.
+        dequeue_count: The number of the delivery, from 1.
+
+    """
 
     id: str
     token: str
@@ -73,10 +80,14 @@ class Receipt(NamedTuple):
 
 
 class TaskId(str):
-    """A task's id that remembers the claim it was handed out with.
+    """A task's id that carries the claim of its delivery.
 
-    It is the id wherever a string is wanted. Copies and pickles keep the claim;
-    ``str(task_id)``, JSON and string operations give the plain id.
+    You can use it as the id wherever a string is expected. Copies and pickles keep the claim;
+    ``str(task_id)``, JSON and string operations return the plain id.
+
+    Attributes:
+        receipt: The claim.
+
     """
 
     __slots__ = ('receipt',)
@@ -91,15 +102,18 @@ class TaskId(str):
         return TaskId, (self.receipt,)
 
 
-class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a tuple cannot have slots of its own
-    """A task that was handed to this consumer; unpacks as ``(id, data)``.
+class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple cannot have slots
+    """A task that this consumer has claimed. Unpacks as ``(id, data)``.
 
-    ``receipt`` is the claim, ``headers`` what the producer sent along.
-    ``deadline`` is when the claim becomes stale, in Unix time on the server's
-    clock; ``expires`` is no later than that, on this process's monotonic clock
-    (``anyio.current_time()``), counted from before the claim was sent.
-    ``attempt`` is which delivery this is since the task was enqueued or last
-    redriven, from 1: what delivery limits and retry policies count.
+    Attributes:
+        receipt: The claim.
+        deadline: When the lease ends, in Unix time on the server's clock.
+        expires: When the lease ends at the earliest, on this process's monotonic clock
+            (``anyio.current_time()``): counted from before the claim was sent.
+        headers: The headers that the producer gave the task.
+        attempt: The number of this delivery since the task was enqueued or last redriven,
+            from 1. Delivery limits and retry policies count these.
+
     """
 
     receipt: Receipt
@@ -127,7 +141,7 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a tuple cannot have sl
 
     @property
     def id(self) -> TaskId:
-        """The task's id, which remembers the claim."""
+        """The task's id, which carries the claim."""
         return self[0]
 
     @property
@@ -137,7 +151,7 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a tuple cannot have sl
 
     @property
     def kind(self) -> str | None:
-        """Which of a router's functions handles the task; None if it was not enqueued by a router."""
+        """The kind of the task, by which a router chooses its function; None if no router enqueued the task."""
         return self.headers.get(KIND)
 
     def with_data(self, data: Any) -> Task[Any]:  # noqa: ANN401 - any payload
@@ -146,7 +160,7 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a tuple cannot have sl
 
     @property
     def dequeue_count(self) -> int:
-        """Which delivery of the task this is, from 1."""
+        """The number of this delivery, from 1."""
         return self.receipt.dequeue_count
 
     def __reduce__(self) -> tuple[type[Task[Any]], tuple[Any, ...]]:
@@ -157,14 +171,14 @@ class TorrelqueQueueStats(NamedTuple):
     """Counts at one moment, and totals since the queue's first task."""
 
     tasks: int
-    """All but the rejected."""
+    """All tasks except dead letters."""
     pending: int
     working: int
     delayed: int
     rejected: int = 0
     """Dead letters."""
     oldest_pending_age: float | None = None
-    """Seconds since the task at the front of pending was enqueued; None where there is none."""
+    """Seconds since the task at the front of pending was enqueued; None if no task is pending."""
     total_enqueued: int = 0
     total_claimed: int = 0
     total_completed: int = 0
@@ -174,7 +188,7 @@ class TorrelqueQueueStats(NamedTuple):
 
 
 def add_stats(parts: Sequence[TorrelqueQueueStats]) -> TorrelqueQueueStats:
-    """The stats of a whole of its parts'."""
+    """Add up the statistics of all shards."""
     if len(parts) == 1:
         return parts[0]
     sums = {
@@ -199,11 +213,11 @@ class TorrelqueTaskState(NamedTuple):
     last_requeue_time: float | None
     release_time: float | None
     max_dequeues: int | None = None
-    """After how many deliveries the task is rejected."""
+    """Maximum number of deliveries. Then the task becomes a dead letter."""
     reason: str | None = None
-    """Why the task is among the dead letters."""
+    """Why the task is a dead letter."""
     revision: int = 1
-    """Grows with each transition that 1.0 made."""
+    """Increases with each transition that 1.0 makes."""
 
 
 class TorrelqueTask(NamedTuple, Generic[Payload]):
@@ -214,20 +228,20 @@ class TorrelqueTask(NamedTuple, Generic[Payload]):
     headers: Mapping[str, str]
     state: TorrelqueTaskState
     deadline: float | None = None
-    """When the claim of a task that is worked on becomes stale, in Unix time on the server's clock; else None."""
+    """When the lease of a claimed task ends, in Unix time on the server's clock; None for other tasks."""
     due: float | None = None
-    """When a delayed task is due, likewise."""
+    """When a delayed task is due, in Unix time on the server's clock; None for other tasks."""
 
 
 STATE_FIELDS = (
     'status', 'timeout', 'result', 'dequeue_count', 'requeue_count', 'enqueue_time', 'last_dequeue_time',
     'last_requeue_time', 'release_time', 'max_dequeues', 'reason', 'revision',
 )  # fmt: skip
-"""Fields of the state's hash in the order of :class:`TorrelqueTaskState`."""
+"""The fields of a state's hash, in the order of :class:`TorrelqueTaskState`."""
 
 
 def number_of(text: bytes | float | None) -> float | None:
-    """A finite number that a server holds; None for anything else."""
+    """Return a finite number that a server has stored; None for anything else."""
     if text is None:
         return None
     try:
@@ -243,9 +257,14 @@ def _count(text: bytes | None, default: int = 0) -> int:
 
 
 def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
-    """A state of the hash's fields, the result still serialised; None where there is no task.
+    """Make a state from the fields of its hash.
 
-    Fields that anybody damaged read as if they were missing.
+    Args:
+        values: The values of `STATE_FIELDS`. Damaged values count as missing.
+
+    Returns:
+        The state, with the result still serialised; None if there is no task.
+
     """
     status, timeout, result, dequeues, requeues, enqueued, dequeued, requeued, released, limit, reason, revision = (
         values

@@ -1,4 +1,4 @@
-"""Operations that are not merged: reading, and sweeping."""
+"""Operations that are not merged: reads, sweeps and deletion."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ __all__ = (
 )  # fmt: skip
 
 PAGE = 250
-"""Ids that one step of a sweep or a listing handles."""
+"""Number of ids in one step of a sweep or a listing."""
 
 
 def _call(scripts: ScriptSet, keys: Keys, name: str, *args: str | int | bytes) -> Call[Reply]:
@@ -55,7 +55,7 @@ def _call(scripts: ScriptSet, keys: Keys, name: str, *args: str | int | bytes) -
 
 
 def queue_stats(scripts: ScriptSet, keys: Keys) -> Operation[TorrelqueQueueStats]:
-    """The counts, at one moment."""
+    """Read a queue's counts and totals at one moment."""
     tasks, pending, working, delayed, rejected, age, *totals = yield from _call(scripts, keys, 'stats')
     return TorrelqueQueueStats(
         tasks, pending, working, delayed, rejected, float(age) if age else None, *(int(total) for total in totals)
@@ -67,13 +67,13 @@ def _state_call(keys: Keys, task_id: str, *more: str) -> Call[Reply]:
 
 
 def task_state(keys: Keys, task_id: str) -> Operation[TorrelqueTaskState | None]:
-    """The state of one task, its result still serialised; None if there is no such task."""
+    """Read the state of a task, with the result still serialised; None if there is no such task."""
     (reply,) = yield [_state_call(keys, task_id)]
     return make_state(raise_error(reply))
 
 
 def task_states(keys: Keys, task_ids: Sequence[str]) -> Operation[list[TorrelqueTaskState | None]]:
-    """The states of some tasks, results still serialised; None for one that there is not."""
+    """Read the states of tasks, with results still serialised; None for a task that does not exist."""
     replies = yield [_state_call(keys, task_id) for task_id in task_ids]
     states = []
     for reply in replies:
@@ -84,9 +84,9 @@ def task_states(keys: Keys, task_ids: Sequence[str]) -> Operation[list[Torrelque
 
 
 def queued_task(keys: Keys, task_id: str) -> Operation[TorrelqueTask | None]:
-    """A queued task, payload and result still serialised; None if it is not queued.
+    """Read a queued task, with payload and result still serialised; None if it is not queued.
 
-    State and scores are not read at one moment, so only the score that belongs to the status counts.
+    State and scores are not read at the same moment, so only the score that belongs to the status counts.
     """
     plain = task_id.encode()
     replies = yield [
@@ -114,9 +114,16 @@ def queued_task(keys: Keys, task_id: str) -> Operation[TorrelqueTask | None]:
 
 
 def sweep(scripts: ScriptSet, keys: Keys, max_rejected: int | None = None) -> Operation[tuple[int, int, int]]:
-    """Return stale, due and abandoned tasks to pending, in bounded steps; how many of each.
+    """Return stale, due and abandoned tasks to pending, in bounded steps.
 
-    ``max_rejected``: the most dead letters to be kept.
+    Args:
+        scripts: The scripts.
+        keys: The keys.
+        max_rejected: Maximum number of dead letters to keep; None keeps all.
+
+    Returns:
+        How many tasks of each kind were returned.
+
     """
     counts = []
     for kind in ('stale', 'due'):
@@ -130,10 +137,10 @@ def sweep(scripts: ScriptSet, keys: Keys, max_rejected: int | None = None) -> Op
 
 
 def _sweep_dequeueing(scripts: ScriptSet, keys: Keys) -> Operation[int]:
-    """Return what the sweep before this one, too, saw in dequeueing.
+    """Return the tasks that this sweep and the one before saw in dequeueing to pending.
 
-    Pages count from the old end of the list, where ids that come in do not shift
-    them; ids that leave do, and what is missed so is seen by a later sweep.
+    Pages count from the old end of the list, so new ids do not shift them. Ids that
+    leave do, and a later sweep sees the ids that are missed because of that.
     """
     here: dict[bytes, None] = {}
     last = 0
@@ -176,10 +183,18 @@ _PLACES = {
 def scan_tasks(
     scripts: ScriptSet, keys: Keys, status: TorrelqueTaskStatus | None, cursor: bytes
 ) -> Operation[tuple[bytes, list[str]]]:
-    """A step through the ids of queued tasks: the next cursor, b'0' at the end, and some ids.
+    """Take a step through the ids of queued tasks.
 
-    Ids that are there all the while come at least once. Where the status has no
-    collection of its own, ids of others come along.
+    Args:
+        scripts: The scripts.
+        keys: The keys.
+        status: The status of the tasks; None for all. If no collection has just these tasks, ids with another
+            status come along.
+        cursor: b'0', or the cursor that the step before returned.
+
+    Returns:
+        The next cursor, b'0' at the end, and some ids. An id that is there all the time comes at least once.
+
     """
     reply = yield from _call(scripts, keys, 'page', _PLACES[status], cursor, 100)
     next_cursor, *ids = reply
@@ -187,18 +202,18 @@ def scan_tasks(
 
 
 def scan_keys(near: Arg | None, pattern: bytes, cursor: bytes) -> Operation[tuple[bytes, Sequence[bytes]]]:
-    """A step through the keys of a server: the next cursor, b'0' at the end, and the keys that match."""
+    """Take a step through the keys of a server. Returns the next cursor, b'0' at the end, and keys that match."""
     next_cursor, found = yield from Call[Reply]('SCAN', args=(cursor, 'MATCH', pattern, 'COUNT', PAGE), near=near)
     return next_cursor, found
 
 
 def literally(text: bytes) -> bytes:
-    """A pattern that matches just this text."""
+    """Return a pattern that matches exactly this text."""
     return b''.join(b'\\%c' % byte if byte in b'*?[]^\\' else b'%c' % byte for byte in text)
 
 
 def scan_results(keys: Keys, cursor: bytes) -> Operation[tuple[bytes, list[str]]]:
-    """A step through the ids that have a state at all, also those whose result is kept."""
+    """Take a step through all ids that have a state, including those of kept results."""
     prefix = keys.state('')
     next_cursor, found = yield from scan_keys(prefix, literally(prefix) + b'*', cursor)
     return next_cursor, keys.ids_in(found)
@@ -209,22 +224,22 @@ _TOTALS = ('enqueued', 'claimed', 'completed', 'requeued', 'rejected')
 
 
 def scan_queues(cursor: bytes, near: Arg | None = None) -> Operation[tuple[bytes, list[bytes]]]:
-    """A step through the keys that are named like a queue's counters; of a cluster, on the node of the key ``near``."""
+    """Take a step through the keys that are named like a queue's counters; on a cluster, on the node of ``near``."""
     next_cursor, found = yield from scan_keys(near, b'*' + _COUNTERS, cursor)
     return next_cursor, list(found)
 
 
 class FoundQueue(NamedTuple):
-    """A queue, or a shard of one, and how many shards are recorded with it, if any."""
+    """A queue or a shard, and the number of shards that is recorded with it; None if none is."""
 
     name: str
     shards: int | None
 
 
 def examine(key: bytes) -> Operation[FoundQueue | None]:
-    """The queue whose counters this key holds; None if the key belongs to something else.
+    """Return the queue whose counters this key holds; None if it holds something else.
 
-    A key that the user may not read counts as a queue's.
+    A key that the user may not read is taken for a queue's.
     """
     fields = ('shards', 'intended', *_TOTALS)
     replies = yield [Call[bytes | None]('HGET', (key,), (field,)) for field in fields]
@@ -252,14 +267,14 @@ def _first_number(text: bytes | None) -> int | None:
 
 
 def wipe(scripts: ScriptSet, keys: Keys) -> Operation[bool]:
-    """Remove all keys of a queue that has no tasks, in bounded steps. False if it has some again, and so stays."""
+    """Remove all keys of a queue without tasks, in bounded steps. Returns False if tasks were added, and stops."""
     for logical, what in (('task', 'states'), ('lane', 'lanes')):
         prefix, cursor = keys[logical] + b':', b'0'
         while True:
             cursor, found = yield from scan_keys(prefix, literally(prefix) + b'*', cursor)
             names = [key.removeprefix(prefix) for key in found]
             if what == 'lanes':
-                names = [name for name in names if name.isdigit()]  # others are keys of a queue whose name begins so
+                names = [name for name in names if name.isdigit()]  # others belong to a queue with a similar name
             for first in range(0, len(names), PAGE):
                 yield from _call(scripts, keys, 'wipe', what, *names[first : first + PAGE])
             if cursor == b'0':
@@ -270,26 +285,26 @@ def wipe(scripts: ScriptSet, keys: Keys) -> Operation[bool]:
 
 
 def count_listed(keys: Keys) -> Operation[list[int]]:
-    """How many are pending, claimed, delayed and dead letters. An operator may not run `queue_stats`."""
+    """Count pending, claimed and delayed tasks and dead letters. An operator's role does not permit `queue_stats`."""
     sets = [Call[Reply]('ZCARD', (keys[name],)) for name in ('working', 'delayed', 'rejected')]
     replies = yield [Call[Reply]('LLEN', (keys['pending'],)), *sets]
     return [int(reply) for reply in raised(replies)]
 
 
 def server_time(keys: Keys) -> Operation[float]:
-    """The clock of the queue's server, Unix time."""
+    """Read the clock of the queue's server, in Unix time."""
     seconds, microseconds = yield from Call[Reply]('TIME', near=keys['pending'])
     return int(seconds) + int(microseconds) / 1e6
 
 
 def rejected_before(keys: Keys, before: float, most: int) -> Operation[list[str]]:
-    """Ids of the oldest dead letters, rejected no later than ``before``."""
+    """Read ids of the oldest dead letters, at most ``most``, that were rejected no later than ``before``."""
     ids = yield from Call[Reply]('ZRANGEBYSCORE', (keys['rejected'],), ('-inf', f'{before:.6f}', 'LIMIT', 0, most))
     return [task_id.decode() for task_id in ids]
 
 
 def are_rejected(keys: Keys, task_ids: Sequence[str]) -> Operation[list[bool]]:
-    """Which of some ids are dead letters."""
+    """Return for each id whether it is a dead letter."""
     found: list[bool] = []
     for first in range(0, len(task_ids), PAGE):
         part = tuple(task_id.encode() for task_id in task_ids[first : first + PAGE])
@@ -299,26 +314,26 @@ def are_rejected(keys: Keys, task_ids: Sequence[str]) -> Operation[list[bool]]:
 
 
 def are_queued(keys: Keys, task_ids: Sequence[Arg]) -> Operation[list[bool]]:
-    """Which of some ids are queued, or dead letters."""
+    """Return for each id whether it is queued or a dead letter."""
     replies = yield [Call[Reply]('HEXISTS', (keys['tasks'],), (task_id,)) for task_id in task_ids]
     return [bool(raise_error(reply)) for reply in replies]
 
 
 def are_known(keys: Keys, task_ids: Sequence[str]) -> Operation[list[bool]]:
-    """Which of some ids have a state."""
+    """Return for each id whether it has a state."""
     replies = yield [Call[Reply]('EXISTS', (keys.state(task_id),)) for task_id in task_ids]
     return [bool(raise_error(reply)) for reply in replies]
 
 
 def raise_error(reply: Reply) -> Reply:
-    """The reply. Raises it if it is an error."""
+    """Return a reply; raise it if it is an error."""
     if isinstance(reply, Exception):
         raise reply
     return reply
 
 
 def raised(replies: Sequence[Reply]) -> Sequence[Reply]:
-    """The replies. Raises the first that is an error."""
+    """Return replies; raise the first that is an error."""
     for reply in replies:
         raise_error(reply)
     return replies

@@ -1,4 +1,4 @@
-"""What crosses the border between the core and the transports.
+"""The types that the core and the transports share.
 
 An *operation* is a generator. It yields a *batch* of calls, is sent their
 replies in the same order, and returns its result::
@@ -6,9 +6,9 @@ replies in the same order, and returns its result::
     def size(keys: Keys) -> Operation[int]:
         return (yield from Call('LLEN', (keys.pending,), parse=as_int))
 
-Whoever drives it sends the batch to a server. If the outcome of a batch cannot
-be known any more, the driver throws :class:`Interrupted` in; the operation may
-yield further batches to clean up, and ends by raising it.
+A driver sends each batch to a server. If the outcome of a batch is unknown, the
+driver throws :class:`Interrupted` into the operation, which may yield further
+batches to clean up, and then raises it again.
 """
 
 from __future__ import annotations
@@ -33,31 +33,34 @@ T = TypeVar('T')
 
 NEEDED = 'Redis 6.2 or newer, Valkey or KeyDB'
 UNKNOWN_COMMAND = re.compile(r'Unknown (Redis )?command called from')
-"""In a server's answer to a script that uses a command which it does not know."""
+"""Part of a server's error about a script that uses a command unknown to the server."""
 
 VERSION = re.compile(r'(?m)^((?:redis|valkey)_version):([\w.-]+)')
 
 Arg: TypeAlias = bytes | str | int
-"""A word of a command. Times are sent as text that the caller formatted."""
+"""A word of a command. Callers format times as text."""
 
 Reply: TypeAlias = Any
-"""What a server answers: bytes, int, None, a list of these, or a TorrelqueReplyError, a value here, not raised.
+"""A server's reply: bytes, int, None, a list of these, or a TorrelqueReplyError, which is a value here and not raised.
 
-Each call's parser knows which; a union would make every parser restate it.
+Each call's parser knows which type to expect. A union would force every parser to check.
 """
 
 Batch: TypeAlias = 'Sequence[Call[Any]]'
 """Calls that are sent together, in order, on one connection."""
 
 Operation: TypeAlias = Generator[Batch, Sequence[Reply], T]
+"""Yields batches, receives a reply for each call of the last batch, and returns a result."""
 
 
 class Interrupted(BaseException):
     """Thrown into an operation whose last batch has an unknown outcome.
 
-    ``cause`` is the error to tell the callers, or None when the engine itself
-    is being shut down. Not an ``Exception``, so that no handler
-    of ordinary errors swallows it.
+    It is not an ``Exception``, so handlers of ordinary errors do not swallow it.
+
+    Attributes:
+        cause: The error to raise to callers; None if the engine is shutting down.
+
     """
 
     def __init__(self, cause: Exception | None = None) -> None:
@@ -67,7 +70,15 @@ class Interrupted(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A server-side script: its verb's ``name``, ``source`` and the logical names of its ``keys``."""
+    """A server-side script.
+
+    Attributes:
+        name: The name of its verb, such as ``'enqueue'``.
+        source: The Lua code.
+        keys: The logical names of the keys that it declares, in order.
+        sha: The SHA-1 digest of the source, by which servers know it.
+
+    """
 
     name: str
     source: str
@@ -79,18 +90,24 @@ class Script:
 
 
 def as_is(reply: Reply) -> Reply:
+    """Return a reply unchanged."""
     return reply
 
 
-@dataclass(slots=True)  # not frozen, as that makes it twice as slow to make; nobody changes one
+@dataclass(slots=True)  # not frozen: freezing makes it twice as slow to create, and nothing changes one
 class Call(Generic[T]):
     """One command, or one call of a script.
 
-    ``command`` is a :class:`Script` or a command's name (of one or more words);
-    ``parse`` makes the result of a reply that is no error. Iterating runs it as
-    an operation: a script that the server does not know is loaded, here and
-    nowhere else. ``near`` is, for a call without keys, the key whose server on a
-    cluster is to be asked; None for any.
+    Iterate over it to run it as an operation. That loads the script if the
+    server does not know it, and is the only place that does.
+
+    Attributes:
+        command: A :class:`Script`, or the name of a command (one or more words).
+        keys: The keys, as they are on the server.
+        args: The arguments after the keys.
+        parse: Makes the result from a reply that is not an error.
+        near: For a call without keys on a cluster, a key on the server to ask; None for any server.
+
     """
 
     command: Script | str
@@ -101,17 +118,17 @@ class Call(Generic[T]):
 
     @property
     def routing_key(self) -> Arg | None:
-        """The key that tells which server of a cluster to ask; None if any will do."""
+        """The key that determines which server of a cluster to ask; None for any."""
         return self.keys[0] if self.keys else self.near
 
     def words(self) -> list[Arg]:
-        """The command as it goes over the wire."""
+        """Return the command as it is sent."""
         if isinstance(self.command, Script):
             return ['EVALSHA', self.command.sha, len(self.keys), *self.keys, *self.args]
         return [*self.command.split(), *self.keys, *self.args]
 
     def words_with_source(self) -> list[Arg]:
-        """Like :meth:`words`, but as an EVAL that needs no script to be loaded before."""
+        """Return the command with a script's source, as an EVAL: the server need not know the script."""
         if isinstance(self.command, Script):
             return ['EVAL', self.command.source, len(self.keys), *self.keys, *self.args]
         return self.words()
@@ -123,7 +140,7 @@ class Call(Generic[T]):
         return self.parse(reply)
 
     def _after_error(self, reply: Reply) -> Operation[Reply]:
-        """The reply after all, if what the first error was about can be changed."""
+        """Return the reply of another attempt, if the cause of the error can be removed. Otherwise raise the error."""
         if _is_missing(reply) and isinstance(self.command, Script):
             load: Call[Reply] = Call('SCRIPT LOAD', args=(self.command.source,), near=self.routing_key)
             loaded, reply = yield (load, self)
@@ -140,28 +157,28 @@ class Call(Generic[T]):
 
 
 def _is_missing(reply: Reply) -> bool:
-    """Whether the server answers that it does not know the script."""
+    """Whether the server does not know the script."""
     return isinstance(reply, TorrelqueReplyError) and reply.code == 'NOSCRIPT'
 
 
 def _newer(counters: Arg) -> TorrelqueNewerError:
-    """What to say of a queue with features that this version does not know. Its name begins those of its keys."""
+    """Make the error for a queue with features unknown to this version. Its name is part of its keys."""
     key = counters.decode() if isinstance(counters, bytes) else str(counters)
     name = re.sub(r'^\{(.+?)(:\d+)?\}$', r'\1', key.rpartition(':')[0])
     return TorrelqueNewerError(f'queue {name!r} uses features of a later version: upgrade this client')
 
 
 def _explained(refusal: TorrelqueReplyError) -> TorrelqueReplyError:
-    """Why a script was not loaded. What passes by itself needs no explanation."""
+    """Explain a refusal to load a script, unless the refusal is transient."""
     if not is_transient(refusal):
         refusal.args = (f'SCRIPT LOAD was refused, which every call needs: {refusal}',)
     return refusal
 
 
 def _outdated(info: Reply, answer: TorrelqueReplyError) -> TorrelqueReplyError:
-    """What to say of a server that does not know a command of a script, with its version if it tells that."""
-    told = VERSION.findall(info.decode(errors='replace')) if isinstance(info, bytes) else []
-    versions = ', '.join(f'{name} {value}' for name, value in told)
+    """Add which servers work, and this server's version if known, to an error about an unknown command."""
+    found = VERSION.findall(info.decode(errors='replace')) if isinstance(info, bytes) else []
+    versions = ', '.join(f'{name} {value}' for name, value in found)
     server = f'this server ({versions})' if versions else 'this server'
     answer.args = (
         f'queues need {NEEDED}, and {server} does not know a command that they use, or has it disabled: {answer}',
@@ -170,26 +187,46 @@ def _outdated(info: Reply, answer: TorrelqueReplyError) -> TorrelqueReplyError:
 
 
 def resume(operation: Operation[T], batch: Batch, *, interrupted: bool = False) -> Operation[T]:
-    """Go on with an operation that has yielded ``batch``, which is sent, perhaps again; or interrupt it there."""
+    """Continue an operation that has yielded a batch.
+
+    Args:
+        operation: The operation.
+        batch: The batch that it yielded last. It is yielded again, so that the driver sends it, perhaps for the
+            second time.
+        interrupted: Interrupt the operation instead.
+
+    Returns:
+        What the operation returns.
+
+    """
     try:
         if interrupted:
             batch = operation.throw(Interrupted())
         while True:
             try:
                 replies = yield batch
-            except (Interrupted, Exception) as error:  # noqa: BLE001 - it is the operation's
+            except (Interrupted, Exception) as error:  # noqa: BLE001 - the operation handles it
                 batch = operation.throw(error)
             else:
                 batch = operation.send(replies)
     except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]  # what a generator returns is typed Any by the language
+        return stop.value  # type: ignore[no-any-return]  # the language types a generator's return value as Any
 
 
 def blocking_drive(operation: Operation[T], execute: Callable[[Batch], Sequence[Reply]]) -> T:
-    """Run an operation to its end over a plain function: all the I/O there is, without an event loop.
+    """Run an operation to its end without an event loop.
 
-    ``execute`` may raise TorrelqueConnectionError: the operation is interrupted,
-    may clean up through ``execute``, and the error is raised.
+    Args:
+        operation: The operation.
+        execute: Sends a batch and returns the replies; all I/O happens here. If it raises
+            TorrelqueConnectionError, the operation is interrupted and may clean up through ``execute``.
+
+    Returns:
+        What the operation returns.
+
+    Raises:
+        TorrelqueConnectionError: ``execute`` raised it, and the operation could not recover.
+
     """
     try:
         batch = next(operation)
@@ -201,6 +238,6 @@ def blocking_drive(operation: Operation[T], execute: Callable[[Batch], Sequence[
             else:
                 batch = operation.send(replies)
     except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]  # what a generator returns is typed Any by the language
+        return stop.value  # type: ignore[no-any-return]  # as in `resume`
     except Interrupted as interrupted:
         raise interrupted.cause or TorrelqueError('the operation was interrupted') from None

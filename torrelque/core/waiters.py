@@ -1,4 +1,4 @@
-"""The consumers that wait for tasks, first come first served."""
+"""The queue of consumers that wait for tasks, served first come, first served."""
 
 from __future__ import annotations
 
@@ -15,11 +15,21 @@ if TYPE_CHECKING:
 __all__ = ('FIRST_LOOK', 'Waiter', 'Waiters')
 
 FIRST_LOOK = 1.0
-"""How far past its time a consumer waits for the answer of its first claim, in seconds."""
+"""How long past its deadline a consumer waits for the answer to its first claim, in seconds."""
 
 
 class Waiter:
-    """A consumer that waits until ``deadline`` for ``want`` tasks and ``got`` some; or takes what is there."""
+    """A consumer that waits.
+
+    Attributes:
+        ticket: Its request.
+        want: Maximum number of tasks.
+        deadline: How long to wait, on the session's clock, in seconds.
+        stays: Whether it waits for tasks. If not, it takes the tasks that are available now.
+        got: The tasks that were claimed for it so far.
+        looked: Whether a claim on its behalf was answered.
+
+    """
 
     __slots__ = ('deadline', 'got', 'looked', 'stays', 'ticket', 'want')
 
@@ -33,12 +43,17 @@ class Waiter:
 
     @property
     def expiry(self) -> float:
-        """When it has waited long enough: not before its first claim was answered, unless that takes too long."""
+        """When it times out: not before its first claim was answered, unless that takes too long."""
         return self.deadline if self.looked else self.deadline + FIRST_LOOK
 
 
 class Waiters:
-    """Those who wait now. ``give_back`` takes claims that nobody is there for any more."""
+    """The consumers that wait now.
+
+    Args:
+        give_back: Called with claimed tasks that no consumer wants any more.
+
+    """
 
     def __init__(self, give_back: Callable[[Sequence[ClaimedTask]], None]) -> None:
         self._give_back = give_back
@@ -55,34 +70,42 @@ class Waiters:
 
     @property
     def wanted(self) -> int:
-        """Tasks that they want and have not got."""
+        """How many tasks are missing to serve all of them."""
         return sum(waiter.want - len(waiter.got) for waiter in self._waiters.values())
 
     @property
     def deadline(self) -> float:
-        """Until when the most patient of them waits; the past, if nobody does."""
+        """The latest deadline; minus infinity if none waits."""
         return max([waiter.deadline for waiter in self._waiters.values() if waiter.stays], default=-math.inf)
 
     @property
     def expiry(self) -> float:
-        """When the first of them has waited long enough; infinite if there is none."""
+        """When the first of them times out; infinite if there are none."""
         return min([waiter.expiry for waiter in self._waiters.values()], default=math.inf)
 
     def now_there(self) -> list[Ticket]:
+        """Return the tickets of all of them."""
         return list(self._waiters)
 
     def join(self, ticket: Ticket, want: int, deadline: float, *, stays: bool = True) -> None:
-        """Wait for up to ``want`` tasks until ``deadline`` (maybe infinite); without ``stays`` for one look."""
+        """Add a consumer that waits for up to ``want`` tasks until ``deadline``; without ``stays``, for one claim."""
         self._waiters[ticket] = Waiter(ticket, want, deadline, stays=stays)
 
     def leave(self, ticket: Ticket) -> None:
-        """The caller has gone. What was already claimed for it goes back."""
+        """Remove a consumer. Tasks that were claimed for it are given back."""
         waiter = self._waiters.pop(ticket, None)
         if waiter is not None and waiter.got:
             self._give_back(waiter.got)
 
     def hand_out(self, served: Iterable[Ticket], tasks: Sequence[ClaimedTask], *, more: bool) -> None:
-        """Share out what a claim for those ``served`` brought; ``more``: there may be further tasks at once."""
+        """Share out claimed tasks.
+
+        Args:
+            served: The tickets that were there when the claim was sent.
+            tasks: The tasks.
+            more: Whether further tasks may follow at once, so that consumers with some tasks can wait for more.
+
+        """
         for ticket in served:
             if ticket in self._waiters:
                 self._waiters[ticket].looked = True
@@ -98,7 +121,7 @@ class Waiters:
             self._give_back(tasks)
 
     def time_out(self, now: float) -> None:
-        """Tell those who have waited long enough."""
+        """End the wait of consumers that time out: with the tasks they have got, or with an error."""
         for waiter in [waiter for waiter in self._waiters.values() if waiter.expiry <= now]:
             del self._waiters[waiter.ticket]
             if waiter.got:
@@ -107,7 +130,7 @@ class Waiters:
                 waiter.ticket.fail(TorrelqueTimeoutError('no task in time'))
 
     def abort(self, error: Exception) -> None:
-        """Tell all of them; what was claimed for one that wants more is its."""
+        """Fail all of them, except those that have got some of their tasks: these get what they have."""
         waiters, self._waiters = self._waiters, {}
         for waiter in waiters.values():
             if waiter.got:

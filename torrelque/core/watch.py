@@ -1,4 +1,4 @@
-"""What a watcher reports: the states it yields, from what it read and what was published."""
+"""Decides which states a watcher yields, from the states that it reads and the messages that are published."""
 
 from __future__ import annotations
 
@@ -23,16 +23,21 @@ class _Published(NamedTuple):
 class Watch:
     """One watched task.
 
-    Each transition is published as a revision and a status, and may be over
-    when the state is read, or its state gone. So a state is made up for every
-    published transition that the reading skipped, and for the end of a task that
-    is gone: the last one read, with the published status. ``ended`` is set after
-    the last state; ``final`` is then the final status, None if it is unknown, and
-    ``cancelled`` whether the task was taken out of the queue.
+    Each transition is published as a revision and a status. By the time the state
+    is read, further transitions may have happened, or the state may be gone. So
+    for each published transition that a read has skipped, and for the end of a
+    task that is gone, this yields the last state read with the published status.
 
-    A message is believed only once the state has been read: channels are shared
-    by all databases of a server, so it may be about a task of the same id in
-    another database.
+    A message counts only once the state has been read. All databases of a server
+    share its channels, so a message may be about a task of the same id in another
+    database.
+
+    Attributes:
+        last: The last state; None before the first read.
+        ended: Whether the last state has been yielded.
+        final: The final status once ``ended``; None if it is unknown.
+        cancelled: Whether the task was cancelled.
+
     """
 
     def __init__(self) -> None:
@@ -46,17 +51,17 @@ class Watch:
 
     @property
     def end_published(self) -> bool:
-        """Whether a message told how the task ended."""
+        """Whether a message says how the task ended."""
         heard = self._published if self._missed else self._chain()
         return any(each.is_end for each in heard)
 
     @property
     def behind(self) -> bool:
-        """Whether a message told of a transition that was not read yet."""
+        """Whether there is a message about a transition that was not read yet."""
         return bool(self._published)
 
     def lacks(self, state: TorrelqueTaskState | None) -> bool:
-        """Whether the message of a transition up to the state as read now has yet to come."""
+        """Whether messages about transitions up to this state, as read now, have not arrived yet."""
         if state is None:
             return not self.end_published
         if self.last is None:
@@ -65,11 +70,11 @@ class Watch:
         return len(heard) < state.revision - self.last.revision - 1
 
     def miss(self) -> None:
-        """Messages since the last reading may have been missed."""
+        """Record that messages since the last read may have been missed."""
         self._missed = True
 
     def publish(self, data: bytes) -> None:
-        """Take in a message of the task's channel; messages that are not the library's are ignored."""
+        """Process a message from the task's channel. Messages in another format are ignored."""
         revision, _, status = data.partition(b' ')
         try:
             transition = None if status == b'cancelled' else TorrelqueTaskStatus(int(status))
@@ -78,7 +83,15 @@ class Watch:
             return
 
     def read(self, state: TorrelqueTaskState | None) -> list[TorrelqueTaskState]:
-        """Take in the state as read now, None if there is none any more. Returns what to yield."""
+        """Process a state.
+
+        Args:
+            state: The state as read now; None if there is none any more.
+
+        Returns:
+            The states to yield.
+
+        """
         last = self.last
         believed = self._believed(state)
         states, end = list[TorrelqueTaskState](), 0
@@ -110,24 +123,24 @@ class Watch:
         return states
 
     def _end(self, last: TorrelqueTaskState | None, revision: int) -> TorrelqueTaskState | None:
-        """The last state of a task that is gone; the final one if it is known."""
+        """Return the last state of a task that is gone; the final one if it is known."""
         if last is None:
             return None
         unheard = not (self.final or self.cancelled or self._missed)
         if unheard and last.status is TorrelqueTaskStatus.WORKING:
-            # A 0.9 consumer publishes nothing; nothing else ends a task that is being worked on.
+            # The end was not published, so a 0.9 consumer has completed the task.
             self.final, revision = TorrelqueTaskStatus.COMPLETED, last.revision + 1
         return last if self.final is None else last._replace(status=self.final, revision=revision)
 
     def _believed(self, state: TorrelqueTaskState | None) -> list[_Published]:
-        """The messages that the state bears out; those that may be ahead of it are kept for the next reading."""
+        """Return the messages that the state confirms. Those that may be ahead of it are kept for the next read."""
         if state is None:
             chain = self._chain()
             if self._missed or not any(each.is_end for each in chain):
                 return self._published
             return chain
-        # A message may be ahead of a reading that was under way, but not of the next one: then it is about another
-        # task of the same id, an earlier one or one in another database.
+        # A message may be ahead of a read that was under way, but not of the next one: then it is about another task
+        # of the same id, an earlier one or one in another database.
         ahead = [each for each in self._published if each.revision > state.revision]
         believed = [each for each in self._published if each.revision < state.revision]
         self._published = [each for each in ahead if each not in self._ahead]
@@ -135,7 +148,7 @@ class Watch:
         return believed
 
     def _chain(self) -> list[_Published]:
-        """The messages that follow on the last state without a gap, up to the task's end."""
+        """Return the messages that follow the last state without a gap, up to the task's end."""
         chain: list[_Published] = []
         revision = 0 if self.last is None else self.last.revision
         for each in self._published:
@@ -148,7 +161,7 @@ class Watch:
 
 
 def _differ(one: TorrelqueTaskState, other: TorrelqueTaskState) -> bool:
-    """Whether there was a transition; 0.9 makes some without increasing the revision."""
+    """Whether there was a transition. 0.9 makes some without increasing the revision."""
     return (one.revision, one.status, one.dequeue_count, one.requeue_count) != (
         other.revision, other.status, other.dequeue_count, other.requeue_count
     )  # fmt: skip
