@@ -76,7 +76,7 @@ class Violation:
 
 
 class _Facts(NamedTuple):
-    """What the script `inspect` returns for an id."""
+    """What the script `inspect` returns about an id."""
 
     payload: int
     pending: int
@@ -92,7 +92,7 @@ class _Facts(NamedTuple):
 
     @property
     def places(self) -> list[str]:
-        """The collections that contain the id, as often as they do."""
+        """The collections that contain the id; one that contains it twice is there twice."""
         return [
             *['pending'] * self.pending,
             *['dequeueing'] * self.dequeueing,
@@ -202,7 +202,7 @@ class _Audit:
                     yield from self._report(fault)
 
     def _gather(self) -> Operation[set[bytes]]:
-        """Return all ids but those in lists."""
+        """Return all ids except those that are only in lists."""
         ids: set[bytes] = set()
         for collection in ('tasks', 'working', 'delayed', 'rejected'):
             cursor = b'0'
@@ -337,14 +337,18 @@ def audit(
     on_cluster: bool = False,
     seen: Collection[bytes] | None = None,
 ) -> Operation[list[Violation]]:
-    """Check the tasks and keys of one place, in bounded steps.
+    """Check the tasks and keys of a queue, or of a shard, in bounded steps.
 
     Args:
         scripts: The scripts.
-        keys: The place's keys.
+        keys: The keys of the queue or the shard.
         result_ttl: Seconds for which to keep a state without a task.
         repair: Repair what is safe to repair.
         on_cluster: Whether payloads may be on another node for a while.
-        seen: The keys of this place that exist, if they are known; None looks for them.
+        seen: The existing keys of the queue or the shard, if known; None scans for them.
+
+    Returns:
+        The violations.
+
     """
     return _Audit(scripts, keys, result_ttl, repair=repair, on_cluster=on_cluster, seen=seen).run()

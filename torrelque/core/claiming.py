@@ -1,4 +1,4 @@
-"""One claim: how it is asked for, and what its answer means."""
+"""Makes one claim."""
 
 from __future__ import annotations
 
@@ -13,11 +13,19 @@ from torrelque.errors import TorrelqueTooLargeError
 __all__ = ('FOREVER', 'Claim', 'claim')
 
 FOREVER = 86400.0
-"""Seconds that stand for a wait without limit."""
+"""Stands for a wait without limit, in seconds."""
 
 
 class Claim:
-    """What a claim answered."""
+    """The answer to a claim.
+
+    Attributes:
+        tasks: The claimed tasks.
+        alarm: Seconds until the event that this client now handles; None for none.
+        again: Whether there may be more tasks, because the claim reached a limit.
+        time: When the server ran the claim, on the server's clock.
+
+    """
 
     __slots__ = ('again', 'alarm', 'tasks', 'time')
 
@@ -25,7 +33,7 @@ class Claim:
         self.tasks: list[ClaimedTask] = tasks
         self.alarm: float | None = alarm
         self.again: bool = again
-        self.time: float = time  # on the server's clock
+        self.time: float = time
 
 
 def claim(
@@ -37,12 +45,24 @@ def claim(
     max_rejected: int | None = None,
     executed: Callable[[float], float] | None = None,
 ) -> Operation[Claim]:
-    """Claim up to ``want`` tasks for somebody who would wait ``willing`` seconds more.
+    """Claim tasks.
 
-    ``sent``: the time now; ``max_rejected``: the most dead letters to be kept; ``executed``: the earliest time here at
-    which the server may have run a claim that it answered at a time there, if not that at which it was sent.
-    If the answer is too large for the server, what was claimed goes back, and
-    fewer tasks are asked for, then and later.
+    If the server refuses the reply because it is too large, the claim is undone, and this and later claims ask for
+    fewer tasks.
+
+    Args:
+        lanes: The lanes.
+        want: Maximum number of tasks.
+        willing: How long the consumers will go on waiting, in seconds.
+        lane: The lane to use.
+        sent: The time now.
+        max_rejected: Maximum number of dead letters to keep; None keeps all.
+        executed: Returns the earliest time, on this client's clock, at which the server may have run the claim,
+            given the server's time. None takes ``sent``.
+
+    Returns:
+        The answer.
+
     """
 
     def parse(reply: Reply) -> Claim:

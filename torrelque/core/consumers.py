@@ -1,13 +1,13 @@
-"""The consumers that wait for tasks: one wait for all of them, and one lane.
+"""Serves waiting consumers with one claim and one blocking wait for all of them.
 
 Theory of operation. All consumers of one queue object that wait for tasks share
 a claim and a blocking wait. `Consumers` claims as many tasks as they want and
 hands them out, first come, first served. If a claim brings fewer tasks than it
 asked for, there are no more. Then `Consumers` waits on the server for the
-queue's hint, a key to which every script that makes work for somebody adds. A
+queue's hint, a key to which every script adds that makes work for a consumer. A
 hint, the end of the slice, or another consumer leads to the next claim. So an
-idle object sends one wait and one claim a slice, whatever the number of its
-consumers, and it never polls.
+idle object sends one wait and one claim per slice, however many consumers it
+has, and it never polls.
 
 A claim that found nothing may take the queue's *timer*: it returns an *alarm*,
 the time until the next delayed task is due or the next lease ends. Other idle
@@ -23,10 +23,10 @@ A transport may support *the claim behind the wait*: the next claim travels with
 the wait, in one write, and the server runs it when the wait ends. So a task is
 on its way as soon as its hint is there, without another round trip, and no
 claim is needed between two slices. This claim uses the object's own lane. A
-consumer that joins meanwhile claims on another lane, and a ``tick`` minds the
+consumer that joins meanwhile claims on another lane, and a ``tick`` handles the
 timer. If the wait breaks, or the claim's reply is an error, the same claim is
 sent again as the next look: the lane makes that safe, whether or not the server
-has run it. If nobody waits then, it is settled.
+has run it. If no consumer waits then, it is settled.
 
 While claims bring all that they ask for, a second claim may be in flight on
 another lane, for consumers that joined since the first one began. The server
@@ -55,10 +55,10 @@ if TYPE_CHECKING:
 __all__ = ('BACKOFF', 'LEAST_BESIDE', 'MAX_FAILURES', 'SLICE', 'Consumers', 'Hint', 'Look')
 
 SLICE = 8.0
-"""Longest wait on the hint, in seconds; a task that gave none (a 0.9 producer's) waits no longer than this."""
+"""Maximum wait for a hint, in seconds. A task that gave none, such as a 0.9 producer's, waits no longer than this."""
 
 LEAST_BESIDE = 16
-"""Tasks for which a claim begins beside another: the server could take some five more for what a call costs it."""
+"""Minimum number of tasks for a second claim in parallel: a call costs the server as much as about five tasks."""
 
 MOST_BEHIND = 2
 """Maximum number of tasks in a claim behind a wait. A client that vanishes in silence can capture that many."""
@@ -67,18 +67,20 @@ MAX_FAILURES = 4
 """Number of waits in a row that may break before waiting callers get an error."""
 
 BACKOFF = Backoff(0.1, 4.0)
-"""Pauses after waits that broke. Well below a slice: consumers hear of tasks that soon once waits work again."""
+"""Pauses after broken waits, well below a slice, so that consumers soon get tasks once waits work again."""
 
 
 class Look(Enum):
-    """Whether somebody has to look for tasks: a claim for `Consumers`, a survey of a server for `ShardedConsumers`."""
+    """The phase of looking for tasks: by a claim for `Consumers`, by a survey of a server for `ShardedConsumers`."""
 
     NONE = auto()
+    """No look is needed."""
     WANTED = auto()
     """It begins with the next poll."""
     RUNNING = auto()
+    """It is in flight."""
     RUNNING_WANTED = auto()
-    """It runs, and another is wanted when it has ended."""
+    """It is in flight, and another is wanted after it."""
 
     @property
     def is_wanted(self) -> bool:
@@ -90,32 +92,33 @@ class Look(Enum):
 
     @property
     def and_wanted(self) -> Look:
-        """When one is wanted."""
+        """The next phase when a look is wanted."""
         return Look.RUNNING_WANTED if self.is_running else Look.WANTED
 
     @property
     def not_wanted(self) -> Look:
-        """When nobody wants one any more."""
+        """The next phase when no look is wanted any more."""
         return Look.RUNNING if self.is_running else Look.NONE
 
     @property
     def over(self) -> Look:
-        """When the one that runs has ended."""
+        """The next phase when the look in flight has ended."""
         return Look.WANTED if self.is_wanted else Look.NONE
 
 
 class Hint(Enum):
-    """Where the hint is, as far as this object is concerned."""
+    """Where the hint is, as far as this object knows."""
 
     ELSEWHERE = auto()
+    """On the server, or with another client."""
     BLOCKING = auto()
-    """A wait for it is on the server."""
+    """This object waits for it on the server."""
     TAKEN = auto()
-    """A wait has, or may have, removed it, and nobody has looked since: it is owed to others."""
+    """A wait has removed it, or may have, and there was no look since. It is owed to other clients."""
 
 
 class _Sent:
-    """A claim for ``want`` tasks on behalf of those ``served``; ``over`` once it was answered or failed."""
+    """A claim for ``want`` tasks on behalf of the tickets ``served``; ``over`` once it was answered or failed."""
 
     __slots__ = ('answer', 'over', 'served', 'want')
 
@@ -127,7 +130,7 @@ class _Sent:
 
 
 class _Behind:
-    """A claim behind a wait, or left over from one: for ``want`` tasks; ``batch`` is what it sends next."""
+    """A claim for ``want`` tasks behind a wait, or left over from one. ``batch`` is what it sends next."""
 
     __slots__ = ('batch', 'claiming', 'sent_at', 'want')
 
@@ -143,9 +146,9 @@ def _when(sent: _Sent) -> float:
 
 
 class Consumers:
-    """Serves waiting consumers, first come first served.
+    """Serves waiting consumers, first come, first served.
 
-    It has two phases at a time. What happens to `Look`, for claims on its own lane:
+    It is in two phases at a time. The transitions of `Look`, for claims on its own lane:
 
     ====================  ==============  ==============  ==============  ==============
     event                 NONE            WANTED          RUNNING         RUNNING_WANTED
@@ -162,13 +165,13 @@ class Consumers:
     it fails, abort       NONE            NONE            NONE            NONE
     ====================  ==============  ==============  ==============  ==============
 
-    (1) If somebody waits. (2) While there is plenty, a claim begins on another lane. (3) The tick of an object
-    that parts, if it has an alarm or a hint that it took.
+    (1) If a consumer waits. (2) While claims bring all that they ask for, a claim begins on another lane. (3) The
+    tick of an object that parts, if it has an alarm or has taken a hint.
 
-    If a claim is behind the wait, a poll in WANTED claims on another lane, and one with an alarm that is due sends a
-    ``tick``. A claim that a wait left over is gone on with in the next poll, whatever Look is, unless it is RUNNING.
+    If a claim is behind the wait, a poll in WANTED claims on another lane, and a poll with an alarm that is due sends
+    a ``tick``. A claim that a wait left over continues in the next poll in which Look is not RUNNING.
 
-    What happens to `Hint`:
+    The transitions of `Hint`:
 
     ====================  ==============  ==============  ==============
     event                 ELSEWHERE       BLOCKING        TAKEN
@@ -182,13 +185,19 @@ class Consumers:
     close                 --              TAKEN           --
     ====================  ==============  ==============  ==============
 
-    (4) If somebody waits, no claim is in flight on another lane, and the pause after a broken wait is over.
+    (4) If a consumer waits, no claim is in flight on another lane, and the pause after a broken wait is over.
 
-    ``clock`` counts seconds, ``jitter`` gives numbers from 0 to 1, ``give_back``
-    takes claims that nobody is there for any more; ``max_rejected`` is the most
-    dead letters to be kept. With ``behind`` the driver can send a claim behind a
-    wait. Without ``in_order`` one claim may overtake another that was sent before
-    it, so only one is under way at a time.
+    Args:
+        lanes: The lanes.
+        clock: Returns the time in seconds, and never goes back.
+        jitter: Returns random numbers from 0 to 1.
+        give_back: Called with claimed tasks that no consumer wants any more.
+        block_limit: The longest wait that the transport allows, in seconds.
+        max_rejected: Maximum number of dead letters to keep; None keeps all.
+        in_order: Whether the server receives calls in the order in which they are sent. If not, a claim could
+            overtake another, so only one is in flight at a time.
+        behind: Whether the driver can send a claim behind a wait.
+
     """
 
     def __init__(
@@ -206,7 +215,7 @@ class Consumers:
         self._lanes = lanes
         self._may_queue = behind
         self._behind: _Behind | None = None  # the claim behind the wait that is on the server
-        self._left: _Behind | None = None  # one that a wait left over: the next look goes on with it
+        self._left: _Behind | None = None  # one that a wait left over: the next look continues it
         self._ticked = False  # during the wait that is on the server
         self._last_claim = (-math.inf, 0.0)  # when the last answered claim was sent, and when the server ran it
         self._max_rejected = max_rejected
@@ -219,36 +228,36 @@ class Consumers:
         self._look = Look.NONE
         self._hint = Hint.ELSEWHERE
         self._asked = 0  # tasks that the claims in flight may bring
-        self._sent: deque[_Sent] = deque()  # claims that were not handed out yet, in the order in which they were sent
-        self._beside = False  # a claim is in flight on another lane, beside the one on ours
-        self._plenty = False  # the last claim that was answered brought all that it asked for
-        self._alarm = math.inf  # when the event is due that this client waits for
+        self._sent: deque[_Sent] = deque()  # claims whose tasks are not handed out yet, in the order of sending
+        self._beside = False  # a second claim is in flight, on another lane
+        self._plenty = False  # the last answered claim brought all that it asked for
+        self._alarm = math.inf  # when the event is due that this client handles
         self._failures = 0
         self._block_not_before = -math.inf
         self.is_active: bool = False
-        """Without it there is nothing to start, to wait for or to be timed, until somebody joins."""
+        """Whether there is anything to start, to wait for or to time. If not, nothing can happen before a join."""
 
     # Callers -----------------------------------------------------------------
 
     def join(self, ticket: Ticket, want: int, deadline: float) -> None:
-        """Wait for up to ``want`` tasks until ``deadline`` (maybe infinite)."""
+        """Add a consumer that waits for up to ``want`` tasks until ``deadline``, which may be infinite."""
         self.is_active = True
         self._waiters.join(ticket, want, deadline)
         self._look = self._look.and_wanted
 
     def leave(self, ticket: Ticket) -> None:
-        """The caller has gone. What was already claimed for it goes back."""
+        """Remove a consumer. Tasks that were claimed for it are given back."""
         self._waiters.leave(ticket)
 
     # Driver ------------------------------------------------------------------
 
     def start(self) -> Operation[bool] | None:
-        """What to run now, if anything. It returns whether the server answered."""
+        """Return what to run now; None for nothing. The operation returns whether the server answered."""
         now = self._clock()
         self._waiters.time_out(now)
         if self._look.is_running:
             return self._start_beside()
-        if self._sent and self._sent[-1].over:  # that was answered early is handed out before another begins
+        if self._sent and self._sent[-1].over:  # hand out an early answer before the next claim begins
             return None
         if self._left is not None:
             return self._go_on()
@@ -259,17 +268,17 @@ class Consumers:
         return None
 
     def _part(self) -> Operation[bool] | None:
-        """Nobody waits any more: leave the timer and the hint to others."""
+        """Leave the timer and the hint to others, because no consumer waits any more."""
         if self._alarm == math.inf and self._hint is not Hint.TAKEN:
             return None
         self._begin_look()
         return self._tick()
 
     def _go_on(self) -> Operation[bool]:
-        """With the claim that a wait left over."""
+        """Continue the claim that a wait left over."""
         left, self._left = self._left, None
-        assert left is not None  # noqa: S101 - as the caller has seen
-        if not self._waiters:  # a hint that is taken remains so: a tick follows
+        assert left is not None  # noqa: S101 - the caller has checked
+        if not self._waiters:  # a hint that was taken stays taken, so a tick follows
             self._look = Look.RUNNING
             return self._settle(left)
         self._asked += left.want
@@ -283,8 +292,8 @@ class Consumers:
         return self._claim(self._ask())
 
     def _claim_elsewhere(self, now: float) -> Operation[bool] | None:
-        """Our lane is in use by the claim behind the wait, and its timer goes on."""
-        if self._alarm <= now:  # what is due then gives a hint, which ends the wait
+        """Claim on another lane, because the claim behind the wait uses ours and its timer goes on."""
+        if self._alarm <= now:  # the tick returns due tasks, and adds a hint, which ends the wait
             is_wanted = self._look.is_wanted
             self._begin_look()
             self._look = Look.RUNNING_WANTED if is_wanted else Look.RUNNING
@@ -302,9 +311,9 @@ class Consumers:
             self._hint = Hint.ELSEWHERE
 
     def _start_beside(self) -> Operation[bool] | None:
-        """Those who joined since the claim began need not wait for its answer while there is plenty.
+        """Begin a second claim for consumers that joined since the first began, while there are plenty of tasks.
 
-        The server then has the next claim when it is done with this one. It takes over no event.
+        So the server has its next claim when it finishes the first. This claim takes no timer.
         """
         if (
             len(self._sent) > 1
@@ -317,9 +326,9 @@ class Consumers:
         return self._claim_beside(self._ask())
 
     def block(self) -> float | None:
-        """For how long to wait on the hint now; None while no wait should begin. To be followed by `unblocked`.
+        """Return for how long to wait for a hint now, in seconds; None if no wait should begin.
 
-        Then `behind` may be a call to be sent behind the wait.
+        Send the call `behind`, if there is one, behind the wait. Then call `unblocked` or `block_failed`.
         """
         now = self._clock()
         if self._hint is Hint.BLOCKING or self._look is not Look.NONE or self._beside or self._sent:
@@ -335,13 +344,13 @@ class Consumers:
 
     @property
     def behind(self) -> Call[Reply] | None:
-        """What to send behind the wait."""
+        """The call to send behind the wait; None for none."""
         return None if self._behind is None else self._behind.batch[0]
 
     def _queue(self, seconds: float, now: float) -> _Behind:
-        """A claim that the server runs up to the given seconds later.
+        """Make a claim that the server will run up to this number of seconds later.
 
-        A host that vanishes in silence takes no more than `MOST_BEHIND` tasks along, until their leases end.
+        If this host vanishes silently, it captures at most `MOST_BEHIND` tasks, until their leases end.
         """
         behind = _Behind(min(MOST_BEHIND, self._waiters.wanted), now)
         willing = max(0.0, self._waiters.deadline - now - seconds)
@@ -353,7 +362,7 @@ class Consumers:
         return behind
 
     def _executed(self, time: float, sent: float) -> float:
-        """When the server ran a claim behind a wait at the earliest, by this clock: no lease is longer than that."""
+        """Return the earliest time, on this clock, at which the server may have run a claim behind a wait."""
         last_sent, last_time = self._last_claim
         return self._note(time, max(sent, min(self._clock(), last_sent + time - last_time)))
 
@@ -362,15 +371,15 @@ class Consumers:
         return executed
 
     def unblocked(self, hinted: bool, reply: Reply = None) -> None:
-        """The wait ended, by a hint or with its time; ``reply`` is that of the claim behind it."""
+        """Process the end of the wait, by a hint or its time. ``reply`` is the reply to the claim behind it."""
         self._failures = 0
         behind, self._behind = self._behind, None
-        if behind is None or not isinstance(reply, list):  # what failed is sent once more, where errors are dealt with
+        if behind is None or not isinstance(reply, list):  # a failed claim is sent again, which handles its errors
             self._left = self._left or behind
             self._end_block(hinted=hinted)
             return
         self._end_block(hinted=False, looked=True)
-        if not self._ticked:  # else it is not known which of the two came to the timer last
+        if not self._ticked:  # otherwise the claim or the tick may have had the timer last
             self._alarm = math.inf
         sent = _Sent(behind.want, self._waiters.now_there())
         try:
@@ -380,13 +389,13 @@ class Consumers:
             self._asked += sent.want
             self._sent.append(sent)
             self._hand_out_in_order()
-        except Exception as error:  # noqa: BLE001 - every waiting caller gets it
+        except Exception as error:  # noqa: BLE001 - raised to every waiting caller
             self.abort(error)
         else:
             self._left = behind
 
     def block_failed(self, error: Exception) -> None:
-        """The wait broke. A hint may be lost with it; the claim that follows finds what it told of."""
+        """Process a wait that broke. It may have taken a hint; the next claim finds the tasks behind it."""
         self._failures += 1
         self._left, self._behind = self._behind, None
         self._end_block(hinted=True)
@@ -400,7 +409,7 @@ class Consumers:
             self._look = self._look.and_wanted if self._waiters else self._look.not_wanted
 
     def timer(self) -> float:
-        """When to call `start` and `block` again at the latest, whatever happens."""
+        """Return when to call `start` and `block` again at the latest."""
         if not self._waiters:
             self.is_active = (
                 self._look is not Look.NONE
@@ -419,7 +428,7 @@ class Consumers:
         return min(times)
 
     def close(self) -> None:
-        """The queue object is being closed: fail those who wait; the wait that is cancelled may take a hint along."""
+        """Fail all consumers, because the queue is being closed. The wait, which is cancelled, may take a hint."""
         self.abort(TorrelqueError('the queue was closed while waiting for a task'))
         if self._hint is Hint.BLOCKING:
             self._hint = Hint.TAKEN
@@ -428,14 +437,14 @@ class Consumers:
     # Within ------------------------------------------------------------------
 
     def _ask(self) -> int:
-        """How many to claim of those that are missing. They count as asked for until the claim was answered."""
+        """Return how many tasks to claim. They count as asked for until the claim was answered."""
         want = min(MAX_CLAIM, self._waiters.wanted - self._asked)
         self._asked += want
         return want
 
     def _claim(self, want: int, elsewhere: Lane | None = None) -> Operation[bool]:
-        """The look for those who wait; ``elsewhere``: on this lane, as a claim behind a wait uses ours."""
-        if not self._waiters:  # all have left before it began; what it was for, a hint or the timer, is left to others
+        """Claim for the consumers that wait; on the lane ``elsewhere`` if a claim behind a wait uses ours."""
+        if not self._waiters:  # all have left before it began, so leave the hint and the timer to others
             self._asked -= want
             return (yield from self._tick())
         try:
@@ -455,17 +464,17 @@ class Consumers:
             self._lanes.give_back(lane)
 
     def _claim_left(self, left: _Behind) -> Operation[bool]:
-        """Go on with a claim that was sent behind a wait, and may have been done."""
+        """Continue a claim that was sent behind a wait, and may have run."""
         try:
             return (yield from self._claim_for(left.want, resume(left.claiming, left.batch)))
         finally:
             self._look = self._look.over
 
     def _settle(self, left: _Behind) -> Operation[bool]:
-        """Nobody waits any more: see to it that a claim that was sent behind a wait is not done, or is undone."""
+        """Settle a claim that was sent behind a wait: it is undone, or never runs. No consumer waits any more."""
         try:
             yield from resume(left.claiming, left.batch, interrupted=True)
-        except (Interrupted, Exception):  # noqa: BLE001 - what could not be settled is settled later
+        except (Interrupted, Exception):  # noqa: BLE001 - if that fails, it is settled later
             return False
         finally:
             self._look = self._look.over
@@ -483,7 +492,7 @@ class Consumers:
         except Interrupted as interrupted:
             self.abort(interrupted.cause or TorrelqueError('the queue was closed while waiting for a task'))
             return False
-        except Exception as error:  # noqa: BLE001 - every waiting caller gets it
+        except Exception as error:  # noqa: BLE001 - raised to every waiting caller
             self.abort(error)
             return False
         finally:
@@ -492,11 +501,11 @@ class Consumers:
         return True
 
     def _hand_out_in_order(self) -> None:
-        """Hand out what claims brought in the order in which the server did them; Trio resumes tasks in any order."""
+        """Hand out tasks in the order in which the server ran the claims, because Trio resumes tasks in any order."""
         over: list[_Sent] = []
         while self._sent and self._sent[0].over:
             over.append(self._sent.popleft())
-        # One that made its lane first was sent later than it seems.
+        # A claim that had to make its lane was sent later than it seems.
         for sent in sorted(over, key=_when):
             self._asked -= sent.want
             if sent.answer is not None:
@@ -512,12 +521,12 @@ class Consumers:
             self._look = self._look.and_wanted
 
     def _tick(self) -> Operation[bool]:
-        """Mind the timer while the lane is in use; if nobody waits any more, leave it and the hint to others."""
+        """Handle the timer while the lane is in use. If no consumer waits any more, leave it and the hint to others."""
         willing = max(0.0, min(FOREVER, self._waiters.deadline - self._clock())) if self._waiters else 0
         words = f'{willing:.6f}' if willing else 0
         try:
             alarm = yield from self._lanes.script('tick', (self._lane.number, words, *cap(self._max_rejected)), as_is)
-        except (Interrupted, Exception) as error:  # noqa: BLE001 - the timer expires by itself, the hint costs a slice
+        except (Interrupted, Exception) as error:  # noqa: BLE001 - the timer expires, and the hint costs others a slice
             if willing:
                 cause = error.cause if isinstance(error, Interrupted) else error
                 self.abort(cause if isinstance(cause, Exception) else TorrelqueError('the queue was closed'))
@@ -530,6 +539,6 @@ class Consumers:
             self._look = self._look.over
 
     def abort(self, error: Exception) -> None:
-        """Tell all who wait; what was claimed for one that wants more is its."""
+        """Fail all consumers, except those that have got some of their tasks: these get what they have."""
         self._look = self._look.not_wanted
         self._waiters.abort(error)

@@ -1,8 +1,8 @@
-"""All that one queue object decides: which calls to make now, on which lanes, who gets which task, what goes back.
+"""Makes the decisions of one queue object: which calls to send, on which lanes, and which caller gets which task.
 
-The driver (the engine, or a simulation) passes on what callers ask for. It runs
-what :meth:`Session.poll` returns, reports how waits ended, and polls again when
-something changed, and no later than `poll` said (see `torrelque.core.machine`).
+The driver (the engine, or a simulation) passes on the callers' requests. It runs
+what :meth:`Session.poll` returns, reports how waits end, and polls again when
+something has changed, at the latest when `poll` said. See `torrelque.core.machine`.
 """
 
 from __future__ import annotations
@@ -27,27 +27,33 @@ from torrelque.errors import TorrelqueError, TorrelqueTooLargeError, renew
 __all__ = ('Session',)
 
 MAX_IN_FLIGHT = 32
-"""Merged calls under way at once. What is asked for beyond waits, and is merged."""
+"""Maximum number of merged calls in flight. Further requests wait, and are merged meanwhile."""
 
 BULK = 100
-"""Items of one command from which on a merged call is run by itself: they take far longer than one more call costs."""
+"""Number of items from which a merged call is sent alone, because they take far longer than one more call costs."""
 
 MAX_CONFIRMING = 16
-"""Merged calls that wait for their confirmation at once, each on a connection of its own."""
+"""Maximum number of merged calls that wait for confirmation, each on a dedicated connection."""
 
 REPAIR_BACKOFF = Backoff(0.05, 5.0)
-"""Pauses between attempts to settle what was cut off."""
+"""Pauses between attempts to settle interrupted calls."""
 
 
 class Session:
-    """The state machine of one queue object.
+    """The state machine of one queue object. It implements `torrelque.core.machine.Machine`.
 
-    ``nonce`` is text without blanks that no other client has; ``clock`` counts
-    seconds and never goes back; ``jitter`` gives random numbers from 0 to 1;
-    ``block_limit`` is the longest wait that the transport allows, ``max_rejected``
-    the most dead letters to be kept. With a ``confirmer`` writes wait until they
-    are durable. With ``behind`` the driver can send a call behind a wait.
-    Without ``in_order`` one claim may overtake another that was sent before it.
+    Args:
+        scripts: The scripts.
+        keys: The keys of the queue, or of a shard.
+        nonce: Text without blanks that no other client has.
+        clock: Returns the time in seconds, and never goes back.
+        jitter: Returns random numbers from 0 to 1.
+        block_limit: The longest wait that the transport allows, in seconds.
+        max_rejected: Maximum number of dead letters to keep; None keeps all.
+        confirmer: Makes writes wait until they are durable; None does not wait.
+        in_order: Whether the server receives calls in the order in which they are sent.
+        behind: Whether the driver can send a call behind a wait.
+
     """
 
     def __init__(
@@ -85,57 +91,57 @@ class Session:
         )
         self._in_flight = 0
         self._serving = 0  # calls for those who wait
-        self._owed: list[Item] = []  # claims to give back whose call was cut off
+        self._owed: list[Item] = []  # claims to give back, because the call that did so was interrupted
         self._repairing = False
         self._closed = False
         self.repair_at: float = math.inf
-        """When something is to be repaired, on the session's clock."""
+        """When to settle calls or give claims back, on the session's clock; infinite if there are none."""
         self._repair_failures = 0
         self._jitter = jitter
 
     @property
     def lanes(self) -> Lanes:
-        """The lanes that its calls run on."""
+        """The lanes that the calls use."""
         return self._lanes
 
     @property
     def asked(self) -> bool:
-        """Whether calls wait to be started."""
+        """Whether requests wait to be sent."""
         return bool(self._merger or self._to_confirm)
 
     @property
     def is_busy(self) -> bool:
-        """Whether calls are under way."""
+        """Whether calls are in flight."""
         return bool(self._in_flight or self._serving or self._confirming or self._repairing)
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing is under way, and nothing left to do."""
+        """Whether nothing is in flight, and nothing left to do."""
         return not (self.is_busy or self.asked or self._takers or self._owed or self._lanes.unsettled)
 
     # Callers -----------------------------------------------------------------
 
     def submit(self, command: Command, items: Sequence[Item], wake: Callable[[], None], _shard: int = 0) -> Ticket:
-        """Ask for a command on at most ``command.limit`` items. The ticket's value will be a list of answers."""
+        """Request a command on items, at most ``command.limit``. The ticket will hold a list of answers."""
         ticket = Ticket(items, wake)
         dedicated = self._confirmer is not None and command.name in CONFIRMED
         (self._to_confirm if dedicated else self._merger).add(command, ticket)
         return ticket
 
     def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:
-        """Wait for up to ``want`` tasks until ``deadline``. The value will be a list of at least one."""
+        """Request up to ``want`` tasks, and wait until ``deadline``. The ticket will hold a list of at least one."""
         ticket = Ticket((), wake)
         self._consumers.join(ticket, want, deadline)
         return ticket
 
     def dequeue_nowait(self, want: int, wake: Callable[[], None]) -> Ticket:
-        """Take up to ``want`` tasks that are there. The value will be a list, perhaps empty."""
+        """Request up to ``want`` tasks that are available now. The ticket will hold a list of tasks, perhaps empty."""
         ticket = Ticket((), wake)
         self._takers.append((ticket, want))
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """The caller has gone. What was not sent is dropped; tasks claimed for it are given back."""
+        """Withdraw a request: drop what was not sent, and give back tasks that were claimed for it."""
         ticket.gone = True
         self._consumers.leave(ticket)
         self._give_back_unwanted(
@@ -145,7 +151,7 @@ class Session:
     # Driver ------------------------------------------------------------------
 
     def poll(self) -> Turn:
-        """What to run now, where to wait, and when to come back at the latest."""
+        """Return what to run now, where to wait, and when to poll again at the latest."""
         now = self._clock()
         groups: list[list[Operation[None]]] = []
         together = self.begin(now, groups)
@@ -164,10 +170,16 @@ class Session:
         return Turn(groups, dedicated, waits, min(consumers.timer(), self.repair_at) if active else self.repair_at)
 
     def begin(self, now: float, groups: list[list[Operation[None]]]) -> list[Operation[None]]:
-        """Begin the merged calls and repairs that are due; returns those that may travel together.
+        """Begin the merged calls and repairs that are due.
 
-        Adds to ``groups`` each call that is so large that it is to be run by itself: the server then works on one
-        while the next is written and the answers of the last are read.
+        Args:
+            now: The time.
+            groups: Each large call is added as its own group, so that the server works on one while the next is
+                written and the reply to the last one is read.
+
+        Returns:
+            The other calls, which can be sent together.
+
         """
         together: list[Operation[None]] = []
         if self.repair_at <= now:
@@ -187,7 +199,7 @@ class Session:
         return together
 
     def begin_dedicated(self) -> Sequence[Operation[None]]:
-        """Begin the calls that wait for their confirmation."""
+        """Begin the calls that wait for confirmation."""
         if not self._to_confirm:
             return ()
         groups = self._to_confirm.take(MAX_CONFIRMING - self._confirming)
@@ -195,27 +207,27 @@ class Session:
         return [self._act(command, tickets, self._confirmer) for command, tickets in groups]
 
     def ended(self, member: bytes | None, reply: Reply = None, /) -> None:
-        """The wait ended, by a hint or with its time; ``reply`` is that of the call behind it."""
+        """Process the end of the wait; see `torrelque.core.machine.Waiting`."""
         self._consumers.unblocked(hinted=member is not None, reply=reply)
 
     def failed(self, error: Exception) -> None:
-        """The wait broke."""
+        """Process a wait that broke."""
         self._consumers.block_failed(error)
 
     def drop_lanes(self) -> list[list[Operation[None]]]:
-        """What to run last, when nothing is under way: the server need not keep the lanes."""
+        """Return what to run last, with nothing in flight: the operation that removes the lanes from the server."""
         last = self._lanes.drop()
         return [] if last is None else [[last]]
 
     def close(self) -> None:
-        """Fail those who wait for tasks. What `poll` returns from now on is the last to run."""
+        """Fail the consumers that wait. From now on, `poll` returns only what is left to do."""
         self._closed = True
         self._consumers.close()
         if self._owed or self._lanes.unsettled:
             self.repair_at = -math.inf
 
     def abort(self, error: Exception) -> None:
-        """Fail all whose calls have not begun."""
+        """Fail all requests whose calls have not begun."""
         self._consumers.abort(error)
         takers, self._takers = self._takers, []
         groups = [*self._merger.take(math.inf), *self._to_confirm.take(math.inf)]
@@ -225,16 +237,16 @@ class Session:
     # Operations --------------------------------------------------------------
 
     def _act(self, command: Command, tickets: list[Ticket], confirmer: Confirmer | None = None) -> Operation[None]:
-        """One merged call; with a ``confirmer`` one that waits."""
+        """Make a merged call; with a ``confirmer``, wait until it is durable."""
         items = [item for ticket in tickets for item in ticket.items]
         try:
             answers = yield from self._answers(command, items, confirmer)
         except Interrupted as interrupted:
             self._fail(tickets, interrupted.cause or TorrelqueError('the queue was closed during the call'))
-            if command is GIVEBACK:  # nobody else would: the claims would stay until their leases expire
+            if command is GIVEBACK:  # otherwise the claims would stay until their leases end
                 self._owed += items
             self._repair_later()
-        except Exception as error:  # noqa: BLE001 - every caller gets it
+        except Exception as error:  # noqa: BLE001 - raised to every caller
             self._fail(tickets, error)
         else:
             at = 0
@@ -253,7 +265,7 @@ class Session:
                 self._in_flight -= 1
 
     def _answers(self, command: Command, items: Sequence[Item], confirmer: Confirmer | None) -> Operation[list[Answer]]:
-        """The answer to each item of a merged call, which is made in parts if it is too large for the server."""
+        """Return the answer for each item of a merged call. If it is too large for the server, make it in parts."""
         try:
             return (yield from self._call(command, items, confirmer))
         except TorrelqueTooLargeError:
@@ -264,7 +276,7 @@ class Session:
         for part in (items[:middle], items[middle:]):
             try:
                 answers += yield from self._answers(command, part, confirmer)
-            except TorrelqueTooLargeError as error:  # of the one item that is left
+            except TorrelqueTooLargeError as error:  # a single item is too large
                 answers.append(error)
         return answers
 
@@ -277,7 +289,7 @@ class Session:
         return (yield from self._lanes.script(command.name, ('', '', '', *args), command.parse))
 
     def serve(self, waiting: Operation[bool]) -> Operation[None]:
-        """A call for those who wait, which tells them what came of it and returns whether the server answered."""
+        """Make an operation of one that serves waiting callers, and returns whether the server answered."""
         self._serving += 1
         return self._serve(waiting)
 
@@ -291,7 +303,7 @@ class Session:
             self._serving -= 1
 
     def _take(self, ticket: Ticket, want: int) -> Operation[bool]:
-        """Claim for a caller that does not wait."""
+        """Claim tasks for a caller that does not wait."""
         answered = False
         got: list[ClaimedTask] = []
         lane = self._lanes.borrow()
@@ -304,7 +316,7 @@ class Session:
                 more = answer.again or len(answer.tasks) == asked
         except Interrupted as interrupted:
             self._end_take(ticket, got, interrupted.cause or TorrelqueError('the queue was closed during the call'))
-        except Exception as error:  # noqa: BLE001 - it is the caller's
+        except Exception as error:  # noqa: BLE001 - raised to the caller
             self._end_take(ticket, got, error)
         else:
             self._end_take(ticket, got, None)
@@ -314,20 +326,20 @@ class Session:
         return answered
 
     def _repair(self) -> Operation[None]:
-        """Settle calls and give back claims that could not be when their connection broke."""
+        """Settle calls, and give back claims, where that failed before."""
         try:
             yield from self._lanes.settle_all()
             while self._owed:
                 items = self._owed[: GIVEBACK.limit]
                 yield from self._lanes.call(GIVEBACK.name, GIVEBACK.arguments(items), GIVEBACK.parse)
                 del self._owed[: len(items)]
-        except (Interrupted, Exception):  # noqa: BLE001 - there is another attempt, whatever it was
+        except (Interrupted, Exception):  # noqa: BLE001 - there is another attempt in any case
             self._repairing = False
             self._repair_later()
         else:
             self._repairing = False
             self._repair_failures = 0
-            self._repair_soon()  # of what was cut off meanwhile
+            self._repair_soon()  # other calls may have been interrupted meanwhile
 
     # Within ------------------------------------------------------------------
 
@@ -352,7 +364,7 @@ class Session:
             self.repair_at = min(self.repair_at, self._clock() + pause)
 
     def _repair_soon(self) -> None:
-        """A call got through, so what is left to repair can be."""
+        """Repair at once what is left, because the server answers."""
         if (self._owed or self._lanes.unsettled) and not self._repairing:
             self.repair_at = self._clock()
 
@@ -363,4 +375,4 @@ class Session:
 
 
 def _nobody() -> None:
-    """Wakes nobody: the caller of a ticket that nobody waits for."""
+    """Wake no caller: none waits for the ticket."""

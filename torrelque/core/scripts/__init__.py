@@ -1,9 +1,11 @@
-"""The server's side of the protocol: one verb a file, on one shared prelude.
+"""The server's side of the protocol: one verb per file, over a shared prelude.
 
-Each file's header names its keys (``-- KEYS:``); the loader declares a local of
-that name for each, so header and code cannot disagree. Of the prelude a script
-gets what it uses, and what only a branch between ``-- rarely`` and ``-- end``
-uses stands in there: the server makes every function again with each call.
+The header of each file lists its keys (``-- KEYS:``). The loader declares a
+local variable for each, so header and code cannot disagree. A server creates
+every function of a script again with each call, so a script gets only the parts
+of the prelude that it uses. Parts that only a branch between ``-- rarely`` and
+``-- end`` uses are defined in that branch. Comments are stripped, except those
+behind code.
 """
 
 from __future__ import annotations
@@ -21,19 +23,19 @@ VERBS = (
 )  # fmt: skip
 
 SHARD_VERBS = ('survey', 'layout', 'clear')
-"""Those that only a queue of several shards has."""
+"""The verbs that only queues with shards have."""
 
 ScriptSet = dict[str, Script]
 """The scripts by the name of their verb."""
 
 
 UNDECLARED = '--!df flags=allow-undeclared-keys\n'
-"""Asks Dragonfly to let scripts use keys that they make up, such as a task's state. To others it is a comment."""
+"""Permits scripts on Dragonfly to use keys that they do not declare, such as a task's state. A comment elsewhere."""
 
 PUBLISH = "redis.pcall('PUBLISH', "
 
 RARE = re.compile(r'^ *-- rarely\n(.*?)^ *-- end\n', re.MULTILINE | re.DOTALL)
-"""A branch of a verb for which it does not have its functions made unless it comes to it."""
+"""A branch that is rarely taken. The functions that only it uses are created there."""
 
 
 def _read(name: str) -> str:
@@ -46,7 +48,7 @@ def _declared_keys(source: str) -> tuple[str, ...]:
 
 
 class _Shared:
-    """The definitions of the prelude; the last of each name."""
+    """The definitions of the prelude. If a name is defined twice, the last definition counts."""
 
     def __init__(self, source: str) -> None:
         self._definitions = re.split(r'^(?=local )', source, flags=re.MULTILINE)[1:]
@@ -55,10 +57,10 @@ class _Shared:
         self._names = [{name for name in defined if last[name] == at} for at, defined in enumerate(names)]
 
     def with_used(self, source: str) -> str:
-        """A script with the definitions that it needs, directly or by way of others.
+        """Return a script with the definitions that it needs, directly or indirectly.
 
-        Those that only a rare branch needs are made in it, as the server makes each function with each call; but
-        what keeps something for the whole call is common to all branches.
+        Definitions that only a rare branch needs are added to that branch, except variables, which keep their value
+        for the whole call.
         """
         kept = {at for at, each in enumerate(self._definitions) if re.match(r'local \w+( --.*)?\n', each)}
         common = self._needed(source) | (self._needed(source, rare=True) & kept)
@@ -79,7 +81,7 @@ class _Shared:
         return ''.join(self._expanded(self._definitions[at], there) for at in sorted(needed))
 
     def _expanded(self, source: str, there: set[int]) -> str:
-        """With what its rare branches need in addition."""
+        """Add the definitions that rare branches need in addition."""
 
         def expand(branch: re.Match[str]) -> str:
             needed = self._needed(branch[1]) - there
@@ -89,13 +91,13 @@ class _Shared:
 
 
 def _code(source: str) -> str:
-    """Without lines of comment and indentation: pipelines send the source along."""
+    """Strip comment lines and indentation, because pipelines send the source."""
     lines = (line.strip() for line in source.splitlines())
     return ''.join(f'{line}\n' for line in lines if line and not line.startswith('--'))
 
 
 def _by_shard(source: str) -> str:
-    """Published by what cluster.lua defines."""
+    """Have a script publish with the function in cluster.lua."""
     return source.replace(PUBLISH, 'publish(')
 
 
@@ -104,9 +106,16 @@ def _words(source: str) -> set[str]:
 
 
 def load(server: str | None = None, *, on_cluster: bool = False, sharded: bool = False) -> ScriptSet:
-    """All scripts, as they are on a single server or ``on_cluster``, of a plain queue or one that is ``sharded``.
+    """Load all scripts.
 
-    ``server`` replaces server.lua, where time and expiry come from; tests pass a clock of their own.
+    Args:
+        server: Replaces server.lua, which provides the time and expiry. Tests pass their own clock.
+        on_cluster: Whether they run on a cluster.
+        sharded: Whether the queue has shards.
+
+    Returns:
+        The scripts by name.
+
     """
     shared = server or _read('server.lua')
     if on_cluster:

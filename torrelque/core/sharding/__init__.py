@@ -1,1 +1,1 @@
-"""Queues with shards: how many there are, and their sessions and consumers."""
+"""Queues with shards: the layout, and their session and consumers."""

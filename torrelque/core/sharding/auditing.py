@@ -1,4 +1,4 @@
-"""Checks that concern the shards of a queue together; `torrelque.core.auditing` checks each by itself."""
+"""The checks of an audit that concern all shards of a queue; `torrelque.core.auditing` checks each shard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ __all__ = ('check_record', 'check_results', 'check_stranded')
 
 
 def check_record(keys: Keys, layout: Layout) -> Operation[Violation | None]:
-    """Check that a place records the number of shards: the queue's own keys, those without shards, or a shard's."""
+    """Check that the record of the number of shards is there.
+
+    Args:
+        keys: The queue's own keys, the keys that it would have without shards, or those of a shard.
+        layout: The layout.
+
+    Returns:
+        The violation; None if the record is right.
+
+    """
     counters = keys['counters']
     generation = yield from Call[bytes | None]('HGET', (counters,), ('generation',))
     if generation is not None and int(generation) >= layout.generation:
@@ -32,7 +41,17 @@ def check_record(keys: Keys, layout: Layout) -> Operation[Violation | None]:
 def check_results(
     scripts: ScriptSet, records: RecordKeys, layout: Layout, shard: int, ids: Iterable[str], *, repair: bool
 ) -> Operation[list[Violation]]:
-    """Find results on a shard whose ids belong to later tasks, at another home."""
+    """Find results on a shard whose ids now belong to later tasks with another home.
+
+    Args:
+        scripts: The scripts.
+        records: The keys that record the layout.
+        layout: The layout.
+        shard: The shard.
+        ids: The ids that have a state there.
+        repair: Remove the results.
+
+    """
     keys, found = records.shard(shard), list[Violation]()
     for task_id in ids:
         home = home_of(task_id, layout.shards)
@@ -64,7 +83,7 @@ def check_stranded(
 
     Args:
         scripts: The scripts.
-        records: Where the layout is recorded.
+        records: The keys that record the layout.
         layout: The layout.
         nonce: Text without blanks that no other client has, for the calls that move tasks.
         repair: Move the tasks to their shards.
@@ -73,7 +92,7 @@ def check_stranded(
     try:
         yield from stranded.check()
     except TorrelqueReplyError as error:
-        if error.code != 'NOPERM':  # a user without rights there adds nothing there either
+        if error.code != 'NOPERM':  # a user without access there adds nothing there either
             raise
     return stranded.found
 
@@ -101,7 +120,7 @@ class _Stranded:
                 left += not moved
                 key, detail = keys['tasks'].decode(), 'was added without shards, so that no consumer takes it'
                 self.found.append(Violation('stranded', key, task_id, detail, repaired=bool(moved)))
-        if self._repair and not left:  # now those objects are refused
+        if self._repair and not left:  # from now on such objects are refused
             yield from Call[Reply]('HDEL', (keys['counters'],), ('enqueued', 'claimed'))
 
     def _move(self, keys: Keys, task_id: str) -> Operation[bool]:

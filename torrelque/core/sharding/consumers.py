@@ -1,10 +1,10 @@
-"""The consumers that wait for tasks of several shards: one wait a server, whatever the number of shards.
+"""Serves consumers that wait for tasks from several shards, with one wait per server however many shards it has.
 
-Theory of operation. A blocking wait can be for one key only, and a script of one
+Theory of operation. A blocking wait works on one key only, and a script of one
 shard can write only where that shard is. So `ShardedConsumers` *surveys* each
 server: one call looks at all its shards, returns how many tasks each of them
 has, and writes into each, as its *bell*, the name of the key on which this
-object is going to wait. A script that makes work for somebody on one of these
+object is going to wait. A script that makes work for a consumer on one of these
 shards adds the shard's name to that key: the shard *rings*.
 
 After a survey, `ShardedConsumers` claims from the shards that have tasks, each
@@ -17,10 +17,10 @@ While claims from some shards bring enough, no wait runs. A survey of one server
 at a time, every `FAIRNESS` seconds, then finds tasks of the other shards, so
 they do not wait long.
 
-A server or a shard that does not answer is *lost*: consumers go on with the
+A server or a shard that does not answer is *lost*: consumers continue with the
 others, and it is tried again after a back-off. The consumers get an error only
-if all servers are lost. An answer that takes longer than `OVERDUE` seconds
-delays nobody any more.
+if all servers are lost. They wait for an answer for at most `OVERDUE` seconds
+before they take tasks from other shards only.
 
 Timers, hints and parting work as in `torrelque.core.consumers`, for each shard.
 """
@@ -47,20 +47,27 @@ if TYPE_CHECKING:
 __all__ = ('FAIRNESS', 'ShardedConsumers')
 
 FAIRNESS = 0.1
-"""Seconds after which consumers that have enough to do survey the next server, for shards that have something, too."""
+"""Seconds after which busy consumers survey the next server, so that all shards with tasks get their turn."""
 
 REGISTERED = 20.0
-"""Seconds for which shards ring where a consumer said that it waits: two slices and some time to spare."""
+"""Seconds for which shards ring at a consumer's key after a survey: two slices and some spare time."""
 
 OVERDUE = 1.0
-"""Seconds after which nobody goes without the tasks of other shards for the sake of an answer that has not come."""
+"""Seconds after which consumers stop waiting for an answer if other shards have tasks."""
 
 HINTED = 64
-"""Tasks that a shard is taken to have when it rang."""
+"""How many tasks a shard is assumed to have when it rings."""
 
 
 class Partner:
-    """Something that may not answer for a while, though others do: a server, or one shard."""
+    """A server or a shard, which may stop answering while others answer.
+
+    Attributes:
+        failures: The number of failures in a row.
+        lost: The error, if it is lost; None if it answers.
+        not_before: When to try it again.
+
+    """
 
     __slots__ = ('failures', 'lost', 'not_before')
 
@@ -81,7 +88,7 @@ class Shard(Partner):
     def __init__(self, number: int, lanes: Lanes, keys: Keys) -> None:
         super().__init__()
         self.number: int = number
-        self.asked: int = 0  # tasks that a claim in flight asked for, unless it is overdue
+        self.asked: int = 0  # tasks that the claim in flight asked for, unless it is overdue
         self.claimed_at: float = -math.inf
         self.lanes: Lanes = lanes
         self.lane: Lane = Lane()
@@ -89,40 +96,42 @@ class Shard(Partner):
         self.ring: bytes = keys['ring']
         self.names: list[bytes] = [keys[name] for name in ('pending', 'delayed', 'working', 'timer', 'bell', 'wake')]
         self.busy: bool = False
-        self.expected: int = 0  # tasks that are likely to be there
-        self.seen: int = 0  # those that a survey found while a claim was in flight, perhaps after it was executed
-        self.alarm: float = math.inf  # when the event is due that this client waits for
-        self.hinted: bool = False  # it rang, and no claim began after: if nobody here can use it, others must be rung
+        self.expected: int = 0  # tasks that it probably has
+        self.seen: int = 0  # those that a survey found while a claim was in flight, perhaps after the claim ran
+        self.alarm: float = math.inf  # when the event is due that this client handles
+        self.hinted: bool = False  # it rang, and no claim began since; if none does, others must be rung
 
     @property
     def promising(self) -> bool:
-        """Whether tasks may come of it soon."""
+        """Whether it may soon deliver tasks."""
         return not self.lost and (self.asked > 0 or (self.expected > 0 and not self.busy))
 
     @property
     def active(self) -> bool:
+        """Whether a claim is in flight or about to begin."""
         return self.busy or (self.expected > 0 and not self.lost)
 
 
 class Node(Partner):
-    """A server, and which of the shards it holds."""
+    """A server, and the shards that it holds."""
 
     __slots__ = ('done', 'hint', 'lead', 'look', 'shards', 'surveyed_at')
 
     def __init__(self, shards: Sequence[int]) -> None:
         super().__init__()
-        self.lead: int = 0  # which of the shards' slots its surveys and waits are sent to
+        self.lead: int = 0  # counts up to the shard whose slot gets the surveys and waits
         self.shards: Sequence[int] = shards
-        self.look: Look = Look.WANTED  # of surveys
+        self.look: Look = Look.WANTED  # the phase of surveys
         self.hint: Hint = Hint.ELSEWHERE
         self.surveyed_at: float = -math.inf
-        self.done: int = 0  # the latest survey of it that was answered
+        self.done: int = 0  # the number of its latest answered survey
 
     def want_survey(self) -> None:
+        """Have it surveyed."""
         self.look = self.look.and_wanted
 
     def end_wait(self, *, taken: bool) -> None:
-        """A wait ended; ``taken``: it may have removed a ring that nobody here will answer."""
+        """Record the end of a wait. ``taken``: it may have removed a ring that this client will not answer."""
         if taken:
             self.hint = Hint.TAKEN
         elif self.hint is Hint.BLOCKING:
@@ -130,13 +139,14 @@ class Node(Partner):
 
     @property
     def first(self) -> int:
+        """The shard whose slot gets the surveys and waits."""
         return self.shards[self.lead % len(self.shards)]
 
 
 class ShardedConsumers:
-    """Serves waiting consumers, first come first served, from several shards, each in its turn.
+    """Serves waiting consumers, first come, first served, from several shards, each in its turn.
 
-    Each server has two phases at a time. What happens to `Look`, for its surveys:
+    Each server is in two phases at a time. The transitions of `Look`, for its surveys:
 
     =============================  ==========  ==========  ==============  ==============
     event                          NONE        WANTED      RUNNING         RUNNING_WANTED
@@ -150,10 +160,10 @@ class ShardedConsumers:
     it fails                       --          --          WANTED (3)      WANTED
     =============================  ==========  ==========  ==============  ==============
 
-    (1) For the server that was surveyed longest ago, every `FAIRNESS` seconds. (2) If Hint is TAKEN: those who wait
-    elsewhere are rung. (3) NONE if the consumers got the error.
+    (1) For the server whose last survey is the oldest, every `FAIRNESS` seconds. (2) If Hint is TAKEN: the survey
+    rings other clients. (3) NONE if the consumers got the error.
 
-    What happens to `Hint`:
+    The transitions of `Hint`:
 
     =============================  ============  ============  ============
     event                          ELSEWHERE     BLOCKING      TAKEN
@@ -166,13 +176,19 @@ class ShardedConsumers:
     close                          --            TAKEN         --
     =============================  ============  ============  ============
 
-    (4) If somebody waits, and no shard of the server is expected to have tasks. (5) The shard itself is then
-    ``hinted``, until a claim from it begins, or a tick if nobody waits any more.
+    (4) If a consumer waits, and no shard of the server is expected to have tasks. (5) The shard itself is then
+    ``hinted``, until a claim from it begins, or a tick if no consumer waits any more.
 
-    ``node_of`` tells by a key which server has it now; ``give_back`` takes claims
-    that nobody is there for any more; ``on_generation`` hears the generation of the number
-    of shards that the server has recorded, 0 for none; ``lost`` which shards do
-    not answer, and why, or that they do again. The rest is as of :class:`~torrelque.core.consumers.Consumers`.
+    Args:
+        node_of: Returns which server has a key now.
+        clock: Returns the time in seconds, and never goes back.
+        jitter: Returns random numbers from 0 to 1.
+        give_back: Called with claimed tasks that no consumer wants any more.
+        on_generation: Called with the generation of the layout that a server has recorded; 0 for none.
+        block_limit: The longest wait that the transport allows, in seconds.
+        max_rejected: Maximum number of dead letters to keep on each shard; None keeps all.
+        on_lost: Called with shards that do not answer and the error, or with shards that answer again and None.
+
     """
 
     def __init__(
@@ -197,7 +213,7 @@ class ShardedConsumers:
         self._of_wake: dict[bytes, Shard] = {}
         self._nodes: dict[Hashable, Node] = {}
         self._waiters = Waiters(give_back)
-        self._joined: dict[Ticket, int] = {}  # the number of surveys begun before
+        self._joined: dict[Ticket, int] = {}  # how many surveys had begun before
         self._surveys = 0
         self._look_wanted = False
         self._surveyed_at = -math.inf
@@ -205,7 +221,7 @@ class ShardedConsumers:
         self._turn = 0
 
     def add(self, lanes: Lanes, keys: Keys) -> None:
-        """One more shard."""
+        """Add a shard."""
         shard = Shard(len(self._shards), lanes, keys)
         self._shards.append(shard)
         self._look_wanted = bool(self._waiters)
@@ -214,7 +230,7 @@ class ShardedConsumers:
         self._nodes = {}
 
     def truncate(self, total: int) -> None:
-        """Only the first ``total`` shards are left."""
+        """Remove all but the first ``total`` shards."""
         if total < len(self._shards):
             for shard in self._shards[total:]:
                 del self._of_wake[shard.wake], self._of_wake[shard.wake + b'+']
@@ -225,19 +241,19 @@ class ShardedConsumers:
     # Callers -----------------------------------------------------------------
 
     def join(self, ticket: Ticket, want: int, deadline: float, *, stays: bool = True) -> None:
-        """Want up to ``want`` tasks until ``deadline``; or, unless it ``stays``, those that are there."""
+        """Add a consumer that waits for up to ``want`` tasks until ``deadline``; without ``stays``, for one look."""
         self._waiters.join(ticket, want, deadline, stays=stays)
         self._joined[ticket] = self._surveys
         self._look_wanted = True
 
     def leave(self, ticket: Ticket) -> None:
-        """The caller has gone. What was already claimed for it goes back."""
+        """Remove a consumer. Tasks that were claimed for it are given back."""
         self._waiters.leave(ticket)
 
     # Driver ------------------------------------------------------------------
 
     def start(self) -> list[tuple[int, Operation[bool]]]:
-        """What to run now, each with the shard that it is for. They return whether the server answered."""
+        """Return what to run now, each with its shard. The operations return whether the server answered."""
         now = self._clock()
         self._waiters.time_out(now)
         self._forget_those_gone()
@@ -254,7 +270,7 @@ class ShardedConsumers:
         return started + self._start_surveys(now, busy=bool(started))
 
     def waits(self) -> list[Wait]:
-        """The waits that are to begin now."""
+        """Return the waits that begin now."""
         now = self._clock()
         waits: list[Wait] = []
         if self._look_wanted or self._waiters.deadline <= now:
@@ -274,10 +290,10 @@ class ShardedConsumers:
         return waits
 
     def timer(self) -> float:
-        """When to call `start` and `waits` again at the latest, whatever happens."""
+        """Return when to call `start` and `waits` again at the latest."""
         times = [self._waiters.expiry]
         if self._waiters:
-            # One that is to be claimed from, alarm or not, may have to wait for an answer that brings enough or not.
+            # The alarm of an active shard does not count: its claim may have to wait for the answers of others.
             times += [shard.alarm for shard in self._shards if not shard.active]
             times += [shard.not_before for shard in self._shards if shard.lost and not shard.busy]
             times += [shard.claimed_at + OVERDUE for shard in self._shards if shard.asked]
@@ -286,22 +302,22 @@ class ShardedConsumers:
         return min(times)
 
     def close(self) -> None:
-        """The queue object is being closed: fail those who wait; the waits that are cancelled may take hints along."""
+        """Fail all consumers, because the queue is being closed. The waits, which are cancelled, may take hints."""
         self.abort(TorrelqueError('the queue was closed while waiting for a task'))
         for node in self._nodes.values():
             if node.hint is Hint.BLOCKING:
                 node.hint = Hint.TAKEN
 
     def abort(self, error: Exception) -> None:
-        """Tell all who wait; what was claimed for one that wants more is its."""
+        """Fail all consumers, except those that have got some of their tasks: these get what they have."""
         self._look_wanted = False
         self._waiters.abort(error)
 
     # Waits -------------------------------------------------------------------
 
     def ended(self, node: Node, member: bytes | None) -> None:
-        """A wait ended: a shard rang, or its time was over."""
-        if node not in self._nodes.values():  # the shards were on other servers meanwhile
+        """Process the end of a wait: a shard rang, or its time was over."""
+        if node not in self._nodes.values():  # the shards have moved between servers meanwhile
             self._want_surveys()
         node.failures = 0
         shard = None if member is None else self._of_wake.get(member)
@@ -309,12 +325,12 @@ class ShardedConsumers:
             shard.expected = max(shard.expected, HINTED)
             shard.hinted = True
             node.end_wait(taken=False)
-        else:  # the slice is over, or the number of shards was changed
+        else:  # the slice is over, or the number of shards has changed
             node.want_survey()
             node.end_wait(taken=member is not None)
 
     def failed(self, node: Node, error: Exception) -> None:
-        """A wait broke. A hint may be lost with it; the survey that follows finds what it told of."""
+        """Process a wait that broke. It may have taken a ring; the next survey finds the tasks behind it."""
         node.failures += 1
         node.want_survey()
         node.end_wait(taken=True)
@@ -325,10 +341,10 @@ class ShardedConsumers:
         elif node.failures >= MAX_FAILURES:
             self._lose(node, error)
 
-    # What does not answer ----------------------------------------------------
+    # Servers and shards that do not answer -----------------------------------
 
     def _lose(self, partner: Node | Shard, error: Exception) -> None:
-        """A server or a shard does not answer. Waiting callers get the error if no other shard answers."""
+        """Record that a server or a shard does not answer. If none answers, the consumers get the error."""
         if not is_unavailable(error):
             self.abort(error)
             return
@@ -351,7 +367,7 @@ class ShardedConsumers:
         self._hand_out(())
 
     def _find(self, partner: Node | Shard) -> None:
-        """It answers."""
+        """Record that a server or a shard answers."""
         if partner.lost is not None:
             partner.lost, partner.not_before = None, -math.inf
             self._on_lost(partner.shards if isinstance(partner, Node) else [partner.number], None)
@@ -360,7 +376,7 @@ class ShardedConsumers:
         return next((node for node in self._nodes.values() if shard.number in node.shards), None)
 
     def _pass_over(self, now: float) -> None:
-        """What has not answered for long holds up nobody any more."""
+        """Stop waiting for answers that are overdue."""
         is_late = False
         for shard in self._shards:
             if shard.asked and shard.claimed_at + OVERDUE <= now:
@@ -370,7 +386,7 @@ class ShardedConsumers:
             self._hand_out(())
 
     def _keeps_waiting(self, node: Node) -> bool:
-        """Whether an answer is waited for."""
+        """Whether a survey is in flight and not overdue."""
         return node.look.is_running and node.surveyed_at + OVERDUE > self._clock()
 
     # Claims ------------------------------------------------------------------
@@ -386,7 +402,7 @@ class ShardedConsumers:
                 break
             if shard.busy or not shard.expected or (shard.lost and self._clock() < shard.not_before):
                 continue
-            if shard.lost:  # to see whether it answers again: what is wanted is asked for elsewhere, too
+            if shard.lost:  # only a probe whether it answers again: other shards are asked for the tasks, too
                 shard.busy, shard.expected = True, 0
                 started.append((at, self._claim(shard, 1)))
                 continue
@@ -402,7 +418,7 @@ class ShardedConsumers:
 
     def _claim(self, shard: Shard, asked: int) -> Operation[bool]:
         try:
-            if not self._waiters:  # all have left before it began; what it was for is left to others
+            if not self._waiters:  # all have left before it began, so leave the hint and the timer to others
                 return (yield from self._tick(shard))
             now = self._clock()
             willing = max(0.0, self._waiters.deadline - now)
@@ -415,7 +431,7 @@ class ShardedConsumers:
                 shard.failures += 1
                 node = self._node_with(shard) if isinstance(interrupted.cause, TorrelqueConnectionError) else None
                 self._lose(node or shard, interrupted.cause)
-        except Exception as error:  # noqa: BLE001 - every waiting caller gets it
+        except Exception as error:  # noqa: BLE001 - raised to every waiting caller
             self.abort(error)
         else:
             self._find(shard)
@@ -438,12 +454,12 @@ class ShardedConsumers:
         shard.asked = 0
 
     def _tick(self, shard: Shard) -> Operation[bool]:
-        """Nobody waits any more: leave the shard's timer and hint to others."""
+        """Leave the shard's timer and hint to others, because no consumer waits any more."""
         shard.expected = 0
         try:
             yield from shard.lanes.script('tick', (shard.lane.number, 0, *cap(self._max_rejected)), bool)
-        except (Interrupted, Exception):  # noqa: BLE001 - whatever it is, nobody waits for it
-            return False  # the timer expires by itself, the hint costs others a slice
+        except (Interrupted, Exception):  # noqa: BLE001 - no caller waits for it
+            return False  # the timer expires, and the hint costs others a slice
         return True
 
     def _hand_out(self, tasks: Sequence[ClaimedTask]) -> None:
@@ -453,7 +469,7 @@ class ShardedConsumers:
         self._forget_those_gone()
 
     def _looked(self) -> Iterable[Ticket]:
-        """Whose shards were all looked at since they came."""
+        """Return the consumers since whose arrival all shards were surveyed."""
         answered = [node.done for node in self._nodes.values() if not node.lost and not self._is_overdue(node)]
         done = min(answered, default=0)
         return [ticket for ticket, joined in self._joined.items() if joined < done]
@@ -468,12 +484,12 @@ class ShardedConsumers:
     # Surveys -----------------------------------------------------------------
 
     def _regrouped(self) -> bool:
-        """See which server has which shard now; whether that changed."""
+        """Look up which server has which shard now. Returns whether that has changed."""
         groups: dict[Hashable, list[int]] = {}
         try:
             for at, shard in enumerate(self._shards):
                 groups.setdefault(self._node_of(shard.wake), []).append(at)
-        except Exception as error:  # noqa: BLE001 - every waiting caller gets it
+        except Exception as error:  # noqa: BLE001 - raised to every waiting caller
             self.abort(error)
             return False
         if {name: node.shards for name, node in self._nodes.items()} == groups:
@@ -493,8 +509,8 @@ class ShardedConsumers:
     def _start_surveys(self, now: float, *, busy: bool) -> list[tuple[int, Operation[bool]]]:
         started: list[tuple[int, Operation[bool]]] = []
         if busy and now - self._surveyed_at > FAIRNESS:
-            self._regrouped()  # there may be shards, or servers, that no survey has been of
-            # One server at a time: what surveys cost all servers together does not grow with their number.
+            self._regrouped()  # there may be new shards or servers
+            # One server at a time, so that the total cost of surveys does not grow with the number of servers.
             others = [node for node in self._nodes.values() if node.hint is not Hint.BLOCKING]
             if others:
                 min(others, key=lambda node: node.surveyed_at).want_survey()
@@ -514,15 +530,15 @@ class ShardedConsumers:
         lanes = lead.lanes
         try:
             generation, findings = yield from lanes.script('survey', (round(registered * 1000), *names), _findings)
-        except (Interrupted, Exception) as error:  # noqa: BLE001 - every waiting caller gets it
+        except (Interrupted, Exception) as error:  # noqa: BLE001 - raised to every waiting caller
             node.look = node.look.over
             cause = error.cause if isinstance(error, Interrupted) else error
             if registered and cause is None:
                 self.abort(TorrelqueError('the queue was closed while waiting for a task'))
             elif registered and isinstance(cause, Exception):
-                self._regrouped()  # it may be known by now that only some of them are where nobody answers
+                self._regrouped()  # some of the shards may be known to be elsewhere by now
                 where = self._node_with(lead)
-                if where is not None:  # else the shard is no more
+                if where is not None:  # otherwise the shard is no longer used
                     where.failures += 1
                     where.lead += 1
                     self._lose(where, cause)
@@ -543,7 +559,7 @@ class ShardedConsumers:
         return True
 
     def _start_parting(self) -> list[tuple[int, Operation[bool]]]:
-        """Nobody waits any more: leave timers and hints to others."""
+        """Leave timers and hints to others, because no consumer waits any more."""
         started: list[tuple[int, Operation[bool]]] = []
         for at, shard in enumerate(self._shards):
             if not shard.busy and (shard.alarm < math.inf or shard.hinted):
@@ -573,9 +589,9 @@ class _Waiting:
 
 
 def _findings(reply: Reply) -> tuple[int, list[int]]:
-    """The generation of the number of shards (0: not known), and how many tasks to expect of each that was looked at.
+    """Parse a survey's reply: the generation of the layout, 0 if unknown, and how many tasks to expect of each shard.
 
-    Where an event is near, or a shard could not be looked at, a claim will tell.
+    A shard with an event near, or one that could not be read, counts as one task, so that a claim checks it.
     """
     generation, findings = reply
     return int(generation or 0), [int(finding) if finding.isdigit() else 1 for finding in findings.split()]

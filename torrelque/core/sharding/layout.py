@@ -1,10 +1,10 @@
-"""Over how many shards a queue is spread, now and before, and which of them a task belongs to.
+"""The layout: the number of shards of a queue, now and before, and the shard of each task.
 
-A task's home follows from its id. The number of shards is recorded in the
-queue's own counters, and on each shard, where enqueue compares it. To change it,
-the shards record it first, so that nobody adds to them any more without knowing
-the new number, and the queue's record last. What was there before stays on the
-shard where it is until it is done.
+A task's home, the shard that it belongs to, follows from its id. The number of
+shards is recorded in the queue's own counters, and on each shard, where enqueue
+compares it. A change is recorded on the shards first, so that no client that
+still assumes the old number adds to them, and in the queue's own record last.
+Tasks that were there before stay on their shard until they are done.
 """
 
 from __future__ import annotations
@@ -42,14 +42,21 @@ __all__ = (
 )
 
 MAX_SHARDS = 1000
-"""Most shards of a queue: one call looks at all of those on a server."""
+"""Maximum number of shards. One call looks at all of those on a server."""
 
 _SIGN = '~'
 _ENDINGS = tuple(b'%04x' % number for number in range(1024))
 
 
 class Layout(NamedTuple):
-    """How many ``shards`` there are since the latest ``generation``, and which ``former`` numbers there were."""
+    """The number of shards of a queue.
+
+    Attributes:
+        generation: Increases with each change.
+        shards: The number of shards.
+        former: Former numbers of shards. Tasks may be left on the homes that these imply.
+
+    """
 
     generation: int
     shards: int
@@ -57,29 +64,30 @@ class Layout(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Shards that may hold tasks."""
+        """How many shards may hold tasks."""
         return max(self.shards, *self.former) if self.former else self.shards
 
     def homes(self, task_id: str | bytes) -> list[int]:
-        """Where a task can be: its home, then those that it had."""
+        """Return where a task can be: its home, then its former homes."""
         if not self.former:
             return [home_of(task_id, self.shards)]
         return list(dict.fromkeys(home_of(task_id, shards) for shards in (self.shards, *self.former)))
 
     def text(self) -> str:
+        """Return what is recorded besides the generation."""
         return ' '.join(map(str, (self.shards, *self.former)))
 
 
 def home_of(task_id: str | bytes, shards: int) -> int:
-    """The shard that a task belongs to."""
+    """Return the shard that a task belongs to."""
     return crc32(task_id.encode() if isinstance(task_id, str) else task_id) % shards
 
 
 def write_id(random: str, shard: int, shards: int) -> str:
-    """A random id of hexadecimal digits with others at its end, so that it belongs to a certain shard."""
+    """Change the last digits of a random hexadecimal id so that it belongs to a given shard."""
     kept = random[:-4]
     begun = crc32(kept.encode())
-    for ending in _ENDINGS:  # on average as many as there are shards are tried, and one takes a tenth of a microsecond
+    for ending in _ENDINGS:  # on average this tries as many as there are shards, in 0.1 microseconds each
         if crc32(ending, begun) % shards == shard:
             return kept + ending.decode()
     number = len(_ENDINGS)
@@ -89,21 +97,24 @@ def write_id(random: str, shard: int, shards: int) -> str:
 
 
 def nonce_of(nonce: str, shard: int) -> str:
-    """The nonce for the lanes of one shard: claims made on them tell by it where they were made."""
+    """Return the nonce for the lanes of one shard. Their claims show by it on which shard they were made."""
     return f'{nonce}{_SIGN}{shard}{_SIGN}'
 
 
 def shard_of_claim(token: str) -> int | None:
-    """The shard where a claim with this token was made; None if it does not tell."""
+    """Return the shard on which a claim with this token was made; None if the token does not show it."""
     parts = token.split(_SIGN, 2)
     return int(parts[1]) if len(parts) > 1 and parts[1].isdecimal() else None
 
 
 class RecordKeys(NamedTuple):
-    """Where the layout is recorded.
+    """The keys that record the layout.
 
-    ``main`` are the queue's own keys, ``plain`` those that it would have without
-    shards (None on a cluster, where these are the same); ``shard`` makes those of one.
+    Attributes:
+        main: The queue's own keys.
+        plain: The keys that the queue would have without shards; None on a cluster, where these are the same.
+        shard: Makes the keys of a shard.
+
     """
 
     main: Keys
@@ -111,12 +122,20 @@ class RecordKeys(NamedTuple):
     shard: Callable[[int], Keys]
 
     def copies(self, total: int) -> list[Keys]:
-        """All but the queue's own."""
+        """Return the keys with copies of the record: all except the queue's own."""
         return [*([] if self.plain is None else [self.plain]), *map(self.shard, range(total))]
 
 
 def read_layout(main: Keys) -> Operation[tuple[Layout | None, Layout | None]]:
-    """What is recorded, and what somebody has begun to change it to. ``main``: the queue's own keys."""
+    """Read the queue's own record.
+
+    Args:
+        main: The queue's own keys.
+
+    Returns:
+        The layout, and the layout to which a change was begun; None if there is none.
+
+    """
     reply = yield from Call[Sequence[bytes | None]]('HMGET', (main['counters'],), ('generation', 'shards', 'intended'))
     generation, text, intended = reply
     layout = None if generation is None or text is None else _parse(generation, text)
@@ -127,36 +146,57 @@ def read_layout(main: Keys) -> Operation[tuple[Layout | None, Layout | None]]:
 
 
 def open_layout(scripts: ScriptSet, records: RecordKeys, shards: int) -> Operation[tuple[Layout, bool]]:
-    """Return the layout of a queue that should have this number of shards, and whether it is still to be carried out.
+    """Read the layout of a queue, or record one for a new queue.
 
-    Where the queue's own record is lost, what its shards have recorded counts.
-    Raises TorrelqueUsageError if the keys are another queue's.
+    If the queue's own record is lost, the copies on its shards count.
+
+    Args:
+        scripts: The scripts.
+        records: The keys that record the layout.
+        shards: The number of shards of a new queue.
+
+    Returns:
+        The layout, and whether the change to it still has to be carried out by `relayout`.
+
+    Raises:
+        TorrelqueUsageError: The keys belong to a queue without shards.
+
     """
     layout, begun = yield from read_layout(records.main)
     if layout is None and begun is None:
         found = yield from _find_layout(records, shards)
-        layout, begun = yield from read_layout(records.main)  # perhaps somebody else has opened it just now
+        layout, begun = yield from read_layout(records.main)  # another client may have recorded it meanwhile
         if layout is None and begun is None:
             if found is not None:
                 return found, True
-            # From here on nobody adds to the keys that the queue would have without shards.
+            # From here on, no client adds to the keys that the queue would have without shards.
             if records.plain is not None:
                 yield from _record(scripts, records.plain, Layout(0, shards), 'set')
             yield from _record(scripts, records.main, Layout(0, shards), 'open')
             layout, begun = yield from read_layout(records.main)
     newest = begun or layout
     if newest is None:
-        raise TorrelqueUsageError('what was recorded about the shards is gone again: does the server evict keys?')
+        raise TorrelqueUsageError('the record of the shards has disappeared again: does the server evict keys?')
     return newest, begun is not None
 
 
 def refresh_layout(
     scripts: ScriptSet, records: RecordKeys, known: Layout, *, again: bool = False
 ) -> Operation[tuple[Layout, bool]]:
-    """The newest layout, carried out if it was only begun; and whether its record was lost, and is restored.
+    """Read the newest layout. Carry out a change that was begun, and restore a record that was lost.
 
-    ``again``: carry out one that is in use, too, as a shard has lost its record.
-    Raises TorrelqueUsageError if the keys are another queue's by now.
+    Args:
+        scripts: The scripts.
+        records: The keys that record the layout.
+        known: The layout that the caller knows.
+        again: Record the layout everywhere again, because a shard has lost its copy.
+
+    Returns:
+        The layout, and whether its record was lost.
+
+    Raises:
+        TorrelqueUsageError: The keys now belong to a queue without shards.
+
     """
     layout, begun = yield from read_layout(records.main)
     newest, is_lost = begun or layout or known, False
@@ -169,9 +209,9 @@ def refresh_layout(
 
 
 def _find_layout(records: RecordKeys, total: int) -> Operation[Layout | None]:
-    """The latest layout that is recorded on shards, for want of the queue's own record; None if there is none.
+    """Return the latest layout that is recorded on shards; None if there is none.
 
-    Raises TorrelqueUsageError if the keys are another queue's.
+    Raises TorrelqueUsageError if the keys belong to a queue without shards.
     """
     newest: Layout | None = None
     for keys in (records.main, *records.copies(total)):
@@ -188,23 +228,28 @@ def _find_layout(records: RecordKeys, total: int) -> Operation[Layout | None]:
 
 
 def is_marked(keys: Keys, layout: Layout) -> Operation[bool]:
-    """Whether a layout is recorded with these keys."""
+    """Return whether these keys record this layout or a later one."""
     generation = yield from Call[bytes | None]('HGET', (keys['counters'],), ('generation',))
     return generation is not None and int(generation) >= layout.generation
 
 
 def intend(scripts: ScriptSet, main: Keys, layout: Layout) -> Operation[Reply]:
-    """Begin a change, unless another was begun; it is then to be carried out by `relayout`."""
+    """Begin a change, unless another one was begun. `relayout` carries it out."""
     return (yield from _record(scripts, main, layout, 'intend'))
 
 
 def relayout(scripts: ScriptSet, records: RecordKeys, layout: Layout) -> Operation[Layout]:
-    """Carry out a change that was begun; it may be repeated, by several at once.
+    """Carry out a change that was begun. Safe to repeat, and by several clients at once.
 
-    Raises TorrelqueUsageError if a shard's keys are those of a queue without shards.
+    Returns:
+        The layout that is recorded then, which may be a later one.
+
+    Raises:
+        TorrelqueUsageError: The keys of a shard belong to a queue without shards.
+
     """
     if records.plain is not None:
-        with suppress(TorrelqueUsageError):  # it was used since the record was lost; an audit reports it
+        with suppress(TorrelqueUsageError):  # these keys were used since the record was lost; an audit reports it
             yield from _record(scripts, records.plain, layout, 'set')
     for keys in map(records.shard, range(layout.total)):
         yield from _record(scripts, keys, layout, 'set', keys['bell'], keys['wake'] + b'!')
@@ -222,10 +267,22 @@ def _record(scripts: ScriptSet, keys: Keys, layout: Layout, mode: str, *bell: by
 
 
 def clear_former(scripts: ScriptSet, keys: Keys, generation: int, task_ids: Sequence[bytes]) -> Operation[list[bool]]:
-    """Which of some ids are queued where they belonged before; the results of the others are removed there.
+    """Find ids that are queued on a former home, and remove the results of the others there.
 
-    Nobody adds to former homes any more, so what is not queued there now will not
-    be. Raises TorrelqueShardsError if the number of shards is of another generation.
+    No client adds to former homes any more, so ids that are not queued there now never will be.
+
+    Args:
+        scripts: The scripts.
+        keys: The keys of the former home.
+        generation: The layout's generation.
+        task_ids: The ids.
+
+    Returns:
+        For each id whether it is queued there.
+
+    Raises:
+        TorrelqueShardsError: The layout has another generation.
+
     """
     replies = yield [
         *(Call[Reply]('HEXISTS', (keys['tasks'],), (task_id,)) for task_id in task_ids),
@@ -240,7 +297,7 @@ def clear_former(scripts: ScriptSet, keys: Keys, generation: int, task_ids: Sequ
         script = scripts['clear']
         (outcome,) = yield from Call[Sequence[bytes]](script, keys.of(script), (generation, *left))
         if outcome != b'OK':
-            raise TorrelqueShardsError('the queue has another number of shards by now')
+            raise TorrelqueShardsError('the number of shards of the queue has changed')
     return queued
 
 
@@ -248,13 +305,13 @@ _DEPARTED = b'left '
 
 
 def keep_totals(main: Keys, shard: int, totals: Sequence[int]) -> Operation[Reply]:
-    """Remember with the queue what a shard counted that leaves it. Safe to repeat: its counts are final."""
+    """Record the totals of a shard that leaves the queue in the queue's own counters. Safe to repeat."""
     text = _DEPARTED + b' '.join(b'%d' % number for number in (shard, *totals))
     return (yield from Call[Reply]('HSET', (main['counters'],), (b'left:%d' % shard, text)))
 
 
 def read_totals(main: Keys) -> Operation[dict[int, list[int]]]:
-    """What was counted on each shard that has left, by its number. Some may be there again, and count on."""
+    """Read the totals of shards that have left, by number. A shard may have come back, and continue to count."""
     values = yield from Call[Sequence[bytes]]('HVALS', (main['counters'],))
     found = [value.removeprefix(_DEPARTED).split() for value in values if value.startswith(_DEPARTED)]
     return {int(shard): [int(number) for number in totals] for shard, *totals in found}
@@ -278,9 +335,13 @@ def _parse(generation: bytes, text: bytes) -> Layout:
 
 
 def check_plain(keys: Keys, queue: str) -> Operation[bool]:
-    """Whether a queue was used without shards, and so will have none. Raises TorrelqueShardsError if it has some.
+    """Return whether a queue was used without shards, so that it cannot have any.
 
-    Who may not look is not told.
+    A user that may not read the record gets False.
+
+    Raises:
+        TorrelqueShardsError: The queue has shards.
+
     """
     counters = (keys['counters'],)
     replies = yield [Call[Reply]('HGET', counters, (name,)) for name in ('shards', 'intended', 'enqueued')]
@@ -298,7 +359,7 @@ def check_plain(keys: Keys, queue: str) -> Operation[bool]:
 
 
 def check_number(layout: Layout, wanted: int, queue: str) -> None:
-    """Raises TorrelqueShardsError unless the queue has as many shards as somebody wants."""
+    """Raise TorrelqueShardsError unless the queue has the wanted number of shards."""
     if layout.shards != wanted:
         raise TorrelqueShardsError(
             f'queue {queue!r} has {layout.shards} shards, not {wanted}: pass shards={layout.shards}'

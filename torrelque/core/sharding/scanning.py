@@ -1,4 +1,4 @@
-"""Walks through a server's keys once for all shards of a queue, not once for each."""
+"""Scans a server's keys once for all shards of a queue, not once for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that one queue object over several shards decides: a session for each, and one machine for those who wait."""
+"""The session of a queue object with shards: a session for each shard, and one machine for all waiting consumers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,20 @@ __all__ = ('ShardedSession',)
 
 
 class ShardedSession:
-    """The state machine of one queue object over several shards, driven like a `Session`.
+    """The state machine of one queue object with shards. It implements `torrelque.core.machine.Machine`.
 
-    ``make`` makes the session of one shard. ``node_of`` tells by a key which server
-    has it now; ``on_generation`` hears the generation of the number of shards, whenever a
-    server tells, ``on_lost`` which shards do not answer, and why, or that they do again.
-    With ``at_once`` all shards are on one server, and their calls may travel together.
+    Args:
+        make: Makes the session of a shard.
+        keys: The keys of the shards.
+        node_of: Returns which server has a key now.
+        on_generation: Called with the generation of the layout that a server has recorded; 0 for none.
+        clock: Returns the time in seconds, and never goes back.
+        jitter: Returns random numbers from 0 to 1.
+        block_limit: The longest wait that the transport allows, in seconds.
+        max_rejected: Maximum number of dead letters to keep on each shard; None keeps all.
+        at_once: Whether all shards are on one server, so that their calls can be sent together.
+        on_lost: Called with shards that do not answer and the error, or with shards that answer again and None.
+
     """
 
     def __init__(
@@ -48,13 +56,13 @@ class ShardedSession:
         )
         self._clock = clock
         self._sessions: list[Session] = []
-        self._asked: set[int] = set()  # shards whose sessions have calls to start: to ask all of them each time is slow
+        self._asked: set[int] = set()  # shards whose sessions have calls to start; checking all each time is slow
         self._total = 0
         self._closed = False
         self.resize(keys)
 
     def resize(self, keys: Sequence[Keys]) -> None:
-        """Have these shards from now on. Those that are no more are left once their last call has ended."""
+        """Use these shards from now on. A shard that is no longer used is dropped when its last call has ended."""
         self._reach(len(keys))
         for shard in range(self._total, len(keys)):
             self._consumers.add(self._sessions[shard].lanes, keys[shard])
@@ -68,25 +76,25 @@ class ShardedSession:
     # Callers -----------------------------------------------------------------
 
     def submit(self, command: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0) -> Ticket:
-        """Run a command on at most ``command.limit`` items of one shard. The ticket will hold a list of answers."""
+        """Request a command on items of one shard, at most ``command.limit``. The ticket will hold their answers."""
         self._asked.add(shard)
-        self._reach(shard + 1)  # for a claim of a shard that is no more
+        self._reach(shard + 1)  # the claim may be on a shard that is no longer used
         return self._sessions[shard].submit(command, items, wake)
 
     def dequeue(self, want: int, deadline: float, wake: Callable[[], None]) -> Ticket:
-        """Wait for up to ``want`` tasks until ``deadline``. The value will be a list of at least one."""
+        """Request up to ``want`` tasks, and wait until ``deadline``. The ticket will hold a list of at least one."""
         ticket = Ticket((), wake)
         self._consumers.join(ticket, want, deadline)
         return ticket
 
     def dequeue_nowait(self, want: int, wake: Callable[[], None]) -> Ticket:
-        """Take up to ``want`` tasks that are there. The value will be a list, perhaps empty."""
+        """Request up to ``want`` tasks that are available now. The ticket will hold a list of tasks, perhaps empty."""
         ticket = Ticket((), wake)
         self._consumers.join(ticket, want, float('inf'), stays=False)
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
-        """The caller has gone. What was not sent is dropped; tasks claimed for it are given back."""
+        """Withdraw a request: drop what was not sent, and give back tasks that were claimed for it."""
         ticket.gone = True
         self._consumers.leave(ticket)
         if ticket.done:
@@ -95,7 +103,7 @@ class ShardedSession:
     # Driver ------------------------------------------------------------------
 
     def poll(self) -> Turn:
-        """What to run now, where to wait, and when to come back at the latest."""
+        """Return what to run now, where to wait, and when to poll again at the latest."""
         now = self._clock()
         of_shard: dict[int, list[Operation[None]]] = {}
         for shard, operation in self._consumers.start():
@@ -119,13 +127,13 @@ class ShardedSession:
         return Turn(groups, dedicated, waits, until)
 
     def _grouped(self, of_shard: Mapping[int, list[Operation[None]]]) -> list[list[Operation[None]]]:
-        """What may travel together: on a cluster only calls of one shard."""
+        """Group the calls that can be sent together: on a cluster only those of one shard."""
         if self._at_once and of_shard:
             return [list(chain.from_iterable(of_shard.values()))]
         return list(of_shard.values())
 
     def _leave_shards(self) -> list[tuple[int, Operation[None]]]:
-        """Forget shards that are no more; what to run for each."""
+        """Drop shards that are no longer used. Returns what to run for each."""
         started: list[tuple[int, Operation[None]]] = []
         while len(self._sessions) > self._total and self._sessions[-1].is_quiet:
             last = self._sessions.pop().lanes.drop()
@@ -136,14 +144,14 @@ class ShardedSession:
         return started
 
     def close(self) -> None:
-        """Fail those who wait for tasks. What `poll` returns from now on is the last to run."""
+        """Fail the consumers that wait. From now on, `poll` returns only what is left to do."""
         self._closed = True
         self._consumers.close()
         for session in self._sessions:
             session.close()
 
     def abort(self, error: Exception) -> None:
-        """Fail all whose calls have not begun."""
+        """Fail all requests whose calls have not begun."""
         self._consumers.abort(renew(error))
         for session in self._sessions:
             session.abort(error)
@@ -160,4 +168,4 @@ class ShardedSession:
 
 
 def _nobody() -> None:
-    """Wakes nobody: the caller of a ticket that nobody waits for."""
+    """Wake no caller: none waits for the ticket."""
