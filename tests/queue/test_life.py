@@ -251,7 +251,7 @@ async def test_trio_needs_the_context(anyio_backend: str) -> None:
 
 @on_each_loop
 async def test_entered_twice_at_once(queue: Torrelque) -> None:
-    with pytest.raises(TorrelqueUsageError, match='entered already'):
+    with pytest.raises(TorrelqueUsageError, match='already entered'):
         async with queue:
             pass
     await queue.enqueue('a')

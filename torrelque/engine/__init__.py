@@ -1,1 +1,1 @@
-"""What runs the core over a transport: the imperative shell of a queue object."""
+"""The imperative shell of a queue object: it runs the core over a transport."""

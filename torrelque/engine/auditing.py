@@ -1,4 +1,4 @@
-"""Audits a queue with shards, at a cost that depends on the shards that have something."""
+"""Audits a queue with shards, at a cost that depends on how many of them have keys."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torrelque.engine.engine import Engine
 __all__ = ('audit_shards',)
 
 AT_ONCE = 50
-"""Shards whose audits share their round trips."""
+"""Number of shards that are audited at the same time, in shared round trips."""
 
 
 async def audit_shards(
@@ -30,16 +30,19 @@ async def audit_shards(
     *,
     repair: bool,
 ) -> list[Violation]:
-    """Check what is between the shards, and each shard that has any key.
+    """Check the queue as a whole, and each shard that has keys.
 
     Args:
         engine: Runs the operations.
         scripts: The scripts.
-        records: Where the layout is recorded.
+        records: The keys that record the layout.
         layout: The layout.
         scan: Walks once through the keys of all shards.
         check: Checks one shard: called with its keys, and its existing keys as ``seen``.
         repair: Repair what is safe to repair.
+
+    Returns:
+        The violations.
 
     """
     found = await engine.run(check_stranded(scripts, records, layout, os.urandom(8).hex(), repair=repair))

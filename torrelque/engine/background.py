@@ -22,20 +22,18 @@ BACKOFF = Backoff(0.1, 4.0)
 """Pauses after a background task failed."""
 
 STEADY = 60.0
-"""Seconds after which a background task that fails has worked: the error is logged, and the first pause is short."""
+"""Seconds after which a task counts as having worked: when it fails, that is logged, and the back-off starts again."""
 
 
 class Cancellable(Protocol):
-    """Something that was started."""
+    """A handle to something that was started."""
 
-    def cancel(self) -> None: ...
+    def cancel(self) -> None:
+        """End it. Safe to repeat."""
 
 
 class Background:
-    """A task that was started beside the engine; ``cancel`` ends it.
-
-    An error in it is logged, and it is started again after a pause.
-    """
+    """A background task. If it fails, the error is logged, and it is started again after a pause."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -43,6 +41,7 @@ class Background:
         self._cancelled = False
 
     async def run(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Run a function until it returns or `cancel` is called."""
         error: Exception | None
         if self._cancelled:
             return
@@ -52,7 +51,7 @@ class Background:
                 began, error = anyio.current_time(), None
                 try:
                     await function()
-                except* Exception as group:  # noqa: BLE001 - it may be one with a cancellation in it, which goes on
+                except* Exception as group:  # noqa: BLE001 - a cancellation in the group propagates
                     error = group.exceptions[0] if len(group.exceptions) == 1 else group
                 if error is None:
                     return
@@ -62,22 +61,23 @@ class Background:
                 await rest(self._transport, BACKOFF.pause(failures, random.random))
 
     def cancel(self) -> None:
+        """End the task. Safe to repeat."""
         self._cancelled = True
         if self._scope is not None:
             self._scope.cancel()
 
 
 async def rest(transport: Transport, seconds: float) -> None:
-    """Let time pass on a transport's clock, or, if that fails, on the event loop's."""
+    """Sleep on a transport's clock, or on the event loop's if that fails."""
     try:
         await transport.pause(anyio.Event(), transport.now() + seconds)
-    except Exception:  # noqa: BLE001 - what is rested after has been reported
+    except Exception:  # noqa: BLE001 - the failure before this pause has been logged
         await anyio.sleep(seconds)
 
 
 def start_later(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """Start a task that takes its first step in the next turn of the event loop.
+    """Start a task that first runs in the next turn of the event loop.
 
-    An eager task factory would take it at once, before the call is there that the task is started for.
+    An eager task factory would run it at once, before there is the call for which it is started.
     """
     return asyncio.Task(coroutine, loop=asyncio.get_running_loop(), context=contextvars.Context())

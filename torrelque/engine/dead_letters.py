@@ -39,7 +39,7 @@ class DeadLetters:
             limit: Maximum number of dead letters.
 
         Returns:
-            How many dead letters the command was done to.
+            The number of dead letters on which the command took effect.
         """
         most = math.inf if limit is None else checks.check_count('limit', limit)
         if task_ids is None:
@@ -59,7 +59,7 @@ class DeadLetters:
             raise TorrelqueLookupError(f'no dead letters in queue {self._name!r}: {names}')
 
     async def _unknown_of(self, ids: list[str]) -> list[str]:
-        """Return the ids that are no dead letters."""
+        """Return the ids that are not dead letters."""
         by_keys: dict[Keys, list[str]] = {}
         for task_id in ids:
             by_keys.setdefault(await self._dispatcher.keys_of(task_id), []).append(task_id)

@@ -11,7 +11,7 @@ __all__ = ('delete',)
 
 
 async def delete(dispatcher: Dispatcher, *, force: bool) -> None:
-    """Delete all keys of a queue.
+    """Delete all keys of a queue. Safe to repeat.
 
     Args:
         dispatcher: The queue's dispatcher.

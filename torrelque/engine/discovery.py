@@ -48,7 +48,7 @@ def queues(client: object) -> AsyncIterator[str]:
 
 
 async def _queue_of(transport: Transport, key: bytes) -> str | None:
-    """Return the name of the queue with these counters; None if another key stands for it, or it is no queue."""
+    """Return the name of the queue with these counters; None for a shard, whose queue has its own, or another key."""
     found = await drive(transport, operations.examine(key))
     if found is None:
         _report_foreign(key)

@@ -1,4 +1,4 @@
-"""Chooses where calls go. In a plain queue all go to one place; see `torrelque.engine.sharded` for shards."""
+"""Chooses the keys for each call. A plain queue has only one set; see `torrelque.engine.sharded` for shards."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ W = TypeVar('W')
 Progress = Callable[[int, int], object]
 
 CHUNK = 250
-"""Items that are checked and serialised in one turn of the event loop: a few milliseconds."""
+"""Number of items that are checked and serialised in one turn of the event loop, in a few milliseconds."""
 
 
 _drawn: list[str] = []
@@ -40,7 +40,7 @@ os.register_at_fork(after_in_child=_drawn.clear)
 
 
 def random_id() -> str:
-    """An id for a task that was given none. The system is asked for many at once."""
+    """Return a random id. Draws many at once from the system, because that is faster."""
     try:
         return _drawn.pop()
     except IndexError:
@@ -50,7 +50,7 @@ def random_id() -> str:
 
 
 class Dispatcher:
-    """Sends all calls of a plain queue to one place.
+    """Sends the calls of a plain queue. `ShardedDispatcher` overrides it for queues with shards.
 
     If the queue has shards, the scripts refuse to add or claim tasks here. A call that finds
     nothing checks once whether that is the reason, and is refused as well.
@@ -66,11 +66,11 @@ class Dispatcher:
         return self.runtime.engine
 
     def make_session(self) -> Session | ShardedSession:
-        """Return the session for all places."""
+        """Return a session for the whole queue."""
         return self.runtime.session_of(self.runtime.keys, os.urandom(8).hex())
 
     async def ready(self) -> None:
-        """Find out where calls go. Raises TorrelqueUsageError if the queue is not what the object expects."""
+        """Read the layout, if that is needed. Raises TorrelqueUsageError if the object expects another one."""
 
     @property
     def layout(self) -> Layout | None:
@@ -91,7 +91,16 @@ class Dispatcher:
         return False
 
     async def audit(self, result_ttl: float, *, repair: bool) -> list[Violation]:
-        """Check the invariants in each place and between them. States without a task are kept for ``result_ttl`` s."""
+        """Check the queue's invariants, on each shard and between them.
+
+        Args:
+            result_ttl: How long to keep a state without a task, in seconds.
+            repair: Repair what is safe to repair.
+
+        Returns:
+            The violations.
+
+        """
         await self.is_changed()
         scripts, on_cluster = self.runtime.scripts, self.runtime.transport.on_cluster
         return await self._engine.run(
@@ -99,12 +108,21 @@ class Dispatcher:
         )
 
     async def scan_nodes(self) -> Sequence[Arg | None]:
-        """Return the places for `scan_states`: a key on each server."""
+        """Return the nodes for `scan_states`: a key on each, or None for the only server."""
         await self.is_changed()
         return (None,)
 
     async def scan_states(self, near: Arg | None, cursor: bytes) -> tuple[bytes, list[tuple[Keys, list[str]]]]:
-        """Take a step through the ids that have a state, including kept results: the next cursor, and ids by place."""
+        """Take a step through the ids that have a state, including those of kept results.
+
+        Args:
+            near: The node, from `scan_nodes`.
+            cursor: b'0', or the cursor that the step before returned.
+
+        Returns:
+            The next cursor, b'0' at the end, and ids with the keys of their shard.
+
+        """
         del near
         cursor, ids = await self._engine.run(scan_results(self.runtime.keys, cursor))
         return cursor, [(self.runtime.keys, ids)]
@@ -114,7 +132,7 @@ class Dispatcher:
         return []
 
     def may_go_elsewhere(self, error: Exception) -> bool:
-        """Whether a new task may go to another place after this error: it was certainly not added."""
+        """Whether a new task may go to another shard after this error, because it was certainly not added."""
         del error
         return False
 
@@ -123,35 +141,35 @@ class Dispatcher:
         return random_id()
 
     async def keys(self) -> Sequence[Keys]:
-        """Return the keys of each place that may have tasks."""
+        """Return the keys of each shard that may have tasks; the queue's own without shards."""
         await self.is_changed()
         return (self.runtime.keys,)
 
     async def all_keys(self) -> Sequence[Keys]:
-        """Return the same, with former shards."""
+        """Return the same, including former shards."""
         return await self.keys()
 
     async def forget(self, parts: Sequence[Keys]) -> None:
-        """After all tasks were deleted, remove what is left, and forget the layout."""
+        """Remove what is left after all tasks were deleted, and forget the layout."""
 
     async def keys_of(self, task_id: str) -> Keys:
-        """Return the keys of the place where a task is, or would be."""
+        """Return the keys of the shard where a task is, or would be."""
         del task_id
         return self.runtime.keys
 
     async def keys_for(self, command: Command, item: Item) -> tuple[Keys, Item]:
-        """Return the keys for a command on an item, and its arguments."""
+        """Return the keys and the arguments for a command on one item."""
         return self.runtime.keys, command.arguments([item])
 
     async def each(self, make: Callable[[Keys], Operation[T]]) -> list[T]:
-        """Run an operation in each place, and return the results."""
+        """Run an operation on each shard, and return the results."""
         await self.is_changed()
         return [await self._engine.run(make(self.runtime.keys))]
 
     async def write_all(self, items: Iterable[T], write: Callable[[T], W]) -> list[W]:
-        """Check and serialise all items of a bulk call, a chunk at a time, while other tasks run.
+        """Check and serialise all items of a bulk call, in chunks between which other tasks run.
 
-        Nothing is sent before the last of them is known to be good.
+        Callers send nothing before the last item has been checked.
         """
         written: list[W] = []
         left = iter(items)
@@ -162,7 +180,7 @@ class Dispatcher:
         return written
 
     async def one(self, command: Command, item: Item) -> Answer:
-        """Run a command on one item."""
+        """Run a command on one item, and return the answer. Safe to cancel."""
         (answer,) = await self._engine.submit(command, [item])
         if answer is Outcome.UNKNOWN:
             await self.is_changed()
@@ -171,7 +189,20 @@ class Dispatcher:
     async def many(
         self, command: Command, items: Sequence[Item], on_progress: Progress | None
     ) -> list[Answer | Exception]:
-        """Run a command on many items. Returns an answer for each, or the error of its call."""
+        """Run a command on many items, in calls of bounded size.
+
+        Args:
+            command: The command.
+            items: The items.
+            on_progress: Called after each call with the number of items done and of all items; None for none.
+
+        Returns:
+            An answer for each item, or the error of its call.
+
+        Raises:
+            TorrelqueUsageError: The queue object cannot be used in this way.
+
+        """
         answers: list[Answer | Exception] = []
         for part in split(items, command.limit):
             try:

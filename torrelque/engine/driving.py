@@ -20,10 +20,10 @@ T = TypeVar('T')
 Execute: TypeAlias = Callable[[Batch], Awaitable[Sequence[Reply]]]
 
 LAST_ATTEMPT = 1.0
-"""Seconds that a call may take to be settled after its time to be repeated is over."""
+"""How long settling a call may take once there is no time left to repeat it, in seconds."""
 
 CLOSING_TIME = 2.0
-"""Seconds that shutting down may spend on settling calls and giving claims back."""
+"""How long shutting down may take to settle calls and give claims back, in seconds."""
 
 
 async def drive(
@@ -34,14 +34,24 @@ async def drive(
     dedicated_timeout: float | None = None,
     begun: Batch | Rest | None = None,
 ) -> T:
-    """Run an operation to its end; ``at_end`` of the event loop over what is left then.
+    """Run an operation to its end. If cancelled, the operation gets up to `CLOSING_TIME` to clean up.
 
-    With ``dedicated_timeout`` it has connections of its own, on which the server may take so
-    many seconds longer to answer. One that was ``begun`` goes on with this batch,
-    or with the replies that this gives.
+    Args:
+        transport: The transport.
+        operation: The operation.
+        at_end: Whether the event loop is ending, so that the transport may have to use a new connection.
+        dedicated_timeout: Use dedicated connections, on which the server may take this number of seconds longer to
+            answer; None uses the shared one.
+        begun: The batch that an operation in progress has yielded, or a function that returns the replies to it;
+            None starts the operation.
 
-    Raises what the operation raises, and TorrelqueConnectionError if it was cut
-    off. When cancelled, the operation is given a little time to clean up.
+    Returns:
+        What the operation returns.
+
+    Raises:
+        TorrelqueConnectionError: The connection was lost, and the operation could not recover.
+        Exception: The operation raised it.
+
     """
     execute: Execute = transport.execute_at_end if at_end else transport.execute
     if dedicated_timeout is not None:
@@ -75,29 +85,39 @@ async def drive(
 
 
 async def _execute_once(transport: Transport, batch: Batch) -> Sequence[Reply]:
-    """One attempt. The call that it settles has used up its time, so it gets little more."""
+    """Send a batch once. It settles a call whose time is used up, so it gets little more."""
     with anyio.move_on_after(LAST_ATTEMPT):
         return await transport.execute_once(batch)
     raise TorrelqueResponseTimeout(f'no answer within {LAST_ATTEMPT:g} s')
 
 
 async def finish(execute: Execute, operation: Operation[Any]) -> None:
+    """Interrupt an operation, and let it clean up."""
     with suppress(StopIteration, Interrupted, TorrelqueError):
         batch = operation.throw(Interrupted())
         while True:
             try:
                 replies = await execute(batch)
-            except Exception as error:  # noqa: BLE001 - as above
+            except Exception as error:  # noqa: BLE001 - the outcome is unknown, as in `drive`
                 batch = operation.throw(Interrupted(error))
             else:
                 batch = operation.send(replies)
 
 
 class Course:
-    """An operation under way without a task: what it waits for calls it back, and it goes on right there.
+    """An operation that runs without a task: the transport's callbacks continue it.
 
-    ``take_over`` is handed what takes a task to go on, ``end`` is called at the end,
-    with the error if it is no ordinary one.
+    Args:
+        transport: The transport.
+        operation: The operation.
+        take_over: Called if it needs a task to continue. The task drives ``operation`` with ``left`` as ``begun``.
+        end: Called when the operation has ended, with the error if it raised one.
+
+    Attributes:
+        operation: The operation.
+        abandon: Abandons the call in flight; None if there is none.
+        left: What a task continues with: a batch, or a function that returns replies.
+
     """
 
     __slots__ = ('_end', '_take_over', '_transport', 'abandon', 'left', 'operation')
@@ -115,10 +135,9 @@ class Course:
         self.operation: Operation[Any] = operation
         self.abandon: Callable[[], None] | None = None
         self.left: Batch | Rest | None = None
-        """What a task that takes over has to go on with."""
 
     def go_on(self, replies: Sequence[Reply] | Rest | None = None) -> None:
-        """Begin, without replies, or continue with those to the last batch. Raises nothing."""
+        """Start the operation, or continue it with the replies to its last batch. Raises nothing."""
         if callable(replies):
             self.left = replies
             self._take_over(self)
@@ -129,12 +148,12 @@ class Course:
             self._end(self, None)
         except Interrupted as interrupted:
             self._end(self, interrupted.cause)
-        except Exception as caught:  # noqa: BLE001 - of nobody's, and the object goes on
+        except Exception as caught:  # noqa: BLE001 - no caller gets it, and the engine must not end
             self._end(self, caught)
         else:
             try:
                 self.abandon = self._transport.start(batch, self.go_on)
-            except Exception:  # noqa: BLE001 - `execute` raises it again, to where it belongs
+            except Exception:  # noqa: BLE001 - `execute` raises it again, in the task that takes over
                 self.abandon = None
             if self.abandon is None:
                 self.left = batch

@@ -1,9 +1,23 @@
-"""Runs one queue object's session over a transport: the task group, the timers and the I/O.
+"""Runs the session of one queue object over a transport.
 
-It decides nothing: the session says what to run and when. A caller's task only
-waits for its ticket, so cancelling it cuts no I/O off. On asyncio the engine
-starts by itself with the first call, and ends when nothing is left to do; where
-its context is entered, as Trio needs it, it runs as long as the context.
+Theory of operation. The engine has the task group, the timers and the I/O. It
+makes no decisions: the session says what to run and when. A *step* polls the
+session once and starts what it returns. There is a step after each request, each
+time a call or a wait ends, and at the time that the session asks for.
+
+A caller submits a request and waits for its ticket. It does no I/O, so
+cancelling it interrupts none. Requests from one turn of the event loop are
+collected before the step, so that the session can merge them. A caller that
+comes alone, after another that came alone, has its step at once.
+
+A call needs no task. The engine starts it on the transport (a `Course`), and the
+transport's callback continues it. A call that has more to do than the callback
+can, and each wait on the server, is passed to a *driver*, a task that takes one
+such job after another. A few idle drivers are kept.
+
+On asyncio the engine starts with the first call, and ends when nothing is left
+to do. If its context is entered, as Trio requires, it runs as long as the
+context. After a fork, and on another event loop, it starts with a new session.
 """
 
 from __future__ import annotations
@@ -48,14 +62,14 @@ Job: TypeAlias = 'Wait | Course'
 logger: logging.Logger = logging.getLogger('torrelque')
 
 CROWD = 8
-"""Calls that make a crowd, which does better in one call of a script than in two at a time."""
+"""Minimum number of callers for whom one merged call is faster than two calls in turn."""
 
 SPARE_DRIVERS = 8
-"""Tasks that wait for something to drive. To start one costs more than a call, but each holds some kilobytes."""
+"""Maximum number of idle drivers. Starting a task costs more than a call, but each holds a few kilobytes."""
 
 
 class _Driver:
-    """A task that has done a job and waits for the next."""
+    """An idle task that waits for its next job."""
 
     __slots__ = ('_handed', '_job')
 
@@ -75,9 +89,11 @@ class _Driver:
 class Engine:
     """The engine of one queue object.
 
-    ``make_session`` makes the state machine, again after a fork and on another
-    event loop. ``confirm_timeout`` is how long the server may take to confirm a write,
-    in seconds, where that is asked for.
+    Args:
+        transport: The transport.
+        make_session: Makes the session: at first, after a fork, and on another event loop.
+        confirm_timeout: How long the server may take to confirm a durable write, in seconds.
+
     """
 
     def __init__(self, transport: Transport, make_session: Callable[[], Machine], confirm_timeout: float = 0.0) -> None:
@@ -85,8 +101,8 @@ class Engine:
         self._make_session = make_session
         self._confirm_timeout = confirm_timeout
         self.turns: int = 0
-        """Goes up each time the session was asked what to run: what is submitted between is merged."""
-        self._home: tuple[int, object] | None = None  # forks, and the event loop, that the state belongs to
+        """The number of steps. Requests between two steps can be merged."""
+        self._home: tuple[int, object] | None = None  # the number of forks, and the event loop, of the current state
         self._entered = False
         self._host: TaskGroup | None = None
         self._starter: asyncio.Task[None] | None = None
@@ -95,18 +111,23 @@ class Engine:
     # Life --------------------------------------------------------------------
 
     async def enter(self) -> None:
-        """Run until `leave`, within the task that calls both."""
+        """Start, and run until `leave`. Call both from the same task.
+
+        Raises:
+            TorrelqueUsageError: It is running already, or in use on another event loop.
+
+        """
         self._bind()
         if self._entered:
-            raise TorrelqueUsageError('this queue object is entered already; make one for each `async with`')
+            raise TorrelqueUsageError('this queue object is already entered; create one for each `async with`')
         self._entered = True
         self._host = anyio.create_task_group()
         await self._host.__aenter__()
-        with anyio.CancelScope(shield=True):  # cancelled half-way in, the host would be left open; it takes one turn
+        with anyio.CancelScope(shield=True):  # takes one turn; a cancellation here would leave the host open
             await self._host.start(self._run_shielded)
 
     async def leave(self) -> None:
-        """Finish what is under way, give back what nobody took, and end."""
+        """Finish the calls in flight, give back tasks that no caller received, and end. Takes up to `CLOSING_TIME`."""
         host = self._host
         if host is None:
             return
@@ -116,9 +137,9 @@ class Engine:
         self._shield.cancel()
         await self._cut_off()
         try:
-            # What the body raised goes on its way by itself: the task group would wrap it into a group.
+            # The error of the body is not passed on, because the task group would wrap it into a group.
             await host.__aexit__(None, None, None)
-        except* Exception as group:  # noqa: BLE001 - of something that failed as it was cancelled
+        except* Exception as group:  # noqa: BLE001 - a task failed while it was cancelled
             self._report(group)
         finally:
             self._host = None
@@ -126,25 +147,28 @@ class Engine:
             self._home = None
 
     async def _run_shielded(self, *, task_status: TaskStatus[None]) -> None:
-        # A cancellation from outside ends the body of the context, whose clean-up may still need the queue.
+        # A cancellation from outside ends the body of the context. Its clean-up may still need the queue.
         with anyio.CancelScope(shield=True) as self._shield:
             async with anyio.create_task_group() as self._tasks:
                 task_status.started()
                 await self._run()
 
     async def aclose(self) -> None:
-        """End what the engine started by itself on asyncio. May be repeated."""
+        """End what the engine started on asyncio without its context. Safe to repeat."""
         if self._entered or self._home is None:
             return
         for task in [*self._spawned, *([self._starter] if self._starter else [])]:
             task.cancel()
             await asyncio.wait([task])
-        if self._home == (forks.count, asyncio.get_running_loop()):  # it may have gone home before, with its lanes left
+        if self._home == (forks.count, asyncio.get_running_loop()):  # the engine may have ended, but its lanes are left
             with anyio.move_on_after(CLOSING_TIME):
                 await self._close_down()
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> Cancellable:
-        """Run something beside the engine until it ends, is cancelled, or the engine is closed."""
+        """Run a function in the background until it returns, is cancelled, or the engine is closed.
+
+        Errors in it are logged, and it is started again after a pause.
+        """
         self._ensure()
         background = Background(self._transport)
         if self._entered:
@@ -158,17 +182,17 @@ class Engine:
     # Calls -------------------------------------------------------------------
 
     async def run(self, operation: Operation[T]) -> T:
-        """Run an operation that is not merged. Cancelling it may leave it half done; it is safe to repeat."""
+        """Run an operation that is not merged. Safe to repeat. Cancelling it may leave it half done."""
         return await drive(self._transport, operation)
 
     async def read(self, make: Callable[[], Operation[T]], node: Hashable) -> T:
-        """Run a read, merged with others of the same ``node`` that are asked for at the same time. Safe to cancel."""
+        """Run a read, merged with others from the same ``node`` that are requested at the same time. Safe to cancel."""
         self._bind()
         return await self._reads.run(make, node if self._transport.on_cluster else None)
 
     async def run_each(self, operations: Sequence[Operation[T]]) -> list[T]:
-        """The same for operations on different shards, all at once; their results in order."""
-        if self._transport.on_cluster:  # what travels together has to be of one slot
+        """Run operations on different shards at the same time. Returns their results in order, or raises an error."""
+        if self._transport.on_cluster:  # a batch may only have keys of one slot
             results: list[T | Exception] = [TorrelqueError('the operation did not run')] * len(operations)
 
             async def run(at: int) -> None:
@@ -186,52 +210,69 @@ class Engine:
         return results  # type: ignore[return-value]  # none of them is an exception
 
     async def run_all(self, functions: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
-        """Run functions of the caller's, all at once."""
+        """Run functions at the same time, in a task group."""
         async with anyio.create_task_group() as group:
             for function in functions:
                 group.start_soon(function)
 
     async def checkpoint(self) -> None:
-        """Let others have their turn."""
+        """Let other tasks run."""
         await checkpoint()
 
     async def submit(self, command: Command, items: Sequence[Item], shard: int = 0) -> list[Answer]:
-        """Run a command on at most ``command.limit`` items of a shard. Returns an answer for each."""
+        """Run a command on items of a shard, merged with other requests. Safe to cancel.
+
+        Args:
+            command: The command.
+            items: The items, at most ``command.limit``.
+            shard: The number of the shard; ignored without shards.
+
+        Returns:
+            An answer for each item.
+
+        """
         self._ensure()
         once = self._make_once()
         ticket = self._session.submit(command, items, once.set, shard)
-        # Not on shards, where ids that are drawn in one turn are of one shard, to go there in one call. What consumers
-        # send at one moment goes together.
+        # Only enqueues are sent at once: consumers end their tasks at the same moment, so their calls are merged.
         answers: list[Answer] = await self._result_of(ticket, once, at_once=command is ENQUEUE)
         return answers
 
     def fire_and_forget(self, command: Command, items: Sequence[Item], shard: int = 0) -> None:
-        """The same, for an answer that nobody waits for."""
+        """Run a command on items of a shard without waiting for the answer."""
         self._ensure()
         self._session.submit(command, items, _nobody, shard)
         self._ask()
 
     async def dequeue(self, want: int, deadline: float) -> list[ClaimedTask]:
-        """Wait for at least one task. Raises TorrelqueTimeoutError at ``deadline``."""
+        """Wait for up to ``want`` tasks. Safe to cancel: tasks that arrive too late are given back.
+
+        Returns:
+            At least one task.
+
+        Raises:
+            TorrelqueTimeoutError: There was none until ``deadline``, on the transport's clock.
+
+        """
         self._ensure()
         once = self._make_once()
         tasks: list[ClaimedTask] = await self._result_of(self._session.dequeue(want, deadline, once.set), once)
         return tasks
 
     async def dequeue_nowait(self, want: int) -> list[ClaimedTask]:
-        """What is there, up to ``want`` tasks."""
+        """Return up to ``want`` tasks that are available now. Safe to cancel."""
         self._ensure()
         once = self._make_once()
         tasks: list[ClaimedTask] = await self._result_of(self._session.dequeue_nowait(want, once.set), once)
         return tasks
 
     def check_running(self) -> None:
-        """Raise TorrelqueUsageError where nothing can run in the background: under Trio, outside the context."""
+        """Raise TorrelqueUsageError if nothing can run in the background: under Trio, outside the context."""
         self._ensure()
 
     @property
     def hub(self) -> Subscriptions:
-        """Where inboxes are opened and closed."""
+        """The subscriptions of the watchers."""
         return self._hub
 
     async def _result_of(self, ticket: Ticket, once: OneShot, *, at_once: bool = False) -> Any:  # noqa: ANN401 - what the ticket is for
@@ -249,15 +290,15 @@ class Engine:
     # Running -----------------------------------------------------------------
 
     def _bind(self) -> None:
-        """Make fresh state where a fork or another event loop made the old one unusable."""
-        # Asked by each call, so asked in the cheapest way.
+        """Create new state at first, and when a fork or another event loop makes the old state unusable."""
+        # Each call gets here, so this uses the fastest function.
         home = forks.count, asyncio._get_running_loop() or current_token()  # noqa: SLF001 - documented for this
         if self._home == home:
             return
         if self._home is not None and self._home[0] == home[0] and (self._entered or self._runs_elsewhere()):
-            raise TorrelqueUsageError('this queue object is in use in another event loop; make one for each loop')
+            raise TorrelqueUsageError('this queue object is in use on another event loop; create one for each loop')
         self._home = home
-        self._loop = asyncio._get_running_loop()  # noqa: SLF001 - as above
+        self._loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for this
         self._make_once = oneshot_maker()
         self._entered = False
         self._host = None
@@ -265,16 +306,16 @@ class Engine:
         self._spawned = set()
         self._wake = anyio.Event()
         self._pausing_until = -math.inf
-        self._stepping = False  # by its task, or by callbacks while that waits
+        self._stepping = False  # whether the engine's task, or callbacks while it waits, make steps
         self._next_turn: asyncio.Handle | None = None
-        self._asks = 0  # while the operations are under way that are, or since the last one ended
-        self._crowded = True  # more than one then
-        self._ahead: Course | None = None  # what a lone caller began at once
-        self._followed = 0  # how many had asked at its end
+        self._asks = 0  # requests since the current courses began, or since the last one ended
+        self._crowded = True  # whether there was more than one request then
+        self._ahead: Course | None = None  # the course that a lone caller began at once
+        self._followed = 0  # the number of requests when it ended
         self._courses: set[Course] = set()
-        self._left: list[Course] = []  # what closing down has to drive
+        self._left: list[Course] = []  # courses that closing down has to drive
         self._to_start: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        self._begun: list[Coroutine[Any, Any, None]] = []  # those of tasks that may not have made a step
+        self._begun: list[Coroutine[Any, Any, None]] = []  # coroutines of tasks that may not have run yet
         self._running = 0  # waits, and operations on dedicated connections
         self._failures = 0  # steps in a row that failed
         self._reported = ''
@@ -290,7 +331,7 @@ class Engine:
         return self._starter is not None and not self._starter.done() and not self._starter.get_loop().is_closed()
 
     def _ensure(self) -> None:
-        """Be running, by itself where the event loop allows it."""
+        """Start the engine if it is not running. Trio does not permit that outside the context."""
         self._bind()
         if self._entered or self._starter is not None:
             return
@@ -309,26 +350,26 @@ class Engine:
                 await self._run()
         except anyio.get_cancelled_exc_class():
             for coroutine in self._begun:
-                coroutine.close()  # of a task that was cancelled before its first step, which would be warned of
+                coroutine.close()  # avoids a warning about tasks that were cancelled before they ran
             await self._cut_off()
             with anyio.move_on_after(CLOSING_TIME, shield=True):
                 await self._close_down(at_end=True)
             raise
         finally:
-            # The next call starts another; other tasks that end with the event loop may have some left to make.
+            # Other tasks that end with the event loop may still make calls. The next one starts another task.
             if self._starter is asyncio.current_task():
                 self._starter = None
 
     async def _run(self) -> None:
-        self._drivers = []  # those of an earlier run ended with it
+        self._drivers = []  # the drivers of an earlier run have ended
         self._stepping = True
         try:
-            while not self._closing:  # then `leave` does the steps, and waits on `_wake` itself
+            while not self._closing:  # while closing, `leave` makes the steps and waits for `_wake`
                 self._wake = anyio.Event()
                 self._step()
                 self._start_tasks()
                 if self._quiet() and not self._entered:
-                    # From here on a new call starts a new engine task; no await lies between.
+                    # From here on, a new call starts a new engine task. There is no await in between.
                     self._starter = None
                     self._dismiss_drivers()
                     return
@@ -338,7 +379,7 @@ class Engine:
             self._start_tasks()
 
     def _spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Have the engine's task start another: callbacks of asyncio are in no task, and cannot."""
+        """Have the engine's task start another task, because asyncio's callbacks cannot."""
         self._to_start.append(function)
         self._wake.set()
 
@@ -350,29 +391,29 @@ class Engine:
             self._begun = [each for each in (*self._begun, coroutine) if getcoroutinestate(each) == CORO_CREATED]
 
     def _ask(self, *, at_once: bool = False) -> None:
-        """Have the session look at what a caller asked for, after all that wake in this turn have asked.
+        """Schedule a step for a request, after the other callers that run in this turn have made theirs.
 
-        With ``at_once`` a caller that finds nothing under way, after one that was alone, does not wait for others. If
-        a crowd followed, it joins that the next time: in two parts a crowd takes two calls each time.
+        With ``at_once``, the step is made now if nothing is in flight and the last caller was alone. If a crowd
+        followed that caller, the next one waits for the crowd, because a crowd in two parts needs two calls.
         """
         self._asks += 1
         if at_once and self._asks == 1 and not (self._crowded or self._courses):
             self._turn()
             self._ahead = next(iter(self._courses), None)
         elif at_once and self._followed >= CROWD and self._asks == self._followed + 1 and self._courses:
-            self._put_off()  # until an operation that is under way ends
+            self._put_off()  # until a course ends
         else:
             self.step_soon()
 
     def step_soon(self) -> None:
-        """Have the session polled: something has changed in it."""
+        """Schedule a step, because something has changed in the session."""
         if self._loop is None or self._closing or not self._stepping:
             self._wake.set()
         elif self._next_turn is None and not self._loop.is_closed():
             self._next_turn = self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Make a step outside of the engine's task, which is woken if that has something to do."""
+        """Make a step outside the engine's task, which is woken if it has something to do."""
         self._put_off()
         if self._closing or not self._stepping:
             self._wake.set()
@@ -382,26 +423,26 @@ class Engine:
             self._wake.set()
 
     def _put_off(self) -> None:
-        """Make no step in the next turn of the event loop after all."""
+        """Cancel the step in the next turn of the event loop."""
         if self._next_turn is not None:
             self._next_turn.cancel()
             self._next_turn = None
 
     def _look_around(self) -> None:
-        """When nothing is under way: whether more than one caller came since."""
+        """When the last course has ended, note whether there was more than one request."""
         if self._asks and not self._courses:
             self._crowded, self._asks = self._asks > 1, 0
             self._ahead, self._followed = None, 0
 
     async def _pause(self) -> None:
-        """Wait for something to do; after a step that failed no less than the back-off, unless somebody calls."""
+        """Wait until there is something to do. After a failed step, wait for the back-off, unless there is a call."""
         until = self._until
         if self._failures:
             until = max(until, self._transport.now() + BACKOFF.pause(self._failures, random.random))
         self._pausing_until = until
         try:
             await self._transport.pause(self._wake, until)
-        except Exception as error:  # noqa: BLE001 - as in a step
+        except Exception as error:  # noqa: BLE001 - an error of the transport's clock, which must not end the engine
             self._report(error)
             with anyio.move_on_after(BACKOFF.first):
                 await self._wake.wait()
@@ -412,12 +453,12 @@ class Engine:
             driver.hand(None)
 
     def _step(self) -> None:
-        """Run what is to be run now."""
+        """Poll the session, and start what it returns."""
         try:
             self._begin()
-        except Exception as error:  # noqa: BLE001 - a defect, or a transport's: nobody shall wait for ever
+        except Exception as error:  # noqa: BLE001 - a defect here or in a transport; no caller may wait for ever
             self._failures += 1
-            self._until = -math.inf  # that is, after the back-off
+            self._until = -math.inf  # the next step is made after the back-off
             self._session.abort(error)
             self._report(error)
         else:
@@ -447,11 +488,11 @@ class Engine:
         self._look_around()
         if error is not None:
             self._report(error)
-        self._put_off()  # callers that this wakes may ask for more first
+        self._put_off()  # the callers that this wakes make their requests first
         self.step_soon()
 
     def _take_over(self, course: Course) -> None:
-        """Have a task drive an operation on."""
+        """Have a driver continue a course."""
         course.abandon = None
         if self._stepping:
             self._start(course)
@@ -470,7 +511,7 @@ class Engine:
         return not busy and self._until == math.inf
 
     async def _work(self, job: Job | None) -> None:
-        """Do one job after another, as long as there is one, or room to wait for one."""
+        """Do one job after another. End if there is none and enough drivers are idle."""
         while job is not None:
             if isinstance(job, Wait):
                 await self._block(job)
@@ -503,14 +544,14 @@ class Engine:
         dedicated_timeout: float | None = None,
         begun: Batch | Rest | None = None,
     ) -> None:
-        """Drive an operation of the session, which tells its callers what came of it, to its end."""
+        """Drive an operation of the session to its end. It passes results and errors to its callers."""
         try:
             await drive(self._transport, operation, at_end=at_end, dedicated_timeout=dedicated_timeout, begun=begun)
-        except Exception as error:  # noqa: BLE001 - of nobody's, and the object goes on
+        except Exception as error:  # noqa: BLE001 - no caller gets it, and the engine must not end
             self._report(error)
 
     def _report(self, error: Exception) -> None:
-        """Log an error, unless it is the last one again."""
+        """Log an error, unless it is the same as the last one."""
         if repr(error) != self._reported:
             self._reported = repr(error)
             logger.error('Unexpected error in the background, going on', exc_info=error)
@@ -529,18 +570,18 @@ class Engine:
                 else:
                     reply, behind = await self._transport.block_then(call, wait.behind, wait.seconds)
                 if isinstance(reply, TorrelqueReplyError):
-                    raise reply  # noqa: TRY301 - goes where a broken connection goes
+                    raise reply  # noqa: TRY301 - handled like a broken connection
                 wait.then.ended(None if reply is None else reply[1], behind)
-        except Exception as error:  # noqa: BLE001 - told to those who wait
+        except Exception as error:  # noqa: BLE001 - raised to the consumers
             wait.then.failed(error)
         finally:
             self._waiting.discard(scope)
             self._running -= 1
             self.step_soon()
-        self._turn()  # what follows begins at once
+        self._turn()  # the next claim begins at once
 
     async def _cut_off(self) -> None:
-        """Interrupt what goes on without a task; it is given a little time to clean up."""
+        """Interrupt the courses, and give them up to `CLOSING_TIME` to clean up."""
         courses = [course for course in self._courses if course.abandon or course in self._left]
         self._courses, self._left = set(), []
         with anyio.move_on_after(CLOSING_TIME, shield=True):
@@ -551,7 +592,7 @@ class Engine:
                     tasks.start_soon(finish, self._transport.execute, course.operation)
 
     async def _close_down(self, *, at_end: bool = False) -> None:
-        """Let what is under way finish, and run what the session has left to do."""
+        """Let the calls in flight finish, and run what the session has left to do."""
         self._session.close()
         for waiting in list(self._waiting):
             waiting.cancel()
@@ -572,4 +613,4 @@ class Engine:
 
 
 def _nobody() -> None:
-    """Wakes nobody."""
+    """Wake no caller: none waits for the ticket."""

@@ -29,7 +29,7 @@ def _scripts_for(*, on_cluster: bool, sharded: bool) -> ScriptSet:
 
 
 class QueueOptions(Protocol):
-    """The options of a queue object. Those that can change are read when they are needed."""
+    """The options of a queue object. Options that can change are read each time they are needed."""
 
     queue: str
     keys: Mapping[str, str]
@@ -72,7 +72,7 @@ class Runtime:
 
     @property
     def full_names(self) -> dict[str, str]:
-        """Logical names, and their full keys."""
+        """Maps logical names to full keys."""
         return {name: f'{self._prefix}:{key}' for name, key in {**LOGICAL_NAMES, **self.renamed}.items()}
 
     @property
@@ -94,7 +94,7 @@ class Runtime:
         return self._engine
 
     def make_engine(self) -> Engine:
-        """What runs sessions."""
+        """Make the engine. Subclasses make another kind."""
         return Engine(self.transport, self._make_session, self.confirm_timeout)
 
     @property
@@ -104,11 +104,11 @@ class Runtime:
         return 0.0 if durability is None else durability.timeout
 
     def run_with(self, make_session: Callable[[], Session | ShardedSession]) -> None:
-        """Make the engine use this function's sessions. Call it before the engine is used."""
+        """Set the function that makes the engine's sessions. Call this before the engine is used."""
         self._make_session = make_session
 
     def session_of(self, keys: Keys, nonce: str) -> Session:
-        """Return a session for one place."""
+        """Return a session for the queue's or a shard's keys."""
         durability = self._options.durability
         return Session(
             self.scripts,

@@ -46,7 +46,7 @@ T = TypeVar('T')
 logger: logging.Logger = logging.getLogger('torrelque')
 
 TRIES = 5
-"""How often to try a call while the number of shards changes."""
+"""Maximum number of attempts to make a call while the number of shards changes."""
 
 MOST_FORMER = 8
 """Maximum number of former layouts that may still have tasks. Each makes looking for an unknown id slower."""
@@ -55,11 +55,14 @@ PROBE_BACKOFF = Backoff(0.5, 4.0)
 """Pauses between probes of lost shards, while tasks are added."""
 
 IDS_A_TURN = 250
-"""Ids of one shard before the next shard has its turn."""
+"""Number of ids for one shard before it is the next shard's turn."""
 
 
 class ShardedDispatcher(Dispatcher):
-    """Sends each call to the home of its task, the shard that the id belongs to; claims know where they were made."""
+    """Sends each call to the home of its task, which is the shard that its id belongs to.
+
+    A call on a claim goes to the shard that the claim's token shows.
+    """
 
     def __init__(self, runtime: Runtime, shards: int) -> None:
         super().__init__(runtime)
@@ -115,7 +118,7 @@ class ShardedDispatcher(Dispatcher):
 
     async def _open(self, wanted: int | None) -> None:
         """Read the layout. Raises TorrelqueShardsError if the number of shards is not the wanted one."""
-        # Callers that had to wait go first: consumers are served in the order in which they came.
+        # Callers that already wait go first, because consumers are served in the order in which they came.
         if self._layout is not None and not self._openers:
             return
         self._openers += 1
@@ -134,12 +137,15 @@ class ShardedDispatcher(Dispatcher):
 
     @property
     def _records(self) -> RecordKeys:
-        """Where the layout is recorded."""
+        """The keys that record the layout."""
         on_cluster = self.runtime.transport.on_cluster
         return RecordKeys(self._main, None if on_cluster else self._plain, self._shard)
 
     async def _is_marked(self, layout: Layout) -> bool:
-        """Whether objects without shards are refused. A user that may not read the mark may not write it either."""
+        """Return whether the scripts refuse objects without shards.
+
+        A user that may not read the mark may not write it either, so it counts as set.
+        """
         plain = self._records.plain
         try:
             return plain is None or await self._engine.run(sharding.is_marked(plain, layout))
@@ -166,12 +172,12 @@ class ShardedDispatcher(Dispatcher):
         )
         if is_restored:
             logger.warning('Restored the record that queue %r has %d shards', self.runtime.name, newest.shards)
-        if newest.generation > self._ready_layout().generation:  # otherwise another caller was quicker
+        if newest.generation > self._ready_layout().generation:  # otherwise another caller was faster
             self._adopt(newest)
         return self._ready_layout() != known
 
     async def _catch_up(self) -> None:
-        """Recover after a shard refused a call: this object is behind, or the shard has lost its record."""
+        """Recover after a shard refused a call: this object's layout is old, or the shard has lost its record."""
         if not await self._reload():
             await self._reload(again=True)
 
@@ -203,7 +209,7 @@ class ShardedDispatcher(Dispatcher):
             self._following = False
 
     def make_session(self) -> ShardedSession:
-        """Return the session for all shards."""
+        """Return a session for all shards."""
         nonce, transport = os.urandom(8).hex(), self.runtime.transport
         self._session = ShardedSession(
             lambda shard: self.runtime.session_of(self._keys[shard], sharding.nonce_of(nonce, shard)),
@@ -220,7 +226,16 @@ class ShardedDispatcher(Dispatcher):
         return self._session
 
     async def reshard(self, shards: int) -> bool:
-        """Change the number of shards. Returns whether nothing is left on a former home."""
+        """Change the number of shards. Safe to repeat.
+
+        Returns:
+            Whether nothing is left on former homes.
+
+        Raises:
+            TorrelqueValueError: The number is too large.
+            TorrelqueUsageError: There were too many changes, or other clients are changing the number, too.
+
+        """
         if shards > MAX_SHARDS:
             raise TorrelqueValueError(f'shards must be at most {MAX_SHARDS}, got {shards}')
         await self._open(None)
@@ -245,7 +260,7 @@ class ShardedDispatcher(Dispatcher):
         raise TorrelqueUsageError(f'the number of shards of queue {self.runtime.name!r} is being changed by others')
 
     async def _is_drained(self, layout: Layout) -> bool:
-        """Whether every task and result is at home. Nothing is added to a former home, so that stays true."""
+        """Return whether every task and result is at home. Nothing is added to former homes, so that stays true."""
         for shard, keys in enumerate(self._keys[: layout.total]):
             cursor, first = b'0', True
             while first or cursor != b'0':
@@ -274,7 +289,7 @@ class ShardedDispatcher(Dispatcher):
         return cursor, [(shard, keys) for shard, keys in found.items() if shard < total]
 
     async def _keep_totals(self, layout: Layout) -> None:
-        """Record the totals of the shards that leave, which are empty."""
+        """Record the totals of the empty shards that leave the queue."""
         for shard in range(layout.shards, layout.total):
             stats = await self._engine.run(queue_stats(self._scripts, self._keys[shard]))
             await self._engine.run(sharding.keep_totals(self._main, shard, stats[-5:]))
@@ -307,7 +322,7 @@ class ShardedDispatcher(Dispatcher):
     # Homes ----------------------------------------------------------------------------------------------------------
 
     def new_id(self) -> str:
-        """Return an id of the shard whose turn it is: tasks added at the same time are one call to one shard."""
+        """Return an id for the shard whose turn it is. Tasks added in the same turn go to one shard, in one call."""
         self._probe_soon()
         turn, count, shard = self._turn
         if turn != self._engine.turns or count >= IDS_A_TURN:
@@ -315,13 +330,13 @@ class ShardedDispatcher(Dispatcher):
         self._turn = turn, count + 1, shard
         return sharding.write_id(random_id(), shard, self._shards)
 
-    # Shards that do not answer ---------------------------------------------------------------------------------------
+    # Lost shards -----------------------------------------------------------------------------------------------------
 
     def may_go_elsewhere(self, error: Exception) -> bool:
         return is_unsent(error) and 0 < len(self._lost) < self._shards
 
     def _miss(self, shard: int, error: Exception) -> None:
-        """Record that a shard did not answer a call. After a broken connection, that goes for its whole server."""
+        """Record that a shard did not answer a call. If the connection broke, all shards of its server are lost."""
         if not is_unavailable(error):
             return
         shards = [shard]
@@ -332,7 +347,7 @@ class ShardedDispatcher(Dispatcher):
         self._mark(shards, error)
 
     def _mark(self, shards: Sequence[int], error: Exception | None) -> None:
-        """Record that shards do not answer, or do again. Logs it once; new tasks go to the others."""
+        """Record that shards are lost, or without an error that they answer again. New tasks go to the others."""
         if error is None:
             found = sorted(self._lost.intersection(shards))
             self._lost.difference_update(found)
@@ -378,7 +393,7 @@ class ShardedDispatcher(Dispatcher):
             self._probe_at = transport.now() + PROBE_BACKOFF.pause(self._probes + 1, random.random)
 
     def _next_shard(self) -> int:
-        """Return the next shard: servers take turns, and so do the shards of each, so that all have the same load."""
+        """Return the next shard. Servers take turns, and so do the shards of each, so that all have the same load."""
         if not self._round:
             node_of = self.runtime.transport.node_of
             of_node: dict[Hashable, list[int]] = {}
@@ -409,7 +424,7 @@ class ShardedDispatcher(Dispatcher):
         return tuple(self._keys[:total])
 
     async def forget(self, parts: Sequence[Keys]) -> None:
-        """As for a plain queue. The record goes last, so that an interrupted deletion can still find all shards."""
+        """Remove the record last, so that a deletion can find all shards after an interruption."""
         for keys in parts:
             await self._engine.run(iter(Call[Reply]('DEL', (keys['bell'],))))
             await self._engine.run(iter(Call[Reply]('DEL', (keys['ring'],))))
@@ -436,13 +451,13 @@ class ShardedDispatcher(Dispatcher):
         return await self._engine.run_each([make(keys) for keys in await self.keys()])
 
     def _homes(self, command: Command, item: Item) -> list[int]:
-        """Return the shards where an item's task can be, the likeliest first."""
+        """Return the shards where an item's task can be, the most likely one first."""
         if command.by_claim and item[1]:
             shard = sharding.shard_of_claim(str(item[1]))
             if shard is not None and shard < len(self._keys):
                 return [shard]
         task_id = item[0]
-        assert isinstance(task_id, bytes)  # noqa: S101 - as all items are written
+        assert isinstance(task_id, bytes)  # noqa: S101 - all items begin with an encoded id
         return self._ready_layout().homes(task_id)
 
     # Calls -----------------------------------------------------------------------------------------------------------
@@ -485,7 +500,7 @@ class ShardedDispatcher(Dispatcher):
         if layout.former:
             for item in items:
                 task_id = item[0]
-                assert isinstance(task_id, bytes)  # noqa: S101 - as all items are written
+                assert isinstance(task_id, bytes)  # noqa: S101 - all items begin with an encoded id
                 for home in layout.homes(task_id)[1:]:
                     elsewhere.setdefault(home, []).append(task_id)
         queued: set[Arg] = set()
@@ -532,12 +547,12 @@ class ShardedDispatcher(Dispatcher):
         return [answer for answer in answers if answer is not None]
 
     async def _part(self, command: Command, items: Sequence[Item], shard: int) -> Sequence[Answer | Exception]:
-        """Run a command on items of one shard. Raises TorrelqueUsageError; other errors are the answers."""
+        """Run a command on items of one shard. Errors other than TorrelqueUsageError are returned as answers."""
         try:
             return await self._do_part(command, items, shard)
         except TorrelqueUsageError:
             raise
-        except Exception as error:  # noqa: BLE001 - the answer to each, as others were done
+        except Exception as error:  # noqa: BLE001 - the answer to each; other parts may have succeeded
             if command is ENQUEUE:
                 self._miss(shard, error)
             return [renew(error) for _ in items]
@@ -548,7 +563,7 @@ class ShardedDispatcher(Dispatcher):
                 return await self._add(items, shard)
             answers: list[Answer | Exception] = [*await self._engine.submit(command, items, shard)]
             if Outcome.UNKNOWN in answers:
-                await self._reload()  # or another caller did meanwhile
+                await self._reload()  # another caller may have done so meanwhile
                 for at, answer in enumerate(answers):
                     if answer is Outcome.UNKNOWN and self._homes(command, items[at]) != [shard]:
                         answers[at] = await self._one_of_many(command, items[at])

@@ -38,14 +38,18 @@ class _Cancellable(Protocol):
 class Subscription:
     """The unread messages of one watcher.
 
-    ``news`` is set when messages arrive and when the subscription is confirmed or
-    lost. ``stands`` says whether it is confirmed. Messages sent before the
-    confirmation may have been missed, so the state must be read again:
-    ``may_have_missed`` is true until the messages are taken.
+    Attributes:
+        channel: The channel.
+        news: Set when messages arrive, and when the subscription is confirmed or lost.
+        messages: The unread messages.
+        stands: Whether the subscription is confirmed.
+        may_have_missed: Whether messages before the confirmation may have been missed, so that the state must be
+            read again. Reset when the messages are taken.
+
     """
 
     def __init__(self, channel: bytes) -> None:
-        self.channel = channel
+        self.channel: bytes = channel
         self.news: anyio.Event = anyio.Event()
         self.messages: deque[bytes] = deque()
         self.stands: bool = False

@@ -26,12 +26,13 @@ class Sweeper:
         self._interval = 0.0
 
     def start(self, interval: float) -> None:
-        """Start sweeping, in place of what was started before."""
+        """Start sweeping every ``interval`` seconds. Stops an earlier schedule."""
         self.stop()
         self._interval = interval
         self._background = self._runtime.engine.spawn(self._run)
 
     def stop(self) -> None:
+        """Stop sweeping. Safe to repeat."""
         if self._background is not None:
             self._background.cancel()
             self._background = None

@@ -1,4 +1,4 @@
-"""Watches a task: reads its state after each message about it, and now and then without one."""
+"""Watches a task: reads its state after each message about it, and from time to time without one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BACKOFF = Backoff(0.05, 2.0)
 """Pauses between reads while the server is unavailable."""
 
 LAG = 1.0
-"""Seconds that a message may arrive after a read that already shows its effect."""
+"""How long after a read that shows its effect a message may arrive, in seconds."""
 
 
 class Watcher:
