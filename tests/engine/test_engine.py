@@ -18,7 +18,7 @@ from tests.servers import Server
 from torrelque import Torrelque, TorrelqueReplyError, connect
 from torrelque.core.protocol import Batch, Call, Reply, Script
 from torrelque.engine import engine
-from torrelque.engine.engine import SPARE_DRIVERS
+from torrelque.engine.driving import SPARE_DRIVERS
 from torrelque.engine.sharded import ShardedDispatcher
 from torrelque.testing import MemoryTransport
 from torrelque.transports.base import Listener, Then

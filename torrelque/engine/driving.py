@@ -1,21 +1,23 @@
-"""Drives operations over a transport, in a task or without one."""
+"""Drives operations over a transport, in a task or without one, and keeps the tasks that do so."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import anyio
 
 from torrelque.core.protocol import Batch, Interrupted, Operation, Reply
 from torrelque.errors import TorrelqueError, TorrelqueResponseTimeout, TorrelqueUsageError
 from torrelque.transports.base import Rest, Transport
+from torrelque.transports.oneshot import OneShot
 
-__all__ = ('CLOSING_TIME', 'Course', 'drive', 'finish')
+__all__ = ('CLOSING_TIME', 'SPARE_DRIVERS', 'Course', 'Drivers', 'drive', 'finish')
 
 T = TypeVar('T')
+J = TypeVar('J')
 
 Execute: TypeAlias = Callable[[Batch], Awaitable[Sequence[Reply]]]
 
@@ -24,6 +26,9 @@ LAST_ATTEMPT = 1.0
 
 CLOSING_TIME = 2.0
 """How long shutting down may take to settle calls and give claims back, in seconds."""
+
+SPARE_DRIVERS = 8
+"""Maximum number of idle drivers. Starting a task costs more than a call, but each holds a few kilobytes."""
 
 
 async def drive(
@@ -158,3 +163,66 @@ class Course:
             if self.abandon is None:
                 self.left = batch
                 self._take_over(self)
+
+
+class _Driver(Generic[J]):
+    """An idle task that waits for its next job."""
+
+    __slots__ = ('_handed', '_job')
+
+    def __init__(self, handed: OneShot) -> None:
+        self._handed = handed
+        self._job: J | None = None
+
+    def hand(self, job: J | None) -> None:
+        self._job = job
+        self._handed.set()
+
+    async def next(self) -> J | None:
+        await self._handed.wait()
+        return self._job
+
+
+class Drivers(Generic[J]):
+    """A pool of tasks that take one job after another.
+
+    Args:
+        work: Does a job.
+        spawn: Starts a task.
+        make_once: Makes an event for one waiting task.
+
+    """
+
+    def __init__(
+        self,
+        work: Callable[[J], Awaitable[None]],
+        spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
+        make_once: Callable[[], OneShot],
+    ) -> None:
+        self._work = work
+        self._spawn = spawn
+        self._make_once = make_once
+        self._idle: list[_Driver[J]] = []
+
+    def start(self, job: J) -> None:
+        """Have an idle task do a job, or start one."""
+        if self._idle:
+            self._idle.pop().hand(job)
+        else:
+            self._spawn(partial(self._run, job))
+
+    def dismiss(self) -> None:
+        """End the idle tasks."""
+        idle, self._idle = self._idle, []
+        for driver in idle:
+            driver.hand(None)
+
+    async def _run(self, job: J | None) -> None:
+        """Do one job after another. End if there is none and enough tasks are idle."""
+        while job is not None:
+            await self._work(job)
+            job = None
+            if len(self._idle) < SPARE_DRIVERS:
+                driver = _Driver[J](self._make_once())
+                self._idle.append(driver)
+                job = await driver.next()

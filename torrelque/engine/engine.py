@@ -41,7 +41,7 @@ from torrelque.core.machine import Machine, Wait
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Call, Operation, Reply
 from torrelque.engine.background import BACKOFF, Background, Cancellable, start_later
-from torrelque.engine.driving import CLOSING_TIME, Course, drive, finish
+from torrelque.engine.driving import CLOSING_TIME, Course, Drivers, drive, finish
 from torrelque.engine.reads import Reads
 from torrelque.engine.subscriptions import Subscriptions
 from torrelque.errors import (
@@ -63,27 +63,6 @@ logger: logging.Logger = logging.getLogger('torrelque')
 
 CROWD = 8
 """Minimum number of callers for whom one merged call is faster than two calls in turn."""
-
-SPARE_DRIVERS = 8
-"""Maximum number of idle drivers. Starting a task costs more than a call, but each holds a few kilobytes."""
-
-
-class _Driver:
-    """An idle task that waits for its next job."""
-
-    __slots__ = ('_handed', '_job')
-
-    def __init__(self, handed: OneShot) -> None:
-        self._handed = handed
-        self._job: Job | None = None
-
-    def hand(self, job: Job | None) -> None:
-        self._job = job
-        self._handed.set()
-
-    async def next(self) -> Job | None:
-        await self._handed.wait()
-        return self._job
 
 
 class Engine:
@@ -319,7 +298,7 @@ class Engine:
         self._running = 0  # waits, and operations on dedicated connections
         self._failures = 0  # steps in a row that failed
         self._reported = ''
-        self._drivers: list[_Driver] = []
+        self._drivers = self._make_drivers()
         self._closing = False
         self._waiting: set[anyio.CancelScope] = set()
         self._session = self._make_session()
@@ -361,7 +340,7 @@ class Engine:
                 self._starter = None
 
     async def _run(self) -> None:
-        self._drivers = []  # the drivers of an earlier run have ended
+        self._drivers = self._make_drivers()  # those of an earlier run have ended
         self._stepping = True
         try:
             while not self._closing:  # while closing, `leave` makes the steps and waits for `_wake`
@@ -371,7 +350,7 @@ class Engine:
                 if self._quiet() and not self._entered:
                     # From here on, a new call starts a new engine task. There is no await in between.
                     self._starter = None
-                    self._dismiss_drivers()
+                    self._drivers.dismiss()
                     return
                 await self._pause()
         finally:
@@ -447,11 +426,6 @@ class Engine:
             with anyio.move_on_after(BACKOFF.first):
                 await self._wake.wait()
 
-    def _dismiss_drivers(self) -> None:
-        drivers, self._drivers = self._drivers, []
-        for driver in drivers:
-            driver.hand(None)
-
     def _step(self) -> None:
         """Poll the session, and start what it returns."""
         try:
@@ -479,7 +453,7 @@ class Engine:
             self._spawn(partial(self._drive_dedicated, waiting))
         for wait in turn.waits:
             self._running += 1
-            self._start(wait)
+            self._drivers.start(wait)
 
     def _end_course(self, course: Course, error: Exception | None = None) -> None:
         self._courses.discard(course)
@@ -495,33 +469,23 @@ class Engine:
         """Have a driver continue a course."""
         course.abandon = None
         if self._stepping:
-            self._start(course)
+            self._drivers.start(course)
         else:
             self._left.append(course)
             self._wake.set()
 
-    def _start(self, job: Job) -> None:
-        if self._drivers:
-            self._drivers.pop().hand(job)
-        else:
-            self._spawn(partial(self._work, job))
+    def _make_drivers(self) -> Drivers[Job]:
+        return Drivers(self._do, self._spawn, self._make_once)
 
     def _quiet(self) -> bool:
         busy = self._running or self._courses or self._next_turn or self._wake.is_set()
         return not busy and self._until == math.inf
 
-    async def _work(self, job: Job | None) -> None:
-        """Do one job after another. End if there is none and enough drivers are idle."""
-        while job is not None:
-            if isinstance(job, Wait):
-                await self._block(job)
-            else:
-                await self._drive_on(job)
-            job = None
-            if len(self._drivers) < SPARE_DRIVERS:
-                driver = _Driver(self._make_once())
-                self._drivers.append(driver)
-                job = await driver.next()
+    async def _do(self, job: Job) -> None:
+        if isinstance(job, Wait):
+            await self._block(job)
+        else:
+            await self._drive_on(job)
 
     async def _drive_on(self, course: Course, *, at_end: bool = False) -> None:
         try:
