@@ -1,5 +1,5 @@
--- How scripts hint in a queue of several shards. Consumers wait for all shards of a server on one key, which each of these
--- shards' `bell` names while they do; a shard rings there by the name of its own hint, those that rang first in front.
+-- The hint of a queue with shards. Consumers wait for all shards of a server on one key. While they wait, the `bell` of
+-- each of these shards names that key. A shard rings by adding the name of its own hint there; the first to ring is first.
 
 local function hint(empty, left, event)
   left = left or redis.call('LLEN', pending)

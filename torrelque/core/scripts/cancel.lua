@@ -1,4 +1,4 @@
--- Remove one pending or delayed task. The only verb whose cost grows with the queue: it looks for the id in pending.
+-- Remove a pending or delayed task. This is the only verb whose cost grows with the queue: it searches pending for the id.
 -- KEYS: pending delayed working tasks task wake timer counters lane
 -- ARGV: lane nonce sequence id
 -- returns: OK and o ok, u unknown, x state of a wrong type

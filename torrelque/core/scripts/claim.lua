@@ -1,11 +1,11 @@
--- Claim up to n tasks for the caller, after returning stale and due ones to pending, at most 20 of each.
+-- Return at most 20 stale and 20 due tasks to pending, then claim up to n tasks for the caller.
 -- KEYS: pending delayed working tasks task wake timer counters rejected missing lane
--- ARGV: lane nonce sequence n willing (seconds that the caller would go on waiting; 0: it does not wait), then the most
---   dead letters to be kept, if there is a cap
--- returns: SHARDED and how many if the queue has several shards, of which the caller knows nothing; else OK, seconds until the event that the caller now waits for, or '', 1 if a budget ran out before n were found,
---   the server's time, then for each task: id payload deadline, and '' if it is delivered for the first time and has no
---   headers, else with blanks between its dequeue_count, attempt (which delivery it is since the task was enqueued or
---   last redriven) and headers
+-- ARGV: lane nonce sequence n willing (how long the caller will go on waiting, in seconds; 0 if it does not wait), then the
+--   maximum number of dead letters, if there is a cap
+-- returns: SHARDED and the number of shards if the queue has shards and the caller assumes none. Otherwise OK, seconds until
+--   the event that the caller now handles or '', 1 if a limit was reached before n tasks were found (else 0), the server's
+--   time, then for each task: id payload deadline, and its dequeue_count, attempt (the number of this delivery since the task
+--   was enqueued or last redriven) and headers, separated by blanks; '' for a first delivery without headers
 
 local K = 20
 local n, willing, prefix = tonumber(ARGV[4]), tonumber(ARGV[5]), task .. ':'
@@ -13,7 +13,7 @@ local n, willing, prefix = tonumber(ARGV[4]), tonumber(ARGV[5]), task .. ':'
 local outcome, answer = enter()
 if outcome == 'OK' then
   -- rarely
-  -- A repeat answers what of the first answer is still the caller's; with nothing left it has to claim again.
+  -- A repeat returns the tasks of the first answer that are still claimed. If none is, the caller has to claim again.
   local reply, at = { 'OK', '', 0, present }, 2
   while at <= #answer do
     local count, length, first = string.match(answer, '^(%-?%d+):(%d+):()', at)
@@ -50,7 +50,7 @@ local stale = tonumber(redis.call('ZRANGE', working, 0, 0, 'WITHSCORES')[2])
 local due = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
 local event = stale and due and math.min(stale, due) or stale or due
 
--- What goes back to pending first, if anything does.
+-- First, plan which tasks return to pending, if any.
 local none = {}
 local plan = { stale = none, due = none, stale_ids = none, due_ids = none, pushed = none, returned = none, dead = none,
   missing = {}, stale_count = 0 }
@@ -67,7 +67,7 @@ local length = #front < n + 2 and #front -- of pending, once its end was seen
 local taken, dead, looked_at, mine = {}, {}, 0, {}
 local keys, payloads, timeouts, states = {}, {}, {}, {} -- of those that are taken
 while #taken < n and looked_at < n + K do
-  -- Ids by their place from the front of pending as it will be once the planned ones are pushed.
+  -- Ids in their order from the front of pending, as it will be once the planned ids are pushed.
   local count, ids, part = math.min(n - #taken, n + K - looked_at), {}, front
   if looked_at > 0 then
     part = none
@@ -96,10 +96,10 @@ while #taken < n and looked_at < n + K do
       local values = state or redis.pcall('HMGET', key, 'status', 'timeout', 'dequeue_count', 'revision', 'max_dequeues',
         'dequeue_base', 'headers')
       local elsewhere, timeout = false, values[2]
-      -- Mostly it says that it is pending, has never been delivered, and is nothing special.
+      -- Usually the task is pending, was never delivered, and has no special fields.
       if values[1] ~= PENDING or values[3] or values[4] or values[5] or values[6] or values[7] then
         -- rarely
-        -- A state that says pending is believed. What says otherwise may be listed elsewhere, too.
+        -- A state that says pending is trusted. With another status, the id may also be in another collection.
         elsewhere = values[1] ~= PENDING and (
           (not plan.stale[id] and redis.call('ZSCORE', working, id))
           or (not plan.due[id] and redis.call('ZMSCORE', delayed, id)[1])

@@ -1,7 +1,7 @@
--- Remove the results of finished tasks where their ids belonged before, as these ids are about to be used again.
+-- Remove the results of finished tasks from a former home of their ids, because these ids are about to be used again.
 -- KEYS: counters tasks task
--- ARGV: generation of the number of shards, then the ids
--- returns: OK, or RESHARDED if another generation is recorded (with nothing changed)
+-- ARGV: the layout's generation, then the ids
+-- returns: OK, or RESHARDED with nothing changed if another generation is recorded
 
 if number(totals('generation'), 0) ~= tonumber(ARGV[1]) then
   return { 'RESHARDED' }

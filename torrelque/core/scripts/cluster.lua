@@ -1,4 +1,4 @@
--- How scripts publish on a cluster, where a bare PUBLISH goes to every node: to the queue's own shard, where the server has that.
+-- How scripts publish on a cluster. PUBLISH would go to every node, so use SPUBLISH if the server has it.
 
 local function publish(channel, message)
   local answer = redis.pcall('SPUBLISH', channel, message)

@@ -1,7 +1,7 @@
--- Let lanes expire whose client has no more calls to make. A request that arrives afterwards finds no lane and does nothing.
+-- Let the lanes of a client that makes no more calls expire. A late request finds no lane, and does nothing.
 -- KEYS: counters lane
 -- ARGV: for each lane its number and its nonce
--- returns: how many there were; the lane of another client that was given the same number stays
+-- returns: how many there were; another client's lane with the same number stays
 
 totals()
 local dropped = 0

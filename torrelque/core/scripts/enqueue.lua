@@ -1,10 +1,10 @@
--- Add tasks to the back of pending, or to delayed. A task id that is queued already changes nothing.
+-- Add tasks to the back of pending, or to delayed. If the id of a task is already queued, nothing changes for it.
 -- KEYS: pending delayed working tasks task wake timer counters lane
--- ARGV: lane nonce sequence, words an item (2 or 6); if 2, what all items share: timeout delay max_dequeues headers (the last
---   three may be ''); then for each task: id payload, and if 6 its own timeout delay max_dequeues headers; then, in a queue of
---   several shards, the generation of their number
--- returns: OK and a letter for each task: n new, e existing; RESHARDED if another generation is recorded; SHARDED and how many if
---   the queue has several shards, of which the caller knows nothing
+-- ARGV: lane nonce sequence, words per item (2 or 6); if 2, what all items share: timeout delay max_dequeues headers (the last
+--   three may be ''); then for each task: id payload, and if 6 its own timeout delay max_dequeues headers; then, in a queue
+--   with shards, the layout's generation
+-- returns: OK and a letter for each task: n new, e existing; RESHARDED if another generation is recorded; SHARDED and the
+--   number of shards if the queue has shards and the caller assumes none
 
 local outcome, answer = enter()
 if outcome then
@@ -39,7 +39,7 @@ local answers, fresh, payloads, pushed, later, seen = {}, {}, {}, {}, {}, {}
 for index = 1, count do
   local at = begin + (index - 1) * width
   local id, delay = ARGV[at], ARGV[width == 2 and 6 or at + 3]
-  -- Not HMGET: who may only enqueue needs no right to read payloads.
+  -- HEXISTS instead of HMGET, because users that may only enqueue have no permission to read payloads.
   local queued = any and redis.call('EXISTS', states[index]) == 1 and redis.call('HEXISTS', tasks, id) == 1
   if queued or seen[id] then
     answers[index] = 'e'
@@ -56,7 +56,7 @@ for index = 1, count do
   end
 end
 
--- Begins with a write that grows: on a full server, or on a key of a wrong type, it fails here, with nothing done.
+-- The first write needs memory. On a full server, or on a key of a wrong type, the script fails here with nothing done.
 redis.call('LLEN', pending)
 if #later > 0 then
   redis.call('ZCARD', delayed)

@@ -1,7 +1,7 @@
--- A step of deleting a queue: remove up to 250 of its tasks, wherever they are, and tell whether there are any left.
+-- A step of deleting a queue: remove up to 250 of its tasks from one collection, and return whether any are left.
 -- KEYS: pending dequeueing working delayed tasks task wake timer rejected counters lane
--- ARGV: lane nonce sequence, then 1 to remove tasks, or 0 to tell only
--- returns: OK and e if there are tasks, or ids without one, o if not
+-- ARGV: lane nonce sequence, then 1 to remove tasks, or 0 only to check
+-- returns: OK and e if there are tasks or ids without a task, o if not
 
 local MOST = 250
 
@@ -12,7 +12,7 @@ end
 totals()
 look()
 
--- One collection a step, so that no task that stays is in part gone.
+-- Only one collection per step, so that no task is removed in part.
 local ids, list, set = {}, nil, nil
 for _, key in ipairs({ pending, dequeueing }) do
   if #ids == 0 then

@@ -1,4 +1,5 @@
--- Return claims as if the tasks had not been delivered: to the front of pending, in order, the delivery not counted.
+-- End claims as if the tasks had not been delivered: they return to the front of pending, in order, and the delivery does
+-- not count.
 -- KEYS: pending delayed working task wake timer counters lane
 -- ARGV: lane nonce sequence, then for each task: id token dequeue_count
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type

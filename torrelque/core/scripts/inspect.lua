@@ -1,10 +1,10 @@
--- What there is of a queue and of some of its tasks, at one moment.
+-- Describe a queue and some of its tasks at one moment.
 -- KEYS: pending dequeueing undequeued working delayed tasks task wake rejected missing counters
--- ARGV: deep (look for the ids in the lists, too, which takes as long as these are) or shallow, then the ids
--- returns: 1 if no task is left, 1 if the hint is up, how many are marked as undequeued, then for each id a list:
+-- ARGV: deep (also search the lists for the ids, which takes time in proportion to their length) or shallow, then the ids
+-- returns: 1 if no task is left, 1 if there is a hint, how many ids are marked as undequeued, then for each id a list:
 --   1 if it has a payload, how often it is in pending and in dequeueing, 1 if it is in working (2: without a finite
---   deadline), in delayed, in rejected, the type of its state, the state's status or '', 1 if that has a result, 1 if the
---   state expires, 1 if it was set aside
+--   deadline), in delayed, in rejected, the type of its state, the state's status or '', 1 if the state has a result, 1 if
+--   the state expires, 1 if it was set aside
 
 totals()
 
@@ -22,7 +22,8 @@ local reply = { left == 0 and 1 or 0, redis.call('EXISTS', wake), redis.call('SC
 local due, dead = read('ZMSCORE', delayed, ids), read('ZMSCORE', rejected, ids)
 local aside = read('ZMSCORE', missing, ids)
 for index, id in ipairs(ids) do
-  -- Not ZMSCORE, with which every end of a claim begins: who may not do that is stopped there, with nothing changed.
+  -- ZSCORE instead of ZMSCORE: every call that ends a claim begins with ZMSCORE, so users without permission for it are
+  -- stopped before anything has changed.
   local deadline = redis.call('ZSCORE', working, id)
   local kind, status, result = redis.call('TYPE', state_key(id)).ok, '', 0
   if kind == 'hash' then

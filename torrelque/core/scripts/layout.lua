@@ -1,9 +1,9 @@
--- Record over how many shards a queue is spread: on the queue itself, on a shard, or where a queue without shards would be.
+-- Record the number of shards of a queue: in its own counters, on a shard, or in the keys that it would have without shards.
 -- KEYS: counters
--- ARGV: generation, the number of shards and the former numbers with blanks between, then
---   set (unless a later generation is recorded), intend (note it as intended, unless something else is), or open (the
---   same, with a generation that the server's time makes), then for a shard its bell, and what is to be rung there
--- returns: what is recorded then: generation (0 for nothing), numbers; or FOREIGN if the key is a queue's without shards
+-- ARGV: generation, the number of shards and former numbers separated by blanks, then
+--   set (unless a later generation is recorded), intend (record it as intended, unless another layout is), or open (the
+--   same, with a generation made from the server's time), then for a shard its bell, and what to ring there
+-- returns: what is recorded then: generation (0 for nothing), numbers; or FOREIGN if the key belongs to a queue without shards
 
 local recorded, intended, shards, enqueued = totals('generation', 'intended', 'shards', 'enqueued')
 if not recorded and not intended and number(enqueued, 0) > 0 then

@@ -1,7 +1,7 @@
--- Make a lane: a record on the server that makes the calls of one client safe to repeat, cancel and delay.
+-- Make a lane: a record that makes the calls of one client safe to repeat, cancel and delay.
 -- KEYS: epoch counters lane
 -- ARGV: nonce
--- returns: the lane's number. A repeat leaves one lane that nobody uses, and that expires.
+-- returns: the lane's number. A repeat leaves a lane that is never used, and expires.
 
 totals()
 local last = number(redis.call('GET', epoch), 0)

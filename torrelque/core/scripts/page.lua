@@ -1,6 +1,6 @@
--- A step through the ids of a queue.
+-- Take a step through the ids of a queue.
 -- KEYS: delayed working tasks rejected
--- ARGV: where to look (tasks, working, delayed or rejected), cursor, roughly how many
+-- ARGV: the collection (tasks, working, delayed or rejected), cursor, approximate number of ids
 -- returns: the next cursor ('0' at the end), then the ids
 
 local keys = { tasks = tasks, working = working, delayed = delayed, rejected = rejected }

@@ -1,9 +1,9 @@
--- Shared by all scripts, between server.lua and the verb's own file. The loader has already made a local of every key
--- that the verb's header lists; `task` and `lane` are prefixes, to which only an id or a number is appended.
+-- Shared by all scripts, between server.lua and the verb's own file. The loader has declared a local variable for every
+-- key in the verb's header. `task` and `lane` are prefixes, to which an id or a number is appended.
 --
--- Every verb reads all it needs before its first write, and nothing after the first write can fail: a script's error
--- does not undo what it wrote. A full server refuses a script that begins with a write that grows, and lets everything
--- pass after one that removes, so every verb but enqueue begins with a removal (`begin_writing`).
+-- Every verb reads all that it needs before its first write, and nothing after that write can fail, because an error does
+-- not undo what a script wrote. A full server refuses a script that begins with a write that needs memory, and permits
+-- everything after a removal, so every verb except enqueue begins with a removal (`begin_writing`).
 
 local PENDING, WORKING, DELAYED, COMPLETED, REJECTED = '0', '1', '2', '3', '4'
 local CHUNK = 1000          -- most values unpacked into one command
@@ -16,8 +16,8 @@ local UNKNOWN = '%S'        -- matches the letters of features that this version
 
 local now = clock() -- once: it moves within a script on older servers
 
--- A finite number, or the default: states may have been written by anyone. Whole numbers are exact up to 9e15; a
--- time in microseconds, as the epoch holds it, is above 1e15.
+-- A finite number, or the default, because any program may have written a state. Whole numbers are exact up to 9e15. The
+-- epoch's times in microseconds are above 1e15.
 local function number(text, default)
   if not text then
     return default
@@ -50,7 +50,7 @@ local function state_key(id)
   return task .. ':' .. id
 end
 
--- One command over many values (an even number of them, where they are pairs).
+-- Run a command on many values, in chunks. Pairs stay together, because a chunk has an even number of values.
 local function variadic(command, key, values)
   for first = 1, #values, CHUNK do
     redis.call(command, key, unpack(values, first, math.min(first + CHUNK - 1, #values)))
@@ -73,7 +73,7 @@ local function exist(keys)
   return false
 end
 
--- HMGET, ZMSCORE, SMISMEMBER: one answer for each value.
+-- Run HMGET, ZMSCORE or SMISMEMBER, which return an answer for each value.
 local function read(command, key, values)
   if #values > 0 and #values <= CHUNK then
     return redis.call(command, key, unpack(values))
@@ -89,8 +89,8 @@ local function read(command, key, values)
   return answers
 end
 
--- Whether a read was refused as the key is of a wrong type. Any other error ends the script, which has written nothing
--- yet: on a cluster the key may have left for another node before the rest.
+-- Whether a read failed because the key has a wrong type. Any other error ends the script, which has written nothing yet.
+-- On a cluster, for example, the key may have moved to another node before the others.
 local function mistyped(answer)
   if answer.err and not string.find(answer.err, 'WRONGTYPE', 1, true) then
     error(answer.err)
@@ -98,7 +98,7 @@ local function mistyped(answer)
   return answer.err
 end
 
--- A task's state as far as the verbs need it; nil where the key is of a wrong type.
+-- The fields of a task's state that verbs need; nil if the key has a wrong type.
 local function read_state(id)
   local key = state_key(id)
   local values = redis.pcall('HMGET', key, 'claim', 'dequeue_count', 'revision', 'timeout', 'requeue_count',
@@ -119,7 +119,8 @@ local function read_state(id)
   }
 end
 
--- The part of it that the end of a claim needs: what is not there is looked for to the end of the hash.
+-- The fields that ending a claim needs. Reading only these is faster, because the server searches the whole hash for a
+-- field that is missing.
 local function read_claim(id)
   local key = state_key(id)
   local values = redis.pcall('HMGET', key, 'claim', 'dequeue_count', 'revision')
@@ -129,7 +130,7 @@ local function read_claim(id)
   return { key = key, claim = values[1], dequeue_count = number(values[2], 0), revision = number(values[3], 1) }
 end
 
--- Where the limit is reached, the reason for the dead letter.
+-- The reason for the dead letter if the delivery limit is reached, otherwise nil.
 local function exhausted(state)
   if state.max_dequeues and state.dequeue_count - state.dequeue_base >= state.max_dequeues then
     return 'delivered ' .. whole(state.dequeue_count - state.dequeue_base) .. ' times, the limit is '
@@ -137,7 +138,7 @@ local function exhausted(state)
   end
 end
 
--- Write a transition into the state and tell the watchers. A user without the right to publish still works.
+-- Write a transition into the state, and publish it. Users without permission to publish can work as well.
 local function transition(state, status, ...)
   local key = state.key
   state.revision = state.revision + 1
@@ -146,8 +147,8 @@ local function transition(state, status, ...)
   redis.pcall('PUBLISH', key, revision .. ' ' .. status)
 end
 
--- Reads totals, and with them the letters of all features that the queue has ever used. If this version does not know
--- one of them, the script ends here, before its first write.
+-- Read totals, and with them the letters of all features that the queue has ever used. If this version does not know one
+-- of them, the script ends here, before its first write.
 local function totals(...)
   local values = redis.call('HMGET', counters, 'uses', ...)
   if values[1] and string.find(values[1], UNKNOWN) then
@@ -162,15 +163,15 @@ local function add(name, old, amount)
   end
 end
 
--- How many shards the queue has, of which these scripts know nothing; false or nil if it has none.
+-- The number of shards of a queue that the caller assumes to have none; false or nil if it has none.
 local function shards_of()
   local values = redis.call('HMGET', counters, 'shards', 'intended')
   return values[1] or string.match(values[2] or '', ' (.*)')
 end
 
 -- Lanes -------------------------------------------------------------------------------------------------------------
--- ARGV begins with the lane's number, the client's nonce and the call's sequence. An empty number means no lane: the
--- call travels in a pipeline of the user's own.
+-- ARGV begins with the lane's number, the lane's nonce and the call's sequence. An empty number means no lane: the call is
+-- part of the user's own pipeline.
 
 local lane_key = lane .. ':' .. (ARGV[1] or '')
 
@@ -178,7 +179,7 @@ local function token()
   return ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[3]
 end
 
--- Returns nil to go on; else what the call comes to, and the recorded answer if it is a repeat.
+-- Returns nil if the call is new. Otherwise returns its outcome, and for a repeat the recorded answer.
 local function enter()
   if ARGV[1] == '' then
     return nil
@@ -202,7 +203,7 @@ local function enter()
   return 'OK', string.sub(record, at)
 end
 
--- The reply to a call that does not go on.
+-- The reply to a call that is not new.
 local function again(outcome, answer)
   if outcome == 'OK' then
     expire(lane_key, LANE_TTL)
@@ -211,7 +212,7 @@ local function again(outcome, answer)
   return { outcome }
 end
 
--- The reply to a call with which nothing was done. A pipeline of the user's own is to fail.
+-- The reply to a call that is refused. In the user's own pipeline it is an error.
 local function refuse(outcome, shards)
   if ARGV[1] ~= '' then
     return { outcome, shards }
@@ -223,7 +224,7 @@ local function record(phase, answer)
   put(lane_key, ARGV[3] .. ' ' .. ARGV[2] .. ' ' .. phase .. ' ' .. answer, LANE_TTL)
 end
 
--- The last write of a mutating script, and its reply. Answers of all verbs but claim are one letter an item.
+-- Make the last write of a script, and its reply. The answers of all verbs except claim are one letter per item.
 local function leave(answer)
   if ARGV[1] ~= '' then
     record('open', '-' .. answer)
@@ -241,8 +242,8 @@ end
 local held -- q:timer, once it was read: number of the lane that waits for it | the event's time
 local depth -- length of pending before the script wrote anything
 
--- Reads what rare verbs may write, and so fails before any write where a key is of a wrong type. Common ones read these
--- keys anyway, or begin with a write to one. The hint and the timer can fail no script.
+-- Read the collections that rare verbs may write, so that a key of a wrong type is an error before any write. Common verbs
+-- read these keys anyway, or begin with a write to one. The hint and the timer cannot fail a script.
 local function look()
   depth = redis.call('LLEN', pending)
   redis.call('ZCARD', delayed)
@@ -256,7 +257,8 @@ local function minder()
   return type(held) == 'string' and held
 end
 
--- A cap on the dead letters means that some may be removed: who has no right to that is stopped here.
+-- Make the first write, a removal. With a cap, dead letters may be removed later, so users without permission for that are
+-- stopped here.
 local function begin_writing(cap)
   if tonumber(cap) then
     redis.call('ZREM', rejected, '') -- never an id
@@ -265,7 +267,7 @@ local function begin_writing(cap)
   end
 end
 
--- The first time at which a delayed task is due or a claim is stale.
+-- The earliest time at which a delayed task is due or a claim becomes stale.
 local function earliest()
   local due = redis.pcall('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
   local stale = redis.pcall('ZRANGE', working, 0, 0, 'WITHSCORES')[2]
@@ -288,7 +290,8 @@ local function drop_timer()
   end
 end
 
--- Mind the next event, if this lane's waiter stays for it and nobody else does. Returns seconds until it, or nil.
+-- Take the timer for the next event, if this lane's waiter will still be there and no other has it. Returns the seconds
+-- until the event, or nil.
 local function take_timer(willing)
   local event = willing > 0 and earliest()
   if not event or event <= now or event > now + HORIZON or covered(event) then
@@ -300,8 +303,8 @@ local function take_timer(willing)
   return event - now
 end
 
--- Ends every script that may have made work for idle consumers. `left`: how many are pending, and `event`: the earliest,
--- where they are known.
+-- Every script that may have made work for idle consumers ends with this. `left` is the number of pending tasks, and `event`
+-- the earliest event, if the caller knows them. `empty` means that a claim found nothing.
 local function hint(empty, left, event)
   left = left or redis.call('LLEN', pending)
   if left > 1 then
@@ -321,9 +324,9 @@ local function hint(empty, left, event)
 end
 
 -- Ids without a payload -----------------------------------------------------------------------------------------------
--- Nobody can be given them, but none is dropped: on a cluster a primary may fail while its slot moves, and its replica,
--- which does not know of that, runs scripts where the payloads have left already. They are set aside, where an audit
--- finds them. A 0.9 release leaves some for good, so what is old goes.
+-- They cannot be delivered, but they are not dropped either. On a cluster, a primary may fail while its slot moves. Its
+-- replica does not know of the move, and runs scripts after payloads have left. Such ids are set aside, where an audit finds
+-- them. A 0.9 release leaves ids without a payload for good, so old ones are removed.
 
 local function set_aside(ids)
   if #ids == 0 then
@@ -339,7 +342,7 @@ local function set_aside(ids)
   expire(missing, SET_ASIDE)
 end
 
--- Fails before any write where the key is of a wrong type; it is not looked at where there is nothing to set aside.
+-- If there are ids to set aside, read the key, so that a wrong type is an error before any write.
 local function look_aside(ids)
   if #ids > 0 then
     redis.call('ZCARD', missing)
@@ -352,7 +355,8 @@ local function expired(key, limit)
   return redis.call('ZRANGEBYSCORE', key, '-inf', present, 'LIMIT', 0, limit)
 end
 
--- Reads only: which tasks go back to pending (`pushed`, in order), which to the dead letters, which ids are set aside.
+-- Decide, without writing, which tasks return to pending (`pushed`, in order), which become dead letters, and which ids are
+-- set aside.
 local function plan_return(stale_ids, due_ids)
   local plan = { stale_ids = stale_ids, due_ids = due_ids, stale = {}, due = {}, pushed = {}, returned = {}, dead = {},
     missing = {}, stale_count = 0, due_count = 0 }
@@ -400,7 +404,7 @@ local function bury(dead)
   end
 end
 
--- Dead letters beyond the cap are removed for good, the oldest first: as many as were added, and some of those before.
+-- Delete dead letters beyond the cap, the oldest first: at most as many as were added, and 20 more.
 local function trim(cap, added)
   local surplus = tonumber(cap) and added > 0 and redis.call('ZCARD', rejected) - tonumber(cap) or 0
   if surplus > 0 then
@@ -431,16 +435,16 @@ end
 
 -- Claims --------------------------------------------------------------------------------------------------------------
 
--- Whether the receipt is the live claim of a task with this score in working and these fields in its state; an empty token
--- stands for whichever claim is live.
+-- Whether a receipt is the live claim of a task with this score in working and these fields in its state. An empty token
+-- matches any live claim.
 local function is_live(score, held_by, deliveries, claim, count)
   return score and (claim == '' or (held_by == claim and number(deliveries, 0) == tonumber(count)))
 end
 
--- The items of a verb that acts for claims: `width` arguments each, the first three id, token and dequeue_count; `read_of`
--- reads as much of their states as the verb needs. Calls that were merged may name a claim twice, and are answered as if
--- one came after the other: a verb that ends claims finds the second time none, one that `keeps` them finds it again.
--- Returns the live ones and an answer for each: o ok, l lost, u unknown, x state of a wrong type.
+-- The items of a verb that acts on claims: `width` arguments each, the first three id, token and dequeue_count. `read_of`
+-- reads as much of their states as the verb needs. Merged calls may contain a claim twice, and are answered as if one came
+-- after the other: a verb that ends claims finds none the second time, one that `keeps` them finds it again.
+-- Returns the items with live claims, and an answer for each item: o ok, l lost, u unknown, x state of a wrong type.
 local function claimed_items(width, read_of, keeps)
   local ids, items, answers, seen = {}, {}, {}, {}
   for at = 4, #ARGV, width do
@@ -471,7 +475,7 @@ local function ids_of(items)
   return ids
 end
 
--- End claims as if the tasks had not been delivered: to the front of pending, in order.
+-- End claims as if the tasks had not been delivered: they return to the front of pending, in order.
 local function give_back(items)
   local ids = {}
   for index = #items, 1, -1 do

@@ -1,7 +1,7 @@
--- Remove dead letters for good.
+-- Delete dead letters.
 -- KEYS: pending delayed working tasks task wake timer rejected counters lane
--- ARGV: lane nonce sequence, then for each: id before (Unix time; '' for whenever it was rejected)
--- returns: OK and a letter for each: o ok, u no dead letter (or a younger one)
+-- ARGV: lane nonce sequence, then for each: id before (only if rejected no later than this Unix time; '' for any time)
+-- returns: OK and a letter for each: o ok, u no dead letter, or one that was rejected later
 
 local outcome, answer = enter()
 if outcome then

@@ -1,4 +1,4 @@
--- Return dead letters to the back of pending, their deliveries counted from 0.
+-- Return dead letters to the back of pending. Their deliveries count from 0 again.
 -- KEYS: pending delayed working tasks task wake timer rejected counters lane
 -- ARGV: lane nonce sequence, then an id for each
 -- returns: OK and a letter for each: o ok, u no dead letter, x state of a wrong type

@@ -1,7 +1,7 @@
--- Move claimed tasks to the dead letters, payload kept.
+-- Move claimed tasks to the dead letters, with their payloads.
 -- KEYS: pending delayed working tasks task wake timer counters rejected lane
--- ARGV: lane nonce sequence, then for each task: id token dequeue_count reason cap (the most dead letters to be kept,
---   or ''; the first item's counts)
+-- ARGV: lane nonce sequence, then for each task: id token dequeue_count reason cap (the maximum number of dead letters, or
+--   ''; the first item's counts)
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
 
 local outcome, answer = enter()

@@ -1,9 +1,9 @@
--- Remove tasks that were worked off; with a result, or if asked to, keep the state for a while. This makes no work for
--- anybody: no hint.
+-- Remove finished tasks. With a result, or on request, keep the state for a while. This makes no work for other consumers,
+-- so there is no hint.
 -- KEYS: tasks working task counters lane
--- ARGV: lane nonce sequence, words an item (3 or 6); if 3, what all items share: status ttl result; then for each task:
---   id token dequeue_count, and if 6 its own status ttl result (ttl in ms, with a minus if there is no result, '' to
---   keep nothing)
+-- ARGV: lane nonce sequence, words per item (3 or 6); if 3, what all items share: status ttl result; then for each task:
+--   id token dequeue_count, and if 6 its own status ttl result (ttl in ms, negative if there is no result, '' to keep
+--   nothing)
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
 
 local outcome, answer = enter()

@@ -1,6 +1,6 @@
--- Repair one thing that an audit found, if it is still so. Safe to repeat; no task is lost by it.
+-- Repair one violation that an audit found, if it is still there. Safe to repeat; it loses no task.
 -- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing lane
--- ARGV: what is wrong, of which task, lane or key, and for how long a state without a task is kept (ms)
+-- ARGV: the kind of violation, its task, lane or key, and how long to keep a state without a task (ms)
 -- returns: 1 if something was changed
 
 totals()
@@ -19,7 +19,7 @@ local places = { pending = pending, dequeueing = dequeueing, undequeued = undequ
   delayed = delayed, tasks = tasks, wake = wake, counters = counters, epoch = epoch, rejected = rejected }
 local repairs = {}
 
--- In a collection without a payload: nobody could be given it. It is set aside, as a claim does it.
+-- An id in a collection without a payload, which cannot be delivered. It is set aside, as a claim does.
 function repairs.ghost()
   if payload then
     return false
@@ -33,14 +33,14 @@ function repairs.ghost()
   return removed > 0
 end
 
--- In pending more than once, or elsewhere, too: a claim would pass over it. The one at the front stays.
+-- An id that is in pending twice, or in pending and elsewhere, so that claims would skip it. The first one stays.
 function repairs.twice()
   local kept = (deadline or due or dead) and 0 or 1
   local surplus = payload and #redis.call('LPOS', pending, id, 'COUNT', 0) - kept or 0
   return surplus > 0 and redis.call('LREM', pending, surplus, id) > 0
 end
 
--- In no collection: nobody would be given it.
+-- A task in no collection, which would never be delivered.
 function repairs.lost()
   local state = payload and (kind == 'hash' or kind == 'none') and read_state(id)
   if not state or deadline or due or dead or redis.call('LPOS', pending, id) or redis.call('LPOS', dequeueing, id) then
@@ -53,7 +53,7 @@ function repairs.lost()
   return true
 end
 
--- A deadline that never comes.
+-- A claim without a finite deadline.
 function repairs.deadline()
   local state = payload and deadline and string.find(deadline, 'inf') and read_state(id)
   if not state then
@@ -63,7 +63,7 @@ function repairs.deadline()
   return true
 end
 
--- A state that would expire under its task.
+-- A state that would expire before its task ends.
 function repairs.expiring()
   return payload and redis.call('PERSIST', state_key(id)) == 1
 end
@@ -92,12 +92,12 @@ function repairs.timer()
   return true
 end
 
--- A key that would expire with all that is in it.
+-- A key that would expire with its content.
 function repairs.key()
   return places[id] and redis.call('PERSIST', places[id]) == 1 or false
 end
 
--- What is left over when no task is.
+-- A key that is left over though there are no tasks.
 function repairs.leftover()
   if redis.call('HLEN', tasks) + depth + redis.call('LLEN', dequeueing) + redis.call('ZCARD', working)
     + redis.call('ZCARD', delayed) + redis.call('ZCARD', rejected) > 0 or (id ~= 'wake' and id ~= 'undequeued') then

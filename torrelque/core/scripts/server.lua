@@ -1,4 +1,4 @@
--- What the scripts take from the server itself: its time, and expiry. Tests put a clock of their own here.
+-- What depends on the server's time: the clock, and expiry. Tests replace this file with their own clock.
 
 local function clock()
   local time = redis.call('TIME')

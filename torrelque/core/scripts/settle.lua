@@ -1,8 +1,8 @@
--- Make an end of a call whose reply will not come: undo it if it was a claim, and make sure that it does nothing if it
--- has yet to arrive.
+-- Settle a call whose reply will not come: undo it if it was a claim, and make sure that it does nothing if it has not yet
+-- arrived.
 -- KEYS: pending delayed working task wake timer counters lane
 -- ARGV: lane nonce sequence
--- returns: none (the lane is gone or further on), aborted, or finished and the call's recorded answer
+-- returns: none if the lane is gone or was used for a later call; aborted; or finished and the call's recorded answer
 
 local record_text = redis.call('GET', lane_key)
 local sequence, nonce, phase, answer

@@ -1,7 +1,7 @@
--- Count, at one moment.
+-- Count a queue's tasks at one moment.
 -- KEYS: pending delayed working tasks task counters rejected
 -- ARGV: none
--- returns: tasks (without the rejected), pending, working, delayed, rejected, age of the oldest pending in seconds or '',
+-- returns: tasks except dead letters, pending, working, delayed, rejected, age of the oldest pending in seconds or '',
 --   then the totals: enqueued, claimed, completed, requeued, rejected
 
 local refused = redis.call('ZCARD', rejected)

@@ -1,11 +1,11 @@
--- Look at all shards of a queue that are on one server, and have them ring where the caller is going to wait. It changes
--- nothing else, so it may read and write by turns.
+-- Look at all shards of a queue that are on one server, and have them ring where the caller is going to wait. This changes
+-- nothing else, so it may alternate reads and writes.
 -- KEYS: ring counters
--- ARGV: for how many milliseconds they are to ring there (0: the caller waits no more, and what there is to do is rung to
---   whoever does), then for each shard its pending delayed working timer bell wake
--- returns: the generation of the number of shards, as far as the shard of the declared keys was told, or ''; then for each
---   shard, with a blank between: how many tasks are available, 0 for none; e if an event is near that no client handles; x if it
---   could not be looked at, as its slot is not on this server
+-- ARGV: for how many milliseconds they ring there (0 if the caller does not wait any more; then shards with tasks ring for
+--   other clients), then for each shard its pending delayed working timer bell wake
+-- returns: the layout's generation as recorded on the shard of the declared keys, or ''; then for each shard, separated by
+--   blanks: how many tasks are available; e if an event is near that no client handles; x if it could not be read, because
+--   its slot is not on this server
 
 local lifetime = tonumber(ARGV[1])
 

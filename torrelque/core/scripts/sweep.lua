@@ -1,6 +1,6 @@
--- Return stale claims or due tasks to pending, at most 250 a call.
+-- Return stale or due tasks to pending, at most 250 per call.
 -- KEYS: pending delayed working tasks task wake timer counters rejected missing lane
--- ARGV: kind (stale or due), then the most dead letters to be kept, if there is a cap
+-- ARGV: kind (stale or due), then the maximum number of dead letters, if there is a cap
 -- returns: how many were returned, 1 if there may be more
 
 local requeued, refused = totals('requeued', 'rejected')

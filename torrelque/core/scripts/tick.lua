@@ -1,7 +1,7 @@
--- Return stale and due tasks to pending, at most 20 of each, and take over the next event, or leave it (willing 0).
+-- Return at most 20 stale and 20 due tasks to pending, and take the timer for the next event, or drop it (willing 0).
 -- KEYS: pending delayed working tasks task wake timer counters rejected missing lane
--- ARGV: lane willing, then the most dead letters to be kept, if there is a cap
--- returns: seconds until the event that the caller now waits for, or ''
+-- ARGV: lane willing, then the maximum number of dead letters, if there is a cap
+-- returns: seconds until the event that the caller now handles, or ''
 
 local requeued, refused = totals('requeued', 'rejected')
 look()

@@ -1,7 +1,7 @@
--- A step of the sweep over tasks that a 0.9 consumer moved to dequeueing and did not claim: those that two sweeps running
--- have seen there go back to pending. The client does the comparing, in pages; this carries out a page of it.
+-- A step of the sweep for tasks that a 0.9 consumer moved to dequeueing and did not claim. Those that two consecutive sweeps
+-- see there return to pending. The client compares, in pages; this script carries out a page.
 -- KEYS: pending delayed working dequeueing undequeued wake timer counters lane
--- ARGV: how many ids to return to pending, how many to remember as seen, then these ids, then those to forget
+-- ARGV: how many ids to return to pending, how many to record as seen, then these ids, then ids to forget
 -- returns: how many were returned
 
 totals()

@@ -1,12 +1,12 @@
--- A step of deleting a queue that has no tasks any more: remove what else there is. Safe to repeat.
+-- A step of deleting a queue without tasks: remove its other keys. Safe to repeat.
 -- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing lane
 -- ARGV: states, lanes or rest; then ids or numbers of lanes, at most 250
--- returns: 0 if it is done, 1 if there is more, 2 if there are tasks again, and so the rest stays
+-- returns: 0 if it is done, 1 if there is more, 2 if there are tasks again, so that the rest stays
 
 local MOST = 250
 local commands = {}
 
--- Whether another queue's name begins as this one's states do, and the key is of that one.
+-- Whether the key belongs to another queue, whose name begins like the keys of this queue's states.
 local function is_anothers(id)
   local colon = string.find(id, ':', 1, true)
   while colon do
@@ -18,7 +18,7 @@ local function is_anothers(id)
   return false
 end
 
--- Results that are kept, and states that are left over.
+-- Kept results, and states that are left over.
 function commands.states()
   local gone = {}
   for index = 2, #ARGV do
