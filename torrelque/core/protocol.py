@@ -27,7 +27,19 @@ from torrelque.errors import (
     is_transient,
 )
 
-__all__ = ('Arg', 'Batch', 'Call', 'Interrupted', 'Operation', 'Reply', 'Script', 'as_is', 'blocking_drive', 'resume')
+__all__ = (
+    'Arg',
+    'Batch',
+    'Call',
+    'Course',
+    'Interrupted',
+    'Operation',
+    'Reply',
+    'Script',
+    'as_is',
+    'blocking_drive',
+    'resume',
+)
 
 T = TypeVar('T')
 
@@ -241,3 +253,60 @@ def blocking_drive(operation: Operation[T], execute: Callable[[Batch], Sequence[
         return stop.value  # type: ignore[no-any-return]  # as in `resume`
     except Interrupted as interrupted:
         raise interrupted.cause or TorrelqueError('the operation was interrupted') from None
+
+
+class Course:
+    """An operation that runs without a task: callbacks continue it.
+
+    Args:
+        start: Sends a batch, and later calls a function with the replies, or with another function if a task has to
+            get them. Returns what abandons the batch; None if it cannot be sent without a task.
+        operation: The operation.
+        take_over: Called if it needs a task to continue. The task drives ``operation`` with ``left`` as ``begun``.
+        end: Called when the operation has ended, with the error if it raised one.
+
+    Attributes:
+        operation: The operation.
+        abandon: Abandons the call in flight; None if there is none.
+        left: What a task continues with: a batch, or a function that returns replies.
+
+    """
+
+    __slots__ = ('_end', '_start', '_take_over', 'abandon', 'left', 'operation')
+
+    def __init__(
+        self,
+        start: Callable[[Batch, Callable[[Any], None]], Callable[[], None] | None],
+        operation: Operation[Any],
+        take_over: Callable[[Course], None],
+        end: Callable[[Course, Exception | None], None],
+    ) -> None:
+        self._start = start
+        self._take_over = take_over
+        self._end = end
+        self.operation: Operation[Any] = operation
+        self.abandon: Callable[[], None] | None = None
+        self.left: Any = None
+
+    def go_on(self, replies: Any = None) -> None:  # noqa: ANN401 - replies, or a function that a task calls
+        """Start the operation, or continue it with the replies to its last batch. Raises nothing."""
+        if callable(replies):
+            self.left = replies
+            self._take_over(self)
+            return
+        try:
+            batch = self.operation.send(replies)
+        except StopIteration:
+            self._end(self, None)
+        except Interrupted as interrupted:
+            self._end(self, interrupted.cause)
+        except Exception as caught:  # noqa: BLE001 - no caller gets it, and the engine must not end
+            self._end(self, caught)
+        else:
+            try:
+                self.abandon = self._start(batch, self.go_on)
+            except Exception:  # noqa: BLE001 - `execute` raises it again, in the task that takes over
+                self.abandon = None
+            if self.abandon is None:
+                self.left = batch
+                self._take_over(self)

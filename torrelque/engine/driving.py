@@ -1,4 +1,4 @@
-"""Drives operations over a transport, in a task or without one, and keeps the tasks that do so."""
+"""Drives operations over a transport, and keeps the tasks that do so."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torrelque.errors import TorrelqueError, TorrelqueResponseTimeout, Torrelque
 from torrelque.transports.base import Rest, Transport
 from torrelque.transports.oneshot import OneShot
 
-__all__ = ('CLOSING_TIME', 'SPARE_DRIVERS', 'Course', 'Drivers', 'drive', 'finish')
+__all__ = ('CLOSING_TIME', 'SPARE_DRIVERS', 'Drivers', 'drive', 'finish')
 
 T = TypeVar('T')
 J = TypeVar('J')
@@ -107,62 +107,6 @@ async def finish(execute: Execute, operation: Operation[Any]) -> None:
                 batch = operation.throw(Interrupted(error))
             else:
                 batch = operation.send(replies)
-
-
-class Course:
-    """An operation that runs without a task: the transport's callbacks continue it.
-
-    Args:
-        transport: The transport.
-        operation: The operation.
-        take_over: Called if it needs a task to continue. The task drives ``operation`` with ``left`` as ``begun``.
-        end: Called when the operation has ended, with the error if it raised one.
-
-    Attributes:
-        operation: The operation.
-        abandon: Abandons the call in flight; None if there is none.
-        left: What a task continues with: a batch, or a function that returns replies.
-
-    """
-
-    __slots__ = ('_end', '_take_over', '_transport', 'abandon', 'left', 'operation')
-
-    def __init__(
-        self,
-        transport: Transport,
-        operation: Operation[Any],
-        take_over: Callable[[Course], None],
-        end: Callable[[Course, Exception | None], None],
-    ) -> None:
-        self._transport = transport
-        self._take_over = take_over
-        self._end = end
-        self.operation: Operation[Any] = operation
-        self.abandon: Callable[[], None] | None = None
-        self.left: Batch | Rest | None = None
-
-    def go_on(self, replies: Sequence[Reply] | Rest | None = None) -> None:
-        """Start the operation, or continue it with the replies to its last batch. Raises nothing."""
-        if callable(replies):
-            self.left = replies
-            self._take_over(self)
-            return
-        try:
-            batch = self.operation.send(replies)  # type: ignore[arg-type]  # None begins
-        except StopIteration:
-            self._end(self, None)
-        except Interrupted as interrupted:
-            self._end(self, interrupted.cause)
-        except Exception as caught:  # noqa: BLE001 - no caller gets it, and the engine must not end
-            self._end(self, caught)
-        else:
-            try:
-                self.abandon = self._transport.start(batch, self.go_on)
-            except Exception:  # noqa: BLE001 - `execute` raises it again, in the task that takes over
-                self.abandon = None
-            if self.abandon is None:
-                self.left = batch
-                self._take_over(self)
 
 
 class _Driver(Generic[J]):

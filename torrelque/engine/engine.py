@@ -39,9 +39,9 @@ from torrelque.core.combinators import together
 from torrelque.core.commands import ENQUEUE, Answer, ClaimedTask, Command, Item
 from torrelque.core.machine import Machine, Wait
 from torrelque.core.merging import Ticket
-from torrelque.core.protocol import Batch, Call, Operation, Reply
+from torrelque.core.protocol import Batch, Call, Course, Operation, Reply
 from torrelque.engine.background import BACKOFF, Background, Cancellable, start_later
-from torrelque.engine.driving import CLOSING_TIME, Course, Drivers, drive, finish
+from torrelque.engine.driving import CLOSING_TIME, Drivers, drive, finish
 from torrelque.engine.reads import Reads
 from torrelque.engine.subscriptions import Subscriptions
 from torrelque.errors import (
@@ -445,7 +445,7 @@ class Engine:
         self._until = turn.until
         for group in turn.groups:
             operation = group[0] if len(group) == 1 else together(group)
-            course = Course(self._transport, operation, self._take_over, self._end_course)
+            course = Course(self._transport.start, operation, self._take_over, self._end_course)
             self._courses.add(course)
             course.go_on()
         for waiting in turn.dedicated:
