@@ -388,6 +388,26 @@ def test_what_is_cut_off_during_the_last_step_of_a_repair_is_settled_after_it() 
     assert driver.one()[1][0] == 'settle'
 
 
+def test_closing_amid_a_repair_forgets_no_claim() -> None:
+    driver = Driver()
+    giveback = [claim_item(Receipt(task_id, '9:nonce:9', 1)) for task_id in 'ab']
+    driver.session.submit(GIVEBACK, giveback[:1], nobody)
+    operation, _ = given_back(driver)
+    operation.throw(Interrupted(CAUSE))
+    end(operation, [[b'aborted']])
+    driver.pass_time()
+    first, _ = driver.one()
+    driver.session.submit(GIVEBACK, giveback[1:], nobody)
+    driver.session.close()
+    (second, _), (cut, _) = driver.start()
+    cut.throw(Interrupted(CAUSE))
+    end(cut, [[b'aborted']])
+    assert only(first.send([[b'OK', b'o']]))[1][3] == b'b'
+    assert only(second.send([[b'OK', b'l']]))[1][3] == b'b'  # either may fail now
+    end(first, [[b'OK', b'o']])
+    end(second, [[b'OK', b'l']])
+
+
 def test_closing_sends_what_was_asked_for() -> None:
     driver = Driver()
     ticket = driver.session.submit(RELEASE, [(*claim_item('a'), 3, '', b'')], nobody)

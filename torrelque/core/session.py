@@ -332,7 +332,8 @@ class Session:
             while self._owed:
                 items = self._owed[: GIVEBACK.limit]
                 yield from self._lanes.call(GIVEBACK.name, GIVEBACK.arguments(items), GIVEBACK.parse)
-                del self._owed[: len(items)]
+                done = set(items)  # closing begins another repair beside this one
+                self._owed = [item for item in self._owed if item not in done]
         except (Interrupted, Exception):  # noqa: BLE001 - there is another attempt in any case
             self._repairing = False
             self._repair_later()
