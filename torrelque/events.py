@@ -52,11 +52,15 @@ class ResultDropped:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """The handler raised ``error``, and the task was requeued. It is due after ``delay`` seconds."""
+    """The handler raised ``error``, and the task was requeued. It is due after ``delay`` seconds.
+
+    ``count`` is False if the delivery was no attempt, see :class:`~torrelque.retry.Retry`.
+    """
 
     task: Task
     delay: float
     error: Exception
+    count: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -452,6 +452,7 @@ class Torrelque(Generic[Payload]):
         *,
         task_timeout: float | None = None,
         pipeline: object = None,
+        count: bool = True,
     ) -> None:
         """Return a claimed task to the back of the queue, or for later.
 
@@ -463,6 +464,8 @@ class Torrelque(Generic[Payload]):
             delay: Seconds until the task is due. None, 0 or a negative number is now.
             task_timeout: New time-out in seconds. None or 0 keeps the task's.
             pipeline: As in `enqueue`.
+            count: Whether this delivery was an attempt. If not, the next one has the same ``attempt``, and
+                ``max_dequeues`` does not count it.
 
         Raises:
             TorrelqueLeaseLostError: The claim of the dequeued task is no longer live. Nothing was changed.
@@ -470,7 +473,7 @@ class Torrelque(Generic[Payload]):
             TorrelqueValueError: An argument has a bad value.
         """
         target = checks.check_target(task_id)
-        item = (*claim_item(target), *requeue_words(delay, task_timeout))
+        item = (*claim_item(target), *requeue_words(delay, task_timeout, count=count))
         if pipeline is not None:
             await self._append(pipeline, REQUEUE, item, fenced=isinstance(task_id, Task))
         else:
@@ -483,6 +486,7 @@ class Torrelque(Generic[Payload]):
         delay: float | None = None,
         task_timeout: float | None = None,
         on_progress: Progress | None = None,
+        count: bool = True,
     ) -> list[Exception | None]:
         """Requeue many tasks, up to 250 per round trip.
 
@@ -494,6 +498,7 @@ class Torrelque(Generic[Payload]):
             delay: Seconds until the tasks are due. None, 0 or a negative number is now.
             task_timeout: New time-out in seconds. None or 0 keeps the tasks'.
             on_progress: Called as ``on_progress(done, total)`` after each round trip.
+            count: As in `requeue`.
 
         Returns:
             For each item None, or the exception if it was not requeued.
@@ -502,12 +507,12 @@ class Torrelque(Generic[Payload]):
             TorrelqueTypeError: An argument has a bad type.
             TorrelqueValueError: An argument has a bad value.
         """
-        common = requeue_words(delay, task_timeout)
+        common = requeue_words(delay, task_timeout, count=count)
 
         def write(item: str | Task | RequeueItem) -> Item:
             words = common
             if isinstance(item, RequeueItem):
-                words, item = requeue_words(item.delay, item.task_timeout), item.task
+                words, item = requeue_words(item.delay, item.task_timeout, count=item.count), item.task
             target = checks.check_target(item)
             targets.append(target)
             return *claim_item(target), *words

@@ -32,15 +32,19 @@ class Retry(Exception):  # noqa: N818 - an order, not an error
 
     Args:
         delay: Seconds until the task is due.
+        count: Whether this delivery was an attempt. False makes the retry a mere wait: the next delivery has
+            the same ``Task.attempt``, so back-off continues where it was, and ``max_dequeues`` does not count
+            this one. Nothing limits how often a task waits.
 
     Raises:
-        TorrelqueTypeError: ``delay`` is not a number.
+        TorrelqueTypeError: ``delay`` is not a number, or ``count`` is not a bool.
         TorrelqueValueError: ``delay`` is negative or not finite.
 
     """
 
-    def __init__(self, delay: float = 0.0) -> None:
+    def __init__(self, delay: float = 0.0, *, count: bool = True) -> None:
         self.delay: float = checks.check_duration('delay', delay)
+        self.count: bool = checks.check_flag('count', count)
         super().__init__(f'to be tried again in {self.delay:g} s')
 
 

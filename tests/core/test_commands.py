@@ -52,8 +52,8 @@ def test_release_items_keep_results_in_whole_milliseconds_but_at_least_one() -> 
 
 
 def test_the_other_items() -> None:
-    assert requeue_item(RECEIPT, None, None)[3:] == ('', '')
-    assert requeue_item(RECEIPT, 2, 60)[3:] == ('2.000000', '60')
+    assert requeue_item(RECEIPT, None, None)[3:] == ('', '', '')
+    assert requeue_item(RECEIPT, 2, 60, count=False)[3:] == ('2.000000', '60', 1)
     assert reject_item(RECEIPT, 'né')[3:] == ('né'.encode(), '')
     assert reject_item('id', 'why', 7) == (b'id', '', '', b'why', 7)
     assert extend_item(RECEIPT, None)[3:] == ('',)

@@ -78,6 +78,7 @@ def test_bad_tasks(fields: dict[str, Any], error: type[Exception], said: str) ->
 def test_what_is_written_of_a_claim() -> None:
     assert requeue_words(0, None) == requeue_words(None, 0) == requeue_words(None, None)
     assert requeue_words(5, None) != requeue_words(None, None) != requeue_words(None, 5)
+    assert requeue_words(5, None, count=False) != requeue_words(5, None)
 
 
 def release(

@@ -268,9 +268,13 @@ class ModelMachine(RuleBasedStateMachine):
     @step(
         6,
         lane=lane_numbers,
-        items=st.lists(st.tuples(targets, delays, st.sampled_from(('', '', '7', '0.5'))), min_size=1, max_size=3),
+        items=st.lists(
+            st.tuples(targets, delays, st.sampled_from(('', '', '7', '0.5')), st.sampled_from(('', '', '1'))),
+            min_size=1,
+            max_size=3,
+        ),
     )
-    def requeue(self, lane: int, items: list[tuple[Target, str, str]]) -> None:
+    def requeue(self, lane: int, items: list[tuple[Target, str, str, str]]) -> None:
         self._laned('requeue', lane, *(word for target, *rest in items for word in (*self._claim_of(target), *rest)))
 
     @step(3, lane=lane_numbers, items=st.lists(targets, min_size=1, max_size=3), cap=caps)
@@ -362,7 +366,7 @@ class ModelMachine(RuleBasedStateMachine):
     def pipeline_of_the_users_own(self, mode: str, whose: Target, item: tuple[Arg, ...]) -> None:
         claim = self._claim_of(whose)
         self._verb('enqueue', '', mode, '', *ENQUEUE.arguments([(*item, '', b'')]))
-        self._verb('requeue', '', mode, '', *claim, '', '')
+        self._verb('requeue', '', mode, '', *claim, '', '', '')
         self._verb('release', '', mode, '', *RELEASE.arguments([(*claim, 3, '', b'')]))
 
     # Connections -------------------------------------------------------------

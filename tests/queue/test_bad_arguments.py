@@ -33,6 +33,7 @@ Try = Callable[[Torrelque, Bad], Awaitable[object]]
 NO_TIMES: list[Bad] = [math.nan, math.inf, -math.inf, 1e300, 'abc', '5', b'5', [], ..., 1j]
 NO_WAITS = [value for value in NO_TIMES if value != math.inf] + [-1]
 NO_COUNTS: list[Bad] = [0, -1, 1.5, math.nan, '3', True, [], ...]
+NO_FLAGS: list[Bad] = [0, 1, 'no', None]
 NO_TEXTS: list[Bad] = ['', '\ud800', 5, None, b'a', ['a'], ...]
 NO_HEADERS: list[Bad] = [[('a', 'b')], 'a', 5, {'a': 1}, {1: 'a'}, {'a': None}, {'a': b'b'}, {'a': '\ud800'}]
 
@@ -61,6 +62,9 @@ CALLS: dict[str, tuple[list[Bad], Try]] = {
     'requeue id': (NO_TEXTS, lambda queue, bad: queue.requeue(bad)),
     'requeue delay': (NO_TIMES, lambda queue, bad: queue.requeue('a', bad)),
     'requeue task_timeout': ([*NO_TIMES, -1], lambda queue, bad: queue.requeue('a', task_timeout=bad)),
+    'requeue count': (NO_FLAGS, lambda queue, bad: queue.requeue('a', count=bad)),
+    'requeue_many count': (NO_FLAGS, lambda queue, bad: queue.requeue_many(['a'], count=bad)),
+    'requeue_many item count': (NO_FLAGS, lambda queue, bad: queue.requeue_many([RequeueItem('a', count=bad)])),
     'requeue_many delay': (NO_TIMES, lambda queue, bad: queue.requeue_many(['a'], delay=bad)),
     'requeue_many task_timeout': ([*NO_TIMES, -1], lambda queue, bad: queue.requeue_many(['a'], task_timeout=bad)),
     'requeue_many item': (NO_TEXTS, lambda queue, bad: queue.requeue_many(['a', RequeueItem(bad)])),

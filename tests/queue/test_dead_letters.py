@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from torrelque import (
+    RequeueItem,
     Torrelque,
     TorrelqueLookupError,
     TorrelqueTaskStatus,
@@ -69,6 +70,26 @@ async def test_a_limit_counts_requeued_deliveries_but_not_those_given_back(queue
     ((rejected_id, state),) = [each async for each in queue.rejected()]
     assert rejected_id == task_id
     assert state.reason == 'delivered 2 times, the limit is 2'
+
+
+async def test_a_requeue_that_does_not_count_is_no_attempt(queue: Torrelque) -> None:
+    task_id = await queue.enqueue('patient', max_dequeues=2)
+    for delivery in range(1, 5):
+        task = await queue.dequeue(5)
+        assert (task.dequeue_count, task.attempt) == (delivery, 1)
+        if delivery % 2:
+            await queue.requeue(task, count=False)
+        else:
+            assert await queue.requeue_many([RequeueItem(task, count=False)]) == [None]
+    await queue.requeue(await queue.dequeue(5))
+    last = await queue.dequeue(5)
+    assert (last.dequeue_count, last.attempt) == (6, 2)
+    await queue.requeue_many([last], count=False)
+    await queue.requeue(await queue.dequeue(5))
+    assert await queue.dequeue_nowait() == []
+    assert (await queue.get_task_state(task_id)).reason == 'delivered 2 times, the limit is 2'
+    assert await queue.redrive(task_id) == 1
+    assert (await queue.dequeue(5)).attempt == 1
 
 
 async def test_redriving_counts_the_deliveries_anew(queue: Torrelque) -> None:

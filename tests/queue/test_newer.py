@@ -23,7 +23,7 @@ LANED: dict[str, tuple[Arg, ...]] = {
     'enqueue': ENQUEUE.arguments([('new', b'1', '300', '', '', b'')]),
     'claim': (1, '1.000000'),
     'release': RELEASE.arguments([(*CLAIM, 3, '', b'')]),
-    'requeue': (*CLAIM, '', ''),
+    'requeue': (*CLAIM, '', '', ''),
     'reject': (*CLAIM, 'why', ''),
     'giveback': CLAIM,
     'settle': (),

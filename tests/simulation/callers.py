@@ -149,7 +149,8 @@ def _item(client: Client, verb: Command, target: Any) -> Item:  # noqa: ANN401 -
         ttl = random.choice((None, 0.5, 100))
         return release_item(target, status, ttl, random.choice((None, b'result')))
     if verb is REQUEUE:
-        return requeue_item(target, random.choice((None, None, random.uniform(0, 10))), random.choice((None, 5)))
+        delay = random.choice((None, None, random.uniform(0, 10)))
+        return requeue_item(target, delay, random.choice((None, 5)), count=random.random() < 0.8)
     if verb is REJECT:
         return reject_item(target, 'a reason', client.max_rejected)
     if verb is EXTEND:

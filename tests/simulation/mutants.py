@@ -132,6 +132,19 @@ def _give_back(*, clear: bool, uncount: bool) -> Mutant:
     return lambda patch: patch.setattr(verbs, 'give_back', mutant)
 
 
+def waits_are_attempts(patch: pytest.MonkeyPatch) -> None:
+    """A delivery that was no attempt counts as one."""
+
+    def make(requeue: Command) -> Command:
+        def mutant(run: Run) -> Any:  # noqa: ANN401 - a reply
+            run.args = [word if at < 3 or at % 6 != 2 else b'' for at, word in enumerate(run.args)]
+            return requeue(run)
+
+        return mutant
+
+    _replace_verb(patch, 'requeue', make)
+
+
 def no_limit(patch: pytest.MonkeyPatch) -> None:
     """Deliveries are not limited."""
     _without(patch, State, 'exhausted')
@@ -237,6 +250,7 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'token kept on giving back': ('cancel', _give_back(clear=False, uncount=True)),
     'delivery counted though given back': ('cancel', _give_back(clear=True, uncount=False)),
     'no delivery limit': ('alone', no_limit),
+    'a wait is an attempt': ('alone', waits_are_attempts),
     'settle undoes nothing': ('alone', settle_undoes_nothing),
     'extend shortens': ('alone', shrinking_extend),
     'hint not put back by who leaves': ('calm', hint_not_put_back),

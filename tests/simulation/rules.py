@@ -389,10 +389,14 @@ class Rules:
         return {task_id for task_id, *_ in done}
 
     def _requeue(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
-        done = self._claimed(args, 5, reply[1], changes)
-        for task_id, (delay, _), old, new in done:
+        done = self._claimed(args, 6, reply[1], changes)
+        for task_id, (delay, _, uncounted), old, new in done:
             placed = new.delayed is not None if delay else new.pending == 1
             require(placed and new.dequeue_count == old.dequeue_count, 'requeued wrongly', task_id, old, new)
+            require(new.attempt == old.attempt - bool(uncounted), 'counted wrongly', task_id, old, new)
+            claim = self.claims.get((task_id, *old.receipt)) if old.receipt and uncounted else None
+            if claim is not None and claim.delivered:
+                self.handed_out[task_id, claim.incarnation] -= 1
         return {task_id for task_id, *_ in done}
 
     def _reject(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:

@@ -67,6 +67,15 @@ def test_a_retry_counts_alone() -> None:
     assert understand(ExceptionGroup('', [Retry(5), ValueError('a')])).delay is None
 
 
+def test_a_retry_counts_unless_all_say_that_it_does_not() -> None:
+    assert understand(Retry(5)).counts
+    assert understand(ValueError('a')).counts
+    assert not understand(Retry(5, count=False)).counts
+    assert not understand(ExceptionGroup('', [Retry(5, count=False), Retry(7, count=False)])).counts
+    assert understand(ExceptionGroup('', [Retry(5, count=False), Retry(7)])).counts
+    assert understand(ExceptionGroup('', [Retry(5, count=False), ValueError('a')])).counts
+
+
 @pytest.mark.parametrize('delay', [-1, LONGEST_DELAY * 2, float('nan'), 'soon', None])
 def test_a_delay_that_was_spoilt_is_none(delay: object) -> None:
     error = Retry(5)

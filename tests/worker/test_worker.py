@@ -112,6 +112,24 @@ async def test_retries_count_as_deliveries(bench: Bench) -> None:
     assert (await bench.queue.get_task_state(task_id)).status == TorrelqueTaskStatus.REJECTED
 
 
+async def test_a_retry_as_a_wait_uses_up_no_attempt(bench: Bench) -> None:
+    async def handler(task: Task) -> None:
+        attempts.append((task.dequeue_count, task.attempt))
+        if task.dequeue_count % 2:
+            raise Retry(1, count=False)
+        raise ValueError('again')
+
+    attempts: list[tuple[int, int]] = []
+    await bench.queue.enqueue(1, max_dequeues=3)
+    async with bench.working(handler, retry=retry.linear(1, attempts=3)):
+        await bench.clock.advance(60)
+    assert attempts == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 3)]
+    assert [(event.delay, event.count) for event in bench.told(events.Retried)] == [
+        (1, False), (1, True), (1, False), (2, True), (1, False),
+    ]  # fmt: skip
+    assert await bench.peek() == (0, 0, 0, 1)
+
+
 async def test_a_redriven_task_has_its_attempts_anew(bench: Bench) -> None:
     async def handler(task: Task) -> None:
         attempts.append((task.dequeue_count, task.attempt))

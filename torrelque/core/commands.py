@@ -218,9 +218,12 @@ def _kept(ttl: float | None, result: bytes | None) -> tuple[Arg, bytes]:
     return (-milliseconds, b'') if result is None else (milliseconds, result)
 
 
-def requeue_item(target: Receipt | str, delay: float | None, timeout: float | None) -> Item:
-    """Write a claim to requeue, with a delay and a new time-out in seconds; None for none."""
-    return *claim_item(target), seconds(delay), '' if timeout is None else f'{timeout:.15g}'
+def requeue_item(target: Receipt | str, delay: float | None, timeout: float | None, *, count: bool = True) -> Item:
+    """Write a claim to requeue, with a delay and a new time-out in seconds; None for none.
+
+    Without ``count`` this delivery was no attempt.
+    """
+    return *claim_item(target), seconds(delay), '' if timeout is None else f'{timeout:.15g}', '' if count else 1
 
 
 def reject_item(target: Receipt | str, reason: str, max_rejected: int | None = None) -> Item:
@@ -276,6 +279,7 @@ class RequeueItem:
     task: Any
     delay: float | None = None
     task_timeout: float | None = None
+    count: bool = True
 
 
 @dataclass(slots=True)
@@ -327,11 +331,12 @@ def with_time_limit(headers: Mapping[str, str] | None, time_limit: float | None)
     return {**(checks.check_headers(headers) or {}), TIME_LIMIT: f'{checks.check_duration("time_limit", time_limit):g}'}
 
 
-def requeue_words(delay: float | None, task_timeout: float | None) -> tuple[Arg, Arg]:
+def requeue_words(delay: float | None, task_timeout: float | None, *, count: bool = True) -> tuple[Arg, Arg, Arg]:
     """Check and write what follows the claim of a task to requeue."""
+    checks.check_flag('count', count)
     delay = checks.check_seconds('delay', delay, negative=True) or None
     timeout = checks.check_seconds('task_timeout', task_timeout) or None
-    return seconds(delay), '' if timeout is None else f'{timeout:.15g}'
+    return seconds(delay), '' if timeout is None else f'{timeout:.15g}', '' if count else 1
 
 
 def release_words(

@@ -112,8 +112,8 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
             (``anyio.current_time()``): counted from before the claim was sent.
         headers: The headers that the producer gave the task.
         attempt: The number of this delivery since the task was enqueued or last redriven,
-            from 1. Delivery limits and retry policies count these.
-
+            from 1, without those that do not count (``Retry(count=False)``). Delivery limits
+            and retry policies use it.
     """
 
     receipt: Receipt

@@ -201,8 +201,9 @@ class Torrelque(Generic[Payload]):
         *,
         task_timeout: float | None = None,
         pipeline: object = None,
+        count: bool = True,
     ) -> None:
-        self._run(self._queue.requeue(task_id, delay, task_timeout=task_timeout, pipeline=pipeline))
+        self._run(self._queue.requeue(task_id, delay, task_timeout=task_timeout, pipeline=pipeline, count=count))
 
     def requeue_many(
         self,
@@ -211,9 +212,12 @@ class Torrelque(Generic[Payload]):
         delay: float | None = None,
         task_timeout: float | None = None,
         on_progress: Progress | None = None,
+        count: bool = True,
     ) -> list[Exception | None]:
         return self._run(
-            self._queue.requeue_many(items, delay=delay, task_timeout=task_timeout, on_progress=on_progress)
+            self._queue.requeue_many(
+                items, delay=delay, task_timeout=task_timeout, on_progress=on_progress, count=count
+            )
         )
 
     def release(

@@ -31,6 +31,8 @@ class Failure(NamedTuple):
     """Whether the handler raised `Reject`."""
     delay: float | None = None
     """Delay of the `Retry` that the handler raised, if it did."""
+    counts: bool = True
+    """Whether that delivery counts as an attempt."""
     exit: SystemExit | KeyboardInterrupt | None = None
     """Raised by the handler to end the process."""
 
@@ -59,6 +61,7 @@ def understand(error: BaseException) -> Failure:
         error=_as_exception(whole),
         reason=sendable('; '.join(describe(leaf) for leaf in leaves)[:LONGEST_REASON]),
         delay=None if longest is None else delays[longest],
+        counts=longest is None or any(getattr(leaf, 'count', True) is not False for leaf in leaves),
         exit=ending,
     )
 

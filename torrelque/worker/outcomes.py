@@ -247,7 +247,7 @@ class OutcomeWriter(Generic[J]):
                         task, result=result, result_ttl=self._result_ttl, finished_ttl=self._finished_ttl
                     )
                 case events.Retried(task, delay):
-                    await self._queue.requeue(task, delay)
+                    await self._queue.requeue(task, delay, count=outcome.count)
                 case events.Rejected(task, reason):
                     await self._queue.reject(task, reason)
                 case events.GivenBack(task):

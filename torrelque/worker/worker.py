@@ -554,7 +554,7 @@ class Worker(Generic[Payload]):
         if failure.rejects:
             return events.Rejected(task, failure.reason, error)
         if failure.delay is not None:
-            return events.Retried(task, failure.delay, error)
+            return events.Retried(task, failure.delay, error, failure.counts)
         delay = self._ask_policy(task, error, job.handler.retry or self._retry)
         shown = None if failure.exit else raised
         if delay is None:

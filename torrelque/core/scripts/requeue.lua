@@ -1,6 +1,7 @@
 -- Return claimed tasks to the back of pending, or to delayed.
 -- KEYS: pending delayed working task wake timer counters lane
--- ARGV: lane nonce sequence, then for each task: id token dequeue_count delay timeout (the last two may be '')
+-- ARGV: lane nonce sequence, then for each task: id token dequeue_count delay timeout uncounted (the last three may be '';
+--   uncounted: 1 if this delivery was no attempt)
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
 
 local outcome, answer = enter()
@@ -9,7 +10,7 @@ if outcome then
 end
 local requeued = totals('requeued')
 look()
-local items, answers = claimed_items(5, read_state)
+local items, answers = claimed_items(6, read_state)
 
 begin_writing()
 variadic('ZREM', working, ids_of(items))
@@ -20,6 +21,10 @@ for _, item in ipairs(items) do
   local fields = {}
   if timeout ~= '' then
     fields = { 'timeout', timeout }
+  end
+  if ARGV[item.at + 5] ~= '' then
+    fields[#fields + 1] = 'dequeue_base'
+    fields[#fields + 1] = whole(math.min(state.dequeue_base + 1, state.dequeue_count))
   end
   if delay ~= '' then
     later[#later + 1] = stamp(now + tonumber(delay))

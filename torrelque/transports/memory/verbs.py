@@ -271,11 +271,13 @@ def release(run: Run) -> bytes:
 def requeue(run: Run) -> bytes:
     """Return claimed tasks to the back of pending, or to delayed."""
     db, keys = run.db, run.keys
-    items, answers = claimed_items(run, 5)
+    items, answers = claimed_items(run, 6)
     db.zrem(keys['working'], [item.id for item in items])
     for item in items:
-        delay, timeout = item.more
+        delay, timeout, uncounted = item.more
         fields = {b'timeout': timeout} if timeout else {}
+        if uncounted:
+            fields[b'dequeue_base'] = whole(min(item.state.dequeue_base + 1, item.state.dequeue_count))
         if delay:
             run.transition(item.id, item.state, DELAYED, fields)
             db.zadd(keys['delayed'], {item.id: float(stamp(run.now + float(delay)))})
