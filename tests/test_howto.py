@@ -319,7 +319,9 @@ async def test_recipes() -> None:
         for _ in range(2):
             await names['resize'](task, urgent)
         assert (await urgent.get_queue_stats()).pending == 1
-        await urgent.release(await urgent.dequeue())
+        page = await urgent.dequeue()
+        await names['encode'](page)
+        await urgent.release(page)
         known = [await queue.enqueue({'name': 'Ann'}, headers={'kind': 'welcome'}) for queue in (urgent, bulk)]
         unknown = await bulk.enqueue({}, headers={'kind': 'other'})
         async with anyio.create_task_group() as group:

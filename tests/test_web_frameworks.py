@@ -6,6 +6,7 @@ import ast
 import asyncio
 import inspect
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -13,7 +14,12 @@ import httpx
 
 from tests.servers import Server
 from tests.test_docs import blocks
-from torrelque import Torrelque, connect
+from torrelque import Task, Torrelque, connect
+
+
+async def _send(address: str) -> None:
+    """What the page leaves to the reader."""
+
 
 SHOWN = 'redis://localhost:6379'
 
@@ -24,9 +30,11 @@ def shown(server: Server, language: str = 'python') -> list[str]:
     return pieces
 
 
-async def work(url: str) -> None:
+async def work(url: str, handler: Callable[[Task], Awaitable[object]]) -> None:
     async with connect(url) as client, Torrelque(client, queue='mail') as queue:
         task = await queue.dequeue(timeout=30)
+        await handler(task)
+        await anyio.sleep(0.3)
         await queue.release(task, result='sent')
 
 
@@ -38,14 +46,16 @@ def test_fastapi(server: Server) -> None:
     async def main() -> None:
         transport = httpx.ASGITransport(app)
         async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url='http://x') as web:
-            task_id = (await web.post('/mails', json={'to': 'joe'})).json()['id']
+            task_id = (await web.post('/mails', json={'to': ['joe', 'zoe']})).json()['id']
             assert (await web.get(f'/mails/{task_id}')).json() == {'status': 'pending', 'result': None}
             assert (await web.get('/mails/none')).status_code == 404
             async with anyio.create_task_group() as group:
-                group.start_soon(work, server.url)
+                names['send_one'] = _send
+                group.start_soon(work, server.url, names['send_all'])
                 events = await web.get(f'/mails/{task_id}/events')
             told = [json.loads(line.removeprefix('data: ')) for line in events.text.split('\n\n') if line]
             assert told[0]['status'] in ('pending', 'working')
+            assert {(each['done'], each['note']) for each in told if 'done' in each} >= {(1.0, 'zoe')}
             assert told[-1] == {'status': 'completed', 'result': 'sent'}
 
     anyio.run(main)

@@ -47,6 +47,7 @@ from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
     Payload,
     Receipt,
+    Report,
     Task,
     TorrelqueQueueStats,
     TorrelqueTask,
@@ -60,6 +61,7 @@ from torrelque.engine.deletion import delete
 from torrelque.engine.dispatch import Dispatcher, Progress
 from torrelque.engine.engine import Engine
 from torrelque.engine.listing import Listing
+from torrelque.engine.progress import Reporter
 from torrelque.engine.runtime import Runtime
 from torrelque.engine.sharded import ShardedDispatcher
 from torrelque.engine.sweeper import Sweeper
@@ -182,12 +184,16 @@ class Torrelque(Generic[Payload]):
         self._dispatcher = self._make_dispatcher(runtime)
         self._sweeper = Sweeper(runtime, lambda: self.sweep())  # noqa: PLW0108 - a subclass or a test may replace it
         self._dead_letters = DeadLetters(self._dispatcher)
+        self._report = self._make_reporter(self._dispatcher)
 
     def _make_runtime(self, client: object) -> Runtime:
         return Runtime(client, self, type(self).keys)
 
     def _make_dispatcher(self, runtime: Runtime) -> Dispatcher:
         return Dispatcher(runtime) if self.shards is None else ShardedDispatcher(runtime, self.shards)
+
+    def _make_reporter(self, dispatcher: Dispatcher) -> Report:
+        return Reporter(dispatcher).report
 
     # Lifecycle -------------------------------------------------------------------------------------------------------
 
@@ -440,7 +446,7 @@ class Torrelque(Generic[Payload]):
                 self._dispatcher.fire_and_forget(REJECT, item)
             else:
                 headers = load_headers(task.headers)
-                tasks.append(Task(task.receipt, data, task.deadline, task.expires, headers, task.attempt))
+                tasks.append(Task(task.receipt, data, task.deadline, task.expires, headers, task.attempt, self._report))
         return tasks
 
     # Ending claims ---------------------------------------------------------------------------------------------------
@@ -737,7 +743,7 @@ class Torrelque(Generic[Payload]):
         return self.tasks(TorrelqueTaskStatus.REJECTED)
 
     def watch(self, task_id: str | Task, *, timeout: float | None = None) -> AsyncIterator[TorrelqueTaskState]:
-        """Iterate over a task's state: now and after each change of status, until a final one.
+        """Iterate over a task's state: now and after each change of status or progress, until a final one.
 
         If a task is released without a result, the final state is the last one with the new status. The
         iteration ends without a final state if the task is cancelled, or if the connection was down when it was

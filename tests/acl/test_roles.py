@@ -241,7 +241,16 @@ VERBS: Mapping[str, Command] = {
     'results': lambda queue, _: listed(queue, TorrelqueTaskStatus.COMPLETED),
     'watch': lambda queue, _: queue.wait('completed'),
 }
-ENDINGS = {'release', 'release with a result', 'requeue', 'requeue for later', 'reject', 'giveback', 'extend'}
+ENDINGS = {
+    'release',
+    'release with a result',
+    'requeue',
+    'requeue for later',
+    'reject',
+    'giveback',
+    'extend',
+    'progress',
+}
 ADDING = {'enqueue', 'enqueue later'}
 DEAD = {'redrive', 'redrive all', 'purge', 'purge all'}
 LOOKING = {'state', 'watch'}

@@ -76,7 +76,9 @@ async def as_user(server: Server, kind: str, user: str) -> AsyncIterator[Transpo
 
 _ROLE_OF_SCRIPT = {
     **dict.fromkeys(('enqueue', 'mint', 'drop'), 'producer'),
-    **dict.fromkeys(('claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'settle', 'tick'), 'consumer'),
+    **dict.fromkeys(
+        ('claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'progress', 'settle', 'tick'), 'consumer'
+    ),
     **dict.fromkeys(('stats', 'page'), 'observer'),
     **dict.fromkeys(('cancel', 'redrive', 'purge', 'sweep', 'undequeue', 'inspect', 'repair'), 'operator'),
 }

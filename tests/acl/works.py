@@ -116,6 +116,7 @@ async def ends_claims(stage: Stage) -> None:
     await stage.others.enqueue_many(range(7))
     tasks = await stage.queue.dequeue(20, max_tasks=7)
     await stage.queue.extend(tasks[0])
+    await tasks[0].progress(1, 2, 'half')
     await stage.queue.release(tasks[0])
     await stage.queue.release(tasks[1], result='done')
     await stage.queue.requeue(tasks[2])

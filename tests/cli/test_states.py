@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from torrelque import Torrelque, TorrelqueLookupError, TorrelqueTaskState, TorrelqueTaskStatus
+from torrelque import TaskProgress, Torrelque, TorrelqueLookupError, TorrelqueTaskState, TorrelqueTaskStatus
 from torrelque.cli.settings import AS_BYTES
-from torrelque.cli.states import STYLES, deliveries, last_change, read_task, state_fields
+from torrelque.cli.states import STYLES, deliveries, last_change, progress, read_task, state_fields
 from torrelque.testing import MemoryTransport
 
 pytestmark = pytest.mark.anyio
@@ -42,6 +42,20 @@ def test_the_last_change_is_the_latest_time() -> None:
 def test_deliveries_with_their_limit() -> None:
     assert deliveries(state()) == '2'
     assert deliveries(state()._replace(max_dequeues=5)) == '2/5'
+
+
+@pytest.mark.parametrize(
+    ('known', 'shown'),
+    [
+        (None, ''),
+        (TaskProgress(3.0, None, '', 5.0), '3'),
+        (TaskProgress(40.0, 100.0, 'a\x1bb', 5.0), '40/100 (40%) a\\x1bb'),
+        (TaskProgress(1234567.5, 0.5, '', 5.0), '1234567.5/0.5 (246913500%)'),
+    ],
+)
+def test_progress(known: TaskProgress | None, shown: str) -> None:
+    assert progress(state()._replace(progress=known)) == shown
+    assert state_fields('one', state()._replace(progress=known))['progress'] == (known and known._asdict())
 
 
 async def test_tasks_that_are_queued_finished_or_unknown() -> None:

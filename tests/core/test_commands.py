@@ -17,6 +17,7 @@ from torrelque.core.commands import (
     claim_item,
     enqueue_item,
     extend_item,
+    progress_item,
     reject_item,
     release_item,
     requeue_item,
@@ -54,6 +55,8 @@ def test_release_items_keep_results_in_whole_milliseconds_but_at_least_one() -> 
 def test_the_other_items() -> None:
     assert requeue_item(RECEIPT, None, None)[3:] == ('', '', '')
     assert requeue_item(RECEIPT, 2, 60, count=False)[3:] == ('2.000000', '60', 1)
+    assert progress_item(RECEIPT, 1, 3, 'né')[3:] == ('1 3 né'.encode(),)
+    assert progress_item(RECEIPT, 0.5, None, None)[3:] == (b'0.5 - ',)
     assert reject_item(RECEIPT, 'né')[3:] == ('né'.encode(), '')
     assert reject_item('id', 'why', 7) == (b'id', '', '', b'why', 7)
     assert extend_item(RECEIPT, None)[3:] == ('',)

@@ -75,7 +75,7 @@ def values(**fields: bytes) -> list[bytes | None]:
 
 
 def test_a_state_has_its_fields_in_order() -> None:
-    assert TorrelqueTaskState._fields == STATE_FIELDS
+    assert (*TorrelqueTaskState._fields, 'claim') == STATE_FIELDS
 
 
 def test_a_state_as_09_wrote_it() -> None:
@@ -91,7 +91,29 @@ def test_a_state_in_full() -> None:
         last_dequeue_time=b'2', last_requeue_time=b'3', release_time=b'4', max_dequeues=b'2', reason=b'n\xc3\xa9',
         revision=b'9',
     )  # fmt: skip
-    assert state_of(fields) == (TorrelqueTaskStatus.REJECTED, 0.5, b'"r"', 2, 1, 1.0, 2.0, 3.0, 4.0, 2, 'né', 9)
+    assert state_of(fields) == (TorrelqueTaskStatus.REJECTED, 0.5, b'"r"', 2, 1, 1.0, 2.0, 3.0, 4.0, 2, 'né', 9, None)
+
+
+WORKING = {'status': b'1', 'timeout': b'300', 'dequeue_count': b'2', 'claim': b'7:n:1'}
+
+
+@pytest.mark.parametrize(
+    ('changed', 'progress'),
+    [
+        ({}, (3.0, 4.0, 'n\xe9 x', 5.5)),
+        ({'progress': b'7:n:1 2 5.5 3 - '}, (3.0, None, '', 5.5)),
+        ({'status': b'0'}, None),
+        ({'dequeue_count': b'3'}, None),  # 0.9 has claimed it since
+        ({'claim': b'8:n:1'}, None),
+        ({'progress': b'7:n:1 2'}, None),
+        ({'progress': b'7:n:1 2 soon much - '}, None),
+        ({'progress': b''}, None),
+    ],
+)
+def test_progress_is_that_of_the_live_claim(changed: dict[str, bytes], progress: object) -> None:
+    state = state_of(values(**{**WORKING, 'progress': b'7:n:1 2 5.5 3 4 n\xc3\xa9 x', **changed}))
+    assert state is not None
+    assert state.progress == progress
 
 
 def test_no_state_is_none() -> None:

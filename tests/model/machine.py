@@ -290,6 +290,14 @@ class ModelMachine(RuleBasedStateMachine):
     def extend(self, items: list[tuple[Target, str]]) -> None:
         self._verb('extend', '', '', '', *(word for target, t in items for word in (*self._claim_of(target), t)))
 
+    @step(
+        3,
+        lane=lane_numbers,
+        items=st.lists(st.tuples(targets, st.sampled_from((b'1 - ', b'2 3 n\xc3\xa9'))), min_size=1, max_size=3),
+    )
+    def progress(self, lane: int, items: list[tuple[Target, bytes]]) -> None:
+        self._laned('progress', lane, *(word for target, text in items for word in (*self._claim_of(target), text)))
+
     @step(2, lane=lane_numbers, task_id=ids)
     def cancel(self, lane: int, task_id: bytes) -> None:
         self._laned('cancel', lane, task_id)

@@ -26,6 +26,7 @@ LANED: dict[str, tuple[Arg, ...]] = {
     'requeue': (*CLAIM, '', '', ''),
     'reject': (*CLAIM, 'why', ''),
     'giveback': CLAIM,
+    'progress': (*CLAIM, '1 - '),
     'settle': (),
     'cancel': ('id',),
     'redrive': ('id',),

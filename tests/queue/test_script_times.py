@@ -15,6 +15,7 @@ from torrelque.core.commands import (
     EXTEND,
     GIVEBACK,
     MAX_ITEMS,
+    PROGRESS,
     PURGE,
     REDRIVE,
     REJECT,
@@ -26,6 +27,7 @@ from torrelque.core.commands import (
     claim_item,
     enqueue_item,
     extend_item,
+    progress_item,
     purge_item,
     redrive_item,
     reject_item,
@@ -120,6 +122,7 @@ def test_full_calls(meter: Meter) -> None:
     receipts = [task.receipt for task in meter.claim(6 * MAX_ITEMS)]
     parts = [receipts[first : first + MAX_ITEMS] for first in range(0, len(receipts), MAX_ITEMS)]
     meter.do(EXTEND, [extend_item(receipt, 60) for receipt in parts[0]])
+    meter.do(PROGRESS, [progress_item(receipt, 1, 2, 'x' * 500) for receipt in parts[0]])
     meter.do(RELEASE, [release_item(each, TorrelqueTaskStatus.COMPLETED, 60, PAYLOAD) for each in parts[0]])
     meter.do(RELEASE, [release_item(each, TorrelqueTaskStatus.COMPLETED, None, b'') for each in parts[1]])
     meter.do(REQUEUE, [requeue_item(each, 60, 5) for each in parts[2]])

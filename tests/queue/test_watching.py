@@ -123,3 +123,33 @@ async def test_two_watchers_of_which_one_leaves(server: Server, queue: Torrelque
             await queue.release(await queue.dequeue(), result='r')
     assert states[-1].status is COMPLETED
     await until(lambda: server.command('PUBSUB', 'NUMSUB', channel)[1] == 0)
+
+
+async def test_sees_progress(queue: Torrelque) -> None:
+    seen: list[TorrelqueTaskState] = []
+    news = anyio.Event()
+
+    async def look() -> None:
+        async for state in queue.watch('a'):
+            seen.append(state)
+            news.set()
+
+    async def until(count: int) -> None:
+        nonlocal news
+        while len(seen) < count:
+            news = anyio.Event()
+            await news.wait()
+
+    await queue.enqueue('a', task_id='a')
+    task = await queue.dequeue()
+    with anyio.fail_after(ENOUGH):
+        async with anyio.create_task_group() as group:
+            group.start_soon(look)
+            await until(1)
+            for number in (1, 2):
+                await task.progress(number, 2)
+                await until(1 + number)
+            await queue.release(task)
+    progress = [state.progress and state.progress.value for state in seen]
+    assert progress == [None, 1.0, 2.0, None]
+    assert len({state.revision for state in seen[:3]}) == 1

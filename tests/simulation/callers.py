@@ -15,6 +15,7 @@ from torrelque.core.commands import (
     ENQUEUE,
     EXTEND,
     GIVEBACK,
+    PROGRESS,
     REJECT,
     RELEASE,
     REQUEUE,
@@ -24,6 +25,7 @@ from torrelque.core.commands import (
     claim_item,
     enqueue_item,
     extend_item,
+    progress_item,
     reject_item,
     release_item,
     requeue_item,
@@ -110,7 +112,7 @@ def _handle(client: Client, tasks: Sequence[ClaimedTask]) -> Behaviour:
     random, ledger = client.random, client.world.ledger
     yield random.choice((0, 0.01, 1, 10, 30 if client.world.network.faults.stuck else 1)) * random.random()
     for _ in range(random.choice((0, 0, 1, 2))):
-        yield from _act(client, EXTEND, tasks)
+        yield from _act(client, random.choice((EXTEND, PROGRESS)), tasks)
         yield random.random()
     if random.random() < 0.05:
         ledger.abandoned.update(key_of(task) for task in tasks)
@@ -122,7 +124,7 @@ def _handle(client: Client, tasks: Sequence[ClaimedTask]) -> Behaviour:
             yield from _act(client, random.choice(VERBS), [task])
     if random.random() < 0.2:  # the receipts are stale now
         yield random.random() * 2
-        yield from _act(client, random.choice((*VERBS, EXTEND)), tasks)
+        yield from _act(client, random.choice((*VERBS, EXTEND, PROGRESS)), tasks)
     elif random.random() < 0.05 and not client.world.config.legacy:  # anyone may have it now
         yield from ask(client, RELEASE, [_item(client, RELEASE, tasks[0].receipt.id)])
 
@@ -135,7 +137,7 @@ def _act(client: Client, verb: Command, tasks: Sequence[ClaimedTask]) -> Behavio
     if answers is not None:
         for task, answer in zip(tasks, answers, strict=True):
             ledger.answered(task, verb.name, answer, confirmed=client.confirms)
-    elif verb is not EXTEND:
+    elif verb not in (EXTEND, PROGRESS):
         for task in tasks:
             ledger.used(task)
             if client.available:  # the call was dropped, perhaps; nobody will make it again
@@ -153,6 +155,8 @@ def _item(client: Client, verb: Command, target: Any) -> Item:  # noqa: ANN401 -
         return requeue_item(target, delay, random.choice((None, 5)), count=random.random() < 0.8)
     if verb is REJECT:
         return reject_item(target, 'a reason', client.max_rejected)
+    if verb is PROGRESS:
+        return progress_item(target, random.randrange(9), None, None)
     if verb is EXTEND:
         return extend_item(target, random.choice((None, 1, 20)))
     return claim_item(target)

@@ -88,7 +88,7 @@ class Ledger:
         if key in self._unsure:
             return
         first = key not in self._used
-        if verb != 'extend':
+        if verb not in ('extend', 'progress'):
             self._used.add(key)
             if outcome is Outcome.OK:
                 require(claim.ended in (verb, 'bare'), 'told that it was done', key, verb, claim.ended)

@@ -169,6 +169,22 @@ def shrinking_extend(patch: pytest.MonkeyPatch) -> None:
     _replace_verb(patch, 'extend', make)
 
 
+def progress_of_the_past(patch: pytest.MonkeyPatch) -> None:
+    """Who has lost a claim still reports for the task."""
+
+    def make(progress: Command) -> Command:
+        def mutant(run: Run) -> Any:  # noqa: ANN401 - a reply
+            reply = progress(run)
+            for task_id, _, _, text in run.items(4):
+                if run.read_state(task_id) and run.db.hash_at(run.state_key(task_id)):
+                    run.db.hset(run.state_key(task_id), {b'progress': text})
+            return reply
+
+        return mutant
+
+    _replace_verb(patch, 'progress', make)
+
+
 def hint_not_put_back(patch: pytest.MonkeyPatch) -> None:
     """The last consumer that leaves takes the hint along."""
 
@@ -252,6 +268,7 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'no delivery limit': ('alone', no_limit),
     'a wait is an attempt': ('alone', waits_are_attempts),
     'settle undoes nothing': ('alone', settle_undoes_nothing),
+    'progress of a lost claim': ('alone', progress_of_the_past),
     'extend shortens': ('alone', shrinking_extend),
     'hint not put back by who leaves': ('calm', hint_not_put_back),
     'hint lost beside a claim': ('calm', hint_lost_beside_a_claim),

@@ -19,7 +19,9 @@ Changes = Mapping[bytes, tuple[View, View]]
 Args = Sequence[bytes]
 
 PENDING, WORKING, DELAYED, COMPLETED, REJECTED = b'0', b'1', b'2', b'3', b'4'
-LANED = frozenset(('enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'cancel', 'redrive', 'purge'))
+LANED = frozenset(
+    ('enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'progress', 'cancel', 'redrive', 'purge')
+)
 TAKEN_BACK = frozenset(('claim', 'tick', 'sweep', 'bare', 'legacy'))
 """How a claim may end that its holder did not end: stale, or at the hands of somebody who knew the plain id."""
 
@@ -77,6 +79,7 @@ class Rules:
             'requeue': self._requeue,
             'reject': self._reject,
             'giveback': self._giveback,
+            'progress': self._progress,
             'cancel': self._cancel,
             'redrive': self._redrive,
             'purge': self._purge,
@@ -429,6 +432,15 @@ class Rules:
                 old.working is not None and new.working is not None and new.working >= old.working, 'a lease shrank'
             )
             require(new.receipt == old.receipt, 'extended into another claim', task_id, old, new)
+        return {task_id for task_id, *_ in done}
+
+    def _progress(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
+        done = self._claimed(args, 4, reply[1], changes, keeps=True)
+        for task_id, (text,), old, new in done:
+            require(new._replace(state={}) == old._replace(state={}), 'progress moved a task', task_id, old, new)
+            noted, claim = new.state.get(b'progress', b''), old.state.get(b'claim')
+            require(noted.endswith(b' ' + text), 'noted otherwise', task_id, noted, text)
+            require(noted.startswith(b'%b %d ' % (claim or b'', old.dequeue_count)), 'noted for another', noted, claim)
         return {task_id for task_id, *_ in done}
 
     def _cancel(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:

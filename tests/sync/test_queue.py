@@ -56,6 +56,30 @@ def calls(server: servers.Server) -> int:
     return sum(int(stats[name].partition('=')[2].partition(',')[0]) for name in names if name in stats)
 
 
+# Progress -------------------------------------------------------------------------------------------------------------
+
+
+def test_progress_blocks_and_drops_what_comes_too_early(server: servers.Server) -> None:
+    with closing(redis.Redis(port=server.port)) as client, sync.Torrelque(client, queue='q') as queue:
+        queue.enqueue('a', task_id='a')
+        task = queue.dequeue(PATIENCE)
+        before = calls(server)
+        for number in range(1, 1000):
+            task.progress(number, 1000)
+        assert calls(server) - before <= 30
+        time.sleep(0.1)
+        task.progress(7, 8, 'note')
+        progress = queue.get_task_state('a').progress
+        assert progress is not None
+        assert progress[:3] == (7, 8, 'note')
+        with pytest.raises(TorrelqueTypeError, match="value must be a number, got 'x'"):
+            task.progress('x')  # type: ignore[arg-type]  # on purpose
+        queue.requeue('a')
+        time.sleep(0.1)
+        with pytest.raises(TorrelqueLeaseLostError):
+            task.progress(8, 8)
+
+
 # The interface --------------------------------------------------------------------------------------------------------
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from torrelque import Torrelque, TorrelqueLookupError, TorrelqueTask, TorrelqueTaskState, TorrelqueTaskStatus
+from torrelque.cli.output import printable
 from torrelque.cli.params import name_of
 from torrelque.cli.payloads import show_bytes
 
-__all__ = ('STYLES', 'deliveries', 'last_change', 'read_task', 'state_fields')
+__all__ = ('STYLES', 'deliveries', 'last_change', 'progress', 'read_task', 'state_fields')
 
 STYLES = {
     TorrelqueTaskStatus.PENDING: '',
@@ -25,6 +26,7 @@ def state_fields(task_id: str, state: TorrelqueTaskState) -> dict[str, Any]:
     shown = None if state.result is None else show_bytes(state.result)
     fields['result'] = shown and shown.value
     fields['result_encoding'] = shown and shown.encoding
+    fields['progress'] = state.progress and state.progress._asdict()
     return fields
 
 
@@ -37,6 +39,15 @@ def last_change(state: TorrelqueTaskState) -> float | None:
 def deliveries(state: TorrelqueTaskState) -> str:
     """Return the number of deliveries, and the limit if there is one."""
     return f'{state.dequeue_count}' + (f'/{state.max_dequeues}' if state.max_dequeues else '')
+
+
+def progress(state: TorrelqueTaskState) -> str:
+    """Return how far a task has come, such as ``40/100 (40%) resizing``; empty if its consumer does not report."""
+    known = state.progress
+    if known is None:
+        return ''
+    share = '' if known.total is None else f'/{known.total:.10g} ({100 * known.value / known.total:.0f}%)'
+    return f'{known.value:.10g}{share} {printable(known.note)}'.rstrip()
 
 
 async def read_task(queue: Torrelque, task_id: str) -> TorrelqueTask:

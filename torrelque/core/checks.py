@@ -13,11 +13,13 @@ from torrelque.core.models import Receipt, Task, TaskId
 from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
 
 __all__ = (
+    'check_amount',
     'check_count',
     'check_duration',
     'check_flag',
     'check_headers',
     'check_id',
+    'check_note',
     'check_seconds',
     'check_serialiser',
     'check_target',
@@ -29,6 +31,10 @@ S = TypeVar('S')
 
 LONGEST = 1e9
 """Maximum number of seconds, over thirty years. A longer time is a mistake, and would lose digits when it is sent."""
+
+
+LONGEST_NOTE = 500
+"""Maximum number of characters of a note, which is written up to ten times a second."""
 
 
 def _number(name: str, value: Any) -> float:  # noqa: ANN401 - the type is what is checked
@@ -73,6 +79,29 @@ def check_count(name: str, value: Any) -> int:  # noqa: ANN401
     if value < 1:
         raise TorrelqueValueError(f'{name} must be at least 1, got {value!r}')
     return value
+
+
+def check_amount(name: str, value: Any, *, least: float | None = None) -> float:  # noqa: ANN401
+    """A finite number from 0; with ``least`` it must be above that."""
+    if isinstance(value, (bool, str, bytes)) or not hasattr(value, '__float__'):
+        raise TorrelqueTypeError(f'{name} must be a number, got {value!r}')
+    number = float(value)
+    if not math.isfinite(number) or number < 0 or (least is not None and number <= least):
+        wanted = 'a finite number from 0' if least is None else f'a finite number above {least:g}'
+        raise TorrelqueValueError(f'{name} must be {wanted}, got {value!r}')
+    return number
+
+
+def check_note(name: str, value: Any) -> str:  # noqa: ANN401
+    """A short text, perhaps empty."""
+    if value == '':
+        return ''
+    text = check_text(name, value)
+    if len(text) > LONGEST_NOTE:
+        raise TorrelqueValueError(
+            f'{name} must have at most {LONGEST_NOTE} characters, got {len(text)}: {text[:40]!r}...'
+        )
+    return text
 
 
 def check_flag(name: str, value: Any) -> bool:  # noqa: ANN401

@@ -31,6 +31,7 @@ __all__ = (
     'EXTEND',
     'GIVEBACK',
     'MAX_ITEMS',
+    'PROGRESS',
     'PURGE',
     'REDRIVE',
     'REJECT',
@@ -52,6 +53,7 @@ __all__ = (
     'enqueue_words',
     'extend_item',
     'new_item',
+    'progress_item',
     'purge_item',
     'redrive_item',
     'reject_item',
@@ -140,6 +142,7 @@ REQUEUE = Command('requeue', by_claim=True)
 REJECT = Command('reject', by_claim=True)
 GIVEBACK = Command('giveback', by_claim=True)
 EXTEND = Command('extend', laned=False, by_claim=True)
+PROGRESS = Command('progress', by_claim=True)
 CANCEL = Command('cancel', limit=1)
 REDRIVE = Command('redrive')
 PURGE = Command('purge')
@@ -239,6 +242,14 @@ def cap(max_rejected: int | None, *without: Arg) -> tuple[Arg, ...]:
 def extend_item(target: Receipt | str, timeout: float | None) -> Item:
     """Write a claim to extend by a time in seconds; None extends it by the task's time-out."""
     return *claim_item(target), seconds(timeout)
+
+
+def progress_item(target: Receipt, value: float, total: float | None, note: str | None) -> Item:
+    """How far a task has come, checked."""
+    checked = checks.check_amount('value', value)
+    most = None if total is None else checks.check_amount('total', total, least=0.0)
+    text = '' if note is None else checks.check_note('note', note)
+    return *claim_item(target), f'{checked:.15g} {"-" if most is None else f"{most:.15g}"} {text}'.encode()
 
 
 def cancel_item(task_id: str) -> Item:

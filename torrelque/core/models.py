@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import IntEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias
+
+from torrelque.errors import TorrelqueUsageError
 
 __all__ = (
     'KIND',
@@ -14,8 +16,10 @@ __all__ = (
     'TIME_LIMIT',
     'Payload',
     'Receipt',
+    'Report',
     'Task',
     'TaskId',
+    'TaskProgress',
     'TorrelqueQueueStats',
     'TorrelqueTask',
     'TorrelqueTaskState',
@@ -102,6 +106,10 @@ class TaskId(str):
         return TaskId, (self.receipt,)
 
 
+Report: TypeAlias = Callable[['Receipt', float, 'float | None', 'str | None'], Awaitable[None]]
+"""Writes the progress of a claimed task: value, total and note."""
+
+
 class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple cannot have slots
     """A task that this consumer has claimed. Unpacks as ``(id, data)``.
 
@@ -121,6 +129,7 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
     expires: float
     headers: Mapping[str, str]
     attempt: int
+    _report: Report | None
 
     def __new__(
         cls,
@@ -130,6 +139,7 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
         expires: float,
         headers: Mapping[str, str] = NO_HEADERS,
         attempt: int | None = None,
+        report: Report | None = None,
     ) -> Task[Payload_co]:
         self = super().__new__(cls, (TaskId(receipt), data))
         self.receipt = receipt
@@ -137,6 +147,7 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
         self.expires = expires
         self.headers = headers
         self.attempt = receipt.dequeue_count if attempt is None else attempt
+        self._report = report
         return self
 
     @property
@@ -156,7 +167,33 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
 
     def with_data(self, data: Any) -> Task[Any]:  # noqa: ANN401 - any payload
         """Return a copy with another payload."""
-        return Task(self.receipt, data, self.deadline, self.expires, self.headers, self.attempt)
+        return Task(self.receipt, data, self.deadline, self.expires, self.headers, self.attempt, self._report)
+
+    def progress(self, value: float, total: float | None = None, note: str | None = None) -> Awaitable[None]:
+        """Report how far the work on this task has come: ``await task.progress(40, 100, 'resizing')``.
+
+        Whoever reads or watches the task sees it, until the claim ends. Only the holder of the live claim can
+        report. Call it as often as you like: at most ten reports per second are written, always the last one; a
+        report that waits for its turn is written in the background. A report does not renew the lease, and is
+        dropped if the server cannot be reached. Safe to cancel and to repeat.
+
+        With `torrelque.sync` the call blocks, there is nothing to await, and a report less than 0.1 s after the
+        one before is dropped.
+
+        Args:
+            value: How much is done, from 0.
+            total: How much there is to do, above 0. None if that is unknown.
+            note: Text of up to 500 characters.
+
+        Raises:
+            TorrelqueLeaseLostError: The claim is no longer live. Nothing was changed.
+            TorrelqueTypeError: An argument has a bad type. This and the next two are raised at once.
+            TorrelqueValueError: An argument has a bad value.
+            TorrelqueUsageError: The task is a copy that was pickled or made by hand.
+        """
+        if self._report is None:
+            raise TorrelqueUsageError(f'this copy of task {self.id!r} has no queue to report to')
+        return self._report(self.receipt, value, total, note)
 
     @property
     def dequeue_count(self) -> int:
@@ -200,6 +237,16 @@ def add_stats(parts: Sequence[TorrelqueQueueStats]) -> TorrelqueQueueStats:
     return TorrelqueQueueStats(oldest_pending_age=max(ages, default=None), **sums)
 
 
+class TaskProgress(NamedTuple):
+    """How far the consumer of a task has come, as it last reported."""
+
+    value: float
+    total: float | None
+    note: str
+    time: float
+    """When it was written, in Unix time on the server's clock."""
+
+
 class TorrelqueTaskState(NamedTuple):
     """A task's state. Times are Unix times on the server's clock."""
 
@@ -218,6 +265,8 @@ class TorrelqueTaskState(NamedTuple):
     """Why the task is a dead letter."""
     revision: int = 1
     """Increases with each transition that 1.0 makes."""
+    progress: TaskProgress | None = None
+    """What the consumer reported; None if it reported nothing or the claim has ended."""
 
 
 class TorrelqueTask(NamedTuple, Generic[Payload]):
@@ -236,8 +285,9 @@ class TorrelqueTask(NamedTuple, Generic[Payload]):
 STATE_FIELDS = (
     'status', 'timeout', 'result', 'dequeue_count', 'requeue_count', 'enqueue_time', 'last_dequeue_time',
     'last_requeue_time', 'release_time', 'max_dequeues', 'reason', 'revision',
+    'progress', 'claim',
 )  # fmt: skip
-"""The fields of a state's hash, in the order of :class:`TorrelqueTaskState`."""
+"""The fields of a state's hash, in the order of :class:`TorrelqueTaskState`, and the live claim's token."""
 
 
 def number_of(text: bytes | float | None) -> float | None:
@@ -266,9 +316,10 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
         The state, with the result still serialised; None if there is no task.
 
     """
-    status, timeout, result, dequeues, requeues, enqueued, dequeued, requeued, released, limit, reason, revision = (
-        values
-    )
+    (
+        status, timeout, result, dequeues, requeues, enqueued, dequeued, requeued, released, limit, reason, revision,
+        progress, claim,
+    ) = values  # fmt: skip
     try:
         known = TorrelqueTaskStatus(_count(status, -1))
     except ValueError:
@@ -286,4 +337,15 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
         max_dequeues=None if limit is None else _count(limit),
         reason=None if reason is None else reason.decode(errors='replace'),
         revision=_count(revision, 1),
+        progress=_progress(progress, claim, dequeues) if known is TorrelqueTaskStatus.WORKING and progress else None,
     )
+
+
+def _progress(text: bytes, claim: bytes | None, dequeues: bytes | None) -> TaskProgress | None:
+    """What the holder of the live claim reported; what was left by an earlier one is void."""
+    token, _, rest = text.partition(b' ')
+    count, time, value, total, note = (rest.split(b' ', 4) + [b''] * 5)[:5]
+    reported, moment = number_of(value), number_of(time)
+    if token != (claim or b'') or _count(count, -1) != _count(dequeues) or reported is None or moment is None:
+        return None
+    return TaskProgress(reported, number_of(total), note.decode(errors='replace'), moment)

@@ -105,7 +105,7 @@ class Watch:
                     self.final, end = status, revision
                 else:
                     self.final = None  # a dead letter was redriven
-                    last = last._replace(revision=revision, status=status)
+                    last = last._replace(revision=revision, status=status, progress=None)
                     states.append(last)
         if state is None:
             self.ended = True
@@ -130,7 +130,7 @@ class Watch:
         if unheard and last.status is TorrelqueTaskStatus.WORKING:
             # The end was not published, so a 0.9 consumer has completed the task.
             self.final, revision = TorrelqueTaskStatus.COMPLETED, last.revision + 1
-        return last if self.final is None else last._replace(status=self.final, revision=revision)
+        return last if self.final is None else last._replace(status=self.final, revision=revision, progress=None)
 
     def _believed(self, state: TorrelqueTaskState | None) -> list[_Published]:
         """Return the messages that the state confirms. Those that may be ahead of it are kept for the next read."""
@@ -161,7 +161,7 @@ class Watch:
 
 
 def _differ(one: TorrelqueTaskState, other: TorrelqueTaskState) -> bool:
-    """Whether there was a transition. 0.9 makes some without increasing the revision."""
-    return (one.revision, one.status, one.dequeue_count, one.requeue_count) != (
-        other.revision, other.status, other.dequeue_count, other.requeue_count
+    """Whether there was a transition, or progress. 0.9 makes transitions without increasing the revision."""
+    return (one.revision, one.status, one.dequeue_count, one.requeue_count, one.progress) != (
+        other.revision, other.status, other.dequeue_count, other.requeue_count, other.progress
     )  # fmt: skip

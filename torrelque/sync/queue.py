@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
@@ -12,11 +12,13 @@ from redis import Redis, RedisCluster
 from torrelque import queue as asynchronous
 from torrelque.core.auditing import Violation
 from torrelque.core.codec import JSON, Serialiser
-from torrelque.core.commands import EnqueueItem, ReleaseItem, RequeueItem
+from torrelque.core.commands import EnqueueItem, Item, ReleaseItem, RequeueItem
 from torrelque.core.durability import Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
     Payload,
+    Receipt,
+    Report,
     Task,
     TorrelqueQueueStats,
     TorrelqueTask,
@@ -27,6 +29,7 @@ from torrelque.core.session import Session
 from torrelque.core.sharding.layout import Layout
 from torrelque.core.sharding.session import ShardedSession
 from torrelque.engine.dispatch import Dispatcher, Progress
+from torrelque.engine.progress import Reporter
 from torrelque.engine.runtime import Runtime
 from torrelque.engine.sharded import ShardedDispatcher
 from torrelque.queue import IfExists
@@ -349,6 +352,15 @@ class _Queue(asynchronous.Torrelque[Payload]):
     def _make_dispatcher(self, runtime: Runtime) -> Dispatcher:
         return Dispatcher(runtime) if self.shards is None else _BlockingShardedDispatcher(runtime, self.shards)
 
+    def _make_reporter(self, dispatcher: Dispatcher) -> Report:
+        reporter = _BlockingReporter(dispatcher)
+
+        def report(receipt: Receipt, value: float, total: float | None, note: str | None) -> Awaitable[None]:
+            self.run(reporter.report(receipt, value, total, note))
+            return _Done()
+
+        return report
+
     @property
     def blocking_engine(self) -> BlockingEngine:
         assert isinstance(self._engine, BlockingEngine)  # noqa: S101 - as the runtime has made it
@@ -377,6 +389,24 @@ class _BlockingRuntime(Runtime):
 
     def make_engine(self) -> BlockingEngine:
         return BlockingEngine(self.transport, self._make_session, self.confirm_timeout)
+
+
+class _BlockingReporter(Reporter):
+    """Nothing runs in the background, so what comes too early is dropped."""
+
+    def _settle_in(self) -> None:
+        pass
+
+    async def _put_off(self, claim: object, item: Item) -> None:
+        pass
+
+
+class _Done(Awaitable[None]):
+    """What has been done already."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
 
 
 class _BlockingShardedDispatcher(ShardedDispatcher):

@@ -205,3 +205,17 @@ def test_when_tasks_are_due_and_until_when_they_are_claimed(command: Command) ->
     assert late['due'] - late['enqueue_time'] == pytest.approx(7200, abs=1)
     command.on_terminal = True
     assert 'due in' in command('tasks', '-s', 'delayed').out
+
+
+def test_progress(command: Command) -> None:
+    async def fill(queue: Torrelque) -> None:
+        await queue.enqueue('x', task_id='x', task_timeout=3600)
+        await (await queue.dequeue()).progress(1, 4, 'a note')
+
+    command.do(fill)
+    assert re.search(
+        r'^x .* claimed for .* more, 1/4 \(25%\) a note$', command('tasks', '-s', 'working').out, re.MULTILINE
+    )
+    assert re.search(r'^ *progress +1/4 \(25%\) a note, \d+s ago$', command('show', 'x').out, re.MULTILINE)
+    (fields,) = command('show', 'x', '--json').lines
+    assert (fields['progress']['value'], fields['progress']['note']) == (1, 'a note')

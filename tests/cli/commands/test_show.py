@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 
+import anyio
 import pytest
 
 from tests import servers
@@ -111,6 +112,13 @@ async def complete(queue: Torrelque) -> None:
     await queue.release(await queue.dequeue())
 
 
+async def complete_slowly(queue: Torrelque) -> None:
+    task = await queue.dequeue()
+    await task.progress(1, 2, 'half')
+    await anyio.sleep(0.3)
+    await queue.release(task)
+
+
 async def complete_with_result(queue: Torrelque) -> None:
     await queue.requeue(await queue.dequeue())
     await queue.release(await queue.dequeue(), result={'sent': True})
@@ -124,6 +132,7 @@ async def reject(queue: Torrelque) -> None:
     ('act', 'status', 'last', 'seen'),
     [
         (complete, 0, 'completed', ['pending', 'working', 'completed']),
+        (complete_slowly, 0, 'completed', ['pending', 'working', 'working', 'completed']),
         (complete_with_result, 0, 'completed', ['pending', 'working', 'pending', 'working', 'completed']),
         (reject, 1, 'rejected tries: 1, no such address', ['pending', 'working', 'rejected']),
     ],

@@ -16,7 +16,7 @@ from torrelque import queues as find_queues
 from torrelque.cli.output import console, errors, make_table, print_json, print_line, print_table, printable
 from torrelque.cli.params import TIME, Status, name_of, parse_time
 from torrelque.cli.settings import Settings, UnreadableQueueError, read_stats
-from torrelque.cli.states import STYLES, deliveries, last_change, state_fields
+from torrelque.cli.states import STYLES, deliveries, last_change, progress, state_fields
 from torrelque.cli.units import age
 
 __all__ = ('queues', 'stats', 'tasks')
@@ -190,7 +190,8 @@ def _note(task: TorrelqueTask, now: float) -> str:
     if task.due is not None:
         return 'due' if task.due <= now else f'due in {age(task.due - now)}'
     if task.deadline is not None:
-        return 'the claim has ended' if task.deadline <= now else f'claimed for {age(task.deadline - now)} more'
+        claim = 'the claim has ended' if task.deadline <= now else f'claimed for {age(task.deadline - now)} more'
+        return f'{claim}, {progress(task.state)}' if task.state.progress else claim
     return printable(task.state.reason or '')
 
 

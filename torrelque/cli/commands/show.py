@@ -18,7 +18,7 @@ from torrelque.cli.output import console, print_json, printable
 from torrelque.cli.params import TIME, name_of, parse_time
 from torrelque.cli.payloads import preview, render, show_bytes
 from torrelque.cli.settings import Settings
-from torrelque.cli.states import STYLES, deliveries, last_change, read_task, state_fields
+from torrelque.cli.states import STYLES, deliveries, last_change, progress, read_task, state_fields
 from torrelque.cli.units import age
 
 __all__ = ('show', 'watch')
@@ -78,6 +78,8 @@ def _print(queue: str, task: TorrelqueTask, now: float) -> None:
     if state.reason is not None:
         facts.add_row('reason', printable(state.reason))
     facts.add_row('tries', deliveries(state))
+    if state.progress is not None:
+        facts.add_row('progress', f'{progress(state)}, {age(now - state.progress.time)} ago')
     facts.add_row('timeout', age(state.timeout))
     for name, value in task.headers.items():
         facts.add_row('header', f'{printable(name)}={printable(value)}')
@@ -161,9 +163,13 @@ def _print_change(settings: Settings, task_id: str, state: TorrelqueTaskState) -
         print_json(state_fields(task_id, state))
         return
     moment = state.release_time if state.status.isfinal() else last_change(state)
+    if state.progress is not None:
+        moment = state.progress.time
     line = Text(f'{_local_time(moment or time.time())}  ')
     line.append(f'{name_of(state.status):9}', style=STYLES[state.status])
-    notes = [f'tries: {deliveries(state)}' if state.dequeue_count else '', printable(state.reason or '')]
+    notes = [
+        f'tries: {deliveries(state)}' if state.dequeue_count else '', printable(state.reason or ''), progress(state)
+    ]  # fmt: skip
     if state.result is not None:
         notes.append(f'result: {preview(state.result)}')
     line.append('  ' + ', '.join(filter(None, notes)))

@@ -18,8 +18,8 @@ from torrelque.core.protocol import Script
 __all__ = ('SHARD_VERBS', 'VERBS', 'ScriptSet', 'load')
 
 VERBS = (
-    'mint', 'enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'settle', 'tick', 'sweep',
-    'undequeue', 'cancel', 'redrive', 'purge', 'stats', 'page', 'inspect', 'repair', 'erase', 'wipe', 'drop',
+    'mint', 'enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'progress', 'settle', 'tick',
+    'sweep', 'undequeue', 'cancel', 'redrive', 'purge', 'stats', 'page', 'inspect', 'repair', 'erase', 'wipe', 'drop',
 )  # fmt: skip
 
 SHARD_VERBS = ('survey', 'layout', 'clear')

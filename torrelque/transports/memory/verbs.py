@@ -323,6 +323,18 @@ def extend(run: Run) -> Reply:
     return answers
 
 
+@laned(looks=False, hints=False)
+def progress(run: Run) -> bytes:
+    """Note how far claimed tasks have come, and tell their watchers."""
+    items, answers = claimed_items(run, 4, keeps=True)
+    for item in items:
+        state = item.state
+        noted = b'%b %.0f %b %b' % (state.claim or b'', state.dequeue_count, stamp(run.now), item.more[0])
+        run.db.hset(run.state_key(item.id), {b'progress': noted})
+        run.announce(item.id, state.revision, b'progress')
+    return b''.join(answers)
+
+
 def settle(run: Run) -> Reply:
     """Make an end of a call whose reply will not come."""
     record = run.lane_record()
@@ -494,6 +506,7 @@ VERBS: Mapping[str, Command] = MappingProxyType(
         'reject': reject,
         'giveback': giveback,
         'extend': extend,
+        'progress': progress,
         'settle': settle,
         'tick': tick,
         'sweep': sweep,

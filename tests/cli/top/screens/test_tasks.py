@@ -17,7 +17,7 @@ async def test_tasks_by_status(server: servers.Server) -> None:
     async with staged(server.url, size=(120, 30)) as stage:
         queue = stage.queue('mail')
         await queue.enqueue({'to': 'joe'}, task_id='working', max_dequeues=3)
-        await queue.dequeue()
+        await (await queue.dequeue()).progress(1, 4, 'first')
         await reject(queue, 'rejected', 'no such address')
         await queue.enqueue('done', task_id='done')
         await queue.release(await queue.dequeue(), result={'sent': True})
@@ -27,7 +27,7 @@ async def test_tasks_by_status(server: servers.Server) -> None:
         await stage.open_tasks()
         expected = [
             ['pending', '0', '{"to": "zoe"}'],
-            ['working', '1', '{"to": "joe"}'],
+            ['working', '1', '1/4 (25%) first  {"to": "joe"}'],
             ['delayed', '0', '"later"'],
             ['rejected', '1', 'no such address'],
             ['done', '1', '{"sent": true}'],

@@ -18,7 +18,7 @@ from textual.widgets import Footer, Static
 from torrelque import TorrelqueError, TorrelqueLookupError, TorrelqueTask, TorrelqueTaskStatus
 from torrelque.cli.output import printable
 from torrelque.cli.payloads import MOST, render
-from torrelque.cli.states import read_task
+from torrelque.cli.states import progress, read_task
 from torrelque.cli.top.actions import ACTIONS
 from torrelque.cli.top.monitor import Monitor, Watched
 from torrelque.cli.top.screens.base import TopScreen
@@ -125,6 +125,8 @@ class TaskScreen(TopScreen):
         yield 'delivered', self._time(state.last_dequeue_time)
         if state.status is TorrelqueTaskStatus.WORKING:
             yield 'stale', self._time(task.deadline)
+            if state.progress is not None:
+                yield 'progress', Text(progress(state))
         elif state.status is TorrelqueTaskStatus.DELAYED:
             yield 'due', self._time(task.due)
         elif state.status.isfinal():

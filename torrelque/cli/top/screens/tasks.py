@@ -14,6 +14,7 @@ from textual.widgets import Footer, Static
 from torrelque import TorrelqueError, TorrelqueTask, TorrelqueTaskStatus
 from torrelque.cli.output import printable
 from torrelque.cli.payloads import preview
+from torrelque.cli.states import progress
 from torrelque.cli.top.actions import ACTIONS, ALL_ACTIONS
 from torrelque.cli.top.monitor import Monitor, Watched
 from torrelque.cli.top.paging import Pager, Row, read_rows
@@ -245,6 +246,8 @@ class TasksScreen(FilteredScreen):
     def _what(self, task: TorrelqueTask) -> str:
         if self.status is TorrelqueTaskStatus.REJECTED:
             return task.state.reason or ''
+        if task.state.progress is not None:
+            return f'{progress(task.state)}  {preview(task.data)}'
         return preview(task.state.result if self.status is TorrelqueTaskStatus.COMPLETED else task.data)
 
     def _when(self, task: TorrelqueTask, now: float) -> str:
