@@ -1,4 +1,4 @@
-"""What the tests of the native transport share."""
+"""What the tests of the transports share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import anyio
 
 from tests.servers import Server
 from torrelque.core.protocol import Call, Reply
-from torrelque.transports.base import Transport
+from torrelque.transports.base import Message, Transport
 from torrelque.transports.native import NativeTransport
 from torrelque.transports.native.multiplexer import Multiplexer
 
@@ -19,10 +19,19 @@ def call(*words: bytes | str | int) -> Call[Reply]:
     return Call(str(words[0]), args=words[1:])
 
 
-async def ask(client: NativeTransport, *words: bytes | str | int) -> Reply:
+async def ask(transport: Transport, *words: bytes | str | int) -> Reply:
     """One command's reply."""
-    (reply,) = await client.execute([call(*words)])
+    (reply,) = await transport.execute([call(*words)])
     return reply
+
+
+async def works(transport: Transport) -> None:
+    """Call, block and listen."""
+    assert await ask(transport, 'SET', 'k', 'v') == b'OK'
+    assert await transport.block(call('GET', 'k'), 1) == b'v'
+    async with transport.listen() as listener:
+        await listener.subscribe(b'c')
+        assert await listener.receive() == Message(b'c', None)
 
 
 async def until(condition: Callable[[], bool]) -> None:

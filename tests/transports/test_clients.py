@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,22 +21,26 @@ from redis.backoff import NoBackoff
 from tests.servers import Server
 from tests.transports.custom import OwnConnection
 from tests.transports.fake import PONG, SILENCE, Answer, as_keydb, fake_server, nudged
-from tests.transports.native_support import Start, block_together, blocked, call, connections, until
+from tests.transports.native_support import Start, ask, block_together, blocked, call, connections, until
 from tests.transports.settings import LOOPS
 from torrelque import connect
-from torrelque.core.protocol import Call, Reply
+from torrelque.core.protocol import Call, Reply, Script
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
     TorrelqueTypeError,
+    renew,
 )
 from torrelque.transports import adapt, spares
 from torrelque.transports import connections as timing
 from torrelque.transports.base import Listener, Message, Transport
+from torrelque.transports.coredis import CoredisTransport
 
 pytestmark = pytest.mark.anyio
 
+ECHO = Script('echo', 'return {KEYS[1], ARGV[1]}', ('key',))
+REFUSING = Script('refusing', "return redis.error_reply('NOLANE spent')", ())
 NESTED: Call[Reply] = call('EVAL', "return {1, redis.error_reply('MINE alone'), {'a\\255', {false}}}", 0)
 HELLO = b'%3\r\n+version\r\n+6.0.0\r\n+proto\r\n:3\r\n+id\r\n:1\r\n'
 
@@ -80,18 +84,28 @@ CLIENTS: dict[str, Any] = {
     'coredis': with_coredis,
     'native': native,
 }
-OURS: dict[str, type[Exception]] = dict.fromkeys(('connection', 'timeout', 'reply', 'refused'), Exception)
+OURS: dict[str, type[Exception]] = dict.fromkeys(
+    ('connection', 'timeout', 'reply', 'refused', 'type', 'script', 'unknown', 'any'), Exception
+)
 OF_REDIS_PY: dict[str, type[Exception]] = {
     'connection': redis.ConnectionError,
     'timeout': redis.TimeoutError,
     'reply': redis.ResponseError,
     'refused': redis_exceptions.NoPermissionError,
+    'type': redis.ResponseError,
+    'script': redis_exceptions.NoScriptError,
+    'unknown': redis.ResponseError,
+    'any': redis.RedisError,
 }
 OF_COREDIS: dict[str, type[Exception]] = {
     'connection': coredis.exceptions.ConnectionError,
     'timeout': TimeoutError,
     'reply': coredis.exceptions.ResponseError,
     'refused': coredis.exceptions.AuthorizationError,
+    'type': coredis.exceptions.WrongTypeError,
+    'script': coredis.exceptions.NoScriptError,
+    'unknown': coredis.exceptions.UnknownCommandError,
+    'any': coredis.exceptions.RedisError,
 }
 
 
@@ -130,6 +144,22 @@ KINDS = [
 NOT_POOLED = pytest.mark.parametrize('kind', [kind for kind in KINDS if kind.client != 'redis_py-pool'], ids=str)
 
 
+RETRYING = {'retry': Retry(NoBackoff(), 5)}
+RESPONSES = [{'protocol': protocol, 'decode_responses': decode} for protocol in (2, 3) for decode in (False, True)]
+
+
+def with_settings(kinds: Sequence[Kind] = KINDS, **of_client: Sequence[dict[str, Any]]) -> pytest.MarkDecorator:
+    """Each kind with its client's usual settings, and with these."""
+    cases = [(kind, each) for kind in kinds for each in ({}, *of_client.get(kind.client.replace('-', '_'), ()))]
+    return pytest.mark.parametrize(('kind', 'settings'), cases, ids=_named)
+
+
+def _named(value: Kind | dict[str, Any]) -> str:
+    if isinstance(value, Kind):
+        return str(value)
+    return ','.join(name if name == 'retry' else f'{name}={each}' for name, each in value.items()) or 'usual'
+
+
 @pytest.fixture(params=KINDS, ids=str)
 def kind(request: pytest.FixtureRequest) -> Kind:
     chosen: Kind = request.param
@@ -146,12 +176,73 @@ def greeted(words: list[bytes]) -> Answer:
     return {b'CLIENT': b'+OK\r\n', b'HELLO': HELLO}.get(words[0])
 
 
-async def ask(transport: Transport, *words: bytes | str | int) -> Reply:
-    (reply,) = await transport.execute([call(*words)])
-    return reply
-
-
 # Replies --------------------------------------------------------------------------------------------------------------
+
+
+DECODED = {'encoding': 'latin-1', 'decode_responses': True}
+
+
+@with_settings(
+    redis_py=[{**DECODED, **each} for each in RESPONSES],
+    redis_py_pool=[{**DECODED, **each} for each in RESPONSES],
+    coredis=[DECODED],
+)
+async def test_replies_do_not_depend_on_the_settings(kind: Kind, settings: dict[str, Any], server: Server) -> None:
+    async with kind.over(server.port, **settings) as transport:
+        assert await ask(transport, 'HSET', 'h', b'\xff', 'gr\u00fc\u00df') == 1
+        server.command('ZADD', 'z', '1.5', 'm')
+        batch = [
+            call('HGETALL', 'h'),  # a map in RESP3, and a callback of redis-py's
+            call('HGET', 'h', 'none'),
+            call('ZRANGE', 'z', 0, -1, 'WITHSCORES'),
+            call('PING'),
+            call('EVAL', 'return {1, {KEYS[1], false}, ARGV[1]}', 1, b'\xfe', 7),
+            call('SET', 'k', 'v'),
+            call('CONFIG GET', 'maxmemory'),
+        ]
+        together = list(await transport.execute(batch))
+        alone = [(await transport.execute([each]))[0] for each in batch]
+        for replies in (together, alone):
+            assert replies[0] == [b'\xff', 'gr\u00fc\u00df'.encode()]
+            assert replies[2] == ([[b'm', b'1.5']] if pairs_scores(kind, settings) else [b'm', b'1.5'])
+            assert [replies[1], replies[3], replies[5]] == [None, b'PONG', b'OK']
+            assert replies[4] == [1, [b'\xfe', None], b'7']
+            assert replies[6] == [b'maxmemory', b'0']
+        assert type(await ask(transport, 'INFO', 'server')) is bytes
+        assert await transport.block(call('BZPOPMIN', 'z', 1), 1) == [b'z', b'm', b'1.5']
+
+
+def pairs_scores(kind: Kind, settings: dict[str, Any]) -> bool:
+    """Whether the connection speaks RESP3, which has a list of pairs where RESP2 has a flat list."""
+    return kind.client == 'coredis' or (kind.client == 'redis_py-pool' and settings.get('protocol', 3) == 3)
+
+
+@with_settings(redis_py=RESPONSES, redis_py_pool=RESPONSES, coredis=[{'decode_responses': True}])
+async def test_errors_are_values_of_both_families(kind: Kind, settings: dict[str, Any], server: Server) -> None:
+    server.command('ACL', 'SETUSER', 'me', 'on', 'nopass', '~*', '&*', '+@all', '-flushall')
+    server.command('SCRIPT', 'FLUSH')
+    server.command('SCRIPT', 'LOAD', REFUSING.source)
+    server.command('HSET', 'h', 'a', 'b')
+    batch = [
+        call('LPUSH', 'h', 'x'),
+        Call[Reply](ECHO, ('k',), ('a',)),
+        Call[Reply](REFUSING),
+        call('FLUSHALL'),
+        call('NOSUCHCOMMAND'),
+    ]
+    async with kind.over(server.port, username='me', password='x', **settings) as transport:
+        together = [*await transport.execute([*batch, call('HGET', 'h', 'a')])]
+        assert together.pop() == b'b'
+        alone = [(await transport.execute([each]))[0] for each in batch]
+        blocked = [await transport.block(each, 1) for each in batch]
+    for errors in (together, alone, blocked):
+        assert [error.code for error in errors] == ['WRONGTYPE', 'NOSCRIPT', 'NOLANE', 'NOPERM', 'ERR']
+        for error, theirs in zip(errors, ('type', 'script', 'reply', 'refused', 'unknown'), strict=True):
+            assert isinstance(error, TorrelqueReplyError)
+            assert isinstance(error, kind.errors[theirs])
+            assert isinstance(error, kind.errors['any'])
+            assert 'pipeline' not in str(error)
+            assert renew(error).__dict__ == error.__dict__
 
 
 async def test_errors_within_a_reply(kind: Kind, server: Server) -> None:
@@ -199,14 +290,18 @@ async def test_a_server_that_is_gone(kind: Kind, fresh_server: Start, count: int
         assert await transport.block(call('PING'), 1) == b'PONG'
 
 
-async def test_cancelled_callers(kind: Kind, server: Server) -> None:
-    """Nobody gets another's reply, and each that was cancelled before its end ends as cancelled."""
+TIMED = [{**RETRYING, 'socket_timeout': seconds} for seconds in (5, None)]
+
+
+@with_settings([*KINDS, Kind('redis_py-pool', 'asyncio+uvloop')], redis_py=TIMED, redis_py_pool=TIMED)
+async def test_cancelled_callers(kind: Kind, settings: dict[str, Any], server: Server) -> None:
+    """No caller gets another's reply, and each that was cancelled before its end ends so, also on Python 3.11."""
     ended: list[bool] = []
     chance = random.Random(7)
-    async with kind.over(server.port) as transport:
+    async with kind.over(server.port, **settings) as transport:
 
-        async def caller(number: int, patience: float) -> None:
-            with anyio.move_on_after(patience) as scope:
+        async def caller(number: int, seconds: float) -> None:
+            with anyio.move_on_after(seconds) as scope:
                 for step in range(30):
                     word = f'{number} {step}'
                     assert await transport.execute([call('ECHO', word), call('ECHO', number)]) == [
@@ -227,15 +322,24 @@ async def test_cancelled_callers(kind: Kind, server: Server) -> None:
 # Block ----------------------------------------------------------------------------------------------------------------
 
 
-@NOT_POOLED
-async def test_block_waits_wakes_and_reuses_its_connection(kind: Kind, server: Server) -> None:
+@with_settings(
+    [kind for kind in KINDS if kind.client != 'redis_py-pool'],
+    redis_py=[{'socket_timeout': 0.1}, {'socket_timeout': None}, {'single_connection_client': True}, {'protocol': 3}],
+    coredis=[{'stream_timeout': 0.1}, {'max_idle_time': 1, 'noevict': True}],
+)
+async def test_block_waits_wakes_and_reuses_its_connection(
+    kind: Kind, settings: dict[str, Any], server: Server
+) -> None:
     replies: list[Reply] = []
-    async with kind.over(server.port) as transport:
+    seconds = 1.2 if 'max_idle_time' in settings else 0.3 if settings else 0.01
+    if server.version.startswith('6.'):  # it cannot be told not to evict a client
+        settings = {name: each for name, each in settings.items() if name != 'noevict'}
+    async with kind.over(server.port, **settings) as transport:
 
         async def wait() -> None:
             replies.append(await transport.block(call('BLPOP', 'list', 8), 8))
 
-        assert await transport.block(call('BZPOPMIN', 'none', '0.01'), 0.01) is None
+        assert await transport.block(call('BZPOPMIN', 'none', str(seconds)), seconds) is None
         own = await transport.block(call('CLIENT ID'), 1)
         assert own == await transport.block(call('CLIENT ID'), 1)
         assert own != await ask(transport, 'CLIENT ID')
@@ -267,7 +371,16 @@ async def test_as_many_connections_are_kept_as_were_in_use(
 ) -> None:
     server = fresh_server()
     async with kind.over(server.port, max_connections=2) as transport:
-        assert await block_together(transport, server, 40) == await block_together(transport, server, 40)
+        count = 40 if kind.client == 'native' else 150  # more than the clients' pools have
+        assert await block_together(transport, server, count) == await block_together(transport, server, count)
+        own = 0
+        if isinstance(transport, CoredisTransport):  # the client keeps one
+            own = 1
+            assert await transport._client.ping() == b'PONG'
+        await transport.aclose()
+        await until(lambda: connections(server) <= own)
+        if kind.client == 'redis_py':
+            assert await ask(transport, 'PING') == b'PONG'
     async with kind.over(server.port) as transport:
         await ask(transport, 'PING')
         monkeypatch.setattr(spares, 'KEEP', 0.2)
@@ -276,9 +389,12 @@ async def test_as_many_connections_are_kept_as_were_in_use(
             await until(lambda: connections(server) == 1)
 
 
-async def test_a_broken_block_raises_and_is_not_repeated(kind: Kind, fresh_server: Start) -> None:
+@with_settings(redis_py=[RETRYING])
+async def test_a_broken_block_raises_and_is_not_repeated(
+    kind: Kind, settings: dict[str, Any], fresh_server: Start
+) -> None:
     server = fresh_server()
-    async with kind.over(server.port) as transport:
+    async with kind.over(server.port, **settings) as transport:
 
         async def fail() -> None:
             with pytest.raises(TorrelqueConnectionError) as caught:
@@ -324,8 +440,9 @@ async def subscribed(listener: Listener, *channels: bytes) -> None:
     assert [await listener.receive() for _ in channels] == [Message(channel, None) for channel in channels]
 
 
-async def test_listen(kind: Kind, server: Server) -> None:
-    async with kind.over(server.port, max_connections=1) as transport:
+@with_settings(redis_py=RESPONSES, coredis=[{'decode_responses': True}])
+async def test_listen(kind: Kind, settings: dict[str, Any], server: Server) -> None:
+    async with kind.over(server.port, max_connections=1, **settings) as transport:
         async with transport.listen() as listener:
             await subscribed(listener, b'a', b'b\xff')
             published = [call('PUBLISH', 'a', 'text'), call('PUBLISH', b'b\xff', b'\x00\xfe')]

@@ -24,27 +24,22 @@ from coredis.retry import ConstantRetryPolicy, NoRetryPolicy
 
 from tests.servers import Server
 from tests.transports.fake import CUT, SILENCE, Answer, fake_server
-from tests.transports.native_support import Start, block_together, blocked, call, connections, until
-from torrelque.core.protocol import Call, Reply, Script
+from tests.transports.native_support import Start, ask, blocked, call, until, works
+from torrelque.core.protocol import Call, Script
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
     TorrelqueTypeError,
     TorrelqueUsageError,
-    renew,
 )
 from torrelque.transports import connections as timing
 from torrelque.transports import coredis as adapter
-from torrelque.transports import spares
-from torrelque.transports.base import Message
 from torrelque.transports.coredis import CoredisTransport
 
 pytestmark = pytest.mark.anyio
 
 ECHO = Script('echo', 'return {KEYS[1], ARGV[1]}', ('key',))
-REFUSING = Script('refusing', "return redis.error_reply('NOLANE spent')", ())
-NESTED = Script('nested', "return {1, redis.error_reply('MINE alone'), {'a\\255', {false}}}", ())
 HELLO = b'%3\r\n+version\r\n+6.0.0\r\n+proto\r\n:3\r\n+id\r\n:1\r\n'
 
 
@@ -69,67 +64,6 @@ def over_port(port: int, **settings: Any) -> AbstractAsyncContextManager[Coredis
 def greets(answer: Callable[[int, list[bytes]], Answer]) -> Callable[[int, list[bytes]], Answer]:
     """A fake server's answers to what coredis begins with, and otherwise those given."""
     return lambda number, words: HELLO if words[0] == b'HELLO' else answer(number, words)
-
-
-async def ask(transport: CoredisTransport, *words: bytes | str | int) -> Reply:
-    (reply,) = await transport.execute([call(*words)])
-    return reply
-
-
-# Replies --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('decode_responses', [False, True])
-async def test_replies_do_not_depend_on_the_settings(server: Server, *, decode_responses: bool) -> None:
-    async with over(server, decode_responses=decode_responses, encoding='latin-1') as transport:
-        assert await ask(transport, 'HSET', 'h', b'\xff', 'gr\u00fc\u00df') == 1
-        server.command('ZADD', 'z', '1.5', 'm')
-        batch = [
-            call('HGETALL', 'h'),
-            call('HGET', 'h', 'none'),
-            call('ZRANGE', 'z', 0, -1, 'WITHSCORES'),
-            call('PING'),
-            call('EVAL', 'return {1, {KEYS[1], false}, ARGV[1]}', 1, b'\xfe', 7),
-            call('CONFIG GET', 'maxmemory'),
-        ]
-        together = list(await transport.execute(batch))
-        alone = [(await transport.execute([each]))[0] for each in batch]
-        for replies in (together, alone):
-            assert replies[0] == [b'\xff', 'gr\u00fc\u00df'.encode()]
-            assert [replies[1], replies[3]] == [None, b'PONG']
-            assert replies[2] == [[b'm', b'1.5']]
-            assert replies[4] == [1, [b'\xfe', None], b'7']
-            assert replies[5] == [b'maxmemory', b'0']
-        assert type(await ask(transport, 'INFO', 'server')) is bytes
-        assert await transport.block(call('BZPOPMIN', 'z', 1), 1) == [b'z', b'm', b'1.5']
-
-
-@pytest.mark.parametrize('decode_responses', [False, True])
-async def test_errors_are_values_of_both_families(server: Server, *, decode_responses: bool) -> None:
-    server.command('ACL', 'SETUSER', 'me', 'on', 'nopass', '~*', '&*', '+@all', '-flushall')
-    server.command('SCRIPT', 'FLUSH')
-    server.command('SCRIPT', 'LOAD', REFUSING.source)
-    server.command('HSET', 'h', 'a', 'b')
-    batch = [
-        call('LPUSH', 'h', 'x'),
-        Call[Reply](ECHO, ('k',), ('a',)),
-        Call[Reply](REFUSING),
-        call('FLUSHALL'),
-        call('NOSUCHCOMMAND'),
-    ]
-    async with over(server, decode_responses=decode_responses, username='me', password='x') as transport:
-        together = [*await transport.execute([*batch, call('HGET', 'h', 'a')])]
-        assert together.pop() == b'b'
-        alone = [(await transport.execute([each]))[0] for each in batch]
-        blocked = [await transport.block(each, 1) for each in batch]
-    names = ['WrongTypeError', 'NoScriptError', 'ResponseError', 'AuthorizationError', 'UnknownCommandError']
-    for errors in (together, alone, blocked):
-        assert [error.code for error in errors] == ['WRONGTYPE', 'NOSCRIPT', 'NOLANE', 'NOPERM', 'ERR']
-        for error, theirs in zip(errors, names, strict=True):
-            assert isinstance(error, TorrelqueReplyError)
-            assert isinstance(error, getattr(exceptions, theirs))
-            assert isinstance(error, exceptions.RedisError)
-            assert renew(error).__dict__ == error.__dict__
 
 
 # Life -----------------------------------------------------------------------------------------------------------------
@@ -302,46 +236,6 @@ def test_messages_name_the_address(connection: BaseConnection | None, address: s
 # Block ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('settings', [{}, {'stream_timeout': 0.1}, {'max_idle_time': 1, 'noevict': True}], ids=str)
-async def test_block(fresh_server: Start, settings: dict[str, Any]) -> None:
-    server = fresh_server()
-    replies: list[Reply] = []
-    async with over(server, **settings) as transport:
-
-        async def wait() -> None:
-            replies.append(await transport.block(call('BLPOP', 'list', 8), 8))
-
-        assert await transport.block(call('BZPOPMIN', 'none', '1.2'), 1.2) is None
-        own = await transport.block(call('CLIENT ID'), 1)
-        assert own == await transport.block(call('CLIENT ID'), 1)
-        assert own != await ask(transport, 'CLIENT ID')
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(wait)
-            await until(lambda: blocked(server) == 1)
-            assert await ask(transport, 'LPUSH', 'list', b'\xff') == 1  # is not held up
-        assert replies == [[b'list', b'\xff']]
-
-
-async def test_blocks_do_not_use_the_pool_up_and_their_connections_are_kept(fresh_server: Start) -> None:
-    server = fresh_server()
-    async with over(server, max_connections=2) as transport:
-        assert await block_together(transport, server, 150) == await block_together(transport, server, 150)
-        assert await transport._client.ping() == b'PONG'
-        await transport.aclose()
-        await until(lambda: connections(server) <= 1)
-
-
-async def test_connections_that_nobody_uses_any_more_are_closed(
-    fresh_server: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spares, 'KEEP', 0.2)
-    server = fresh_server()
-    async with over(server) as transport:
-        for _ in range(2):
-            await block_together(transport, server, 20)
-            await until(lambda: connections(server) <= 2)
-
-
 async def test_a_full_pool_does_not_hold_up_the_queue(fresh_server: Start) -> None:
     server = fresh_server()
     async with over(server, max_connections=1) as transport, anyio.create_task_group() as tasks:
@@ -356,14 +250,6 @@ async def test_a_full_pool_does_not_hold_up_the_queue(fresh_server: Start) -> No
 
 
 # Other ways to connect ------------------------------------------------------------------------------------------------
-
-
-async def works(transport: CoredisTransport) -> None:
-    assert await ask(transport, 'SET', 'k', 'v') == b'OK'
-    assert await transport.block(call('GET', 'k'), 1) == b'v'
-    async with transport.listen() as listener:
-        await listener.subscribe(b'c')
-        assert await listener.receive() == Message(b'c', None)
 
 
 async def test_credentials_databases_and_unix_sockets_carry_over(fresh_server: Start) -> None:
@@ -389,18 +275,6 @@ async def test_sentinel(fresh_server: Start) -> None:
 
 
 # Listen ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('decode_responses', [False, True])
-async def test_listen(server: Server, *, decode_responses: bool) -> None:
-    async with over(server, decode_responses=decode_responses, max_connections=1) as transport:
-        async with transport.listen() as listener:
-            await listener.subscribe(b'a\xff')
-            assert await listener.receive() == Message(b'a\xff', None)
-            for data in (b'text', b'\x00\xfe'):
-                assert await ask(transport, 'PUBLISH', b'a\xff', data) == 1
-                assert await listener.receive() == Message(b'a\xff', data)
-        await until(lambda: server.command('PUBLISH', b'a\xff', 'none') == 0)
 
 
 async def test_a_listener_whose_connection_goes_while_it_subscribes() -> None:

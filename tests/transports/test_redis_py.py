@@ -13,7 +13,6 @@ import hiredis
 import pytest
 import redis
 import trio
-from redis import exceptions
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -22,19 +21,16 @@ from redis.credentials import UsernamePasswordCredentialProvider
 from tests.servers import Server
 from tests.transports.custom import OwnConnection
 from tests.transports.fake import CUT, SILENCE, Answer, Fake, fake_server
-from tests.transports.native_support import Start, block_together, blocked, call, connections, until
-from torrelque.core.protocol import Call, Reply, Script
+from tests.transports.native_support import Start, ask, call, until, works
+from torrelque.core.protocol import Call, Script
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
     TorrelqueTypeError,
     TorrelqueUsageError,
-    renew,
 )
 from torrelque.transports import connections as timing
-from torrelque.transports import spares
-from torrelque.transports.base import Message
 from torrelque.transports.redis_py import RedisPyTransport
 
 pytestmark = pytest.mark.anyio
@@ -42,8 +38,6 @@ pytestmark = pytest.mark.anyio
 ONCE = Retry(NoBackoff(), 0)
 Over = Callable[..., AbstractAsyncContextManager[RedisPyTransport]]
 ECHO = Script('echo', 'return {KEYS[1], ARGV[1]}', ('key',))
-REFUSING = Script('refusing', "return redis.error_reply('NOLANE spent')", ())
-NESTED = Script('nested', "return {1, redis.error_reply('MINE alone'), {'a\\255', {false}}}", ())
 
 
 @pytest.fixture(
@@ -89,83 +83,6 @@ def greets(answer: Callable[[int, list[bytes]], Answer]) -> Callable[[int, list[
 def asked(fake: Fake) -> list[tuple[int, bytes]]:
     """On which connection a fake server was asked what."""
     return [(number, words[0]) for number, words in fake.received if words[0] != b'CLIENT']
-
-
-async def ask(transport: RedisPyTransport, *words: bytes | str | int) -> Reply:
-    (reply,) = await transport.execute([call(*words)])
-    return reply
-
-
-# Replies --------------------------------------------------------------------------------------------------------------
-
-
-@BOTH
-@pytest.mark.parametrize('protocol', [2, 3])
-@pytest.mark.parametrize('decode_responses', [False, True])
-async def test_replies_do_not_depend_on_the_settings(
-    server: Server, over: Over, protocol: int, *, decode_responses: bool
-) -> None:
-    async with over(server, protocol=protocol, decode_responses=decode_responses, encoding='latin-1') as transport:
-        assert await ask(transport, 'HSET', 'h', b'\xff', 'gr\u00fc\u00df') == 1
-        server.command('ZADD', 'z', '1.5', 'm')
-        batch = [
-            call('HGETALL', 'h'),  # a map in RESP3, and a callback of redis-py's
-            call('HGET', 'h', 'none'),
-            call('ZRANGE', 'z', 0, -1, 'WITHSCORES'),
-            call('PING'),
-            call('EVAL', 'return {1, {KEYS[1], false}, ARGV[1]}', 1, b'\xfe', 7),
-            call('SET', 'k', 'v'),
-        ]
-        together = list(await transport.execute(batch))
-        alone = [(await transport.execute([each]))[0] for each in batch]
-        if protocol == 3 and over is over_the_pool:
-            assert together[2] == alone[2] == [[b'm', b'1.5']]
-        else:
-            assert together[2] == alone[2] == [b'm', b'1.5']
-        for replies in (together, alone):
-            assert replies[0] == [b'\xff', 'gr\u00fc\u00df'.encode()]
-            assert [replies[1], replies[3], replies[5]] == [None, b'PONG', b'OK']
-            assert replies[4] == [1, [b'\xfe', None], b'7']
-        assert type(await ask(transport, 'INFO', 'server')) is bytes
-        assert await transport.block(call('BZPOPMIN', 'z', 1), 1) == [b'z', b'm', b'1.5']
-
-
-@BOTH
-@pytest.mark.parametrize('protocol', [2, 3])
-@pytest.mark.parametrize('decode_responses', [False, True])
-async def test_errors_are_values_of_both_families(
-    server: Server, over: Over, protocol: int, *, decode_responses: bool
-) -> None:
-    server.command('ACL', 'SETUSER', 'me', 'on', 'nopass', '~*', '&*', '+@all', '-flushall')
-    server.command('SCRIPT', 'FLUSH')
-    server.command('SCRIPT', 'LOAD', REFUSING.source)
-    server.command('HSET', 'h', 'a', 'b')
-    batch = [
-        call('LPUSH', 'h', 'x'),
-        Call[Reply](ECHO, ('k',), ('a',)),
-        Call[Reply](REFUSING),
-        call('FLUSHALL'),
-        call('NOSUCHCOMMAND'),
-    ]
-    async with over(
-        server, protocol=protocol, decode_responses=decode_responses, username='me', password='x'
-    ) as transport:
-        together = [*await transport.execute([*batch, call('HGET', 'h', 'a')])]
-        assert together.pop() == b'b'
-        alone = [(await transport.execute([each]))[0] for each in batch]
-        blocked = [await transport.block(each, 1) for each in batch]
-    for errors in (together, alone, blocked):
-        assert [error.code for error in errors] == ['WRONGTYPE', 'NOSCRIPT', 'NOLANE', 'NOPERM', 'ERR']
-        for error, theirs in zip(
-            errors,
-            ['ResponseError', 'NoScriptError', 'ResponseError', 'NoPermissionError', 'ResponseError'],
-            strict=True,
-        ):
-            assert isinstance(error, TorrelqueReplyError)
-            assert isinstance(error, getattr(exceptions, theirs))
-            assert isinstance(error, redis.RedisError)
-            assert 'pipeline' not in str(error)
-            assert renew(error).__dict__ == error.__dict__
 
 
 # Failures -------------------------------------------------------------------------------------------------------------
@@ -298,33 +215,6 @@ async def test_a_pool_that_is_used_up(server: Server) -> None:
 
 
 @BOTH
-@pytest.mark.parametrize('socket_timeout', [5, None])
-async def test_cancelled_callers(server: Server, over: Over, socket_timeout: float | None) -> None:
-    """None is out of step, and each that was cancelled before its end ends as cancelled, on Python 3.11 too."""
-    ended: list[int] = []
-    chance = random.Random(7)
-    async with over(server, socket_timeout=socket_timeout) as transport:
-
-        async def caller(number: int, patience: float) -> None:
-            with anyio.move_on_after(patience) as scope:
-                for step in range(30):
-                    word = f'{number} {step}'
-                    assert await transport.execute([call('ECHO', word), call('ECHO', number)]) == [
-                        word.encode(), str(number).encode()
-                    ]  # fmt: skip
-                    assert await ask(transport, 'ECHO', word) == word.encode()
-            ended.append(scope.cancelled_caught)
-
-        for _ in range(6):
-            async with anyio.create_task_group() as tasks:
-                for number in range(50):
-                    tasks.start_soon(caller, number, chance.uniform(0, 0.05))
-        assert len(ended) == 300
-        assert any(ended)
-        assert await ask(transport, 'ECHO', 'last') == b'last'
-
-
-@BOTH
 async def test_a_cancellation_by_asyncio_is_never_lost(server: Server, over: Over) -> None:
     chance = random.Random(7)
     async with over(server) as transport:
@@ -350,67 +240,6 @@ async def test_a_cancellation_by_asyncio_is_never_lost(server: Server, over: Ove
 # Block ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    'settings',
-    [{}, {'socket_timeout': 0.1}, {'socket_timeout': None}, {'single_connection_client': True}, {'protocol': 3}],
-    ids=str,
-)
-async def test_block(server: Server, settings: dict[str, Any]) -> None:
-    replies: list[Reply] = []
-    async with over(server, **settings) as transport:
-
-        async def wait() -> None:
-            replies.append(await transport.block(call('BLPOP', 'list', 8), 8))
-
-        assert await transport.block(call('BZPOPMIN', 'none', '0.3'), 0.3) is None
-        own = await transport.block(call('CLIENT ID'), 1)
-        assert own == await transport.block(call('CLIENT ID'), 1)
-        assert own != await ask(transport, 'CLIENT ID')
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(wait)
-            await until(lambda: blocked(server) == 1)
-            assert await ask(transport, 'LPUSH', 'list', b'\xff') == 1  # is not held up
-        assert replies == [[b'list', b'\xff']]
-
-
-async def test_blocks_do_not_use_the_pool_up_and_their_connections_are_kept(fresh_server: Start) -> None:
-    server = fresh_server()
-    async with over(server, max_connections=2) as transport:
-        assert await block_together(transport, server, 150) == await block_together(transport, server, 150)
-        await transport.aclose()
-        await until(lambda: connections(server) <= 0)
-        assert await ask(transport, 'PING') == b'PONG'
-
-
-async def test_connections_that_nobody_uses_any_more_are_closed(
-    fresh_server: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spares, 'KEEP', 0.2)
-    server = fresh_server()
-    async with over(server) as transport:
-        for _ in range(2):
-            await block_together(transport, server, 20)
-            await until(lambda: connections(server) <= 1)
-
-
-async def test_a_broken_block_raises_and_is_not_repeated(fresh_server: Start) -> None:
-    server = fresh_server()
-    async with over(server, retry=Retry(NoBackoff(), 5)) as transport:
-
-        async def fail() -> None:
-            with pytest.raises(TorrelqueConnectionError) as caught:
-                await transport.block(call('BLPOP', 'list', 8), 8)
-            assert isinstance(caught.value, redis.ConnectionError)
-
-        async with anyio.create_task_group() as tasks:
-            for _ in range(2):
-                tasks.start_soon(fail)
-            await until(lambda: blocked(server) == 2)
-            server.command('CLIENT', 'KILL', 'TYPE', 'normal')
-        assert blocked(server) == 0
-        assert await transport.block(call('ECHO', 'x'), 1) == b'x'
-
-
 async def test_a_kept_connection_that_was_cut_is_not_used(fresh_server: Start) -> None:
     server = fresh_server()
     async with over(server) as transport:
@@ -432,14 +261,6 @@ async def test_what_cannot_be_connected_in_time(monkeypatch: pytest.MonkeyPatch)
 
 
 # Other ways to connect ------------------------------------------------------------------------------------------------
-
-
-async def works(transport: RedisPyTransport) -> None:
-    assert await ask(transport, 'SET', 'k', 'v') == b'OK'
-    assert await transport.block(call('GET', 'k'), 1) == b'v'
-    async with transport.listen() as listener:
-        await listener.subscribe(b'c')
-        assert await listener.receive() == Message(b'c', None)
 
 
 async def test_credentials_databases_and_unix_sockets_carry_over(fresh_server: Start) -> None:
@@ -492,19 +313,6 @@ async def test_another_event_loop(server: Server) -> None:
 
 
 # Listen ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('protocol', [2, 3])
-@pytest.mark.parametrize('decode_responses', [False, True])
-async def test_listen(server: Server, protocol: int, *, decode_responses: bool) -> None:
-    settings = {'protocol': protocol, 'decode_responses': decode_responses, 'max_connections': 1}
-    async with over(server, **settings) as transport:
-        async with transport.listen() as listener:
-            await listener.subscribe(b'a\xff')
-            assert await listener.receive() == Message(b'a\xff', None)
-            assert await ask(transport, 'PUBLISH', b'a\xff', b'\x00\xfe') == 1
-            assert await listener.receive() == Message(b'a\xff', b'\x00\xfe')
-        await until(lambda: server.command('PUBLISH', b'a\xff', 'none') == 0)
 
 
 @BOTH

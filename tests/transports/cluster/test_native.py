@@ -12,9 +12,8 @@ from tests.clusters import Cluster, Move, calls_of
 from tests.transports.fake import fake_server
 from tests.transports.native_support import Start, until
 from torrelque import Torrelque
-from torrelque.core.protocol import Call, Reply, Script
+from torrelque.core.protocol import Call, Reply
 from torrelque.core.scripts import load
-from torrelque.engine.driving import drive
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueHandshakeError,
@@ -22,7 +21,6 @@ from torrelque.errors import (
     TorrelqueUsageError,
     TorrelqueValueError,
 )
-from torrelque.transports.base import Message
 from torrelque.transports.native import NativeTransport, connect
 
 pytestmark = pytest.mark.anyio
@@ -99,22 +97,6 @@ async def test_a_node_without_a_host_is_where_the_one_asked_is() -> None:
 # Moving slots --------------------------------------------------------------------------------------------------------
 
 
-async def test_ask_is_followed_for_that_call_only(cluster: Cluster, client: NativeTransport) -> None:
-    there, gone = KEY, '{moving}:gone'
-    await client.execute([call('SET', 'a', key=there), call('SET', 'b', key=gone)])
-    move = Move(cluster, KEY)
-    try:
-        move.carry(gone)
-        script = Script('asked', f"return redis.call('GET', KEYS[1]) -- {move.source.port}", ('key',))
-        batch = [call('GET', key=there), call('GET', key=gone), call('INCR', key='{moving}:new')]
-        assert list(await client.execute(batch)) == [b'a', b'b', 1]
-        assert await drive(client, iter(Call[Reply](script, (gone,)))) == b'b'
-        assert cluster.owner_of(KEY) is move.source
-    finally:
-        move.finish()
-    assert list(await client.execute([call('GET', key='{moving}:new')])) == [b'1']
-
-
 async def test_try_again_is_the_reply_when_the_time_is_over(cluster: Cluster) -> None:
     async with connect(f'redis+cluster://{cluster.hosts}', retry_timeout=0.2) as client:
         await client.execute([call('SET', 'a'), call('SET', 'b', key='{moving}:gone')])
@@ -127,62 +109,6 @@ async def test_try_again_is_the_reply_when_the_time_is_over(cluster: Cluster) ->
         finally:
             move.finish()
         assert list(await client.execute([Call('MGET', (KEY, '{moving}:gone'))])) == [[b'a', b'b']]
-
-
-async def test_a_listener_ends_when_its_slot_moves(cluster: Cluster, client: NativeTransport) -> None:
-    """Unless channels have no slots, and every node publishes to all."""
-    channel = b'{moving}:channel'
-    has_slots = cluster.name not in clusters.WITHOUT_SHARDED_CHANNELS
-    publish: Call[Reply] = Call('SPUBLISH' if has_slots else 'PUBLISH', (channel,), ('news',))
-    with anyio.fail_after(20):
-        async with client.listen() as listener:
-            await listener.subscribe(channel)
-            assert await listener.receive() == Message(channel, None)
-            await client.execute([publish])
-            assert await listener.receive() == Message(channel, b'news')
-            await listener.unsubscribe(channel)
-            await listener.subscribe(channel)
-            assert await listener.receive() == Message(channel, None)
-            Move(cluster, KEY).finish()
-            if not has_slots:
-                await client.execute([publish])
-                assert await listener.receive() == Message(channel, b'news')
-                return
-            with pytest.raises(TorrelqueConnectionError, match='moved'):
-                await listener.receive()
-        async with client.listen() as listener:
-            await listener.subscribe(channel)
-            assert await listener.receive() == Message(channel, None)
-            await client.execute([publish])
-            assert await listener.receive() == Message(channel, b'news')
-
-
-async def test_a_claim_during_the_move_is_done_once_the_slot_has_arrived(
-    cluster: Cluster, client: NativeTransport
-) -> None:
-    async with Torrelque(client, queue='moving') as queue:
-        ids = [str(await queue.enqueue(number)) for number in range(10)]
-        move = Move(cluster, KEY)
-        keys = move.keys()
-        claimed: list[str] = []
-
-        async def claim() -> None:
-            claimed.extend(str(task.id) for task in await queue.dequeue_nowait(max_tasks=10))
-
-        try:
-            move.carry(*(queue.keys['task'] + f':{task_id}' for task_id in ids[::2]))
-            async with anyio.create_task_group() as tasks:
-                with calls_of(move.source, 'evalsha') as count:
-                    tasks.start_soon(claim)
-                    await until(lambda: count() > 2)
-                assert not claimed
-                assert move.keys() == keys
-                assert move.source.command('LLEN', queue.keys['pending']) == 10
-                move.finish()
-        finally:
-            move.finish()
-        assert claimed == ids
-        assert not await queue.audit()
 
 
 async def test_a_claim_that_meets_a_state_that_has_left_writes_nothing(
@@ -220,6 +146,3 @@ async def test_a_claim_that_meets_a_state_that_has_left_writes_nothing(
         finally:
             move.finish()
         assert claimed == ids
-
-
-# Primaries that die --------------------------------------------------------------------------------------------------
