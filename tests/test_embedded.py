@@ -182,7 +182,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_taken_port_is_told_with_the_servers_own_words() -> None:
     with socket.create_server(('127.0.0.1', 0)) as taken:
         server = EmbeddedServer(port=taken.getsockname()[1])
-        with pytest.raises(TorrelqueError, match=r'(?s)ended at its start.*Address already in use'):
+        with pytest.raises(TorrelqueError, match=r'(?s)exited at startup.*Address already in use'):
             server.start()
 
 
@@ -286,5 +286,5 @@ def test_a_fork_does_not_end_it() -> None:
 @linux_only
 def test_is_not_started_for_a_process_that_has_died(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, 'getpid', lambda: 1_000_000_000)  # so the server's parent is not who it should be
-    with pytest.raises(TorrelqueError, match='ended at its start'):
+    with pytest.raises(TorrelqueError, match='exited at startup'):
         EmbeddedServer().start()

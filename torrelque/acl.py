@@ -167,7 +167,7 @@ def rules(
         raise TorrelqueValueError(f'role must be one of {", ".join(ROLES)}, got {role!r}')
     unknown = sorted(set(keys) - set(LOGICAL_NAMES))
     if unknown:
-        raise TorrelqueValueError(f'keys: there are none named {", ".join(map(repr, unknown))}')
+        raise TorrelqueValueError(f'keys: unknown names: {", ".join(map(repr, unknown))}')
     check_text('queue', queue)
     names = {**LOGICAL_NAMES, **keys}
     prefix = _literally(tagged(queue) if cluster else queue)

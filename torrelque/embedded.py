@@ -257,11 +257,11 @@ class ServerProcess:
         deadline = time.monotonic() + timeout
         while not self._answers():
             if not self._process.alive:
-                raise TorrelqueError(f'{self._binary.name} ended at its start; its last words:\n{self._last_words()}')
+                raise TorrelqueError(f'{self._binary.name} exited at startup; its last output:\n{self._last_words()}')
             if time.monotonic() > deadline:
                 self.kill()
                 raise TorrelqueError(
-                    f'{self._binary.name} did not answer within {timeout} s; its last words:\n{self._last_words()}'
+                    f'{self._binary.name} did not answer within {timeout} s; its last output:\n{self._last_words()}'
                 )
             time.sleep(0.005)
 

@@ -945,7 +945,7 @@ class Torrelque(Generic[Payload]):
     async def sweep(self) -> tuple[int, int, int]:
         """Return stale, due and abandoned tasks to pending.
 
-        Waiting consumers do this by themselves, except for tasks that a 0.9 consumer abandoned. Works in
+        Waiting consumers do this anyway, except for tasks that a 0.9 consumer abandoned. Works in
         bounded steps. Safe to cancel and to repeat.
 
         Returns:

@@ -182,7 +182,7 @@ def exponential(
     if part > 1:
         raise TorrelqueValueError(f'jitter must be from 0 to 1, got {jitter!r}')
     if not callable(rng):
-        raise TorrelqueTypeError(f'rng must be a function that gives numbers from 0 to 1, got {rng!r}')
+        raise TorrelqueTypeError(f'rng must be a function that returns numbers from 0 to 1, got {rng!r}')
 
     backoff = Backoff(first, most, growth, part)
     return _limited(attempts, lambda attempt: backoff.pause(attempt, rng))

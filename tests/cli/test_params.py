@@ -24,7 +24,7 @@ def test_times(text: str | float, seconds: float) -> None:
 
 @pytest.mark.parametrize('text', ['', 's', '-1', '1 s', '1w', '1h 30m', '.5', '1e3', 'inf', 'nan'])
 def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match='is no time such as'):
+    with pytest.raises(typer.BadParameter, match='is not a time such as'):
         parse_time(text)
 
 

@@ -113,7 +113,7 @@ def test_the_arguments_of_the_class_are_documented() -> None:
         (MemoryTransport(), 'needs an event loop: use torrelque.Torrelque'),
         ('redis://localhost', 'redis.Redis.from_url'),
         (redis.Redis().pipeline(), 'pass its client here'),
-        (None, 'no client that can be used'),
+        (None, 'not a supported client'),
     ],
 )
 def test_other_clients_are_refused(client: Any, said: str) -> None:  # noqa: ANN401 - that is what is tested

@@ -91,12 +91,12 @@ class Valkey:
 @pytest.mark.parametrize(
     ('client', 'hint'),
     [
-        (None, 'builtins.NoneType is no client'),
-        (Valkey(), 'Valkey is no client'),
+        (None, 'builtins.NoneType is not a supported client'),
+        (Valkey(), 'Valkey is not a supported client'),
         (redis.asyncio.Redis, 'is a class: make a client of it'),
         (redis.Redis(password='secret'), 'is the blocking client: use torrelque.sync, or the Redis of redis.asyncio'),
-        ('redis://:secret@localhost', 'a URL is not a client yet'),
-        (b'redis://:secret@localhost', 'a URL is not a client yet'),
+        ('redis://:secret@localhost', 'a URL is not a client'),
+        (b'redis://:secret@localhost', 'a URL is not a client'),
         (
             redis.RedisCluster.__new__(redis.RedisCluster),
             'is the blocking client: use torrelque.sync, or the RedisCluster of redis.asyncio',

@@ -46,7 +46,7 @@ def parse_time(text: str | float) -> float:
     """Parse a duration such as ``90``, ``1.5s``, ``200ms``, ``10m``, ``2h30m`` or ``7d`` into seconds."""
     words = re.findall(r'(\d+(?:\.\d+)?)(ms|[smhd]|\Z)', str(text))
     if not words or ''.join(map(''.join, words)) != str(text):
-        raise typer.BadParameter(f'{text!r} is no time such as 90, 1.5s, 10m, 2h30m or 7d')
+        raise typer.BadParameter(f'{text!r} is not a time such as 90, 1.5s, 10m, 2h30m or 7d')
     return sum(float(number) * SECONDS[unit] for number, unit in words)
 
 

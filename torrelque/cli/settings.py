@@ -51,8 +51,8 @@ UrlOption = Annotated[
         '--url',
         metavar='URL',
         show_default=False,
-        help='The URL of the server: redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://. Certificates '
-        'are options of it: rediss://host?ssl_ca_certs=FILE&ssl_certfile=FILE&ssl_keyfile=FILE. '
+        help='The URL of the server: redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://. For TLS, '
+        'give certificates as query parameters: ssl_ca_certs, ssl_certfile and ssl_keyfile. '
         f'Defaults to TORRELQUE_URL, then {DEFAULT_URL}.',
     ),
 ]

@@ -319,7 +319,7 @@ class Engine:
         except RuntimeError:
             raise TorrelqueUsageError(
                 'under Trio a queue object runs within its context: '
-                '`async with Torrelque(...) as queue:` around all that uses it'
+                '`async with Torrelque(...) as queue:` around all code that uses it'
             ) from None
         self._starter = start_later(self._run_while_needed())
 

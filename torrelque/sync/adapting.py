@@ -30,8 +30,8 @@ def adapt(client: object) -> Transport:
         return RedisPyBlockingClusterTransport(client)
     # Its repr is not told: it may hold a password.
     if isinstance(client, str | bytes):
-        raise TorrelqueUsageError(f'a URL is not a client yet: redis.Redis.from_url(url) makes one; pass {USABLE}')
+        raise TorrelqueUsageError(f'a URL is not a client: create one with redis.Redis.from_url(url), or pass {USABLE}')
     name = class_name(client)
     if isinstance(client, Transport) or name.startswith(('redis.asyncio', 'coredis')):
         raise TorrelqueUsageError(f'{name} needs an event loop: use torrelque.Torrelque, or pass {USABLE}')
-    raise TorrelqueUsageError(f'{name} is no client that can be used; pass {USABLE}')
+    raise TorrelqueUsageError(f'{name} is not a supported client; pass {USABLE}')

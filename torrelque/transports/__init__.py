@@ -59,7 +59,7 @@ def _is(client: object, module: str, name: str) -> bool:
 def _hint(client: object) -> str:
     """What is wrong with it. Its repr is not told: it may hold a password."""
     if isinstance(client, str | bytes):
-        return 'a URL is not a client yet: `async with torrelque.connect(url) as client:` makes one'
+        return 'a URL is not a client: `async with torrelque.connect(url) as client:` makes one'
     if isinstance(client, type):
         return f'{client.__module__}.{client.__qualname__} is a class: make a client of it'
     name = class_name(client)
@@ -68,4 +68,4 @@ def _hint(client: object) -> str:
     for kind in ('Redis', 'RedisCluster'):
         if _is(client, 'redis', kind):
             return f'{name} is the blocking client: use torrelque.sync, or the {kind} of redis.asyncio'
-    return f'{name} is no client that can be used'
+    return f'{name} is not a supported client'

@@ -34,7 +34,7 @@ class Servers(Protocol):
         """Send calls once, and return their replies. Raises TorrelqueConnectionError. Safe to cancel."""
         ...
 
-    async def ask_apart(self, batch: Batch, seconds: float, /, *, keep: bool = True) -> Sequence[Reply]:
+    async def ask_dedicated(self, batch: Batch, seconds: float, /, *, keep: bool = True) -> Sequence[Reply]:
         """Send calls once, on a connection of their own. Each may take ``seconds``."""
         ...
 
@@ -111,12 +111,12 @@ class ClientTransport(base.Transport):
         servers = self._servers()
 
         async def attempt(calls: Batch) -> Sequence[Reply]:
-            return await servers.ask_apart(calls, servers.response_timeout + timeout)
+            return await servers.ask_dedicated(calls, servers.response_timeout + timeout)
 
         return await repeat(batch, attempt, self._policy(), together=True)
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
-        return check_primary(await self._servers().ask_apart((call,), timeout + connections.MARGIN))[0]
+        return check_primary(await self._servers().ask_dedicated((call,), timeout + connections.MARGIN))[0]
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
         return self._servers().listen()

@@ -290,9 +290,9 @@ class Connections(Generic[C]):
         """
         packed = self._dialer.pack(batch)
         if packed.size >= LARGE and any(is_large(call) for call in batch):
-            return await self._ask_apart(packed, self.response_timeout + packed.size / SLOWEST, keep=False)
+            return await self._ask_dedicated(packed, self.response_timeout + packed.size / SLOWEST, keep=False)
         if not self._shares:
-            return await self._ask_apart(packed, self.response_timeout, keep=True)
+            return await self._ask_dedicated(packed, self.response_timeout, keep=True)
         connection = await self._shared.get()
         converse = partial(self._dialer.converse, connection, packed, self.response_timeout)
         return await self._concluded(connection, converse)
@@ -322,7 +322,7 @@ class Connections(Generic[C]):
             await self._drop(connection)
         return replies
 
-    async def ask_apart(
+    async def ask_dedicated(
         self, batch: Batch, seconds: float, *, keep: bool = True, blocks: bool = False
     ) -> Sequence[Reply]:
         """Send calls once, on a connection of their own, and return their replies.
@@ -338,9 +338,9 @@ class Connections(Generic[C]):
                 as well, since the next call would have to find out by itself.
 
         """
-        return await self._ask_apart(self._dialer.pack(batch)._replace(blocks=blocks), seconds, keep=keep)
+        return await self._ask_dedicated(self._dialer.pack(batch)._replace(blocks=blocks), seconds, keep=keep)
 
-    async def _ask_apart(self, packed: Packed, seconds: float, *, keep: bool) -> list[Reply]:
+    async def _ask_dedicated(self, packed: Packed, seconds: float, *, keep: bool) -> list[Reply]:
         async def exchange(connection: C) -> list[Reply]:
             return await self._dialer.converse(connection, packed, seconds)
 

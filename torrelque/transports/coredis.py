@@ -369,7 +369,9 @@ class CoredisTransport(ClientTransport):
         self._connections = Dialer(client.connection_pool).connections()
 
     async def block_then(self, call: Call[Reply], then: Call[Reply], timeout: float) -> Sequence[Reply]:
-        return check_primary(await self._servers().ask_apart((call, then), timeout + connections.MARGIN, blocks=True))
+        return check_primary(
+            await self._servers().ask_dedicated((call, then), timeout + connections.MARGIN, blocks=True)
+        )
 
     def _servers(self) -> Connections[BaseConnection]:
         return self._connections

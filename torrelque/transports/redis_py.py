@@ -48,7 +48,9 @@ class RedisPyTransport(ClientTransport):
         )
 
     async def block_then(self, call: Call[Reply], then: Call[Reply], timeout: float) -> Sequence[Reply]:
-        return check_primary(await self._servers().ask_apart((call, then), timeout + connections.MARGIN, blocks=True))
+        return check_primary(
+            await self._servers().ask_dedicated((call, then), timeout + connections.MARGIN, blocks=True)
+        )
 
     def _servers(self) -> Connections[Any]:
         return self._here.get()
@@ -58,7 +60,9 @@ class RedisPyTransport(ClientTransport):
 
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
         # A client that is closed would open a connection once more, and leave it open.
-        return [reply for call in batch for reply in await self._servers().ask_apart((call,), LAST_CALL, keep=False)]
+        return [
+            reply for call in batch for reply in await self._servers().ask_dedicated((call,), LAST_CALL, keep=False)
+        ]
 
     def append(self, pipeline: object, call: Call[Reply]) -> None:
         """Queue a call on a pipeline of a ``redis.asyncio.Redis``.

@@ -224,7 +224,7 @@ class Line(asyncio.Protocol):
             if len(self._pushed) > MOST_PUSHED:
                 self._transport.pause_reading()
         else:
-            raise self._garbled(f'an answer to no question: {reply!r:.100}')
+            raise self._garbled(f'an unexpected reply: {reply!r:.100}')
 
     def _nudge(self, request: _Request) -> None:
         """KeyDB runs what is behind a call that blocked only when it receives more."""

@@ -85,7 +85,7 @@ class Handler:
                 found[name] = getattr(context, name)
             elif required:
                 whose = f'the handler of {self._kind!r}' if self._kind else 'the handler'
-                raise TorrelqueUsageError(f'{whose} needs {name!r}, which the context of the worker lacks')
+                raise TorrelqueUsageError(f'{whose} needs {name!r}, which is missing in the context of the worker')
         if found:
             self.call = partial(self.call, **found)
 
@@ -314,7 +314,7 @@ class Router:
         """
         checks.check_text('name', name)
         if name in self._kinds:
-            raise TorrelqueValueError(f'there is a handler of {name!r} already')
+            raise TorrelqueValueError(f'{name!r} already has a handler')
         if time_limit is not None:
             time_limit = check_time_limit(time_limit)
         if retry is not None:
@@ -333,7 +333,7 @@ class Router:
         added: dict[str, Kind[Any, Any]] = {}
         for router in routers:
             if taken := router.kinds.keys() & {*self._kinds, *added}:
-                raise TorrelqueValueError(f'there is a handler of {min(taken)!r} already')
+                raise TorrelqueValueError(f'{min(taken)!r} already has a handler')
             added.update(router.kinds)
         self._kinds.update(added)
 

@@ -213,9 +213,11 @@ class Worker(Generic[Payload]):
             SystemExit: A handler raised it, or KeyboardInterrupt. The worker shuts down first.
         """
         if self._begun:
-            raise TorrelqueUsageError('this worker was run before: make a new one for each run')
+            raise TorrelqueUsageError('this worker has already run: create a new one for each run')
         if self._handle_signals and threading.current_thread() is not threading.main_thread():
-            raise TorrelqueUsageError('handle_signals=True works in the main thread only: there call stop()')
+            raise TorrelqueUsageError(
+                'handle_signals=True works only in the main thread; in other threads, call stop()'
+            )
         self._begun = True
         async with nullcontext(self._context) if self._lifespan is None else self._lifespan() as context:
             self._prepare(context)

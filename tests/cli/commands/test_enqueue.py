@@ -59,7 +59,7 @@ def test_options(command: Command) -> None:
         (['1', '--file', 'x'], 'enqueue takes either a payload or --file, not both'),
         (['1', '-H', 'x'], "--header expects NAME=VALUE, got 'x'"),
         (['1', '--max-dequeues', '0'], r"Invalid value for '--max-dequeues': .* \(see torrelque enqueue --help\)"),
-        (['1', '--delay', 'soon'], r".*'soon' is no time such as .* \(see torrelque enqueue --help\)"),
+        (['1', '--delay', 'soon'], r".*'soon' is not a time such as .* \(see torrelque enqueue --help\)"),
         (['1', '--task-id', ''], 'task_id must not be empty'),
         (['1', '--queue', ''], 'queue must not be empty'),
         (['--file', 'nowhere/x.jsonl'], 'nowhere/x.jsonl: No such file or directory'),

@@ -189,7 +189,7 @@ def test_no_such_tasks(command: Command) -> None:
 def test_what_is_no_time(command: Command, time: str) -> None:
     status, out, err = command('tasks', f'--older-than={time}')
     assert (status, out) == (2, '')
-    assert 'is no time such as 90, 1.5s, 10m, 2h30m or 7d (see torrelque tasks --help)' in err
+    assert 'is not a time such as 90, 1.5s, 10m, 2h30m or 7d (see torrelque tasks --help)' in err
 
 
 def test_when_tasks_are_due_and_until_when_they_are_claimed(command: Command) -> None:

@@ -35,7 +35,7 @@ async def exporter(
     ] = 5.0,
     rescan: Annotated[float, typer.Option(min=1, metavar='SECONDS', help='How often to look for new queues.')] = 30.0,
 ) -> None:
-    """Serve metrics for Prometheus until it is stopped.
+    """Serve metrics for Prometheus until stopped.
 
     /metrics reads the server at each request. /healthz answers while the
     exporter runs. torrelque_up is 0 while the server cannot be read. Finding

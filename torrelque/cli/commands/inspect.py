@@ -34,7 +34,7 @@ WITH_TIMES = (Status.DELAYED, Status.WORKING)
 
 
 async def stats(settings: Settings) -> None:
-    """Show how many tasks are where, and totals."""
+    """Show how many tasks have each status, and totals."""
     async with settings.open_known_queue() as queue:
         counts = await queue.get_queue_stats()
     if settings.json:
@@ -59,7 +59,7 @@ async def queues(settings: Settings) -> None:
     """List the queues on the server.
 
     Scans all keys of the database in bounded steps. Queues that only Torrelque
-    0.9 has used are not found. What cannot be read as a queue is skipped with a
+    0.9 has used are not found. Queues that cannot be read are skipped with a
     warning.
     """
     found: dict[str, TorrelqueQueueStats] = {}

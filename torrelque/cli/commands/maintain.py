@@ -20,7 +20,7 @@ __all__ = ('audit', 'delete', 'reshard', 'sweep')
 async def sweep(settings: Settings) -> None:
     """Return stale and due tasks to pending.
 
-    Waiting consumers of Torrelque 1.0 do this by themselves. A sweep also
+    Waiting consumers of Torrelque 1.0 do this anyway. A sweep also
     returns tasks that consumers of 0.9 left half-claimed; that takes two sweeps.
     """
     async with settings.open_known_queue() as queue:

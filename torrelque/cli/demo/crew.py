@@ -50,7 +50,7 @@ class Worker:
         status = self._process.poll()
         if status is not None and not self.killed:
             said = self._log.read_text(errors='replace').strip().splitlines()
-            raise TorrelqueError(f'worker {self.name} ended with status {status}: {said[-1] if said else "no word"}')
+            raise TorrelqueError(f'worker {self.name} ended with status {status}: {said[-1] if said else "no output"}')
 
     def kill(self) -> None:
         """Send SIGKILL, so that the worker can neither finish its tasks nor give them back."""

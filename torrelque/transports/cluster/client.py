@@ -58,17 +58,17 @@ class ClusterServers(Servers):
 
         return await self._router.route(batch, send)
 
-    async def ask_apart(self, batch: Batch, seconds: float, *, keep: bool = True) -> Sequence[Reply]:
+    async def ask_dedicated(self, batch: Batch, seconds: float, *, keep: bool = True) -> Sequence[Reply]:
         """Send calls on a connection of their own. If one is redirected, all of them are sent again."""
 
         async def send(node: Endpoint, calls: Batch) -> Sequence[Reply]:
-            return await self.to(node).ask_apart(calls, seconds, keep=keep)
+            return await self.to(node).ask_dedicated(calls, seconds, keep=keep)
 
         return await self._router.route(batch, send, together=True)
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         async def send(node: Endpoint) -> Reply:
-            (reply,) = await self.to(node).ask_apart((call,), timeout + connections.MARGIN)
+            (reply,) = await self.to(node).ask_dedicated((call,), timeout + connections.MARGIN)
             return reply
 
         return await self._router.block(call, timeout, send)

@@ -56,7 +56,7 @@ async def _ask(pool: ClusterConnectionPool, asked: Endpoint) -> Reply:
     """Return the slots as a node tells them."""
     node = _connections(pool, asked)
     try:
-        (reply,) = await node.ask_apart((CLUSTER_SLOTS,), node.response_timeout, keep=False)
+        (reply,) = await node.ask_dedicated((CLUSTER_SLOTS,), node.response_timeout, keep=False)
     finally:
         await node.aclose()
     return reply

@@ -145,7 +145,7 @@ class ClusterTransport(NativeTransport):
                 await connection.send(pack((CLUSTER_SLOTS,)))
                 reply, *_ = await connection.receive()
         except TimeoutError:
-            raise TorrelqueConnectionError(f'{asked}: does not tell the slots of the cluster') from None
+            raise TorrelqueConnectionError(f'{asked}: did not return the slots of the cluster') from None
         finally:
             await dialer.aclose()
         return reply

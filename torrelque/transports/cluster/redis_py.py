@@ -157,7 +157,7 @@ class RedisPyClusterTransport(ClusterClientTransport):
             node = servers.topology.known_owner(slot)
             if node is None:
                 raise servers.topology.unowned(slot)
-            replies += await servers.to(node).ask_apart((call,), LAST_CALL, keep=False)
+            replies += await servers.to(node).ask_dedicated((call,), LAST_CALL, keep=False)
         return replies
 
     def append(self, pipeline: object, call: Call[Reply]) -> None:

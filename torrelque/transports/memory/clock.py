@@ -155,7 +155,7 @@ class VirtualClock:
             if quiet == QUIET:
                 return
         raise TorrelqueUsageError(
-            f'the tasks did not settle within {MOST_ROUNDS} rounds: something uses the queue without end at one moment'
+            f'the tasks did not settle within {MOST_ROUNDS} rounds: something keeps using the queue at the same moment'
         )
 
 

@@ -273,7 +273,7 @@ class Multiplexer:
     def _hand_out(self, replies: list[Reply]) -> None:
         for reply in replies:
             if not self._sent:
-                raise TorrelqueConnectionError(f'{self._dialer.address}: an answer to no question: {reply!r:.100}')
+                raise TorrelqueConnectionError(f'{self._dialer.address}: an unexpected reply: {reply!r:.100}')
             slot = self._sent[0]
             slot.replies.append(reply)
             if isinstance(reply, TorrelqueReplyError):

@@ -103,14 +103,14 @@ class SentinelDialer(Dialer):
             case TorrelqueReplyError():
                 raise TorrelqueConnectionError(f'{sentinel}: {reply}')
             case _:
-                raise TorrelqueConnectionError(f'{sentinel}: knows no service {self._service!r}')
+                raise TorrelqueConnectionError(f'{sentinel}: unknown service {self._service!r}')
 
     async def _check_primary(self, connection: Connection, address: Address) -> None:
         match await self._ask(connection, 'ROLE'):
             case [b'master', *_]:
                 pass
             case [bytes(role), *_]:
-                raise TorrelqueConnectionError(f'{address}: not the primary (any more) but a {role.decode()}')
+                raise TorrelqueConnectionError(f'{address}: not the primary (any more), but a {role.decode()}')
             case TorrelqueReplyError(code='NOPERM'):
                 pass  # the user may not ask; a replica answers READONLY to what follows
             case other:

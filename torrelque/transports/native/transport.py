@@ -224,5 +224,5 @@ class NativeTransport(base.Transport):
             )
         if forks.count != self._forks:
             raise TorrelqueUsageError(
-                'the client was connected by the process that this one was forked from: connect() anew in the child'
+                'the client was connected before a fork: call connect() again in the child process'
             )
