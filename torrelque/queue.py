@@ -438,7 +438,9 @@ class Torrelque(Generic[Payload]):
         for task in claimed:
             try:
                 data = self._serialiser.loads(task.payload)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a serialiser may raise
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever a serialiser may raise
                 said = describe(error)
                 logger.warning('Cannot deserialise task:%s, rejecting it: %s', task.receipt.id, said)
                 reason = sendable(f'cannot be deserialised: {said}'[:1000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import anyio
@@ -22,14 +23,23 @@ async def handler(task: Task) -> None: ...
 async def coroutine_function(*_: object) -> None: ...
 
 
+def generator_function(*_: object) -> Iterator[None]:
+    yield
+
+
+async def async_generator_function(*_: object) -> AsyncIterator[None]:
+    yield
+
+
 BAD: dict[str, list[Any]] = {
-    'handler': [None, 'handler', 5],
+    'handler': [None, 'handler', 5, generator_function, async_generator_function],
     'concurrency': [0, -1, 1.5, '3', None, True, math.nan],
     'retry': ['never', 5, coroutine_function],
     'result_ttl': [-1, math.nan, math.inf, '5', True],
     'grace': [-1, math.nan, math.inf, '5', None, True],
     'handle_signals': [None, 1, 'yes'],
-    'on_event': [5, 'print', coroutine_function],
+    'on_event': [5, 'print', coroutine_function, generator_function],
+    'lifespan': [5, coroutine_function, async_generator_function],
 }
 
 

@@ -40,6 +40,27 @@ class RaisingTextError(Exception):
     __repr__ = __str__
 
 
+class NoTruthError(Exception):
+    def __bool__(self) -> bool:
+        raise RuntimeError
+
+    __len__ = __bool__
+
+
+class NoAttributesError(Exception):
+    def __getattribute__(self, name: str) -> object:
+        raise RuntimeError(name)
+
+
+class NoReasonReject(Reject):
+    @property
+    def reason(self) -> str:
+        raise RuntimeError
+
+    @reason.setter
+    def reason(self, value: str) -> None: ...
+
+
 def _raise(error: BaseException) -> NoReturn:
     raise error
 
@@ -101,6 +122,8 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
     'StopAsyncIteration': StopAsyncIteration,
     'no text': NoTextError,
     'raising text': RaisingTextError,
+    'no truth': NoTruthError,
+    'no attributes': NoAttributesError,
     'group': lambda: BaseExceptionGroup('several', [CustomError('odd'), ValueError('bad')]),
     'MemoryError': MemoryError,
     'RecursionError': RecursionError,
@@ -258,6 +281,9 @@ async def test_whatever_a_thread_raises_is_a_failure(kind: str) -> None:
             "ValueError: a; KeyError: 'b'",
         ),
         (CustomError('odd'), 'CustomError: odd'),
+        (NoTruthError(), 'NoTruthError'),
+        (NoAttributesError(), 'Aborted: NoAttributesError'),
+        (NoReasonReject('spoilt'), 'NoReasonReject: spoilt'),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else '',
 )
@@ -496,6 +522,8 @@ class Loads:
             raise SystemExit(3)
         if data == b'surrogate':
             raise ValueError('\ud800')
+        if data == b'cancelled':
+            raise asyncio.CancelledError
         return data.decode()
 
 
@@ -508,12 +536,17 @@ async def test_payloads_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> 
 
     async with Torrelque(MemoryTransport(), queue='q', serialiser=Loads()) as queue:
         bench = LiveBench(queue)
-        ids = [await queue.enqueue(data) for data in ('bad', 'exit', 'surrogate', 'good')]
+        ids = [await queue.enqueue(data) for data in ('bad', 'exit', 'surrogate', 'cancelled', 'good')]
         with anyio.fail_after(SOON):
             async with bench.working(handler):
                 await bench.until(events.Finished)
-                reasons = [(await queue.wait(task_id)).reason for task_id in ids[:3]]
+                reasons = [(await queue.wait(task_id)).reason for task_id in ids[:-1]]
     assert reasons == [
         f'cannot be deserialised: {said}'
-        for said in ('RaisingTextError: <str() raised SystemExit>', 'SystemExit: 3', 'ValueError: \\ud800')
+        for said in (
+            'RaisingTextError: <str() raised SystemExit>',
+            'SystemExit: 3',
+            'ValueError: \\ud800',
+            'CancelledError',
+        )
     ]

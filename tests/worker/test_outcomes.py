@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from torrelque import (
     Task,
     TorrelqueConnectionError,
     TorrelqueReplyError,
+    TorrelqueTaskSerialiser,
     TorrelqueTooLargeError,
     events,
 )
@@ -60,6 +63,29 @@ async def test_a_result_that_cannot_be_serialised(bench: Bench, caplog: pytest.L
     ]
     assert len(bench.told(events.Started)) == 4
     assert f'Task:{bad} is completed without its result: ' in caplog.text
+
+
+@pytest.mark.parametrize('error', [SystemExit(3), asyncio.CancelledError(), BaseException('odd')], ids=repr)
+@pytest.mark.parametrize('others', [0, 2])
+async def test_whatever_a_serialiser_raises_of_a_result(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: BaseException, others: int
+) -> None:
+    def dumps(value: object) -> bytes:
+        if value == 'bad':
+            raise error
+        return json.dumps(value).encode()
+
+    monkeypatch.setattr(bench.queue, '_result_serialiser', TorrelqueTaskSerialiser(dumps, json.loads))
+
+    async def handler(task: Task) -> object:
+        return task.data
+
+    ids = [await bench.queue.enqueue(data) for data in [*['fine'] * others, 'bad']]
+    async with bench.working(handler, concurrency=3):
+        await bench.clock.advance(3600)
+    assert [event.task.id for event in bench.told(events.ResultDropped)] == ids[-1:]
+    assert len(bench.told(events.Started)) == len(bench.told(events.Finished)) == others + 1
+    assert await bench.peek() == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize('error', ABOUT_RESULT, ids=str)

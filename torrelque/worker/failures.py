@@ -5,11 +5,22 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple
 
 from torrelque.retry import Aborted, Reject, Retry
 
-__all__ = ('Failure', 'describe', 'is_cancellation', 'leaves_of', 'message_of', 'sendable', 'understand')
+__all__ = (
+    'Failure',
+    'describe',
+    'for_log',
+    'is_cancellation',
+    'leaves_of',
+    'message_of',
+    'presentable',
+    'sendable',
+    'understand',
+)
 
 LONGEST_REASON = 1000
 """Characters of error text in the reason of a dead letter."""
@@ -49,7 +60,7 @@ def understand(error: BaseException) -> Failure:
     ending = next((leaf for leaf in leaves if isinstance(leaf, (SystemExit, KeyboardInterrupt))), None)
     rejections = [leaf for leaf in leaves if isinstance(leaf, Reject)]
     if rejections:
-        reasons = [text for leaf in rejections if isinstance(text := getattr(leaf, 'reason', None), str) and text]
+        reasons = [text for leaf in rejections if isinstance(text := _attribute(leaf, 'reason'), str) and text]
         return Failure(
             rejections[0], rejections[0], sendable('; '.join(reasons) or describe(error)), rejects=True, exit=ending
         )
@@ -100,14 +111,38 @@ def leaves_of(error: BaseException) -> Iterator[BaseException]:
 
 def _find_delay(error: BaseException) -> float | None:
     """The delay of a `Retry`; None for any other error, and if its attribute was changed to something invalid."""
-    delay = getattr(error, 'delay', None) if isinstance(error, Retry) else None
+    delay = _attribute(error, 'delay') if isinstance(error, Retry) else None
     return float(delay) if isinstance(delay, (int, float)) and 0 <= delay <= LONGEST_DELAY else None
 
 
+def _attribute(error: BaseException, name: str) -> Any:  # noqa: ANN401 - the user's
+    """An attribute; None if reading it fails."""
+    try:
+        return getattr(error, name)
+    except BaseException:  # noqa: BLE001 - the class of the exception is the user's
+        return None
+
+
+def presentable(error: BaseException) -> BaseException:
+    """The error, or an `Aborted` in its place if even looking at it fails."""
+    try:
+        understand(error)
+    except BaseException:  # noqa: BLE001 - the class of the exception is the user's
+        return _aborted(error, type(error).__name__)
+    return error
+
+
+def for_log(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """The error as ``exc_info``: `logging` asks an exception for its truth value, which may fail."""
+    return type(error), error, error.__traceback__
+
+
 def _as_exception(error: BaseException) -> Exception:
-    if isinstance(error, Exception):
-        return error
-    aborted = Aborted(describe(error))
+    return error if isinstance(error, Exception) else _aborted(error, describe(error))
+
+
+def _aborted(error: BaseException, text: str) -> Aborted:
+    aborted = Aborted(text)
     aborted.__cause__ = error
     return aborted
 

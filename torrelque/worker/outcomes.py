@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
@@ -23,8 +24,9 @@ from torrelque import (
     is_transient,
 )
 from torrelque import retry as policies
-from torrelque.worker.failures import describe
+from torrelque.worker.failures import describe, is_cancellation, presentable, understand
 from torrelque.worker.leases import Clock
+from torrelque.worker.loops import count_cancellations
 
 __all__ = ('BACK_OFF', 'OutcomeWriter', 'may_pass', 'sleep')
 
@@ -47,6 +49,13 @@ def _is_about_result(error: Exception) -> bool:
     if isinstance(error, (TorrelqueTypeError, TorrelqueValueError)):
         return True
     return not isinstance(error, (TorrelqueError, OSError))  # any other is the serialiser's
+
+
+def _ends_run(error: BaseException) -> bool:
+    """Whether the writing itself is cancelled or interrupted. A serialiser may raise the same of its own."""
+    if is_cancellation(error):
+        return count_cancellations() > 0 or anyio.current_effective_deadline() == -math.inf
+    return isinstance(error, (KeyboardInterrupt, GeneratorExit))
 
 
 def _note_unconfirmed(error: TorrelqueDurabilityError) -> None:
@@ -167,13 +176,13 @@ class OutcomeWriter(Generic[J]):
         ]
         try:
             answers = await self._queue.release_many(items)
-        except Exception:  # noqa: BLE001 - one is bad, so nothing was sent: write each by itself
-            for job, outcome in finished:
+        except BaseException as failure:
+            if _ends_run(failure):
+                for _, outcome in finished:
+                    self._give_up(outcome, _too_late())
+                raise
+            for job, outcome in finished:  # one is bad, so nothing was sent: write each by itself
                 self._group.start_soon(self._settle, job, outcome)
-        except BaseException:
-            for _, outcome in finished:
-                self._give_up(outcome, _too_late())
-            raise
         else:
             for (job, outcome), error in zip(finished, answers, strict=True):
                 if error is None:
@@ -254,8 +263,10 @@ class OutcomeWriter(Generic[J]):
                     await self._queue.giveback(task)
         except TorrelqueDurabilityError as error:
             _note_unconfirmed(error)
-        except Exception as error:  # noqa: BLE001 - the caller looks at it
-            return error
+        except BaseException as error:
+            if _ends_run(error):
+                raise
+            return understand(presentable(error)).error
         return None
 
     def _give_up(self, outcome: events.Outcome, error: Exception) -> None:

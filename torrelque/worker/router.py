@@ -24,7 +24,7 @@ from torrelque import (
 from torrelque import retry as policies
 from torrelque.core import checks
 from torrelque.core.models import KIND
-from torrelque.worker.failures import describe
+from torrelque.worker.failures import describe, understand
 
 __all__ = ('Handler', 'Kind', 'Router', 'Unfit', 'check_function', 'check_plain_function', 'is_coroutine_function')
 
@@ -235,8 +235,8 @@ class Kind(Generic[P, R]):
         def convert(result: Any) -> Any:  # noqa: ANN401 - the user's
             try:
                 return None if result is None else self._dump_result(result)
-            except Exception as error:
-                raise Unfit from error
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a model raises
+                raise Unfit from understand(error).error
 
         def call_plainly(task: Task[Any], **options: Any) -> Any:  # noqa: ANN401 - what the function returns
             given, names = arguments(task)
@@ -411,6 +411,8 @@ def check_function(name: str, value: Any) -> Any:  # noqa: ANN401 - that is what
     """Something that can be called."""
     if not callable(value):
         raise TorrelqueTypeError(f'{name} must be a function, got {value!r}')
+    if inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):  # calling it would run nothing of it
+        raise TorrelqueTypeError(f'{name} must not be a generator function, got {value!r}')
     return value
 
 

@@ -36,7 +36,7 @@ from torrelque import (
 from torrelque import retry as policies
 from torrelque.core import checks
 from torrelque.core.models import TIME_LIMIT, Payload, number_of
-from torrelque.worker.failures import Failure, describe, sendable, understand
+from torrelque.worker.failures import Failure, describe, for_log, presentable, sendable, understand
 from torrelque.worker.leases import Clock, LeaseKeeper
 from torrelque.worker.loops import LoopClock, count_cancellations, open_tasks, start_dedicated
 from torrelque.worker.outcomes import BACK_OFF, OutcomeWriter, may_pass, sleep
@@ -499,7 +499,7 @@ class Worker(Generic[Payload]):
                 raise
             return None, error
         except BaseException as error:  # noqa: BLE001 - the retry policy's to judge
-            return None, error
+            return None, presentable(error)
         return None, None
 
     async def _call_in_thread(self, job: _Job) -> tuple[Any, BaseException | None]:
@@ -517,7 +517,7 @@ class Worker(Generic[Payload]):
         try:
             job.ended = job.handler.call(job.task), None
         except BaseException as error:  # noqa: BLE001 - not all kinds get from a thread to an event loop
-            job.ended = None, error
+            job.ended = None, presentable(error)
 
     async def _judge_unless_cancelled(self, job: _Job, error: BaseException) -> events.Outcome | None:
         """The outcome of a task whose handler raised, perhaps because this worker cancelled it."""
@@ -558,7 +558,7 @@ class Worker(Generic[Payload]):
         if failure.delay is not None:
             return events.Retried(task, failure.delay, error, failure.counts)
         delay = self._ask_policy(task, error, job.handler.retry or self._retry)
-        shown = None if failure.exit else raised
+        shown = None if failure.exit else for_log(raised)
         if delay is None:
             logger.error('Delivery %d of task:%s failed, rejecting it', task.dequeue_count, task.id, exc_info=shown)
             return events.Rejected(task, failure.reason, error)
