@@ -33,10 +33,12 @@ def test_rates(value: float | None, text: str) -> None:
     [
         (None, '–'), (0.0, '0s'), (0.4, '<1s'), (59.4, '59s'), (59.6, '1m'), (250.0, '4m 10s'), (3_599.0, '59m 59s'),  # noqa: RUF001
         (12_000.0, '3h 20m'), (86_400.0, '1d'), (math.inf, '∞'),
+        (8_636_400.0, '99d 23h'), (8_722_800.0, '100d'), (999_999 * 86_400.0, '999999d'), (1e12, '∞'),
     ],
 )  # fmt: skip
 def test_durations(seconds: float | None, text: str) -> None:
     assert duration(seconds) == text
+    assert len(text) <= 7
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 __all__ = ('NOTHING', 'age', 'count', 'duration', 'rate')
 
 NOTHING = '–'  # noqa: RUF001 - a dash as wide as a digit, for an unknown or missing value
 NEVER = '∞'
 EXACT = 10_000
 """Counts below this are shown in full."""
+
+WIDEST = 7
+"""Characters of a duration."""
+
+LONGEST = 999_999 * 86_400
+"""Seconds; anything longer is shown as infinite."""
 
 UNITS = ((86_400, 'd'), (3_600, 'h'), (60, 'm'), (1, 's'))
 
@@ -29,12 +33,16 @@ def rate(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Format a duration with its two largest units: 4m 10s, 3h 20m; a dash for None, ∞ for infinity."""
+    """Format a duration with its two largest units: 4m 10s, 3h 20m, 120d; a dash for None, ∞ for infinity."""
     if seconds is None:
         return NOTHING
-    if math.isinf(seconds):
+    if seconds > LONGEST:
         return NEVER
-    return '<1s' if 0 < seconds < 1 else ' '.join(_parts(seconds))
+    if 0 < seconds < 1:
+        return '<1s'
+    parts = _parts(seconds)
+    text = ' '.join(parts)
+    return text if len(text) <= WIDEST else parts[0]
 
 
 def age(seconds: float | None) -> str:
