@@ -420,6 +420,29 @@ def test_an_outage(fresh_server: Callable[..., servers.Server]) -> None:
         assert queue.dequeue(5).data == 'c'
 
 
+def test_no_file_can_be_opened() -> None:
+    class NoFile(redis.Connection):
+        def __init__(self, **_: object) -> None:
+            raise OSError(24, 'Too many open files')
+
+    client = redis.Redis(connection_pool=redis.ConnectionPool(connection_class=NoFile))
+    with closing(sync.Torrelque(client)) as queue, pytest.raises(TorrelqueConnectionError, match='Too many open files'):
+        queue.enqueue('a')
+
+
+def test_a_claim_asks_for_fewer_tasks_until_they_fit(fresh_server: Callable[..., servers.Server]) -> None:
+    server = fresh_server('--client-output-buffer-limit', 'normal 500kb 0 0')
+    payloads = [f'{number} {"x" * 100_000}' for number in range(12)]
+    with redis.Redis.from_url(server.url) as client, closing(sync.Torrelque(client)) as queue:
+        queue.enqueue_many(payloads)
+        got: list[str] = []
+        while len(got) < len(payloads):
+            tasks = queue.dequeue(10, max_tasks=12)
+            got += [task.data for task in tasks]
+            queue.release_many(tasks)
+        assert got == payloads
+
+
 def test_an_outage_is_waited_out(fresh_server: Callable[..., servers.Server]) -> None:
     server = fresh_server()
     client = redis.Redis.from_url(server.url, retry=None)

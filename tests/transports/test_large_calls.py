@@ -10,7 +10,7 @@ import pytest
 from tests.servers import Server
 from tests.transports.native_support import Start, call
 from tests.transports.outages import Kind, anyio_backend, kind
-from torrelque import Torrelque, TorrelqueConnectionError, TorrelqueTooLargeError
+from torrelque import Torrelque, TorrelqueTooLargeError
 from torrelque.core.protocol import Reply
 from torrelque.transports import adapt
 
@@ -96,14 +96,32 @@ async def test_a_queue_takes_the_small_ones(kind: Kind, server: Server, setting:
         await queue.release(task)
 
 
-async def test_an_answer_that_is_too_large_breaks_the_connection(kind: Kind, server: Server) -> None:
+async def test_only_the_call_whose_answer_is_too_large_fails(kind: Kind, server: Server) -> None:
     server.command('CONFIG', 'SET', 'client-output-buffer-limit', 'normal 65536 0 0')
     async with kind.make(server.url) as client:
         transport = adapt(client)
-        with anyio.fail_after(20), pytest.raises(TorrelqueConnectionError):
-            await transport.execute([call('EVAL', f"return string.rep('x', {10 * len(LARGE)})", 0)])
-        assert await transport.execute([call('ECHO', 'x')]) == [b'x']
+        offender = call('EVAL', f"return string.rep('x', {10 * len(LARGE)})", 0)
+        with anyio.fail_after(20):
+            before, error, after = await transport.execute([call('ECHO', 'x'), offender, call('ECHO', 'y')])
+            assert isinstance(error, TorrelqueTooLargeError)
+            assert 'client-output-buffer-limit (normal 65536 0 0' in str(error)
+            assert (before, after) == (b'x', b'y')
         await transport.aclose()
+
+
+async def test_a_claim_asks_for_fewer_tasks_until_they_fit(kind: Kind, server: Server) -> None:
+    async with kind.make(server.url) as client, Torrelque(client) as queue:
+        payloads = [f'{number} {"x" * 100_000}' for number in range(12)]
+        await queue.enqueue_many(payloads)
+        server.command('CONFIG', 'SET', 'client-output-buffer-limit', 'normal 500000 0 0')
+        got: list[str] = []
+        with anyio.fail_after(60):
+            while len(got) < len(payloads):
+                tasks = await queue.dequeue(10, max_tasks=12)
+                assert {task.dequeue_count for task in tasks} == {1}
+                got += [task.data for task in tasks]
+                await queue.release_many(tasks)
+        assert got == payloads
 
 
 async def test_large_calls_that_the_server_takes(kind: Kind, server: Server) -> None:

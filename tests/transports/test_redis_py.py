@@ -12,6 +12,7 @@ import anyio
 import hiredis
 import pytest
 import redis
+import redis.asyncio
 import trio
 from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -258,6 +259,18 @@ async def test_what_cannot_be_connected_in_time(monkeypatch: pytest.MonkeyPatch)
             with pytest.raises(TorrelqueConnectionError, match=r'no connection within 0\.1 s') as caught:
                 await transport.block(call('ECHO', 'x'), 1)
             assert isinstance(caught.value, redis.TimeoutError)
+
+
+async def test_no_file_can_be_opened() -> None:
+    class NoFile(redis.asyncio.Connection):
+        def __init__(self, **_: object) -> None:  # as redis-py's own, which reads a file of its version
+            raise OSError(24, 'Too many open files')
+
+    async with transport_to(Redis(connection_pool=ConnectionPool(connection_class=NoFile))) as transport:
+        for calling in (transport.execute([call('ECHO', 'x')]), transport.block(call('ECHO', 'x'), 1)):
+            with pytest.raises(TorrelqueConnectionError, match='Too many open files') as caught:
+                await calling
+            assert isinstance(caught.value, redis.ConnectionError)
 
 
 # Other ways to connect ------------------------------------------------------------------------------------------------

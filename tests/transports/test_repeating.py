@@ -15,13 +15,16 @@ from torrelque.errors import (
     TorrelqueResponseTimeout,
     TorrelqueTooLargeError,
 )
-from torrelque.transports.repeating import LARGE, PoolFullError, demoted, repeat
+from torrelque.transports.repeating import LARGE, TRIES_OF_ANSWER, PoolFullError, demoted, mark_cut, repeat
 
 pytestmark = pytest.mark.anyio
 
 SMALL: Call[Reply] = Call('GET', (b'small',))
 HUGE: Call[Reply] = Call('SET', (b'huge',), (b'x' * LARGE,))
 BROKEN = TorrelqueConnectionError('reset')
+CUT = TorrelqueConnectionError('cut')
+mark_cut(CUT)
+"""After it was sent."""
 
 
 class Server:
@@ -114,7 +117,8 @@ async def test_calls_that_belong_together_fail_together() -> None:
     server = Server(never_alone)
     with pytest.raises(TorrelqueTooLargeError):
         await repeat([SMALL, HUGE], server.attempt, three_times, together=True)
-    assert all(len(batch) == 2 for batch in server.batches), 'they are never sent apart from each other'
+    apart = [batch for batch in server.batches if (SMALL in batch) != (HUGE in batch)]
+    assert apart == [], 'they are never sent apart from each other'
 
 
 async def test_a_large_call_is_not_too_large_where_the_server_is_away() -> None:
@@ -135,3 +139,64 @@ async def test_a_server_that_says_so() -> None:
     error, fine = await repeat([HUGE, SMALL], server.attempt, three_times)
     assert isinstance(error, TorrelqueTooLargeError)
     assert fine == b'GET'
+
+
+# Answers that are too large -------------------------------------------------------------------------------------------
+
+CULPRIT: Call[Reply] = Call('HGETALL', (b'culprit',))
+
+
+async def no_pause(_: float) -> None: ...
+
+
+def breaks_over(culprit: Call[Reply], error: Exception = CUT) -> Server:
+    def answer(_: Server, batch: Batch) -> None:
+        if culprit in batch:
+            raise error
+
+    return Server(answer)
+
+
+async def test_only_the_call_whose_answer_is_too_large_fails() -> None:
+    server = breaks_over(CULPRIT)
+    before, error, after = await repeat([SMALL, CULPRIT, SMALL], server.attempt, three_times, pause=no_pause)
+    assert (before, after) == (b'GET', b'GET')
+    assert isinstance(error, TorrelqueTooLargeError)
+    assert 'the answer may be too large, see client-output-buffer-limit (1000)' in str(error)
+    assert error.__cause__ is CUT
+    assert len([batch for batch in server.batches if batch == (CULPRIT,)]) == TRIES_OF_ANSWER
+
+
+async def test_calls_that_belong_together_fail_together_over_an_answer() -> None:
+    server = breaks_over(CULPRIT)
+    with pytest.raises(TorrelqueTooLargeError):
+        await repeat([SMALL, CULPRIT], server.attempt, three_times, together=True, pause=no_pause)
+    assert [batch for batch in server.batches if (SMALL in batch) != (CULPRIT in batch)] == []
+
+
+@pytest.mark.parametrize('times', range(1, 2 + TRIES_OF_ANSWER))
+async def test_connections_that_break_for_a_while_make_no_answer_too_large(times: int) -> None:
+    server = fail(times, CUT)
+    assert await repeat([SMALL], server.attempt, three_times, pause=no_pause) == [b'GET']
+    assert len(server.batches) == times + 1
+
+
+@pytest.mark.parametrize('error', [CUT, BROKEN])
+async def test_no_answer_is_too_large_where_the_server_answers_nothing(error: Exception) -> None:
+    server = fail(2, CUT)
+    working, server._fail = server._fail, lambda server, batch: working(server, batch) or _raise(error)
+    with pytest.raises(TorrelqueConnectionError, match=str(error)) as caught:
+        await repeat([SMALL] * 3, server.attempt, three_times, pause=no_pause)
+    assert not isinstance(caught.value, TorrelqueTooLargeError)
+    assert len(server.batches) <= 2 + TRIES_OF_ANSWER + 4 + 3
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+async def test_a_connection_that_cannot_be_made_is_no_sign_of_a_large_answer() -> None:
+    server = breaks_over(CULPRIT, BROKEN)
+    with pytest.raises(TorrelqueConnectionError, match='reset'):
+        await repeat([CULPRIT], server.attempt, three_times, pause=no_pause)
+    assert len(server.batches) == 4

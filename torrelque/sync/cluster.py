@@ -12,7 +12,7 @@ from redis.cluster import ClusterNode, ClusterPipeline, RedisCluster
 
 from torrelque.core.protocol import Arg, Batch, Call, Reply
 from torrelque.errors import TorrelqueConnectionError, TorrelqueTypeError, TorrelqueUsageError
-from torrelque.sync.redis_py import ONCE, BlockingTransport, Dialer, Listener, policy_of, words_of
+from torrelque.sync.redis_py import ONCE, BlockingTransport, Dialer, Listener, policy_of, rest, words_of
 from torrelque.sync.suspending import ForkLock, Pause, perform, sit_out, suspend
 from torrelque.transports.base import Message
 from torrelque.transports.cluster.listener import UNKNOWN
@@ -136,7 +136,7 @@ class RedisPyBlockingClusterTransport(BlockingTransport):
 
         if not repeats:
             return await attempt(batch)
-        return await repeat(batch, attempt, self._policy(), together=together)
+        return await repeat(batch, attempt, self._policy(), together=together, pause=rest)
 
     def _policy(self) -> Policy:
         return policy_of(getattr(self._client, 'retry', None))  # older versions have none

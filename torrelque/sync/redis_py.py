@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from typing import Any, Protocol
 
 import anyio
@@ -27,14 +28,14 @@ from torrelque.transports import base
 from torrelque.transports.connections import CONNECT_TIMEOUT, MARGIN, RESPONSE_TIMEOUT, SLOWEST
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
 from torrelque.transports.naming import class_name, named
-from torrelque.transports.redis_py_connections import address_of, own_settings
+from torrelque.transports.redis_py_connections import address_of, made, own_settings
 from torrelque.transports.redis_py_errors import as_failure, as_reply_error, handshake_failure, late_answer
-from torrelque.transports.repeating import Policy, demoted, refused_as_too_large, repeat
+from torrelque.transports.repeating import Policy, demoted, mark_cut, refused_as_too_large, repeat
 from torrelque.transports.resp import encoded, plain
 from torrelque.transports.spares import Spares
 from torrelque.transports.tls import EXPECTED, failed_handshake
 
-__all__ = ('BlockingTransport', 'Dialer', 'Listener', 'RedisPyBlockingTransport', 'policy_of', 'words_of')
+__all__ = ('BlockingTransport', 'Dialer', 'Listener', 'RedisPyBlockingTransport', 'policy_of', 'rest', 'words_of')
 
 ONCE = 1.0
 """Seconds that the server may take to answer a call that is not repeated."""
@@ -58,7 +59,7 @@ class Dialer:
         """Connect, once. Raises TorrelqueConnectionError."""
         settings = own_settings(self._source.connection_kwargs, retry=Retry(NoBackoff(), 0))
         settings['socket_timeout'] = settings['socket_connect_timeout']  # of the handshake; each call has its own
-        connection = self._source.connection_class(**settings)
+        connection = made(partial(self._source.connection_class, **settings))
         try:
             connection.connect()
         except BaseException as error:
@@ -104,7 +105,9 @@ class Dialer:
                 raise late_answer(late or f'no answer from {address_of(connection)} in time') from error
             if isinstance(error, exceptions.RedisError):
                 self.close_idle()  # what broke one has probably broken the others
-                raise as_failure(error, address_of(connection)) from error
+                failure = as_failure(error, address_of(connection))
+                mark_cut(failure)
+                raise failure from error
             raise
         self.put_back(connection, replies)
         return replies
@@ -200,6 +203,11 @@ def policy_of(retry: Any) -> Policy:  # noqa: ANN401 - of redis-py
     return policy
 
 
+async def rest(seconds: float) -> None:
+    """Let some seconds pass."""
+    await suspend(Pause(time.monotonic() + seconds))
+
+
 def _do_nothing(_: Exception) -> None:
     """Nothing is to be done before another attempt."""
 
@@ -283,7 +291,7 @@ class RedisPyBlockingTransport(BlockingTransport):
 
     async def execute(self, batch: Batch) -> Sequence[Reply]:
         """Send the calls; when the connection breaks again, once and then as often as the client's retries say."""
-        return await repeat(batch, self._attempt, self._policy()) if batch else []
+        return await repeat(batch, self._attempt, self._policy(), pause=rest) if batch else []
 
     async def _attempt(self, batch: Batch) -> Sequence[Reply]:
         return self._dialer.ask([words_of(call) for call in batch], None)
@@ -301,7 +309,7 @@ class RedisPyBlockingTransport(BlockingTransport):
         async def attempt(calls: Batch) -> Sequence[Reply]:
             return self._dialer.ask([words_of(call) for call in calls], seconds)
 
-        return await repeat(batch, attempt, self._policy(), together=True)
+        return await repeat(batch, attempt, self._policy(), together=True, pause=rest)
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         reply = await self.block_on(self._dialer, call, timeout)

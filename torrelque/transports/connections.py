@@ -20,7 +20,7 @@ import anyio
 from torrelque.core.protocol import Batch, Call, Reply
 from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError, TorrelqueResponseTimeout, renew
 from torrelque.transports import base, spares
-from torrelque.transports.repeating import LARGE, demoted, refused_as_too_large
+from torrelque.transports.repeating import LARGE, demoted, mark_cut, refused_as_too_large
 
 __all__ = (
     'ClientDialer',
@@ -315,7 +315,8 @@ class Connections(Generic[C]):
         """Return the replies of a conversation. If it failed, further calls go over new connections."""
         try:
             replies = await converse()
-        except TorrelqueConnectionError:
+        except TorrelqueConnectionError as error:
+            mark_cut(error)
             await self._drop(connection)
             raise
         if demoted(replies):
@@ -342,7 +343,11 @@ class Connections(Generic[C]):
 
     async def _ask_dedicated(self, packed: Packed, seconds: float, *, keep: bool) -> list[Reply]:
         async def exchange(connection: C) -> list[Reply]:
-            return await self._dialer.converse(connection, packed, seconds)
+            try:
+                return await self._dialer.converse(connection, packed, seconds)
+            except TorrelqueConnectionError as error:
+                mark_cut(error)
+                raise
 
         try:
             replies = await self._leases.lend(exchange, keep=keep)

@@ -170,7 +170,7 @@ class Dialer:
         except TimeoutError:
             late = exceptions.ConnectionError(f'no connection within {connections.CONNECT_TIMEOUT:g} s')
             raise dual_error(TorrelqueConnectionError, late) from None
-        except (exceptions.RedisError, ExceptionGroup) as error:
+        except (exceptions.RedisError, ExceptionGroup, OSError) as error:
             raise await _explain(error, connection) from error
         self._open.difference_update([other for other in self._open if not other.usable])
         self._open.add(connection)

@@ -393,7 +393,7 @@ class Dialer:
         return Connections(self, timeout, call_later, shares=self._is_plain)
 
     async def open(self) -> Line | OwnConnection:
-        raw = self._make()
+        raw = made(self._make)
         try:
             with anyio.fail_after(connections.CONNECT_TIMEOUT):
                 await keep_cancelled(raw.connect())
@@ -467,6 +467,14 @@ class Dialer:
         # Each exchange has a time-out of its own.
         settings = own_settings(self._source.connection_kwargs, socket_timeout=None, retry=Retry(NoBackoff(), 0))
         return self._source.connection_class(**settings)
+
+
+def made(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - as above
+    """Return what a function makes. Raises TorrelqueConnectionError if no file can be opened: redis-py reads one."""
+    try:
+        return make()
+    except OSError as error:
+        raise as_failure(exceptions.ConnectionError(str(error)), connected=False) from error
 
 
 def own_settings(given: Mapping[str, Any], **others: object) -> dict[str, Any]:
