@@ -49,7 +49,7 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     'cli': ('torrelque.cli', 'torrelque.worker.failures', 'torrelque.worker.signals'),
     'otel': ('torrelque.otel', 'torrelque.worker.failures', 'torrelque.worker.leases'),
     'worker/leases.py': ('torrelque.worker.failures', 'torrelque.core.leases'),
-    'worker/outcomes.py': ('torrelque.worker.failures', 'torrelque.worker.leases'),
+    'worker/outcomes.py': ('torrelque.worker.failures', 'torrelque.worker.leases', 'torrelque.worker.loops'),
     'worker/router.py': ('torrelque.core.checks', 'torrelque.core.models.KIND', 'torrelque.worker.failures'),
     'worker/worker.py': (
         'torrelque.core.checks',

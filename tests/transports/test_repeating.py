@@ -183,16 +183,14 @@ async def test_connections_that_break_for_a_while_make_no_answer_too_large(times
 
 @pytest.mark.parametrize('error', [CUT, BROKEN])
 async def test_no_answer_is_too_large_where_the_server_answers_nothing(error: Exception) -> None:
-    server = fail(2, CUT)
-    working, server._fail = server._fail, lambda server, batch: working(server, batch) or _raise(error)
+    def answer(server: Server, batch: Batch) -> None:
+        raise CUT if len(server.batches) <= 2 else error
+
+    server = Server(answer)
     with pytest.raises(TorrelqueConnectionError, match=str(error)) as caught:
         await repeat([SMALL] * 3, server.attempt, three_times, pause=no_pause)
     assert not isinstance(caught.value, TorrelqueTooLargeError)
     assert len(server.batches) <= 2 + TRIES_OF_ANSWER + 4 + 3
-
-
-def _raise(error: Exception) -> None:
-    raise error
 
 
 async def test_a_connection_that_cannot_be_made_is_no_sign_of_a_large_answer() -> None:
