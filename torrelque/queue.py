@@ -895,7 +895,7 @@ class Torrelque(Generic[Payload]):
 
         New tasks go to the shards that their ids now belong to. Tasks that are already queued stay where
         they are until they are done, and consumers take from there as well. Objects that know the old number
-        follow by themselves; new objects must be given the new one. Safe to cancel and to repeat.
+        follow; new objects must be given the new number. Safe to cancel and to repeat.
 
         Args:
             shards: The new number. Call with the same number again to ask whether the move is complete.

@@ -30,7 +30,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 def test_a_process_that_is_stuck_is_ended() -> None:
-    assert run() == (7, 'The process does not end by itself, so it is ended: two threads\n')
+    assert run() == (7, 'The process does not exit, so it is ended: two threads\n')
 
 
 def test_a_thread_that_is_left_keeps_the_process() -> None:

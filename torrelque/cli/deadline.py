@@ -59,7 +59,7 @@ class Deadline:
 
     def _say(self, said: _thread.LockType) -> None:
         try:
-            logger.error('The process does not end by itself, so it is ended: %s', self._describe())
+            logger.error('The process does not exit, so it is ended: %s', self._describe())
             logging.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()

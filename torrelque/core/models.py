@@ -172,7 +172,7 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
     def progress(self, value: float, total: float | None = None, note: str | None = None) -> Awaitable[None]:
         """Report how far the work on this task has come: ``await task.progress(40, 100, 'resizing')``.
 
-        Whoever reads or watches the task sees it, until the claim ends. Only the holder of the live claim can
+        Readers and watchers of the task see it until the claim ends. Only the holder of the live claim can
         report. Call it as often as you like: at most ten reports per second are written, always the last one; a
         report that waits for its turn is written in the background. A report does not renew the lease, and is
         dropped if the server cannot be reached. Safe to cancel and to repeat.

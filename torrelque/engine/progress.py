@@ -21,7 +21,7 @@ INTERVAL = 0.1
 """Seconds between two writes for one task."""
 
 KEPT = 64
-"""Claims that may be kept in mind after their interval is over."""
+"""Maximum number of claims to remember after their interval is over."""
 
 logger: logging.Logger = logging.getLogger('torrelque')
 

@@ -86,7 +86,7 @@ class _Deliveries:
 
         return handle_plainly if _is_plain(function) else handle
 
-    async def _rest(self, task: Task, operation: Operation, result: Awaitable[Any]) -> Any:  # noqa: ANN401 - as above
+    async def _rest(self, task: Task, operation: Operation, result: Awaitable[Any]) -> Any:  # noqa: ANN401 - what the handler returns
         """Await what a plain function returned; it belongs to the same span."""
         with self._known(task, operation), operation.running():
             return await result
@@ -105,7 +105,7 @@ class _Deliveries:
         finally:
             del self._operations[task.receipt]
 
-    def listen(self, on_event: Any) -> Any:  # noqa: ANN401 - as above
+    def listen(self, on_event: Any) -> Any:  # noqa: ANN401 - the user's function
         """Wrap the worker's hook. It hears of a lost claim before the handler is cancelled."""
         if on_event is not None and not _is_plain(on_event):
             return on_event

@@ -90,7 +90,7 @@ class _Topology(Topology):
             dialer.close_idle()
 
 
-def _endpoint(node: Any) -> Endpoint:  # noqa: ANN401 - as above
+def _endpoint(node: Any) -> Endpoint:  # noqa: ANN401 - redis-py annotates little of it
     return Endpoint(str(node.host), int(node.port))
 
 

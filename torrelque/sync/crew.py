@@ -7,7 +7,7 @@ is answered:
   way their requests gather, and the next thread sends all of them at once.
 - If there is nothing to do, one of the callers watches: it waits for the answers to blocking calls, and for the time
   when the session wants something. The others sleep until they are answered, or are woken to go on with the work.
-- Whoever leaves wakes another if work is left. The last to leave ends the waits that nobody needs any more.
+- A thread that leaves wakes another if work is left. The last to leave ends the waits that are not needed any more.
 
 The lock guards the session and all that is here. It is released while a thread does I/O or sleeps.
 """
@@ -107,7 +107,7 @@ class Caller:
         self._bell = threading.Lock()
         self._bell.acquire()
         self.awake: bool = False
-        self.until: float = math.inf  # when it looks again by itself
+        self.until: float = math.inf  # when it looks again without being woken
         self.ring: Callable[[], None] | None = None
 
     def wake(self) -> None:

@@ -115,7 +115,7 @@ class BlockingEngine(Engine):
             resume(coroutine, await suspend(what))
 
     async def checkpoint(self) -> None:
-        """Other threads have their turns by themselves."""
+        """Other threads run anyway."""
 
     async def submit(self, command: Command, items: Sequence[Item], shard: int = 0) -> list[Answer]:
         answers: list[Answer] = await self._request(lambda session, wake: session.submit(command, items, wake, shard))

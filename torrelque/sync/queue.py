@@ -123,7 +123,7 @@ class Torrelque(Generic[Payload]):
     def close(self) -> None:
         """Finish what is under way, fail calls that wait for tasks, and close connections.
 
-        It is optional: what is left on the server expires by itself, and connections close with the object. Safe to
+        It is optional: what is left on the server expires, and connections close with the object. Safe to
         repeat. The object can be used again afterwards.
         """
         self._inner.close()
@@ -426,7 +426,7 @@ class _BlockingShardedDispatcher(ShardedDispatcher):
         with self._lock:
             super()._adopt(layout)
 
-    def _mark(self, shards: Any, error: Exception | None) -> None:  # noqa: ANN401 - as it is there
+    def _mark(self, shards: Any, error: Exception | None) -> None:  # noqa: ANN401 - as in the base class
         with self._lock:
             super()._mark(shards, error)
 

@@ -69,7 +69,7 @@ class Dialer:
             raise
         return connection
 
-    def take(self) -> Any:  # noqa: ANN401 - as above
+    def take(self) -> Any:  # noqa: ANN401 - connections have no common public type
         """One that was kept, or a new one."""
         while (connection := self._take_spare()) is not None:
             if _is_fresh(connection):
@@ -77,16 +77,16 @@ class Dialer:
             self.close(connection)
         return self.open()
 
-    def _take_spare(self) -> Any:  # noqa: ANN401 - as above
+    def _take_spare(self) -> Any:  # noqa: ANN401 - connections have no common public type
         try:
             return self._spares.take()
-        except IndexError:  # another thread was quicker
+        except IndexError:  # another thread was faster
             return None
 
-    def keep(self, connection: Any) -> None:  # noqa: ANN401 - as above
+    def keep(self, connection: Any) -> None:  # noqa: ANN401 - connections have no common public type
         """Take back one that is in step."""
         self._spares.put(connection)
-        with suppress(IndexError):  # as above
+        with suppress(IndexError):  # another thread was faster
             for unused in self._spares.take_unused():
                 self.close(unused)
 
@@ -112,7 +112,7 @@ class Dialer:
         self.put_back(connection, replies)
         return replies
 
-    def put_back(self, connection: Any, replies: Sequence[Reply]) -> None:  # noqa: ANN401 - as above
+    def put_back(self, connection: Any, replies: Sequence[Reply]) -> None:  # noqa: ANN401 - connections have no common public type
         """Keep a connection, unless what was answered says that it is of no use."""
         if demoted(replies):
             self.close(connection)
@@ -122,7 +122,7 @@ class Dialer:
         else:
             self.keep(connection)
 
-    def close(self, connection: Any) -> None:  # noqa: ANN401 - as above
+    def close(self, connection: Any) -> None:  # noqa: ANN401 - connections have no common public type
         with suppress(exceptions.RedisError, OSError):
             connection.disconnect()
 
@@ -131,7 +131,7 @@ class Dialer:
             self.close(connection)
 
 
-def _is_fresh(connection: Any) -> bool:  # noqa: ANN401 - as above
+def _is_fresh(connection: Any) -> bool:  # noqa: ANN401 - connections have no common public type
     """Whether it is open, of this process, and nothing has arrived on it."""
     try:
         return bool(
@@ -141,11 +141,11 @@ def _is_fresh(connection: Any) -> bool:  # noqa: ANN401 - as above
         return False
 
 
-def socket_of(connection: Any) -> Any:  # noqa: ANN401 - as above
+def socket_of(connection: Any) -> Any:  # noqa: ANN401 - connections have no common public type
     return connection._sock  # noqa: SLF001 - no public way
 
 
-def _explained(error: exceptions.RedisError, connection: Any) -> Exception:  # noqa: ANN401 - as above
+def _explained(error: exceptions.RedisError, connection: Any) -> Exception:  # noqa: ANN401 - connections have no common public type
     """Why connecting failed. A server that closes the connection, or is silent, at once may want TLS."""
     address = address_of(connection)
     failure = as_failure(error, address, connected=False)
@@ -162,12 +162,12 @@ def _limit_of(commands: Sequence[Sequence[Any]], settings: Any) -> float:  # noq
     return RESPONSE_TIMEOUT + sum([len(word) for words in commands for word in words if type(word) is bytes]) / SLOWEST
 
 
-def send(connection: Any, commands: Sequence[Sequence[Any]], seconds: float) -> None:  # noqa: ANN401 - as above
+def send(connection: Any, commands: Sequence[Sequence[Any]], seconds: float) -> None:  # noqa: ANN401 - connections have no common public type
     socket_of(connection).settimeout(seconds)
     connection.send_packed_command(connection.pack_commands(commands), check_health=False)
 
 
-def receive(connection: Any, count: int) -> list[Reply]:  # noqa: ANN401 - as above
+def receive(connection: Any, count: int) -> list[Reply]:  # noqa: ANN401 - connections have no common public type
     """Read replies, errors among them as values."""
     replies: list[Any] = []
     while len(replies) < count:
@@ -178,7 +178,7 @@ def receive(connection: Any, count: int) -> list[Reply]:  # noqa: ANN401 - as ab
     return [plain(reply, as_reply_error) for reply in replies]
 
 
-def converse(connection: Any, commands: Sequence[Sequence[Any]], seconds: float) -> list[Reply]:  # noqa: ANN401 - as above
+def converse(connection: Any, commands: Sequence[Sequence[Any]], seconds: float) -> list[Reply]:  # noqa: ANN401 - connections have no common public type
     """Send commands and read their replies. Raises redis-py's errors."""
     send(connection, commands, seconds)
     return receive(connection, len(commands))

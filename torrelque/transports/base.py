@@ -57,7 +57,7 @@ class Listener(ABC):
     async def receive(self) -> Message:
         """The next message. Raises TorrelqueConnectionError when the connection is gone for good.
 
-        A listener never reconnects by itself: messages would be missed in
+        A listener never reconnects: messages would be missed in
         silence. Cancelling ends the listener's usefulness; close it.
         """
 
@@ -94,7 +94,7 @@ class Transport(ABC):
     """
 
     queues_behind: bool = False
-    """Whether :meth:`block_then` sends a call behind one that blocks. If not, a claim follows each wait by itself."""
+    """Whether :meth:`block_then` sends a call behind one that blocks. If not, a separate claim follows each wait."""
 
     def __init_subclass__(cls) -> None:
         """Let no inherited `start` go past a class's own `execute`, and no `block_then` past its `block`."""

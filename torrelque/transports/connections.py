@@ -336,7 +336,7 @@ class Connections(Generic[C]):
 
         Raises:
             TorrelqueConnectionError: The connection failed. If the server was silent, the shared connection is closed
-                as well, since the next call would have to find out by itself.
+                as well, since the next call would otherwise have to find out.
 
         """
         return await self._ask_dedicated(self._dialer.pack(batch)._replace(blocks=blocks), seconds, keep=keep)

@@ -98,7 +98,7 @@ class Line(asyncio.Protocol):
         self.served: bool = False
         """Whether the server ever did what it was asked."""
         self._transport: asyncio.Transport = raw._writer.transport  # noqa: SLF001 - there is no public way
-        if raw._reader.at_eof():  # noqa: SLF001 - as above
+        if raw._reader.at_eof():  # noqa: SLF001 - redis-py has no public way
             self.connection_lost(None)
         else:
             self._transport.set_protocol(self)
@@ -287,12 +287,12 @@ def _reply_error(message: str) -> TorrelqueReplyError:
 
 
 class OwnConnection:
-    """A connection of a class that is not redis-py's. It sends and reads by itself, for one caller, once."""
+    """A connection of a class that is not redis-py's own. It sends one batch and reads the replies, for one caller."""
 
     usable = False
     served = False
 
-    def __init__(self, raw: Any) -> None:  # noqa: ANN401 - as above
+    def __init__(self, raw: Any) -> None:  # noqa: ANN401 - connections have no common public type
         self.address: str = address_of(raw)
         self._raw = raw
 
@@ -343,7 +343,7 @@ class OwnConnection:
             await self._raw.disconnect(nowait=True)
 
 
-async def converse(raw: Any, data: bytes, count: int) -> list[Reply]:  # noqa: ANN401 - as above
+async def converse(raw: Any, data: bytes, count: int) -> list[Reply]:  # noqa: ANN401 - connections have no common public type
     """Send packed calls over redis-py's connection and read their replies. Raises redis-py's errors."""
     await raw.send_packed_command([data])
     replies: list[Any] = []
@@ -463,7 +463,7 @@ class Dialer:
         data = b''.join([pack_words(tuple(encoded(call.words()))) for call in batch])
         return Packed(data, len(batch), len(data))
 
-    def _make(self) -> Any:  # noqa: ANN401 - as above
+    def _make(self) -> Any:  # noqa: ANN401 - connections have no common public type
         # Each exchange has a time-out of its own.
         settings = own_settings(self._source.connection_kwargs, socket_timeout=None, retry=Retry(NoBackoff(), 0))
         return self._source.connection_class(**settings)
@@ -517,12 +517,12 @@ async def disconnect_idle(pool: Any) -> None:  # noqa: ANN401 - a pool of any ki
         await pool.disconnect(inuse_connections=False)
 
 
-def address_of(raw: Any) -> str:  # noqa: ANN401 - as above
+def address_of(raw: Any) -> str:  # noqa: ANN401 - connections have no common public type
     path = getattr(raw, 'path', '')
     return path or f'{getattr(raw, "host", "?")}:{getattr(raw, "port", "?")}'
 
 
-async def _explain(error: exceptions.RedisError, raw: Any) -> TorrelqueError:  # noqa: ANN401 - as above
+async def _explain(error: exceptions.RedisError, raw: Any) -> TorrelqueError:  # noqa: ANN401 - connections have no common public type
     """Return why connecting failed. A server that closes the connection may want TLS, or another certificate."""
     address = address_of(raw)
     failure = as_failure(error, address, connected=False)

@@ -105,7 +105,7 @@ class PooledConnections(Connections[Line | OwnConnection]):
                 await self.drop()
                 raise late_connection() from None
 
-    async def _give_back(self, raw: Any, *, broken: bool) -> None:  # noqa: ANN401 - as above
+    async def _give_back(self, raw: Any, *, broken: bool) -> None:  # noqa: ANN401 - connections have no common public type
         with anyio.CancelScope(shield=True):
             if broken:
                 with suppress(exceptions.RedisError, OSError, RuntimeError):

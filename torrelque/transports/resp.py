@@ -35,7 +35,7 @@ def _encode(word: object) -> bytes | int:
 
 
 def plain(reply: Reply, as_ours: Callable[[Exception], TorrelqueReplyError]) -> Reply:
-    """Return a reply in RESP2's types, whichever protocol the client speaks, with the errors in it as ours."""
+    """Return a reply in RESP2's types, with either protocol, and with its errors as the library's own."""
     kind = type(reply)
     if kind in ATOMS:
         return reply

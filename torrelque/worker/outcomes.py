@@ -181,7 +181,7 @@ class OutcomeWriter(Generic[J]):
                 for _, outcome in finished:
                     self._give_up(outcome, _too_late())
                 raise
-            for job, outcome in finished:  # one is bad, so nothing was sent: write each by itself
+            for job, outcome in finished:  # one is bad, so nothing was sent: write each alone
                 self._group.start_soon(self._settle, job, outcome)
         else:
             for (job, outcome), error in zip(finished, answers, strict=True):

@@ -243,7 +243,7 @@ class Kind(Generic[P, R]):
             result = function(*given, **names, **options)
             return _converted(result, convert) if inspect.isawaitable(result) else convert(result)
 
-        async def call(task: Task[Any], **options: Any) -> Any:  # noqa: ANN401 - as above
+        async def call(task: Task[Any], **options: Any) -> Any:  # noqa: ANN401 - what the function returns
             given, names = arguments(task)
             return convert(await function(*given, **names, **options))
 
@@ -397,17 +397,17 @@ def _dependencies_of(function: Callable[..., Any]) -> dict[str, bool]:
     }
 
 
-def _is_task(hint: Any) -> bool:  # noqa: ANN401 - that is what is asked
+def _is_task(hint: Any) -> bool:  # noqa: ANN401 - the type is what is checked
     kind = get_origin(hint) or hint
     return isinstance(kind, type) and issubclass(kind, Task)
 
 
-def is_coroutine_function(function: Any) -> bool:  # noqa: ANN401 - that is what is asked
+def is_coroutine_function(function: Any) -> bool:  # noqa: ANN401 - the type is what is checked
     """Whether calling it gives a coroutine."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
-def check_function(name: str, value: Any) -> Any:  # noqa: ANN401 - that is what is checked
+def check_function(name: str, value: Any) -> Any:  # noqa: ANN401 - the type is what is checked
     """Something that can be called."""
     if not callable(value):
         raise TorrelqueTypeError(f'{name} must be a function, got {value!r}')
@@ -416,14 +416,14 @@ def check_function(name: str, value: Any) -> Any:  # noqa: ANN401 - that is what
     return value
 
 
-def check_plain_function(name: str, value: Any) -> Any:  # noqa: ANN401 - as above
+def check_plain_function(name: str, value: Any) -> Any:  # noqa: ANN401 - the type is what is checked
     """A function that need not be awaited."""
     if is_coroutine_function(check_function(name, value)):
         raise TorrelqueTypeError(f'{name} must be a plain function, got a coroutine function: {value!r}')
     return value
 
 
-def check_time_limit(value: Any) -> float:  # noqa: ANN401 - as above
+def check_time_limit(value: Any) -> float:  # noqa: ANN401 - the type is what is checked
     """Seconds above 0."""
     seconds = checks.check_duration('time_limit', value)
     if not seconds:
@@ -451,7 +451,7 @@ def _conversion(hint: Any, make: Callable[[Any], Any]) -> tuple[Convert, Convert
     return lambda value: plain.loads(serialiser.dumps(value)), lambda value: serialiser.loads(plain.dumps(value))
 
 
-def _serialiser_of(hint: Any) -> Any:  # noqa: ANN401 - as above
+def _serialiser_of(hint: Any) -> Any:  # noqa: ANN401 - an annotation
     if not isinstance(hint, type):
         return None
     if hasattr(hint, '__pydantic_serializer__'):

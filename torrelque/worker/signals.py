@@ -1,6 +1,6 @@
 """The signals that stop workers: one receiver for the whole process.
 
-Each signal reaches all workers, on whichever event loops they run. The handlers are installed while at
+Each signal reaches all workers, on all event loops. The handlers are installed while at
 least one worker runs, and the previous ones are restored afterwards. A child that is forked meanwhile, as
 ``multiprocessing`` does, gets the previous handlers, and not the socket that wakes the parent's event loop.
 """

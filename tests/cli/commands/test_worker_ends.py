@@ -176,7 +176,7 @@ def test_a_handler_that_holds_up_the_event_loop(command: Command, folder: Path, 
     with started(*arguments, url=command.url, folder=folder) as process:
         status, log = stop(process)
     assert status == 70
-    assert 'The process does not end by itself, so it is ended: the handlers of task:x do not end' in log
+    assert 'The process does not exit, so it is ended: the handlers of task:x do not end' in log
 
 
 def test_a_thread_that_a_handler_left(command: Command, folder: Path) -> None:

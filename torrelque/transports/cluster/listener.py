@@ -124,7 +124,7 @@ class ClusterListener(base.Listener):
 async def listen(
     topology: Topology, connect: Callable[[Endpoint, AsyncExitStack], Awaitable[PushListener]]
 ) -> AsyncIterator[ClusterListener]:
-    """Listen on whichever node serves the first channel that is subscribed to.
+    """Listen on the node that serves the first channel.
 
     Args:
         topology: Which node serves which slot.

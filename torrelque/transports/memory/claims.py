@@ -43,7 +43,7 @@ class Dead:
 
 
 def is_live(state: State, token: bytes, count: bytes) -> bool:
-    """Whether the receipt is the live claim of a task in working; an empty token stands for whichever claim is."""
+    """Whether the receipt is the live claim of a task in working. An empty token matches any live claim."""
     return not token or (state.claim == token and state.dequeue_count == number(count, None))
 
 

@@ -49,7 +49,7 @@ class MemoryServer:
     def call(self, call: Call[Reply]) -> Reply:
         """Execute one call and return its reply, unparsed. What a server refuses is a TorrelqueReplyError as a value.
 
-        Whom the call woke or told is called back before this returns, and may not call the server itself.
+        Callbacks run before this returns; they must not call the server.
         """
         self._db.move_to(round(self._clock(), 6))
         try:

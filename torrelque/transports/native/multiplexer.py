@@ -2,7 +2,7 @@
 
 Callers append what they want to send to a queue and wait. One task sends what
 has gathered since it last did, in one go; another hands the replies out in the
-order of the requests. While nothing is under way a caller sends by itself, and
+order of the requests. While nothing is in flight, a caller sends its own batch, and
 so a turn of the event loop earlier. When the connection breaks, the requests that were not
 answered go back to the front of the queue, for the next connection.
 """
@@ -104,7 +104,7 @@ class Multiplexer:
         self._connection: Connection | None = None
         self._draining = False
         """The server is not the primary: the connection is closed once it has answered what it owes."""
-        self._rest = b''  # of what a caller sent by itself
+        self._rest = b''  # the unsent rest of a caller's own batch
 
     @property
     def closed(self) -> bool:
