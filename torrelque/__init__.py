@@ -28,6 +28,7 @@ from torrelque.core.models import (
     TorrelqueTaskState,
     TorrelqueTaskStatus,
 )
+from torrelque.core.presence import WorkerInfo
 from torrelque.engine.discovery import queues, shards_of
 from torrelque.errors import (
     TorrelqueConnectionError,
@@ -97,6 +98,7 @@ __all__ = (
     'Transport',
     'Violation',
     'Worker',
+    'WorkerInfo',
     'connect',
     'events',
     'is_transient',

@@ -46,6 +46,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'wake': 'bzpopmin zadd zrem',
         'timer': 'del get set',
         'counters': 'hmget hset',
+        'workers': 'hdel hrandfield hset pexpire',
     },
     'observer': {
         'pending': 'lindex llen',
@@ -56,6 +57,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'task': '',
         'task:*': 'hget hmget',
         'counters': 'hget hmget',
+        'workers': 'hscan',
     },
     'operator': {
         'epoch': 'del get persist pttl set type',
@@ -74,6 +76,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'wake': 'del exists persist pttl type zadd',
         'timer': 'del get pexpire pttl type',
         'counters': 'del hget hmget hset persist pttl type',
+        'workers': 'del hscan pexpire pttl type',
     },
 }
 """Role -> logical name of a key (with ``:*``: of all keys that begin with it) -> commands on it."""

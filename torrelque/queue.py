@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, overload
 
-from torrelque.core import checks, operations
+from torrelque.core import checks, operations, presence
 from torrelque.core.auditing import Violation
 from torrelque.core.codec import JSON, Serialiser, dump_payload, load_headers
 from torrelque.core.commands import (
@@ -55,6 +57,7 @@ from torrelque.core.models import (
     TorrelqueTaskStatus,
     add_stats,
 )
+from torrelque.core.presence import WorkerInfo
 from torrelque.core.protocol import Arg, Call, Reply
 from torrelque.engine.dead_letters import DeadLetters
 from torrelque.engine.deletion import delete
@@ -674,6 +677,53 @@ class Torrelque(Generic[Payload]):
         assert isinstance(answer, float)  # noqa: S101 - what is left when nothing was raised
         return answer
 
+    async def announce(
+        self, worker_id: str, *, name: str, concurrency: int, running: int = 0, age: float = 0.0
+    ) -> None:
+        """List this process among the `workers` for the next 30 s.
+
+        :class:`~torrelque.Worker` calls this every 10 s. Call it only in a consumer that you wrote yourself. Safe to
+        cancel and to repeat.
+
+        Args:
+            worker_id: An id that no other worker has, such as ``uuid.uuid4().hex``. A second call replaces the
+                first.
+            name: A name for people.
+            concurrency: Maximum number of tasks to handle at once.
+            running: Number of tasks that are being handled.
+            age: Seconds for which the worker has been running.
+
+        Raises:
+            TorrelqueTypeError: An argument has a bad type.
+            TorrelqueValueError: An argument has a bad value.
+        """
+        operation = presence.announce(
+            self._scripts,
+            self._dispatcher.first,
+            checks.check_text('worker_id', worker_id),
+            checks.check_duration('age', age),
+            name=checks.check_text('name', name),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            concurrency=checks.check_count('concurrency', concurrency),
+            running=checks.check_count('running', running, 0),
+            consumer=self._engine.nonce,
+        )
+        await self._engine.run(operation)
+
+    async def retract(self, worker_id: str) -> None:
+        """Remove a worker from the `workers`, because it has ended. Safe to cancel and to repeat.
+
+        Args:
+            worker_id: The id that `announce` was called with.
+
+        Raises:
+            TorrelqueTypeError: ``worker_id`` is not a string.
+            TorrelqueValueError: It is empty.
+        """
+        worker_id = checks.check_text('worker_id', worker_id)
+        await self._engine.run(presence.retract(self._scripts, self._dispatcher.first, worker_id))
+
     # Reading ---------------------------------------------------------------------------------------------------------
 
     async def get_queue_stats(self) -> TorrelqueQueueStats:
@@ -735,6 +785,25 @@ class Torrelque(Generic[Payload]):
         if wanted is TorrelqueTaskStatus.COMPLETED:
             return Listing(self._dispatcher.scan_nodes, results)
         return Listing(self._dispatcher.keys, page)
+
+    def workers(self) -> AsyncIterator[WorkerInfo]:
+        """Iterate over the workers of the queue that announced themselves within the last 30 s, in no particular order.
+
+        A worker that was killed is listed for up to 30 s. You can stop iterating at any point.
+        """
+        known: set[str] = set()
+
+        async def places() -> Sequence[Keys]:
+            await self._dispatcher.is_changed()
+            return (self._dispatcher.first,)
+
+        async def page(keys: Keys, cursor: bytes) -> tuple[bytes, list[WorkerInfo]]:
+            cursor, found = await self._engine.run(presence.list_workers(self._scripts, keys, cursor))
+            new = {worker.id: worker for worker in found if worker.id not in known}
+            known.update(new)
+            return cursor, list(new.values())
+
+        return Listing(places, page)
 
     def rejected(self) -> AsyncIterator[tuple[str, TorrelqueTaskState]]:
         """Iterate over the ids and states of the dead letters, in no particular order, in bounded steps.

@@ -213,6 +213,11 @@ async def listed(queue: Torrelque, status: TorrelqueTaskStatus | None = None) ->
         pass
 
 
+async def listed_workers(queue: Torrelque) -> None:
+    async for _ in queue.workers():
+        pass
+
+
 Command = Callable[[Torrelque, Task], Awaitable[Any]]
 
 VERBS: Mapping[str, Command] = {
@@ -234,6 +239,8 @@ VERBS: Mapping[str, Command] = {
     'purge all': lambda queue, _: queue.purge(older_than=0),
     'sweep': lambda queue, _: queue.sweep(),
     'audit': lambda queue, _: queue.audit(repair=True),
+    'announce': lambda queue, _: queue.announce('w', name='worker', concurrency=1),
+    'workers': lambda queue, _: listed_workers(queue),
     'stats': lambda queue, _: queue.get_queue_stats(),
     'state': lambda queue, _: queue.get_task_state('pending'),
     'task': lambda queue, _: queue.get_task('pending'),
@@ -257,9 +264,9 @@ LOOKING = {'state', 'watch'}
 
 MAY: Mapping[str, set[str]] = {
     'producer': ADDING,
-    'consumer': {'dequeue', *ENDINGS, 'cancel a delayed one', 'sweep', *LOOKING},
-    'observer': {'stats', 'task', 'tasks', *LOOKING},
-    'operator': {'cancel', 'cancel a delayed one', *DEAD, 'sweep', 'audit', 'tasks', 'results', *LOOKING},
+    'consumer': {'dequeue', 'announce', *ENDINGS, 'cancel a delayed one', 'sweep', *LOOKING},
+    'observer': {'stats', 'task', 'tasks', 'workers', *LOOKING},
+    'operator': {'cancel', 'cancel a delayed one', *DEAD, 'sweep', 'audit', 'tasks', 'results', 'workers', *LOOKING},
 }
 """A consumer that sweeps returns what is stale or due, as its claims do, and is refused the rest."""
 
@@ -267,7 +274,7 @@ MAY_WITHOUT_SELECTORS: Mapping[str, set[str]] = {
     'producer': LOOKING,
     'consumer': {*ADDING, *DEAD, 'task'},
     'observer': set(),
-    'operator': {*ADDING, *ENDINGS - {'giveback'}, 'dequeue', 'task'},
+    'operator': {*ADDING, *ENDINGS - {'giveback'}, 'dequeue', 'task', 'announce'},
 }
 """Besides. An operator that dequeues sweeps, and is refused the rest."""
 

@@ -77,9 +77,10 @@ async def as_user(server: Server, kind: str, user: str) -> AsyncIterator[Transpo
 _ROLE_OF_SCRIPT = {
     **dict.fromkeys(('enqueue', 'mint', 'drop'), 'producer'),
     **dict.fromkeys(
-        ('claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'progress', 'settle', 'tick'), 'consumer'
+        ('claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'progress', 'settle', 'tick', 'announce'),
+        'consumer',
     ),
-    **dict.fromkeys(('stats', 'page'), 'observer'),
+    **dict.fromkeys(('stats', 'page', 'workers'), 'observer'),
     **dict.fromkeys(('cancel', 'redrive', 'purge', 'sweep', 'undequeue', 'inspect', 'repair'), 'operator'),
 }
 _ROLE_OF_COMMAND = {

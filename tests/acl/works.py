@@ -161,6 +161,14 @@ async def waits(stage: Stage) -> None:
             await stage.others.enqueue('now')
 
 
+async def announces(stage: Stage) -> None:
+    stage.command('HSET', 'q:workers', 'killed', '1 1 {}')
+    await stage.queue.announce('w', name='worker', concurrency=1)
+    assert [worker.id async for worker in stage.others.workers()] == ['w']
+    assert stage.command('HLEN', 'q:workers') == 1
+    await stage.queue.retract('w')
+
+
 # Observer -------------------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +186,8 @@ async def looks(stage: Stage) -> None:
     assert await stage.queue.get_server_time() >= working.deadline - 300
     for status, count in ((None, 6), (PENDING, 3), (WORKING, 1), (DELAYED, 1), (REJECTED, 1)):
         assert len([task_id async for task_id, _ in stage.queue.tasks(status)]) == count
+    await stage.others.announce('w', name='worker', concurrency=1)
+    assert [worker.id async for worker in stage.queue.workers()] == ['w']
 
 
 async def watches(stage: Stage) -> None:
@@ -268,13 +278,15 @@ async def audits(stage: Stage) -> None:
         'SADD q:undequeued x',
         'EXPIRE q:epoch 1000',
         'EXPIRE q:counters 1000',
+        'HSET q:workers w x',
     ):
         stage.command(*words.split())
     for key in ('pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'rejected', 'tasks', 'wake'):
         stage.command('EXPIRE', f'q:{key}', 1000)
     found = await stage.queue.audit(repair=True)
-    assert [violation for violation in found if not violation.repaired] == []
-    assert len(found) == 18, found
+    assert [violation.kind for violation in found if not violation.repaired] == ['worker']
+    assert len(found) == 20, found
+    stage.command('DEL', 'q:workers')
     assert await stage.queue.audit() == []
 
 
@@ -299,6 +311,7 @@ async def deletes(stage: Stage) -> None:
         'SET q:timer 1|0',
         'HSET q:tasks lost payload',
         'HSET q:task:some:thing status 3',
+        'HSET q:workers w x',
     ):
         stage.command(*words.split())
     with pytest.raises(TorrelqueUsageError, match='claimed'):
@@ -313,7 +326,7 @@ async def deletes(stage: Stage) -> None:
 
 WORKS: Mapping[str, Sequence[Work]] = {
     'producer': (enqueues, enqueues_again),
-    'consumer': (claims, ends_claims, takes_back, loses_a_reply, waits),
+    'consumer': (claims, ends_claims, takes_back, loses_a_reply, waits, announces),
     'observer': (looks, watches),
     'operator': (cancels, sweeps, works_off_dead_letters, audits, audits_what_is_left, deletes),
 }

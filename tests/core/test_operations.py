@@ -49,15 +49,34 @@ def test_a_task_is_read_with_its_state_in_one_round() -> None:
     batch = next(operation)
     assert names(batch) == ['HGET', 'HMGET', 'ZSCORE', 'ZSCORE']
     assert batch[0].args == (b'a',)
-    task = end(operation, [b'payload', [*STATE, b'{"b": "c"}'], b'17.5', b'12'])
+    task = end(operation, [b'payload', [*STATE, b'{"b": "c"}', b'7:ab12.1:9'], b'17.5', b'12'])
     assert task is not None
     assert (task.id, task.data, task.headers) == ('a', b'payload', {'b': 'c'})
     assert task.state.status is TorrelqueTaskStatus.WORKING
-    assert (task.deadline, task.due) == (17.5, None)
+    assert (task.deadline, task.due, task.consumer) == (17.5, None, 'ab12')
 
 
 @pytest.mark.parametrize(
-    'replies', [[None, [*STATE, None], None, None], [b'payload', [None] * (len(STATE_FIELDS) + 1), None, None]]
+    ('token', 'consumer'),
+    [
+        (b'7:ab12.1:9', 'ab12'),
+        (b'7:ab12~3~.1f:9', 'ab12'),
+        (b'x', None),
+        (b'', None),
+        (None, None),
+        (b'\xff:\xff', '\ufffd'),
+    ],
+)
+def test_whose_claim_it_is(token: bytes | None, consumer: str | None) -> None:
+    operation = operations.queued_task(KEYS, 'a')
+    next(operation)
+    task = end(operation, [b'payload', [*STATE, None, token], b'17.5', None])
+    assert task is not None
+    assert task.consumer == consumer
+
+
+@pytest.mark.parametrize(
+    'replies', [[None, [*STATE, None, None], None, None], [b'payload', [None] * (len(STATE_FIELDS) + 2), None, None]]
 )
 def test_half_a_task_is_none(replies: list[object]) -> None:
     operation = operations.queued_task(KEYS, 'a')

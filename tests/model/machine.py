@@ -344,7 +344,26 @@ class ModelMachine(RuleBasedStateMachine):
     def mend_a_lane(self, lane: int) -> None:
         self._verb('repair', 'lane', self._lanes[lane].number if lane < len(self._lanes) else '77', 3_600_000)
 
-    @step(1, fault=st.sampled_from(('timer', 'key', 'leftover')), name=st.sampled_from(('wake', 'undequeued', 'tasks')))
+    @step(
+        2,
+        worker=st.sampled_from((b'v', b'w', b'', b'\xff')),
+        age=st.sampled_from((None, None, '0.000000', '7.250000')),
+        lifetime=st.sampled_from((1000, 30_000)),
+    )
+    def announce(self, worker: bytes, age: str | None, lifetime: int) -> None:
+        said: tuple[Arg, ...] = () if age is None else (age, b'{"a": 1} ')
+        self._verb('announce', lifetime, worker, *said)
+
+    @step(1, worker=st.sampled_from((b'v', b'w')), text=st.one_of(odd_numbers, st.sampled_from((b'1 2 {}', b'  4e9'))))
+    def an_announcement_is_anything(self, worker: bytes, text: bytes) -> None:
+        self._command('HSET', KEYS['workers'], worker, text)
+        self._verb('workers', 0, 100)
+
+    @step(
+        1,
+        fault=st.sampled_from(('timer', 'workers', 'key', 'leftover')),
+        name=st.sampled_from(('wake', 'undequeued', 'tasks')),
+    )
     def mend_a_key(self, fault: str, name: str) -> None:
         self._verb('repair', fault, name, 3_600_000)
 

@@ -226,6 +226,21 @@ async def test_lanes_and_timer_have_to_expire(queue: Torrelque, command: Command
     assert 0 < await command('PTTL', KEYS['timer']) <= 10_050
 
 
+async def test_workers_have_to_expire_and_to_be_readable(queue: Torrelque, command: Command) -> None:
+    await queue.announce('w', name='worker', concurrency=1)
+    assert await queue.audit() == []
+    await command('DEL', KEYS['workers'])
+    await command('HSET', KEYS['workers'], 'odd', 'x')
+    for repaired in (False, True):
+        assert [(each.kind, each.detail, each.repaired) for each in await queue.audit(repair=repaired)] == [
+            ('workers', 'does not expire', repaired),
+            ('worker', "'odd' is no announcement", False),
+        ]
+    assert 0 < await command('PTTL', KEYS['workers']) <= 10_000
+    await queue.announce('w', name='worker', concurrency=1)
+    assert await queue.audit() == []
+
+
 @pytest.mark.parametrize('name', ['pending', 'tasks', 'wake', 'epoch', 'counters'])
 async def test_a_key_that_would_expire_stays(queue: Torrelque, command: Command, name: str) -> None:
     await queue.enqueue('a')

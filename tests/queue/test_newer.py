@@ -17,7 +17,7 @@ from torrelque.core.scripts import SHARD_VERBS, VERBS, load
 from torrelque.errors import TorrelqueReplyError, is_transient
 
 KEYS = Keys.of_queue('q')
-READ_ONLY = {'stats', 'page'}
+READ_ONLY = {'stats', 'page', 'workers'}
 CLAIM: tuple[Arg, ...] = ('id', '', '')
 LANED: dict[str, tuple[Arg, ...]] = {
     'enqueue': ENQUEUE.arguments([('new', b'1', '300', '', '', b'')]),
@@ -45,6 +45,7 @@ OTHERS: dict[str, tuple[Arg, ...]] = {
     'inspect': ('shallow', 'id'),
     'repair': ('lost', 'id', 1000),
     'wipe': ('rest',),
+    'announce': (30_000, 'w', '0.000000', '{}'),
     'survey': (20_000, *(KEYS[name] for name in ('pending', 'delayed', 'working', 'timer', 'bell', 'wake'))),
     'layout': (1, '2', 'set'),
     'clear': (0, 'id'),

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from torrelque.core.keys import Keys
 from torrelque.core.operations import PAGE, literally, scan_keys
+from torrelque.core.presence import scan_workers
 from torrelque.core.protocol import Arg, Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
 
@@ -25,7 +26,7 @@ DEEP = 5
 TYPES = {
     'pending': b'list', 'dequeueing': b'list', 'undequeued': b'set', 'working': b'zset', 'delayed': b'zset',
     'tasks': b'hash', 'wake': b'zset', 'timer': b'string', 'epoch': b'string', 'rejected': b'zset',
-    'counters': b'hash', 'missing': b'zset',
+    'counters': b'hash', 'missing': b'zset', 'workers': b'hash',
 }  # fmt: skip
 
 FINAL = (b'3', b'4')
@@ -50,7 +51,8 @@ class Violation:
     - ``'deadline'``: a claimed task without a finite deadline;
     - ``'result'``: a result that does not expire;
     - ``'stray'``: a state without a task that is not a result;
-    - ``'lane'``, ``'timer'``: a lane or timer that does not expire;
+    - ``'lane'``, ``'timer'``, ``'workers'``: a lane, a timer or the list of workers that does not expire;
+    - ``'worker'``: an entry of the list of workers that is none; it expires;
     - ``'key'``: a key that expires with its content, or has a wrong type.
 
     A queue with shards also has
@@ -135,6 +137,7 @@ class _Audit:
         if any('wrong type' in violation.detail for violation in self._found):
             return self._found  # the scripts would fail
         yield from self._check_lanes()
+        yield from self._check_workers()
         yield from self._check_tasks()
         if self._repair:
             yield from self._tidy()
@@ -162,9 +165,9 @@ class _Audit:
             key, wanted = self._keys[name].decode(), TYPES[name]
             if (kind if isinstance(kind, bytes) else str(kind).encode()) not in (wanted, b'none'):
                 self._found.append(Violation('key', key, None, f'is of a wrong type, {kind!r}'))
-            elif name == 'timer' and expiry == -1:
-                yield from self._report(_Fault(Violation('timer', key, None, 'does not expire'), b''))
-            elif name not in ('timer', 'missing') and expiry >= 0:
+            elif name in ('timer', 'workers') and expiry == -1:
+                yield from self._report(_Fault(Violation(name, key, None, 'does not expire'), b''))
+            elif name not in ('timer', 'missing', 'workers') and expiry >= 0:
                 fault = Violation('key', key, None, f'expires in {expiry / 1000} s')
                 yield from self._report(_Fault(fault, name.encode()))
 
@@ -179,6 +182,16 @@ class _Audit:
             if number.isdigit():  # otherwise it is the key of another queue with a similar name
                 violation = Violation('lane', key.decode(), None, 'does not expire')
                 yield from self._report(_Fault(violation, number))
+
+    def _check_workers(self) -> Operation[None]:
+        cursor, key = b'0', self._keys['workers'].decode()
+        while self._exists('workers'):
+            cursor, _, found = yield from scan_workers(self._scripts, self._keys, cursor)
+            for worker_id in (each for each, worker in found.items() if worker is None):
+                shown = worker_id.decode(errors='replace')
+                self._found.append(Violation('worker', key, None, f'{shown!r} is no announcement'))
+            if cursor == b'0':
+                break
 
     def _tidy(self) -> Operation[None]:
         """Remove what a drained queue may keep: a hint, and the marks of a sweep."""
@@ -278,7 +291,7 @@ class _Audit:
 
 
 REPAIRABLE = frozenset(
-    {'lost', 'twice', 'ghost', 'expiring', 'deadline', 'result', 'lane', 'timer', 'key'},
+    {'lost', 'twice', 'ghost', 'expiring', 'deadline', 'result', 'lane', 'timer', 'workers', 'key'},
 )
 
 

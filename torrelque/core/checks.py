@@ -72,12 +72,12 @@ def check_wait(name: str, value: Any) -> float:  # noqa: ANN401
     return check_seconds(name, value) or math.inf
 
 
-def check_count(name: str, value: Any) -> int:  # noqa: ANN401
-    """Check a whole number of at least 1."""
+def check_count(name: str, value: Any, least: int = 1) -> int:  # noqa: ANN401
+    """Check a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TorrelqueTypeError(f'{name} must be a whole number, got {value!r}')
-    if value < 1:
-        raise TorrelqueValueError(f'{name} must be at least 1, got {value!r}')
+    if value < least:
+        raise TorrelqueValueError(f'{name} must be at least {least}, got {value!r}')
     return value
 
 

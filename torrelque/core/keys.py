@@ -16,7 +16,7 @@ LOGICAL_NAMES: Mapping[str, str] = MappingProxyType(
         name: name
         for name in (
             'pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'tasks', 'task',
-            'wake', 'timer', 'lane', 'epoch', 'rejected', 'counters', 'missing',
+            'wake', 'timer', 'lane', 'epoch', 'rejected', 'counters', 'missing', 'workers',
         )
     }
 )  # fmt: skip

@@ -70,6 +70,9 @@ class Turn(NamedTuple):
 class Machine(Protocol):
     """The state machine of one queue object, with or without shards."""
 
+    nonce: str
+    """Text that no other machine has. The tokens of its claims contain it."""
+
     def submit(self, command: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0, /) -> Ticket:
         """Request a command on items of one shard.
 

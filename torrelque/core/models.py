@@ -280,6 +280,11 @@ class TorrelqueTask(NamedTuple, Generic[Payload]):
     """When the lease of a claimed task ends, in Unix time on the server's clock; None for other tasks."""
     due: float | None = None
     """When a delayed task is due, in Unix time on the server's clock; None for other tasks."""
+    consumer: str | None = None
+    """Identifies the queue object that holds the claim of a claimed task; compare :attr:`WorkerInfo.consumer`.
+
+    None for a consumer of 0.9. Beside such consumers it may be a former holder.
+    """
 
 
 STATE_FIELDS = (

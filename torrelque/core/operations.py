@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ def queued_task(keys: Keys, task_id: str) -> Operation[TorrelqueTask | None]:
     plain = task_id.encode()
     replies = yield [
         Call[Reply]('HGET', (keys['tasks'],), (plain,)),
-        _state_call(keys, task_id, 'headers'),
+        _state_call(keys, task_id, 'headers', 'claim'),
         Call[Reply]('ZSCORE', (keys['working'],), (plain,)),
         Call[Reply]('ZSCORE', (keys['delayed'],), (plain,)),
     ]
@@ -99,18 +100,26 @@ def queued_task(keys: Keys, task_id: str) -> Operation[TorrelqueTask | None]:
         if isinstance(reply, Exception):
             raise reply
     payload, values, deadline, due = replies
-    *fields, headers = values
+    *fields, headers, claim = values
     state = make_state(fields)
     if payload is None or state is None:
         return None
+    is_held = state.status is TorrelqueTaskStatus.WORKING
     return TorrelqueTask(
         task_id,
         payload,
         load_headers(headers or b''),
         state,
-        deadline=number_of(deadline) if state.status is TorrelqueTaskStatus.WORKING else None,
+        deadline=number_of(deadline) if is_held else None,
         due=number_of(due) if state.status is TorrelqueTaskStatus.DELAYED else None,
+        consumer=_consumer_of(claim) if is_held and claim else None,
     )
+
+
+def _consumer_of(token: bytes) -> str | None:
+    """What the nonces of a queue object's lanes begin with, of the lane on which a claim was made."""
+    _, _, nonce = token.decode(errors='replace').partition(':')
+    return re.split('[.~:]', nonce)[0] or None
 
 
 def sweep(scripts: ScriptSet, keys: Keys, max_rejected: int | None = None) -> Operation[tuple[int, int, int]]:

@@ -70,6 +70,7 @@ class Session:
         in_order: bool = True,
         behind: bool = False,
     ) -> None:
+        self.nonce: str = nonce
         self._clock = clock
         self._wake_key = keys['wake']
         self._max_rejected = max_rejected

@@ -140,6 +140,11 @@ class Dispatcher:
         """Return a random id."""
         return random_id()
 
+    @property
+    def first(self) -> Keys:
+        """The keys of the place that the queue has whatever its layout."""
+        return self.runtime.keys
+
     async def keys(self) -> Sequence[Keys]:
         """Return the keys of each shard that may have tasks; the queue's own without shards."""
         await self.is_changed()

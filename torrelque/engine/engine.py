@@ -250,6 +250,12 @@ class Engine:
         self._ensure()
 
     @property
+    def nonce(self) -> str:
+        """The nonce of the current session, which the tokens of its claims contain."""
+        self._bind()
+        return self._session.nonce
+
+    @property
     def hub(self) -> Subscriptions:
         """The subscriptions of the watchers."""
         return self._hub

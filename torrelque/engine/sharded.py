@@ -222,6 +222,7 @@ class ShardedDispatcher(Dispatcher):
             max_rejected=self.runtime.max_rejected,
             at_once=not transport.on_cluster,
             on_lost=self._mark,
+            nonce=nonce,
         )
         return self._session
 
@@ -411,6 +412,10 @@ class ShardedDispatcher(Dispatcher):
     @property
     def _shards(self) -> int:
         return self._wanted if self._layout is None else self._layout.shards
+
+    @property
+    def first(self) -> Keys:
+        return self._keys[0]
 
     async def keys(self) -> Sequence[Keys]:
         await self.is_changed()

@@ -146,6 +146,10 @@ class BlockingEngine(Engine):
         self.crew.look_again()
 
     @property
+    def nonce(self) -> str:
+        return self.crew.session.nonce
+
+    @property
     def hub(self) -> BlockingSubscriptions:
         return BlockingSubscriptions(self._transport)
 

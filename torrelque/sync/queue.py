@@ -25,6 +25,7 @@ from torrelque.core.models import (
     TorrelqueTaskState,
     TorrelqueTaskStatus,
 )
+from torrelque.core.presence import WorkerInfo
 from torrelque.core.session import Session
 from torrelque.core.sharding.layout import Layout
 from torrelque.core.sharding.session import ShardedSession
@@ -265,6 +266,12 @@ class Torrelque(Generic[Payload]):
     def extend(self, task_id: str | Task, timeout: float | None = None) -> float:
         return self._run(self._queue.extend(task_id, timeout))
 
+    def announce(self, worker_id: str, *, name: str, concurrency: int, running: int = 0, age: float = 0.0) -> None:
+        self._run(self._queue.announce(worker_id, name=name, concurrency=concurrency, running=running, age=age))
+
+    def retract(self, worker_id: str) -> None:
+        self._run(self._queue.retract(worker_id))
+
     # Looking ---------------------------------------------------------------------------------------------------------
 
     def get_queue_stats(self) -> TorrelqueQueueStats:
@@ -281,6 +288,9 @@ class Torrelque(Generic[Payload]):
 
     def tasks(self, status: TorrelqueTaskStatus | None = None) -> Iterator[tuple[str, TorrelqueTaskState]]:
         return _Blocking(self._inner, self._queue.tasks(status))
+
+    def workers(self) -> Iterator[WorkerInfo]:
+        return _Blocking(self._inner, self._queue.workers())
 
     def rejected(self) -> Iterator[tuple[str, TorrelqueTaskState]]:
         return _Blocking(self._inner, self._queue.rejected())

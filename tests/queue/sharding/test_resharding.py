@@ -396,3 +396,18 @@ async def test_too_many_former_numbers_are_refused(place: Place) -> None:
         assert await drain(queue) == ['stays']
         assert await queue.reshard(9) is True
         assert await queue.reshard(10) is True
+
+
+async def test_workers_are_found_whatever_the_number_of_shards(place: Place) -> None:
+    async with place.queue(3) as queue, place.queue(3) as other:
+        await queue.announce('w', name='worker', concurrency=1)
+        assert len([each async for each in other.workers()]) == 1
+        for shards in (7, 1):
+            await queue.reshard(shards)
+            (worker,) = [each async for each in other.workers()]
+            await other.enqueue('a')
+            task = await queue.dequeue(SOON)
+            assert (await other.get_task(task)).consumer == worker.consumer
+            await queue.release(task)
+        await queue.delete()
+        assert [each async for each in other.workers()] == []

@@ -1,5 +1,5 @@
 -- Repair one violation that an audit found, if it is still there. Safe to repeat; it loses no task.
--- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing lane
+-- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing workers lane
 -- ARGV: the kind of violation, its task, lane or key, and how long to keep a state without a task (ms)
 -- returns: 1 if something was changed
 
@@ -89,6 +89,14 @@ function repairs.timer()
     return false
   end
   expire(timer, HORIZON * 1000 + GRACE)
+  return true
+end
+
+function repairs.workers()
+  if redis.call('PTTL', workers) ~= -1 then
+    return false
+  end
+  expire(workers, HORIZON * 1000)
   return true
 end
 

@@ -1,5 +1,5 @@
 -- A step of deleting a queue without tasks: remove its other keys. Safe to repeat.
--- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing lane
+-- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing workers lane
 -- ARGV: states, lanes or rest; then ids or numbers of lanes, at most 250
 -- returns: 0 if it is done, 1 if there is more, 2 if there are tasks again, so that the rest stays
 
@@ -51,7 +51,7 @@ function commands.rest()
     redis.call('SPOP', undequeued, MOST)
     return 1
   end
-  for _, key in ipairs({ undequeued, missing, wake, timer, epoch, counters }) do
+  for _, key in ipairs({ undequeued, missing, workers, wake, timer, epoch, counters }) do
     redis.call('DEL', key) -- one by one, as a right is of one key
   end
   return 0

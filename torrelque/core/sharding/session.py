@@ -32,6 +32,7 @@ class ShardedSession:
         max_rejected: Maximum number of dead letters to keep on each shard; None keeps all.
         at_once: Whether all shards are on one server, so that their calls can be sent together.
         on_lost: Called with shards that do not answer and the error, or with shards that answer again and None.
+        nonce: What the nonces of the sessions begin with.
 
     """
 
@@ -48,7 +49,9 @@ class ShardedSession:
         max_rejected: int | None,
         at_once: bool,
         on_lost: Callable[[Sequence[int], Exception | None], None] = lambda _shards, _error: None,
+        nonce: str = '',
     ) -> None:
+        self.nonce: str = nonce
         self._make = make
         self._at_once = at_once
         self._consumers = ShardedConsumers(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+
 import anyio
 import pytest
 
@@ -66,6 +69,31 @@ class ObservingConformance(OnQueue):
         known = [time for time in times if time is not None]
         assert len(known) == 4
         assert known == sorted(known)
+
+    async def test_workers(self, queue: Torrelque) -> None:
+        assert [worker async for worker in queue.workers()] == []
+        await queue.announce('a', name='first ü', concurrency=5, age=60)
+        await queue.announce('b', name='second', concurrency=1)
+        await queue.announce('a', name='first ü', concurrency=5, running=3, age=60)
+        workers = {worker.id: worker async for worker in queue.workers()}
+        assert workers.keys() == {'a', 'b'}
+        first = workers['a']
+        assert (first.name, first.concurrency, first.running) == ('first ü', 5, 3)
+        assert (first.host, first.pid) == (socket.gethostname(), os.getpid())
+        assert first.seen - first.since == pytest.approx(60, abs=1e-3)
+        await queue.retract('a')
+        await queue.retract('a')
+        assert [worker.id async for worker in queue.workers()] == ['b']
+
+    async def test_who_holds_a_task(self, queue: Torrelque) -> None:
+        task_id = await queue.enqueue('a')
+        assert (await queue.get_task(task_id)).consumer is None
+        task = await queue.dequeue(20)
+        await queue.announce('w', name='worker', concurrency=1)
+        (worker,) = [worker async for worker in queue.workers()]
+        assert (await queue.get_task(task_id)).consumer == worker.consumer != ''
+        await queue.requeue(task)
+        assert (await queue.get_task(task_id)).consumer is None
 
     async def test_an_unknown_task(self, queue: Torrelque) -> None:
         with pytest.raises(TorrelqueLookupError, match='nobody'):

@@ -142,6 +142,10 @@ def _timer(run: Run, _: bytes) -> bool:
     return _let_expire(run, run.keys['timer'], int(HORIZON * 1000) + GRACE)
 
 
+def _workers(run: Run, _: bytes) -> bool:
+    return _let_expire(run, run.keys['workers'], int(HORIZON * 1000))
+
+
 def _let_expire(run: Run, key: bytes, milliseconds: int) -> bool:
     return run.db.pttl(key) == -1 and run.db.pexpire(key, milliseconds)
 
@@ -167,6 +171,7 @@ _REPAIRS: Mapping[bytes, Callable[[Run, bytes], bool]] = {
     b'result': _result,
     b'lane': _lane,
     b'timer': _timer,
+    b'workers': _workers,
     b'key': _key,
     b'leftover': _leftover,
 }

@@ -61,7 +61,7 @@ def wipe(run: Run) -> Reply:
         if len(marks) > MOST:
             db.srem(keys['undequeued'], marks[:MOST])
             return 1
-        db.delete([keys[name] for name in ('undequeued', 'missing', 'wake', 'timer', 'epoch', 'counters')])
+        db.delete([keys[name] for name in ('undequeued', 'missing', 'workers', 'wake', 'timer', 'epoch', 'counters')])
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import chain, islice
@@ -71,6 +72,32 @@ def drop(run: Run) -> Reply:
                 run.db.pexpire(key, 1)
                 dropped += 1
     return dropped
+
+
+def announce(run: Run) -> Reply:
+    """List a worker, or no longer, and remove some that were not seen in time."""
+    run.check_features()
+    lifetime, worker_id, *said = run.args
+    db, workers = run.db, run.keys['workers']
+    some = [*islice(db.hash_at(workers).items(), K)]
+    gone = [each for each, text in some if abs(run.now - number(_first_word(text), 0.0)) * 1000 > int(lifetime)]
+    db.hdel(workers, gone if said else [*gone, worker_id])
+    if said:
+        age, text = said
+        db.hset(workers, {worker_id: b' '.join((stamp(run.now), stamp(run.now - float(age)), text))})
+        db.pexpire(workers, int(lifetime))
+    return b'OK'
+
+
+def workers(run: Run) -> Reply:
+    """A step through the workers; here one step shows them all."""
+    found = run.db.hash_at(run.keys['workers'])
+    return [b'0', stamp(run.now), [word for pair in found.items() for word in pair]]
+
+
+def _first_word(text: bytes) -> bytes | None:
+    match = re.match(rb'\S+', text)
+    return match and match[0]
 
 
 def enqueue(run: Run) -> Reply:
@@ -499,6 +526,8 @@ VERBS: Mapping[str, Command] = MappingProxyType(
     {
         'mint': mint,
         'drop': drop,
+        'announce': announce,
+        'workers': workers,
         'enqueue': enqueue,
         'claim': claim,
         'release': release,
