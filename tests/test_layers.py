@@ -48,8 +48,14 @@ LOADS_ITS_OWN_FILES = 'core/scripts/__init__.py'
 PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     'cli': ('torrelque.cli', 'torrelque.worker.failures', 'torrelque.worker.signals'),
     'otel': ('torrelque.otel', 'torrelque.worker.failures', 'torrelque.worker.leases'),
-    'worker/leases.py': ('torrelque.worker.failures', 'torrelque.core.leases'),
-    'worker/outcomes.py': ('torrelque.worker.failures', 'torrelque.worker.leases', 'torrelque.worker.loops'),
+    'worker/leases.py': (
+        'torrelque.core.leases',
+        'torrelque.worker.failures',
+        'torrelque.worker.loops',
+        'torrelque.worker.presence',
+    ),
+    'worker/outcomes.py': ('torrelque.worker.failures', 'torrelque.worker.loops'),
+    'worker/presence.py': ('torrelque.worker.failures', 'torrelque.worker.loops'),
     'worker/router.py': ('torrelque.core.checks', 'torrelque.core.models.KIND', 'torrelque.worker.failures'),
     'worker/worker.py': (
         'torrelque.core.checks',
@@ -62,6 +68,7 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
         'torrelque.worker.signals',
         'torrelque.worker.leases',
         'torrelque.worker.outcomes',
+        'torrelque.worker.presence',
     ),
 }
 """What uses the library as its users do, and the parts of its own that it consists of."""

@@ -12,21 +12,12 @@ import anyio
 from torrelque import Task, Torrelque, TorrelqueError, TorrelqueLeaseLostError, TorrelqueLookupError
 from torrelque.core.leases import Leases
 from torrelque.worker.failures import describe
+from torrelque.worker.loops import Clock
+from torrelque.worker.presence import Announcer
 
-__all__ = ('Clock', 'LeaseKeeper')
+__all__ = ('LeaseKeeper',)
 
 logger: logging.Logger = logging.getLogger('torrelque.worker')
-
-
-class Clock(Protocol):
-    """A source of time: the event loop's clock, or a ``torrelque.testing.VirtualClock``."""
-
-    def now(self) -> float:
-        """Return the time in seconds, on the clock of ``Task.expires``."""
-        ...
-
-    async def pause(self, event: anyio.Event, until: float) -> object:
-        """Return when ``event`` is set or the time, which may be infinite, has come."""
 
 
 class Job(Protocol):
@@ -47,15 +38,17 @@ class LeaseKeeper(Generic[J]):
         queue: The queue that the tasks are of.
         clock: What leases are timed on.
         lose: Called with a job whose claim is gone, or whose lease expired before it could be renewed.
+        announcer: Announces the worker as long as leases are kept.
     """
 
-    def __init__(self, queue: Torrelque, clock: Clock, lose: Callable[[J], None]) -> None:
+    def __init__(self, queue: Torrelque, clock: Clock, lose: Callable[[J], None], announcer: Announcer) -> None:
         self._queue = queue
         self._clock = clock
         self._lose = lose
+        self._announcer = announcer
         self._leases: Leases[J] = Leases()
         self._news = anyio.Event()
-        self._next_look = math.inf
+        self._next_look = -math.inf
         self._failing = False
 
     def add(self, job: J) -> None:
@@ -75,16 +68,23 @@ class LeaseKeeper(Generic[J]):
                     self._lose(job)
                 for job in self._leases.due(now):
                     renewals.start_soon(self._renew, job)
+                if self._announcer.due <= now:
+                    self._announcer.due = math.inf  # until it has ended
+                    renewals.start_soon(self._announce)
                 self._news = anyio.Event()
                 # With no lease left, keep the next look: tasks that come and go do not each need one.
                 if self._leases or self._next_look <= now:
-                    self._next_look = self._leases.timer()
+                    self._next_look = min(self._leases.timer(), self._announcer.due)
                 await self._clock.pause(self._news, self._next_look)
 
     def _look_at(self, moment: float) -> None:
         if moment < self._next_look:
             self._next_look = moment
             self._news.set()
+
+    async def _announce(self) -> None:
+        await self._announcer.announce()
+        self._look_at(self._announcer.due)
 
     async def _renew(self, job: J) -> None:
         sent = self._clock.now()

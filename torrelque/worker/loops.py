@@ -11,9 +11,20 @@ from typing import Any, Protocol, TypeVar
 import anyio
 from anyio.lowlevel import current_token
 
-__all__ = ('LoopClock', 'Tasks', 'count_cancellations', 'open_tasks', 'start_dedicated')
+__all__ = ('Clock', 'LoopClock', 'Tasks', 'count_cancellations', 'open_tasks', 'start_dedicated')
 
 A = TypeVar('A')
+
+
+class Clock(Protocol):
+    """A source of time: the event loop's clock, or a ``torrelque.testing.VirtualClock``."""
+
+    def now(self) -> float:
+        """Return the time in seconds, on the clock of ``Task.expires``."""
+        ...
+
+    async def pause(self, event: anyio.Event, until: float) -> object:
+        """Return when ``event`` is set or the time, which may be infinite, has come."""
 
 
 class LoopClock:

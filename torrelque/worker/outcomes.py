@@ -25,8 +25,7 @@ from torrelque import (
 )
 from torrelque import retry as policies
 from torrelque.worker.failures import describe, is_cancellation, presentable, understand
-from torrelque.worker.leases import Clock
-from torrelque.worker.loops import count_cancellations
+from torrelque.worker.loops import Clock, count_cancellations
 
 __all__ = ('BACK_OFF', 'OutcomeWriter', 'may_pass', 'sleep')
 

@@ -37,9 +37,10 @@ from torrelque import retry as policies
 from torrelque.core import checks
 from torrelque.core.models import TIME_LIMIT, Payload, number_of
 from torrelque.worker.failures import Failure, describe, for_log, presentable, sendable, understand
-from torrelque.worker.leases import Clock, LeaseKeeper
-from torrelque.worker.loops import LoopClock, count_cancellations, open_tasks, start_dedicated
+from torrelque.worker.leases import LeaseKeeper
+from torrelque.worker.loops import Clock, LoopClock, count_cancellations, open_tasks, start_dedicated
 from torrelque.worker.outcomes import BACK_OFF, OutcomeWriter, may_pass, sleep
+from torrelque.worker.presence import Announcer, default_name
 from torrelque.worker.router import Handler, Router, Unfit, check_function, check_plain_function, check_time_limit
 from torrelque.worker.signals import HANG_UP, received
 
@@ -128,6 +129,8 @@ class Worker(Generic[Payload]):
             ``context``.
         finished_ttl: Seconds for which the final state of a task without a result is kept, so that a caller
             who looks a moment later sees COMPLETED. 0 keeps nothing.
+        name: What `Torrelque.workers` and ``torrelque workers`` call this worker. None is the host's name and
+            the process id.
 
     Raises:
         TorrelqueTypeError: An argument has a bad type.
@@ -150,6 +153,7 @@ class Worker(Generic[Payload]):
         context: Any = None,  # noqa: ANN401 - the user's
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
         finished_ttl: float = 60.0,
+        name: str | None = None,
     ) -> None:
         if not isinstance(queue, Torrelque):
             raise TorrelqueTypeError(f'queue must be a Torrelque, got {queue!r}')
@@ -171,6 +175,7 @@ class Worker(Generic[Payload]):
         self._result_ttl = None if result_ttl is None else checks.check_duration('result_ttl', result_ttl)
         self._finished_ttl = checks.check_duration('finished_ttl', finished_ttl)
         self._grace = checks.check_duration('grace', grace)
+        self._name = None if name is None else checks.check_text('name', name)
         self._handle_signals = checks.check_flag('handle_signals', handle_signals)
         self._on_event = None if on_event is None else check_plain_function('on_event', on_event)
         self._given_clock = clock
@@ -243,7 +248,14 @@ class Worker(Generic[Payload]):
     async def _run(self, task_status: TaskStatus[None]) -> None:
         self._limiter = anyio.CapacityLimiter(self._concurrency)
         self._clock: Clock = self._given_clock or LoopClock()
-        self._renewer = LeaseKeeper(self._queue, self._clock, self._lose)
+        self._announcer = Announcer(
+            self._queue,
+            self._clock,
+            name=self._name or default_name(),
+            concurrency=self._concurrency,
+            running=lambda: len(self._jobs),
+        )
+        self._renewer = LeaseKeeper(self._queue, self._clock, self._lose, self._announcer)
         self._settler = OutcomeWriter[_Job](
             self._queue, self._clock, self._result_ttl, self._finished_ttl, self._lose, self._tell
         )
@@ -265,6 +277,7 @@ class Worker(Generic[Payload]):
             finally:
                 self._stopping = True
                 self._give_back_unbegun()
+                group.start_soon(self._announcer.retract)
                 self._settler.end(CLOSING_TIME)
 
     def stop(self, grace: float | None = None) -> None:
