@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
@@ -13,6 +18,7 @@ import anyio
 import pytest
 import typer.main
 
+from tests.cli.support import started
 from tests.pasted import run_pytest
 from tests.servers import Server
 from tests.test_docs import DOCS, blocks
@@ -300,6 +306,34 @@ def test_platforms_wait_until_a_worker_has_shut_down() -> None:
     waits = re.findall(r'(?:TimeoutStopSec=|--time |grace_period: |GracePeriodSeconds: )(\d+)', text)
     assert len(waits) == 4
     assert all(int(seconds) >= grace + 15 for seconds in waits)
+
+
+def test_the_probe_for_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the page has it; the worker has no server."""
+    text = (DOCS / 'deployment.md').read_text(encoding='utf-8')
+    (work,) = re.findall(r'  args: \[torrelque, (.*)\]', text)
+    (probe,) = re.findall(r'  command: \[torrelque, (.*)\]', text)
+    (tmp_path / 'mail.py').write_text('async def send(task): ...\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TMPDIR', str(tmp_path))
+
+    def check() -> tuple[int, str]:
+        program = Path(sys.executable).with_name('torrelque')
+        done = subprocess.run([program, *probe.split(', ')], capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
+
+    with started(*work.split(', '), url='unix:///not/there', folder=tmp_path) as process:
+        deadline = time.monotonic() + PATIENCE
+        while not (files := [*tmp_path.glob('torrelque-workers-*/[!.]*')]):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert check() == (0, '')
+        process.send_signal(signal.SIGSTOP)
+        os.utime(files[0], (time.time() - 60,) * 2)
+        status, said = check()
+        assert status == 1
+        assert re.fullmatch(r'torrelque: process \d+ is stuck: its event loop has not run for 1m\w*\n', said)
+    assert check() == (1, 'torrelque: no worker runs here\n')
 
 
 # Recipes --------------------------------------------------------------------------------------------------------------

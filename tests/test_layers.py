@@ -46,7 +46,13 @@ PURE = (
 IMPURE_BUILTINS = frozenset({'__import__', 'breakpoint', 'eval', 'exec', 'input', 'open', 'print'})
 LOADS_ITS_OWN_FILES = 'core/scripts/__init__.py'
 PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
-    'cli': ('torrelque.cli', 'torrelque.worker.failures', 'torrelque.worker.signals'),
+    'cli': (
+        'torrelque.cli',
+        'torrelque.worker.failures',
+        'torrelque.worker.loops',
+        'torrelque.worker.presence',
+        'torrelque.worker.signals',
+    ),
     'otel': ('torrelque.otel', 'torrelque.worker.failures', 'torrelque.worker.leases'),
     'worker/leases.py': (
         'torrelque.core.leases',

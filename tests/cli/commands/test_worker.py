@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import socket
@@ -118,6 +119,29 @@ def test_a_serialiser_of_ones_own(command: Command) -> None:
     assert command('worker', 'users_handlers:handle', '--serialiser', 'pickle').status == 0
     (fields,) = command('show', 'x', '--json').lines
     assert fields['result'] == pickle.dumps({'got': 'stop'}).hex(' ')
+
+
+@pytest.mark.parametrize('loop', ['asyncio', 'trio'])
+def test_it_can_be_seen_at_work(command: Command, folder: Path, loop: str) -> None:
+    name = f'night-{os.getpid()}-{loop}'
+    command.do(lambda queue: queue.enqueue('task'))
+    arguments = ('--loop', loop, '--name', name, '--concurrency', '3')
+    with started('worker', 'users_handlers:endless', *arguments, url=command.url, folder=folder) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == 'started\n'
+        (worker,) = command('workers', '--json').lines
+        assert (worker['name'], worker['pid'], worker['concurrency']) == (name, process.pid, 3)
+        assert [task['held_by'] for task in command('tasks', '-s', 'working', '--json').lines] == [name]
+        assert command('worker', '--probe', '--name', name) == (0, '', '')
+        for number in (signal.SIGINT, signal.SIGTERM):  # two of one kind may come as one
+            process.send_signal(number)
+        assert process.wait(20) == 0
+    assert command('workers').err == 'no workers\n'
+    command.assert_refused(['worker', '--probe', '--name', name], 1, f"no worker named '{name}' runs here")
+
+
+def test_a_handler_is_needed(command: Command) -> None:
+    command.assert_refused(['worker'], 2, r'give the function that handles tasks, as MODULE:HANDLER \(see .*')
 
 
 @pytest.mark.parametrize('loop', ['asyncio', 'trio'])

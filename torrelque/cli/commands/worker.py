@@ -28,11 +28,13 @@ from torrelque.cli.commands.supervisor import end_with_parent, supervise
 from torrelque.cli.deadline import Deadline
 from torrelque.cli.errors import Refusal, explain, first_of
 from torrelque.cli.exit_codes import Exit, require
+from torrelque.cli.heartbeat import Heartbeat, check_alive
 from torrelque.cli.importer import find_shadows, load
 from torrelque.cli.output import errors, print_json, printable
 from torrelque.cli.params import TIME, parse_time
 from torrelque.cli.settings import QueuesOption, Settings, find_shards
 from torrelque.worker.failures import describe
+from torrelque.worker.presence import default_name
 from torrelque.worker.signals import received
 
 __all__ = ('worker',)
@@ -77,11 +79,11 @@ class LogLevel(StrEnum):
 def worker(
     settings: Settings,
     handler: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar='MODULE:HANDLER', show_default=False, help='The function to call with each torrelque.Task.'
         ),
-    ],
+    ] = None,
     concurrency: Annotated[
         int, typer.Option('--concurrency', '-c', min=1, metavar='N', help='Maximum number of tasks handled at once.')
     ] = 10,
@@ -136,7 +138,21 @@ def worker(
     ] = None,
     queue: QueuesOption = None,
     processes: Annotated[int, typer.Option(min=1, metavar='N', help='Run in N processes.')] = 1,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar='NAME',
+            show_default=False,
+            help='The name under which the worker is listed. Defaults to the host and the process id.',
+        ),
+    ] = None,
     *,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            '--probe', help='Only check that the workers of this machine and user, or the one of this name, are alive.'
+        ),
+    ] = False,
     reload: Annotated[
         bool, typer.Option('--reload', help='Restart when a Python file below the working directory changes.')
     ] = False,
@@ -150,6 +166,13 @@ def worker(
     second one it cancels them and gives their tasks back. With --json, events
     are printed as they happen.
     """
+    if probe:
+        check_alive(name)
+        return Exit.OK
+    if handler is None:
+        raise Refusal(
+            'give the function that handles tasks, as MODULE:HANDLER (see torrelque worker --help)', Exit.USAGE
+        )
     _require_loop(loop)
     logging.basicConfig(
         level=(log_level or LogLevel.INFO).upper(),
@@ -175,6 +198,7 @@ def worker(
         result_ttl=result_ttl,
         grace=grace,
         handle_signals=True,
+        name=name,
     )
     for path in find_shadows(os.getcwd()):  # noqa: PTH109 - as sys.path has it
         errors().print(printable(f"warning: {path} hides the standard library's {path.stem}: rename it"))
@@ -290,6 +314,9 @@ class _Run:
     async def __call__(self) -> None:
         reporter = self._reporter
         async with AsyncExitStack() as stack:
+            heartbeat = Heartbeat(self._make.keywords['name'] or default_name())
+            stack.callback(heartbeat.stop)
+            heartbeat.start()
             client, shards = await self._connect(stack)
             workers = []
             for name in self._queues:
