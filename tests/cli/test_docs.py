@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import typer.main
 
 from tests.cli.commands.test_inspect import STATE_FIELDS
 from tests.cli.support import Command
+from torrelque import WorkerInfo
 from torrelque.cli.app import app
 from torrelque.cli.exit_codes import Exit
 
@@ -55,7 +57,13 @@ def test_every_exit_status_is_explained() -> None:
 
 def test_every_field_of_a_task_is_explained() -> None:
     explained = set(re.findall(r'`(\w+)`', ' '.join(first_column('Fields of a task'))))
-    assert explained == STATE_FIELDS | {'queue', 'deadline', 'due', 'headers', 'payload', 'payload_encoding'}
+    more = {'queue', 'deadline', 'due', 'consumer', 'held_by', 'headers', 'payload', 'payload_encoding'}
+    assert explained == STATE_FIELDS | more
+
+
+def test_every_field_of_a_worker_is_explained() -> None:
+    section = PAGE.split('\n### `workers`\n')[1].split('\n### ')[0]
+    assert {field.name for field in fields(WorkerInfo)} <= set(re.findall(r'`(\w+)`', section))
 
 
 def test_the_first_session(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,9 +36,9 @@ def test_the_exporter_finds_it_out(command: Command) -> None:
     source = Source(lambda: connect(command.url, retry_timeout=0), ['trq'], 5.0, 30.0)
     found = anyio.run(source.read)
     assert found is not None
-    stats = found['trq']
-    assert stats is not None
-    assert stats.pending == 12
+    queue = found['trq']
+    assert queue is not None
+    assert queue.stats.pending == 12
 
 
 def test_top_finds_it_out(command: Command) -> None:

@@ -93,6 +93,7 @@ def demo(
 
 add(inspect.stats, 'torrelque stats --queue mail')
 add(inspect.queues, 'torrelque queues --json', options=('url', 'json'))
+add(inspect.workers, 'torrelque workers --queue mail')
 add(inspect.tasks, 'torrelque tasks --status working --older-than 30m')
 add(show.show, 'torrelque show mail-1')
 add(show.watch, 'torrelque watch mail-1 --timeout 10m')

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import anyio
 import typer
@@ -38,9 +38,12 @@ __all__ = (
     'UrlOption',
     'find_shards',
     'only_one',
+    'read_queue',
     'read_stats',
     'verb',
 )
+
+T = TypeVar('T')
 
 DEFAULT_URL = 'redis://localhost:6379'
 DEFAULT_QUEUE = 'trq'
@@ -175,9 +178,14 @@ class UnreadableQueueError(TorrelqueError):
 
 async def read_stats(client: Transport, queue: str) -> TorrelqueQueueStats:
     """Return the statistics of one of several queues. Raises UnreadableQueueError if only this queue has a fault."""
+    return await read_queue(client, queue, Torrelque.get_queue_stats)
+
+
+async def read_queue(client: Transport, queue: str, read: Callable[[Torrelque], Awaitable[T]]) -> T:
+    """Read something of one of several queues. Raises UnreadableQueueError if only this queue has a fault."""
     try:
         async with Torrelque(client, queue=queue, shards=await find_shards(client, queue)) as opened:
-            return await opened.get_queue_stats()
+            return await read(opened)
     except (TorrelqueReplyError, TorrelqueUsageError, TorrelqueValueError) as error:
         if isinstance(error, TorrelqueReplyError) and error.code not in ('NOPERM', 'WRONGTYPE'):
             raise

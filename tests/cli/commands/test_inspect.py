@@ -1,15 +1,18 @@
-"""`stats`, `queues`, `tasks`: what they find and how they show it."""
+"""`stats`, `queues`, `workers`, `tasks`: what they find and how they show it."""
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import time
+from dataclasses import fields
 
 import pytest
 
 from tests import servers
 from tests.cli.support import Command, put_foreign_keys, rows
-from torrelque import Torrelque, TorrelqueQueueStats, TorrelqueTaskState, acl
+from torrelque import Torrelque, TorrelqueQueueStats, TorrelqueTaskState, WorkerInfo, acl
 from torrelque.engine import discovery
 
 STATE_FIELDS = {'id', *TorrelqueTaskState._fields, 'result_encoding'}
@@ -55,9 +58,9 @@ def test_stats(command: Command) -> None:
 
 def test_stats_for_programs(command: Command) -> None:
     command.do(fill)
-    (fields,) = command('stats', '--json').lines
-    assert set(fields) == {'queue', *TorrelqueQueueStats._fields}
-    assert (fields['queue'], fields['tasks'], fields['rejected'], fields['total_claimed']) == ('trq', 3, 1, 3)
+    (found,) = command('stats', '--json').lines
+    assert set(found) == {'queue', *TorrelqueQueueStats._fields}
+    assert (found['queue'], found['tasks'], found['rejected'], found['total_claimed']) == ('trq', 3, 1, 3)
 
 
 # queues --------------------------------------------------------------------------------------------------------------
@@ -109,6 +112,29 @@ def test_queues_that_the_user_may_not_read(command: Command) -> None:
     assert re.fullmatch(r"Skipped queue 'other', which cannot be read: .*NOPERM.*\n", err), err
 
 
+# workers -------------------------------------------------------------------------------------------------------------
+
+
+def test_workers(command: Command) -> None:
+    async def announce(queue: Torrelque) -> None:
+        await queue.announce('1', name='web', concurrency=10, running=3, age=200)
+        await queue.announce('2', name='a worker\x1b', concurrency=1)
+
+    assert command('workers') == (0, '', 'no workers\n')
+    command.do(announce)
+    status, out, err = command('workers')
+    assert (status, err) == (0, '')
+    host, pid = socket.gethostname(), str(os.getpid())
+    assert rows(at_once(out)) == [
+        ['a', 'worker\\x1b', host, pid, '0s', '0/1', '0s', 'ago'],
+        ['web', host, pid, '3m20s', '3/10', '0s', 'ago'],
+    ]
+    web = command('workers', '--json').lines[1]
+    assert set(web) == {field.name for field in fields(WorkerInfo)}
+    assert (web['id'], web['name'], web['running'], web['concurrency']) == ('1', 'web', 3, 10)
+    assert web['seen'] - web['since'] == pytest.approx(200, abs=1e-3)
+
+
 # tasks ---------------------------------------------------------------------------------------------------------------
 
 
@@ -155,10 +181,10 @@ def test_tasks_by_status(command: Command, status: str) -> None:
 
 def test_tasks_that_are_completed(command: Command) -> None:
     command.do(fill)
-    (fields,) = command('tasks', '--status', 'completed', '--json').lines
-    assert set(fields) == STATE_FIELDS
-    assert (fields['id'], fields['status'], fields['dequeue_count']) == ('done', 'completed', 1)
-    assert (fields['result'], fields['result_encoding']) == (['done'], 'json')
+    (found,) = command('tasks', '--status', 'completed', '--json').lines
+    assert set(found) == STATE_FIELDS
+    assert (found['id'], found['status'], found['dequeue_count']) == ('done', 'completed', 1)
+    assert (found['result'], found['result_encoding']) == (['done'], 'json')
 
 
 def test_tasks_by_age(command: Command) -> None:
@@ -219,3 +245,22 @@ def test_progress(command: Command) -> None:
     assert re.search(r'^ *progress +1/4 \(25%\) a note, \d+s ago$', command('show', 'x').out, re.MULTILINE)
     (fields,) = command('show', 'x', '--json').lines
     assert (fields['progress']['value'], fields['progress']['note']) == (1, 'a note')
+
+
+def test_by_whom_tasks_are_held(command: Command) -> None:
+    async def fill(queue: Torrelque) -> None:
+        await queue.enqueue('now', task_id='held', task_timeout=3600)
+        await queue.dequeue()
+        await queue.announce('1', name='web-1', concurrency=1)
+
+    command.do(fill)
+    shown = command('tasks', '-s', 'working').out
+    assert re.search(r'^held .* claimed by web-1 for (1h|59m)( 59s)? more$', shown, re.MULTILINE)
+    (held,) = command('tasks', '-s', 'working', '--json').lines
+    assert held['held_by'] == 'web-1'
+    assert held['consumer'] == command('workers', '--json').lines[0]['consumer']
+    assert re.search(r'^held by +web-1 *$', command('show', 'held').out, re.MULTILINE)
+    assert command('show', 'held', '--json').lines[0]['held_by'] == 'web-1'
+    command.do(lambda queue: queue.retract('1'))
+    assert 'claimed for' in command('tasks', '-s', 'working').out
+    assert 'held by' not in command('show', 'held').out

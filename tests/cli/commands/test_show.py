@@ -60,7 +60,7 @@ def test_headers(command: Command) -> None:
 
 def test_the_fields_for_programs(command: Command) -> None:
     command.do(fill)
-    more = {'queue', 'deadline', 'due', 'headers', 'payload', 'payload_encoding'}
+    more = {'queue', 'deadline', 'due', 'consumer', 'held_by', 'headers', 'payload', 'payload_encoding'}
     for task_id in ('pending', 'working', 'delayed', 'rejected', 'done'):
         (fields,) = command('show', task_id, '--json').lines
         assert set(fields) == STATE_FIELDS | more

@@ -121,6 +121,8 @@ async def fill(queue: Torrelque) -> None:
     await queue.reject(rejected, 'no good')
     await queue.requeue(requeued)
     await queue.enqueue(4, delay=3600)
+    await queue.announce('1', name='a', concurrency=10, running=4)
+    await queue.announce('2', name='b', concurrency=5)
 
 
 async def test_what_is_told_of_a_queue(command: Command) -> None:
@@ -132,6 +134,9 @@ async def test_what_is_told_of_a_queue(command: Command) -> None:
     assert found == {
         ('up',): 1,
         ('queue_up', 'mail'): 1,
+        ('workers', 'mail'): 2,
+        ('worker_slots', 'mail'): 15,
+        ('worker_running', 'mail'): 4,
         ('tasks', 'mail', 'pending'): 1,
         ('tasks', 'mail', 'working'): 1,
         ('tasks', 'mail', 'delayed'): 1,
@@ -223,7 +228,13 @@ async def test_the_rights_it_needs(fresh_server: Callable[..., Server], capfd: p
         assert 'scan' in capfd.readouterr().err.lower()
         server.command('ACL', 'SETUSER', 'eye', '+scan')
         found = await exporter.until(lambda found: found['up',] == 1)
-        assert found['tasks', 'mail', 'pending'] == 1
+        assert (found['tasks', 'mail', 'pending'], found['workers', 'mail']) == (1, 0)
+        server.command('ACL', 'SETUSER', 'eye', 'clearselectors')
+        less = [word for word in acl.rules('observer', 'mail') if 'hscan' not in word]
+        server.command('ACL', 'SETUSER', 'eye', *less, '(~mail:tasks +hget +hlen)')
+        found = await exporter.scrape()
+        assert found['queue_up', 'mail'] == 1, 'the rest can be read'
+        assert ('workers', 'mail') not in found
 
 
 @pytest.mark.parametrize('names', [None, ['mail']], ids=['found', 'named'])

@@ -1,4 +1,4 @@
-"""Commands that list: counts, queues and tasks. They change nothing."""
+"""Commands that list: counts, queues, workers and tasks. They change nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import anyio
 import typer
@@ -15,11 +16,12 @@ from torrelque import Torrelque, TorrelqueLookupError, TorrelqueQueueStats, Torr
 from torrelque import queues as find_queues
 from torrelque.cli.output import console, errors, make_table, print_json, print_line, print_table, printable
 from torrelque.cli.params import TIME, Status, name_of, parse_time
+from torrelque.cli.presence import Holders, read_workers, try_workers
 from torrelque.cli.settings import Settings, UnreadableQueueError, read_stats
 from torrelque.cli.states import STYLES, deliveries, last_change, progress, state_fields
 from torrelque.cli.units import age
 
-__all__ = ('queues', 'stats', 'tasks')
+__all__ = ('queues', 'stats', 'tasks', 'workers')
 
 COLUMNS = ('id', 'status', 'changed', 'tries', 'note')
 
@@ -91,6 +93,31 @@ async def queues(settings: Settings) -> None:
     print_table(table, cut=0)
 
 
+async def workers(settings: Settings) -> None:
+    """List the workers of the queue.
+
+    A worker is listed as soon as it starts, and until it shuts down. One that was
+    killed, or lost its connection, is listed for half a minute after it was last
+    seen.
+    """
+    async with settings.open_queue() as queue:
+        now = await queue.get_server_time()
+        found = await read_workers(queue)
+    if settings.json:
+        for worker in found:
+            print_json(asdict(worker))
+        return
+    if not found:
+        errors().print('no workers', style='dim')
+        return
+    table = make_table('name', 'host', 'pid', 'up', 'busy', 'seen', right=('pid', 'up', 'busy', 'seen'))
+    for worker in found:
+        busy = f'{worker.running}/{worker.concurrency}'
+        times = age(now - worker.since), f'{age(now - worker.seen)} ago'
+        table.add_row(printable(worker.name), printable(worker.host), f'{worker.pid}', times[0], busy, times[1])
+    print_table(table, cut=0)
+
+
 async def tasks(
     settings: Settings,
     status: Annotated[
@@ -134,12 +161,15 @@ async def tasks(
         latest = math.inf if older_than is None else now - older_than
         earliest = -math.inf if newer_than is None else now - newer_than
         found = _find(queue, status, earliest, latest)
+        shown = _Rows(now)
         if status in WITH_TIMES and not ids:
             found = _read_times(queue, found)
+            if status is Status.WORKING:
+                shown.holders = Holders(await try_workers(queue))
         if sys.stdout.isatty() and not (settings.json or ids):
-            await _show(found, now, limit or SCREENFUL)
+            await _show(found, shown, limit or SCREENFUL)
             return
-        print_row = _print_json if settings.json else _print_id if ids else _Lines(now).print
+        print_row = shown.print_json if settings.json else _print_id if ids else shown.print
         count = 0
         async for task in found:
             print_row(task)
@@ -150,49 +180,54 @@ async def tasks(
             errors().print('no such tasks', style='dim')
 
 
-def _print_json(task: TorrelqueTask) -> None:
-    times = {'due': task.due, 'deadline': task.deadline}
-    known = {name: moment for name, moment in times.items() if moment is not None}
-    print_json({**state_fields(task.id, task.state), **known}, flush=False)
-
-
 def _print_id(task: TorrelqueTask) -> None:
     print_line(printable(task.id), flush=False)
 
 
-class _Lines:
-    """Prints a table line by line, because it may have millions of lines."""
+class _Rows:
+    """Prints a table line by line, because it may have millions of lines. ``now`` is the server's time."""
 
     def __init__(self, now: float) -> None:
         self._now = now
         self._begun = False
+        self.holders = Holders(())
+
+    def print_json(self, task: TorrelqueTask) -> None:
+        known: dict[str, Any] = {}
+        if task.due is not None:
+            known = {'due': task.due}
+        elif task.deadline is not None:
+            known = {'deadline': task.deadline, 'consumer': task.consumer, 'held_by': self.holders.of(task)}
+        print_json({**state_fields(task.id, task.state), **known}, flush=False)
 
     def print(self, task: TorrelqueTask) -> None:
         if not self._begun:
             self._begun = True
             self._print(COLUMNS)
-        self._print(_cells(task, self._now))
+        self._print(self.cells(task))
 
     @staticmethod
     def _print(cells: Sequence[str]) -> None:
         task_id, status, changed, tries, note = cells
         print_line(f'{task_id:32}  {status:9}  {changed:>7}  {tries:>5}  {note}'.rstrip(), flush=False)
 
+    def cells(self, task: TorrelqueTask) -> tuple[str, ...]:
+        state = task.state
+        changed = last_change(state)
+        ago = '' if changed is None else age(self._now - changed)
+        return printable(task.id), name_of(state.status), ago, deliveries(state), self._note(task)
 
-def _cells(task: TorrelqueTask, now: float) -> tuple[str, ...]:
-    state = task.state
-    changed = last_change(state)
-    ago = '' if changed is None else age(now - changed)
-    return printable(task.id), name_of(state.status), ago, deliveries(state), _note(task, now)
-
-
-def _note(task: TorrelqueTask, now: float) -> str:
-    if task.due is not None:
-        return 'due' if task.due <= now else f'due in {age(task.due - now)}'
-    if task.deadline is not None:
-        claim = 'the claim has ended' if task.deadline <= now else f'claimed for {age(task.deadline - now)} more'
-        return f'{claim}, {progress(task.state)}' if task.state.progress else claim
-    return printable(task.state.reason or '')
+    def _note(self, task: TorrelqueTask) -> str:
+        now = self._now
+        if task.due is not None:
+            return 'due' if task.due <= now else f'due in {age(task.due - now)}'
+        if task.deadline is not None:
+            holder = self.holders.of(task)
+            by = f' by {printable(holder)}' if holder else ''
+            left = age(task.deadline - now)
+            claim = f'the claim{by} has ended' if task.deadline <= now else f'claimed{by} for {left} more'
+            return f'{claim}, {progress(task.state)}' if task.state.progress else claim
+        return printable(task.state.reason or '')
 
 
 async def _find(
@@ -233,7 +268,7 @@ async def _take(found: AsyncIterator[TorrelqueTask], count: int) -> AsyncIterato
             return
 
 
-async def _show(found: AsyncIterator[TorrelqueTask], now: float, limit: int) -> None:
+async def _show(found: AsyncIterator[TorrelqueTask], shown: _Rows, limit: int) -> None:
     """Return the first tasks found, for a terminal, with the least recently changed one first."""
     rows: list[TorrelqueTask] = []
     more = False
@@ -244,7 +279,7 @@ async def _show(found: AsyncIterator[TorrelqueTask], now: float, limit: int) -> 
         rows.append(row)
     table = make_table(*COLUMNS, right=('changed', 'tries'))
     for task in sorted(rows, key=lambda task: last_change(task.state) or 0.0):
-        table.add_row(*_cells(task, now), style=STYLES[task.state.status])
+        table.add_row(*shown.cells(task), style=STYLES[task.state.status])
     if rows:
         print_table(table, cut=4)
     remark = f'only {len(rows)} are shown: --limit shows more' if more else '' if rows else 'no such tasks'

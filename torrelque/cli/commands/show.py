@@ -17,6 +17,7 @@ from torrelque.cli.exit_codes import Exit
 from torrelque.cli.output import console, print_json, printable
 from torrelque.cli.params import TIME, name_of, parse_time
 from torrelque.cli.payloads import preview, render, show_bytes
+from torrelque.cli.presence import Holders, try_workers
 from torrelque.cli.settings import Settings
 from torrelque.cli.states import STYLES, deliveries, last_change, progress, read_task, state_fields
 from torrelque.cli.units import age
@@ -43,15 +44,16 @@ async def show(
     async with settings.open_known_queue() as queue:
         now = await queue.get_server_time()
         task = await read_task(queue, task_id)
+        holder = Holders(await try_workers(queue) if task.consumer else ()).of(task)
     if raw:
         if task.data is None:
             raise Refusal(f'task {task_id!r} has ended, its payload is gone')
         sys.stdout.buffer.write(task.data)
         sys.stdout.flush()
     elif settings.json:
-        print_json(_fields(settings.queue, task))
+        print_json({**_fields(settings.queue, task), 'consumer': task.consumer, 'held_by': holder})
     else:
-        _print(settings.queue, task, now)
+        _print(settings.queue, task, now, holder)
 
 
 def _fields(queue: str, task: TorrelqueTask) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def _fields(queue: str, task: TorrelqueTask) -> dict[str, Any]:
     }
 
 
-def _print(queue: str, task: TorrelqueTask, now: float) -> None:
+def _print(queue: str, task: TorrelqueTask, now: float, holder: str | None) -> None:
     out, state = console(), task.state
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style='dim', no_wrap=True)
@@ -75,6 +77,8 @@ def _print(queue: str, task: TorrelqueTask, now: float) -> None:
     facts.add_row('task', printable(task.id))
     facts.add_row('queue', printable(queue))
     facts.add_row('status', Text(name_of(state.status), style=STYLES[state.status]))
+    if holder is not None:
+        facts.add_row('held by', printable(holder))
     if state.reason is not None:
         facts.add_row('reason', printable(state.reason))
     facts.add_row('tries', deliveries(state))

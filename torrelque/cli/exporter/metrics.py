@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple
 
 import anyio
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from torrelque import TorrelqueError, TorrelqueQueueStats, Transport
+from torrelque import Torrelque, TorrelqueError, TorrelqueQueueStats, Transport, WorkerInfo
 from torrelque import queues as find_queues
 from torrelque.cli.output import errors
-from torrelque.cli.settings import UnreadableQueueError, read_stats
+from torrelque.cli.presence import try_workers
+from torrelque.cli.settings import UnreadableQueueError, read_queue
 
 __all__ = ('Source', 'families')
 
@@ -27,6 +29,28 @@ TOTALS = {
     'requeued': 'Tasks requeued by consumers, or taken back from those that did not finish in time.',
     'rejected': 'Tasks that became dead letters.',
 }
+
+
+WORKERS: tuple[tuple[str, str, Callable[[list[WorkerInfo]], int]], ...] = (
+    ('torrelque_workers', 'Workers that were seen within the last 30 s.', len),
+    (
+        'torrelque_worker_slots',
+        'Tasks that the workers can handle at once.',
+        lambda workers: sum(worker.concurrency for worker in workers),
+    ),
+    (
+        'torrelque_worker_running',
+        'Tasks that the workers were handling when they were last seen.',
+        lambda workers: sum(worker.running for worker in workers),
+    ),
+)
+
+
+class Found(NamedTuple):
+    """What was read of a queue. ``workers`` is None if they cannot be read, for lack of permission, for example."""
+
+    stats: TorrelqueQueueStats
+    workers: list[WorkerInfo] | None
 
 
 class Source:
@@ -73,8 +97,8 @@ class Source:
             self._searched.set()
             await anyio.sleep(self._rescan if self._failure is None else RETRY)
 
-    async def read(self) -> Mapping[str, TorrelqueQueueStats | None] | None:
-        """Return the statistics of each queue, None for a damaged one; or None if the server cannot be read in time."""
+    async def read(self) -> Mapping[str, Found | None] | None:
+        """Return what is found of each queue, None for a damaged one; or None if the server cannot be read in time."""
         try:
             with anyio.fail_after(self._timeout):
                 if self._finds:
@@ -92,16 +116,16 @@ class Source:
             return found
         return None
 
-    async def _read_one(self, client: Transport, name: str) -> TorrelqueQueueStats | None:
+    async def _read_one(self, client: Transport, name: str) -> Found | None:
         try:
-            stats = await read_stats(client, name)
+            found = await read_queue(client, name, _read)
         except UnreadableQueueError as error:
             if name not in self._unreadable:
                 self._unreadable.add(name)
                 errors().print(f'Left out {" ".join(str(error).split())}')
             return None
         self._unreadable.discard(name)
-        return stats
+        return found
 
     def _report(self, trouble: str) -> None:
         """Print one line when the server goes away, and one when it is back."""
@@ -112,16 +136,23 @@ class Source:
         self._reported = trouble
 
 
-def families(found: Mapping[str, TorrelqueQueueStats | None] | None, begun: float) -> Iterator[Metric]:
+async def _read(queue: Torrelque) -> Found:
+    return Found(await queue.get_queue_stats(), await try_workers(queue))
+
+
+def families(found: Mapping[str, Found | None] | None, begun: float) -> Iterator[Metric]:
     """Yield the metrics. ``begun`` is when reading began, on the monotonic clock."""
     yield GaugeMetricFamily('torrelque_up', 'Whether the server could be read in time.', value=found is not None)
     yield GaugeMetricFamily(
         'torrelque_scrape_duration_seconds', 'How long reading took.', value=time.monotonic() - begun
     )
-    known = {name: stats for name, stats in (found or {}).items() if stats is not None}
+    known = {name: each.stats for name, each in (found or {}).items() if each is not None}
     yield _gauge('torrelque_queue_up', 'Whether the queue could be read.', {
-        name: stats is not None for name, stats in (found or {}).items()
+        name: each is not None for name, each in (found or {}).items()
     })  # fmt: skip
+    workers = {name: each.workers for name, each in (found or {}).items() if each and each.workers is not None}
+    for metric, description, value in WORKERS:
+        yield _gauge(metric, description, {name: value(some) for name, some in workers.items()})
     tasks = GaugeMetricFamily(
         'torrelque_tasks', 'Tasks by status; the rejected are dead letters.', labels=('queue', 'status')
     )

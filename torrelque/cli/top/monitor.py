@@ -15,9 +15,11 @@ from torrelque import (
     TorrelqueError,
     TorrelqueQueueStats,
     Transport,
+    WorkerInfo,
     connect,
     queues,
 )
+from torrelque.cli.presence import try_workers
 from torrelque.cli.settings import AS_BYTES, find_shards
 from torrelque.cli.top.sampling import History, Sample
 
@@ -45,6 +47,8 @@ class Watched:
 
     queue: Torrelque
     history: History = field(default_factory=History)
+    workers: list[WorkerInfo] | None = None
+    """Its workers; None if they are not known."""
     trouble: str = ''
     """Why its statistics cannot be read, although the server is reachable."""
 
@@ -164,6 +168,7 @@ class Monitor:
         async def ask(watched: Watched) -> None:
             try:
                 figures[watched.name] = await watched.queue.get_queue_stats()
+                watched.workers = await try_workers(watched.queue)
             except TorrelqueConnectionError as error:
                 errors.append(error)
             except TorrelqueError as error:

@@ -41,6 +41,19 @@ async def test_rates_oldest_and_drain(server: servers.Server) -> None:
         assert '█' in charts
 
 
+async def test_the_workers_of_a_queue(server: servers.Server) -> None:
+    async with staged(server.url, queue='mail') as stage:
+
+        def title() -> str:
+            return str(stage.app.screen.query_one(Charts).border_title)
+
+        await stage.until(lambda: 'no workers' in title())
+        await stage.queue('mail').announce('1', name='a', concurrency=10, running=4)
+        await stage.until(lambda: '1 worker, 4 of 10 slots busy' in title())
+        await stage.queue('mail').announce('2', name='b', concurrency=5)
+        await stage.until(lambda: '2 workers, 4 of 15 slots busy' in title())
+
+
 async def test_sorting(server: servers.Server) -> None:
     async with staged(server.url) as stage:
         for name, count in (('a', 2), ('b', 3), ('c', 1)):

@@ -55,6 +55,8 @@ async def test_a_task_its_state_and_payload(server: servers.Server, serialiser: 
         await stage.until_on(TaskScreen)
         await stage.until(lambda: 'working' in stage.text('#state'))
         assert re.search(r'deliveries +1\b(?s:.*)at most +4\b', stage.text('#state'))
+        await queue.announce('1', name='web-1', concurrency=1)
+        await stage.until(lambda: re.search(r'held by +web-1', stage.text('#state')))
         assert 'in 4m' in stage.text('#state') or 'in 5m' in stage.text('#state')
         assert shown in stage.text('#data')
         assert 'tenant: shop' in stage.text('#data')

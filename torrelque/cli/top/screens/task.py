@@ -18,6 +18,7 @@ from textual.widgets import Footer, Static
 from torrelque import TorrelqueError, TorrelqueLookupError, TorrelqueTask, TorrelqueTaskStatus
 from torrelque.cli.output import printable
 from torrelque.cli.payloads import MOST, render
+from torrelque.cli.presence import Holders
 from torrelque.cli.states import progress, read_task
 from torrelque.cli.top.actions import ACTIONS
 from torrelque.cli.top.monitor import Monitor, Watched
@@ -127,6 +128,7 @@ class TaskScreen(TopScreen):
             yield 'stale', self._time(task.deadline)
             if state.progress is not None:
                 yield 'progress', Text(progress(state))
+            yield 'held by', Text(printable(Holders(self._watched.workers).of(task) or NOTHING))
         elif state.status is TorrelqueTaskStatus.DELAYED:
             yield 'due', self._time(task.due)
         elif state.status.isfinal():

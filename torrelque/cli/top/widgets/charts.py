@@ -51,12 +51,26 @@ class Charts(Static):
             self.update()
             return
         width = max(room.width - LABEL - VALUE - PEAK, 10)
-        self._head(Text(printable(watched.name)).markup, f'last {duration(watched.history.span(width))}')
+        self._head(_title(watched).markup, f'last {duration(watched.history.span(width))}')
         lines = list(_lines(watched.history, width))
         gap = room.height >= len(lines) * 3 - 1
         height = max((room.height + gap) // len(lines) - gap, 1)
         charts = [_draw(line, width, height) for line in lines]
         self.update(Text('\n\n' if gap else '\n', no_wrap=True, overflow='crop').join(charts))
+
+
+def _title(watched: Watched) -> Text:
+    title = Text(printable(watched.name))
+    workers = watched.workers
+    if workers:
+        running, slots = (sum(each) for each in zip(*((one.running, one.concurrency) for one in workers), strict=True))
+        plural = 's' if len(workers) > 1 else ''
+        title.append(
+            f'  {count(len(workers))} worker{plural}, {count(running)} of {count(slots)} slots busy', style=CALM
+        )
+    elif workers is not None:
+        title.append('  no workers', style=CALM)
+    return title
 
 
 def _lines(history: History, most: int) -> Iterator[Line]:
