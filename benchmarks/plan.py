@@ -52,6 +52,8 @@ VARIANTS = (
     Variant('current', 'redis_py', 'asyncio', TABLE_ROWS),
     Variant('current', 'coredis', 'asyncio', TABLE_ROWS),
     Variant('current', 'coredis', 'trio', TABLE_ROWS),
+    Variant('sync', 'redis_py', 'threads', ('enqueue-single',), quick=True),
+    Variant('keeping', 'native', 'uvloop', LIFECYCLE_ROWS),
     Variant('raw', 'streams', 'asyncio', ('hand-off',)),
     Variant('raw', 'streams', 'trio', ('hand-off',)),
     Variant('published', 'redis_py', 'asyncio', TABLE_ROWS),

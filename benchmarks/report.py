@@ -32,16 +32,18 @@ NAMES = {
     'current': 'Torrelque',
     'published': 'Torrelque 0.9',
     'raw': 'raw commands',
+    'sync': 'torrelque.sync',
+    'keeping': 'Torrelque, `finished_ttl=60`',
     'redis_py': 'redis-py',
     'streaq': 'streaQ',
     'saq': 'SAQ',
     'dramatiq': 'Dramatiq',
     'bullmq': 'BullMQ',
 }
-ORDER = ('current', 'published', 'raw')
+ORDER = ('current', 'keeping', 'sync', 'published', 'raw')
 TITLES = {
     'floor': 'Floor: EVALSHA of a script that does nothing, 50 callers',
-    'enqueue-single': 'Enqueue, single calls by 50 callers',
+    'enqueue-single': 'Enqueue, single calls by 50 callers (or threads)',
     'enqueue-100': 'Enqueue, 100 a call, by 10 callers',
     'work-off': 'Work off a backlog, with acknowledgement, 50 at a time',
     'lifecycle-single': 'Enqueue, dequeue, release by 50 tasks, single calls',

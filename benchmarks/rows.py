@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import anyio
+from anyio import CapacityLimiter, to_thread
 
 from benchmarks.metering import Meter, ServerInfo
 from benchmarks.systems import Payload, System, make_payload
@@ -61,6 +64,30 @@ async def _call_for(
     return meter.result(counted)
 
 
+async def _call_from_threads(settings: Settings, call: Callable[[], None], meter: Meter) -> Result:
+    """The same with a thread for each caller, and one task a call."""
+    done, stopped = [0] * CALLERS, threading.Event()
+
+    def repeat(number: int) -> None:
+        while not stopped.is_set():
+            call()
+            done[number] += 1
+
+    async with anyio.create_task_group() as group:
+        for number in range(CALLERS):
+            group.start_soon(partial(to_thread.run_sync, repeat, number, limiter=CapacityLimiter(1)))
+        try:
+            await anyio.sleep(settings['warm_up'])
+            before = sum(done)
+            meter.start()
+            await anyio.sleep(settings['seconds'])
+            meter.stop()
+            counted = sum(done) - before
+        finally:
+            stopped.set()
+    return meter.result(counted)
+
+
 async def floor(system: System, meter: Meter, settings: Settings) -> Result:
     """A script that does nothing, called by its hash: the least that a call costs on this client."""
 
@@ -76,6 +103,8 @@ async def enqueue(system: System, meter: Meter, settings: Settings) -> Result:
     if system.merges:
         return await _enqueue_many(system, meter, settings, CALLERS, 1)
     task = make_payload()
+    if system.threaded:
+        return await _call_from_threads(settings, partial(system.enqueue_now, task), meter)
 
     async def call() -> int:
         await system.enqueue(task)

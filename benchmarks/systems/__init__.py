@@ -32,6 +32,9 @@ class System(ABC):
     merges: ClassVar[bool] = False
     """Where the library merges single calls of many callers, the rows make bulk calls of this."""
 
+    threaded: ClassVar[bool] = False
+    """Callers are threads, which call `enqueue_now`."""
+
     def __init__(self, url: str, client: str) -> None:
         self.url = url
         self.client = client
@@ -45,6 +48,10 @@ class System(ABC):
     @abstractmethod
     async def enqueue(self, task: Payload, delay: float | None = None) -> None:
         """Add one task."""
+
+    def enqueue_now(self, task: Payload) -> None:
+        """Add one task, and block until it is there."""
+        raise NotImplementedError
 
     async def enqueue_many(self, tasks: list[Payload], delay: float | None = None) -> None:
         """Add many in one call, or in single calls where there is no such call."""

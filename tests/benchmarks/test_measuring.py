@@ -54,6 +54,23 @@ def test_a_row_is_measured_and_reported(row: str, valkey: servers.Server) -> Non
 
 
 @pytest.mark.server
+@pytest.mark.parametrize(
+    ('system', 'client', 'row', 'kept'),
+    [('sync', 'redis_py', 'enqueue-single', 'pending'), ('keeping', 'native', 'lifecycle-100', 'finished')],
+)
+def test_other_uses_of_the_library_are_measured(
+    system: str, client: str, row: str, kept: str, valkey: servers.Server
+) -> None:
+    result = measure.run(system, client, 'uvloop', row, valkey.url, SETTINGS)
+
+    assert result['tasks'] > 0
+    states = int(valkey.command('DBSIZE'))
+    pending = int(valkey.command('LLEN', 'trq:pending'))
+    assert states >= result['tasks']
+    assert pending >= result['tasks'] if kept == 'pending' else pending == 0
+
+
+@pytest.mark.server
 @pytest.mark.parametrize(('system', 'client', 'key'), [('current', 'native', 'trq'), ('raw', 'streams', 'raw')])
 def test_depth_is_measured_beside_that_many_tasks(system: str, client: str, key: str, valkey: servers.Server) -> None:
     result = measure.run(system, client, 'uvloop', 'depth-delayed', valkey.url, SETTINGS)
