@@ -1,4 +1,4 @@
-"""What the engine needs of a connection to a server. To add a client, subclass :class:`Transport`."""
+"""The interface between the engine and a server. To support another client, subclass :class:`Transport`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ if TYPE_CHECKING:  # coredis is optional
 __all__ = ('Client', 'Listener', 'Message', 'Rest', 'Then', 'Transport')
 
 Rest: TypeAlias = Callable[[], Awaitable[Sequence[Reply]]]
-"""Goes on with a batch that was begun: gives its replies, or raises, as `Transport.execute` does."""
+"""Continues a batch that was begun: returns its replies, or raises, as `Transport.execute` does."""
 
 Then: TypeAlias = Callable[[Sequence[Reply] | Rest], None]
-"""Takes the replies to a batch, or, if they take more than waiting, what gives them."""
+"""Receives the replies to a batch, or a function that returns them if a task has to do more than wait for them."""
 
 
 class Message(NamedTuple):
-    """Something that arrived on a subscribed channel.
+    """A message from a subscribed channel.
 
-    ``data`` is None for the server's confirmation that the subscription to
-    ``channel`` stands: what is published from then on arrives.
+    Attributes:
+        channel: The channel.
+        data: What was published; None if the server confirms the subscription. Messages that are published after
+            the confirmation arrive.
+
     """
 
     channel: bytes
@@ -39,131 +42,162 @@ class Message(NamedTuple):
 
 
 class Listener(ABC):
-    """One connection that receives what is published. One task receives; any task may (un)subscribe."""
+    """One connection that receives published messages. One task receives; any task may subscribe and unsubscribe."""
 
     @abstractmethod
     async def subscribe(self, channel: bytes) -> None:
-        """Ask for a channel. A :class:`Message` without data confirms the subscription.
+        """Subscribe to a channel. A :class:`Message` without data confirms the subscription. Safe to repeat.
 
-        Raises TorrelqueConnectionError if the connection is gone, and
-        TorrelqueReplyError (here or from :meth:`receive`) if the user may not.
+        Raises:
+            TorrelqueConnectionError: The connection was lost.
+            TorrelqueReplyError: The user has no permission. :meth:`receive` may raise this instead.
+
         """
 
     @abstractmethod
     async def unsubscribe(self, channel: bytes) -> None:
-        """Stop receiving from a channel; unknown ones are ignored."""
+        """Unsubscribe from a channel. Unknown channels are ignored.
+
+        Raises:
+            TorrelqueConnectionError: The connection was lost.
+
+        """
 
     @abstractmethod
     async def receive(self) -> Message:
-        """The next message. Raises TorrelqueConnectionError when the connection is gone for good.
+        """Wait for the next message. After a cancellation the listener may be unusable; close it.
 
-        A listener never reconnects: messages would be missed in
-        silence. Cancelling ends the listener's usefulness; close it.
+        A listener never reconnects, because messages would be missed silently.
+
+        Raises:
+            TorrelqueConnectionError: The connection was lost.
+
         """
 
 
 class Transport(ABC):
     """Runs the core's calls on a server.
 
-    All methods may be called by many tasks at once. Server errors are values in
-    the replies (:class:`~torrelque.errors.TorrelqueReplyError`); a call whose
-    outcome cannot be known raises TorrelqueConnectionError. The core's calls are
-    safe to repeat, so a transport may send a batch again after it reconnected.
-    Strings in replies are ``bytes``, whatever the client is set to decode.
+    Many tasks may call all methods at the same time. Errors of the server are values in
+    the replies (:class:`~torrelque.errors.TorrelqueReplyError`). If the outcome of a call
+    is unknown, the method raises TorrelqueConnectionError. The core's calls are safe to
+    repeat, so a transport may send a batch again after it has reconnected. Strings in
+    replies are ``bytes``, whether or not the client decodes.
     """
 
     block_limit: float = 8.0
-    """The longest time, in seconds, that one :meth:`block` may ask the server to wait."""
+    """The longest time that one :meth:`block` may ask the server to wait, in seconds."""
 
     on_cluster: bool = False
-    """Whether keys lie on the servers of a cluster by their hash slot.
+    """Whether keys are spread over the nodes of a cluster by hash slot.
 
-    A batch's calls are of one slot then, that of their keys or of the key that
-    they are to be run ``near``.
+    All calls of a batch then belong to one slot: that of their keys, or of the key that
+    they are ``near``.
     """
 
     fails_over: bool = False
     """Whether the client finds another server when the one in use fails, as with Sentinel."""
 
     in_order: bool = False
-    """Whether batches arrive at the server, and are answered, in the order in which :meth:`execute` was called.
+    """Whether batches arrive at the server, and are answered, in the order of the calls of :meth:`execute`.
 
-    So it is where all of them share a connection. Otherwise only one claim is
-    under way at a time for the consumers that wait: of two the later one could
-    bring the tasks that are first in the queue.
+    This is so if they all share a connection. If it is not, only one claim is in flight
+    at a time for waiting consumers, because the later of two claims could get the tasks
+    at the front of the queue.
     """
 
     queues_behind: bool = False
     """Whether :meth:`block_then` sends a call behind one that blocks. If not, a separate claim follows each wait."""
 
     def __init_subclass__(cls) -> None:
-        """Let no inherited `start` go past a class's own `execute`, and no `block_then` past its `block`."""
+        """Ignore an inherited `start` if the class overrides `execute`, and `block_then` if it overrides `block`."""
         super().__init_subclass__()
         if 'block' in vars(cls) and 'block_then' not in vars(cls):
             cls.queues_behind = False
         if 'execute' in vars(cls) and 'start' not in vars(cls):
-            cls.start = Transport.start  # type: ignore[method-assign]  # what is inherited from here
+            cls.start = Transport.start  # type: ignore[method-assign]  # the default, which uses `execute`
 
     def start(self, _batch: Batch, _then: Then) -> Callable[[], None] | None:
-        """Do what `execute` does without a task that waits. Optional; what is inherited leaves it to `execute`.
+        """Send a batch as `execute` does, but without a task that waits. Optional; the default uses `execute`.
 
         Args:
             _batch: At least one call.
-            _then: Is called once, in the event loop and after this has returned, and does not raise.
+            _then: Called once with the outcome, in the event loop, after this method has returned. It does not raise.
 
         Returns:
-            A function to call when nobody waits any more: ``then`` is not called after that. It may be called
-            again, and afterwards. None if nothing was sent because it takes a task to do so.
+            A function that abandons the batch: ``_then`` is not called afterwards. Safe to repeat, and to call after
+            ``_then`` was called. None if nothing was sent, because that needs a task.
+
         """
         return None
 
     @abstractmethod
     async def execute(self, batch: Batch) -> Sequence[Reply]:
-        """Send the calls in order on one connection and return a reply for each.
+        """Send calls in order on one connection. A cancellation must not leave a connection out of step.
 
-        When cancelled, no connection may be left out of step.
+        Args:
+            batch: The calls.
+
+        Returns:
+            A reply for each call.
+
+        Raises:
+            TorrelqueConnectionError: The outcome of the calls is unknown.
+
         """
 
     async def execute_once(self, batch: Batch) -> Sequence[Reply]:
-        """Like :meth:`execute`, without repeats: the caller's time for those is over.
+        """Like :meth:`execute`, without repeats, because the caller has no time left for them.
 
-        It settles calls whose outcome is unknown. What is inherited repeats like :meth:`execute`.
+        It settles calls whose outcome is unknown. The default uses :meth:`execute`.
         """
         return await self.execute(batch)
 
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
-        """Like :meth:`execute`, for the last calls as the event loop ends, when the client may be closed already."""
+        """Like :meth:`execute`, for the last calls while the event loop ends and the client may be closed already."""
         return await self.execute(batch)
 
     async def nodes(self) -> Sequence[Arg | None]:
-        """A key (there need be none of that name) for each server that holds keys, for calls to run ``near``."""
+        """Return a key for each server that holds keys, for calls to run ``near``. The keys need not exist."""
         return (None,)
 
     def node_of(self, _key: bytes) -> Hashable:
-        """Which server has a key, as far as is known now, by something that is the same for all keys of that server."""
+        """Return what identifies the server that has a key, as far as is known now."""
         return None
 
     async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
-        """Like :meth:`execute`, on a connection that nobody else uses meanwhile.
+        """Like :meth:`execute`, on a connection without other calls. A cancellation closes the connection.
 
-        The server may take ``timeout`` seconds longer over the last call, a WAIT
-        or WAITAOF, than over any other. When cancelled, the connection is closed.
-        What is inherited calls :meth:`execute`: right where that takes a connection
-        for each batch and waits long enough, otherwise it holds up the others.
+        The default uses :meth:`execute`. That is right if it uses a connection for each batch and waits long
+        enough; otherwise it delays other calls.
+
+        Args:
+            batch: The calls.
+            timeout: How much longer the server may take to answer the last call, a WAIT or WAITAOF, in seconds.
+
         """
         return await self.execute(batch)
 
     @abstractmethod
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
-        """Run a call that the server answers after at most ``timeout`` seconds, on a connection of its own.
+        """Run a call that the server answers late, on a separate connection. A cancellation closes the connection.
 
-        It is not repeated by the transport, and does not hold up :meth:`execute`.
-        An error reply is returned as a value; a broken connection raises
-        TorrelqueConnectionError. When cancelled, its connection is closed.
+        The transport does not repeat the call, and :meth:`execute` does not wait for it.
+
+        Args:
+            call: The call.
+            timeout: How long the server may take to answer, in seconds.
+
+        Returns:
+            The reply, which may be an error.
+
+        Raises:
+            TorrelqueConnectionError: The connection broke.
+
         """
 
     async def block_then(self, call: Call[Reply], then: Call[Reply], timeout: float) -> Sequence[Reply]:
-        """Like :meth:`block`, with another call behind it in the same write: the server runs it when the block ends.
+        """Like :meth:`block`, with another call behind it in the same write. The server runs it when the block ends.
 
         Optional, see :attr:`queues_behind`. KeyDB does not run the second call before more bytes arrive: if the first
         reply comes alone, send a PING.
@@ -171,41 +205,53 @@ class Transport(ABC):
         Args:
             call: The call that blocks.
             then: The call behind it. It is safe to repeat: after an error, or without a reply, the core sends it again.
-            timeout: After how many seconds, at most, the server answers the first call.
+            timeout: How long the server may take to answer the first call, in seconds.
 
         Returns:
-            Both replies; the second may be None, for a call that was not sent.
+            Both replies. The second may be None if the call was not sent.
 
         Raises:
-            TorrelqueConnectionError: If the connection broke before both had arrived.
+            TorrelqueConnectionError: The connection broke before both had arrived.
+
         """
         raise NotImplementedError
 
     @abstractmethod
     def listen(self) -> AbstractAsyncContextManager[Listener]:
-        """Open a connection for subscriptions; closed when the context is left."""
+        """Open a connection for subscriptions. It is closed when the context is left.
+
+        Raises:
+            TorrelqueConnectionError: On entering: the server cannot be reached.
+
+        """
 
     async def reconnect(self) -> None:
-        """A server answered that it is not to be written to: let further calls go over new connections."""
+        """Use new connections for further calls, because a server answered that it does not accept writes."""
 
     async def aclose(self) -> None:
-        """Close what the transport itself opened, not a client that it was given. May be repeated."""
+        """Close what the transport itself has opened, but not a client that was passed to it. Safe to repeat."""
 
     def append(self, pipeline: object, call: Call[Reply]) -> None:
-        """Queue a call, without loading scripts, on a pipeline of the client that the user holds."""
+        """Queue a call on a pipeline of the user's client, without loading scripts.
+
+        Raises:
+            TorrelqueUsageError: The transport has no pipelines, or this one cannot be used.
+            TorrelqueTypeError: It is not a pipeline of this client.
+
+        """
         raise TorrelqueUsageError(
             f'{type(self).__name__} has no pipelines: pipeline={pipeline!r} works with a client of redis-py or coredis'
         )
 
     def now(self) -> float:
-        """Seconds on the clock that the engine's timers count on; it never goes back."""
+        """Return the time on the clock of the engine's timers, in seconds. It never goes back."""
         try:
-            return asyncio.get_running_loop().time()  # in a callback of asyncio, anyio does not know where it is
+            return asyncio.get_running_loop().time()  # anyio's function does not work in asyncio's callbacks
         except RuntimeError:
             return anyio.current_time()
 
     async def pause(self, event: anyio.Event, until: float) -> None:
-        """Return when ``event`` is set or :meth:`now` has reached ``until`` (maybe infinite)."""
+        """Return when ``event`` is set, or when :meth:`now` has reached ``until``, which may be infinite."""
         if until == math.inf:
             await event.wait()
             return
