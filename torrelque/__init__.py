@@ -19,6 +19,7 @@ from torrelque.core.codec import TorrelqueTaskSerialiser
 from torrelque.core.commands import EnqueueItem, ReleaseItem, RequeueItem
 from torrelque.core.durability import Durability
 from torrelque.core.models import (
+    Pause,
     Receipt,
     Task,
     TaskId,
@@ -62,6 +63,7 @@ __all__ = (
     'Client',
     'Durability',
     'EnqueueItem',
+    'Pause',
     'Receipt',
     'Reject',
     'ReleaseItem',

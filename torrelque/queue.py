@@ -6,12 +6,14 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, overload
 
-from torrelque.core import checks, operations, presence
+from torrelque.core import checks, flow, operations, presence
 from torrelque.core.auditing import Violation
+from torrelque.core.backoff import Backoff
 from torrelque.core.codec import JSON, Serialiser, dump_payload, load_headers
 from torrelque.core.commands import (
     CANCEL,
@@ -32,6 +34,7 @@ from torrelque.core.commands import (
     ReleaseItem,
     RequeueItem,
     cancel_item,
+    cap,
     claim_error,
     claim_item,
     enqueue_words,
@@ -75,6 +78,7 @@ from torrelque.errors import (
     TorrelqueExistsError,
     TorrelqueLookupError,
     TorrelqueReplyError,
+    TorrelqueTimeoutError,
     TorrelqueTypeError,
     TorrelqueUsageError,
     TorrelqueValueError,
@@ -86,6 +90,9 @@ from torrelque.worker.failures import describe, sendable
 __all__ = ('Torrelque',)
 
 T = TypeVar('T')
+
+IDLE_BACKOFF = Backoff(0.02, 0.5)
+"""Pauses between looks at a paused queue, until no task is claimed."""
 
 IfExists: TypeAlias = Literal['ignore', 'raise']
 
@@ -958,6 +965,64 @@ class Torrelque(Generic[Payload]):
         if (task_ids is None) == (age is None):
             raise TorrelqueTypeError(f'purge takes either task ids or older_than, got {task_ids!r} and {older_than!r}')
         return await self._dead_letters.do(PURGE, purge_item, task_ids, age or 0.0, limit)
+
+    async def pause(
+        self,
+        reason: str | None = None,
+        *,
+        until: datetime | float | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Pause the queue for all consumers: from now on nobody is given a task, until it is resumed.
+
+        Running tasks go on, and so does enqueueing. The pause is kept on the server, so it survives restarts.
+        Consumers of 0.9 ignore it. A later call replaces the end. Safe to cancel and to repeat.
+
+        Args:
+            reason: Is shown wherever the queue is. None keeps the reason of a pause in force.
+            until: When the pause ends, by the server's clock: a datetime with a time zone, or a Unix time. None
+                lasts until `resume`.
+            wait: Return once no task is claimed any more.
+            timeout: Seconds to wait at most. None or 0 sets no limit.
+
+        Raises:
+            TorrelqueTypeError: An argument has a bad type. Nothing was changed, as with the next one.
+            TorrelqueValueError: An argument has a bad value, such as an end in the past.
+            TorrelqueTimeoutError: Tasks were still claimed after ``timeout``. The queue stays paused.
+            TorrelqueUsageError: The queue was resumed, or the pause ended, before the wait was over.
+        """
+        item = flow.pause_item(reason, until)
+        if timeout is not None and not wait:
+            raise TorrelqueTypeError(f'timeout is of wait=True, got timeout={timeout!r} and wait={wait!r}')
+        seconds = checks.check_wait('timeout', timeout)
+        waits = checks.check_flag('wait', wait)
+        if await self._dispatcher.change_flow(item) is not Outcome.OK:
+            raise TorrelqueValueError(f'until must be in the future by the clock of the server, got {until!r}')
+        if waits:
+            await self._wait_until_idle(seconds)
+
+    async def _wait_until_idle(self, seconds: float) -> None:
+        """Wait until no task is claimed, while the queue is paused."""
+        deadline, rounds = self._transport.now() + seconds, 0
+        while True:
+            loads = await self._dispatcher.each(lambda keys: flow.load(self._scripts, keys, *cap(self.max_rejected)))
+            working = sum(load.working for load in loads)
+            if not working:
+                return
+            if any(load.pause is None for load in loads):
+                raise TorrelqueUsageError(f'queue {self.queue!r} was resumed while {working} tasks were still claimed')
+            left = deadline - self._transport.now()
+            if left <= 0:
+                raise TorrelqueTimeoutError(
+                    f'{working} tasks were still claimed after {seconds:g} s; the queue stays paused'
+                )
+            rounds += 1
+            await self._engine.rest(min(left, IDLE_BACKOFF.pause(rounds, lambda: 0.0)))
+
+    async def resume(self) -> None:
+        """End a pause: consumers take tasks again, within milliseconds. Safe to cancel and to repeat."""
+        await self._dispatcher.change_flow(flow.RESUME)
 
     async def reshard(self, shards: int) -> bool:
         """Change the number of shards while the queue is in use.

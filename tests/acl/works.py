@@ -297,6 +297,21 @@ async def audits_what_is_left(stage: Stage) -> None:
     assert stage.command('EXISTS', 'q:wake', 'q:undequeued') == 0
 
 
+async def pauses(stage: Stage) -> None:
+    await stage.others.enqueue('a')
+    task = await stage.others.dequeue(20)
+    stage.network.repeat = True
+    await stage.queue.pause('why', until=await stage.others.get_server_time() + 1000)
+    stage.network.repeat = False
+    await stage.others.enqueue('b')
+    assert await stage.others.dequeue_nowait() == []
+    await stage.others.release(task)
+    await stage.queue.pause(wait=True, timeout=20)
+    assert await stage.others.dequeue_nowait() == []
+    await stage.queue.resume()
+    assert len(await stage.others.dequeue_nowait()) == 1
+
+
 async def deletes(stage: Stage) -> None:
     await stage.others.enqueue_many(range(5))
     for task, end in zip(await stage.others.dequeue(20, max_tasks=3), ('release', 'reject', None), strict=True):
@@ -328,5 +343,5 @@ WORKS: Mapping[str, Sequence[Work]] = {
     'producer': (enqueues, enqueues_again),
     'consumer': (claims, ends_claims, takes_back, loses_a_reply, waits, announces),
     'observer': (looks, watches),
-    'operator': (cancels, sweeps, works_off_dead_letters, audits, audits_what_is_left, deletes),
+    'operator': (cancels, sweeps, pauses, works_off_dead_letters, audits, audits_what_is_left, deletes),
 }

@@ -218,6 +218,9 @@ class ModelMachine(RuleBasedStateMachine):
             for score in content.values()
             if score < EPOCH * 2
         ]
+        end = self._counters().get(b'paused', b'')
+        if end.startswith(b'4'):
+            events.append(float(end))
         if events:
             self.time_passes(max(0.0, min(events) - self._now) + later)
 
@@ -311,6 +314,33 @@ class ModelMachine(RuleBasedStateMachine):
         before = '' if age is None else f'{self._now - age:.6f}'
         self._laned('purge', lane, *(word for task_id in task_ids for word in (task_id, before)))
 
+    @step(
+        5,
+        lane=lane_numbers,
+        mode=st.sampled_from(('pause', 'pause', 'resume')),
+        end=st.sampled_from((None, None, 0.25, 3.0, 60.0, 0.0, -1.0)),
+        reason=st.sampled_from((b'', b'', b'why \xc3\xa9')),
+    )
+    def flow(self, lane: int, mode: str, end: float | None, reason: bytes) -> None:
+        pause: list[Arg] = ['inf' if end is None else f'{self._now + end:.6f}', reason] if mode == 'pause' else []
+        self._laned('flow', lane, mode, *pause)
+
+    @step(
+        2,
+        revision=st.sampled_from(('', '7', '4000000001000', '9000000000000', 'x')),
+        pause=st.sampled_from((('', '', ''), ('inf', '4000000000.000000', 'why'), ('4000000005.500000', '', ''))),
+    )
+    def flow_of_another_shard(self, revision: str, pause: tuple[str, ...]) -> None:
+        self._verb('flow', '', '', '', 'copy', revision, *pause)
+
+    @step(1, field=st.sampled_from(('flow', 'paused', 'paused', 'paused_since')), value=odd_numbers)
+    def a_pause_holds_anything(self, field: str, value: bytes) -> None:
+        self._command('HSET', KEYS['counters'], field, value)
+
+    def _counters(self) -> dict[bytes, bytes]:
+        kind, content, _ = self._snapshot.get(KEYS['counters'], ('none', {}, None))
+        return dict(content) if kind == 'hash' else {}
+
     @step(2, kind=st.sampled_from(('stale', 'due')), cap=caps)
     def sweep(self, kind: str, cap: Arg) -> None:
         self._verb('sweep', kind, *([cap] if cap else []))
@@ -361,7 +391,7 @@ class ModelMachine(RuleBasedStateMachine):
 
     @step(
         1,
-        fault=st.sampled_from(('timer', 'workers', 'key', 'leftover')),
+        fault=st.sampled_from(('timer', 'workers', 'key', 'leftover', 'flow')),
         name=st.sampled_from(('wake', 'undequeued', 'tasks')),
     )
     def mend_a_key(self, fault: str, name: str) -> None:
@@ -493,7 +523,7 @@ class ModelMachine(RuleBasedStateMachine):
     def a_payload_is_gone(self, task_id: bytes) -> None:
         self._command('HDEL', KEYS['tasks'], task_id)
 
-    @step(1, letters=st.sampled_from((b'z', b'zz', b'', b' ')))
+    @step(1, letters=st.sampled_from((b'z', b'zz', b'', b' ', b'p', b'pz')))
     def a_later_version_is_used(self, letters: bytes) -> None:
         """For some calls; then nobody uses it any more."""
         self._command('HSET', KEYS['counters'], 'uses', letters)

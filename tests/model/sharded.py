@@ -13,13 +13,12 @@ from hypothesis.stateful import rule
 from tests.model.machine import KEYS, MENDED_AFTER, STEPS, ModelMachine, Step, Steps, ids, lane_numbers, step, steps
 from torrelque.core.commands import ENQUEUE
 from torrelque.core.keys import Keys
+from torrelque.core.sharding.consumers import LOOKED_AT
 
 __all__ = ('ShardedMachine',)
 
 OTHER = Keys.of_queue('p')
 SHARDS = (KEYS, OTHER)
-LOOKED_AT = ('pending', 'delayed', 'working', 'timer', 'bell', 'wake')
-
 SHARD_STEPS: Steps = dict(STEPS)
 
 some_shards = st.sampled_from(((KEYS,), (KEYS, OTHER), (OTHER, KEYS), (OTHER,)))
@@ -52,13 +51,15 @@ class ShardedMachine(ModelMachine):
     @step(
         6,
         SHARD_STEPS,
-        place=st.sampled_from(('pending', 'delayed', 'working', 'timer', 'nothing')),
+        place=st.sampled_from(('pending', 'delayed', 'working', 'timer', 'pause', 'nothing')),
         moment=st.sampled_from((-5.0, 0.0, 0.25, 5.0, 10.0, 10.000001, 400.0)),
     )
     def another_shard_has_something(self, place: str, moment: float) -> None:
         at = f'{self._now + moment:.6f}'
         if place == 'pending':
             self._command('LPUSH', OTHER[place], b'x')
+        elif place == 'pause':
+            self._command('HSET', OTHER['counters'], 'uses', 'p', 'paused', at if moment < 100 else 'inf')
         elif place == 'timer':
             self._command('SET', OTHER[place], f'7|{at}')
         elif place == 'nothing':

@@ -112,6 +112,10 @@ def test_agrees_with_a_real_server(server: servers.Server) -> None:
             'if #later',
             id='writes before a look at what may be of a wrong type',
         ),
+        pytest.param('return paused_until() and 0 or count', 'return count', id='a pause is not heeded'),
+        pytest.param('local time = features and reprieve()', 'local time', id='the end of a pause is missed'),
+        pytest.param("letter = 'u'\nend\n", 'end\n', id='a pause that is over'),
+        pytest.param('number(new[1], 0) > number(revision, 0)', 'true', id='old records of a pause overwrite new ones'),
         pytest.param(
             'elsewhere = values[1] ~= PENDING and (', 'elsewhere = false and (', id='claims what is elsewhere'
         ),
@@ -161,6 +165,7 @@ def test_agrees_with_the_shards_of_a_real_server(name: str) -> None:
             'false',
             id='results are cleared for whom the number is another',
         ),
+        pytest.param('finding, event = 0,', 'event =', id='a paused shard promises tasks'),
         pytest.param("redis.call('HDEL', counters, 'intended')", '', id='a change that is done stays begun'),
         pytest.param("minded <= event and 0 or 'e'", "0 or 'e'", id='any timer will do'),
     ],

@@ -152,7 +152,7 @@ async def test_everything_is_sent_again(times: int) -> None:
         await queue.reject(tasks[3], 'why')
         await queue.giveback(tasks[4])
         stats = await queue.get_queue_stats()
-        assert (*stats[:5], *stats[6:]) == (2, 2, 0, 0, 1, 5, 5, 2, 1, 1)
+        assert (*stats[:5], *stats[6:11]) == (2, 2, 0, 0, 1, 5, 5, 2, 1, 1)
         assert [task.id for task in await queue.dequeue_nowait(max_tasks=9)] == [ids[4], ids[2]]
         later = await queue.enqueue('later', delay=60)
         await queue.cancel(later)

@@ -93,6 +93,8 @@ class Config:
     """How many shards the queue may have, at first the first of these; callers change it if there are several."""
     legacy: int = 0
     """Clients of 0.9."""
+    pauses: bool = False
+    """Whether operators pause the queue, and resume it."""
     later: bool = False
     """Whether at some moment somebody begins to use the queue with a feature of a later version."""
     failovers: Failovers | None = None
@@ -109,21 +111,27 @@ PAUSES: Mapping[str, float] = MappingProxyType({**ACCIDENTS, 'pause': 0.06})
 
 CONFIGS: Mapping[str, Config] = MappingProxyType(
     {
-        'alone': Config(accidents=ACCIDENTS),
+        'alone': Config(accidents=ACCIDENTS, pauses=True),
         'cancel': Config(cancel=0.5, accidents=ACCIDENTS),
         'mixed': Config(clients=(1, 3), legacy=6, accidents={'kill': 0.01, 'pause': 0.03, 'shut': 0.01}),
         # A hint that dies with a connection costs a slice, of at most eight seconds.
-        'cuts': Config(faults=CUTS, cancel=0.3, accidents={'kill': 0.05, 'shut': 0.05}, longest_wait=8.5),
+        'cuts': Config(faults=CUTS, cancel=0.3, accidents={'kill': 0.05, 'shut': 0.05}, longest_wait=8.5, pauses=True),
         # Where nothing breaks, a task is claimed within a few round trips, whoever cancels.
-        'calm': Config(faults=NONE, cancel=0.3, longest_wait=0.1),
+        'calm': Config(faults=NONE, cancel=0.3, longest_wait=0.1, pauses=True),
         # Pauses of up to a minute are longer than any lease here.
         'workers': Config(clients=(3, 5), callers=(1, 2), workers=(1, 2), accidents=PAUSES, caps=CAPS),
         'crew': Config(clients=(1, 3), callers=(1, 2), workers=(1, 2), faults=NONE, longest_wait=0.1, caps=CAPS),
         'shards': Config(
-            clients=(2, 4), callers=(2, 4), shards=(3, 2, 5), cancel=0.05, chosen=0.95, accidents=FORGETFUL
+            clients=(2, 4),
+            callers=(2, 4),
+            shards=(3, 2, 5),
+            cancel=0.05,
+            chosen=0.95,
+            accidents=FORGETFUL,
+            pauses=True,
         ),
         # A shard is looked at ten times a second by those who have enough to do with others.
-        'shards-calm': Config(clients=(2, 4), shards=(3,), faults=NONE, cancel=0.3, longest_wait=0.3),
+        'shards-calm': Config(clients=(2, 4), shards=(3,), faults=NONE, cancel=0.3, longest_wait=0.3, pauses=True),
         'later': Config(later=True, seconds=20.0),
         'forks': Config(
             clients=(1, 3), workers=(0, 1), accidents={**ACCIDENTS, 'fork': 0.03}, faults=replace(ALL, ancient=0.02)

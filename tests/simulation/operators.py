@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.asking import ask, succeeded
 from tests.simulation.clients import Behaviour, Client
+from tests.simulation.pausing import pause_for_a_while, resume
 from tests.simulation.rules import require
 from torrelque.core import operations
 from torrelque.core.auditing import Violation, audit
@@ -38,8 +39,10 @@ Write = Callable[[str, float], Item]
 
 def operate(client: Client) -> Behaviour:
     """Do one of these."""
-    act = client.random.choice((_cancel, _cancel, _sweep, _redrive, _redrive, _redrive_all, _purge, _purge_old, _audit))
-    yield from act(client)
+    acts = [_cancel, _cancel, _sweep, _redrive, _redrive, _redrive_all, _purge, _purge_old, _audit]
+    if client.world.config.pauses:
+        acts += [pause_for_a_while, resume]
+    yield from client.random.choice(acts)(client)
 
 
 def _cancel(client: Client) -> Behaviour:

@@ -20,7 +20,7 @@ Args = Sequence[bytes]
 
 PENDING, WORKING, DELAYED, COMPLETED, REJECTED = b'0', b'1', b'2', b'3', b'4'
 LANED = frozenset(
-    ('enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'progress', 'cancel', 'redrive', 'purge')
+    ('enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'progress', 'cancel', 'redrive', 'purge', 'flow')
 )
 TAKEN_BACK = frozenset(('claim', 'tick', 'sweep', 'bare', 'legacy'))
 """How a claim may end that its holder did not end: stale, or at the hands of somebody who knew the plain id."""
@@ -72,6 +72,7 @@ class Rules:
         self.trimmed = 0
         self._answers: dict[tuple[bytes, ...], Reply] = {}
         self._undone: set[tuple[bytes, ...]] = set()
+        self.on_claim: Callable[[Sequence[bytes], float], None] = lambda *_: None
         self._verbs: Mapping[str, Callable[[Args, Any, Changes], set[bytes]]] = {
             'enqueue': self._enqueue,
             'claim': self._claim,
@@ -89,6 +90,7 @@ class Rules:
             'tick': self._tick,
             'sweep': self._sweep,
             'undequeue': self._undequeue,
+            'flow': self._flow,
         }
 
     @property
@@ -113,7 +115,7 @@ class Rules:
             return
         args = [_word(arg) for arg in call.args]
         allowed: set[bytes] = set()
-        if name not in LANED:
+        if name not in LANED or not args[0]:
             verb = self._verbs.get(name)
             allowed = verb(args, reply, changes) if verb else set()
         elif reply[0] == b'OK':
@@ -301,6 +303,8 @@ class Rules:
             self._begin_claim(task_id, new)
         if taken:
             self.last_claim = self._clock()
+            require(not self._server.paused(self._clock()), 'claimed during a pause', taken)
+            self.on_claim(list(taken), self._clock())
         others = {task_id: change for task_id, change in changes.items() if task_id not in taken}
         for task_id, (old, new) in others.items():
             if old.pending:
@@ -484,6 +488,13 @@ class Rules:
         """Nothing is ever wrong here, but that a hint is left when no task is."""
         require(not reply or args[0] == b'leftover', 'repaired what was whole', args, changes)
         require(not reply or not self._server.tasks(), 'took for a leftover what was in use', args)
+        return set()
+
+    def _flow(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
+        """The queue is paused, or it is not, and no task is touched."""
+        if args[3] != b'copy' and reply[1] == b'o':
+            paused = self._server.paused(self._clock())
+            require(paused == (args[3] == b'pause'), 'paused or resumed wrongly', args)
         return set()
 
     def _undequeue(self, args: Args, reply: int, changes: Changes) -> set[bytes]:

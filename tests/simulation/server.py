@@ -166,7 +166,15 @@ class ObservedShard:
     @property
     def newer(self) -> bool:
         """Whether features of a later version are used."""
-        return b'uses' in self._db.hash_at(self._keys['counters'])
+        return b'z' in self._counters.get(b'uses', b'')
+
+    @property
+    def _counters(self) -> Mapping[bytes, bytes]:
+        return self._db.hash_at(self._keys['counters'])
+
+    def paused(self, now: float) -> bool:
+        """Whether a pause is in force."""
+        return b'p' in self._counters.get(b'uses', b'') and float(self._counters[b'paused']) > now
 
     def working(self) -> Mapping[bytes, float]:
         return self._db.zset_at(self._keys['working']).scores
@@ -197,7 +205,8 @@ class ObservedShard:
     def to_be_had(self, now: float) -> bool:
         """Whether a claim would find something, or something to return."""
         event = self.first_event()
-        return bool(self.pending()) or (event is not None and event <= now)
+        there = bool(self.pending()) and not self.paused(now)
+        return there or (event is not None and event <= now)
 
 
 class ObservedServer(MemoryServer):

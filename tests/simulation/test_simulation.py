@@ -7,7 +7,15 @@ import sys
 
 import pytest
 
-from tests.simulation import mutants, mutants_behind, mutants_beyond, mutants_nodes, mutants_shards, mutants_waiting
+from tests.simulation import (
+    mutants,
+    mutants_behind,
+    mutants_beyond,
+    mutants_flow,
+    mutants_nodes,
+    mutants_shards,
+    mutants_waiting,
+)
 from tests.simulation.clients import SCRIPTS
 from tests.simulation.configs import CONFIGS
 from tests.simulation.rules import Violation
@@ -31,6 +39,7 @@ MUTANTS = (
     mutants.MUTANTS
     | mutants_behind.MUTANTS
     | mutants_beyond.MUTANTS
+    | mutants_flow.MUTANTS
     | mutants_waiting.MUTANTS
     | mutants_nodes.MUTANTS
     | mutants_shards.MUTANTS

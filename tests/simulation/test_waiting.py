@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,13 +12,15 @@ from tests.simulation import callers
 from tests.simulation.clients import SCRIPTS, Behaviour, Client
 from tests.simulation.configs import NONE, Config
 from tests.simulation.mutants_behind import forgotten_when_the_wait_breaks, nobody_looks_who_joins
+from tests.simulation.mutants_flow import hints_during_a_pause, the_end_of_a_pause_missed
 from tests.simulation.mutants_waiting import every_waiter_keeps_the_timer, hint_left_over
 from tests.simulation.network import _Blocked
 from tests.simulation.server import KEYS
 from tests.simulation.world import World
 from torrelque.core.claiming import claim
-from torrelque.core.commands import ENQUEUE, RELEASE, Outcome, enqueue_item, release_item
+from torrelque.core.commands import ENQUEUE, RELEASE, Item, Outcome, enqueue_item, release_item
 from torrelque.core.consumers import MOST_BEHIND
+from torrelque.core.flow import FLOW, RESUME
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.models import TorrelqueTaskStatus
 from torrelque.core.protocol import Call, Operation, blocking_drive
@@ -74,6 +77,16 @@ class Queue:
     def claim(self) -> None:
         """As somebody elsewhere does who is never heard of again."""
         assert len(self.drive(claim(self.lanes, 1, 0, Lane(), self.now)).tasks) == 1
+
+    def pause(self, end: float = math.inf) -> None:
+        """As an operator does; the end is on the world's clock."""
+        self._change(('pause', f'{self.world.beginning + end:.6f}', b''))
+
+    def resume(self) -> None:
+        self._change(RESUME)
+
+    def _change(self, item: Item) -> None:
+        assert self.drive(self.lanes.call('flow', FLOW.arguments([item]), FLOW.parse)) == [Outcome.OK]
 
     def drive(self, operation: Operation[T]) -> T:
         return blocking_drive(operation, lambda batch: [self.world.execute(call) for call in batch])
@@ -258,6 +271,64 @@ def test_no_hint_is_left_over() -> None:
 def test_a_hint_left_over_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     hint_left_over(monkeypatch)
     assert KEYS['wake'] in left_when_drained()
+
+
+# Pauses --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('kind', ['pending', 'due', 'stale'])
+def test_during_a_pause_nothing_is_taken_and_nobody_woken(make: Callable[[], Queue], kind: str) -> None:
+    queue = make()
+    queue.run(1)
+    queue.pause()
+    queue.claims.clear()
+    begin, waits = queue.now, queue.waits
+    if kind == 'stale':
+        queue.resume()
+        queue.enqueue(None, timeout=2)
+        queue.claim()
+        queue.pause()
+        queue.claims.clear()
+    else:
+        queue.enqueue(1.0 if kind == 'due' else None)
+    queue.run(4 * SLICE)
+    assert queue.taken() == []
+    idle = len(queue.clients) * (4 * SLICE / (0.85 * 2.5) + 2)  # some have short slices
+    assert queue.waits - waits <= idle
+    assert len(queue.claims) <= idle + (0 if kind == 'pending' else len(queue.clients) + 2)
+    resumed = queue.now
+    queue.resume()
+    queue.run(1)
+    assert [0 <= moment - resumed < SOON for moment in queue.taken()] == [True]
+    assert resumed - begin > 3 * SLICE
+
+
+@pytest.mark.parametrize('seconds', [0.02, 3, 25])
+def test_a_pause_ends_when_it_should(make: Callable[[], Queue], seconds: float) -> None:
+    assert ended_in_time(make(), seconds)
+
+
+def ended_in_time(queue: Queue, seconds: float) -> bool:
+    queue.run(2)
+    end = queue.now + seconds
+    queue.pause(end)
+    queue.enqueue(None)
+    queue.run(seconds + 1)
+    return [0 <= moment - end < SOON for moment in queue.taken()] == [True]
+
+
+def test_the_end_of_a_pause_that_is_missed_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    the_end_of_a_pause_missed(monkeypatch)
+    assert not ended_in_time(Queue(1, 1), 3)
+
+
+def test_hints_during_a_pause_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    hints_during_a_pause(monkeypatch)
+    queue = Queue(1, 1)
+    queue.pause()
+    queue.enqueue(None)
+    queue.run(1)
+    assert queue.waits > 100
 
 
 # A claim behind the wait ----------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from tests.simulation import callers, operators, shards, workers
+from tests.simulation import callers, operators, pausing, shards, workers
 from tests.simulation.choices import Choice, Choices, Dice
 from tests.simulation.clients import SCRIPTS, Client
 from tests.simulation.configs import NONE, Config
@@ -71,6 +71,9 @@ class World:
         self.nodes: Nodes | None = None
         self.server = (MovingServer if moves else make_server)(self.server_time, self.keys)
         self.rules, self.ledger = self._make_rules()
+        self.pauses = pausing.Pauses()
+        for part in self.rules.parts:
+            part.on_claim = self.pauses.check
         make_network = MovingNetwork if moves else FailingNetwork if failovers else Network
         self.network = make_network(
             self.scheduler, self.random, self.choices, self.server, self.execute, trace and self.tell, config.faults

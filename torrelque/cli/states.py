@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
-from torrelque import Torrelque, TorrelqueLookupError, TorrelqueTask, TorrelqueTaskState, TorrelqueTaskStatus
+from torrelque import (
+    Pause,
+    Torrelque,
+    TorrelqueLookupError,
+    TorrelqueQueueStats,
+    TorrelqueTask,
+    TorrelqueTaskState,
+    TorrelqueTaskStatus,
+)
 from torrelque.cli.output import printable
 from torrelque.cli.params import name_of
 from torrelque.cli.payloads import show_bytes
 
-__all__ = ('STYLES', 'deliveries', 'last_change', 'progress', 'read_task', 'state_fields')
+__all__ = ('STYLES', 'deliveries', 'last_change', 'pause_text', 'progress', 'read_task', 'state_fields', 'stats_fields')
 
 STYLES = {
     TorrelqueTaskStatus.PENDING: '',
@@ -28,6 +37,18 @@ def state_fields(task_id: str, state: TorrelqueTaskState) -> dict[str, Any]:
     fields['result_encoding'] = shown and shown.encoding
     fields['progress'] = state.progress and state.progress._asdict()
     return fields
+
+
+def stats_fields(queue: str, stats: TorrelqueQueueStats) -> dict[str, Any]:
+    """Return statistics as a JSON object."""
+    paused = None if stats.paused is None else stats.paused._asdict()
+    return {'queue': queue, **stats._asdict(), 'paused': paused}
+
+
+def pause_text(pause: Pause) -> str:
+    """Return a pause in a few words: its reason, and when it ends."""
+    end = '' if pause.until is None else f'until {datetime.fromtimestamp(pause.until).astimezone():%Y-%m-%d %H:%M:%S}'
+    return f'paused {end}'.rstrip() + (f': {printable(pause.reason)}' if pause.reason else '')
 
 
 def last_change(state: TorrelqueTaskState) -> float | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torrelque.core.keys import Keys
+from torrelque.core.models import number_of
 from torrelque.core.operations import PAGE, literally, scan_keys
 from torrelque.core.presence import scan_workers
 from torrelque.core.protocol import Arg, Call, Operation, Reply
@@ -53,11 +54,12 @@ class Violation:
     - ``'stray'``: a state without a task that is not a result;
     - ``'lane'``, ``'timer'``, ``'workers'``: a lane, a timer or the list of workers that does not expire;
     - ``'worker'``: an entry of the list of workers that is none; it expires;
-    - ``'key'``: a key that expires with its content, or has a wrong type.
+    - ``'key'``: a key that expires with its content, or has a wrong type;
+    - ``'flow'``: a record of a pause that nobody heeds, or that cannot be read.
 
     A queue with shards also has
 
-    - ``'record'``: a key that lacks the number of shards, or has a former one;
+    - ``'record'``: a key that lacks the number of shards, or has a former one, or a former record of a pause;
     - ``'stranded'``: a task that was added without shards, which would never be delivered;
     - ``'outdated'``: the result of an earlier task, on a former home of its id.
 
@@ -136,6 +138,7 @@ class _Audit:
         yield from self._check_keys()
         if any('wrong type' in violation.detail for violation in self._found):
             return self._found  # the scripts would fail
+        yield from self._check_flow()
         yield from self._check_lanes()
         yield from self._check_workers()
         yield from self._check_tasks()
@@ -170,6 +173,22 @@ class _Audit:
             elif name not in ('timer', 'missing', 'workers') and expiry >= 0:
                 fault = Violation('key', key, None, f'expires in {expiry / 1000} s')
                 yield from self._report(_Fault(fault, name.encode()))
+
+    def _check_flow(self) -> Operation[None]:
+        counters = self._keys['counters']
+        fields = ('uses', 'paused')
+        values = yield from Call[Sequence[bytes | None]]('HMGET', (counters,), fields)
+        uses, till = [value or b'' for value in values]
+        is_kept = till == b'inf' or number_of(till) is not None
+        detail = ''
+        if till and not is_kept:
+            detail = f'the end of a pause cannot be read, {till!r}'
+        elif is_kept and b'p' not in uses:
+            detail = 'there is a pause that nobody heeds'
+        elif b'p' in uses and not till:
+            detail = 'uses a pause, of which there is no record'
+        if detail:
+            yield from self._report(_Fault(Violation('flow', counters.decode(), None, detail), b''))
 
     def _check_lanes(self) -> Operation[None]:
         prefix = self._keys['lane'] + b':'
@@ -291,7 +310,7 @@ class _Audit:
 
 
 REPAIRABLE = frozenset(
-    {'lost', 'twice', 'ghost', 'expiring', 'deadline', 'result', 'lane', 'timer', 'workers', 'key'},
+    {'lost', 'twice', 'ghost', 'expiring', 'deadline', 'result', 'lane', 'timer', 'workers', 'key', 'flow'},
 )
 
 

@@ -19,6 +19,7 @@ __all__ = (
     'check_flag',
     'check_headers',
     'check_id',
+    'check_moment',
     'check_note',
     'check_seconds',
     'check_serialiser',
@@ -35,6 +36,9 @@ LONGEST = 1e9
 
 LONGEST_NOTE = 500
 """Maximum number of characters of a note, which is written up to ten times a second."""
+
+LATEST = 1e11
+"""A Unix time over three thousand years from now. A later time is in milliseconds, or a mistake."""
 
 
 def _number(name: str, value: Any) -> float:  # noqa: ANN401 - the type is what is checked
@@ -63,6 +67,19 @@ def check_duration(name: str, value: Any) -> float:  # noqa: ANN401
     if value is None or isinstance(value, bool):
         raise TorrelqueTypeError(f'{name} must be a number of seconds, got {value!r}')
     return check_seconds(name, value) or 0.0
+
+
+def check_moment(name: str, value: Any) -> float:  # noqa: ANN401
+    """A moment as Unix time: such a number, or a datetime with a time zone."""
+    if hasattr(value, 'utcoffset') and hasattr(value, 'timestamp'):
+        if value.utcoffset() is None:
+            raise TorrelqueValueError(f'{name} must be a datetime with a time zone, got {value!r}')
+        value = value.timestamp()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TorrelqueTypeError(f'{name} must be a datetime or a Unix time, got {value!r}')
+    if not 0 <= value < LATEST:
+        raise TorrelqueValueError(f'{name} must be a Unix time in seconds, got {value!r}')
+    return float(value)
 
 
 def check_wait(name: str, value: Any) -> float:  # noqa: ANN401

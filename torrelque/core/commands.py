@@ -46,6 +46,7 @@ __all__ = (
     'ReleaseItem',
     'RequeueItem',
     'cancel_item',
+    'cap',
     'claim_error',
     'claim_item',
     'enqueue_in',

@@ -513,12 +513,16 @@ class Consumers:
 
     def _hand_out(self, served: list[Ticket], answer: Claim, want: int) -> None:
         if answer.alarm is not None:
-            self._alarm = self._clock() + answer.alarm
+            self._set_alarm(answer.alarm)
         self._plenty = len(answer.tasks) == want
         more = answer.again or self._plenty
         self._waiters.hand_out(served, answer.tasks, more=more or self._asked > 0)
         if more and self._waiters:
             self._look = self._look.and_wanted
+
+    def _set_alarm(self, seconds: float) -> None:
+        """The earlier one counts: a tick and the claim behind a wait may be answered in another order than done."""
+        self._alarm = min(self._alarm, self._clock() + seconds)
 
     def _tick(self) -> Operation[bool]:
         """Handle the timer while the lane is in use. If no consumer waits any more, leave it and the hint to others."""
@@ -533,7 +537,7 @@ class Consumers:
             return False
         else:
             if alarm:
-                self._alarm = self._clock() + float(alarm)
+                self._set_alarm(float(alarm))
             return True
         finally:
             self._look = self._look.over

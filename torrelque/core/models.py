@@ -14,6 +14,7 @@ __all__ = (
     'KIND',
     'STATE_FIELDS',
     'TIME_LIMIT',
+    'Pause',
     'Payload',
     'Receipt',
     'Report',
@@ -25,6 +26,7 @@ __all__ = (
     'TorrelqueTaskState',
     'TorrelqueTaskStatus',
     'add_stats',
+    'make_pause',
     'make_state',
     'number_of',
 )
@@ -204,6 +206,15 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
         return Task, (self.receipt, self.data, self.deadline, self.expires, dict(self.headers), self.attempt)
 
 
+class Pause(NamedTuple):
+    """A pause of a queue. Times are Unix times on the server's clock."""
+
+    since: float
+    until: float | None
+    """When it ends; None if that is when somebody resumes the queue."""
+    reason: str | None
+
+
 class TorrelqueQueueStats(NamedTuple):
     """Counts at one moment, and totals since the queue's first task."""
 
@@ -222,6 +233,8 @@ class TorrelqueQueueStats(NamedTuple):
     total_requeued: int = 0
     """Requeued by a consumer, or taken back when a claim became stale."""
     total_rejected: int = 0
+    paused: Pause | None = None
+    """The pause in force; None if the queue is not paused."""
 
 
 def add_stats(parts: Sequence[TorrelqueQueueStats]) -> TorrelqueQueueStats:
@@ -231,10 +244,11 @@ def add_stats(parts: Sequence[TorrelqueQueueStats]) -> TorrelqueQueueStats:
     sums = {
         name: sum(getattr(part, name) for part in parts)
         for name in TorrelqueQueueStats._fields
-        if name != 'oldest_pending_age'
+        if name not in ('oldest_pending_age', 'paused')
     }
     ages = [part.oldest_pending_age for part in parts if part.oldest_pending_age is not None]
-    return TorrelqueQueueStats(oldest_pending_age=max(ages, default=None), **sums)
+    paused = next((part.paused for part in parts if part.paused is not None), None)
+    return TorrelqueQueueStats(oldest_pending_age=max(ages, default=None), paused=paused, **sums)
 
 
 class TaskProgress(NamedTuple):
@@ -309,6 +323,13 @@ def number_of(text: bytes | float | None) -> float | None:
 def _count(text: bytes | None, default: int = 0) -> int:
     value = number_of(text)
     return default if value is None else int(value)
+
+
+def make_pause(until: bytes, since: bytes, reason: bytes) -> Pause | None:
+    """A pause of its record; None where there is none. One without a finite end lasts until the queue is resumed."""
+    if not until:
+        return None
+    return Pause(number_of(since) or 0.0, number_of(until), reason.decode(errors='replace') or None)
 
 
 def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterable, Callable
 from dataclasses import replace
 
+from torrelque.core import flow
 from torrelque.core.auditing import Violation
 from torrelque.core.keys import Keys
 from torrelque.core.protocol import Operation
@@ -69,9 +70,22 @@ async def _check_records(
     async def check() -> list[Violation]:
         everywhere = (records.main, *records.copies(layout.total))
         checked = await engine.run_each([check_record(keys, layout) for keys in everywhere])
-        return [violation for violation in checked if violation is not None]
+        shards = [records.shard(shard) for shard in range(layout.total)]
+        pauses = await engine.run_each([flow.read(keys) for keys in shards])
+        newest = max(map(flow.revision_of, pauses))
+        return [
+            *(violation for violation in checked if violation is not None),
+            *(
+                Violation('record', keys['counters'].decode(), None, 'has a former record of a pause')
+                for keys, record in zip(shards, pauses, strict=True)
+                if flow.revision_of(record) != newest
+            ),
+        ]
 
     found = await check()
+    if found:  # perhaps only what was being written just then
+        again = await check()
+        found = [violation for violation in found if violation in again]
     if found and repair:
         await engine.run(refresh_layout(scripts, records, layout, again=True))
         left = await check()

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from torrelque.core.auditing import Violation, audit
 from torrelque.core.commands import Answer, Command, Item, Outcome
+from torrelque.core.flow import FLOW
 from torrelque.core.keys import Keys
 from torrelque.core.merging import split
 from torrelque.core.models import TorrelqueQueueStats
@@ -130,6 +131,15 @@ class Dispatcher:
     async def totals_elsewhere(self) -> list[TorrelqueQueueStats]:
         """Return the totals of former shards."""
         return []
+
+    async def change_flow(self, item: Item) -> Answer:
+        """Pause or resume the queue, everywhere.
+
+        Safe to repeat. Of a call that is cancelled or fails, only some shards may have heard.
+        """
+        await self.is_changed()
+        (answer,) = await self._engine.submit(FLOW, [item])
+        return answer
 
     def may_go_elsewhere(self, error: Exception) -> bool:
         """Whether a new task may go to another shard after this error, because it was certainly not added."""

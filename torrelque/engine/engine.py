@@ -40,7 +40,7 @@ from torrelque.core.commands import ENQUEUE, Answer, ClaimedTask, Command, Item
 from torrelque.core.machine import Machine, Wait
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Call, Course, Operation, Reply
-from torrelque.engine.background import BACKOFF, Background, Cancellable, start_later
+from torrelque.engine.background import BACKOFF, Background, Cancellable, rest, start_later
 from torrelque.engine.driving import CLOSING_TIME, Drivers, drive, finish
 from torrelque.engine.reads import Reads
 from torrelque.engine.subscriptions import Subscriptions
@@ -193,6 +193,10 @@ class Engine:
         async with anyio.create_task_group() as group:
             for function in functions:
                 group.start_soon(function)
+
+    async def rest(self, seconds: float) -> None:
+        """Let time pass on the transport's clock."""
+        await rest(self._transport, seconds)
 
     async def checkpoint(self) -> None:
         """Let other tasks run."""

@@ -14,6 +14,7 @@ from torrelque.core.auditing import Violation, audit
 from torrelque.core.backoff import Backoff
 from torrelque.core.commands import ENQUEUE, Answer, Command, Item, Outcome, enqueue_in
 from torrelque.core.consumers import SLICE
+from torrelque.core.flow import FLOW
 from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, shard_name, shard_of_name, tagged
 from torrelque.core.merging import split
 from torrelque.core.models import TorrelqueQueueStats
@@ -293,7 +294,7 @@ class ShardedDispatcher(Dispatcher):
         """Record the totals of the empty shards that leave the queue."""
         for shard in range(layout.shards, layout.total):
             stats = await self._engine.run(queue_stats(self._scripts, self._keys[shard]))
-            await self._engine.run(sharding.keep_totals(self._main, shard, stats[-5:]))
+            await self._engine.run(sharding.keep_totals(self._main, shard, stats[6:11]))
 
     async def audit(self, result_ttl: float, *, repair: bool) -> list[Violation]:
         await self.is_changed()
@@ -302,6 +303,13 @@ class ShardedDispatcher(Dispatcher):
         return await audit_shards(
             self._engine, self._scripts, self._records, layout, self._scan(), check, repair=repair
         )
+
+    async def change_flow(self, item: Item) -> Answer:
+        await self.is_changed()
+        (answer,) = await self._engine.submit(FLOW, [item], 0)
+        if answer is Outcome.OK:
+            await self._engine.run(sharding.copy_flow(self._scripts, self._records, self._ready_layout().total))
+        return answer
 
     async def scan_nodes(self) -> Sequence[Arg | None]:
         await self.is_changed()
@@ -314,7 +322,11 @@ class ShardedDispatcher(Dispatcher):
     async def totals_elsewhere(self) -> list[TorrelqueQueueStats]:
         totals = await self._engine.run(sharding.read_totals(self._main))
         total = self._ready_layout().total
-        return [TorrelqueQueueStats(0, 0, 0, 0, 0, None, *each) for shard, each in totals.items() if shard >= total]
+        return [
+            TorrelqueQueueStats._make((0, 0, 0, 0, 0, None, *each, None))
+            for shard, each in totals.items()
+            if shard >= total
+        ]
 
     def _ready_layout(self) -> Layout:
         assert self._layout is not None  # noqa: S101 - callers waited for `ready`

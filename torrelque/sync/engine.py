@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from contextlib import suppress
@@ -113,6 +114,9 @@ class BlockingEngine(Engine):
         while waiting:
             coroutine, what = waiting.popleft()
             resume(coroutine, await suspend(what))
+
+    async def rest(self, seconds: float) -> None:
+        await suspend(Pause(time.monotonic() + seconds))
 
     async def checkpoint(self) -> None:
         """Other threads run anyway."""

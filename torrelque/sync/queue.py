@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
@@ -313,6 +314,19 @@ class Torrelque(Generic[Payload]):
         self, task_ids: str | Iterable[str] | None = None, *, older_than: float | None = None, limit: int | None = None
     ) -> int:
         return self._run(self._queue.purge(task_ids, older_than=older_than, limit=limit))
+
+    def pause(
+        self,
+        reason: str | None = None,
+        *,
+        until: datetime | float | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        self._run(self._queue.pause(reason, until=until, wait=wait, timeout=timeout))
+
+    def resume(self) -> None:
+        self._run(self._queue.resume())
 
     def reshard(self, shards: int) -> bool:
         return self._run(self._queue.reshard(shards))

@@ -7,7 +7,7 @@ import pytest
 from tests import servers
 from tests.cli.commands.test_operate import claim_two, reject_three
 from tests.cli.support import Command
-from torrelque import Torrelque
+from torrelque import Torrelque, TorrelqueTaskStatus
 
 
 def test_sweep(command: Command) -> None:
@@ -15,6 +15,31 @@ def test_sweep(command: Command) -> None:
     servers.shared('valkey-9.1').command('ZADD', 'trq:working', 1, 'a')
     assert command('sweep') == (0, 'returned to pending: 1 stale, 0 due, 0 abandoned by 0.9\n', '')
     assert command('sweep', '--json').lines == [{'stale': 0, 'due': 0, 'abandoned': 0}]
+
+
+def test_pause(command: Command) -> None:
+    command.do(claim_two)
+    assert command('pause', '--reason', 'migration 114') == (0, 'paused queue trq\n', '')
+    assert 'The queue is paused: migration 114.' in command('stats').out
+    (fields,) = command('stats', '--json').lines
+    assert fields['paused'] == {'since': fields['paused']['since'], 'until': None, 'reason': 'migration 114'}
+    assert 'paused: migration 114' in command('queues').out
+    assert command('pause', '--wait', '--timeout', '10ms').status == 4
+    command.assert_refused(['pause', '--timeout', '10ms'], 2, '--timeout is of --wait')
+    (fields,) = command('pause', '--for', '1h', '--json').lines
+    assert fields == {'queue': 'trq', 'paused': True, 'until': fields['until']}
+    assert 'paused until 2' in command('stats').out
+    assert command('resume') == (0, 'resumed queue trq\n', '')
+    assert command('resume', '--json').lines == [{'queue': 'trq', 'paused': False}]
+    assert command('stats', '--json').lines[0]['paused'] is None
+    assert 'note' not in command('queues').out
+    command.do(release_all)
+    assert command('pause', '--wait') == (0, 'paused queue trq; no task is being worked on\n', '')
+
+
+async def release_all(queue: Torrelque) -> None:
+    async for task_id, _ in queue.tasks(TorrelqueTaskStatus.WORKING):
+        await queue.release(task_id)
 
 
 def test_audit(command: Command) -> None:

@@ -125,6 +125,12 @@ async def fill(queue: Torrelque) -> None:
     await queue.announce('2', name='b', concurrency=5)
 
 
+async def test_a_pause_is_told_with_its_reason(command: Command) -> None:
+    await on(command.url, 'mail', lambda queue: queue.pause('migration 114'))
+    async with exporting(command.url) as exporter:
+        assert (await exporter.scrape())['paused', 'mail', 'migration 114'] == 1
+
+
 async def test_what_is_told_of_a_queue(command: Command) -> None:
     await on(command.url, 'mail', fill)
     async with exporting(command.url) as exporter:
@@ -146,6 +152,7 @@ async def test_what_is_told_of_a_queue(command: Command) -> None:
         ('completed_total', 'mail'): 1,
         ('requeued_total', 'mail'): 1,
         ('rejected_total', 'mail'): 1,
+        ('paused', 'mail', ''): 0,
     }
 
 

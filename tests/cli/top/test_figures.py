@@ -6,7 +6,7 @@ import math
 from types import SimpleNamespace
 from typing import Any, cast
 
-from torrelque import TorrelqueQueueStats
+from torrelque import Pause, TorrelqueQueueStats
 from torrelque.cli.top.figures import FIGURES
 from torrelque.cli.top.monitor import Watched
 from torrelque.cli.top.sampling import Sample
@@ -22,7 +22,7 @@ def watched(*samples: tuple[float, TorrelqueQueueStats]) -> Watched:
     return made
 
 
-def stats(pending: int, **more: int) -> TorrelqueQueueStats:
+def stats(pending: int, **more: Any) -> TorrelqueQueueStats:  # noqa: ANN401 - its fields
     return TorrelqueQueueStats(pending + 1, pending, 1, 0, **more)
 
 
@@ -62,3 +62,9 @@ def test_a_queue_that_never_drains_stands_out() -> None:
     assert (drain.shown(growing), drain.worth(growing), drain.style(growing)) == ('∞', math.inf, WARN)
     empty = watched((0.0, stats(5)), (10.0, stats(0)))
     assert (drain.worth(empty), drain.style(empty)) == (0.0, '')
+
+
+def test_a_paused_queue_shows_as_such() -> None:
+    each = watched((0, stats(5, paused=Pause(1.0, None, 'why'))))
+    assert row(each)['drain'] == 'paused'
+    assert BY_TITLE['drain'].style(each) == WARN

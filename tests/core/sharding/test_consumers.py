@@ -106,8 +106,8 @@ def test_each_server_is_surveyed_and_those_shards_claimed_from_that_have_tasks(m
     assert set(running) == {(0, 'survey'), (2, 'survey')}
     operation, args = running[0, 'survey']
     assert args[0] == REGISTERED * 1000
-    assert [args[1], args[7]] == [KEYS[0]['pending'], KEYS[1]['pending']]
-    assert len(args) == 13
+    assert [args[1], args[8]] == [KEYS[0]['pending'], KEYS[1]['pending']]
+    assert len(args) == 15
     end(operation, [[b'', b'0 3']])
     claims = machine.start()
     assert set(claims) == {(1, 'claim')}

@@ -18,7 +18,15 @@ from torrelque.cli.output import console, errors, make_table, print_json, print_
 from torrelque.cli.params import TIME, Status, name_of, parse_time
 from torrelque.cli.presence import Holders, read_workers, try_workers
 from torrelque.cli.settings import Settings, UnreadableQueueError, read_stats
-from torrelque.cli.states import STYLES, deliveries, last_change, progress, state_fields
+from torrelque.cli.states import (
+    STYLES,
+    deliveries,
+    last_change,
+    pause_text,
+    progress,
+    state_fields,
+    stats_fields,
+)
 from torrelque.cli.units import age
 
 __all__ = ('queues', 'stats', 'tasks', 'workers')
@@ -40,7 +48,7 @@ async def stats(settings: Settings) -> None:
     async with settings.open_known_queue() as queue:
         counts = await queue.get_queue_stats()
     if settings.json:
-        print_json({'queue': settings.queue, **counts._asdict()})
+        print_json(stats_fields(settings.queue, counts))
         return
     table = make_table('', 'now', '', 'total', right=('now', 'total'))
     now = {'pending': counts.pending, 'working': counts.working, 'delayed': counts.delayed, 'rejected': counts.rejected}
@@ -53,6 +61,8 @@ async def stats(settings: Settings) -> None:
     out = console()
     out.print(f'queue {printable(settings.queue)}')
     out.print(table)
+    if counts.paused is not None:
+        out.print(f'The queue is {pause_text(counts.paused)}.', style='yellow', soft_wrap=True)
     if counts.oldest_pending_age is not None:
         out.print(f'The oldest pending task was enqueued {age(counts.oldest_pending_age)} ago.')
 
@@ -77,19 +87,21 @@ async def queues(settings: Settings) -> None:
                 errors().print(f'Skipped {error}', style='yellow')
     if settings.json:
         for name in sorted(found):
-            print_json({'queue': name, **found[name]._asdict()})
+            print_json(stats_fields(name, found[name]))
         return
     if not found:
         errors().print('no queues', style='dim')
         return
-    table = make_table(
-        'queue', 'pending', 'working', 'delayed', 'rejected', 'oldest',
-        right=('pending', 'working', 'delayed', 'rejected', 'oldest'),
-    )  # fmt: skip
+    numeric = ('pending', 'working', 'delayed', 'rejected', 'oldest')
+    is_any_paused = any(counts.paused is not None for counts in found.values())
+    table = make_table('queue', *numeric, *['note'] * is_any_paused, right=numeric)
     for name in sorted(found):
         counts = found[name]
         numbers = (counts.pending, counts.working, counts.delayed, counts.rejected)
-        table.add_row(printable(name), *(f'{number:,}' for number in numbers), age(counts.oldest_pending_age))
+        cells = [printable(name), *(f'{number:,}' for number in numbers), age(counts.oldest_pending_age)]
+        if is_any_paused:
+            cells.append('' if counts.paused is None else pause_text(counts.paused))
+        table.add_row(*cells)
     print_table(table, cut=0)
 
 

@@ -11,10 +11,57 @@ from rich.text import Text
 from torrelque.cli.errors import Refusal
 from torrelque.cli.exit_codes import Exit
 from torrelque.cli.output import console, print_json, print_line, printable
-from torrelque.cli.params import confirm
+from torrelque.cli.params import TIME, confirm, parse_time
 from torrelque.cli.settings import Settings
 
-__all__ = ('audit', 'delete', 'reshard', 'sweep')
+__all__ = ('audit', 'delete', 'pause', 'reshard', 'resume', 'sweep')
+
+
+async def pause(
+    settings: Settings,
+    *,
+    reason: Annotated[
+        str | None,
+        typer.Option('--reason', '-r', metavar='TEXT', show_default=False, help='Shown wherever the queue is.'),
+    ] = None,
+    lasting: Annotated[
+        float | None,
+        typer.Option(
+            '--for', metavar=TIME, parser=parse_time, show_default=False, help='Resume the queue after this time.'
+        ),
+    ] = None,
+    wait: Annotated[bool, typer.Option('--wait', help='Wait until no task is being worked on.')] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar=TIME, parser=parse_time, show_default=False, help='With --wait: stop waiting after this time.'
+        ),
+    ] = None,
+) -> None:
+    """Pause the queue: no consumer is given a task until it is resumed.
+
+    Running tasks go on, and tasks can be enqueued. The pause survives restarts.
+    """
+    if timeout is not None and not wait:
+        raise Refusal('--timeout is of --wait', Exit.USAGE)
+    async with settings.open_known_queue() as queue:
+        until = None if lasting is None else await queue.get_server_time() + lasting
+        await queue.pause(reason, until=until, wait=wait, timeout=timeout)
+    if settings.json:
+        print_json({'queue': settings.queue, 'paused': True, 'until': until})
+    else:
+        idle = '; no task is being worked on' if wait else ''
+        print_line(f'paused queue {printable(settings.queue)}{idle}')
+
+
+async def resume(settings: Settings) -> None:
+    """End a pause of the queue. Consumers take tasks again at once."""
+    async with settings.open_known_queue() as queue:
+        await queue.resume()
+    if settings.json:
+        print_json({'queue': settings.queue, 'paused': False})
+    else:
+        print_line(f'resumed queue {printable(settings.queue)}')
 
 
 async def sweep(settings: Settings) -> None:

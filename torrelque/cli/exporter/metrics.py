@@ -165,6 +165,10 @@ def families(found: Mapping[str, Found | None] | None, begun: float) -> Iterator
         'Time since the task at the front of the queue was enqueued; 0 where none is pending.',
         {name: stats.oldest_pending_age or 0.0 for name, stats in known.items()},
     )
+    paused = GaugeMetricFamily('torrelque_paused', 'Whether the queue is paused, and why.', labels=('queue', 'reason'))
+    for name, stats in known.items():
+        paused.add_metric((name, stats.paused.reason or '' if stats.paused else ''), stats.paused is not None)
+    yield paused
     for total, description in TOTALS.items():
         counter = CounterMetricFamily(f'torrelque_{total}', description, labels=('queue',))
         for name, stats in known.items():

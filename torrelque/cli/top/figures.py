@@ -45,6 +45,10 @@ def _drain(watched: Watched) -> float | None:
     return watched.history.time_to_drain()
 
 
+def _is_paused(watched: Watched) -> bool:
+    return watched.stats is not None and watched.stats.paused is not None
+
+
 FIGURES = (
     _depth(TorrelqueTaskStatus.PENDING),
     _depth(TorrelqueTaskStatus.WORKING),
@@ -56,8 +60,8 @@ FIGURES = (
     Figure(
         'drain',
         8,
-        lambda each: duration(_drain(each) or None),
+        lambda each: 'paused' if _is_paused(each) else duration(_drain(each) or None),
         _drain,
-        lambda each: WARN if _drain(each) == math.inf else '',
+        lambda each: WARN if _is_paused(each) or _drain(each) == math.inf else '',
     ),
 )

@@ -3,8 +3,14 @@
 
 local function hint(empty, left, event)
   left = left or redis.call('LLEN', pending)
-  event = left == 0 and (event or earliest())
-  local up = left > 0 or (event and (event <= now or (event <= now + HORIZON and not covered(event))))
+  local up = left > 0 and not features
+  if not up then
+    -- rarely
+    left = features and permitted(left) or 0
+    event = left == 0 and (event or earliest())
+    up = left > 0 or (event and (event <= now or (event <= now + HORIZON and not covered(event))))
+    -- end
+  end
   local ring = (up or empty) and redis.pcall('GET', bell)
   if type(ring) ~= 'string' then
     return -- nobody waits

@@ -38,6 +38,11 @@ elseif outcome then
 end
 
 local claimed, requeued, refused = totals('claimed', 'requeued', 'rejected')
+if features then
+  -- rarely
+  n = permitted(n)
+  -- end
+end
 if number(claimed, 0) == 0 then
   -- rarely
   local shards = shards_of()
@@ -199,6 +204,6 @@ if #taken == 0 then
   reply[2] = alarm and stamp(alarm) or ''
   -- end
 end
-hint(#taken == 0, left, not returns and event)
+hint(#taken == 0, left, not (returns or features) and event)
 record('open', 'c' .. table.concat(receipts))
 return reply

@@ -12,7 +12,7 @@ local HORIZON = 10          -- s; events further off are left to a later slice o
 local GRACE = 50            -- ms; how long a timer outlives its event
 local SET_ASIDE = 604800000 -- ms; for how long an id without a payload can be found
 local DEFAULT_TIMEOUT = 300 -- s; for a state whose timeout cannot be read
-local UNKNOWN = '%S'        -- matches the letters of features that this version does not know; it knows none yet
+local UNKNOWN = '[^%sp]'    -- matches the letters of features that this version does not know
 
 local now = clock() -- once: it moves within a script on older servers
 
@@ -147,10 +147,13 @@ local function transition(state, status, ...)
   redis.pcall('PUBLISH', key, revision .. ' ' .. status)
 end
 
--- Read totals, and with them the letters of all features that the queue has ever used. If this version does not know one
--- of them, the script ends here, before its first write.
+local features -- letters of those that the queue uses, if there are any; `totals` reads them
+
+-- Read totals, and with them the letters of the features that the queue uses. If this version does not know one of them,
+-- the script ends here, before its first write.
 local function totals(...)
   local values = redis.call('HMGET', counters, 'uses', ...)
+  features = values[1] ~= '' and values[1]
   if values[1] and string.find(values[1], UNKNOWN) then
     error('NEWER the queue uses features of a later version')
   end
@@ -237,6 +240,37 @@ local function leave(answer)
   return 0
 end
 
+-- A pause -------------------------------------------------------------------------------------------------------------
+
+-- When a pause ends, by its record: infinite if it lasts until somebody resumes the queue; nil if none is in force.
+local function in_force(uses, till)
+  if uses and till and string.find(uses, 'p', 1, true) then
+    till = till == 'inf' and math.huge or number(till, 0)
+    return till > now and till or nil
+  end
+end
+
+local pause -- when it ends, false if there is none; nil until it was read
+
+local function paused_until()
+  if pause == nil then
+    pause = string.find(features, 'p', 1, true)
+      and in_force(features, redis.call('HMGET', counters, 'paused')[1]) or false
+  end
+  return pause
+end
+
+-- How many tasks consumers may take now, of those that they want or that are there.
+local function permitted(count)
+  return paused_until() and 0 or count
+end
+
+-- When consumers may take again what they may not take now, if it is known and there is anything.
+local function reprieve()
+  local till = paused_until()
+  return till and till < math.huge and redis.call('LLEN', pending) > 0 and till or nil
+end
+
 -- The timer and the hint ----------------------------------------------------------------------------------------------
 
 local held -- q:timer, once it was read: number of the lane that waits for it | the event's time
@@ -267,15 +301,14 @@ local function begin_writing(cap)
   end
 end
 
--- The earliest time at which a delayed task is due or a claim becomes stale.
+-- The earliest time at which a delayed task is due, a claim becomes stale, or a pause ends for which tasks are pending.
 local function earliest()
   local due = redis.pcall('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
   local stale = redis.pcall('ZRANGE', working, 0, 0, 'WITHSCORES')[2]
   due, stale = tonumber(due), tonumber(stale)
-  if due and stale then
-    return math.min(due, stale)
-  end
-  return due or stale
+  local event = due and stale and math.min(due, stale) or due or stale
+  local time = features and reprieve()
+  return time and math.min(event or time, time) or event
 end
 
 local function covered(event)
@@ -307,14 +340,19 @@ end
 -- the earliest event, if the caller knows them. `empty` means that a claim found nothing.
 local function hint(empty, left, event)
   left = left or redis.call('LLEN', pending)
-  if left > 1 then
+  if left > 1 and not features then
     redis.pcall('ZADD', wake, 0, '0', 1, '1')
-  elseif left == 1 then
+  elseif left == 1 and not features then
     redis.pcall('ZADD', wake, 0, '0')
   else
     -- rarely
-    event = event or earliest()
-    if event and (event <= now or (event <= now + HORIZON and not covered(event))) then
+    left = features and permitted(left) or 0
+    event = left == 0 and (event or earliest())
+    if left > 1 then
+      redis.pcall('ZADD', wake, 0, '0', 1, '1')
+    elseif left == 1 then
+      redis.pcall('ZADD', wake, 0, '0')
+    elseif event and (event <= now or (event <= now + HORIZON and not covered(event))) then
       redis.pcall('ZADD', wake, 0, '0')
     elseif empty then
       redis.pcall('ZREM', wake, '0', '1') -- no DEL: those who wait are to hear of a key of the wrong type

@@ -105,6 +105,19 @@ function repairs.key()
   return places[id] and redis.call('PERSIST', places[id]) == 1 or false
 end
 
+-- A pause that nobody heeds, as its letter is missing; or a letter without a pause, or one whose end cannot be read.
+function repairs.flow()
+  local uses, till = unpack(redis.call('HMGET', counters, 'uses', 'paused'))
+  local is_kept = till == 'inf' or number(till, nil) ~= nil
+  local has_letter = string.find(uses or '', 'p', 1, true) ~= nil
+  if has_letter == is_kept and (is_kept or not till or till == '') then
+    return false
+  end
+  features = string.gsub(uses or '', 'p', '') .. (is_kept and 'p' or '')
+  redis.call('HSET', counters, 'uses', features, 'paused', is_kept and till or '')
+  return true
+end
+
 -- A key that is left over though there are no tasks.
 function repairs.leftover()
   if redis.call('HLEN', tasks) + depth + redis.call('LLEN', dequeueing) + redis.call('ZCARD', working)

@@ -2,7 +2,7 @@
 -- nothing else, so it may alternate reads and writes.
 -- KEYS: ring counters
 -- ARGV: for how many milliseconds they ring there (0 if the caller does not wait any more; then shards with tasks ring for
---   other clients), then for each shard its pending delayed working timer bell wake
+--   other clients), then for each shard its pending delayed working timer bell wake counters
 -- returns: the layout's generation as recorded on the shard of the declared keys, or ''; then for each shard, separated by
 --   blanks: how many tasks are available; e if an event is near that no client handles; x if it could not be read, because
 --   its slot is not on this server
@@ -13,10 +13,14 @@ local function first_time(key)
   return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
 end
 
-local function finding_of(pending, delayed, working, timer, bell, wake)
+local function finding_of(pending, delayed, working, timer, bell, wake, counters)
   local due, stale = first_time(delayed), first_time(working)
   local event = due and stale and math.min(due, stale) or due or stale
   local finding = redis.call('LLEN', pending)
+  local till = finding > 0 and in_force(unpack(redis.call('HMGET', counters, 'uses', 'paused')))
+  if till then
+    finding, event = 0, till < math.huge and math.min(event or till, till) or event
+  end
   if event and event <= now then
     finding = math.max(finding, 1)
   elseif finding == 0 and event and event <= now + HORIZON then
@@ -38,8 +42,8 @@ end
 local generation = totals('generation')
 redis.call('ZREM', ring, '')
 local findings = {}
-for at = 2, #ARGV, 6 do
-  local looked, finding = pcall(finding_of, unpack(ARGV, at, at + 5))
+for at = 2, #ARGV, 7 do
+  local looked, finding = pcall(finding_of, unpack(ARGV, at, at + 6))
   findings[#findings + 1] = looked and finding or 'x'
 end
 return { generation or '', table.concat(findings, ' ') }

@@ -55,6 +55,9 @@ REGISTERED = 20.0
 OVERDUE = 1.0
 """Seconds after which consumers stop waiting for an answer if other shards have tasks."""
 
+LOOKED_AT = ('pending', 'delayed', 'working', 'timer', 'bell', 'wake', 'counters')
+"""The keys of each shard that a survey is given."""
+
 HINTED = 64
 """How many tasks a shard is assumed to have when it rings."""
 
@@ -94,7 +97,7 @@ class Shard(Partner):
         self.lane: Lane = Lane()
         self.wake: bytes = keys['wake']
         self.ring: bytes = keys['ring']
-        self.names: list[bytes] = [keys[name] for name in ('pending', 'delayed', 'working', 'timer', 'bell', 'wake')]
+        self.names: list[bytes] = [keys[name] for name in LOOKED_AT]
         self.busy: bool = False
         self.expected: int = 0  # tasks that it probably has
         self.seen: int = 0  # those that a survey found while a claim was in flight, perhaps after the claim ran

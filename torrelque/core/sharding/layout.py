@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
+from torrelque.core import flow
 from torrelque.core.keys import Keys
 from torrelque.core.operations import raised
 from torrelque.core.protocol import Arg, Call, Operation, Reply
@@ -27,6 +28,7 @@ __all__ = (
     'check_number',
     'check_plain',
     'clear_former',
+    'copy_flow',
     'home_of',
     'intend',
     'is_marked',
@@ -251,10 +253,30 @@ def relayout(scripts: ScriptSet, records: RecordKeys, layout: Layout) -> Operati
     if records.plain is not None:
         with suppress(TorrelqueUsageError):  # these keys were used since the record was lost; an audit reports it
             yield from _record(scripts, records.plain, layout, 'set')
-    for keys in map(records.shard, range(layout.total)):
+    shards = [records.shard(shard) for shard in range(layout.total)]
+    pauses = yield from flow.newest(shards)
+    for keys in shards:
+        if flow.revision_of(pauses):
+            yield from flow.copy(scripts, keys, pauses)
         yield from _record(scripts, keys, layout, 'set', keys['bell'], keys['wake'] + b'!')
     generation, text = yield from _record(scripts, records.main, layout, 'set')
     return _parse(generation, text)
+
+
+def copy_flow(scripts: ScriptSet, records: RecordKeys, total: int) -> Operation[None]:
+    """Copy the record of a pause from the first shard to all others, of which ``total`` are known. Safe to repeat.
+
+    A change of the layout that begins later copies it to new shards.
+    """
+    record, done = (yield from flow.read(records.shard(0))), 1
+    while True:
+        layouts = yield from read_layout(records.main)
+        total = max(total, *(layout.total for layout in layouts if layout is not None), 0)
+        if done >= total:
+            return
+        for shard in range(done, total):
+            yield from flow.copy(scripts, records.shard(shard), record)
+        done = total
 
 
 def _record(scripts: ScriptSet, keys: Keys, layout: Layout, mode: str, *bell: bytes) -> Operation[Sequence[bytes]]:

@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from torrelque import Client
-from torrelque.core.models import Task, TorrelqueTaskState, TorrelqueTaskStatus
+from torrelque.core.models import Task, TorrelqueQueueStats, TorrelqueTaskState, TorrelqueTaskStatus
 from torrelque.engine.discovery import queues
 from torrelque.errors import TorrelqueLookupError, TorrelqueTimeoutError
 from torrelque.queue import Torrelque
@@ -124,7 +124,7 @@ class ObservingConformance(OnQueue):
         assert state.enqueue_time <= await queue.get_server_time() < state.enqueue_time + PATIENCE
 
     async def test_stats(self, queue: Torrelque) -> None:
-        assert await queue.get_queue_stats() == (0, 0, 0, 0, 0, None, 0, 0, 0, 0, 0)
+        assert await queue.get_queue_stats() == TorrelqueQueueStats(0, 0, 0, 0)
         await queue.enqueue_many(range(6))
         await queue.enqueue('later', delay=60)
         one, other, third, *_ = await queue.dequeue_nowait(max_tasks=4)
@@ -133,7 +133,7 @@ class ObservingConformance(OnQueue):
         await queue.requeue(third)
         stats = await queue.get_queue_stats()
         assert stats[:5] == (5, 3, 1, 1, 1)
-        assert stats[6:] == (7, 4, 1, 1, 1)
+        assert stats[6:11] == (7, 4, 1, 1, 1)
         assert stats.oldest_pending_age is not None
         assert 0 <= stats.oldest_pending_age < PATIENCE
 

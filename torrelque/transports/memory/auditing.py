@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from torrelque.core.protocol import Reply
 from torrelque.transports.memory.claims import set_aside
-from torrelque.transports.memory.prelude import GRACE, HORIZON, LANE_TTL, PENDING, Run, State, stamp
+from torrelque.transports.memory.prelude import GRACE, HORIZON, LANE_TTL, PENDING, Run, State, number, stamp
 
 __all__ = ('inspect', 'is_drained', 'repair')
 
@@ -155,6 +155,18 @@ def _key(run: Run, name: bytes) -> bool:
     return name.decode() in PLACES and run.db.persist(run.keys[name.decode()])
 
 
+def _flow(run: Run, _: bytes) -> bool:
+    """A pause that nobody heeds, as its letter is missing; or a letter without a pause, or one without an end."""
+    fields = run.db.hash_at(run.keys['counters'])
+    uses, till = fields.get(b'uses', b''), fields.get(b'paused', b'')
+    is_kept = till == b'inf' or number(till, None) is not None
+    if (b'p' in uses) == is_kept and (is_kept or not till):
+        return False
+    uses = uses.replace(b'p', b'') + (b'p' if is_kept else b'')
+    run.db.hset(run.keys['counters'], {b'uses': uses, b'paused': till if is_kept else b''})
+    return True
+
+
 def _leftover(run: Run, name: bytes) -> bool:
     """What is left over when no task is."""
     if not is_drained(run) or name not in (b'wake', b'undequeued'):
@@ -173,5 +185,6 @@ _REPAIRS: Mapping[bytes, Callable[[Run, bytes], bool]] = {
     b'timer': _timer,
     b'workers': _workers,
     b'key': _key,
+    b'flow': _flow,
     b'leftover': _leftover,
 }

@@ -46,8 +46,8 @@ GRACE = 50
 DEFAULT_TIMEOUT = 300.0
 """Seconds; for a state whose time-out cannot be read."""
 
-FEATURES = frozenset(b' ')
-"""Letters of the features that this version knows: none yet."""
+FEATURES = frozenset(b' p')
+"""Letters of the features that this version knows: p a pause."""
 
 SPECIAL = frozenset((b'dequeue_count', b'revision', b'max_dequeues', b'dequeue_base', b'headers'))
 """Fields that a task does not have that waits for its first delivery and has nothing special about it."""
@@ -259,9 +259,30 @@ class Run:
 
     def check_features(self) -> None:
         """Fail, before anything is written, if the queue has used a feature that this version does not know."""
-        used = self.db.hash_at(self.keys['counters']).get(b'uses', b'')
-        if not set(used) <= FEATURES:
+        if not set(self.uses) <= FEATURES:
             raise TorrelqueReplyError('NEWER the queue uses features of a later version')
+
+    @property
+    def uses(self) -> bytes:
+        """Letters of the features that the queue uses."""
+        return self.db.hash_at(self.keys['counters']).get(b'uses', b'')
+
+    def paused_until(self) -> float | None:
+        """When a pause ends that is in force: infinite if it lasts until somebody resumes the queue."""
+        if b'p' not in self.uses:
+            return None
+        till = self.db.hash_at(self.keys['counters']).get(b'paused')
+        end = math.inf if till == b'inf' else number(till, 0.0)
+        return end if end > self.now else None
+
+    def permitted(self, count: int) -> int:
+        """How many tasks consumers may take now, of those that they want or that are there."""
+        return count if self.paused_until() is None else 0
+
+    def reprieve(self) -> float | None:
+        """When consumers may take again what they may not take now, if it is known and there is anything."""
+        till = self.paused_until() if self.db.list_at(self.keys['pending']) else None
+        return till if till is not None and till < math.inf else None
 
     def shards_of(self, total: bytes) -> bytes | None:
         """How many shards the queue has, of which the caller knows nothing. It has none if it has this total."""
@@ -281,8 +302,8 @@ class Run:
                 self.db.zset_at(self.keys[name])
 
     def earliest(self) -> float | None:
-        """The first time at which a delayed task is due or a claim is stale."""
-        firsts = [self._first(name) for name in ('delayed', 'working')]
+        """The first time at which a task is due, a claim is stale, or a pause ends for which tasks are pending."""
+        firsts = [*(self._first(name) for name in ('delayed', 'working')), self.reprieve()]
         return min((first for first in firsts if first is not None), default=None)
 
     def _first(self, name: str) -> float | None:
@@ -328,7 +349,7 @@ class Run:
 
         ``event``: the earliest, where it is known.
         """
-        wake, left = self.keys['wake'], len(self.db.list_at(self.keys['pending']))
+        wake, left = self.keys['wake'], self.permitted(len(self.db.list_at(self.keys['pending'])))
         if 'bell' in self.keys:
             self._ring(left, event, empty=empty)
             return

@@ -69,21 +69,24 @@ def survey(run: Run) -> Reply:
     lifetime, *names = run.args
     run.db.zset_at(run.keys['ring'])
     generation = run.db.hash_at(run.keys['counters']).get(b'generation', b'')
-    each = [names[at : at + 6] for at in range(0, len(names), 6)]
+    each = [names[at : at + 7] for at in range(0, len(names), 7)]
     return [generation, b' '.join(_survey(run, int(lifetime), *shard) for shard in each)]
 
 
 def _survey(
-    run: Run, lifetime: int, pending: bytes, delayed: bytes, working: bytes, timer: bytes, bell: bytes, wake: bytes
-) -> bytes:
+    run: Run, lifetime: int, pending: bytes, delayed: bytes, working: bytes, timer: bytes, bell: bytes, wake: bytes,
+    counters: bytes,
+) -> bytes:  # fmt: skip
     db = run.db
-    keys = {'pending': pending, 'delayed': delayed, 'working': working, 'timer': timer}
+    keys = {'pending': pending, 'delayed': delayed, 'working': working, 'timer': timer, 'counters': counters}
     shard = Run(db, keys, (), _tell_nobody)
     try:
         for each in (delayed, working):
             db.zset_at(each)
-        event = shard.earliest()
         left = len(db.list_at(pending))
+        if left:
+            left = shard.permitted(left)
+        event = shard.earliest()
         finding = b'%d' % left
         if event is not None and event <= run.now:
             finding = b'%d' % max(left, 1)

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueReplyError
-from torrelque.transports.memory import auditing, deleting, shards
+from torrelque.transports.memory import auditing, deleting, flow, shards
 from torrelque.transports.memory.claims import (
     BROKEN,
     Claimed,
@@ -170,9 +170,9 @@ def claim(run: Run) -> Reply:
     event = run.earliest()
     returns = event is not None and event <= float(stamp(run.now))
     plan = plan_return(run, stale=K, due=K) if returns else Plan({}, {})
-    choice = _Choice(run, plan, int(n))
+    choice = _Choice(run, plan, run.permitted(int(n)))
     look_aside(run, plan.missing)
-    if plan.dead or choice.dead:
+    if plan.dead or choice.dead or cap:
         db.zset_at(keys['rejected'])
     plan.carry_out(run)
     db.rpop(keys['pending'], choice.looked_at)
@@ -196,7 +196,7 @@ def claim(run: Run) -> Reply:
     run.count(claimed=len(choice.taken), requeued=plan.stale_count, rejected=len(plan.dead) + len(choice.dead))
     trim(run, cap, len(plan.dead) + len(choice.dead))
     alarm = None if choice.taken else run.take_timer(float(willing))
-    run.hint(empty=not choice.taken, event=None if returns else event)
+    run.hint(empty=not choice.taken, event=None if returns or run.uses else event)
     if alarm is not None:
         reply[1] = stamp(alarm)
     run.record(b'open', b'c' + b''.join(receipts))
@@ -500,6 +500,7 @@ def stats(run: Run) -> Reply:
         refused,
         _age(run, pending[-1]) if pending else b'',
         *(whole(number(counters.get(name), 0.0)) for name in COUNTERS),
+        *(b'' if run.paused_until() is None else counters.get(name, b'') for name in flow.PAUSE),
     ]
 
 
@@ -549,6 +550,7 @@ VERBS: Mapping[str, Command] = MappingProxyType(
         'repair': auditing.repair,
         'erase': deleting.erase,
         'wipe': deleting.wipe,
+        'flow': flow.flow,
         'survey': shards.survey,
         'layout': shards.layout,
         'clear': shards.clear,

@@ -14,13 +14,13 @@ from textual.widgets import Footer, Static
 from torrelque import TorrelqueError, TorrelqueTask, TorrelqueTaskStatus
 from torrelque.cli.output import printable
 from torrelque.cli.payloads import preview
-from torrelque.cli.states import progress
+from torrelque.cli.states import pause_text, progress
 from torrelque.cli.top.actions import ACTIONS, ALL_ACTIONS
 from torrelque.cli.top.monitor import Monitor, Watched
 from torrelque.cli.top.paging import Pager, Row, read_rows
 from torrelque.cli.top.screens.base import FilteredScreen
 from torrelque.cli.top.screens.task import TaskScreen
-from torrelque.cli.top.styles import BAD, CALM, STATUS
+from torrelque.cli.top.styles import BAD, CALM, STATUS, WARN
 from torrelque.cli.top.widgets import Column, RowTable, StatusLine, cell
 from torrelque.cli.units import NOTHING, count, duration
 
@@ -221,6 +221,8 @@ class TasksScreen(FilteredScreen):
             here = number == self._tab
             label = f' {number + 1} {name} ' + ('' if depth is None else f'{count(depth)} ')
             text.append(label, style=f'bold reverse {STATUS[status]}' if here else STATUS[status] if depth else CALM)
+        if stats is not None and stats.paused is not None:
+            text.append(f' {pause_text(stats.paused)}', style=WARN)
         return text
 
     def _cells(self, row: Row, columns: list[Column]) -> list[Text]:

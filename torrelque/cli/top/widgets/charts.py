@@ -11,9 +11,10 @@ from textual.widgets import Static
 
 from torrelque import TorrelqueTaskStatus
 from torrelque.cli.output import printable
+from torrelque.cli.states import pause_text
 from torrelque.cli.top.monitor import Watched
 from torrelque.cli.top.sampling import History, bars
-from torrelque.cli.top.styles import CALM, IN, OUT, STATUS
+from torrelque.cli.top.styles import CALM, IN, OUT, STATUS, WARN
 from torrelque.cli.units import NOTHING, count, duration, rate
 
 __all__ = ('Charts',)
@@ -61,6 +62,8 @@ class Charts(Static):
 
 def _title(watched: Watched) -> Text:
     title = Text(printable(watched.name))
+    if watched.stats is not None and watched.stats.paused is not None:
+        title.append(f'  {pause_text(watched.stats.paused)}', style=WARN)
     workers = watched.workers
     if workers:
         running, slots = (sum(each) for each in zip(*((one.running, one.concurrency) for one in workers), strict=True))

@@ -1,0 +1,38 @@
+-- Pause or resume the queue, or take over what is recorded of that on another shard.
+-- KEYS: pending delayed working wake timer counters lane
+-- ARGV: lane nonce sequence, pause or resume, and for a pause when it ends (Unix time, or inf) and its reason ('' keeps that
+--   of a pause in force); or copy and what is recorded elsewhere: revision, when the pause ends, when it began, its reason
+-- returns: OK and a letter: o ok, u the end is not in the future (nothing is changed). A copy has no lane, and is done
+--   unless a later revision is recorded.
+
+local outcome, answer = enter()
+if outcome then
+  return again(outcome, answer)
+end
+local revision, till, since, reason = totals('flow', 'paused', 'paused_since', 'paused_reason')
+look()
+local mode, new = ARGV[4], { '0', '', '', '' }
+if mode == 'copy' then
+  new = { unpack(ARGV, 5) }
+else
+  redis.call('PTTL', counters) -- who may change this may do that, and others may not
+  new[1] = whole(math.max(number(revision, 0) + 1, math.floor(now * 1000)))
+  if mode == 'pause' then
+    local paused = in_force(features, till)
+    new[2], new[3] = ARGV[5], paused and since or present
+    new[4] = ARGV[6] == '' and paused and reason or ARGV[6]
+  end
+end
+local letter = 'o'
+if mode == 'pause' and tonumber(new[2]) and tonumber(new[2]) <= now then
+  letter = 'u'
+end
+
+begin_writing()
+if letter == 'o' and number(new[1], 0) > number(revision, 0) then
+  features = string.gsub(features or '', 'p', '') .. (new[2] == '' and '' or 'p')
+  redis.call('HSET', counters, 'uses', features, 'flow', new[1], 'paused', new[2], 'paused_since', new[3],
+    'paused_reason', new[4])
+end
+hint()
+return leave(letter)
