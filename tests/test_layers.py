@@ -48,12 +48,15 @@ LOADS_ITS_OWN_FILES = 'core/scripts/__init__.py'
 PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     'cli': (
         'torrelque.cli',
+        'torrelque.otel.InstrumentedTorrelque',
+        'torrelque.otel.InstrumentedWorker',
         'torrelque.worker.failures',
         'torrelque.worker.loops',
         'torrelque.worker.presence',
         'torrelque.worker.signals',
     ),
     'otel': ('torrelque.otel', 'torrelque.worker.failures', 'torrelque.worker.leases'),
+    'worker/burst.py': ('torrelque.worker.loops', 'torrelque.worker.outcomes'),
     'worker/leases.py': (
         'torrelque.core.leases',
         'torrelque.worker.failures',
@@ -68,6 +71,7 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
         'torrelque.core.models.Payload',
         'torrelque.core.models.TIME_LIMIT',
         'torrelque.core.models.number_of',
+        'torrelque.worker.burst',
         'torrelque.worker.router',
         'torrelque.worker.loops',
         'torrelque.worker.failures',

@@ -56,10 +56,12 @@ from torrelque.queue import Torrelque
 from torrelque.retry import Reject, Retry
 from torrelque.transports.base import Client, Transport
 from torrelque.transports.native import connect
+from torrelque.worker.burst import Burst
 from torrelque.worker.router import Router
 from torrelque.worker.worker import Worker
 
 __all__ = (
+    'Burst',
     'Client',
     'Durability',
     'EnqueueItem',

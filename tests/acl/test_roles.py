@@ -264,7 +264,7 @@ LOOKING = {'state', 'watch'}
 
 MAY: Mapping[str, set[str]] = {
     'producer': ADDING,
-    'consumer': {'dequeue', 'announce', *ENDINGS, 'cancel a delayed one', 'sweep', *LOOKING},
+    'consumer': {'dequeue', 'announce', *ENDINGS, 'cancel a delayed one', 'sweep', 'stats', *LOOKING},
     'observer': {'stats', 'task', 'tasks', 'workers', *LOOKING},
     'operator': {'cancel', 'cancel a delayed one', *DEAD, 'sweep', 'audit', 'tasks', 'results', 'workers', *LOOKING},
 }

@@ -91,6 +91,7 @@ async def test_each_role_can_do_its_work(nodes: Sequence[Server]) -> None:
                 await producer.enqueue('later', delay=0.05)
         assert seen[-1] is TorrelqueTaskStatus.COMPLETED
         assert (await observer.get_queue_stats()).total_completed == 8
+        assert await consumer.get_queue_stats()
         await producer.enqueue_many(range(4))
         for task in await consumer.dequeue_nowait(max_tasks=2):
             await consumer.reject(task, 'why')

@@ -169,6 +169,11 @@ async def announces(stage: Stage) -> None:
     await stage.queue.retract('w')
 
 
+async def counts(stage: Stage) -> None:
+    await stage.others.enqueue('pending')
+    assert (await stage.queue.get_queue_stats()).pending == 1
+
+
 # Observer -------------------------------------------------------------------------------------------------------------
 
 
@@ -341,7 +346,7 @@ async def deletes(stage: Stage) -> None:
 
 WORKS: Mapping[str, Sequence[Work]] = {
     'producer': (enqueues, enqueues_again),
-    'consumer': (claims, ends_claims, takes_back, loses_a_reply, waits, announces),
+    'consumer': (claims, ends_claims, takes_back, loses_a_reply, waits, announces, counts),
     'observer': (looks, watches),
     'operator': (cancels, sweeps, pauses, works_off_dead_letters, audits, audits_what_is_left, deletes),
 }

@@ -38,6 +38,7 @@ BAD: dict[str, list[Any]] = {
     'result_ttl': [-1, math.nan, math.inf, '5', True],
     'grace': [-1, math.nan, math.inf, '5', None, True],
     'handle_signals': [None, 1, 'yes'],
+    'burst': [None, 1, 'yes'],
     'on_event': [5, 'print', coroutine_function, generator_function],
     'lifespan': [5, coroutine_function, async_generator_function],
 }

@@ -112,6 +112,7 @@ class OutcomeWriter(Generic[J]):
         finished_ttl: Seconds for which final states without a result are kept; 0 keeps none.
         lose: Called with a job whose claim is gone.
         tell: Called with events.
+        note: Called when an outcome is written, or never will be.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class OutcomeWriter(Generic[J]):
         finished_ttl: float,
         lose: Callable[[J], None],
         tell: Callable[[events.WorkerEvent], None],
+        note: Callable[[], None],
     ) -> None:
         self._queue = queue
         self._clock = clock
@@ -129,6 +131,9 @@ class OutcomeWriter(Generic[J]):
         self._finished_ttl = finished_ttl
         self._lose = lose
         self._tell = tell
+        self._note = note
+        self.unwritten: int = 0
+        """Outcomes that are still to be written."""
         self._finished: list[tuple[J, events.Finished]] = []
         self.ready: anyio.Event = anyio.Event()
         """Set when outcomes can be handed over."""
@@ -155,6 +160,7 @@ class OutcomeWriter(Generic[J]):
             outcome: How it ended.
             unfit: Why its result is left out, if it is.
         """
+        self.unwritten += 1
         if unfit is not None:
             self._group.start_soon(self._settle, job, outcome, None, unfit)
         elif isinstance(outcome, events.Finished):
@@ -179,16 +185,17 @@ class OutcomeWriter(Generic[J]):
             if _ends_run(failure):
                 for _, outcome in finished:
                     self._give_up(outcome, _too_late())
+                    self._close()
                 raise
             for job, outcome in finished:  # one is bad, so nothing was sent: write each alone
                 self._group.start_soon(self._settle, job, outcome)
         else:
             for (job, outcome), error in zip(finished, answers, strict=True):
-                if error is None:
+                if error is None or isinstance(error, TorrelqueDurabilityError):
+                    if error is not None:
+                        _note_unconfirmed(error)
                     self._tell(outcome)
-                elif isinstance(error, TorrelqueDurabilityError):
-                    _note_unconfirmed(error)
-                    self._tell(outcome)
+                    self._close()
                 else:
                     self._group.start_soon(self._settle, job, outcome, error)
 
@@ -216,6 +223,12 @@ class OutcomeWriter(Generic[J]):
         except BaseException:
             self._give_up(outcome, attempt.error or _too_late())
             raise
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self.unwritten -= 1
+        self._note()
 
     def _is_ended(self, job: J, attempt: _Attempt, error: Exception | None) -> bool:
         """Whether an outcome is written or never will be; otherwise, decide what to write next, and when."""

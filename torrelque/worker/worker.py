@@ -36,6 +36,7 @@ from torrelque import (
 from torrelque import retry as policies
 from torrelque.core import checks
 from torrelque.core.models import TIME_LIMIT, Payload, number_of
+from torrelque.worker.burst import Burst, Member
 from torrelque.worker.failures import Failure, describe, for_log, presentable, sendable, understand
 from torrelque.worker.leases import LeaseKeeper
 from torrelque.worker.loops import Clock, LoopClock, count_cancellations, open_tasks, start_dedicated
@@ -131,6 +132,9 @@ class Worker(Generic[Payload]):
             who looks a moment later sees COMPLETED. 0 keeps nothing.
         name: What `Torrelque.workers` and ``torrelque workers`` call this worker. None is the host's name and
             the process id.
+        burst: Whether to stop once the queue is empty: no task is pending or due, and this worker holds none.
+            Tasks that are due later, and those that other workers hold, do not count. To end several workers
+            once all their queues are empty, give them the same :class:`~torrelque.Burst`.
 
     Raises:
         TorrelqueTypeError: An argument has a bad type.
@@ -154,6 +158,7 @@ class Worker(Generic[Payload]):
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
         finished_ttl: float = 60.0,
         name: str | None = None,
+        burst: bool | Burst = False,
     ) -> None:
         if not isinstance(queue, Torrelque):
             raise TorrelqueTypeError(f'queue must be a Torrelque, got {queue!r}')
@@ -179,6 +184,7 @@ class Worker(Generic[Payload]):
         self._handle_signals = checks.check_flag('handle_signals', handle_signals)
         self._on_event = None if on_event is None else check_plain_function('on_event', on_event)
         self._given_clock = clock
+        self._burst = burst if isinstance(burst, Burst) else Burst() if checks.check_flag('burst', burst) else None
 
         self._begun = False
         self._running = False
@@ -196,6 +202,10 @@ class Worker(Generic[Payload]):
         self._starting = False
         self._claiming: anyio.CancelScope | None = None
         self._next_complaint = -math.inf
+        self._found_none = False
+        if self._burst is not None:
+            self._member = Member(queue, self._is_idle, self._end_burst)
+            self._burst.join(self._member)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Work until `stop` is called. A worker runs once.
@@ -224,9 +234,13 @@ class Worker(Generic[Payload]):
                 'handle_signals=True works only in the main thread; in other threads, call stop()'
             )
         self._begun = True
-        async with nullcontext(self._context) if self._lifespan is None else self._lifespan() as context:
-            self._prepare(context)
-            await self._run(task_status)
+        try:
+            async with nullcontext(self._context) if self._lifespan is None else self._lifespan() as context:
+                self._prepare(context)
+                await self._run(task_status)
+        finally:
+            if self._burst is not None:
+                self._burst.leave(self._member)
         if self._failure is not None:
             raise self._failure
 
@@ -257,7 +271,7 @@ class Worker(Generic[Payload]):
         )
         self._renewer = LeaseKeeper(self._queue, self._clock, self._lose, self._announcer)
         self._settler = OutcomeWriter[_Job](
-            self._queue, self._clock, self._result_ttl, self._finished_ttl, self._lose, self._tell
+            self._queue, self._clock, self._result_ttl, self._finished_ttl, self._lose, self._tell, self._note
         )
         self._stop_news = anyio.Event()
         self._room = anyio.Event()
@@ -270,6 +284,8 @@ class Worker(Generic[Payload]):
                 async with anyio.create_task_group() as helpers:
                     helpers.start_soon(self._renewer.run)
                     helpers.start_soon(self._end_grace)
+                    if self._burst is not None:
+                        helpers.start_soon(self._watch_burst, self._burst)
                     if self._handle_signals:
                         await helpers.start(self._heed_signals)
                     await self._run_deliveries(task_status)
@@ -299,12 +315,34 @@ class Worker(Generic[Payload]):
         seconds = self._grace if grace is None else checks.check_duration('grace', grace)
         if not self._stopping and self._running:
             logger.info('Stopping: %d handlers have %g s to finish', len(self._jobs), seconds)
+        self._begin_stop(seconds)
+
+    def _begin_stop(self, seconds: float) -> None:
         self._stopping = True
         if not self._running:
             return
         self._stopped_at = min(self._stopped_at, self._clock.now() + seconds)
         self._stop_news.set()
         self._end_claiming()
+
+    async def _watch_burst(self, burst: Burst) -> None:
+        try:
+            await burst.run(self._clock)
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            self._fail(error)
+
+    def _is_idle(self) -> bool:
+        return self._found_none and not (self._jobs or self._ready or self._settler.unwritten)
+
+    def _end_burst(self) -> None:
+        if not self._stopping:
+            logger.info('The queue is empty: stopping')
+            self._begin_stop(self._grace)
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self.stop()
 
     # Claiming --------------------------------------------------------------------------------------------------------
 
@@ -407,15 +445,18 @@ class Worker(Generic[Payload]):
             self._claiming = scope
             try:
                 self._ready.extend([_Job(task) for task in await self._next_tasks()])
+                self._note()
             except Exception as error:  # noqa: BLE001 - `run` raises it
-                if self._failure is None:
-                    self._failure = error
-                self.stop()
+                self._fail(error)
             finally:
                 self._claiming = None
 
     async def _next_tasks(self) -> list[Task]:
         try:
+            if self._burst is not None and not self._found_none:
+                tasks = await self._queue.dequeue_nowait(max_tasks=self._free())
+                self._found_none = not tasks
+                return tasks
             return await self._queue.dequeue_many(self._free())
         except Exception as error:  # noqa: BLE001 - judged below
             away = self._note_failed_claim(error, away=False)
@@ -492,6 +533,8 @@ class Worker(Generic[Payload]):
         if outcome is not None and not job.lost:
             job.expires = expires
             self._settler.settle_soon(job, outcome, job.unfit)
+        else:
+            self._note()
         result = error = outcome = None  # from Python 3.12 on, the error's traceback refers to this frame
         self._room.set()
 
@@ -632,6 +675,7 @@ class Worker(Generic[Payload]):
         job.lost = True
         logger.warning('Delivery %d of task:%s lost its claim, nothing is written', job.task.dequeue_count, job.task.id)
         self._tell(events.LeaseLost(job.task))
+        self._note()
         if not job.in_thread:
             job.scope.cancel()
 
@@ -677,6 +721,10 @@ class Worker(Generic[Payload]):
         self._signalled = True
 
     # Helpers ---------------------------------------------------------------------------------------------------------
+
+    def _note(self) -> None:
+        if self._burst is not None:
+            self._burst.note()
 
     def _tell(self, event: events.WorkerEvent) -> None:
         if self._on_event is None:

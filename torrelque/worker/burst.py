@@ -1,0 +1,92 @@
+"""Ends workers once their queues are empty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import anyio
+
+from torrelque import Torrelque, TorrelqueQueueStats
+from torrelque.worker.loops import Clock
+from torrelque.worker.outcomes import BACK_OFF, may_pass, sleep
+
+__all__ = ('Burst', 'Member')
+
+SETTLING = 0.2
+"""Seconds between two looks at the queues while tasks are held, or are about to be claimed."""
+
+
+class Member(NamedTuple):
+    """A worker, as far as its end is concerned."""
+
+    queue: Torrelque
+    is_idle: Callable[[], bool]
+    """Whether it has looked for tasks, holds none, and has no outcome to write."""
+    end: Callable[[], None]
+
+
+class Burst:
+    """Ends several workers together, once the queues of all are empty.
+
+    Pass the same object as ``burst=`` to workers whose handlers add tasks to each other's queues: none ends while
+    another still has tasks. They have to run on the same event loop.
+    """
+
+    def __init__(self) -> None:
+        self._members: list[Member] = []
+        self._changes = 0
+        self._news = anyio.Event()
+
+    def join(self, member: Member) -> None:
+        """Count a worker in, before it runs."""
+        self._members.append(member)
+
+    def leave(self, member: Member) -> None:
+        """Count out a worker that has ended."""
+        self._members.remove(member)
+        self.note()
+
+    def note(self) -> None:
+        """A worker has looked for tasks, claimed some, or written an outcome."""
+        self._changes += 1
+        self._news.set()
+        self._news = anyio.Event()
+
+    async def run(self, clock: Clock) -> None:
+        """Wait until the queues are empty and all workers idle, then end the workers.
+
+        A task that a claim in flight has taken counts as working, as do those that other workers hold. So if there
+        are any, look again a little later.
+
+        Raises:
+            TorrelqueError: A queue cannot be read, and waiting cannot fix that.
+        """
+        seen = -1
+        while True:
+            while not all(member.is_idle() for member in self._members):
+                await self._news.wait()
+            before = self._changes
+            counts = [await _count(member.queue, clock) for member in self._members]
+            if self._changes == before and not any(count.pending for count in counts):
+                if seen == before or not any(count.working for count in counts):
+                    break
+                seen = before
+            if self._changes == before:
+                await clock.pause(self._news, clock.now() + SETTLING)
+        for member in self._members:
+            member.end()
+
+
+async def _count(queue: Torrelque, clock: Clock) -> TorrelqueQueueStats:
+    """Count a queue's tasks. Waits while the server is away."""
+    failures = 0
+    while True:
+        try:
+            return await queue.get_queue_stats()
+        except Exception as error:
+            if not may_pass(error):
+                raise
+            failures += 1
+            pause = BACK_OFF(failures, error) or 0.0
+        await sleep(clock, pause)
