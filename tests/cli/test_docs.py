@@ -47,7 +47,8 @@ def test_every_option_is_explained(verb: str) -> None:
     section = PAGE.split(f'\n### `{verb}`\n')[1].split('\n## ')[0].split('\n### ')[0]
     terms = [line.partition(':')[0] for line in section.splitlines() if line.startswith('- ')]
     explained = set(re.findall(r'`(-[\w-]+)`', ' '.join(terms)))
-    there = {name for parameter in VERBS[verb].params for name in parameter.opts if name.startswith('-')}
+    options = [name for parameter in VERBS[verb].params for name in (*parameter.opts, *parameter.secondary_opts)]
+    there = {name for name in options if name.startswith('-')}
     assert explained - SHARED == there - SHARED
 
 

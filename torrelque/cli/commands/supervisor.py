@@ -19,7 +19,7 @@ from torrelque import retry
 from torrelque.cli.exit_codes import Exit, require
 from torrelque.worker.signals import HANG_UP, STOPPING
 
-__all__ = ('end_with_parent', 'supervise')
+__all__ = ('end_with_parent', 'is_supervised', 'supervise')
 
 PARENT = 'TORRELQUE_PARENT'
 """Environment variable with the file descriptor of a pipe whose other end only the supervisor has."""
@@ -40,7 +40,8 @@ async def supervise(arguments: Sequence[str], processes: int, *, reload: bool) -
     """Run a command line of torrelque in several processes until they have ended.
 
     A process that dies is started again, with a back-off. If one ends with a
-    status that says that starting again does not help, all are stopped. Signals
+    status that says that starting again does not help, all are stopped. With
+    ``reload``, one that cannot start waits for the next change instead. Signals
     that stop a worker are passed on.
 
     Args:
@@ -55,7 +56,12 @@ async def supervise(arguments: Sequence[str], processes: int, *, reload: bool) -
     if reload:
         require({'watchfiles': 'reload'})
         logging.getLogger('watchfiles').setLevel(logging.WARNING)
-    return await _Supervisor(arguments, processes).run(reload=reload)
+    return await _Supervisor(arguments, processes, reload=reload).run()
+
+
+def is_supervised() -> bool:
+    """Return whether this process is one of several."""
+    return PARENT in os.environ
 
 
 def end_with_parent() -> None:
@@ -71,20 +77,22 @@ def _wait_for_end(pipe: int) -> None:
 
 
 class _Supervisor:
-    def __init__(self, arguments: Sequence[str], processes: int) -> None:
+    def __init__(self, arguments: Sequence[str], processes: int, *, reload: bool) -> None:
         self._command = [sys.executable, '-m', 'torrelque', *arguments]
         self._count = processes
         self._folder = f'{Path.cwd()}{os.sep}'
         self._running: set[Process] = set()
-        self._stopping = anyio.Event()
+        self._reload = reload
+        self._stopping = False
+        self._news = anyio.Event()  # of a change, or that all are stopped
         self._restarting: set[Process] = set()
         self._status = 0
         self._pipe, self._own_end = os.pipe()
 
-    async def run(self, *, reload: bool) -> int:
+    async def run(self) -> int:
         async with anyio.create_task_group() as helpers:
             await helpers.start(self._pass_signals_on)
-            if reload:
+            if self._reload:
                 helpers.start_soon(self._restart_on_changes)
             async with anyio.create_task_group() as group:
                 for _ in range(self._count):
@@ -96,15 +104,19 @@ class _Supervisor:
 
     async def _keep_running(self) -> None:
         deaths = 0
-        while not self._stopping.is_set():
-            begun = anyio.current_time()
+        while not self._stopping:
+            begun, news = anyio.current_time(), self._news
             status, wanted = await self._run_once()
             if wanted:
                 continue
-            if self._stopping.is_set():
+            if self._stopping:
                 if -status not in STOPPING:  # it was stopped before it had begun
                     self._status = max(self._status, status if status >= 0 else 128 - status)
                 return
+            if self._reload and status == Exit.USAGE:
+                logger.error('A worker process cannot start, waiting for a change')
+                await news.wait()
+                continue
             if status in FINAL:
                 self._status = max(self._status, status)
                 if status != Exit.OK:
@@ -114,7 +126,8 @@ class _Supervisor:
             pause = RESTART(deaths, RuntimeError()) or 0.0
             logger.error('A worker process ended with status %d, starting another in %.1f s', status, pause)
             with anyio.move_on_after(pause):
-                await self._stopping.wait()
+                await news.wait()
+                deaths = 0
 
     async def _run_once(self) -> tuple[int, bool]:
         """Run a process. Return its exit status, and whether it ended to be started again."""
@@ -129,24 +142,25 @@ class _Supervisor:
         )
         self._running.add(process)
         try:
-            if self._stopping.is_set():
+            if self._stopping:
                 _send(process, signal.SIGTERM)
             status = await process.wait()
         finally:
             self._running.discard(process)
         wanted = process in self._restarting
         self._restarting.discard(process)
-        return status, wanted and not self._stopping.is_set()
+        return status, wanted and not self._stopping
 
     async def _pass_signals_on(self, *, task_status: TaskStatus[None]) -> None:
         with anyio.open_signal_receiver(*STOPPING) as signals:
             task_status.started()
             async for number in signals:
-                if not (self._stopping.is_set() and number == HANG_UP):
+                if not (self._stopping and number == HANG_UP):
                     self._stop(number)
 
     def _stop(self, number: signal.Signals) -> None:
-        self._stopping.set()
+        self._stopping = True
+        self._news.set()
         for process in self._running:
             # Workers take both alike, but SIGINT would interrupt the imports of one that is just starting.
             _send(process, signal.SIGTERM if number == signal.SIGINT else number)
@@ -157,6 +171,8 @@ class _Supervisor:
         async for changes in awatch(self._folder, watch_filter=PythonFilter(), rust_timeout=500):
             names = ', '.join(sorted({path.removeprefix(self._folder) for _, path in changes}))
             logger.warning('Starting again, because of changes in %s', names)
+            self._news.set()
+            self._news = anyio.Event()
             for process in self._running - self._restarting:
                 self._restarting.add(process)
                 _send(process, signal.SIGTERM)

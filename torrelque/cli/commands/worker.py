@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any
@@ -22,9 +22,9 @@ import anyio
 import typer
 from anyio.abc import TaskStatus
 
-from torrelque import Torrelque, TorrelqueError, Transport, Worker, connect, events, is_transient
+from torrelque import Burst, Torrelque, TorrelqueError, Transport, Worker, connect, events, is_transient
 from torrelque import retry as policies
-from torrelque.cli.commands.supervisor import end_with_parent, supervise
+from torrelque.cli.commands.supervisor import end_with_parent, is_supervised, supervise
 from torrelque.cli.deadline import Deadline
 from torrelque.cli.errors import Refusal, explain, first_of
 from torrelque.cli.exit_codes import Exit, require
@@ -81,7 +81,9 @@ def worker(
     handler: Annotated[
         str | None,
         typer.Argument(
-            metavar='MODULE:HANDLER', show_default=False, help='The function to call with each torrelque.Task.'
+            metavar='MODULE:HANDLER',
+            show_default=False,
+            help='The function to call with each torrelque.Task, or a torrelque.Router.',
         ),
     ] = None,
     concurrency: Annotated[
@@ -114,10 +116,45 @@ def worker(
             metavar=TIME, parser=parse_time, show_default=False, help='How long to keep results. Defaults to 1h.'
         ),
     ] = None,
+    finished_ttl: Annotated[
+        float,
+        typer.Option(
+            metavar=TIME, parser=parse_time, help='How long to keep the final state of tasks without a result.'
+        ),
+    ] = 60.0,
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            metavar=TIME,
+            parser=parse_time,
+            show_default=False,
+            help='How long a handler may take. Not limited by default.',
+        ),
+    ] = None,
+    lifespan: Annotated[
+        str | None,
+        typer.Option(
+            metavar='MODULE:FUNCTION',
+            show_default=False,
+            help='Returns an async context manager to run in; its value has the dependencies of handlers.',
+        ),
+    ] = None,
+    on_event: Annotated[
+        str | None,
+        typer.Option(
+            metavar='MODULE:FUNCTION', show_default=False, help='A function to call with each of torrelque.events.'
+        ),
+    ] = None,
     serialiser: Annotated[
         str | None,
         typer.Option(
             metavar='MODULE[:OBJECT]', show_default=False, help='An object with dumps and loads. Defaults to JSON.'
+        ),
+    ] = None,
+    result_serialiser: Annotated[
+        str | None,
+        typer.Option(
+            metavar='MODULE[:OBJECT]', show_default=False, help='The same for results. Defaults to --serialiser.'
         ),
     ] = None,
     max_rejected: Annotated[
@@ -153,9 +190,16 @@ def worker(
             '--probe', help='Only check that the workers of this machine and user, or the one of this name, are alive.'
         ),
     ] = False,
+    burst: Annotated[bool, typer.Option('--burst', help='End once no task is pending or due.')] = False,
     reload: Annotated[
         bool, typer.Option('--reload', help='Restart when a Python file below the working directory changes.')
     ] = False,
+    otel: Annotated[
+        bool | None,
+        typer.Option(
+            '--otel/--no-otel', show_default=False, help='Report to OpenTelemetry. By default if a provider is set.'
+        ),
+    ] = None,
 ) -> int:
     """Work on one or more queues: call a function for each task.
 
@@ -174,10 +218,15 @@ def worker(
             'give the function that handles tasks, as MODULE:HANDLER (see torrelque worker --help)', Exit.USAGE
         )
     _require_loop(loop)
+    if otel:
+        require({'opentelemetry': 'otel'})
+    if burst and reload:
+        raise Refusal('--burst and --reload exclude each other', Exit.USAGE)
+    policy = None if ':' in retry else _policy(retry, attempts, retry_delay, retry_max)
     logging.basicConfig(
         level=(log_level or LogLevel.INFO).upper(),
         stream=sys.stderr,
-        format='%(asctime)s %(levelname)s %(name)s: %(message)s',
+        format=f'%(asctime)s %(levelname)s %(name)s{"[%(process)d]" if is_supervised() else ""}: %(message)s',
     )
     if processes > 1 or reload:
         arguments = without_options(sys.argv[1:], {'--processes': 1, '--reload': 0})
@@ -185,26 +234,34 @@ def worker(
     end_with_parent()
     backend = 'trio' if loop is Loop.TRIO else 'asyncio'
     importlib.import_module(f'anyio._backends._{backend}')  # before a file in the working folder can hide its imports
-    function = load(handler, 'the handler')
-    policy = _policy(retry, attempts, retry_delay, retry_max)
-    options: dict[str, Any] = {'max_rejected': max_rejected}
-    if serialiser is not None:
-        options['serialiser'] = load(serialiser, 'the serialiser')
-    make = partial(
-        Worker,
-        handler=function,
-        concurrency=concurrency,
-        retry=policy,
-        result_ttl=result_ttl,
-        grace=grace,
-        handle_signals=True,
-        name=name,
+    serialisers = {'serialiser': serialiser, 'result_serialiser': result_serialiser}
+    given = {option: load(path, f'the {option.replace("_", " ")}') for option, path in serialisers.items() if path}
+    reporter = _Reporter(settings, log_tasks=log_level in (LogLevel.INFO, LogLevel.DEBUG))
+    reporter.own_hook = load(on_event, 'the function for events') if on_event else None
+    run = _Run(
+        settings,
+        list(dict.fromkeys(queue or [settings.queue])),
+        {'max_rejected': max_rejected, **given},
+        {
+            'handler': load(handler, 'the handler'),
+            'concurrency': concurrency,
+            'retry': policy or load(retry, 'the retry policy'),
+            'result_ttl': result_ttl,
+            'finished_ttl': finished_ttl,
+            'grace': grace,
+            'time_limit': time_limit,
+            'handle_signals': True,
+            'name': name,
+        },
+        loop,
+        reporter,
+        lifespan=load(lifespan, 'the lifespan') if lifespan else None,
+        burst=burst,
+        otel=otel,
     )
+    run.check()
     for path in find_shadows(os.getcwd()):  # noqa: PTH109 - as sys.path has it
         errors().print(printable(f"warning: {path} hides the standard library's {path.stem}: rename it"))
-    names = list(dict.fromkeys(queue or [settings.queue]))
-    reporter = _Reporter(settings, log_tasks=log_level in (LogLevel.INFO, LogLevel.DEBUG))
-    run = _Run(settings, names, make, options, loop, reporter)
     loop_options = {} if loop is Loop.TRIO else {'loop_factory': _loop_factory(loop, run.leave)}
     try:
         anyio.run(run, backend=backend, backend_options=loop_options)
@@ -264,10 +321,25 @@ def _loop_factory(loop: Loop, leave: Callable[[SystemExit | KeyboardInterrupt], 
     return Surviving
 
 
+def _classes(otel: bool | None) -> tuple[type[Torrelque], type[Worker]]:
+    """Return the classes of queues and workers: those for OpenTelemetry if it is wanted, or used by this process."""
+    if otel is False or not (otel or _has_provider()):
+        return Torrelque, Worker
+    from torrelque.otel import InstrumentedTorrelque, InstrumentedWorker  # noqa: PLC0415 - an optional package
+
+    return InstrumentedTorrelque, InstrumentedWorker
+
+
+def _has_provider() -> bool:
+    """Whether a global provider of OpenTelemetry was set. Imports nothing of it."""
+    trace, metrics = (sys.modules.get(f'opentelemetry.{name}') for name in ('trace', 'metrics'))
+    return bool(
+        (trace and type(trace.get_tracer_provider()).__name__ != 'ProxyTracerProvider')
+        or (metrics and type(metrics.get_meter_provider()).__name__ != '_ProxyMeterProvider')
+    )
+
+
 def _policy(name: str, attempts: int, delay: float, longest: float) -> Policy:
-    if ':' in name:
-        policy: Policy = load(name, 'the retry policy')
-        return policy
     match name:
         case 'exponential':
             return policies.exponential(delay, maximum=longest, attempts=attempts)
@@ -289,17 +361,24 @@ class _Run:
         self,
         settings: Settings,
         queues: list[str],
-        make: partial[Worker],
-        options: dict[str, Any],
+        of_queue: dict[str, Any],
+        of_worker: dict[str, Any],
         loop: Loop,
         reporter: _Reporter,
+        *,
+        lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None,
+        burst: bool,
+        otel: bool | None,
     ) -> None:
         self._settings = settings
         self._queues = queues
-        self._make = make
-        self._options = options
+        self._of_queue = of_queue
+        self._of_worker = of_worker
         self._loop = loop
         self._reporter = reporter
+        self._lifespan = lifespan
+        self._burst = burst
+        self._otel = otel
         self.deadline = Deadline(lambda: self._reporter.leftovers)
         self.error: SystemExit | KeyboardInterrupt | None = None
 
@@ -311,35 +390,50 @@ class _Run:
         code = None if self.error is None else self.error.code
         return code if isinstance(code, int) else int(code is not None)
 
+    def check(self) -> None:
+        """Raise what is wrong with the options, before the server is needed."""
+        queue = Torrelque(connect(self._settings.url), queue=self._queues[0], **self._of_queue)
+        Worker(queue, lifespan=self._lifespan, on_event=self._reporter.own_hook, **self._of_worker)
+
     async def __call__(self) -> None:
         reporter = self._reporter
         async with AsyncExitStack() as stack:
-            heartbeat = Heartbeat(self._make.keywords['name'] or default_name())
+            heartbeat = Heartbeat(self._of_worker['name'] or default_name())
             stack.callback(heartbeat.stop)
             heartbeat.start()
             client, shards = await self._connect(stack)
-            workers = []
-            for name in self._queues:
-                queue = Torrelque(client, queue=name, shards=shards[name], **self._options)
-                heed = partial(reporter.heed, name)
-                workers.append(self._make(await stack.enter_async_context(queue), on_event=heed))
-
-            def stop() -> None:
-                for worker in workers:
-                    worker.stop()
-
-            reporter.stop = stop
-            with received(_Alarm(self.deadline, self._make.keywords['grace'])):
-                async with anyio.create_task_group() as group:
-                    for worker in workers:
-                        await group.start(self._work, worker)
-                    names = ', '.join(map(printable, self._queues))
-                    plural = 's' if len(workers) > 1 else ''
-                    self._say(f'working on queue{plural} {names}, on {self._loop}; Ctrl-C stops')
+            async with nullcontext() if self._lifespan is None else self._lifespan() as context:
+                await self._work(client, shards, context)
             self.deadline.end_within(ENDING_TIME, self.status)
             if reporter.unread:
                 raise BrokenPipeError
             self._say(f'stopped: {reporter.summary}')
+
+    async def _work(self, client: Transport, shards: dict[str, int | None], context: Any) -> None:  # noqa: ANN401 - the user's
+        make_queue, make_worker = _classes(self._otel)
+        burst = Burst() if self._burst else False
+        async with AsyncExitStack() as stack:
+            workers = []
+            for name in self._queues:
+                queue = make_queue(client, queue=name, shards=shards[name], **self._of_queue)
+                await stack.enter_async_context(queue)
+                heed = partial(self._reporter.heed, name)
+                workers.append(make_worker(queue, context=context, burst=burst, on_event=heed, **self._of_worker))
+            await self._run(workers)
+
+    async def _run(self, workers: list[Worker]) -> None:
+        def stop() -> None:
+            for worker in workers:
+                worker.stop()
+
+        self._reporter.stop = stop
+        with received(_Alarm(self.deadline, self._of_worker['grace'])):
+            async with anyio.create_task_group() as group:
+                for worker in workers:
+                    await group.start(self._run_one, worker)
+                names = ', '.join(map(printable, self._queues))
+                plural = 's' if len(workers) > 1 else ''
+                self._say(f'working on queue{plural} {names}, on {self._loop}; Ctrl-C stops')
 
     async def _connect(self, stack: AsyncExitStack) -> tuple[Transport, dict[str, int | None]]:
         """Open a client, and find the numbers of shards. Waits while the server is unavailable."""
@@ -359,7 +453,7 @@ class _Run:
                 pause = CONNECTING(failures, error) or 0.0
             await anyio.sleep(pause)
 
-    async def _work(self, worker: Worker, *, task_status: TaskStatus[None]) -> None:
+    async def _run_one(self, worker: Worker, *, task_status: TaskStatus[None]) -> None:
         try:
             await worker.run(task_status=task_status)
         except (SystemExit, KeyboardInterrupt) as error:
@@ -403,6 +497,8 @@ class _Reporter:
         self.unread = False
         """Whether the reader of the output is gone."""
         self.stop: Callable[[], None] = lambda: None
+        self.own_hook: Callable[[events.WorkerEvent], object] | None = None
+        """The user's own, which is called as well."""
         self._running: dict[tuple[str, str], float] = {}
 
     @property
@@ -433,6 +529,8 @@ class _Reporter:
             except BrokenPipeError:
                 self.unread = True
                 self.stop()
+        if self.own_hook is not None:
+            self.own_hook(event)
 
 
 def _fields(name: str, queue: str, event: events.WorkerEvent) -> dict[str, Any]:
