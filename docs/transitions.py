@@ -29,6 +29,10 @@ async def _enqueue(queue: Torrelque, limit: int | None = None, delay: float | No
     return await queue.enqueue('payload', task_id='t', task_timeout=LEASE, delay=delay, max_dequeues=limit)
 
 
+async def _replace(queue: Torrelque, delay: float | None = None) -> object:
+    return await queue.enqueue('new', task_id='t', task_timeout=LEASE, delay=delay, replace=True)
+
+
 async def _claimed(queue: Torrelque) -> str:
     await _enqueue(queue, limit=1)
     (task,) = await queue.dequeue_nowait()
@@ -60,6 +64,8 @@ STATUSES: Mapping[str, Callable[[Torrelque], Awaitable[object]]] = {
 STEPS: Mapping[str, Step] = {
     '`enqueue`': lambda queue, _: _enqueue(queue),
     '`enqueue`, with a delay': lambda queue, _: _enqueue(queue, delay=LEASE),
+    '`enqueue`, to replace': lambda queue, _: _replace(queue),
+    '`enqueue`, to replace, with a delay': lambda queue, _: _replace(queue, delay=LEASE),
     '`dequeue`': _claim,
     '`extend`': lambda queue, _: queue.extend('t'),
     '`release`': lambda queue, _: queue.release('t'),

@@ -356,6 +356,15 @@ async def test_recipes() -> None:
         page = await urgent.dequeue()
         await names['encode'](page)
         await urgent.release(page)
+        for text in 'ab':
+            await names['changed'](bulk, 1, text)
+            await names['refresh'](bulk, 1)
+        assert ((await bulk.get_task('index:1')).data, (await bulk.get_queue_stats()).delayed) == ({'text': 'b'}, 2)
+        await bulk.enqueue({'text': 'c'}, task_id='index:1', replace=True)
+        (held,) = await bulk.dequeue_nowait()
+        await names['changed_at_any_time'](bulk, 1, 'd')
+        assert (await bulk.get_task('index:1:next')).data == {'text': 'd'}
+        await bulk.release(held)
         known = [await queue.enqueue({'name': 'Ann'}, headers={'kind': 'welcome'}) for queue in (urgent, bulk)]
         unknown = await bulk.enqueue({}, headers={'kind': 'other'})
         async with anyio.create_task_group() as group:

@@ -26,6 +26,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'pending': 'llen lpush',
         'working': 'zcard zrange',
         'delayed': 'zadd zcard zrange',
+        'rejected': '',
         'tasks': 'hexists hset',
         'task': '',
         'task:*': 'del exists hset',
@@ -84,6 +85,15 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
 _CAPPED: Mapping[str, str] = {'rejected': 'zadd zcard zmscore zrangebyscore zrem'}
 """Replaces the consumer's entry if it deletes dead letters beyond a cap."""
 
+_REPLACING: Mapping[str, str] = {
+    'pending': 'lpos lrem',
+    'working': 'zscore',
+    'delayed': 'zrem zscore',
+    'rejected': 'zscore',
+    'task:*': 'hincrby',
+}
+"""Further permissions of a producer that replaces tasks."""
+
 _OF_SHARDS: Mapping[str, Mapping[str, str]] = {
     'producer': {'bell': 'get', 'ring': 'zadd zrem'},
     'consumer': {'bell': 'get set', 'ring': 'bzpopmin zadd zrem'},
@@ -122,6 +132,7 @@ def rules(
     selectors: bool = True,
     pipelines: bool = False,
     capped: bool = False,
+    replacing: bool = False,
     durability: Durability | None = None,
     cluster: bool = False,
     shards: bool = False,
@@ -149,6 +160,7 @@ def rules(
             of the role.
         pipelines: Add the commands that ``pipeline=`` needs.
         capped: Let a consumer with ``max_rejected`` delete dead letters.
+        replacing: Let a producer replace waiting tasks (``if_exists='replace'``).
         durability: The queue object's ``durability``; adds the command that waits
             for a confirmation.
         cluster: Return the permissions for a cluster. Set them on every node.
@@ -176,6 +188,7 @@ def rules(
     prefix = _literally(tagged(queue) if cluster else queue)
     rights = {**_RIGHTS[role], **(_CAPPED if capped and role == 'consumer' else {})}
     of_pattern: dict[str, str] = {}
+    _grant(rights, _REPLACING if replacing and role == 'producer' else {})
     if shards:
         if '{' in queue or '}' in queue:
             raise TorrelqueValueError(f'queue: with shards a name must have no braces, got {queue!r}')
@@ -186,8 +199,7 @@ def rules(
         mark = 'hget' if role == 'observer' else 'hdel hget hmget hset'
         of_pattern[f'~{_literally(queue)}:{_literally(names["counters"])}'] = mark
         prefix = f'{{{_literally(queue)}:*}}'
-        for name, more in _OF_SHARDS[role].items():
-            rights[name] = ' '.join(sorted({*rights.get(name, '').split(), *more.split()}))
+        _grant(rights, _OF_SHARDS[role])
     full = {logical: f'{prefix}:{_literally(key)}' for logical, key in names.items()}
     for name, commands in rights.items():
         logical, colon, star = name.partition(':')
@@ -201,6 +213,11 @@ def rules(
     if durability is not None:
         words.append('+waitaof' if durability.fsynced else '+wait')
     return words + (_selectors(of_pattern) if selectors else _flat(of_pattern))
+
+
+def _grant(rights: dict[str, str], more: Mapping[str, str]) -> None:
+    for name, commands in more.items():
+        rights[name] = ' '.join(sorted({*rights.get(name, '').split(), *commands.split()}))
 
 
 def _selectors(of_pattern: Mapping[str, str]) -> list[str]:

@@ -65,11 +65,15 @@ class TorrelqueTimeLimitError(TorrelqueError):
 
 
 class TorrelqueExistsError(TorrelqueError):
-    """A task with the id ``task_id`` is queued or a dead letter; nothing was changed."""
+    """A task with the id ``task_id`` is queued or a dead letter; nothing was changed.
 
-    def __init__(self, message: str = '', task_id: str = '') -> None:
+    ``status`` says why it could not be replaced: it is WORKING or REJECTED. It is None after ``if_exists='raise'``.
+    """
+
+    def __init__(self, message: str = '', task_id: str = '', status: int | None = None) -> None:
         super().__init__(message)
         self.task_id: str = task_id
+        self.status: int | None = status
 
 
 class TorrelqueLookupError(TorrelqueError):

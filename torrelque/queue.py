@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, overload
+from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from torrelque.core import checks, flow, operations, presence
 from torrelque.core.auditing import Violation
@@ -29,15 +29,18 @@ from torrelque.core.commands import (
     ClaimedTask,
     Command,
     EnqueueItem,
+    IfExists,
     Item,
     Outcome,
     ReleaseItem,
     RequeueItem,
     cancel_item,
     cap,
+    check_if_exists,
     claim_error,
     claim_item,
     enqueue_words,
+    exists_error,
     extend_item,
     new_item,
     purge_item,
@@ -75,7 +78,6 @@ from torrelque.engine.watch import States, Watcher
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueDurabilityError,
-    TorrelqueExistsError,
     TorrelqueLookupError,
     TorrelqueReplyError,
     TorrelqueTimeoutError,
@@ -93,8 +95,6 @@ T = TypeVar('T')
 
 IDLE_BACKOFF = Backoff(0.02, 0.5)
 """Pauses between looks at a paused queue, until no task is claimed."""
-
-IfExists: TypeAlias = Literal['ignore', 'raise']
 
 logger: logging.Logger = logging.getLogger('torrelque')
 
@@ -243,12 +243,14 @@ class Torrelque(Generic[Payload]):
         max_dequeues: int | None = None,
         headers: Mapping[str, str] | None = None,
         time_limit: float | None = None,
-        if_exists: IfExists = 'ignore',
+        if_exists: IfExists | None = None,
+        replace: bool = False,
     ) -> str:
         """Add a task to the back of the queue, or for later.
 
         With your own ``task_id`` the call is safe to repeat: while that id is queued or a dead
-        letter, it changes nothing. If it is cancelled, the task is added or not; never twice.
+        letter, it changes nothing, unless it replaces a task. If it is cancelled, the task is added
+        or not; never twice.
 
         Args:
             task: The payload.
@@ -261,8 +263,12 @@ class Torrelque(Generic[Payload]):
                 ``max_dequeues``.
             headers: Strings that travel with the task.
             time_limit: Seconds that a worker's handler may take; overrides the worker's own limit.
-            if_exists: What to do if a task with this id is queued or a dead letter: ``'ignore'`` returns its id,
-                ``'raise'`` raises TorrelqueExistsError. Either way nothing is changed.
+            if_exists: What to do if a task with this id is queued or a dead letter. ``'ignore'``, the default,
+                returns its id, and ``'raise'`` raises TorrelqueExistsError; nothing is changed.
+                ``'replace'`` replaces a task that waits, pending or delayed, by this one, with all its
+                options. A pending task that gets no delay keeps its place. A task that is being worked on
+                and a dead letter cannot be replaced: TorrelqueExistsError is raised, and nothing changed.
+            replace: True is short for ``if_exists='replace'``.
 
         Returns:
             The id of the task.
@@ -271,16 +277,21 @@ class Torrelque(Generic[Payload]):
             TorrelqueTypeError: An argument has a bad type. Nothing was sent, as with the next two.
             TorrelqueValueError: An argument has a bad value.
             Exception: The serialiser failed.
-            TorrelqueExistsError: There is such a task, and ``if_exists`` is ``'raise'``.
+            TorrelqueExistsError: There is such a task, and ``if_exists`` is ``'raise'``, or it cannot be
+                replaced. In a pipeline, its ``execute`` raises the client's own error in the second case.
             TorrelqueDurabilityError: The task was added, but not confirmed in time.
         """
-        raises = if_exists != 'ignore' and _check_if_exists(if_exists)
+        mode = 'ignore' if if_exists is None and replace is False else check_if_exists(if_exists, replace)
+        if mode == 'replace':
+            checks.check_given('task_id', task_id, "if_exists='replace'")
         words = enqueue_words(self.task_timeout, self.max_dequeues, task_timeout, delay, max_dequeues)
         if time_limit is not None:
             headers = with_time_limit(headers, time_limit)
-        item = new_item(self._serialiser, self._dispatcher.new_id, task, words, task_id, headers)
+        item = new_item(
+            self._serialiser, self._dispatcher.new_id, task, words, task_id, headers, replace=mode == 'replace'
+        )
         if pipeline is not None:
-            if raises:
+            if mode == 'raise':
                 raise TorrelqueUsageError(
                     "if_exists='raise' needs the answer of the server, and cannot be in a pipeline"
                 )
@@ -289,8 +300,8 @@ class Torrelque(Generic[Payload]):
             answer, item = await self._enqueue(item, drawn=task_id is None)
             if isinstance(answer, TorrelqueDurabilityError):
                 raise answer
-            if raises and answer is Outcome.EXISTING:
-                raise _existing(item)
+            if answer is not Outcome.NEW and (error := exists_error(item, answer, mode)) is not None:
+                raise error
         return str(item[0], 'utf-8')  # type: ignore[arg-type]  # it is bytes
 
     async def _enqueue(self, item: Item, *, drawn: bool) -> tuple[Answer, Item]:
@@ -311,7 +322,8 @@ class Torrelque(Generic[Payload]):
         delay: float | None = None,
         max_dequeues: int | None = None,
         on_progress: Progress | None = None,
-        if_exists: IfExists = 'ignore',
+        if_exists: IfExists | None = None,
+        replace: bool = False,
     ) -> list[str | Exception]:
         """Add many tasks, up to 250 per round trip.
 
@@ -325,7 +337,9 @@ class Torrelque(Generic[Payload]):
             delay: Seconds.
             max_dequeues: Number of deliveries.
             on_progress: Called as ``on_progress(done, total)`` after each round trip.
-            if_exists: As in `enqueue`; ``'raise'`` returns TorrelqueExistsError for the items that it concerns.
+            if_exists: As in `enqueue`, for items that have an id and no ``if_exists`` of their own. Those that it
+                concerns return TorrelqueExistsError. Of items with the same id, the last one counts.
+            replace: As in `enqueue`.
 
         Returns:
             For each item its id, or the exception if it was not added.
@@ -337,24 +351,30 @@ class Torrelque(Generic[Payload]):
         """
         defaults, new_id, serialiser = (self.task_timeout, self.max_dequeues), self._dispatcher.new_id, self._serialiser
         common = enqueue_words(*defaults, task_timeout, delay, max_dequeues)
+        general = check_if_exists(if_exists, replace)
+
+        def mode_of(item: EnqueueItem[Payload]) -> IfExists:
+            mode = check_if_exists(item.if_exists, item.replace, general)
+            if item.task_id is None and mode == 'replace' and (item.replace or item.if_exists):
+                checks.check_given('task_id', item.task_id, "if_exists='replace'")
+            return 'ignore' if item.task_id is None else mode
 
         def write(item: Payload | EnqueueItem[Payload]) -> Item:
             if not isinstance(item, EnqueueItem):
                 return new_id().encode(), dump_payload(serialiser, item), *common, b''
             words = enqueue_words(*defaults, item.task_timeout, item.delay, item.max_dequeues)
             headers = with_time_limit(item.headers, item.time_limit)
-            return new_item(serialiser, new_id, item.task, words, item.task_id, headers)
+            replaces = mode_of(item) == 'replace'
+            return new_item(serialiser, new_id, item.task, words, item.task_id, headers, replace=replaces)
 
-        raises = if_exists != 'ignore' and _check_if_exists(if_exists)
         entries = [*items]
         written = await self._dispatcher.write_all(entries, write)
         answers = await self._dispatcher.many(ENQUEUE, written, on_progress)
         if answers.count(Outcome.NEW) < len(answers):
             await self._enqueue_elsewhere(entries, written, answers)
-            if raises:
-                for at, answer in enumerate(answers):
-                    if answer is Outcome.EXISTING:
-                        answers[at] = _existing(written[at])
+            for at, entry in enumerate(entries):
+                if isinstance(entry, EnqueueItem):
+                    answers[at] = exists_error(written[at], answers[at], mode_of(entry)) or answers[at]
         return [
             answer if isinstance(answer, Exception) else _id_of(item)
             for item, answer in zip(written, answers, strict=True)
@@ -1144,17 +1164,5 @@ class Torrelque(Generic[Payload]):
             raise error
 
 
-def _check_if_exists(value: IfExists) -> bool:
-    """Whether to raise."""
-    if value not in ('ignore', 'raise'):
-        raise TorrelqueValueError(f"if_exists must be 'ignore' or 'raise', got {value!r}")
-    return value == 'raise'
-
-
 def _id_of(item: Item) -> str:
     return str(item[0], 'utf-8')  # type: ignore[arg-type]  # it is bytes
-
-
-def _existing(item: Item) -> TorrelqueExistsError:
-    task_id = _id_of(item)
-    return TorrelqueExistsError(f'there is a task {task_id!r} already, nothing was changed', task_id)

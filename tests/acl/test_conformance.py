@@ -54,7 +54,9 @@ class TestConformance(QueueConformance):
             init(self, *args, **options)
             keys = {name: self.keys[name].removeprefix(f'{self.queue}:') for name in LOGICAL_NAMES}
             for role in acl.ROLES:
-                server.command('ACL', 'SETUSER', role, *rules(server, role, self.queue, keys, capped=True))
+                server.command(
+                    'ACL', 'SETUSER', role, *rules(server, role, self.queue, keys, capped=True, replacing=True)
+                )
 
         monkeypatch.setattr(Torrelque, '__init__', init_and_grant)
         return server

@@ -13,7 +13,7 @@ import redis.asyncio
 from redis.exceptions import NoPermissionError
 
 from tests.acl.users import as_user, has_selectors, make_user, password_url, refusals, rules
-from tests.acl.works import WORKS, Stage, Unsteady
+from tests.acl.works import WORKS, Stage, Unsteady, replaces
 from tests.servers import Server
 from torrelque import (
     Durability,
@@ -135,6 +135,25 @@ async def test_a_cap_on_dead_letters_is_an_extra(server: Server, capped: bool) -
                 await queue.dequeue_nowait()
             assert caught.value.code == 'NOPERM'
             assert contents(server) == before
+
+
+async def test_to_replace_tasks_is_an_extra(server: Server) -> None:
+    make_user(server, 'producer', rules(server, 'producer', 'q'))
+    async with staged(server, 'native', 'producer') as stage:
+        await stage.queue.enqueue('a', task_id='1')
+        before = contents(server)
+        with pytest.raises(TorrelqueReplyError) as caught:
+            await stage.queue.enqueue('b', task_id='1', replace=True)
+        assert caught.value.code == 'NOPERM'
+        assert contents(server) == before
+    words, plain = rules(server, 'producer', 'q', replacing=True), dict(with_one_less(rules(server, 'producer', 'q')))
+    for less, left in [('', words), *(each for each in with_one_less(words) if each[0] not in plain)]:
+        make_user(server, 'producer', left)
+        refusals(server)
+        async with staged(server, 'native', 'producer') as stage:
+            with suppress(Exception if less else KeyError):
+                await replaces(stage)
+        assert bool(refusals(server)) == bool(less), less
 
 
 @pytest.mark.parametrize('allowed', [False, True])

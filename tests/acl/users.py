@@ -26,9 +26,15 @@ def has_selectors(server: Server) -> bool:
 
 
 def rules(
-    server: Server, role: str, queue: str, keys: Mapping[str, str] = LOGICAL_NAMES, *, capped: bool = False
+    server: Server,
+    role: str,
+    queue: str,
+    keys: Mapping[str, str] = LOGICAL_NAMES,
+    *,
+    capped: bool = False,
+    replacing: bool = False,
 ) -> list[str]:
-    return acl.rules(role, queue, keys=keys, selectors=has_selectors(server), capped=capped)
+    return acl.rules(role, queue, keys=keys, selectors=has_selectors(server), capped=capped, replacing=replacing)
 
 
 def make_user(server: Server, name: str, words: Iterable[str] = ()) -> None:
@@ -85,7 +91,7 @@ _ROLE_OF_SCRIPT = {
 }
 _ROLE_OF_COMMAND = {
     **dict.fromkeys(('HGET', 'HMGET', 'ZSCORE', 'TIME'), 'observer'),
-    **dict.fromkeys(('SCAN', 'LRANGE', 'SSCAN', 'ZSCAN', 'TYPE', 'PTTL'), 'operator'),
+    **dict.fromkeys(('SCAN', 'LRANGE', 'SSCAN', 'ZSCAN', 'ZMSCORE', 'TYPE', 'PTTL'), 'operator'),
 }
 
 

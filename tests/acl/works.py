@@ -18,6 +18,7 @@ from torrelque import (
     EnqueueItem,
     Torrelque,
     TorrelqueConnectionError,
+    TorrelqueExistsError,
     TorrelqueTaskStatus,
     TorrelqueTimeoutError,
     TorrelqueUsageError,
@@ -89,6 +90,16 @@ async def enqueues_again(stage: Stage) -> None:
     assert [task.data for task in await stage.others.dequeue_nowait(max_tasks=9)] == ['first', 'second', 'third']
     await stage.queue.enqueue('later', delay=60)  # none pending: the script looks at what comes next
     assert (await stage.others.get_queue_stats()).delayed == 1
+
+
+async def replaces(stage: Stage) -> None:
+    await stage.queue.enqueue('a', task_id='1')
+    for delay in (None, 60, 60, None):
+        await stage.queue.enqueue('b', task_id='1', delay=delay, replace=True)
+    assert (await stage.others.get_queue_stats())[:4] == (1, 1, 0, 0)
+    await stage.others.reject(await stage.others.dequeue(20), 'why')
+    with pytest.raises(TorrelqueExistsError):
+        await stage.queue.enqueue('c', task_id='1', replace=True)
 
 
 # Consumer -------------------------------------------------------------------------------------------------------------

@@ -45,6 +45,15 @@ def test_enqueue_items() -> None:
     assert enqueue_item('id', b'', 0.25, -1, 3, b'{}') == (b'id', b'', '0.25', '-1.000000', 3, b'{}')
 
 
+def test_an_item_with_more_words_makes_all_as_long() -> None:
+    plain, longer = enqueue_item('a', b'1', 300, None, None, b''), (*enqueue_item('b', b'2', 300, 5, 3, b''), 'replace')
+    assert ENQUEUE.arguments([plain]) == (2, *plain[2:], *plain[:2])
+    assert ENQUEUE.arguments([longer]) == (7, *longer)
+    for items in ([plain, longer], [longer, plain]):
+        padded = [(*item, '')[:7] for item in items]
+        assert ENQUEUE.arguments(items) == (7, *padded[0], *padded[1])
+
+
 def test_release_items_keep_results_in_whole_milliseconds_but_at_least_one() -> None:
     assert release_item(RECEIPT, COMPLETED, None, b'') == (b'id', '7:nonce:1', 3, 3, '', b'')
     assert release_item('id', COMPLETED, 0.5, None) == (b'id', '', '', 3, -500, b'')

@@ -50,6 +50,7 @@ timeouts = st.sampled_from(('300', '5', '0.25', '4.123456'))
 limits = st.sampled_from(('', '', '1', '2'))
 caps = st.sampled_from(('', '', 1, 2))
 headers = st.sampled_from((b'', b'{"a": "b"}'))
+modes = st.sampled_from(('', 'replace', 'replace', 'replace', 'only'))
 payloads = st.sampled_from((b'1', b'', b'\x00\r\n'))
 odd_numbers = st.sampled_from(
     (b'7', b'-2', b'1.5', b'x', b'', b' 3 ', b'0x10', b'1_0', b'nan', b'inf', b'1e400', b'9e14', b'1e16')
@@ -242,7 +243,12 @@ class ModelMachine(RuleBasedStateMachine):
     @step(
         10,
         lane=lane_numbers,
-        items=st.lists(st.tuples(ids, payloads, timeouts, delays, limits, headers), min_size=1, max_size=4),
+        items=st.lists(
+            st.tuples(ids, payloads, timeouts, delays, limits, headers)
+            | st.tuples(ids, payloads, timeouts, delays, limits, headers, modes),
+            min_size=1,
+            max_size=4,
+        ),
         skip=st.sampled_from((0, 0, 0, 1)),
     )
     def enqueue(self, lane: int, items: list[tuple[Arg, ...]], skip: int) -> None:
@@ -419,10 +425,16 @@ class ModelMachine(RuleBasedStateMachine):
     def a_deadline_never_comes(self, task_id: bytes, score: str) -> None:
         self._command('ZADD', KEYS['working'], score, task_id)
 
-    @step(1, mode=st.sampled_from(('', 'raise')), whose=targets, item=st.tuples(ids, payloads, timeouts, delays))
-    def pipeline_of_the_users_own(self, mode: str, whose: Target, item: tuple[Arg, ...]) -> None:
+    @step(
+        1,
+        mode=st.sampled_from(('', 'raise')),
+        whose=targets,
+        item=st.tuples(ids, payloads, timeouts, delays),
+        more=st.sampled_from(((), ('replace',), ('replace',))),
+    )
+    def pipeline_of_the_users_own(self, mode: str, whose: Target, item: tuple[Arg, ...], more: tuple[str, ...]) -> None:
         claim = self._claim_of(whose)
-        self._verb('enqueue', '', mode, '', *ENQUEUE.arguments([(*item, '', b'')]))
+        self._verb('enqueue', '', mode, '', *ENQUEUE.arguments([(*item, '', b'', *more)]))
         self._verb('requeue', '', mode, '', *claim, '', '', '')
         self._verb('release', '', mode, '', *RELEASE.arguments([(*claim, 3, '', b'')]))
 

@@ -90,6 +90,13 @@ def test_agrees_with_a_real_server(server: servers.Server) -> None:
             '-- a finished',
             id='a result expires under a new task of the same id',
         ),
+        pytest.param("redis.call('LREM', pending, 0, postponed)", '', id='what is postponed stays in pending'),
+        pytest.param("variadic('ZREM', delayed, advanced)", '', id='what is due at once stays delayed'),
+        pytest.param(
+            " and 'w' or redis.call('ZSCORE', rejected",
+            " and 'pending' or redis.call('ZSCORE', rejected",
+            id='what is worked on is replaced',
+        ),
         pytest.param('if number(enqueued, 0) == 0 then', 'if false then', id='tasks beside the shards'),
         pytest.param('if number(claimed, 0) == 0 then', 'if false then', id='consumers beside the shards'),
         pytest.param('string.find(values[1], UNKNOWN)', 'false', id='features of a later version are ignored'),

@@ -40,7 +40,7 @@ SIGNATURES = {
         'failover_timeout=None, shards=None, result_serialiser=None'
     ),
     'enqueue': 'task, *, task_timeout=None, delay=None, pipeline=None | task_id=None, max_dequeues=None, '
-    "headers=None, time_limit=None, if_exists='ignore'",
+    'headers=None, time_limit=None, if_exists=None, replace=False',
     'dequeue': 'timeout=None, *, max_tasks=1',
     'requeue': 'task_id, delay=None, *, task_timeout=None, pipeline=None | count=True',
     'release': 'task_id, *, result=None, result_ttl=None, status=COMPLETED, pipeline=None | finished_ttl=None',

@@ -69,7 +69,9 @@ def _enqueue(client: Client, payloads: Sequence[bytes], *, chosen: bool) -> Any:
         delay = random.choice((None, None, None, -1.0, random.uniform(0, 3), random.uniform(0, 25)))
         limit = random.choice((None, None, 1, 2, 3))
         timeout = round(random.choice((2, 10, 40)) * random.uniform(0.5, 1), 3)
-        items.append(enqueue_item(ids[-1], payload, timeout, delay, limit, random.choice((b'', b'{"a":"b"}'))))
+        item = enqueue_item(ids[-1], payload, timeout, delay, limit, random.choice((b'', b'{"a":"b"}')))
+        replaces = chosen and random.random() < client.world.config.replacing
+        items.append((*item, 'replace') if replaces else item)
         ledger.enqueues(payload)
     answers = yield from ask(client, ENQUEUE, items)
     for task_id, payload, answer in zip(ids, payloads, answers or (), strict=False):

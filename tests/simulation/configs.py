@@ -81,6 +81,8 @@ class Config:
     """Of the calls, those that are cancelled."""
     chosen: float = 0.2
     """Of the calls that enqueue, those for whose tasks callers choose ids, which may be queued already."""
+    replacing: float = 0.4
+    """Of the tasks with such ids, those that are to replace one that waits."""
     accidents: Mapping[str, float] = field(default_factory=dict)
     """How often a second each client is killed, paused, shut down, or forks; who is gone is replaced after a while.
 
@@ -114,6 +116,8 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
         'alone': Config(accidents=ACCIDENTS, pauses=True),
         'cancel': Config(cancel=0.5, accidents=ACCIDENTS),
         'mixed': Config(clients=(1, 3), legacy=6, accidents={'kill': 0.01, 'pause': 0.03, 'shut': 0.01}),
+        # Few ids, and most of what is enqueued replaces what waits.
+        'debounce': Config(clients=(2, 4), chosen=0.9, replacing=0.8, seconds=20.0, accidents=ACCIDENTS),
         # A hint that dies with a connection costs a slice, of at most eight seconds.
         'cuts': Config(faults=CUTS, cancel=0.3, accidents={'kill': 0.05, 'shut': 0.05}, longest_wait=8.5, pauses=True),
         # Where nothing breaks, a task is claimed within a few round trips, whoever cancels.

@@ -34,6 +34,7 @@ class Facts(NamedTuple):
     claims: Mapping[Key, tuple[str | None, bool]]
     incarnations: Mapping[bytes, int]
     redrives: Mapping[bytes, int]
+    replaced: Mapping[bytes, int]
     answers: Mapping[Lane, Reply]
     asked: Mapping[Lane, tuple[str, Args]]
     undone: frozenset[Lane]
@@ -54,8 +55,8 @@ class RulesOfReplicas(Rules):
         """What is known now, at a moment of the world's time."""
         claims = {key: (claim.ended, claim.returned) for key, claim in self.claims.items()}
         return Facts(
-            taken, dict(self.shadow), claims, dict(self.incarnations), dict(self.redrives), dict(self._answers),
-            dict(self._asked), frozenset(self._undone),
+            taken, dict(self.shadow), claims, dict(self.incarnations), dict(self.redrives), dict(self.replaced),
+            dict(self._answers), dict(self._asked), frozenset(self._undone),
         )  # fmt: skip
 
     def put_back(self, facts: Facts) -> set[bytes]:
@@ -74,6 +75,7 @@ class RulesOfReplicas(Rules):
         self.shadow = dict(facts.shadow)
         self.incarnations = dict(facts.incarnations)
         self.redrives = Counter(facts.redrives)
+        self.replaced = Counter(facts.replaced)
         self._answers = dict(facts.answers)
         self._asked = dict(facts.asked)
         self._undone = set(facts.undone)

@@ -47,6 +47,7 @@ class Ledger:
     def enqueued(self, task_id: str, payload: bytes, outcome: Answer, *, unique: bool, confirmed: bool = False) -> None:
         """A task was acknowledged. ``confirmed``: by a client whose writes are waited for."""
         require(task_id.encode() in self._rules.incarnations, 'acknowledged what was never enqueued', task_id)
+        self.tally[f'enqueue answered {outcome}'] += isinstance(outcome, Outcome)
         if unique:
             require(outcome is Outcome.NEW, 'told of a new task that it was there', task_id, outcome)
             known = self._rules.shadow[task_id.encode()].payload
@@ -78,6 +79,7 @@ class Ledger:
             return
         errand.claims.append(claim)
         reasons = errand.enqueued + self._rules.redrives[task.payload] + sum(each.returned for each in errand.claims)
+        reasons -= self._rules.replaced[task.payload]
         require(len(errand.claims) <= reasons, 'handed out once more without a reason', task, reasons)
         self.tally['delivered again'] += len(errand.claims) > 1
 

@@ -68,6 +68,7 @@ class Rules:
         self.incarnations: dict[bytes, int] = {}
         self.handed_out: dict[tuple[bytes, int], int] = {}  # by id and incarnation: deliveries not given back
         self.redrives: Counter[bytes] = Counter()  # by payload
+        self.replaced: Counter[bytes] = Counter()
         self.last_claim = 0.0
         self.trimmed = 0
         self._answers: dict[tuple[bytes, ...], Reply] = {}
@@ -265,19 +266,28 @@ class Rules:
     # Verbs: each returns the ids that it may have changed ----------------------
 
     def _enqueue(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
-        new_ids: set[bytes] = set()
-        for letter, (task_id, payload, _, delay, *_) in zip(reply[1], _items(args, 6, 4), strict=True):
-            existing = self._before(task_id, changes).payload is not None or task_id in new_ids
-            require(letter == b'ne'[existing], 'enqueue answered wrongly', task_id, chr(letter))
-            if existing:
-                continue
-            new_ids.add(task_id)
-            view = self._after(task_id)
+        """One task an id: each item is answered as if it was alone, and the last one that is done counts."""
+        done: dict[bytes, Args] = {}
+        moved: set[bytes] = set()
+        for letter, item in zip(reply[1], _items(args, 6, 4), strict=True):
+            task_id, old = item[0], self._before(item[0], changes)
+            expected = _replacing(item, old, moved) if item[6:] not in ([], [b'']) else b'e'
+            if old.payload is None and task_id not in done:
+                expected = b'u' if item[6:] == [b'only'] else b'n'
+            require(letter in expected, 'enqueue answered wrongly', task_id, chr(letter), expected)
+            if letter in b'nr':
+                done[task_id] = item
+        for task_id, (_, payload, _, delay, *_) in done.items():
+            view, old = self._after(task_id), self._before(task_id, changes)
             placed = view.delayed is not None if delay else view.pending == 1
-            clean = not {b'claim', b'result', b'dequeue_count', b'release_time'} & view.state.keys()
+            placed = placed or (view.dequeueing == 1 and not delay)
+            clean = not {b'claim', b'result', b'dequeue_count', b'release_time', b'dequeue_base'} & view.state.keys()
             require(view.payload == payload and placed and clean, 'enqueued wrongly', task_id, view)
             self._count_incarnation(task_id)
-        return new_ids
+            if old.payload is not None:
+                require(view.revision == old.revision + 1, 'replaced without a transition', task_id, old, view)
+                self.replaced[old.payload] += 1
+        return set(done)
 
     def _claim(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
         now = self._clock() + 1e-6
@@ -513,12 +523,13 @@ def _token(args: Args) -> bytes:
 
 
 def _items(args: Args, width: int, shared: int = 0) -> list[Args]:
-    """``shared``: as many of the words of each item may come once, in front of all."""
+    """``shared``: as many of the words of each item may come once, in front of all. Some may have more words."""
     if not shared:
         return [args[at : at + width] for at in range(3, len(args), width)]
-    if args[3] == b'%d' % width:
-        return [args[at : at + width] for at in range(4, len(args) - width + 1, width)]
-    own, common, rest = width - shared, args[4 : 4 + shared], args[4 + shared :]
+    own = int(args[3])
+    if own >= width:
+        return [args[at : at + own] for at in range(4, len(args) - own + 1, own)]
+    common, rest = args[4 : 4 + shared], args[4 + shared :]
     return [[*rest[at : at + own], *common] for at in range(0, len(rest) - own + 1, own)]
 
 
@@ -538,3 +549,14 @@ def _exhausted(view: View) -> bool:
 
 def _base(view: View) -> int:
     return view.dequeue_count - view.attempt
+
+
+def _replacing(item: Args, old: View, moved: set[bytes]) -> bytes:
+    """How an item may be answered that is to replace a task."""
+    task_id, _, _, delay, *_ = item
+    if old.working is not None or old.rejected is not None:
+        return b'w' if old.working is not None else b'd'
+    if delay and (old.pending or old.dequeueing):
+        moved.add(task_id)
+    done = b'w' if delay and old.dequeueing else b'r'
+    return done + b'a' if moved - {task_id} else done

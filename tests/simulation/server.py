@@ -32,6 +32,10 @@ class View(NamedTuple):
         return int(self.state.get(b'dequeue_count', b'0'))
 
     @property
+    def revision(self) -> int:
+        return int(self.state.get(b'revision', b'1'))
+
+    @property
     def attempt(self) -> int:
         """Which delivery the last one was since the task was enqueued or redriven."""
         return self.dequeue_count - int(self.state.get(b'dequeue_base', b'0'))

@@ -10,7 +10,7 @@ from tests.simulation.clients import CANCELLED, Behaviour, Client, nobody
 from tests.simulation.rules import Rules, require
 from tests.simulation.server import NOWHERE, ObservedServer, View
 from torrelque.core import operations, scripts
-from torrelque.core.commands import CANCEL, ENQUEUE, PURGE, REDRIVE, Command, Item, Outcome, enqueue_in
+from torrelque.core.commands import CANCEL, ENQUEUE, PURGE, REDRIVE, Command, Item, Outcome, enqueue_in, only_replacing
 from torrelque.core.flow import FLOW
 from torrelque.core.keys import Keys, shard_name
 from torrelque.core.merging import Ticket
@@ -211,14 +211,33 @@ class ShardedClient(Client):
                 if ticket is CANCELLED or ticket.error is not None:
                     return ticket if ticket is CANCELLED else ticket.error
                 if ticket.value == [True]:
-                    answers[at] = Outcome.EXISTING
+                    failure = yield from self._replace(items, at, place, answers)
+                    if failure is not None:
+                        return failure
                     break
             else:
                 of_shard.setdefault(home, []).append(at)
         return (yield from self._submit_each(enqueue_in(layout.generation), items, of_shard, answers))
 
+    def _replace(
+        self, items: Sequence[Item], at: int, place: int, answers: dict[int, Any]
+    ) -> Generator[Ticket, Any, Any]:
+        """An item is queued on a former home."""
+        only = only_replacing(items[at])
+        if only is None:
+            answers[at] = Outcome.EXISTING
+            return None
+        failure = yield from self._submit_each(enqueue_in(self.layout.generation), {at: only}, {place: [at]}, answers)
+        if failure is None and answers[at] is Outcome.UNKNOWN:  # it has ended meanwhile
+            failure = yield from self._add(items, [at], answers)
+        return failure
+
     def _submit_each(
-        self, verb: Command, items: Sequence[Item], of_shard: Mapping[int, Sequence[int]], answers: dict[int, Any]
+        self,
+        verb: Command,
+        items: Sequence[Item] | Mapping[int, Item],
+        of_shard: Mapping[int, Sequence[int]],
+        answers: dict[int, Any],
     ) -> Generator[Ticket, Any, Any]:
         assert isinstance(self.session, ShardedSession)
         tickets = [
@@ -290,8 +309,10 @@ class ShardedRules(Rules):
         for part in parts[1:]:
             part.claims, part.incarnations = first.claims, first.incarnations
             part.handed_out, part.redrives = first.handed_out, first.redrives
+            part.replaced = first.replaced
         self.claims, self.incarnations = first.claims, first.incarnations
         self.handed_out, self.redrives = first.handed_out, first.redrives
+        self.replaced = first.replaced
         self.shadow: Mapping[bytes, View] = _Shadows(parts)  # type: ignore[assignment]  # it is only read
         self._of_key: dict[Arg | None, Rules] = {
             key: part for keys, part in zip(KEYS, parts, strict=False) for key in _all_of(keys)
@@ -303,18 +324,21 @@ class ShardedRules(Rules):
 
     def judge(self, call: Call[Any], reply: Reply) -> None:
         mine = self._of_key.get(call.keys[0] if call.keys else None, self._parts[0])
-        args = call.args
-        if isinstance(call.command, Script) and call.command.name == 'enqueue' and len(args) % 2:
-            call = Call(call.command, call.keys, args[:-1])  # but for the number of shards
+        ids: Sequence[Arg] = ()
+        if isinstance(call.command, Script) and call.command.name == 'enqueue':
+            own = int(call.args[3])
+            begin = 8 if own == 2 else 4
+            if (len(call.args) - begin) % own:
+                call = Call(call.command, call.keys, call.args[:-1])  # but for the number of shards
+            ids = call.args[begin::own]
         mine.judge(call, reply)
         for part in self._parts:
             if part is not mine:
                 require(not part._changes(), 'a call to one shard changed another', call)
-        if isinstance(call.command, Script) and call.command.name == 'enqueue':
-            for task_id in call.args[8::2] if call.args[3] == 2 else call.args[4::6]:
-                assert isinstance(task_id, bytes)
-                places = [part for part in self._parts if part.shadow.get(task_id, NOWHERE).payload is not None]
-                require(len(places) <= 1, 'a task on two shards', task_id)
+        for task_id in ids:
+            assert isinstance(task_id, bytes)
+            places = [part for part in self._parts if part.shadow.get(task_id, NOWHERE).payload is not None]
+            require(len(places) <= 1, 'a task on two shards', task_id)
 
     def check_all(self) -> None:
         layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, RECORDS, len(self._parts)), self._execute)

@@ -11,6 +11,7 @@ from tests.simulation import (
     mutants,
     mutants_behind,
     mutants_beyond,
+    mutants_enqueue,
     mutants_flow,
     mutants_nodes,
     mutants_shards,
@@ -31,7 +32,7 @@ from torrelque.transports.memory.server import MemoryServer
 SEEDS, PART = 100, 20
 """Of each kind of world, and how many of them are one test."""
 
-FEWER = {'shards': 40, 'shards-calm': 20, 'moves': 60, 'moves-shards': 40}
+FEWER = {'debounce': 60, 'shards': 40, 'shards-calm': 20, 'moves': 60, 'moves-shards': 40}
 """Of these, which take their time on real servers, too; many more are run by hand."""
 
 SEEDS_FOR_MUTANTS = 200
@@ -39,6 +40,7 @@ MUTANTS = (
     mutants.MUTANTS
     | mutants_behind.MUTANTS
     | mutants_beyond.MUTANTS
+    | mutants_enqueue.MUTANTS
     | mutants_flow.MUTANTS
     | mutants_waiting.MUTANTS
     | mutants_nodes.MUTANTS

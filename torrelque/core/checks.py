@@ -17,6 +17,7 @@ __all__ = (
     'check_count',
     'check_duration',
     'check_flag',
+    'check_given',
     'check_headers',
     'check_id',
     'check_moment',
@@ -126,6 +127,12 @@ def check_flag(name: str, value: Any) -> bool:  # noqa: ANN401
     if not isinstance(value, bool):
         raise TorrelqueTypeError(f'{name} must be True or False, got {value!r}')
     return value
+
+
+def check_given(name: str, value: object, wanted_by: str) -> None:
+    """An argument that another one needs."""
+    if value is None:
+        raise TorrelqueValueError(f'{wanted_by} needs {name}, got None')
 
 
 def check_serialiser(name: str, value: S) -> S:

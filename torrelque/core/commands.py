@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from itertools import chain
-from typing import Any, Generic, NamedTuple, TypeAlias
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias
 
 from torrelque.core import checks
 from torrelque.core.codec import Serialiser, dump_headers, dump_payload
@@ -17,6 +17,7 @@ from torrelque.core.protocol import Arg, Reply
 from torrelque.errors import (
     TorrelqueDurabilityError,
     TorrelqueError,
+    TorrelqueExistsError,
     TorrelqueLeaseLostError,
     TorrelqueLookupError,
     TorrelqueReplyError,
@@ -41,19 +42,23 @@ __all__ = (
     'ClaimedTask',
     'Command',
     'EnqueueItem',
+    'IfExists',
     'Item',
     'Outcome',
     'ReleaseItem',
     'RequeueItem',
     'cancel_item',
     'cap',
+    'check_if_exists',
     'claim_error',
     'claim_item',
     'enqueue_in',
     'enqueue_item',
     'enqueue_words',
+    'exists_error',
     'extend_item',
     'new_item',
+    'only_replacing',
     'progress_item',
     'purge_item',
     'redrive_item',
@@ -72,11 +77,24 @@ Item: TypeAlias = tuple[Arg, ...]
 """The arguments of one item of a call."""
 
 
+IfExists: TypeAlias = Literal['ignore', 'raise', 'replace']
+"""What to do if there is a task with the id of a new one."""
+
+_REPLACE, _ONLY = 'replace', 'only'
+
+
 class Outcome(Enum):
     """The outcome of a command for one item."""
 
     NEW = ord('n')
     EXISTING = ord('e')
+    REPLACED = ord('r')
+    WORKING = ord('w')
+    """Not replaced: a consumer is working on it."""
+    DEAD = ord('d')
+    """Not replaced: it is a dead letter."""
+    AGAIN = ord('a')
+    """Not done: the caller has to send the item again."""
     OK = ord('o')
     LOST = ord('l')
     UNKNOWN = ord('u')
@@ -103,7 +121,9 @@ class Command:
         limit: Maximum number of items in a call.
         trailer: Arguments after the items.
         by_claim: Whether the items begin with a claim, as `claim_item` writes it.
-        shared: How many words at the end of an item are usually the same for all items, and are then sent once.
+        own: How many words at the start of an item are its own.
+        shared: How many words follow that are usually the same for all items, and are then sent once. If an item has
+            further words, all items are padded to its length.
 
     """
 
@@ -112,19 +132,19 @@ class Command:
     limit: int = MAX_ITEMS
     trailer: Item = ()
     by_claim: bool = False
+    own: int = 0
     shared: int = 0
 
     def arguments(self, items: Sequence[Item]) -> Item:
         """Return the arguments of a call for these items, of which there is at least one."""
         if not self.shared:
             return (*chain.from_iterable(items), *self.trailer)
-        width = len(items[0]) - self.shared
-        common = items[0][width:]
-        if len(items) == 1:
-            return (width, *common, *items[0][:width], *self.trailer)
-        if [item[width:] for item in items].count(common) == len(items):
-            return (width, *common, *chain.from_iterable([item[:width] for item in items]), *self.trailer)
-        return (width + self.shared, *chain.from_iterable(items), *self.trailer)
+        own, common = self.own, items[0][self.own :]
+        if len(common) == self.shared and [item[own:] for item in items].count(common) == len(items):
+            return (own, *common, *chain.from_iterable([item[:own] for item in items]), *self.trailer)
+        width = max(map(len, items))
+        padded = [item if len(item) == width else item + ('',) * (width - len(item)) for item in items]
+        return (width, *chain.from_iterable(padded), *self.trailer)
 
     def parse(self, reply: Reply) -> list[Answer]:
         """Return an answer for each item. Laned commands reply with letters, `EXTEND` with a list."""
@@ -137,8 +157,8 @@ class Command:
         return [_OUTCOMES[answer[0]] if answer in (b'l', b'u', b'x') else float(answer) for answer in answers]
 
 
-ENQUEUE = Command('enqueue', shared=4)
-RELEASE = Command('release', by_claim=True, shared=3)
+ENQUEUE = Command('enqueue', own=2, shared=4)
+RELEASE = Command('release', by_claim=True, own=3, shared=3)
 REQUEUE = Command('requeue', by_claim=True)
 REJECT = Command('reject', by_claim=True)
 GIVEBACK = Command('giveback', by_claim=True)
@@ -152,7 +172,7 @@ ERASE = Command('erase', limit=1)
 
 def enqueue_in(generation: int) -> Command:
     """Return the command that enqueues only while the layout of the shards has this generation."""
-    return Command(ENQUEUE.name, trailer=(generation,), shared=ENQUEUE.shared)
+    return Command(ENQUEUE.name, trailer=(generation,), own=ENQUEUE.own, shared=ENQUEUE.shared)
 
 
 class ClaimedTask(NamedTuple):
@@ -282,6 +302,8 @@ class EnqueueItem(Generic[Payload]):
     max_dequeues: int | None = None
     headers: Mapping[str, str] | None = None
     time_limit: float | None = None
+    if_exists: IfExists | None = None
+    replace: bool = False
 
 
 @dataclass(slots=True)
@@ -329,11 +351,54 @@ def new_item(
     words: tuple[Arg, Arg, Arg],
     task_id: str | None = None,
     headers: Mapping[str, str] | None = None,
+    *,
+    replace: bool = False,
 ) -> Item:
-    """Check and write a task to enqueue. ``words`` come from `enqueue_words`; ``task_id`` None draws a new id."""
+    """Check and write a task to enqueue.
+
+    Args:
+        serialiser: Serialises the payload.
+        new_id: Draws an id.
+        task: The payload.
+        words: What `enqueue_words` returned.
+        task_id: The id; None draws a new one.
+        headers: The task's headers.
+        replace: Whether it replaces a waiting task with this id.
+    """
     checked = new_id() if task_id is None else str(checks.check_text('task_id', task_id))
     written = b'' if headers is None else dump_headers(checks.check_headers(headers))
-    return checked.encode(), dump_payload(serialiser, task), *words, written
+    item = checked.encode(), dump_payload(serialiser, task), *words, written
+    return (*item, _REPLACE) if replace else item
+
+
+def only_replacing(item: Item) -> Item | None:
+    """Return the item so that it only replaces a task and adds none; None if it does not replace tasks."""
+    return (*item[:6], _ONLY, *item[7:]) if len(item) > 6 and item[6] else None  # noqa: PLR2004 - words before that
+
+
+def check_if_exists(if_exists: IfExists | None, replace: bool, default: IfExists = 'ignore') -> IfExists:
+    """Check the two arguments, and return what they mean together."""
+    if if_exists not in (None, 'ignore', 'raise', 'replace'):
+        raise TorrelqueValueError(f"if_exists must be 'ignore', 'raise' or 'replace', got {if_exists!r}")
+    if not checks.check_flag('replace', replace):
+        return if_exists or default
+    if if_exists not in (None, 'replace'):
+        raise TorrelqueValueError(f'replace=True contradicts if_exists={if_exists!r}: give one of them')
+    return 'replace'
+
+
+def exists_error(item: Item, answer: object, if_exists: IfExists) -> TorrelqueExistsError | None:
+    """Return the error for an answer to `ENQUEUE`; None if the answer is what the caller asked for."""
+    task_id, status = str(item[0], 'utf-8'), None  # type: ignore[arg-type]  # it is bytes
+    if answer is Outcome.WORKING:
+        what, status = f'task {task_id!r} is being worked on', TorrelqueTaskStatus.WORKING
+    elif answer is Outcome.DEAD:
+        what, status = f'task {task_id!r} is a dead letter', TorrelqueTaskStatus.REJECTED
+    elif answer is Outcome.EXISTING and if_exists != 'ignore':
+        what = f'there is a task {task_id!r} already'
+    else:
+        return None
+    return TorrelqueExistsError(f'{what}, nothing was changed', task_id, status)
 
 
 def with_time_limit(headers: Mapping[str, str] | None, time_limit: float | None) -> Mapping[str, str] | None:

@@ -30,7 +30,7 @@ CONFIRMED: frozenset[str] = frozenset(command.name for command in (ENQUEUE, RELE
 LONGEST = 300.0
 """Maximum time-out, in seconds. A call and its repeats must end long before the lanes that guard them expire."""
 
-_WRITTEN = (Outcome.NEW, Outcome.EXISTING, Outcome.OK)
+_WRITTEN = (Outcome.NEW, Outcome.EXISTING, Outcome.REPLACED, Outcome.OK)
 
 
 @dataclass(frozen=True, slots=True)

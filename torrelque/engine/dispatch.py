@@ -194,9 +194,19 @@ class Dispatcher:
                 await self._engine.checkpoint()
         return written
 
+    async def _submit(self, command: Command, items: Sequence[Item], shard: int = 0) -> list[Answer]:
+        """Run a command on the items of one call, and again on those that the server put off."""
+        answers = await self._engine.submit(command, items, shard)
+        while Outcome.AGAIN in answers:
+            left = [at for at, answer in enumerate(answers) if answer is Outcome.AGAIN]
+            found = await self._engine.submit(command, [items[at] for at in left], shard)
+            for at, answer in zip(left, found, strict=True):
+                answers[at] = answer
+        return answers
+
     async def one(self, command: Command, item: Item) -> Answer:
         """Run a command on one item, and return the answer. Safe to cancel."""
-        (answer,) = await self._engine.submit(command, [item])
+        (answer,) = await self._submit(command, [item])
         if answer is Outcome.UNKNOWN:
             await self.is_changed()
         return answer
@@ -221,7 +231,7 @@ class Dispatcher:
         answers: list[Answer | Exception] = []
         for part in split(items, command.limit):
             try:
-                answers += await self._engine.submit(command, part)
+                answers += await self._submit(command, part)
             except TorrelqueUsageError:
                 raise
             except Exception as error:  # noqa: BLE001 - the answer to each; other parts succeeded

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from torrelque.core.auditing import Violation, audit
 from torrelque.core.backoff import Backoff
-from torrelque.core.commands import ENQUEUE, Answer, Command, Item, Outcome, enqueue_in
+from torrelque.core.commands import ENQUEUE, Answer, Command, Item, Outcome, enqueue_in, only_replacing
 from torrelque.core.consumers import SLICE
 from torrelque.core.flow import FLOW
 from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, shard_name, shard_of_name, tagged
@@ -503,11 +503,11 @@ class ShardedDispatcher(Dispatcher):
                 self._miss(first, error)
                 raise
             return answer
-        (answer,) = await self._engine.submit(command, [item], first)
+        (answer,) = await self._submit(command, [item], first)
         for shard in others:
             if answer is not Outcome.UNKNOWN:
                 break
-            (answer,) = await self._engine.submit(command, [item], shard)
+            (answer,) = await self._submit(command, [item], shard)
         return answer
 
     async def _add(self, items: Sequence[Item], shard: int) -> list[Answer]:
@@ -520,15 +520,27 @@ class ShardedDispatcher(Dispatcher):
                 assert isinstance(task_id, bytes)  # noqa: S101 - all items begin with an encoded id
                 for home in layout.homes(task_id)[1:]:
                     elsewhere.setdefault(home, []).append(task_id)
-        queued: set[Arg] = set()
+        queued: dict[Arg, int] = {}
         for home, ids in elsewhere.items():
             found = await self._engine.run(
                 sharding.clear_former(self._scripts, self._keys[home], layout.generation, ids)
             )
-            queued.update(task_id for task_id, is_queued in zip(ids, found, strict=True) if is_queued)
+            queued.update({task_id: home for task_id, is_queued in zip(ids, found, strict=True) if is_queued})
         new = [item for item in items if item[0] not in queued]
-        answers = iter(await self._engine.submit(command, new, shard) if new else ())
-        return [Outcome.EXISTING if item[0] in queued else next(answers) for item in items]
+        answers = iter(await self._submit(command, new, shard) if new else ())
+        return [
+            await self._replace(item, queued[item[0]], shard) if item[0] in queued else next(answers) for item in items
+        ]
+
+    async def _replace(self, item: Item, former: int, shard: int) -> Answer:
+        """Enqueue an item whose id is queued on a former home."""
+        only = only_replacing(item)
+        if only is None:
+            return Outcome.EXISTING
+        (answer,) = await self._submit(self._enqueue, [only], former)
+        if answer is Outcome.UNKNOWN:  # the task has ended meanwhile
+            (answer,) = await self._add([item], shard)
+        return answer
 
     async def many(
         self, command: Command, items: Sequence[Item], on_progress: Progress | None
@@ -578,7 +590,7 @@ class ShardedDispatcher(Dispatcher):
         try:
             if command is ENQUEUE:
                 return await self._add(items, shard)
-            answers: list[Answer | Exception] = [*await self._engine.submit(command, items, shard)]
+            answers: list[Answer | Exception] = [*await self._submit(command, items, shard)]
             if Outcome.UNKNOWN in answers:
                 await self._reload()  # another caller may have done so meanwhile
                 for at, answer in enumerate(answers):

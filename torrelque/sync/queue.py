@@ -13,7 +13,7 @@ from redis import Redis, RedisCluster
 from torrelque import queue as asynchronous
 from torrelque.core.auditing import Violation
 from torrelque.core.codec import JSON, Serialiser
-from torrelque.core.commands import EnqueueItem, Item, ReleaseItem, RequeueItem
+from torrelque.core.commands import EnqueueItem, IfExists, Item, ReleaseItem, RequeueItem
 from torrelque.core.durability import Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
@@ -34,7 +34,6 @@ from torrelque.engine.dispatch import Dispatcher, Progress
 from torrelque.engine.progress import Reporter
 from torrelque.engine.runtime import Runtime
 from torrelque.engine.sharded import ShardedDispatcher
-from torrelque.queue import IfExists
 from torrelque.sync.adapting import adapt
 from torrelque.sync.engine import BlockingEngine
 from torrelque.sync.suspending import ForkLock
@@ -143,7 +142,8 @@ class Torrelque(Generic[Payload]):
         max_dequeues: int | None = None,
         headers: Mapping[str, str] | None = None,
         time_limit: float | None = None,
-        if_exists: IfExists = 'ignore',
+        if_exists: IfExists | None = None,
+        replace: bool = False,
     ) -> str:
         return self._run(
             self._queue.enqueue(
@@ -156,6 +156,7 @@ class Torrelque(Generic[Payload]):
                 headers=headers,
                 time_limit=time_limit,
                 if_exists=if_exists,
+                replace=replace,
             )
         )
 
@@ -167,7 +168,8 @@ class Torrelque(Generic[Payload]):
         delay: float | None = None,
         max_dequeues: int | None = None,
         on_progress: Progress | None = None,
-        if_exists: IfExists = 'ignore',
+        if_exists: IfExists | None = None,
+        replace: bool = False,
     ) -> list[str | Exception]:
         return self._run(
             self._queue.enqueue_many(
@@ -177,6 +179,7 @@ class Torrelque(Generic[Payload]):
                 max_dequeues=max_dequeues,
                 on_progress=on_progress,
                 if_exists=if_exists,
+                replace=replace,
             )
         )
 

@@ -169,7 +169,8 @@ class Kind(Generic[P, R]):
         max_dequeues: int | None = None,
         headers: Mapping[str, str] | None = None,
         time_limit: float | None = None,
-        if_exists: Literal['ignore', 'raise'] = 'ignore',
+        if_exists: Literal['ignore', 'raise', 'replace'] | None = None,
+        replace: bool = False,
     ) -> str:
         """Add a task of this kind. Arguments, result and errors are those of :meth:`torrelque.Torrelque.enqueue`.
 
@@ -184,6 +185,7 @@ class Kind(Generic[P, R]):
             headers: Strings that travel with the task.
             time_limit: Seconds that the function may take; overrides the limits of the kind and of the worker.
             if_exists: What to do if there is a task with this id.
+            replace: True is short for ``if_exists='replace'``.
         """
         return await queue.enqueue(
             self._dump(payload),
@@ -195,6 +197,7 @@ class Kind(Generic[P, R]):
             headers={**(headers or {}), KIND: self.name},
             time_limit=time_limit,
             if_exists=if_exists,
+            replace=replace,
         )
 
     async def result(self, queue: Torrelque[Any], task_id: str, timeout: float | None = None) -> R:

@@ -52,9 +52,26 @@ def test_options(command: Command) -> None:
     assert task.due == pytest.approx(task.state.enqueue_time + 7200)
 
 
+def test_if_it_exists(command: Command, tmp_path: Path) -> None:
+    for number, mode in enumerate((None, 'raise', 'ignore', 'replace')):
+        ended = command('enqueue', str(number), '--task-id', 'x', *(('--if-exists', mode) if mode else ()))
+        if mode == 'raise':
+            assert ended == (1, '', "torrelque: there is a task 'x' already, nothing was changed\n")
+        else:
+            assert ended == (0, 'x\n', '')
+    assert command('show', 'x', '--raw').out == '3'
+    lines = tmp_path / 'lines'
+    lines.write_text('1\n2\n')
+    for _ in range(2):
+        command('enqueue', '-f', str(lines), '--task-id', 'y', '--if-exists', 'replace')
+        lines.write_text('3\n4\n')
+    assert take_all(command) == [3, 3, 4]
+
+
 @pytest.mark.parametrize(
     ('arguments', 'said'),
     [
+        (['1', '--if-exists', 'replace'], '--if-exists replace needs --task-id'),
         (['{bad'], 'the payload is not JSON: Expecting property name .*'),
         (['1', '--file', 'x'], 'enqueue takes either a payload or --file, not both'),
         (['1', '-H', 'x'], "--header expects NAME=VALUE, got 'x'"),

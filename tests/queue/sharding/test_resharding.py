@@ -323,6 +323,22 @@ async def test_tasks_and_results_are_found_after(place: Place) -> None:
         assert await queue.reshard(5) is False  # results are still where they were
 
 
+async def test_tasks_are_replaced_where_they_are(place: Place) -> None:
+    ids = [f'chosen {number}' for number in range(20)]
+    async with place.queue(2) as queue:
+        await queue.enqueue_many([EnqueueItem(task_id, task_id=task_id) for task_id in ids])
+        done, held = await queue.dequeue(), await queue.dequeue()
+        await queue.release(done, result='done')
+        await queue.reshard(5)
+        items = [EnqueueItem(f'new {task_id}', task_id=task_id) for task_id in ids]
+        answers = await queue.enqueue_many(items, replace=True)
+        assert [getattr(answer, 'task_id', None) for answer in answers].count(held.id) == 1
+        assert [answer for answer in answers if isinstance(answer, str)] == [each for each in ids if each != held.id]
+        assert sorted(await drain(queue)) == sorted(f'new {task_id}' for task_id in ids if task_id != held.id)
+        assert (await queue.get_queue_stats()).total_enqueued == 21
+        assert await queue.audit() == []
+
+
 async def test_it_tells_when_all_is_at_home(place: Place) -> None:
     async with place.queue(2) as queue:
         await queue.enqueue_many(range(10))

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -24,6 +25,15 @@ from torrelque.cli.params import TIME, parse_headers, parse_time
 from torrelque.cli.settings import Settings
 
 __all__ = ('enqueue',)
+
+
+class IfExists(Enum):
+    """What `Torrelque.enqueue` knows."""
+
+    IGNORE = 'ignore'
+    RAISE = 'raise'
+    REPLACE = 'replace'
+
 
 ROUND_TRIP = 250
 """Number of tasks that the library sends together: all of them are enqueued, or none."""
@@ -72,6 +82,13 @@ async def enqueue(
         int | None,
         typer.Option(min=1, metavar='N', show_default=False, help='Make the task a dead letter after N deliveries.'),
     ] = None,
+    if_exists: Annotated[
+        IfExists | None,
+        typer.Option(
+            show_default=False,
+            help='What to do if there is a task with this id: ignore (the default), raise, or replace one that waits.',
+        ),
+    ] = None,
     header: Annotated[
         list[str] | None,
         typer.Option('--header', '-H', metavar='NAME=VALUE', show_default=False, help='A header; repeatable.'),
@@ -87,10 +104,13 @@ async def enqueue(
     """
     if task not in (None, '-') and file is not None:
         raise Refusal('enqueue takes either a payload or --file, not both', Exit.USAGE)
+    if if_exists is IfExists.REPLACE and task_id is None:
+        raise Refusal('--if-exists replace needs --task-id', Exit.USAGE)
     options: dict[str, Any] = {
         'task_timeout': task_timeout,
         'delay': delay,
         'max_dequeues': max_dequeues,
+        'if_exists': None if if_exists is None else if_exists.value,
         'headers': parse_headers(header or ()) or None,
     }
     if task not in (None, '-'):

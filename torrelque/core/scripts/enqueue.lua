@@ -1,10 +1,13 @@
--- Add tasks to the back of pending, or to delayed. If the id of a task is already queued, nothing changes for it.
--- KEYS: pending delayed working tasks task wake timer counters lane
--- ARGV: lane nonce sequence, words per item (2 or 6); if 2, what all items share: timeout delay max_dequeues headers (the last
---   three may be ''); then for each task: id payload, and if 6 its own timeout delay max_dequeues headers; then, in a queue
---   with shards, the layout's generation
--- returns: OK and a letter for each task: n new, e existing; RESHARDED if another generation is recorded; SHARDED and the
---   number of shards if the queue has shards and the caller assumes none
+-- Add tasks to the back of pending, or to delayed, or replace waiting ones. If the id of a task is already queued, nothing
+-- changes for it, unless its item says so.
+-- KEYS: pending delayed working tasks task wake timer counters rejected lane
+-- ARGV: lane nonce sequence, words per item (2, 6 or 7); if 2, what all items share: timeout delay max_dequeues headers (the
+--   last three may be ''); then for each task: id payload, and if 6 its own timeout delay max_dequeues headers, and if 7 also
+--   replace to replace a waiting task with that id, only to do that and not to add a task, or ''; then, in a queue with
+--   shards, the layout's generation
+-- returns: OK and a letter for each task: n new, e existing, r replaced, w not replaced because a consumer works on it, d not
+--   replaced because it is a dead letter, u nothing to replace, a not done and to be sent again; RESHARDED if another
+--   generation is recorded; SHARDED and the number of shards if the queue has shards and the caller assumes none
 
 local outcome, answer = enter()
 if outcome then
@@ -36,22 +39,81 @@ for index = 1, count do
 end
 any = exist(states) -- mostly none of the ids has ever been used, and none need be looked at alone
 local answers, fresh, payloads, pushed, later, seen = {}, {}, {}, {}, {}, {}
-for index = 1, count do
-  local at = begin + (index - 1) * width
-  local id, delay = ARGV[at], ARGV[width == 2 and 6 or at + 3]
-  -- HEXISTS instead of HMGET, because users that may only enqueue have no permission to read payloads.
-  local queued = any and redis.call('EXISTS', states[index]) == 1 and redis.call('HEXISTS', tasks, id) == 1
-  if queued or seen[id] then
-    answers[index] = 'e'
-  else
-    local place = #fresh + 1
-    answers[index], seen[id], fresh[place] = 'n', true, index
+local revisions, postponed, advanced -- of tasks that are replaced
+if width > 6 then
+  -- rarely
+  -- A call may contain an id several times: each item is answered as if it were a call, and the last one done is written.
+  local plans, order, searched = {}, {}, nil
+  for index = 1, count do
+    local at = begin + (index - 1) * width
+    local id, mode, delays = ARGV[at], ARGV[at + 6], ARGV[at + 3] ~= ''
+    local plan, letter = plans[id], 'e'
+    if not plan then
+      plan = { id = id, queued = any and redis.call('EXISTS', states[index]) == 1 and redis.call('HEXISTS', tasks, id) == 1 }
+      plans[id] = plan
+    end
+    if not plan.queued and not plan.index then
+      letter = mode == 'only' and 'u' or 'n'
+    elseif mode ~= '' then
+      plan.place = plan.place or not plan.queued and 'none' or redis.call('ZSCORE', delayed, id) and 'delayed'
+        or redis.call('ZSCORE', working, id) and 'w' or redis.call('ZSCORE', rejected, id) and 'd' or 'pending'
+      local moves = plan.place == 'pending' and delays
+      if plan.place == 'w' or plan.place == 'd' then
+        letter = plan.place
+      elseif plan.again or (moves and searched and searched ~= plan) then
+        letter, plan.again = 'a', true -- one search per call, because it takes time proportional to pending
+      else
+        if moves and not searched then
+          searched, plan.held = plan, not redis.call('LPOS', pending, id) -- by a 0.9 consumer that is about to claim it
+        end
+        letter = moves and plan.held and 'w' or 'r'
+      end
+    end
+    if letter == 'n' or letter == 'r' then
+      if not plan.index then
+        order[#order + 1] = plan
+      end
+      plan.index = index
+    end
+    answers[index] = letter
+  end
+  if ARGV[1] == '' and (answers[1] == 'w' or answers[1] == 'd') then
+    return redis.error_reply('EXISTS the task is worked on or a dead letter, nothing was changed')
+  end
+  revisions, advanced = {}, {}
+  for place, plan in ipairs(order) do
+    local at = begin + (plan.index - 1) * width
+    local id, delay = plan.id, ARGV[at + 3]
+    fresh[place], revisions[place] = plan.index, plan.queued
     payloads[2 * place - 1], payloads[2 * place] = id, ARGV[at + 1]
-    if delay == '' then
-      pushed[#pushed + 1] = id
-    else
+    if delay ~= '' then
       later[#later + 1] = stamp(now + tonumber(delay))
       later[#later + 1] = id
+      postponed = plan.place == 'pending' and id or postponed
+    elseif plan.place ~= 'pending' then -- there it keeps its place
+      pushed[#pushed + 1] = id
+      advanced[#advanced + 1] = plan.place == 'delayed' and id or nil
+    end
+  end
+  -- end
+else
+  for index = 1, count do
+    local at = begin + (index - 1) * width
+    local id, delay = ARGV[at], ARGV[width == 2 and 6 or at + 3]
+    -- HEXISTS instead of HMGET, because users that may only enqueue have no permission to read payloads.
+    local queued = any and redis.call('EXISTS', states[index]) == 1 and redis.call('HEXISTS', tasks, id) == 1
+    if queued or seen[id] then
+      answers[index] = 'e'
+    else
+      local place = #fresh + 1
+      answers[index], seen[id], fresh[place] = 'n', true, index
+      payloads[2 * place - 1], payloads[2 * place] = id, ARGV[at + 1]
+      if delay == '' then
+        pushed[#pushed + 1] = id
+      else
+        later[#later + 1] = stamp(now + tonumber(delay))
+        later[#later + 1] = id
+      end
     end
   end
 end
@@ -62,6 +124,22 @@ if #later > 0 then
   redis.call('ZCARD', delayed)
 end
 variadic('HSET', tasks, payloads)
+local count_new = #fresh
+if revisions then
+  -- rarely
+  for place = 1, #fresh do
+    if revisions[place] then -- incremented unread, because states may have results
+      local revision = redis.pcall('HINCRBY', states[fresh[place]], 'revision', 1)
+      revisions[place] = whole(type(revision) == 'number' and math.max(revision, 2) or 2)
+      count_new = count_new - 1
+    end
+  end
+  if postponed then
+    redis.call('LREM', pending, 0, postponed)
+  end
+  variadic('ZREM', delayed, advanced)
+  -- end
+end
 if any then
   -- rarely
   local finished = {}
@@ -76,7 +154,8 @@ for place = 1, #fresh do
   local key, at = states[index], width == 2 and 5 or begin + (index - 1) * width + 2
   local timeout, limit, headers = ARGV[at], ARGV[at + 2], ARGV[at + 3]
   local status = ARGV[at + 1] == '' and PENDING or DELAYED
-  if limit == '' and headers == '' then
+  local revision = revisions and revisions[place]
+  if limit == '' and headers == '' and not revision then
     redis.call('HSET', key, 'status', status, 'timeout', timeout, 'enqueue_time', present)
   else
     local fields = { 'status', status, 'timeout', timeout, 'enqueue_time', present }
@@ -86,15 +165,18 @@ for place = 1, #fresh do
     if headers ~= '' then
       fields[#fields + 1], fields[#fields + 2] = 'headers', headers
     end
+    if revision then
+      fields[#fields + 1], fields[#fields + 2] = 'revision', revision
+    end
     redis.call('HSET', key, unpack(fields))
   end
-  redis.pcall('PUBLISH', key, '1 ' .. status)
+  redis.pcall('PUBLISH', key, (revision or '1') .. ' ' .. status)
 end
 local left
 for first = 1, #pushed, CHUNK do
   left = redis.call('LPUSH', pending, unpack(pushed, first, math.min(first + CHUNK - 1, #pushed)))
 end
 variadic('ZADD', delayed, later)
-add('enqueued', enqueued, #fresh)
+add('enqueued', enqueued, count_new)
 hint(false, left)
 return leave(table.concat(answers))

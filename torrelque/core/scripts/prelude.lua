@@ -232,7 +232,7 @@ local function leave(answer)
   if ARGV[1] ~= '' then
     record('open', '-' .. answer)
     return { 'OK', answer }
-  elseif answer == 'n' or answer == 'e' or answer == 'o' then
+  elseif answer == 'n' or answer == 'e' or answer == 'r' or answer == 'o' then
     return 1
   elseif ARGV[2] == 'raise' then
     return redis.error_reply('LEASELOST the claim on the task is no longer live, nothing was changed')

@@ -11,7 +11,7 @@ from torrelque import Client
 from torrelque.core.codec import TorrelqueTaskSerialiser
 from torrelque.core.commands import EnqueueItem
 from torrelque.core.models import TorrelqueTaskStatus
-from torrelque.errors import TorrelqueLookupError
+from torrelque.errors import TorrelqueExistsError, TorrelqueLookupError
 from torrelque.queue import Torrelque
 from torrelque.testing.conformance.support import OnQueue, unique
 
@@ -71,6 +71,46 @@ class ProducingConformance(OnQueue):
         state = await queue.get_task_state('again')
         assert (state.status, state.result, state.dequeue_count) == (TorrelqueTaskStatus.PENDING, None, 0)
         assert (await queue.dequeue(20)).data == 'second'
+
+    async def test_a_task_that_waits_can_be_replaced(self, queue: Torrelque) -> None:
+        await queue.enqueue('one', task_id='a', headers={'a': 'b'}, if_exists='replace')
+        await queue.enqueue('two', task_id='a', replace=True, max_dequeues=3)
+        task = await queue.get_task('a')
+        assert (task.data, task.headers, task.state.max_dequeues, task.state.revision) == ('two', {}, 3, 2)
+        await queue.giveback(await queue.dequeue(20))
+        await queue.enqueue('three', task_id='a', replace=True, delay=60)
+        await queue.enqueue('four', task_id='a', replace=True, delay=70)
+        task = await queue.get_task('a')
+        assert (task.data, task.state.dequeue_count, task.state.revision) == ('four', 0, 6)
+        assert task.due is not None
+        assert task.due > await queue.get_server_time() + 60
+        assert (await queue.get_queue_stats())[:4] == (1, 0, 0, 1)
+        await queue.enqueue('five', task_id='a', replace=True)
+        assert (await queue.get_queue_stats()).total_enqueued == 1
+        assert (await queue.dequeue(20)).data == 'five'
+
+    async def test_a_task_that_is_worked_on_cannot_be_replaced(self, queue: Torrelque) -> None:
+        await queue.enqueue('one', task_id='a')
+        task = await queue.dequeue(20)
+        with pytest.raises(TorrelqueExistsError, match="'a' is being worked on, nothing") as caught:
+            await queue.enqueue('two', task_id='a', replace=True)
+        assert caught.value.status is TorrelqueTaskStatus.WORKING
+        await queue.reject(task, 'why')
+        with pytest.raises(TorrelqueExistsError, match="'a' is a dead letter, nothing") as caught:
+            await queue.enqueue('two', task_id='a', replace=True)
+        assert caught.value.status is TorrelqueTaskStatus.REJECTED
+        await queue.redrive('a')
+        await queue.release(await queue.dequeue(20), result='done')
+        await queue.enqueue('two', task_id='a', replace=True)
+        assert (await queue.dequeue(20)).data == 'two'
+
+    async def test_many_are_replaced_at_once(self, queue: Torrelque) -> None:
+        await queue.enqueue_many([EnqueueItem(number, task_id=str(number)) for number in range(5)])
+        items = [EnqueueItem(number, task_id=str(number % 5), delay=60) for number in range(20)]
+        assert await queue.enqueue_many(items, replace=True) == [str(number % 5) for number in range(20)]
+        tasks = [(task_id, (await queue.get_task(task_id)).data) async for task_id, _ in queue.tasks()]
+        assert sorted(tasks) == [(str(number), number + 15) for number in range(5)]
+        assert (await queue.get_queue_stats())[:4] == (5, 0, 0, 5)
 
     async def test_a_task_for_later_is_delayed(self, queue: Torrelque) -> None:
         task_id = await queue.enqueue('later', delay=60)

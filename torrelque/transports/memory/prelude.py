@@ -148,12 +148,13 @@ class Run:
     def items(self, width: int, shared: int = 0) -> list[Sequence[bytes]]:
         """The arguments after the lane, ``width`` for each item.
 
-        Of these the last may be ``shared``: then they come once, in front. How many each item has is said before that.
+        Of these the last may be ``shared``: then they come once, in front. How many each item has is said before that,
+        and may be more.
         """
         if not shared:
             return [self.args[at : at + width] for at in range(3, len(self.args), width)]
         own = int(self.args[3])
-        begin = 4 + width - own
+        begin = 4 + max(0, width - own)
         common, rest = self.args[4:begin], self.args[begin:]
         return [[*rest[at : at + own], *common] for at in range(0, len(rest) - own + 1, own)]
 
@@ -245,7 +246,7 @@ class Run:
         if lane:
             self.record(b'open', b'-' + answer)
             return [b'OK', answer]
-        if answer in (b'n', b'e', b'o'):
+        if answer in (b'n', b'e', b'r', b'o'):
             return 1
         if mode == b'raise':
             return TorrelqueReplyError('LEASELOST the claim on the task is no longer live, nothing was changed')

@@ -25,6 +25,7 @@ from torrelque.transports.memory.claims import (
     recorded,
     trim,
 )
+from torrelque.transports.memory.enqueueing import enqueue
 from torrelque.transports.memory.prelude import (
     DELAYED,
     LANE_TTL,
@@ -98,59 +99,6 @@ def workers(run: Run) -> Reply:
 def _first_word(text: bytes) -> bytes | None:
     match = re.match(rb'\S+', text)
     return match and match[0]
-
-
-def enqueue(run: Run) -> Reply:
-    """Add tasks, unless the caller is wrong about how many shards the queue has."""
-    own = int(run.args[3])
-    if (len(run.args) - (4 + 6 - own)) % own:
-        *run.args, known = run.args
-        if run.enter() is None:
-            run.check_features()
-            if number(run.db.hash_at(run.keys['counters']).get(b'generation'), 0.0) != int(known):
-                return run.refuse(b'RESHARDED')
-    if run.enter() is None:
-        run.check_features()
-        spread = run.shards_of(b'enqueued')
-        if spread is not None:
-            return run.refuse(b'SHARDED', spread)
-    return _enqueue(run)
-
-
-@laned(looks=False)
-def _enqueue(run: Run) -> bytes:
-    """Add tasks to the back of pending, or to delayed. An id that is queued already changes nothing."""
-    db, keys = run.db, run.keys
-    states = [run.state_key(task_id) for task_id, *_ in run.items(6, 4)]
-    tasks = db.hash_at(keys['tasks']) if any(db.type_at(key) != 'none' for key in states) else {}
-    fresh: dict[bytes, tuple[bytes, ...]] = {}
-    answers = []
-    for task_id, *rest in run.items(6, 4):
-        queued = task_id in tasks and db.type_at(run.state_key(task_id)) != 'none'
-        known = queued or task_id in fresh
-        answers.append(b'e' if known else b'n')
-        if not known:
-            fresh[task_id] = tuple(rest)
-    db.list_at(keys['pending'])
-    if any(delay for _, _, delay, *_ in fresh.values()):
-        db.zset_at(keys['delayed'])
-    db.hset(keys['tasks'], {task_id: payload for task_id, (payload, *_) in fresh.items()})
-    for task_id, (_, timeout, delay, max_dequeues, headers) in fresh.items():
-        key = run.state_key(task_id)
-        db.delete((key,))  # a finished result of the same id must not expire under the new task
-        fields = {b'status': DELAYED if delay else PENDING, b'timeout': timeout, b'enqueue_time': stamp(run.now)}
-        if max_dequeues:
-            fields[b'max_dequeues'] = max_dequeues
-        if headers:
-            fields[b'headers'] = headers
-        db.hset(key, fields)
-        run.announce(task_id, 1, fields[b'status'])
-        if delay:
-            db.zadd(keys['delayed'], {task_id: float(stamp(run.now + float(delay)))})
-        else:
-            db.lpush(keys['pending'], (task_id,))
-    run.count(enqueued=len(fresh))
-    return b''.join(answers)
 
 
 def claim(run: Run) -> Reply:

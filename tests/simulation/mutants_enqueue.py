@@ -1,0 +1,85 @@
+"""Rules left out of what replaces a task that waits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.simulation.mutants import Mutant
+from torrelque.transports.memory import verbs
+from torrelque.transports.memory.enqueueing import _Enqueue, _New
+from torrelque.transports.memory.keyspace import Keyspace
+from torrelque.transports.memory.prelude import Run
+
+__all__ = ('MUTANTS',)
+
+
+def replaced_while_worked_on(patch: pytest.MonkeyPatch) -> None:
+    """A task that is being worked on gets another payload under its consumer."""
+    place = _Enqueue._place
+    patch.setattr(_Enqueue, '_place', lambda self, task_id: place(self, task_id).replace('w', 'pending'))
+
+
+def dead_letters_replaced(patch: pytest.MonkeyPatch) -> None:
+    """A dead letter becomes another task that is none."""
+    place = _Enqueue._place
+
+    def mutant(self: _Enqueue, task_id: bytes) -> str:
+        found = place(self, task_id)
+        return 'pending' if found == 'd' else found
+
+    patch.setattr(_Enqueue, '_place', mutant)
+
+
+def the_old_payload_kept(patch: pytest.MonkeyPatch) -> None:
+    """A task that is replaced gets another time only."""
+    hset = Keyspace.hset
+
+    def kept(self: Keyspace, key: bytes, fields: Any) -> int:  # noqa: ANN401 - as the original's
+        if key.endswith(b':tasks'):
+            fields = {**fields, **{name: old for name, old in self.hash_at(key).items() if name in fields}}
+        return hset(self, key, fields)
+
+    _while_enqueueing(patch, 'hset', kept)
+
+
+def the_first_of_a_call_counts(patch: pytest.MonkeyPatch) -> None:
+    """What replaces a task that the same call has added is answered as done, and forgotten."""
+    answer = _Enqueue._answer
+
+    def mutant(self: _Enqueue, item: _New) -> bytes:
+        before = self.fresh.get(item.id)
+        found = answer(self, item)
+        if before is not None:
+            self.fresh[item.id] = before
+        return found
+
+    patch.setattr(_Enqueue, '_answer', mutant)
+
+
+def _while_enqueueing(patch: pytest.MonkeyPatch, name: str, changed: Any) -> None:  # noqa: ANN401 - any method
+    enqueue = verbs.VERBS['enqueue']
+
+    def mutant(run: Run) -> Any:  # noqa: ANN401 - a reply
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Keyspace, name, changed)
+            return enqueue(run)
+
+    patch.setattr('torrelque.transports.memory.server.VERBS', {**verbs.VERBS, 'enqueue': mutant})
+
+
+def _leaving_it(name: str) -> Mutant:
+    """A task that moves stays where it was, too."""
+    return lambda patch: _while_enqueueing(patch, name, lambda *_: 0)
+
+
+MUTANTS: dict[str, tuple[str, Mutant]] = {
+    'replaced while worked on': ('debounce', replaced_while_worked_on),
+    'dead letters replaced': ('debounce', dead_letters_replaced),
+    'the old payload kept': ('debounce', the_old_payload_kept),
+    'the first of a call counts': ('debounce', the_first_of_a_call_counts),
+    'postponed, and pending still': ('debounce', _leaving_it('lrem')),
+    'advanced, and delayed still': ('debounce', _leaving_it('zrem')),
+}
+"""By name: the world that has to notice, and the mutation."""

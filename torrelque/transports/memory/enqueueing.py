@@ -1,0 +1,151 @@
+"""Adding tasks, and replacing those that wait."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from torrelque.core.protocol import Reply
+from torrelque.errors import TorrelqueReplyError
+from torrelque.transports.memory.keyspace import Keyspace
+from torrelque.transports.memory.prelude import DELAYED, PENDING, Run, laned, number, stamp, whole
+
+__all__ = ('enqueue',)
+
+
+def enqueue(run: Run) -> Reply:
+    """Add tasks, unless the caller is wrong about how many shards the queue has."""
+    own = int(run.args[3])
+    if (len(run.args) - (4 + max(0, 6 - own))) % own:
+        *run.args, known = run.args
+        if run.enter() is None:
+            run.check_features()
+            if number(run.db.hash_at(run.keys['counters']).get(b'generation'), 0.0) != int(known):
+                return run.refuse(b'RESHARDED')
+    if run.enter() is None:
+        run.check_features()
+        spread = run.shards_of(b'enqueued')
+        if spread is not None:
+            return run.refuse(b'SHARDED', spread)
+    return _enqueue(run)
+
+
+def _enqueue(run: Run) -> Reply:
+    """Add tasks, or replace some that wait. One in a pipeline of the user's own that cannot be replaced fails."""
+    if not run.args[0] and int(run.args[3]) > 6 and run.enter() is None:  # noqa: PLR2004 - the words of a plain one
+        run.check_features()
+        if _Enqueue(run).answers[:1] in ([b'w'], [b'd']):
+            return TorrelqueReplyError('EXISTS the task is worked on or a dead letter, nothing was changed')
+    return _add(run)
+
+
+@laned(looks=False)
+def _add(run: Run) -> bytes:
+    """Add tasks to the back of pending, or to delayed. An id that is queued already changes nothing by itself."""
+    db, keys = run.db, run.keys
+    plan = _Enqueue(run)
+    db.list_at(keys['pending'])
+    if plan.delays:
+        db.zset_at(keys['delayed'])
+    db.hset(keys['tasks'], {task_id: item.payload for task_id, item in plan.fresh.items()})
+    for task_id, item in plan.fresh.items():
+        key, place = run.state_key(task_id), plan.places.get(task_id)
+        revision = 1 if place is None else max(2, _revision(db, key) + 1)
+        db.delete((key,))  # a finished result of the same id must not expire under the new task
+        fields = {
+            b'status': DELAYED if item.delay else PENDING,
+            b'timeout': item.timeout,
+            b'enqueue_time': stamp(run.now),
+        }
+        if item.max_dequeues:
+            fields[b'max_dequeues'] = item.max_dequeues
+        if item.headers:
+            fields[b'headers'] = item.headers
+        if place is not None:
+            fields[b'revision'] = whole(revision)
+        db.hset(key, fields)
+        run.announce(task_id, revision, fields[b'status'])
+        if place == 'pending' and item.delay:
+            db.lrem(keys['pending'], 0, task_id)
+        if item.delay:
+            db.zadd(keys['delayed'], {task_id: float(stamp(run.now + float(item.delay)))})
+        elif place != 'pending':
+            db.zrem(keys['delayed'], [task_id] if place else [])
+            db.lpush(keys['pending'], (task_id,))
+    run.count(enqueued=len(plan.fresh.keys() - plan.places.keys()))
+    return b''.join(plan.answers)
+
+
+class _New(NamedTuple):
+    """What one item says of its task."""
+
+    id: bytes
+    payload: bytes
+    timeout: bytes
+    delay: bytes
+    max_dequeues: bytes
+    headers: bytes
+    mode: bytes = b''
+
+
+class _Enqueue:
+    """What a call is going to do: the last item of each id that is done, and where that task waits if there is one.
+
+    An item is answered as if it was alone. One task a call is taken out of pending, as that takes as long as that is.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        items = [_New(*words) for words in run.items(6, 4)]
+        states = {item.id: run.db.type_at(run.state_key(item.id)) != 'none' for item in items}
+        tasks = run.db.hash_at(run.keys['tasks']) if any(states.values()) else {}
+        self._queued = {task_id for task_id, is_known in states.items() if is_known and task_id in tasks}
+        self._again: set[bytes] = set()
+        self._searched: bytes | None = None
+        self._held = False
+        self._there: dict[bytes, str] = {}
+        self.fresh: dict[bytes, _New] = {}
+        self.answers = [self._answer(item) for item in items]
+        self.places = {task_id: self._there[task_id] for task_id in self.fresh if task_id in self._queued}
+        self.delays = any(item.delay for item in self.fresh.values())
+
+    def _answer(self, item: _New) -> bytes:
+        if item.id not in self._queued and item.id not in self.fresh:
+            answer = b'u' if item.mode == b'only' else b'n'
+        elif item.mode:
+            answer = self._replace(item)
+        else:
+            answer = b'e'
+        if answer in (b'n', b'r'):
+            self.fresh[item.id] = item
+        return answer
+
+    def _replace(self, item: _New) -> bytes:
+        place = self._there.setdefault(item.id, self._place(item.id))
+        if place in ('w', 'd'):
+            return place.encode()
+        moves = place == 'pending' and bool(item.delay)
+        if item.id in self._again or (moves and self._searched not in (None, item.id)):
+            self._again.add(item.id)
+            return b'a'
+        if moves and self._searched is None:  # it may be in the hands of a 0.9 consumer, which is about to claim it
+            self._searched = item.id
+            self._held = item.id not in self._run.db.list_at(self._run.keys['pending'])
+        return b'w' if moves and self._held else b'r'
+
+    def _place(self, task_id: bytes) -> str:
+        if task_id not in self._queued:
+            return 'none'
+        for name, place in (('delayed', 'delayed'), ('working', 'w'), ('rejected', 'd')):
+            if task_id in self._run.db.zset_at(self._run.keys[name]).scores:
+                return place
+        return 'pending'
+
+
+def _revision(db: Keyspace, key: bytes) -> int:
+    """As HINCRBY reads it; 0 for anything else."""
+    try:
+        text = db.hash_at(key).get(b'revision', b'0')
+    except TorrelqueReplyError:
+        return 0
+    return int(text) if re.fullmatch(rb'0|-?[1-9]\d*', text) and abs(int(text)) < 1 << 63 else 0
