@@ -53,9 +53,9 @@ class Violation:
     - ``'result'``: a result that does not expire;
     - ``'stray'``: a state without a task that is not a result;
     - ``'lane'``, ``'timer'``, ``'workers'``: a lane, a timer or the list of workers that does not expire;
-    - ``'worker'``: an entry of the list of workers that is none; it expires;
+    - ``'worker'``: a malformed entry in the list of workers; it expires;
     - ``'key'``: a key that expires with its content, or has a wrong type;
-    - ``'flow'``: a record of a pause that nobody heeds, or that cannot be read.
+    - ``'flow'``: a record of a pause that is ignored or cannot be read.
 
     A queue with shards also has
 

@@ -100,7 +100,7 @@ def check_count(name: str, value: Any, least: int = 1) -> int:  # noqa: ANN401
 
 
 def check_amount(name: str, value: Any, *, least: float | None = None) -> float:  # noqa: ANN401
-    """A finite number from 0; with ``least`` it must be above that."""
+    """Check a finite number of at least 0; with ``least``, above that."""
     if isinstance(value, (bool, str, bytes)) or not hasattr(value, '__float__'):
         raise TorrelqueTypeError(f'{name} must be a number, got {value!r}')
     number = float(value)
@@ -111,7 +111,7 @@ def check_amount(name: str, value: Any, *, least: float | None = None) -> float:
 
 
 def check_note(name: str, value: Any) -> str:  # noqa: ANN401
-    """A short text, perhaps empty."""
+    """Check a note: a string of at most `LONGEST_NOTE` characters, which may be empty."""
     if value == '':
         return ''
     text = check_text(name, value)

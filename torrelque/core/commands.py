@@ -245,7 +245,7 @@ def _kept(ttl: float | None, result: bytes | None) -> tuple[Arg, bytes]:
 def requeue_item(target: Receipt | str, delay: float | None, timeout: float | None, *, count: bool = True) -> Item:
     """Write a claim to requeue, with a delay and a new time-out in seconds; None for none.
 
-    Without ``count`` this delivery was no attempt.
+    Without ``count``, this delivery does not count as an attempt.
     """
     return *claim_item(target), seconds(delay), '' if timeout is None else f'{timeout:.15g}', '' if count else 1
 
@@ -266,7 +266,7 @@ def extend_item(target: Receipt | str, timeout: float | None) -> Item:
 
 
 def progress_item(target: Receipt, value: float, total: float | None, note: str | None) -> Item:
-    """How far a task has come, checked."""
+    """Check and write the progress of a claimed task."""
     checked = checks.check_amount('value', value)
     most = None if total is None else checks.check_amount('total', total, least=0.0)
     text = '' if note is None else checks.check_note('note', note)

@@ -180,7 +180,7 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
         dropped if the server cannot be reached. Safe to cancel and to repeat.
 
         With `torrelque.sync` the call blocks, there is nothing to await, and a report less than 0.1 s after the
-        one before is dropped.
+        previous one is dropped.
 
         Args:
             value: How much is done, from 0.
@@ -252,7 +252,7 @@ def add_stats(parts: Sequence[TorrelqueQueueStats]) -> TorrelqueQueueStats:
 
 
 class TaskProgress(NamedTuple):
-    """How far the consumer of a task has come, as it last reported."""
+    """The progress of a task, as its consumer last reported it."""
 
     value: float
     total: float | None
@@ -297,7 +297,7 @@ class TorrelqueTask(NamedTuple, Generic[Payload]):
     consumer: str | None = None
     """Identifies the queue object that holds the claim of a claimed task; compare :attr:`WorkerInfo.consumer`.
 
-    None for a consumer of 0.9. Beside such consumers it may be a former holder.
+    None for a consumer of 0.9. If there are such consumers on the queue, it may be that of a former holder.
     """
 
 
@@ -368,7 +368,7 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
 
 
 def _progress(text: bytes, claim: bytes | None, dequeues: bytes | None) -> TaskProgress | None:
-    """What the holder of the live claim reported; what was left by an earlier one is void."""
+    """Parse the last report; None if it belongs to an earlier claim, or is malformed."""
     token, _, rest = text.partition(b' ')
     count, time, value, total, note = (rest.split(b' ', 4) + [b''] * 5)[:5]
     reported, moment = number_of(value), number_of(time)

@@ -117,7 +117,7 @@ def queued_task(keys: Keys, task_id: str) -> Operation[TorrelqueTask | None]:
 
 
 def _consumer_of(token: bytes) -> str | None:
-    """What the nonces of a queue object's lanes begin with, of the lane on which a claim was made."""
+    """Return the beginning of the nonce in a claim's token. It is the same for all lanes of a queue object."""
     _, _, nonce = token.decode(errors='replace').partition(':')
     return re.split('[.~:]', nonce)[0] or None
 

@@ -1,7 +1,7 @@
-"""Workers that announce themselves, so that others see which are there, and which of them holds a task.
+"""Announcements of workers, which show the workers of a queue, and which of them holds a task.
 
-The announcements of a queue are fields of one hash. Each has the server's time when it was written, and is
-worth nothing `LIFETIME` seconds later.
+The announcements of a queue are fields of one hash. Each contains the server's time when it was written, and is
+ignored once it is `LIFETIME` seconds old.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LIFETIME = 30.0
 
 
 _KINDS = {'name': str, 'host': str, 'pid': int, 'concurrency': int, 'running': int, 'consumer': str}
-"""What a worker says of itself."""
+"""The fields of an announcement, and their types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def announce(
     running: int,
     consumer: str,
 ) -> Operation[None]:
-    """List a worker that has worked for ``age`` seconds."""
+    """Announce a worker that has run for ``age`` seconds. Safe to repeat."""
     said = {
         'name': name, 'host': host, 'pid': pid, 'concurrency': concurrency, 'running': running, 'consumer': consumer,
     }  # fmt: skip
@@ -67,7 +67,7 @@ def announce(
 
 
 def retract(scripts: ScriptSet, keys: Keys, worker_id: str) -> Operation[None]:
-    """List a worker no longer."""
+    """Remove a worker's announcement. Safe to repeat."""
     yield from _call(scripts, keys, worker_id)
 
 
@@ -78,9 +78,11 @@ def _call(scripts: ScriptSet, keys: Keys, *args: str) -> Call[Reply]:
 def scan_workers(
     scripts: ScriptSet, keys: Keys, cursor: bytes
 ) -> Operation[tuple[bytes, float, dict[bytes, WorkerInfo | None]]]:
-    """A step through the announcements: the next cursor, b'0' at the end, the server's time, and what is read.
+    """Take a step through the announcements. Some may come again in later steps.
 
-    Some may come again in later steps. None stands for what is no announcement.
+    Returns:
+        The next cursor, b'0' at the end; the server's time; and workers by id, None for a malformed entry.
+
     """
     call = Call[Reply](scripts['workers'], keys.of(scripts['workers']), (cursor, PAGE))
     cursor, now, words = yield from call
@@ -89,13 +91,13 @@ def scan_workers(
 
 
 def list_workers(scripts: ScriptSet, keys: Keys, cursor: bytes) -> Operation[tuple[bytes, list[WorkerInfo]]]:
-    """The same, without what is no announcement, and without workers that were not seen in time."""
+    """Take a step through the workers that were seen in the last `LIFETIME` seconds. Returns the next cursor, too."""
     cursor, now, found = yield from scan_workers(scripts, keys, cursor)
     return cursor, [each for each in found.values() if each is not None and abs(now - each.seen) <= LIFETIME]
 
 
 def read_worker(worker_id: bytes, text: bytes) -> WorkerInfo | None:
-    """An announcement; None if it is none."""
+    """Parse an announcement; None if it is malformed."""
     try:
         times, said = text.split(b' ', 2)[:2], json.loads(text.split(b' ', 2)[2])
         values = {name: said[name] for name in _KINDS}

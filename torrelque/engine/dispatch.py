@@ -152,7 +152,7 @@ class Dispatcher:
 
     @property
     def first(self) -> Keys:
-        """The keys of the place that the queue has whatever its layout."""
+        """The keys that the queue has with any layout: its own, or those of its first shard."""
         return self.runtime.keys
 
     async def keys(self) -> Sequence[Keys]:

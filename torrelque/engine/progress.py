@@ -1,4 +1,4 @@
-"""Writes how far tasks have come: not each report, but the last one of each tenth of a second."""
+"""Writes the progress of tasks: not every report, but the last one in each `INTERVAL`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger: logging.Logger = logging.getLogger('torrelque')
 
 
 class _Claim:
-    """A claim whose progress was written lately. ``item`` waits to be written."""
+    """A claim with a recent report. ``item`` waits to be written."""
 
     __slots__ = ('busy', 'item', 'lost', 'next_at')
 
@@ -39,10 +39,10 @@ class _Claim:
 
 
 class Reporter:
-    """The reports of one queue object.
+    """Writes the reports of one queue object.
 
     The first report of a claim is written at once. One that follows within `INTERVAL` waits in the background for the
-    end of the interval, and a later one takes its place. The background work ends when nothing waits.
+    end of the interval, unless a later one replaces it. The background task ends when no report waits.
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -75,7 +75,7 @@ class Reporter:
                 self._raise(receipt)
 
     def _settle_in(self) -> None:
-        """Begin again after a fork, and on another event loop."""
+        """Start with new state after a fork, and on another event loop."""
         self._engine.check_running()
         if self._home is not self._engine.hub:
             self._home, self._claims, self._writing = self._engine.hub, {}, False
@@ -89,7 +89,7 @@ class Reporter:
         await self._engine.checkpoint()
 
     async def _write_waiting(self) -> None:
-        """Write what waits, when it is time, until nothing waits."""
+        """Write the waiting reports when they are due, until none is left."""
         claims = self._claims
         try:
             while waiting := {receipt: claim for receipt, claim in claims.items() if claim.item is not None}:
@@ -111,7 +111,7 @@ class Reporter:
                 self._writing = False
 
     async def _write(self, items: Mapping[Receipt, Item], claims: Sequence[_Claim]) -> None:
-        """Write reports. If the server cannot be reached, they are dropped: no handler shall fail because of them."""
+        """Write reports. They are dropped if the server cannot be reached, because no handler should fail for that."""
         for claim in claims:
             claim.busy, claim.item = True, None
         try:
@@ -131,7 +131,7 @@ class Reporter:
             raise failure
 
     def _forget(self) -> None:
-        """Make room for a claim: those that reported lately stay."""
+        """Make room for a claim. Claims with recent reports stay."""
         if len(self._claims) >= self._most:
             now = self._now()
             for receipt, claim in list(self._claims.items()):

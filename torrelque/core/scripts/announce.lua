@@ -1,9 +1,9 @@
--- List a worker for a while, or no longer. Each call also removes some workers that were not seen in time, and the key
--- expires after the last: no cleaner is needed.
+-- Announce a worker, or remove its announcement. Each call also removes some expired announcements, and the key itself
+-- expires after the last one, so no other clean-up is needed.
 -- KEYS: workers counters
--- ARGV: for how long a worker is listed (ms), its id, then for how long it has worked (s) and what it says of itself; it
---   has ended if these two are missing
--- returns: OK. It needs no lane: a late repeat lists a worker that has ended for as long as one that was killed
+-- ARGV: how long an announcement lasts (ms), the worker's id, then how long it has run (s) and its description; without the
+--   last two, the worker has ended
+-- returns: OK. It needs no lane: after a late repeat, a worker that has ended is listed for as long as one that was killed
 
 totals()
 local lifetime, id, age = tonumber(ARGV[1]), ARGV[2], ARGV[3]

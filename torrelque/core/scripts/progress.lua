@@ -1,4 +1,4 @@
--- Note how far claimed tasks have come, and tell their watchers. The note names the claim, and is void once that ends.
+-- Write the progress of claimed tasks, and publish it. A report names its claim, and is ignored once the claim has ended.
 -- KEYS: working task counters lane
 -- ARGV: lane nonce sequence, then for each task: id token dequeue_count text
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type

@@ -1,7 +1,7 @@
 -- Return claimed tasks to the back of pending, or to delayed.
 -- KEYS: pending delayed working task wake timer counters lane
 -- ARGV: lane nonce sequence, then for each task: id token dequeue_count delay timeout uncounted (the last three may be '';
---   uncounted: 1 if this delivery was no attempt)
+--   uncounted: 1 if this delivery does not count as an attempt)
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
 
 local outcome, answer = enter()
