@@ -170,6 +170,25 @@ EXPECTED: tuple[tuple[str, str, Value], ...] = (
 )
 
 
+PEERS = (
+    REDIS_PY,
+    UVLOOP,
+    Subject('bullmq', 'ioredis', 'node'),
+    Subject('saq', 'redis_py', 'uvloop'),
+    Subject('streaq', 'coredis', 'uvloop'),
+    Subject('arq', 'redis_py', 'uvloop'),
+    Subject('taskiq', 'redis_py', 'uvloop'),
+    Subject('dramatiq', 'redis_py', 'asyncio'),
+    REFERENCES['published'],
+)
+BESIDE_PEERS: tuple[tuple[str, str, Value], ...] = (
+    ('enqueue-single', 'enqueue, tasks/s', rate),
+    ('work-off', 'work off, tasks/s', rate),
+    ('hand-off', 'hand-off p50, ms', p50),
+    ('hand-off', 'hand-off p99, ms', p99),
+)
+
+
 def grouped(results: Results, row: str) -> dict[Subject, list[Entry]]:
     """What was measured of a row, this project first; failures are left out."""
     groups: dict[Subject, list[Entry]] = {}
@@ -198,6 +217,27 @@ def expectations(results: Results) -> str:
         groups = grouped(results, row)
         cells = [_middle(groups.get(subject, []), value) for subject in subjects.values()]
         lines.append(f'| {title} | {" | ".join(cells)} |')
+    return '\n'.join(lines) + '\n'
+
+
+def beside_peers(results: Results) -> str:
+    """The same few figures of each queue, and the conditions, as Markdown for the README."""
+    lines = [f'| | {" | ".join(title for _, title, _ in BESIDE_PEERS)} |', '|---|' + '--:|' * len(BESIDE_PEERS)]
+    for subject in PEERS:
+        found = [(grouped(results, row).get(subject, []), value) for row, _, value in BESIDE_PEERS]
+        if not any(entries for entries, _ in found):
+            continue
+        system, client, _ = named(subject)
+        version = results['versions'].get(f'{subject.system} {subject.system}', '')
+        name = f'{system}, {client}' if subject.system == 'current' else f'{system} {version}'.strip()
+        lines.append(f'| {name} | {" | ".join(_middle(entries, value) for entries, value in found)} |')
+    rounds = 1 + max(entry['round'] for entry in results['measured'])
+    conditions = f'{results["date"]}, medians of {rounds} rounds, in turns: one process on uvloop (BullMQ: Node,'
+    lines += [
+        '',
+        conditions,
+        'Dramatiq: threads), 50 callers, 50 handlers that do nothing, and Valkey 9.1 on the same two cores.',
+    ]
     return '\n'.join(lines) + '\n'
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import measure, profiling, report
+from benchmarks import measure, profiling, publishing, report
 from benchmarks.metering import ServerInfo
 from benchmarks.plan import DEPTH_ROWS, TABLE_ROWS, steps
 from benchmarks.systems import PAYLOAD_BYTES, make_payload
@@ -201,3 +201,29 @@ def test_a_tiny_ratio_can_be_read() -> None:
 def test_results_name_the_build_of_the_server(valkey: servers.Server) -> None:
     with ServerInfo(valkey.url) as info:
         assert re.fullmatch(r'Valkey 9\.1\.\d+, allocator \S+, gcc \S+', info.build())
+
+
+def test_the_readme_has_the_figures_of_each_queue_with_their_conditions() -> None:
+    def entry(system: str, client: str, row: str, loop: str = 'uvloop', **values: object) -> dict[str, Any]:
+        return {'round': 0, 'row': row, 'system': system, 'client': client, 'loop': loop, **values}
+
+    text = report.beside_peers(
+        {
+            'date': '2026-11-26',
+            'versions': {'saq saq': '0.26.4', 'saq redis': '7.4.1'},
+            'measured': [
+                entry('current', 'native', 'enqueue-single', rate=38_920.0),
+                entry('current', 'native', 'hand-off', latencies_ms=[1.0, 1.0, 1.5]),
+                entry('saq', 'redis_py', 'enqueue-single', rate=11_258.0),
+                entry('current', 'coredis', 'enqueue-single', rate=1.0),  # not in the README
+            ],
+        }
+    )
+    assert '| Torrelque, native | 38,920 |  | 1 | 1.5 |' in text
+    assert '| SAQ 0.26.4 | 11,258 |  |  |  |' in text
+    assert 'coredis' not in text
+    assert '2026-11-26, medians of 1 rounds' in text
+
+    readme = publishing.README.read_text()
+    table = readme.partition(publishing.BEGIN)[2].partition(publishing.END)[0]
+    assert table.splitlines()[0] == text.splitlines()[0], 'make bench finds the place where it writes'
