@@ -15,7 +15,6 @@ from tests import servers
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption('--no-skips', action='store_true', help='a test that is skipped, or expected to fail, fails')
     parser.addoption('--full', action='store_true', help='every transport on every event loop over every server')
-    parser.addoption('--known', action='store_true', help='tests of growth and outages that are known to fail, too')
 
 
 def pytest_configure() -> None:

@@ -93,6 +93,17 @@ class Reader:
             self._url = f'redis://127.0.0.1:{found[1]}'
         self.running[start] = program
 
+    def audit(self) -> str:
+        """What an operator's check says of the queue that the page leaves."""
+        return subprocess.run(
+            ['torrelque', 'audit', '--queue', 'email'],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=True,
+            env=self._environment(),
+        ).stdout
+
     def stop(self, start: str) -> str:
         """Press Ctrl-C; the last line that is printed."""
         program = self.running.pop(start)
@@ -129,6 +140,7 @@ def test_the_tutorial(tmp_path: Path) -> None:
             elif block.language == 'text':
                 assert reader.stop('torrelque worker') == block.text.strip()
         assert reader.stop('torrelque worker').startswith('stopped: ')
+        assert reader.audit() == '0 violations\n'
         reader.stop('torrelque serve')
         reader.stop('python -m examples.webapp')
         assert not reader.running

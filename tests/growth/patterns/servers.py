@@ -100,7 +100,20 @@ async def resharding_up_and_down(stage: Stage) -> AsyncIterator[Round]:
         yield play
 
 
-@pattern(rounds=1, warm_up=3)
+# For each shard that there ever was, 1,000 at most, an object knows its keys, and the queue its totals.
+SHARDS_EVER = dict.fromkeys(
+    (
+        'object torrelque.core.keys.Keys',
+        'entries of dict',
+        'entries of list',
+        'entries of key {q:0}:ring',
+        'entries of key {q}:counters',
+    ),
+    1000,
+)
+
+
+@pattern(rounds=1, warm_up=3, bounded=SHARDS_EVER)
 async def resharding_to_ever_more_and_back(stage: Stage) -> AsyncIterator[Round]:
     async with stage.queue(shards=2) as queue:
         numbers = iter(range(3, 100))
