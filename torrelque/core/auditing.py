@@ -184,7 +184,7 @@ class _Audit:
         if till and not is_kept:
             detail = f'the end of a pause cannot be read, {till!r}'
         elif is_kept and b'p' not in uses:
-            detail = 'there is a pause that nobody heeds'
+            detail = 'there is a pause that is ignored'
         elif b'p' in uses and not till:
             detail = 'uses a pause, of which there is no record'
         if detail:

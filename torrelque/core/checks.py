@@ -71,7 +71,7 @@ def check_duration(name: str, value: Any) -> float:  # noqa: ANN401
 
 
 def check_moment(name: str, value: Any) -> float:  # noqa: ANN401
-    """A moment as Unix time: such a number, or a datetime with a time zone."""
+    """Check a moment: a Unix time, or a datetime with a time zone. Returns a Unix time."""
     if hasattr(value, 'utcoffset') and hasattr(value, 'timestamp'):
         if value.utcoffset() is None:
             raise TorrelqueValueError(f'{name} must be a datetime with a time zone, got {value!r}')
@@ -130,7 +130,7 @@ def check_flag(name: str, value: Any) -> bool:  # noqa: ANN401
 
 
 def check_given(name: str, value: object, wanted_by: str) -> None:
-    """An argument that another one needs."""
+    """Check that an argument is given because another one needs it."""
     if value is None:
         raise TorrelqueValueError(f'{wanted_by} needs {name}, got None')
 

@@ -521,7 +521,7 @@ class Consumers:
             self._look = self._look.and_wanted
 
     def _set_alarm(self, seconds: float) -> None:
-        """The earlier one counts: a tick and the claim behind a wait may be answered in another order than done."""
+        """Set the alarm, unless an earlier one is set: a tick and a claim may be answered in another order than run."""
         self._alarm = min(self._alarm, self._clock() + seconds)
 
     def _tick(self) -> Operation[bool]:

@@ -1,9 +1,8 @@
-"""Flow control: what is recorded of a pause, and how shards get it.
+"""Pauses: their record, and how it reaches all shards.
 
 The record is in the counters of a queue, or of each of its shards, where the
-scripts read it. A queue with shards is changed on its first shard, which gives
-the record a later revision; it is then copied to the others, to those that have
-an earlier one.
+scripts read it. In a queue with shards, the first shard writes a change, with a
+later revision. The change is then copied to the shards that have an earlier one.
 """
 
 from __future__ import annotations
@@ -29,28 +28,28 @@ RESUME: Item = ('resume',)
 FIELDS = ('flow', 'paused', 'paused_since', 'paused_reason')
 
 Record: TypeAlias = Sequence[bytes]
-"""The values of these fields, empty for what is not recorded."""
+"""The values of `FIELDS`; empty for those that are missing."""
 
 
-def pause_item(reason: str | None, until: Any) -> Item:  # noqa: ANN401 - that is what is checked
-    """A pause, checked. ``until``: a datetime, a Unix time, or None for until it is resumed."""
+def pause_item(reason: str | None, until: Any) -> Item:  # noqa: ANN401 - the type is what is checked
+    """Check and write a pause until a datetime or a Unix time; None pauses until the queue is resumed."""
     end = math.inf if until is None else checks.check_moment('until', until)
     return 'pause', f'{end:.6f}', b'' if reason is None else checks.check_text('reason', reason).encode()
 
 
 def revision_of(record: Record) -> float:
-    """Which revision it is, 0 if nothing was ever recorded."""
+    """Return the revision of a record; 0 if there never was one."""
     return number_of(record[0]) or 0.0
 
 
 def read(keys: Keys) -> Operation[Record]:
-    """What is recorded in one place."""
+    """Read the record of a queue or a shard."""
     values = yield from Call[Sequence[bytes | None]]('HMGET', (keys['counters'],), FIELDS)
     return [value or b'' for value in values]
 
 
 def newest(places: Iterable[Keys]) -> Operation[Record]:
-    """The latest record of some places."""
+    """Read the records of shards, and return the latest one."""
     found: Record = [b''] * len(FIELDS)
     for keys in places:
         found = max(found, (yield from read(keys)), key=revision_of)
@@ -58,20 +57,20 @@ def newest(places: Iterable[Keys]) -> Operation[Record]:
 
 
 def copy(scripts: ScriptSet, keys: Keys, record: Record) -> Operation[Reply]:
-    """Write a record to another shard, unless that has a later one. Safe to repeat, and to come late."""
+    """Write a record to another shard, unless it has a later one. Safe to repeat, and to delay."""
     script = scripts['flow']
     return (yield from Call[Reply](script, keys.of(script), ('', '', '', 'copy', *record)))
 
 
 class Load(NamedTuple):
-    """How many tasks are claimed in one place, and the pause in force."""
+    """How many tasks of a queue or a shard are claimed, and the pause in force; None for none."""
 
     working: int
     pause: Pause | None
 
 
 def load(scripts: ScriptSet, keys: Keys, *cap: Any) -> Operation[Load]:  # noqa: ANN401 - as `cap` writes it
-    """Look at one place, after returning claims whose leases have ended to pending."""
+    """Return stale tasks to pending, and read the load of a queue or a shard."""
     script, more = scripts['sweep'], True
     while more:
         _, more = yield from Call[Reply](script, keys.of(script), ('stale', *cap))

@@ -211,7 +211,7 @@ class Pause(NamedTuple):
 
     since: float
     until: float | None
-    """When it ends; None if that is when somebody resumes the queue."""
+    """When it ends; None if it lasts until the queue is resumed."""
     reason: str | None
 
 
@@ -326,7 +326,7 @@ def _count(text: bytes | None, default: int = 0) -> int:
 
 
 def make_pause(until: bytes, since: bytes, reason: bytes) -> Pause | None:
-    """A pause of its record; None where there is none. One without a finite end lasts until the queue is resumed."""
+    """Parse the record of a pause; None if there is none. Without a finite end, it lasts until the queue is resumed."""
     if not until:
         return None
     return Pause(number_of(since) or 0.0, number_of(until), reason.decode(errors='replace') or None)

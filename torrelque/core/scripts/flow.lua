@@ -1,9 +1,9 @@
--- Pause or resume the queue, or take over what is recorded of that on another shard.
+-- Pause or resume a queue, or copy the record of that from another shard.
 -- KEYS: pending delayed working wake timer counters lane
--- ARGV: lane nonce sequence, pause or resume, and for a pause when it ends (Unix time, or inf) and its reason ('' keeps that
---   of a pause in force); or copy and what is recorded elsewhere: revision, when the pause ends, when it began, its reason
--- returns: OK and a letter: o ok, u the end is not in the future (nothing is changed). A copy has no lane, and is done
---   unless a later revision is recorded.
+-- ARGV: lane nonce sequence, pause or resume, and for a pause its end (Unix time, or inf) and its reason ('' keeps that of a
+--   pause in force); or copy and the record of the other shard: revision, the end of the pause, its beginning, its reason
+-- returns: OK and a letter: o ok, u nothing changed because the end is not in the future. A copy needs no lane, because it
+--   does not replace a later revision.
 
 local outcome, answer = enter()
 if outcome then

@@ -105,7 +105,7 @@ function repairs.key()
   return places[id] and redis.call('PERSIST', places[id]) == 1 or false
 end
 
--- A pause that nobody heeds, as its letter is missing; or a letter without a pause, or one whose end cannot be read.
+-- A pause that is ignored, because its letter is missing; or a letter without a pause; or a pause with a malformed end.
 function repairs.flow()
   local uses, till = unpack(redis.call('HMGET', counters, 'uses', 'paused'))
   local is_kept = till == 'inf' or number(till, nil) ~= nil
