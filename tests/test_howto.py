@@ -329,7 +329,8 @@ def test_the_probe_for_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             time.sleep(0.01)
         assert check() == (0, '')
         process.send_signal(signal.SIGSTOP)
-        os.utime(files[0], (time.time() - 60,) * 2)
+        then = time.time() - 60
+        os.utime(files[0], (then, then))
         status, said = check()
         assert status == 1
         assert re.fullmatch(r'torrelque: process \d+ is stuck: its event loop has not run for 1m\w*\n', said)

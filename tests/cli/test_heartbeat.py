@@ -40,8 +40,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def grow_old(folder: Path, seconds: float = LATE + 5) -> None:
+    then = time.time() - seconds
     for path in folder.iterdir():
-        os.utime(path, (time.time() - seconds,) * 2)
+        os.utime(path, (then, then))
 
 
 def touch(path: Path) -> None:

@@ -142,6 +142,7 @@ def _beats(folder: Path) -> Iterator[tuple[str, str, float]]:
 
 def _is_left(file: int) -> bool:
     """Whether the process is gone that locked a file."""
+    assert fcntl is not None  # noqa: S101 - callers have checked
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
