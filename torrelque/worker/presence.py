@@ -21,6 +21,9 @@ __all__ = ('Announcer', 'default_name')
 INTERVAL = 10.0
 """Seconds between two announcements, at most. Each is worth 30 s."""
 
+AT_FIRST = 1.0
+"""Seconds after the first one: by then the worker has claimed tasks, which the next one counts."""
+
 JITTER = 0.2
 """The share of it by which an interval may be shorter, so that workers do not stay in step."""
 
@@ -63,6 +66,7 @@ class Announcer:
 
     async def announce(self) -> None:
         """Say that the worker is there."""
+        pause = INTERVAL
         try:
             await self._queue.announce(
                 self._id,
@@ -74,8 +78,9 @@ class Announcer:
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker works on
             self._report(error)
         else:
+            pause = INTERVAL if self._listed else AT_FIRST
             self._listed, self._failing = True, False
-        self.due = self._clock.now() + INTERVAL * random.uniform(1 - JITTER, 1)  # noqa: S311 - no secret
+        self.due = self._clock.now() + pause * random.uniform(1 - JITTER, 1)  # noqa: S311 - no secret
 
     async def retract(self) -> None:
         """Say that the worker has ended. A worker whose last announcement failed is not listed for long."""
