@@ -141,6 +141,18 @@ async def test_it_begins_while_the_server_is_away(bench: Bench) -> None:
     assert len(bench.told(events.Finished)) == 1
 
 
+async def test_it_waits_while_a_queue_with_tasks_is_paused(bench: Bench) -> None:
+    await bench.queue.enqueue(1)
+    await bench.queue.pause()
+    async with anyio.create_task_group() as group:
+        group.start_soon(until_empty, bench, handle)
+        await bench.clock.advance(3600)
+        assert bench.transport.count('stats') < 700, 'it looks less and less often'
+        await bench.queue.resume()
+        await bench.clock.advance(10)
+    assert len(bench.told(events.Finished)) == 1
+
+
 async def test_payloads_that_cannot_be_read_are_no_empty_queue(bench: Bench) -> None:
     async with Torrelque(bench.transport, queue='q', serialiser=TorrelqueTaskSerialiser(bytes, bytes)) as other:
         await other.enqueue_many([b'{'] * 5)

@@ -8,13 +8,14 @@ from typing import NamedTuple
 import anyio
 
 from torrelque import Torrelque, TorrelqueQueueStats
+from torrelque import retry as policies
 from torrelque.worker.loops import Clock
 from torrelque.worker.outcomes import BACK_OFF, may_pass, sleep
 
 __all__ = ('Burst', 'Member')
 
-SETTLING = 0.2
-"""Seconds between two looks at the queues while tasks are held, or are about to be claimed."""
+SETTLING = policies.exponential(0.2, maximum=8.0)
+"""Pauses between looks at the queues while tasks are held, are about to be claimed, or are in a paused queue."""
 
 
 class Member(NamedTuple):
@@ -62,7 +63,7 @@ class Burst:
         Raises:
             TorrelqueError: A queue cannot be read, and waiting cannot fix that.
         """
-        seen = -1
+        seen, looks = -1, 0
         while True:
             while not all(member.is_idle() for member in self._members):
                 await self._news.wait()
@@ -73,7 +74,10 @@ class Burst:
                     break
                 seen = before
             if self._changes == before:
-                await clock.pause(self._news, clock.now() + SETTLING)
+                looks += 1
+                await clock.pause(self._news, clock.now() + (SETTLING(looks, TimeoutError()) or 0.0))
+            else:
+                looks = 0
         for member in self._members:
             member.end()
 
