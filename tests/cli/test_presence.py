@@ -6,7 +6,7 @@ import pytest
 
 from torrelque import Torrelque, TorrelqueReplyError, TorrelqueTask, WorkerInfo
 from torrelque.cli.presence import Holders, read_workers, try_workers
-from torrelque.core.models import make_state
+from torrelque.core.models import STATE_FIELDS, make_state
 from torrelque.core.protocol import Call
 from torrelque.testing import MemoryServer, MemoryTransport
 
@@ -18,7 +18,7 @@ def worker(name: str, consumer: str) -> WorkerInfo:
 
 
 def held_by(consumer: str | None) -> TorrelqueTask:
-    state = make_state([b'1', *[None] * 11])
+    state = make_state([b'1', *[None] * (len(STATE_FIELDS) - 1)])
     assert state is not None
     return TorrelqueTask('a', None, {}, state, consumer=consumer)
 

@@ -211,7 +211,7 @@ def test_a_worker_that_ends_by_itself(folder: Path) -> None:
         os.kill(workers[0], signal.SIGKILL)
         _, stderr = process.communicate(timeout=PATIENCE)
         assert process.returncode == 1
-        assert re.fullmatch(r'torrelque: worker 1 ended with status -9: no word\n', stderr), stderr
+        assert re.fullmatch(r'torrelque: worker 1 ended with status -9: no output\n', stderr), stderr
         wait_until_gone(everybody)
 
 

@@ -38,7 +38,7 @@ async def pause(
         ),
     ] = None,
 ) -> None:
-    """Pause the queue: no consumer is given a task until it is resumed.
+    """Pause the queue: consumers get no tasks until it is resumed.
 
     Running tasks go on, and tasks can be enqueued. The pause survives restarts.
     """
