@@ -28,6 +28,7 @@ from torrelque.engine.auditing import audit_shards
 from torrelque.engine.dispatch import CHUNK, Dispatcher, Progress, random_id
 from torrelque.engine.listing import Listing
 from torrelque.engine.runtime import Runtime
+from torrelque.engine.turns import Turns
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueError,
@@ -54,9 +55,6 @@ MOST_FORMER = 8
 
 PROBE_BACKOFF = Backoff(0.5, 4.0)
 """Pauses between probes of lost shards, while tasks are added."""
-
-IDS_A_TURN = 250
-"""Number of ids for one shard before it is the next shard's turn."""
 
 
 class ShardedDispatcher(Dispatcher):
@@ -85,15 +83,12 @@ class ShardedDispatcher(Dispatcher):
         self._layout: Layout | None = None
         self._following = False
         self._follow_after = -math.inf
-        self._lost: set[int] = set()  # shards that do not answer
+        self._turns = Turns(self._server_of)
         self._probing = False
         self._probes = 0
         self._probe_at = -math.inf
         self._opening = runtime.make_lock()
         self._openers = 0
-        self._turn = (-1, 0, 0)
-        self._round: list[int] = []  # the shards whose turns come next, in reverse
-        self._rounds = 0
         self._know(shards)
 
     def _keys_at(self, prefix: str) -> Keys:
@@ -190,7 +185,7 @@ class ShardedDispatcher(Dispatcher):
             self._engine.step_soon()
         self._enqueue = enqueue_in(layout.generation)
         self._layout = layout
-        self._turn, self._round = (-1, 0, 0), []
+        self._turns.restart()
 
     def _compare_generation(self, generation: int) -> None:
         """Compare the generation that a server has recorded, 0 for none, with the known one."""
@@ -337,16 +332,16 @@ class ShardedDispatcher(Dispatcher):
     def new_id(self) -> str:
         """Return an id for the shard whose turn it is. Tasks added in the same turn go to one shard, in one call."""
         self._probe_soon()
-        turn, count, shard = self._turn
-        if turn != self._engine.turns or count >= IDS_A_TURN:
-            turn, count, shard = self._engine.turns, 0, self._next_shard()
-        self._turn = turn, count + 1, shard
+        shard = self._turns.take(self._engine.turns, self._shards)
         return sharding.write_id(random_id(), shard, self._shards)
+
+    def _server_of(self, shard: int) -> Hashable:
+        return self.runtime.transport.node_of(self._keys[shard]['pending'])
 
     # Lost shards -----------------------------------------------------------------------------------------------------
 
     def may_go_elsewhere(self, error: Exception) -> bool:
-        return is_unsent(error) and 0 < len(self._lost) < self._shards
+        return is_unsent(error) and 0 < len(self._turns.lost) < self._shards
 
     def _miss(self, shard: int, error: Exception) -> None:
         """Record that a shard did not answer a call. If the connection broke, all shards of its server are lost."""
@@ -354,34 +349,26 @@ class ShardedDispatcher(Dispatcher):
             return
         shards = [shard]
         if isinstance(error, TorrelqueConnectionError):
-            node_of = self.runtime.transport.node_of
-            server = node_of(self._keys[shard]['pending'])
-            shards = [at for at in range(len(self._keys)) if node_of(self._keys[at]['pending']) == server]
+            server = self._server_of(shard)
+            shards = [at for at in range(len(self._keys)) if self._server_of(at) == server]
         self._mark(shards, error)
 
     def _mark(self, shards: Sequence[int], error: Exception | None) -> None:
         """Record that shards are lost, or without an error that they answer again. New tasks go to the others."""
         if error is None:
-            found = sorted(self._lost.intersection(shards))
-            self._lost.difference_update(found)
+            found = self._turns.find(shards)
             if found:
                 logger.warning('Shards %s of queue %r answer again', found, self.runtime.name)
-        else:
-            total = self._ready_layout().total
-            self._lost = {shard for shard in self._lost if shard < total}
-            new = sorted({shard for shard in shards if shard < total} - self._lost)
-            if len(self._lost) + len(new) >= total:
-                return  # there are no others
-            self._lost.update(new)
-            self._probe_at = self.runtime.transport.now() + PROBE_BACKOFF.first
-            if new:
-                logger.warning(
-                    'Shards %s of queue %r do not answer, others are used: %s', new, self.runtime.name, error
-                )
-        self._turn, self._round = (-1, 0, 0), []
+            return
+        new = self._turns.lose(shards, self._ready_layout().total)
+        if new is None:
+            return
+        self._probe_at = self.runtime.transport.now() + PROBE_BACKOFF.first
+        if new:
+            logger.warning('Shards %s of queue %r do not answer, others are used: %s', new, self.runtime.name, error)
 
     def _probe_soon(self) -> None:
-        if self._lost and not self._probing and self.runtime.transport.now() >= self._probe_at:
+        if self._turns.lost and not self._probing and self.runtime.transport.now() >= self._probe_at:
             self._probing = True
             self._engine.spawn(self._probe)
 
@@ -399,27 +386,11 @@ class ShardedDispatcher(Dispatcher):
                 self._mark([shard], None)
 
         try:
-            await self._engine.run_all([partial(probe, shard) for shard in self._lost])
+            await self._engine.run_all([partial(probe, shard) for shard in self._turns.lost])
         finally:
             self._probing = False
-            self._probes = self._probes + 1 if self._lost else 0
+            self._probes = self._probes + 1 if self._turns.lost else 0
             self._probe_at = transport.now() + PROBE_BACKOFF.pause(self._probes + 1, random.random)
-
-    def _next_shard(self) -> int:
-        """Return the next shard. Servers take turns, and so do the shards of each, so that all have the same load."""
-        if not self._round:
-            node_of = self.runtime.transport.node_of
-            of_node: dict[Hashable, list[int]] = {}
-            usable = [shard for shard in range(self._shards) if shard not in self._lost]
-            for shard in usable or range(self._shards):
-                of_node.setdefault(node_of(self._keys[shard]['pending']), []).append(shard)
-            for shards in of_node.values():
-                first = self._rounds % len(shards)
-                shards[:] = shards[first:] + shards[:first]
-            longest = max(len(shards) for shards in of_node.values())
-            self._rounds += longest
-            self._round = [shards[at % len(shards)] for at in reversed(range(longest)) for shards in of_node.values()]
-        return self._round.pop()
 
     @property
     def _shards(self) -> int:
