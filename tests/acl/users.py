@@ -87,11 +87,11 @@ _ROLE_OF_SCRIPT = {
         'consumer',
     ),
     **dict.fromkeys(('stats', 'page', 'workers'), 'observer'),
-    **dict.fromkeys(('cancel', 'redrive', 'purge', 'sweep', 'undequeue', 'inspect', 'repair'), 'operator'),
+    **dict.fromkeys(('cancel', 'redrive', 'purge', 'sweep', 'undequeue', 'inspect', 'repair', 'flow'), 'operator'),
 }
 _ROLE_OF_COMMAND = {
     **dict.fromkeys(('HGET', 'HMGET', 'ZSCORE', 'TIME'), 'observer'),
-    **dict.fromkeys(('SCAN', 'LRANGE', 'SSCAN', 'ZSCAN', 'ZMSCORE', 'TYPE', 'PTTL'), 'operator'),
+    **dict.fromkeys(('SCAN', 'LRANGE', 'SSCAN', 'ZSCAN', 'ZCARD', 'ZMSCORE', 'TYPE', 'PTTL'), 'operator'),
 }
 
 

@@ -40,6 +40,9 @@ async def test_a_full_server_can_be_drained(fresh_server: Callable[..., Server],
         await queue.giveback(held)
         assert await queue.sweep() == (0, 0, 0)
         await queue.cancel(str(ids[3]))
+        await queue.pause('full')
+        assert await queue.dequeue_nowait() == []
+        await queue.resume()
         tasks = await queue.dequeue(ENOUGH, max_tasks=10)
         assert [task.data for task in tasks] == [3, 4, 5, 6, 1]
         assert await queue.release_many(tasks) == [None] * 5
@@ -74,6 +77,8 @@ VERBS: dict[str, Callable[[Torrelque, Task], Awaitable[object]]] = {
     'giveback': lambda queue, task: queue.giveback(task),
     'extend': lambda queue, task: queue.extend(task),
     'sweep': lambda queue, _: queue.sweep(),
+    'pause': lambda queue, _: queue.pause(),
+    'resume': lambda queue, _: queue.resume(),
 }
 
 

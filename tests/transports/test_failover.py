@@ -150,6 +150,7 @@ CALLS: dict[str, Callable[[Torrelque, Task], Awaitable[object]]] = {
     'cancel': lambda queue, task: queue.cancel(task.id),
     'get_task_state': lambda queue, task: queue.get_task_state(task.id),
     'sweep': lambda queue, _: queue.sweep(),
+    'pause': lambda queue, _: queue.pause(),
     'audit': lambda queue, _: queue.audit(),
 }
 

@@ -35,6 +35,17 @@ class ConsumingConformance(OnQueue):
         ids = [await queue.enqueue(number) for number in range(5)]
         assert [(await queue.dequeue(20)).id for _ in range(5)] == ids
 
+    async def test_a_paused_queue_gives_out_nothing(self, queue: Torrelque) -> None:
+        await queue.pause('why', wait=True, timeout=20)
+        task_id = await queue.enqueue('a')
+        assert await queue.dequeue_nowait() == []
+        paused = (await queue.get_queue_stats()).paused
+        assert paused is not None
+        assert (paused.until, paused.reason) == (None, 'why')
+        await queue.resume()
+        assert (await queue.dequeue(20)).id == task_id
+        assert (await queue.get_queue_stats()).paused is None
+
     async def test_what_is_dequeued(self, queue: Torrelque) -> None:
         await queue.enqueue({'a': 1}, task_timeout=100)
         before = anyio.current_time()
