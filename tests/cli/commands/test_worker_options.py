@@ -259,9 +259,6 @@ def test_mistakes_in_a_file_are_waited_out(command: Command, folder: Path) -> No
         await_line(process, 'working on queue trq')
         module.write_text('import not_there\n')
         await_line(process, "No module named 'not_there'")
-        module.write_text('async def handle(task): ...\n')
-        await_line(process, 'working on queue trq')
-        module.write_text('import not_there\n')
         await_line(process, 'waiting for a change')
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
