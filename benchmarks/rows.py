@@ -68,14 +68,17 @@ async def _call_from_threads(settings: Settings, call: Callable[[], None], meter
     """The same with a thread for each caller, and one task a call."""
     done, stopped = [0] * CALLERS, threading.Event()
 
-    def repeat(number: int) -> None:
+    def call_on(number: int) -> None:
         while not stopped.is_set():
             call()
             done[number] += 1
 
+    async def repeat(number: int) -> None:
+        await to_thread.run_sync(call_on, number, limiter=CapacityLimiter(1))
+
     async with anyio.create_task_group() as group:
         for number in range(CALLERS):
-            group.start_soon(partial(to_thread.run_sync, repeat, number, limiter=CapacityLimiter(1)))
+            group.start_soon(repeat, number)
         try:
             await anyio.sleep(settings['warm_up'])
             before = sum(done)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio
+from redis.exceptions import ResponseError
 
 from tests import servers
 from tests.queue.transports import RecordingTransport
@@ -132,7 +133,7 @@ async def test_a_pipeline_fails_where_nothing_can_be_replaced() -> None:
         with pytest.raises(TorrelqueUsageError, match='pipeline'):
             await queue.enqueue(1, if_exists='raise', pipeline=client.pipeline())
         await queue.enqueue(1, task_id='a')
-        for error in (None, redis.exceptions.ResponseError):
+        for error in (None, ResponseError):
             async with client.pipeline() as pipeline:
                 await queue.enqueue(2, task_id='a', replace=True, pipeline=pipeline)
                 if error is None:

@@ -53,8 +53,9 @@ def _do(client: Client, item: Item) -> Any:  # noqa: ANN401 - a behaviour that r
             answers = None
     if not answers:
         return False
-    world.pauses.answered(float(item[1]) if len(item) > 1 and answers == [Outcome.OK] else -math.inf)
-    world.ledger.tally[str(item[0])] += 1
+    act, *end = item
+    world.pauses.answered(float(end[0]) if end and answers == [Outcome.OK] else -math.inf)
+    world.ledger.tally[str(act)] += 1
     return True
 
 

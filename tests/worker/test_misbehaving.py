@@ -54,7 +54,7 @@ class NoAttributesError(Exception):
 
 class NoReasonReject(Reject):
     @property
-    def reason(self) -> str:
+    def reason(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride] - a user's mistake
         raise RuntimeError
 
     @reason.setter
