@@ -54,11 +54,11 @@ class NoAttributesError(Exception):
 
 class NoReasonReject(Reject):
     @property
-    def reason(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride] - a user's mistake
+    def reason(self) -> str:
         raise RuntimeError
 
     @reason.setter
-    def reason(self, value: str) -> None: ...
+    def reason(self, value: str) -> None: ...  # pyright: ignore[reportIncompatibleVariableOverride]
 
 
 def _raise(error: BaseException) -> NoReturn:

@@ -101,7 +101,7 @@ async def resharding_up_and_down(stage: Stage) -> AsyncIterator[Round]:
 
 
 # For each shard that there ever was, 1,000 at most, an object knows its keys, and the queue its totals.
-SHARDS_EVER = dict.fromkeys(
+SHARDS_EVER: dict[str, int] = dict.fromkeys(
     (
         'object torrelque.core.keys.Keys',
         'entries of dict',
