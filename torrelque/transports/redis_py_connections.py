@@ -469,7 +469,7 @@ class Dialer:
         return self._source.connection_class(**settings)
 
 
-def made(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - as above
+def made(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - connections have no common public type
     """Return what a function makes. Raises TorrelqueConnectionError if no file can be opened: redis-py reads one."""
     try:
         return make()

@@ -473,7 +473,7 @@ class Worker(Generic[Payload]):
             await sleep(self._clock, BACK_OFF(failures, error) or 0.0)
             try:
                 tasks = await self._queue.dequeue_nowait(max_tasks=self._free())
-            except Exception as failure:  # noqa: BLE001 - as above
+            except Exception as failure:  # noqa: BLE001 - raised if waiting cannot fix it
                 away = self._note_failed_claim(failure, away)
             else:
                 if away:

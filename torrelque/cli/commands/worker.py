@@ -308,7 +308,7 @@ def _loop_factory(loop: Loop, leave: Callable[[SystemExit | KeyboardInterrupt], 
     else:
         base = getattr(asyncio, 'ProactorEventLoop', asyncio.SelectorEventLoop)
 
-    class Surviving(base):  # type: ignore[misc]  # whichever it is
+    class Surviving(base):  # type: ignore[misc]  # the base is chosen at run time
         def run_forever(self) -> None:
             while True:
                 try:

@@ -83,7 +83,7 @@ async def enqueue(queue: Torrelque, files: list[str], progress: Progress) -> lis
 
 
 async def follow(queue: Torrelque, crew: Crew, total: int, progress: Progress) -> None:
-    """Wait until all tasks are done; kill a worker half-way. Raises TorrelqueError if a worker exits by itself."""
+    """Wait until all tasks are done; kill a worker half-way. Raises TorrelqueError if a worker exits unexpectedly."""
     bar = progress.add_task('hashed', total=total)
     victim = crew.workers[VICTIM]
     done = 0

@@ -156,7 +156,7 @@ def _key(run: Run, name: bytes) -> bool:
 
 
 def _flow(run: Run, _: bytes) -> bool:
-    """A pause that nobody heeds, as its letter is missing; or a letter without a pause, or one without an end."""
+    """A pause that is ignored, because its letter is missing; or a letter without a pause, or one without an end."""
     fields = run.db.hash_at(run.keys['counters'])
     uses, till = fields.get(b'uses', b''), fields.get(b'paused', b'')
     is_kept = till == b'inf' or number(till, None) is not None

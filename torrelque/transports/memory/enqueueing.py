@@ -41,7 +41,7 @@ def _enqueue(run: Run) -> Reply:
 
 @laned(looks=False)
 def _add(run: Run) -> bytes:
-    """Add tasks to the back of pending, or to delayed. An id that is queued already changes nothing by itself."""
+    """Add tasks to the back of pending, or to delayed, or replace waiting ones. Other queued ids change nothing."""
     db, keys = run.db, run.keys
     plan = _Enqueue(run)
     db.list_at(keys['pending'])
