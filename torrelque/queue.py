@@ -31,6 +31,7 @@ from torrelque.core.commands import (
     EnqueueItem,
     IfExists,
     Item,
+    OnExpiry,
     Outcome,
     ReleaseItem,
     RequeueItem,
@@ -41,6 +42,7 @@ from torrelque.core.commands import (
     claim_item,
     enqueue_words,
     exists_error,
+    expiry_words,
     extend_item,
     new_item,
     purge_item,
@@ -245,6 +247,9 @@ class Torrelque(Generic[Payload]):
         time_limit: float | None = None,
         if_exists: IfExists | None = None,
         replace: bool = False,
+        expires_in: float | None = None,
+        expires_at: datetime | float | None = None,
+        on_expiry: OnExpiry | None = None,
     ) -> str:
         """Add a task to the back of the queue, or for later.
 
@@ -269,6 +274,12 @@ class Torrelque(Generic[Payload]):
                 options. A pending task that gets no delay keeps its place. A task that is being worked on
                 and a dead letter cannot be replaced: TorrelqueExistsError is raised, and nothing changed.
             replace: True is short for ``if_exists='replace'``.
+            expires_in: Seconds after which no consumer is given the task any more. Retries keep this time.
+                None is for ever.
+            expires_at: The same as a moment: a datetime with a time zone, or a Unix time.
+            on_expiry: What to do with a task that expires. ``'drop'``, the default, ends it with the status
+                EXPIRED; ``'reject'`` makes it a dead letter with the reason ``expired``, which does not
+                expire again when it is redriven.
 
         Returns:
             The id of the task.
@@ -285,10 +296,18 @@ class Torrelque(Generic[Payload]):
         if mode == 'replace':
             checks.check_given('task_id', task_id, "if_exists='replace'")
         words = enqueue_words(self.task_timeout, self.max_dequeues, task_timeout, delay, max_dequeues)
+        expiry = expiry_words(expires_in, expires_at, on_expiry, delay)
         if time_limit is not None:
             headers = with_time_limit(headers, time_limit)
         item = new_item(
-            self._serialiser, self._dispatcher.new_id, task, words, task_id, headers, replace=mode == 'replace'
+            self._serialiser,
+            self._dispatcher.new_id,
+            task,
+            words,
+            task_id,
+            headers,
+            replace=mode == 'replace',
+            expiry=expiry,
         )
         if pipeline is not None:
             if mode == 'raise':
@@ -324,6 +343,9 @@ class Torrelque(Generic[Payload]):
         on_progress: Progress | None = None,
         if_exists: IfExists | None = None,
         replace: bool = False,
+        expires_in: float | None = None,
+        expires_at: datetime | float | None = None,
+        on_expiry: OnExpiry | None = None,
     ) -> list[str | Exception]:
         """Add many tasks, up to 250 per round trip.
 
@@ -340,6 +362,9 @@ class Torrelque(Generic[Payload]):
             if_exists: As in `enqueue`, for items that have an id and no ``if_exists`` of their own. Those that it
                 concerns return TorrelqueExistsError. Of items with the same id, the last one counts.
             replace: As in `enqueue`.
+            expires_in: As in `enqueue`, as are ``expires_at`` and ``on_expiry``. An EnqueueItem has its own.
+            expires_at: A datetime with a time zone, or a Unix time.
+            on_expiry: ``'drop'`` or ``'reject'``.
 
         Returns:
             For each item its id, or the exception if it was not added.
@@ -351,6 +376,8 @@ class Torrelque(Generic[Payload]):
         """
         defaults, new_id, serialiser = (self.task_timeout, self.max_dequeues), self._dispatcher.new_id, self._serialiser
         common = enqueue_words(*defaults, task_timeout, delay, max_dequeues)
+        expiry = expiry_words(expires_in, expires_at, on_expiry, delay)
+        more = ('', *expiry) if any(expiry) else ()
         general = check_if_exists(if_exists, replace)
 
         def mode_of(item: EnqueueItem[Payload]) -> IfExists:
@@ -361,11 +388,14 @@ class Torrelque(Generic[Payload]):
 
         def write(item: Payload | EnqueueItem[Payload]) -> Item:
             if not isinstance(item, EnqueueItem):
-                return new_id().encode(), dump_payload(serialiser, item), *common, b''
+                return new_id().encode(), dump_payload(serialiser, item), *common, b'', *more
             words = enqueue_words(*defaults, item.task_timeout, item.delay, item.max_dequeues)
             headers = with_time_limit(item.headers, item.time_limit)
             replaces = mode_of(item) == 'replace'
-            return new_item(serialiser, new_id, item.task, words, item.task_id, headers, replace=replaces)
+            expiry = expiry_words(item.expires_in, item.expires_at, item.on_expiry, item.delay)
+            return new_item(
+                serialiser, new_id, item.task, words, item.task_id, headers, replace=replaces, expiry=expiry
+            )
 
         entries = [*items]
         written = await self._dispatcher.write_all(entries, write)
@@ -796,7 +826,7 @@ class Torrelque(Generic[Payload]):
         iterating at any point.
 
         Args:
-            status: Only tasks of this status; COMPLETED yields those whose result is kept. None
+            status: Only tasks of this status; COMPLETED and EXPIRED yield those whose state is kept. None
                 yields all queued tasks and the dead letters.
         """
         wanted = None if status is None else TorrelqueTaskStatus(status)
@@ -809,7 +839,7 @@ class Torrelque(Generic[Payload]):
             cursor, found = await self._dispatcher.scan_states(near, cursor)
             return cursor, await self._listed(found, wanted)
 
-        if wanted is TorrelqueTaskStatus.COMPLETED:
+        if wanted in (TorrelqueTaskStatus.COMPLETED, TorrelqueTaskStatus.EXPIRED):
             return Listing(self._dispatcher.scan_nodes, results)
         return Listing(self._dispatcher.keys, page)
 

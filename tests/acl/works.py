@@ -26,7 +26,7 @@ from torrelque import (
 from torrelque.core.protocol import Batch, Call, Reply
 from torrelque.transports.base import Listener, Transport
 
-PENDING, WORKING, DELAYED, COMPLETED, REJECTED = TorrelqueTaskStatus
+PENDING, WORKING, DELAYED, COMPLETED, REJECTED, *_ = TorrelqueTaskStatus
 
 
 class Unsteady(Transport):
@@ -72,7 +72,7 @@ Work = Callable[[Stage], Awaitable[None]]
 async def enqueues(stage: Stage) -> None:
     one = await stage.queue.enqueue('a', task_id='1', headers={'a': 'b'})
     assert await stage.queue.enqueue('other', task_id=one) == one
-    await stage.queue.enqueue_many(['b', EnqueueItem('c', delay=60, max_dequeues=3)])
+    await stage.queue.enqueue_many(['b', EnqueueItem('c', delay=60, max_dequeues=3, expires_in=300)])
     assert (await stage.others.get_queue_stats())[:4] == (3, 2, 0, 1)
     # Beside what others do: with tasks due, and in place of a finished one.
     await stage.others.release(await stage.others.dequeue(20), result='done')
@@ -135,6 +135,15 @@ async def ends_claims(stage: Stage) -> None:
     await stage.queue.reject(tasks[4], 'why')
     await stage.queue.giveback(tasks[5])
     assert (await stage.others.get_queue_stats())[:5] == (4, 2, 1, 1, 1)
+
+
+async def ends_what_expired(stage: Stage) -> None:
+    await stage.others.enqueue_many(['a', 'b'], expires_in=0.001)
+    await stage.others.enqueue('c', expires_in=0.001, on_expiry='reject')
+    await anyio.sleep(0.002)
+    assert await stage.queue.dequeue_nowait(max_tasks=9) == []
+    stats = await stage.others.get_queue_stats()
+    assert (stats.total_expired, stats.rejected) == (2, 1)
 
 
 async def takes_back(stage: Stage) -> None:
@@ -260,6 +269,14 @@ async def sweeps(stage: Stage) -> None:
     assert (await stage.others.get_queue_stats())[:5] == (3, 3, 0, 0, 1)
 
 
+async def sweeps_what_expired(stage: Stage) -> None:
+    await stage.others.enqueue_many(['a', 'b'], expires_in=0.001)
+    await stage.others.enqueue('c', expires_in=0.001, on_expiry='reject')
+    await anyio.sleep(0.002)
+    await stage.queue.sweep()
+    assert (await stage.others.get_queue_stats())[:5] == (0, 0, 0, 0, 1)
+
+
 async def works_off_dead_letters(stage: Stage) -> None:
     await stage.others.enqueue_many(range(4))
     ids = [str(task.id) for task in await stage.others.dequeue(20, max_tasks=4)]
@@ -357,7 +374,16 @@ async def deletes(stage: Stage) -> None:
 
 WORKS: Mapping[str, Sequence[Work]] = {
     'producer': (enqueues, enqueues_again),
-    'consumer': (claims, ends_claims, takes_back, loses_a_reply, waits, announces, counts),
+    'consumer': (claims, ends_what_expired, ends_claims, takes_back, loses_a_reply, waits, announces, counts),
     'observer': (looks, watches),
-    'operator': (cancels, sweeps, pauses, works_off_dead_letters, audits, audits_what_is_left, deletes),
+    'operator': (
+        cancels,
+        sweeps,
+        sweeps_what_expired,
+        pauses,
+        works_off_dead_letters,
+        audits,
+        audits_what_is_left,
+        deletes,
+    ),
 }

@@ -46,12 +46,15 @@ def test_enqueue_items() -> None:
 
 
 def test_an_item_with_more_words_makes_all_as_long() -> None:
-    plain, longer = enqueue_item('a', b'1', 300, None, None, b''), (*enqueue_item('b', b'2', 300, 5, 3, b''), 'replace')
+    plain, longer = (
+        enqueue_item('a', b'1', 300, None, None, b''),
+        (*enqueue_item('b', b'2', 300, 5, 3, b''), 'replace', '', ''),
+    )
     assert ENQUEUE.arguments([plain]) == (2, *plain[2:], *plain[:2])
-    assert ENQUEUE.arguments([longer]) == (7, *longer)
+    assert ENQUEUE.arguments([longer]) == (9, *longer)
     for items in ([plain, longer], [longer, plain]):
-        padded = [(*item, '')[:7] for item in items]
-        assert ENQUEUE.arguments(items) == (7, *padded[0], *padded[1])
+        padded = [(*item, '', '', '')[:9] for item in items]
+        assert ENQUEUE.arguments(items) == (9, *padded[0], *padded[1])
 
 
 def test_release_items_keep_results_in_whole_milliseconds_but_at_least_one() -> None:

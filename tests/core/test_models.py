@@ -66,8 +66,8 @@ def test_plain_strings_and_json_drop_the_claim() -> None:
 
 
 def test_final_states() -> None:
-    assert [status.name for status in TorrelqueTaskStatus if status.isfinal()] == ['COMPLETED', 'REJECTED']
-    assert [int(status) for status in TorrelqueTaskStatus] == [0, 1, 2, 3, 4]
+    assert [status.name for status in TorrelqueTaskStatus if status.isfinal()] == ['COMPLETED', 'REJECTED', 'EXPIRED']
+    assert [int(status) for status in TorrelqueTaskStatus] == [0, 1, 2, 3, 4, 5]
 
 
 def values(**fields: bytes) -> list[bytes | None]:
@@ -89,9 +89,11 @@ def test_a_state_in_full() -> None:
     fields = values(
         status=b'4', timeout=b'0.5', result=b'"r"', dequeue_count=b'2', requeue_count=b'1', enqueue_time=b'1',
         last_dequeue_time=b'2', last_requeue_time=b'3', release_time=b'4', max_dequeues=b'2', reason=b'n\xc3\xa9',
-        revision=b'9',
+        revision=b'9', expires=b'5.5', on_expiry=b'reject',
     )  # fmt: skip
-    assert state_of(fields) == (TorrelqueTaskStatus.REJECTED, 0.5, b'"r"', 2, 1, 1.0, 2.0, 3.0, 4.0, 2, 'né', 9, None)
+    assert state_of(fields) == (
+        TorrelqueTaskStatus.REJECTED, 0.5, b'"r"', 2, 1, 1.0, 2.0, 3.0, 4.0, 2, 'né', 9, None, 5.5, 'reject'
+    )  # fmt: skip
 
 
 WORKING = {'status': b'1', 'timeout': b'300', 'dequeue_count': b'2', 'claim': b'7:n:1'}

@@ -17,14 +17,14 @@ STATE = [{'status': b'1', 'timeout': b'300'}.get(name) for name in STATE_FIELDS]
 def test_stats() -> None:
     operation = operations.queue_stats(SCRIPTS, KEYS)
     assert names(next(operation)) == ['stats']
-    stats = end(operation, [[5, 2, 1, 2, 1, b'0.5', b'9', b'8', b'7', b'6', b'5', b'inf', b'1.5', b'why']])
-    assert stats == (5, 2, 1, 2, 1, 0.5, 9, 8, 7, 6, 5, (1.5, None, 'why'))
+    stats = end(operation, [[5, 2, 1, 2, 1, b'0.5', b'9', b'8', b'7', b'6', b'5', b'4', b'inf', b'1.5', b'why']])
+    assert stats == (5, 2, 1, 2, 1, 0.5, 9, 8, 7, 6, 5, 4, (1.5, None, 'why'))
 
 
 def test_stats_of_an_empty_queue_have_no_age() -> None:
     operation = operations.queue_stats(SCRIPTS, KEYS)
     next(operation)
-    assert end(operation, [[0, 0, 0, 0, 0, b'', *[b'0'] * 5, b'', b'', b'']]).oldest_pending_age is None
+    assert end(operation, [[0, 0, 0, 0, 0, b'', *[b'0'] * 6, b'', b'', b'']]).oldest_pending_age is None
 
 
 def test_states_of_many_tasks_take_one_round() -> None:
@@ -89,7 +89,8 @@ def test_a_sweep_goes_on_until_nothing_is_left() -> None:
     assert only(next(operation)) == ('sweep', ('stale',))
     assert only(operation.send([[500, 1]])) == ('sweep', ('stale',))
     assert only(operation.send([[3, 0]])) == ('sweep', ('due',))
-    assert only(operation.send([[2, 0]])) == ('LRANGE', (-PAGE, -1))
+    assert only(operation.send([[2, 0]])) == ('sweep', ('expired',))
+    assert only(operation.send([[1, 0]])) == ('LRANGE', (-PAGE, -1))
     assert only(operation.send([[]])) == ('SSCAN', (b'0', 'COUNT', PAGE))
     assert end(operation, [[b'0', []]]) == (503, 2, 0)
 
@@ -97,8 +98,8 @@ def test_a_sweep_goes_on_until_nothing_is_left() -> None:
 def test_a_sweep_returns_what_two_running_saw_in_dequeueing() -> None:
     operation = operations.sweep(SCRIPTS, KEYS)
     next(operation)
-    operation.send([[0, 0]])
-    operation.send([[0, 0]])
+    for _ in range(3):
+        operation.send([[0, 0]])
     operation.send([[b'new', b'again']])
     assert only(operation.send([[b'5', [b'again']]])) == ('SSCAN', (b'5', 'COUNT', PAGE))
     assert only(operation.send([[b'0', [b'gone']]])) == ('undequeue', (1, 0, b'again'))
@@ -111,8 +112,8 @@ def test_a_sweep_reads_and_returns_dequeueing_in_pages() -> None:
     ids = [b'%d' % number for number in range(PAGE + 2)]
     operation = operations.sweep(SCRIPTS, KEYS)
     next(operation)
-    operation.send([[0, 0]])
-    operation.send([[0, 0]])
+    for _ in range(3):
+        operation.send([[0, 0]])
     assert only(operation.send([ids[2:]])) == ('LRANGE', (-2 * PAGE, -PAGE - 1))
     operation.send([ids[:2]])
     # What is about to be abandoned longest is returned first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torrelque.core.models import TorrelqueTaskState, TorrelqueTaskStatus
 from torrelque.core.watch import Watch
 
-PENDING, WORKING, DELAYED, COMPLETED, REJECTED = TorrelqueTaskStatus
+PENDING, WORKING, DELAYED, COMPLETED, REJECTED, *_ = TorrelqueTaskStatus
 
 
 def state(status: TorrelqueTaskStatus, revision: int, dequeue_count: int = 0) -> TorrelqueTaskState:

@@ -21,7 +21,7 @@ from torrelque.transports.cluster.slots import slot_of
 on_asyncio = pytest.mark.parametrize('anyio_backend', ['asyncio'])
 
 ENOUGH = 20  # seconds, for a machine under load
-PENDING, WORKING, DELAYED, COMPLETED, REJECTED = TorrelqueTaskStatus
+PENDING, WORKING, DELAYED, COMPLETED, REJECTED, *_ = TorrelqueTaskStatus
 
 
 class Counting(MemoryTransport):

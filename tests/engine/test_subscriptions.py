@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 on_asyncio = pytest.mark.parametrize('anyio_backend', ['asyncio'])
 
 ENOUGH = 20  # seconds, for a machine under load
-PENDING, WORKING, DELAYED, COMPLETED, REJECTED = TorrelqueTaskStatus
+PENDING, WORKING, DELAYED, COMPLETED, REJECTED, *_ = TorrelqueTaskStatus
 
 
 async def test_waits_for_what_has_ended_open_no_connection() -> None:

@@ -11,7 +11,7 @@ from torrelque import Torrelque, TorrelqueTaskState, TorrelqueTaskStatus
 pytestmark = pytest.mark.anyio
 
 ENOUGH = 20  # seconds, for a machine under load
-PENDING, WORKING, DELAYED, COMPLETED, REJECTED = TorrelqueTaskStatus
+PENDING, WORKING, DELAYED, COMPLETED, REJECTED, *_ = TorrelqueTaskStatus
 
 
 async def collect(queue: Torrelque, task_id: str, states: list[TorrelqueTaskState]) -> None:

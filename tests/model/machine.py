@@ -51,6 +51,10 @@ limits = st.sampled_from(('', '', '1', '2'))
 caps = st.sampled_from(('', '', 1, 2))
 headers = st.sampled_from((b'', b'{"a": "b"}'))
 modes = st.sampled_from(('', 'replace', 'replace', 'replace', 'only'))
+expiries = st.sampled_from(
+    ('', '', '+0.000000', '+0.250000', '+3.000000', '+60.000000', f'{EPOCH + 5:.6f}', '-1.000000')
+)
+on_expiry = st.sampled_from(('', '', 'reject'))
 payloads = st.sampled_from((b'1', b'', b'\x00\r\n'))
 odd_numbers = st.sampled_from(
     (b'7', b'-2', b'1.5', b'x', b'', b' 3 ', b'0x10', b'1_0', b'nan', b'inf', b'1e400', b'9e14', b'1e16')
@@ -245,7 +249,7 @@ class ModelMachine(RuleBasedStateMachine):
         lane=lane_numbers,
         items=st.lists(
             st.tuples(ids, payloads, timeouts, delays, limits, headers)
-            | st.tuples(ids, payloads, timeouts, delays, limits, headers, modes),
+            | st.tuples(ids, payloads, timeouts, delays, limits, headers, modes, expiries, on_expiry),
             min_size=1,
             max_size=4,
         ),
@@ -347,7 +351,7 @@ class ModelMachine(RuleBasedStateMachine):
         kind, content, _ = self._snapshot.get(KEYS['counters'], ('none', {}, None))
         return dict(content) if kind == 'hash' else {}
 
-    @step(2, kind=st.sampled_from(('stale', 'due')), cap=caps)
+    @step(3, kind=st.sampled_from(('stale', 'due', 'expired')), cap=caps)
     def sweep(self, kind: str, cap: Arg) -> None:
         self._verb('sweep', kind, *([cap] if cap else []))
 
@@ -430,7 +434,7 @@ class ModelMachine(RuleBasedStateMachine):
         mode=st.sampled_from(('', 'raise')),
         whose=targets,
         item=st.tuples(ids, payloads, timeouts, delays),
-        more=st.sampled_from(((), ('replace',), ('replace',))),
+        more=st.sampled_from(((), ('replace', '', ''), ('replace', '+3.000000', 'reject'))),
     )
     def pipeline_of_the_users_own(self, mode: str, whose: Target, item: tuple[Arg, ...], more: tuple[str, ...]) -> None:
         claim = self._claim_of(whose)
@@ -512,7 +516,18 @@ class ModelMachine(RuleBasedStateMachine):
         1,
         task_id=ids,
         field=st.sampled_from(
-            ('dequeue_count', 'dequeue_base', 'requeue_count', 'revision', 'timeout', 'max_dequeues', 'enqueue_time')
+            (
+                'dequeue_count',
+                'dequeue_base',
+                'requeue_count',
+                'revision',
+                'timeout',
+                'max_dequeues',
+                'enqueue_time',
+                'expires',
+                'expires',
+                'on_expiry',
+            )
         ),
         value=odd_numbers,
     )
@@ -535,7 +550,7 @@ class ModelMachine(RuleBasedStateMachine):
     def a_payload_is_gone(self, task_id: bytes) -> None:
         self._command('HDEL', KEYS['tasks'], task_id)
 
-    @step(1, letters=st.sampled_from((b'z', b'zz', b'', b' ', b'p', b'pz')))
+    @step(1, letters=st.sampled_from((b'z', b'ez', b'', b'e ', b' ', b'p', b'pz')))
     def a_later_version_is_used(self, letters: bytes) -> None:
         """For some calls; then nobody uses it any more."""
         self._command('HSET', KEYS['counters'], 'uses', letters)

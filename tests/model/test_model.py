@@ -97,6 +97,11 @@ def test_agrees_with_a_real_server(server: servers.Server) -> None:
             " and 'pending' or redis.call('ZSCORE', rejected",
             id='what is worked on is replaced',
         ),
+        pytest.param('state.expiry and state.expiry.time <= tonumber(present)', 'nil', id='what has expired starts'),
+        pytest.param('state.expiry and math.min(due', 'nil and math.min(due', id='what expires waits until it is due'),
+        pytest.param(
+            "redis.call('HSET', counters, 'uses', (features or '') .. 'e')", '', id='nobody knows that tasks expire'
+        ),
         pytest.param('if number(enqueued, 0) == 0 then', 'if false then', id='tasks beside the shards'),
         pytest.param('if number(claimed, 0) == 0 then', 'if false then', id='consumers beside the shards'),
         pytest.param('string.find(values[1], UNKNOWN)', 'false', id='features of a later version are ignored'),

@@ -23,7 +23,7 @@ from torrelque.testing import MemoryTransport
 
 pytestmark = pytest.mark.anyio
 
-PENDING, WORKING, DELAYED, COMPLETED, REJECTED = TorrelqueTaskStatus
+PENDING, WORKING, DELAYED, COMPLETED, REJECTED, *_ = TorrelqueTaskStatus
 
 
 async def test_an_id_that_is_queued() -> None:

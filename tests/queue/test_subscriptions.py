@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 on_asyncio = pytest.mark.parametrize('anyio_backend', ['asyncio'])
 
 ENOUGH = 20  # seconds, for a machine under load
-PENDING, WORKING, DELAYED, COMPLETED, REJECTED = TorrelqueTaskStatus
+PENDING, WORKING, DELAYED, COMPLETED, REJECTED, *_ = TorrelqueTaskStatus
 
 
 @pytest.mark.parametrize('kind', ['valkey-9.1', 'redis-6.2'])

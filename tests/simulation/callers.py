@@ -35,6 +35,9 @@ from torrelque.core.models import TorrelqueTaskStatus
 
 __all__ = ('drain', 'inherit', 'live', 'wait_for_work')
 
+EXPIRIES = (1.0, 5.0, 20.0)
+"""Seconds within which tasks expire."""
+
 VERBS = (RELEASE, RELEASE, RELEASE, RELEASE, REQUEUE, REJECT, GIVEBACK)
 
 
@@ -71,7 +74,13 @@ def _enqueue(client: Client, payloads: Sequence[bytes], *, chosen: bool) -> Any:
         timeout = round(random.choice((2, 10, 40)) * random.uniform(0.5, 1), 3)
         item = enqueue_item(ids[-1], payload, timeout, delay, limit, random.choice((b'', b'{"a":"b"}')))
         replaces = chosen and random.random() < client.world.config.replacing
-        items.append((*item, 'replace') if replaces else item)
+        expiry = random.choice(EXPIRIES) if random.random() < client.world.config.expiring else 0.0
+        more = (
+            'replace' if replaces else '',
+            f'+{random.random() * expiry:.6f}' if expiry else '',
+            random.choice(('', 'reject')),
+        )
+        items.append((*item, *more) if any(more[:2]) else item)
         ledger.enqueues(payload)
     answers = yield from ask(client, ENQUEUE, items)
     for task_id, payload, answer in zip(ids, payloads, answers or (), strict=False):

@@ -89,6 +89,8 @@ class Config:
     With ``forget`` a record of how many shards there are is lost."""
     behind: float = 0.7
     """Of the clients, those whose transport can send a claim behind a wait."""
+    expiring: float = 0.1
+    """Of the tasks, those that expire."""
     caps: tuple[int | None, ...] = ()
     """How many dead letters clients keep, each of them one of these."""
     shards: tuple[int, ...] = ()

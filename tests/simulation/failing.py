@@ -51,7 +51,9 @@ class FailingNetwork(Network):
                 return
             before = self._server.snapshot() if confirms else {}
             replies.append(self._answer(call, replies, batch, term))
-            wrote = wrote or (confirms and before != self._server.snapshot())
+            # A repeat within the same millisecond renews the record of its lane, and changes nothing.
+            recorded = isinstance(replies[-1], list) and replies[-1][:1] == [b'OK']
+            wrote = wrote or (confirms and (recorded or before != self._server.snapshot()))
             if len(replies) < len(batch) and self.happens('split'):
                 delay = self.delay()
                 self.last_arrival = max(self.last_arrival, self._scheduler.now + delay)

@@ -31,7 +31,7 @@ class Facts(NamedTuple):
 
     taken: float
     shadow: Mapping[bytes, View]
-    claims: Mapping[Key, tuple[str | None, bool]]
+    claims: Mapping[Key, tuple[str | None, bool, bool]]
     incarnations: Mapping[bytes, int]
     redrives: Mapping[bytes, int]
     replaced: Mapping[bytes, int]
@@ -53,7 +53,7 @@ class RulesOfReplicas(Rules):
 
     def keep(self, taken: float) -> Facts:
         """What is known now, at a moment of the world's time."""
-        claims = {key: (claim.ended, claim.returned) for key, claim in self.claims.items()}
+        claims = {key: (claim.ended, claim.returned, claim.uncounted) for key, claim in self.claims.items()}
         return Facts(
             taken, dict(self.shadow), claims, dict(self.incarnations), dict(self.redrives), dict(self.replaced),
             dict(self._answers), dict(self._asked), frozenset(self._undone),
@@ -66,11 +66,11 @@ class RulesOfReplicas(Rules):
         self._once |= (self._undone - facts.undone) | (self._answers.keys() - facts.answers.keys())
         self.handed_out.clear()
         for key, claim in self.claims.items():
-            ended, returned = facts.claims.get(key, (FORGOTTEN, True))
+            ended, returned, uncounted = facts.claims.get(key, (FORGOTTEN, True, False))
             if ended != claim.ended:
                 self.touched.add(key)
-            claim.ended, claim.returned = ended, returned
-            if claim.delivered and ended not in (FORGOTTEN, 'giveback'):
+            claim.ended, claim.returned, claim.uncounted = ended, returned, uncounted
+            if claim.delivered and not uncounted and ended not in (FORGOTTEN, 'giveback'):
                 self._count_delivery(key)
         self.shadow = dict(facts.shadow)
         self.incarnations = dict(facts.incarnations)

@@ -1,4 +1,4 @@
-"""Rules left out of what replaces a task that waits."""
+"""Rules left out of what replaces a task that waits, and of how tasks expire."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from tests.simulation.mutants import Mutant
-from torrelque.transports.memory import verbs
+from torrelque.transports.memory import claims, verbs
 from torrelque.transports.memory.enqueueing import _Enqueue, _New
 from torrelque.transports.memory.keyspace import Keyspace
-from torrelque.transports.memory.prelude import Run
+from torrelque.transports.memory.prelude import Run, stamp
 
 __all__ = ('MUTANTS',)
 
@@ -74,6 +74,59 @@ def _leaving_it(name: str) -> Mutant:
     return lambda patch: _while_enqueueing(patch, name, lambda *_: 0)
 
 
+def started_after_it_expired(patch: pytest.MonkeyPatch) -> None:
+    """Who claims does not look when a task expires."""
+    claim = verbs.VERBS['claim']
+
+    def mutant(run: Run) -> Any:  # noqa: ANN401 - a reply
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Run, 'is_late', lambda *_: False)
+            return claim(run)
+
+    patch.setattr('torrelque.transports.memory.server.VERBS', {**verbs.VERBS, 'claim': mutant})
+
+
+def expired_when_it_is_due(patch: pytest.MonkeyPatch) -> None:
+    """A delayed task that expires before it is due is left until then."""
+    patch.setattr(Run, 'due_time', lambda self, _, delay: float(stamp(self.now + float(delay))))
+
+
+def retried_after_it_expired(patch: pytest.MonkeyPatch) -> None:
+    """What comes back from a consumer does not expire any more."""
+    requeue = verbs.VERBS['requeue']
+
+    def mutant(run: Run) -> Any:  # noqa: ANN401 - a reply
+        reply = requeue(run)
+        for task_id in run.args[3::5]:
+            run.db.hdel(run.state_key(task_id), (b'expires',))
+        return reply
+
+    patch.setattr('torrelque.transports.memory.server.VERBS', {**verbs.VERBS, 'requeue': mutant})
+
+
+def expired_without_a_trace(patch: pytest.MonkeyPatch) -> None:
+    """Whoever looks a moment later is told that there never was such a task."""
+    end_late = claims.end_late
+
+    def mutant(run: Run, late: Any) -> int:  # noqa: ANN401 - as the original's
+        rejected = end_late(run, late)
+        run.db.delete([run.state_key(item.id) for item in late if not item.state.rejects])
+        return rejected
+
+    patch.setattr(claims, 'end_late', mutant)
+    patch.setattr(verbs, 'end_late', mutant)
+
+
+def dead_letters_that_expire_again(patch: pytest.MonkeyPatch) -> None:
+    """A dead letter that is redriven expires at once, for ever."""
+    hdel = Keyspace.hdel
+
+    def mutant(self: Keyspace, key: bytes, fields: Any) -> int:  # noqa: ANN401 - as the original's
+        return hdel(self, key, [field for field in fields if field not in (b'expires', b'on_expiry')])
+
+    patch.setattr(Keyspace, 'hdel', mutant)
+
+
 MUTANTS: dict[str, tuple[str, Mutant]] = {
     'replaced while worked on': ('debounce', replaced_while_worked_on),
     'dead letters replaced': ('debounce', dead_letters_replaced),
@@ -81,5 +134,10 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'the first of a call counts': ('debounce', the_first_of_a_call_counts),
     'postponed, and pending still': ('debounce', _leaving_it('lrem')),
     'advanced, and delayed still': ('debounce', _leaving_it('zrem')),
+    'started after it expired': ('alone', started_after_it_expired),
+    'expired when it is due': ('alone', expired_when_it_is_due),
+    'retried after it expired': ('alone', retried_after_it_expired),
+    'expired without a trace': ('alone', expired_without_a_trace),
+    'dead letters that expire again': ('alone', dead_letters_that_expire_again),
 }
 """By name: the world that has to notice, and the mutation."""

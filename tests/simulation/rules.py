@@ -18,7 +18,7 @@ Key = tuple[bytes, bytes, int]
 Changes = Mapping[bytes, tuple[View, View]]
 Args = Sequence[bytes]
 
-PENDING, WORKING, DELAYED, COMPLETED, REJECTED = b'0', b'1', b'2', b'3', b'4'
+PENDING, WORKING, DELAYED, COMPLETED, REJECTED, EXPIRED = b'0', b'1', b'2', b'3', b'4', b'5'
 LANED = frozenset(
     ('enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'progress', 'cancel', 'redrive', 'purge', 'flow')
 )
@@ -43,7 +43,7 @@ def require(condition: bool, text: str, *details: object) -> None:
 class ClaimRecord:
     """A claim that the server made: how it ended, and whether a caller ever got it."""
 
-    __slots__ = ('base', 'delivered', 'ended', 'incarnation', 'legacy', 'limit', 'made', 'returned')
+    __slots__ = ('base', 'delivered', 'ended', 'incarnation', 'legacy', 'limit', 'made', 'returned', 'uncounted')
 
     def __init__(self, made: float, incarnation: int, limit: int | None, base: int, *, legacy: bool) -> None:
         self.made = made
@@ -54,6 +54,7 @@ class ClaimRecord:
         self.ended: str | None = None
         self.returned = False  # to be claimed again
         self.delivered = False
+        self.uncounted = False  # by who requeued it
 
 
 class Rules:
@@ -69,6 +70,7 @@ class Rules:
         self.handed_out: dict[tuple[bytes, int], int] = {}  # by id and incarnation: deliveries not given back
         self.redrives: Counter[bytes] = Counter()  # by payload
         self.replaced: Counter[bytes] = Counter()
+        self.tally: Counter[str] = Counter()
         self.last_claim = 0.0
         self.trimmed = 0
         self._answers: dict[tuple[bytes, ...], Reply] = {}
@@ -164,7 +166,8 @@ class Rules:
         status = view.state.get(b'status')
         if view.payload is None:
             require(view.places() == 0, 'an id without a task', task_id, view)
-            require(not view.state or (view.expires and status in (COMPLETED, REJECTED)), 'a state left', task_id, view)
+            over = view.expires and status in (COMPLETED, REJECTED, EXPIRED)
+            require(not view.state or over, 'a state left', task_id, view)
             return
         require(view.places() == 1, 'a task that is not in one place', task_id, view)
         require(not view.expires, 'a task whose state will expire', task_id, view)
@@ -271,18 +274,24 @@ class Rules:
         moved: set[bytes] = set()
         for letter, item in zip(reply[1], _items(args, 6, 4), strict=True):
             task_id, old = item[0], self._before(item[0], changes)
-            expected = _replacing(item, old, moved) if item[6:] not in ([], [b'']) else b'e'
+            expected = _replacing(item, old, moved) if item[6:7] not in ([], [b'']) else b'e'
             if old.payload is None and task_id not in done:
-                expected = b'u' if item[6:] == [b'only'] else b'n'
+                expected = b'u' if item[6:7] == [b'only'] else b'n'
             require(letter in expected, 'enqueue answered wrongly', task_id, chr(letter), expected)
             if letter in b'nr':
                 done[task_id] = item
-        for task_id, (_, payload, _, delay, *_) in done.items():
+        for task_id, (_, payload, _, delay, *more) in done.items():
             view, old = self._after(task_id), self._before(task_id, changes)
             placed = view.delayed is not None if delay else view.pending == 1
             placed = placed or (view.dequeueing == 1 and not delay)
             clean = not {b'claim', b'result', b'dequeue_count', b'release_time', b'dequeue_base'} & view.state.keys()
             require(view.payload == payload and placed and clean, 'enqueued wrongly', task_id, view)
+            expires = more[3] if len(more) > 3 else b''
+            require((view.expiry is not None) == bool(expires), 'expires, or not, as nobody wants it', task_id, view)
+            if expires:
+                off = abs((view.expiry or 0) - self._clock() - float(expires))
+                require(off < 1e-5, 'expires at another time', task_id, view)
+            self._check_delay(task_id, view)
             self._count_incarnation(task_id)
             if old.payload is not None:
                 require(view.revision == old.revision + 1, 'replaced without a transition', task_id, old, view)
@@ -310,6 +319,7 @@ class Rules:
             require(new.state.get(b'headers', b'') == headers, 'answered other headers', task_id, headers)
             require(attempt == new.attempt, 'told of another attempt', task_id, attempt, new)
             require(not _exhausted(old), 'claimed beyond its limit', task_id, old)
+            require(not self._late(old), 'claimed after it expired', task_id, old)
             self._begin_claim(task_id, new)
         if taken:
             self.last_claim = self._clock()
@@ -317,7 +327,7 @@ class Rules:
             self.on_claim(list(taken), self._clock())
         others = {task_id: change for task_id, change in changes.items() if task_id not in taken}
         for task_id, (old, new) in others.items():
-            if old.pending:
+            if old.pending and not self._ended_late(task_id, old, new):
                 require(_exhausted(old) and new.rejected is not None, 'a claim put away', task_id, old, new)
         self._returned({task_id: change for task_id, change in others.items() if not change[0].pending})
         return set(changes) | gone
@@ -328,6 +338,10 @@ class Rules:
 
     def _sweep(self, args: Args, reply: object, changes: Changes) -> set[bytes]:
         gone, others = self._trimmed(args[1:], changes)
+        if args[0] == b'expired':
+            for task_id, (old, new) in others.items():
+                require(old.pending > 0 and self._ended_late(task_id, old, new), 'swept away', task_id, old, new)
+            return set(changes)
         return self._returned(others) | gone
 
     def _trimmed(self, cap: Args, changes: Changes) -> tuple[set[bytes], Changes]:
@@ -369,6 +383,8 @@ class Rules:
             stale = old.working is not None and old.working <= now
             due = old.delayed is not None and old.delayed <= now
             require(stale or due, 'took what was neither stale nor due', task_id, old, new)
+            if self._ended_late(task_id, old, new):
+                continue
             if new.rejected is not None:
                 require(_exhausted(old), 'rejected without reason', task_id, old, new)
             else:
@@ -377,6 +393,27 @@ class Rules:
                 )
                 require(due or not _exhausted(old), 'returned beyond its limit', task_id, old, new)
         return set(changes)
+
+    def _late(self, view: View) -> bool:
+        return view.expiry is not None and view.expiry <= float(f'{self._clock():.6f}')
+
+    def _ended_late(self, task_id: bytes, old: View, new: View) -> bool:
+        """Whether a task expired, and ended so. If it is at its limit, too, it may be a dead letter for that."""
+        if not self._late(old) or (_exhausted(old) and new.state.get(b'reason') != b'expired'):
+            return False
+        if old.state.get(b'on_expiry') == b'reject':
+            told = new.state.get(b'reason') == b'expired' and new.expiry is None and new.payload == old.payload
+            trimmed = self._after(task_id) == NOWHERE
+            require(new.rejected is not None and (told or trimmed), 'expired, but no dead letter', task_id, old, new)
+        else:
+            gone = new.payload is None and new.expires and new.state.get(b'status') == EXPIRED
+            require(gone, 'expired, but not gone', task_id, old, new)
+        self.tally['expired'] += 1
+        return True
+
+    def _check_delay(self, task_id: bytes, view: View) -> None:
+        due = view.delayed is None or view.expiry is None or view.delayed <= view.expiry
+        require(due, 'due after it has expired', task_id, view)
 
     def _claimed(
         self, args: Args, width: int, letters: Sequence[int], changes: Changes, *, shared: int = 0, keeps: bool = False
@@ -412,8 +449,11 @@ class Rules:
             require(placed and new.dequeue_count == old.dequeue_count, 'requeued wrongly', task_id, old, new)
             require(new.attempt == old.attempt - bool(uncounted), 'counted wrongly', task_id, old, new)
             claim = self.claims.get((task_id, *old.receipt)) if old.receipt and uncounted else None
-            if claim is not None and claim.delivered:
-                self.handed_out[task_id, claim.incarnation] -= 1
+            if claim is not None:
+                claim.uncounted = True
+                self.handed_out[task_id, claim.incarnation] -= claim.delivered
+            require(new.expiry == old.expiry, 'expires at another time', task_id, old, new)
+            self._check_delay(task_id, new)
         return {task_id for task_id, *_ in done}
 
     def _reject(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:

@@ -36,6 +36,10 @@ class View(NamedTuple):
         return int(self.state.get(b'revision', b'1'))
 
     @property
+    def expiry(self) -> float | None:
+        return float(self.state[b'expires']) if b'expires' in self.state else None
+
+    @property
     def attempt(self) -> int:
         """Which delivery the last one was since the task was enqueued or redriven."""
         return self.dequeue_count - int(self.state.get(b'dequeue_base', b'0'))

@@ -88,6 +88,7 @@ class World:
         self._ids: list[str] = []
         self._idle_since: dict[Rules, float] = {}
         self.servers = 1
+        self._uses = b''
         if config.shards:
             self.servers = self.random.choice((1, 2))
             shards.open_queue(self)
@@ -212,7 +213,8 @@ class World:
         self.scheduler.run(self.scheduler.now + self.config.seconds)
 
     def _use_later_version(self) -> None:
-        self.command(Call('HSET', (KEYS['counters'],), ('uses', 'z')))
+        self._uses = self.command(Call('HGET', (KEYS['counters'],), ('uses',))) or b''
+        self.command(Call('HSET', (KEYS['counters'],), ('uses', self._uses + b'z')))
 
     def _plan(self, client: Client | LegacyClient, accident: str, rate: float) -> None:
         """Let an accident befall somebody, again and again."""
@@ -257,7 +259,7 @@ class World:
         self.tell('rest')
         self.ending = True
         if self.config.later:  # the later version knows how to undo that
-            self.command(Call('HDEL', (KEYS['counters'],), ('uses',)))
+            self.command(Call('HSET', (KEYS['counters'],), ('uses', self._uses)))
         self.network.faults = NONE
         if self.nodes:
             self.nodes.end()

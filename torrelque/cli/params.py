@@ -31,6 +31,7 @@ class Status(StrEnum):
     DELAYED = 'delayed'
     COMPLETED = 'completed'
     REJECTED = 'rejected'
+    EXPIRED = 'expired'
 
     @property
     def meant(self) -> TorrelqueTaskStatus:

@@ -26,6 +26,7 @@ STYLES = {
     TorrelqueTaskStatus.DELAYED: 'blue',
     TorrelqueTaskStatus.COMPLETED: 'green',
     TorrelqueTaskStatus.REJECTED: 'red',
+    TorrelqueTaskStatus.EXPIRED: 'dim',
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from itertools import chain
-from typing import Any, Generic, Literal, NamedTuple, TypeAlias
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias
 
 from torrelque.core import checks
 from torrelque.core.codec import Serialiser, dump_headers, dump_payload
@@ -42,8 +42,11 @@ __all__ = (
     'ClaimedTask',
     'Command',
     'EnqueueItem',
+    'Expiry',
     'IfExists',
     'Item',
+    'Moment',
+    'OnExpiry',
     'Outcome',
     'ReleaseItem',
     'RequeueItem',
@@ -56,6 +59,7 @@ __all__ = (
     'enqueue_item',
     'enqueue_words',
     'exists_error',
+    'expiry_words',
     'extend_item',
     'new_item',
     'only_replacing',
@@ -76,9 +80,26 @@ MAX_ITEMS = 250
 Item: TypeAlias = tuple[Arg, ...]
 """The arguments of one item of a call."""
 
+Expiry: TypeAlias = tuple[str, str]
+"""When a task expires, and what is to become of it then, as arguments."""
+
+NEVER: Expiry = ('', '')
+
 
 IfExists: TypeAlias = Literal['ignore', 'raise', 'replace']
 """What to do if there is a task with the id of a new one."""
+
+
+class Moment(Protocol):
+    """What a datetime has."""
+
+    def timestamp(self) -> float: ...
+
+    def utcoffset(self) -> Any: ...  # noqa: ANN401 - a timedelta
+
+
+OnExpiry: TypeAlias = Literal['drop', 'reject']
+"""What to do with a task that expires."""
 
 _REPLACE, _ONLY = 'replace', 'only'
 
@@ -304,6 +325,9 @@ class EnqueueItem(Generic[Payload]):
     time_limit: float | None = None
     if_exists: IfExists | None = None
     replace: bool = False
+    expires_in: float | None = None
+    expires_at: Moment | float | None = None
+    on_expiry: OnExpiry | None = None
 
 
 @dataclass(slots=True)
@@ -353,6 +377,7 @@ def new_item(
     headers: Mapping[str, str] | None = None,
     *,
     replace: bool = False,
+    expiry: Expiry = NEVER,
 ) -> Item:
     """Check and write a task to enqueue.
 
@@ -364,11 +389,34 @@ def new_item(
         task_id: The id; None draws a new one.
         headers: The task's headers.
         replace: Whether it replaces a waiting task with this id.
+        expiry: What `expiry_words` returned.
     """
     checked = new_id() if task_id is None else str(checks.check_text('task_id', task_id))
     written = b'' if headers is None else dump_headers(checks.check_headers(headers))
     item = checked.encode(), dump_payload(serialiser, task), *words, written
-    return (*item, _REPLACE) if replace else item
+    return (*item, _REPLACE if replace else '', *expiry) if replace or expiry is not NEVER else item
+
+
+def expiry_words(
+    expires_in: float | None, expires_at: Moment | float | None, on_expiry: OnExpiry | None, delay: float | None
+) -> Expiry:
+    """When a task expires, and what is to become of it then, checked."""
+    if on_expiry not in (None, 'drop', 'reject'):
+        raise TorrelqueValueError(f"on_expiry must be 'drop' or 'reject', got {on_expiry!r}")
+    action = 'reject' if on_expiry == 'reject' else ''
+    if expires_in is not None:
+        if expires_at is not None:
+            raise TorrelqueValueError(f'give either expires_in or expires_at, got {expires_in!r} and {expires_at!r}')
+        wait = checks.check_duration('expires_in', expires_in)
+        if wait <= max(0.0, delay or 0.0):
+            more = f'more than delay ({delay!r} s)' if delay and delay > 0 else 'above 0'
+            raise TorrelqueValueError(f'expires_in must be {more}, got {expires_in!r}: the task would never start')
+        return f'+{seconds(wait)}', action
+    if expires_at is not None:
+        return seconds(checks.check_moment('expires_at', expires_at)), action
+    if on_expiry is not None:
+        raise TorrelqueValueError(f'on_expiry={on_expiry!r} needs expires_in or expires_at')
+    return NEVER
 
 
 def only_replacing(item: Item) -> Item | None:

@@ -64,10 +64,12 @@ class TorrelqueTaskStatus(IntEnum):
     """Released. The state is kept only with a result or a ``finished_ttl``."""
     REJECTED = 4
     """A dead letter, or released with this status."""
+    EXPIRED = 5
+    """No consumer started it in time. Its state is kept for a minute."""
 
     def isfinal(self) -> bool:
         """Whether no consumer will get the task any more. A dead letter can still be redriven."""
-        return self in (self.COMPLETED, self.REJECTED)
+        return self in (self.COMPLETED, self.REJECTED, self.EXPIRED)
 
 
 class Receipt(NamedTuple):
@@ -233,6 +235,8 @@ class TorrelqueQueueStats(NamedTuple):
     total_requeued: int = 0
     """Requeued by a consumer, or taken back when a claim became stale."""
     total_rejected: int = 0
+    total_expired: int = 0
+    """Dropped because no consumer started them in time. Those that became dead letters count as rejected."""
     paused: Pause | None = None
     """The pause in force; None if the queue is not paused."""
 
@@ -281,6 +285,10 @@ class TorrelqueTaskState(NamedTuple):
     """Increases with each transition that 1.0 makes."""
     progress: TaskProgress | None = None
     """What the consumer reported; None if it reported nothing or the claim has ended."""
+    expires: float | None = None
+    """When the task expires: from then on no consumer gets it."""
+    on_expiry: str | None = None
+    """``reject`` if it then becomes a dead letter."""
 
 
 class TorrelqueTask(NamedTuple, Generic[Payload]):
@@ -304,7 +312,7 @@ class TorrelqueTask(NamedTuple, Generic[Payload]):
 STATE_FIELDS = (
     'status', 'timeout', 'result', 'dequeue_count', 'requeue_count', 'enqueue_time', 'last_dequeue_time',
     'last_requeue_time', 'release_time', 'max_dequeues', 'reason', 'revision',
-    'progress', 'claim',
+    'progress', 'expires', 'on_expiry', 'claim',
 )  # fmt: skip
 """The fields of a state's hash, in the order of :class:`TorrelqueTaskState`, and the live claim's token."""
 
@@ -344,7 +352,7 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
     """
     (
         status, timeout, result, dequeues, requeues, enqueued, dequeued, requeued, released, limit, reason, revision,
-        progress, claim,
+        progress, expires, on_expiry, claim,
     ) = values  # fmt: skip
     try:
         known = TorrelqueTaskStatus(_count(status, -1))
@@ -364,6 +372,8 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
         reason=None if reason is None else reason.decode(errors='replace'),
         revision=_count(revision, 1),
         progress=_progress(progress, claim, dequeues) if known is TorrelqueTaskStatus.WORKING and progress else None,
+        expires=number_of(expires),
+        on_expiry=None if on_expiry is None else on_expiry.decode(errors='replace'),
     )
 
 

@@ -59,7 +59,7 @@ def _call(scripts: ScriptSet, keys: Keys, name: str, *args: str | int | bytes) -
 def queue_stats(scripts: ScriptSet, keys: Keys) -> Operation[TorrelqueQueueStats]:
     """Read a queue's counts and totals at one moment."""
     reply = yield from _call(scripts, keys, 'stats')
-    counts, age, totals, pause = reply[:5], reply[5], reply[6:11], reply[11:]
+    counts, age, totals, pause = reply[:5], reply[5], reply[6:12], reply[12:]
     return TorrelqueQueueStats._make([*counts, float(age) if age else None, *map(int, totals), make_pause(*pause)])
 
 
@@ -135,13 +135,13 @@ def sweep(scripts: ScriptSet, keys: Keys, max_rejected: int | None = None) -> Op
 
     """
     counts = []
-    for kind in ('stale', 'due'):
+    for kind in ('stale', 'due', 'expired'):
         count, more = 0, True
         while more:
             returned, more = yield from _call(scripts, keys, 'sweep', kind, *cap(max_rejected))
             count += returned
         counts.append(count)
-    stale, due = counts
+    stale, due, _ = counts
     return stale, due, (yield from _sweep_dequeueing(scripts, keys))
 
 

@@ -37,6 +37,7 @@ STATUSES = {
     TorrelqueTaskStatus.WORKING: TaskResultStatus.RUNNING,
     TorrelqueTaskStatus.COMPLETED: TaskResultStatus.SUCCESSFUL,
     TorrelqueTaskStatus.REJECTED: TaskResultStatus.FAILED,
+    TorrelqueTaskStatus.EXPIRED: TaskResultStatus.FAILED,
 }
 
 TRACEBACK = 8000

@@ -289,7 +289,7 @@ class ShardedDispatcher(Dispatcher):
         """Record the totals of the empty shards that leave the queue."""
         for shard in range(layout.shards, layout.total):
             stats = await self._engine.run(queue_stats(self._scripts, self._keys[shard]))
-            await self._engine.run(sharding.keep_totals(self._main, shard, stats[6:11]))
+            await self._engine.run(sharding.keep_totals(self._main, shard, stats[6:12]))
 
     async def audit(self, result_ttl: float, *, repair: bool) -> list[Violation]:
         await self.is_changed()

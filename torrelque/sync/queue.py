@@ -13,7 +13,7 @@ from redis import Redis, RedisCluster
 from torrelque import queue as asynchronous
 from torrelque.core.auditing import Violation
 from torrelque.core.codec import JSON, Serialiser
-from torrelque.core.commands import EnqueueItem, IfExists, Item, ReleaseItem, RequeueItem
+from torrelque.core.commands import EnqueueItem, IfExists, Item, OnExpiry, ReleaseItem, RequeueItem
 from torrelque.core.durability import Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
@@ -144,6 +144,9 @@ class Torrelque(Generic[Payload]):
         time_limit: float | None = None,
         if_exists: IfExists | None = None,
         replace: bool = False,
+        expires_in: float | None = None,
+        expires_at: datetime | float | None = None,
+        on_expiry: OnExpiry | None = None,
     ) -> str:
         return self._run(
             self._queue.enqueue(
@@ -157,6 +160,9 @@ class Torrelque(Generic[Payload]):
                 time_limit=time_limit,
                 if_exists=if_exists,
                 replace=replace,
+                expires_in=expires_in,
+                expires_at=expires_at,
+                on_expiry=on_expiry,
             )
         )
 
@@ -170,6 +176,9 @@ class Torrelque(Generic[Payload]):
         on_progress: Progress | None = None,
         if_exists: IfExists | None = None,
         replace: bool = False,
+        expires_in: float | None = None,
+        expires_at: datetime | float | None = None,
+        on_expiry: OnExpiry | None = None,
     ) -> list[str | Exception]:
         return self._run(
             self._queue.enqueue_many(
@@ -180,6 +189,9 @@ class Torrelque(Generic[Payload]):
                 on_progress=on_progress,
                 if_exists=if_exists,
                 replace=replace,
+                expires_in=expires_in,
+                expires_at=expires_at,
+                on_expiry=on_expiry,
             )
         )
 

@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, is_dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any, Concatenate, Generic, Literal, TypeVar, cast, get_args, get_origin, get_type_hints, overload
 
@@ -171,6 +172,9 @@ class Kind(Generic[P, R]):
         time_limit: float | None = None,
         if_exists: Literal['ignore', 'raise', 'replace'] | None = None,
         replace: bool = False,
+        expires_in: float | None = None,
+        expires_at: datetime | float | None = None,
+        on_expiry: Literal['drop', 'reject'] | None = None,
     ) -> str:
         """Add a task of this kind. Arguments, result and errors are those of :meth:`torrelque.Torrelque.enqueue`.
 
@@ -186,6 +190,9 @@ class Kind(Generic[P, R]):
             time_limit: Seconds that the function may take; overrides the limits of the kind and of the worker.
             if_exists: What to do if there is a task with this id.
             replace: True is short for ``if_exists='replace'``.
+            expires_in: Seconds after which nobody is given the task any more.
+            expires_at: The same as a moment: a datetime with a time zone, or a Unix time.
+            on_expiry: Whether to ``'drop'`` a task that expires, or to ``'reject'`` it.
         """
         return await queue.enqueue(
             self._dump(payload),
@@ -198,6 +205,9 @@ class Kind(Generic[P, R]):
             time_limit=time_limit,
             if_exists=if_exists,
             replace=replace,
+            expires_in=expires_in,
+            expires_at=expires_at,
+            on_expiry=on_expiry,
         )
 
     async def result(self, queue: Torrelque[Any], task_id: str, timeout: float | None = None) -> R:
@@ -211,13 +221,15 @@ class Kind(Generic[P, R]):
             timeout: Seconds. None or 0 sets no limit.
 
         Raises:
-            TorrelqueError: The task was rejected; the message has the reason.
+            TorrelqueError: The task was rejected, and the message has the reason; or it expired.
             TorrelqueLookupError: As :meth:`torrelque.Torrelque.wait` raises it.
             TorrelqueTimeoutError: The task did not end in time.
         """
         state = await queue.wait(task_id, timeout)
         if state.status is TorrelqueTaskStatus.REJECTED:
             raise TorrelqueError(f'task {str(task_id)!r} was rejected: {state.reason}')
+        if state.status is TorrelqueTaskStatus.EXPIRED:
+            raise TorrelqueError(f'task {str(task_id)!r} expired before it was started')
         return cast('R', None if state.result is None else self._load_result(state.result))
 
     def handler(self, context: Any) -> Handler:  # noqa: ANN401 - the user's

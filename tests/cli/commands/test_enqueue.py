@@ -42,7 +42,7 @@ def test_the_payload_is_sent_as_it_is_given(command: Command) -> None:
 def test_options(command: Command) -> None:
     ended = command(
         'enqueue', '"x"', '--task-id', 'x', '--delay', '2h', '--task-timeout', '90s', '--max-dequeues', '3',
-        '-H', 'trace=7f', '--header', 'b=c=d',
+        '-H', 'trace=7f', '--header', 'b=c=d', '--expires-in', '1d', '--on-expiry', 'reject',
     )  # fmt: skip
     assert ended == (0, 'x\n', '')
     task: TorrelqueTask = command.do(lambda queue: queue.get_task('x'))
@@ -50,6 +50,8 @@ def test_options(command: Command) -> None:
     assert (task.state.timeout, task.state.max_dequeues) == (90, 3)
     assert task.state.enqueue_time is not None
     assert task.due == pytest.approx(task.state.enqueue_time + 7200)
+    assert task.state.expires == pytest.approx(task.state.enqueue_time + 86_400)
+    assert task.state.on_expiry == 'reject'
 
 
 def test_if_it_exists(command: Command, tmp_path: Path) -> None:

@@ -152,6 +152,7 @@ async def test_what_is_told_of_a_queue(command: Command) -> None:
         ('completed_total', 'mail'): 1,
         ('requeued_total', 'mail'): 1,
         ('rejected_total', 'mail'): 1,
+        ('expired_total', 'mail'): 0,
         ('paused', 'mail', ''): 0,
     }
 

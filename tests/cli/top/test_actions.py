@@ -10,7 +10,7 @@ from torrelque.testing import MemoryTransport
 
 pytestmark = pytest.mark.anyio
 
-PENDING, WORKING, DELAYED, COMPLETED, REJECTED = TorrelqueTaskStatus
+PENDING, WORKING, DELAYED, COMPLETED, REJECTED, *_ = TorrelqueTaskStatus
 
 
 @pytest.mark.parametrize(

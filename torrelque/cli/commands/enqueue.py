@@ -35,6 +35,13 @@ class IfExists(Enum):
     REPLACE = 'replace'
 
 
+class OnExpiry(Enum):
+    """The same of its other argument."""
+
+    DROP = 'drop'
+    REJECT = 'reject'
+
+
 ROUND_TRIP = 250
 """Number of tasks that the library sends together: all of them are enqueued, or none."""
 
@@ -89,6 +96,19 @@ async def enqueue(
             help='What to do if there is a task with this id: ignore (the default), raise, or replace one that waits.',
         ),
     ] = None,
+    expires_in: Annotated[
+        float | None,
+        typer.Option(
+            metavar=TIME,
+            parser=parse_time,
+            show_default=False,
+            help='Drop the task if nobody has started it after this time.',
+        ),
+    ] = None,
+    on_expiry: Annotated[
+        OnExpiry | None,
+        typer.Option(show_default=False, help='What to do with a task that expires; drop is the default.'),
+    ] = None,
     header: Annotated[
         list[str] | None,
         typer.Option('--header', '-H', metavar='NAME=VALUE', show_default=False, help='A header; repeatable.'),
@@ -110,6 +130,8 @@ async def enqueue(
         'task_timeout': task_timeout,
         'delay': delay,
         'max_dequeues': max_dequeues,
+        'expires_in': expires_in,
+        'on_expiry': None if on_expiry is None else on_expiry.value,
         'if_exists': None if if_exists is None else if_exists.value,
         'headers': parse_headers(header or ()) or None,
     }

@@ -55,8 +55,9 @@ async def stats(settings: Settings) -> None:
     ever = [
         ('enqueued', counts.total_enqueued), ('claimed', counts.total_claimed), ('completed', counts.total_completed),
         ('requeued', counts.total_requeued), ('rejected', counts.total_rejected),
+        ('expired', counts.total_expired),
     ]  # fmt: skip
-    for (name, count), (total_name, total) in zip([*now.items(), ('', None)], ever, strict=True):
+    for (name, count), (total_name, total) in zip([*now.items(), ('', None), ('', None)], ever, strict=True):
         table.add_row(name, '' if count is None else f'{count:,}', total_name, f'{total:,}')
     out = console()
     out.print(f'queue {printable(settings.queue)}')

@@ -84,6 +84,8 @@ def _print(queue: str, task: TorrelqueTask, now: float, holder: str | None) -> N
     facts.add_row('tries', deliveries(state))
     if state.progress is not None:
         facts.add_row('progress', f'{progress(state)}, {age(now - state.progress.time)} ago')
+    if state.expires is not None:
+        facts.add_row('expires', f'{_local_time(state.expires)}{", to the dead letters" if state.on_expiry else ""}')
     facts.add_row('timeout', age(state.timeout))
     for name, value in task.headers.items():
         facts.add_row('header', f'{printable(name)}={printable(value)}')

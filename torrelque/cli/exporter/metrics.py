@@ -28,6 +28,7 @@ TOTALS = {
     'completed': 'Tasks that were released.',
     'requeued': 'Tasks requeued by consumers, or taken back from those that did not finish in time.',
     'rejected': 'Tasks that became dead letters.',
+    'expired': 'Tasks that were dropped as nobody started them in time.',
 }
 
 

@@ -24,6 +24,7 @@ STATUS = {
     TorrelqueTaskStatus.DELAYED: '#d2a8ff',
     TorrelqueTaskStatus.COMPLETED: GOOD,
     TorrelqueTaskStatus.REJECTED: BAD,
+    TorrelqueTaskStatus.EXPIRED: BAD,
 }
 
 THEME = Theme(

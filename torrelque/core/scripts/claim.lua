@@ -1,4 +1,4 @@
--- Return at most 20 stale and 20 due tasks to pending, then claim up to n tasks for the caller.
+-- Return at most 20 stale and 20 due tasks to pending, then claim up to n tasks for the caller. Expired tasks end.
 -- KEYS: pending delayed working tasks task wake timer counters rejected missing lane
 -- ARGV: lane nonce sequence n willing (how long the caller will go on waiting, in seconds; 0 if it does not wait), then the
 --   maximum number of dead letters, if there is a cap
@@ -8,6 +8,7 @@
 --   was enqueued or last redriven) and headers, separated by blanks; '' for a first delivery without headers
 
 local K = 20
+local MOST = 210 -- ids that are read where tasks expire: with the stale and due ones, no more than 250
 local n, willing, prefix = tonumber(ARGV[4]), tonumber(ARGV[5]), task .. ':'
 
 local outcome, answer = enter()
@@ -58,7 +59,7 @@ local event = stale and due and math.min(stale, due) or stale or due
 -- First, plan which tasks return to pending, if any.
 local none = {}
 local plan = { stale = none, due = none, stale_ids = none, due_ids = none, pushed = none, returned = none, dead = none,
-  missing = {}, stale_count = 0 }
+  missing = {}, late = none, stale_count = 0 }
 local returns = event and event <= tonumber(present)
 if returns then
   -- rarely
@@ -69,11 +70,15 @@ end
 local front = redis.call('LRANGE', pending, -(n + 2), -1) -- two more than are wanted: whether any are left
 local length = #front < n + 2 and #front -- of pending, once its end was seen
 
-local taken, dead, looked_at, mine = {}, {}, 0, {}
+local expires, most = has_used('e'), n + K
+if expires and n > 0 then
+  most = math.max(most, MOST)
+end
+local taken, dead, late, looked_at, mine = {}, {}, {}, 0, {}
 local keys, payloads, timeouts, states = {}, {}, {}, {} -- of those that are taken
-while #taken < n and looked_at < n + K do
+while #taken < n and looked_at < most do
   -- Ids in their order from the front of pending, as it will be once the planned ids are pushed.
-  local count, ids, part = math.min(n - #taken, n + K - looked_at), {}, front
+  local count, ids, part = math.min(n - #taken, most - looked_at), {}, front
   if looked_at > 0 then
     part = none
     if not length or looked_at < length then
@@ -100,9 +105,15 @@ while #taken < n and looked_at < n + K do
     elseif not mine[id] then
       local values = state or redis.pcall('HMGET', key, 'status', 'timeout', 'dequeue_count', 'revision', 'max_dequeues',
         'dequeue_base', 'headers')
-      local elsewhere, timeout = false, values[2]
+      local elsewhere, timeout, expiry = false, values[2], nil
+      if expires and not state and not values.err then
+        -- rarely
+        expiry = read_expiry(key)
+        -- end
+      end
       -- Usually the task is pending, was never delivered, and has no special fields.
-      if values[1] ~= PENDING or values[3] or values[4] or values[5] or values[6] or values[7] then
+      if values[1] ~= PENDING or values[3] or values[4] or values[5] or values[6] or values[7]
+        or expiry then
         -- rarely
         -- A state that says pending is trusted. With another status, the id may also be in another collection.
         elsewhere = values[1] ~= PENDING and (
@@ -119,11 +130,16 @@ while #taken < n and looked_at < n + K do
           max_dequeues = number(values[5], nil),
           dequeue_base = number(values[6], 0),
           headers = values[7],
+          expiry = expiry,
         }
         reason = reason or exhausted(state)
         if reason and not elsewhere then
           mine[id] = true
           dead[#dead + 1] = { id = id, state = state or nil, reason = reason }
+          elsewhere = true
+        elseif not elsewhere and is_late(state) then
+          mine[id] = true
+          late[#late + 1] = { id = id, state = state }
           elsewhere = true
         end
         timeout = state and state.timeout
@@ -140,25 +156,25 @@ while #taken < n and looked_at < n + K do
 end
 redis.call('ZMSCORE', working, '') -- never an id: who may take tasks may do this, and an operator may not
 local short = #taken < n
-  and (#plan.stale_ids == K or #plan.due_ids == K or looked_at == n + K)
+  and (#plan.stale_ids == K or #plan.due_ids == K or looked_at == most)
 local left -- pending afterwards, as far as that is known
 if not returns then
   left = length and length - looked_at or looked_at <= n and 2 or nil
 end
 
-if returns or #dead > 0 or #plan.missing > 0 then
+if returns or #dead > 0 or #late > 0 or #plan.missing > 0 then
   -- rarely
-  local buried = #plan.dead + #dead
-  if buried > 0 then
+  if #plan.dead + #dead + #plan.late + #late > 0 then
     redis.call('ZCARD', rejected)
   end
   look_aside(plan.missing)
   begin_writing(ARGV[6])
-  return_planned(plan)
+  local buried = return_planned(plan) + #dead
   if looked_at > 0 then
     redis.call('LTRIM', pending, 0, -(looked_at + 1))
   end
   bury(dead)
+  buried = buried + end_late(late)
   add('requeued', requeued, plan.stale_count)
   add('rejected', refused, buried)
   trim(ARGV[6], buried)

@@ -1,10 +1,11 @@
 -- Add tasks to the back of pending, or to delayed, or replace waiting ones. If the id of a task is already queued, nothing
 -- changes for it, unless its item says so.
 -- KEYS: pending delayed working tasks task wake timer counters rejected lane
--- ARGV: lane nonce sequence, words per item (2, 6 or 7); if 2, what all items share: timeout delay max_dequeues headers (the
---   last three may be ''); then for each task: id payload, and if 6 its own timeout delay max_dequeues headers, and if 7 also
---   replace to replace a waiting task with that id, only to do that and not to add a task, or ''; then, in a queue with
---   shards, the layout's generation
+-- ARGV: lane nonce sequence, words per item (2, 6 or 9); if 2, what all items share: timeout delay max_dequeues headers (the
+--   last three may be ''); then for each task: id payload, and if 6 its own timeout delay max_dequeues headers, and if 9 also
+--   replace to replace a waiting task with that id, only to do that and not to add a task, or ''; when it expires, as Unix time
+--   or with a plus in seconds from now, or ''; reject to make it a dead letter then, or ''; then, in a queue with shards, the
+--   layout's generation
 -- returns: OK and a letter for each task: n new, e existing, r replaced, w not replaced because a consumer works on it, d not
 --   replaced because it is a dead letter, u nothing to replace, a not done and to be sent again; RESHARDED if another
 --   generation is recorded; SHARDED and the number of shards if the queue has shards and the caller assumes none
@@ -40,6 +41,7 @@ end
 any = exist(states) -- mostly none of the ids has ever been used, and none need be looked at alone
 local answers, fresh, payloads, pushed, later, seen = {}, {}, {}, {}, {}, {}
 local revisions, postponed, advanced -- of tasks that are replaced
+local expiries, any_expires
 if width > 6 then
   -- rarely
   -- A call may contain an id several times: each item is answered as if it were a call, and the last one done is written.
@@ -80,14 +82,17 @@ if width > 6 then
   if ARGV[1] == '' and (answers[1] == 'w' or answers[1] == 'd') then
     return redis.error_reply('EXISTS the task is worked on or a dead letter, nothing was changed')
   end
-  revisions, advanced = {}, {}
+  revisions, advanced, expiries = {}, {}, {}
   for place, plan in ipairs(order) do
     local at = begin + (plan.index - 1) * width
-    local id, delay = plan.id, ARGV[at + 3]
+    local id, delay, expires = plan.id, ARGV[at + 3], ARGV[at + 7]
+    local expiry = expires ~= '' and { time = tonumber(expires) + (string.sub(expires, 1, 1) == '+' and now or 0) } or nil
+    expiries[place] = expiry
+    any_expires = any_expires or expiry
     fresh[place], revisions[place] = plan.index, plan.queued
     payloads[2 * place - 1], payloads[2 * place] = id, ARGV[at + 1]
     if delay ~= '' then
-      later[#later + 1] = stamp(now + tonumber(delay))
+      later[#later + 1] = due_time({ expiry = expiry }, delay)
       later[#later + 1] = id
       postponed = plan.place == 'pending' and id or postponed
     elseif plan.place ~= 'pending' then -- there it keeps its place
@@ -154,8 +159,11 @@ for place = 1, #fresh do
   local key, at = states[index], width == 2 and 5 or begin + (index - 1) * width + 2
   local timeout, limit, headers = ARGV[at], ARGV[at + 2], ARGV[at + 3]
   local status = ARGV[at + 1] == '' and PENDING or DELAYED
-  local revision = revisions and revisions[place]
-  if limit == '' and headers == '' and not revision then
+  local revision, expiry = nil, nil
+  if revisions then
+    revision, expiry = revisions[place], expiries[place]
+  end
+  if limit == '' and headers == '' and not (revision or expiry) then
     redis.call('HSET', key, 'status', status, 'timeout', timeout, 'enqueue_time', present)
   else
     local fields = { 'status', status, 'timeout', timeout, 'enqueue_time', present }
@@ -168,6 +176,12 @@ for place = 1, #fresh do
     if revision then
       fields[#fields + 1], fields[#fields + 2] = 'revision', revision
     end
+    if expiry then
+      fields[#fields + 1], fields[#fields + 2] = 'expires', stamp(expiry.time)
+      if ARGV[at + 6] ~= '' then
+        fields[#fields + 1], fields[#fields + 2] = 'on_expiry', ARGV[at + 6]
+      end
+    end
     redis.call('HSET', key, unpack(fields))
   end
   redis.pcall('PUBLISH', key, (revision or '1') .. ' ' .. status)
@@ -177,6 +191,13 @@ for first = 1, #pushed, CHUNK do
   left = redis.call('LPUSH', pending, unpack(pushed, first, math.min(first + CHUNK - 1, #pushed)))
 end
 variadic('ZADD', delayed, later)
+if any_expires then
+  -- rarely
+  if not has_used('e') then
+    redis.call('HSET', counters, 'uses', (features or '') .. 'e')
+  end
+  -- end
+end
 add('enqueued', enqueued, count_new)
 hint(false, left)
 return leave(table.concat(answers))

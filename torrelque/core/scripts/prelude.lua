@@ -5,14 +5,17 @@
 -- not undo what a script wrote. A full server refuses a script that begins with a write that needs memory, and permits
 -- everything after a removal, so every verb except enqueue begins with a removal (`begin_writing`).
 
-local PENDING, WORKING, DELAYED, COMPLETED, REJECTED = '0', '1', '2', '3', '4'
+local PENDING, WORKING, DELAYED, COMPLETED, REJECTED, EXPIRED = '0', '1', '2', '3', '4', '5'
 local CHUNK = 1000          -- most values unpacked into one command
 local LANE_TTL = 900000     -- ms; longer than any client goes on repeating a call
 local HORIZON = 10          -- s; events further off are left to a later slice of the waiters
 local GRACE = 50            -- ms; how long a timer outlives its event
 local SET_ASIDE = 604800000 -- ms; for how long an id without a payload can be found
+local EXPIRED_TTL = 60000   -- ms; for how long the state of an expired task is kept
 local DEFAULT_TIMEOUT = 300 -- s; for a state whose timeout cannot be read
-local UNKNOWN = '[^%sp]'    -- matches the letters of features that this version does not know
+local UNKNOWN = '[^%spe]'   -- matches the letters of features that this version does not know
+
+local features -- letters of those that the queue uses, if there are any; `totals` reads them
 
 local now = clock() -- once: it moves within a script on older servers
 
@@ -98,6 +101,28 @@ local function mistyped(answer)
   return answer.err
 end
 
+local function has_used(letter)
+  return features and string.find(features, letter, 1, true)
+end
+
+-- When a task expires, and whether it becomes a dead letter then; nil if it does not expire.
+local function read_expiry(key)
+  local values = has_used('e') and redis.call('HMGET', key, 'expires', 'on_expiry')
+  local time = values and number(values[1], nil)
+  return time and { time = time, rejects = values[2] == 'reject' }
+end
+
+-- From the moment at which a task expires, no consumer gets it.
+local function is_late(state)
+  return state.expiry and state.expiry.time <= tonumber(present)
+end
+
+-- When a delayed task is due: no later than it expires, so that it ends then.
+local function due_time(state, delay)
+  local due = now + tonumber(delay)
+  return stamp(state.expiry and math.min(due, state.expiry.time) or due)
+end
+
 -- The fields of a task's state that verbs need; nil if the key has a wrong type.
 local function read_state(id)
   local key = state_key(id)
@@ -116,6 +141,7 @@ local function read_state(id)
     max_dequeues = number(values[6], nil),
     dequeue_base = number(values[7], 0),
     headers = values[8],
+    expiry = read_expiry(key),
   }
 end
 
@@ -146,8 +172,6 @@ local function transition(state, status, ...)
   redis.call('HSET', key, 'status', status, 'revision', revision, ...)
   redis.pcall('PUBLISH', key, revision .. ' ' .. status)
 end
-
-local features -- letters of those that the queue uses, if there are any; `totals` reads them
 
 -- Read totals, and with them the letters of the features that the queue uses. If this version does not know one of them,
 -- the script ends here, before its first write.
@@ -397,7 +421,7 @@ end
 -- set aside.
 local function plan_return(stale_ids, due_ids)
   local plan = { stale_ids = stale_ids, due_ids = due_ids, stale = {}, due = {}, pushed = {}, returned = {}, dead = {},
-    missing = {}, stale_count = 0, due_count = 0 }
+    missing = {}, late = {}, stale_count = 0, due_count = 0 }
   for _, id in ipairs(stale_ids) do
     plan.stale[id] = true
     if redis.call('HEXISTS', tasks, id) == 1 then
@@ -405,6 +429,8 @@ local function plan_return(stale_ids, due_ids)
       local reason = not state and 'its state is not a hash' or exhausted(state)
       if reason then
         plan.dead[#plan.dead + 1] = { id = id, state = state, reason = reason }
+      elseif is_late(state) then
+        plan.late[#plan.late + 1] = { id = id, state = state }
       else
         plan.stale_count = plan.stale_count + 1
         plan.pushed[#plan.pushed + 1] = id
@@ -420,7 +446,9 @@ local function plan_return(stale_ids, due_ids)
       plan.missing[#plan.missing + 1] = id
     elseif not plan.stale[id] then
       local state = read_state(id)
-      if state then
+      if state and is_late(state) then
+        plan.late[#plan.late + 1] = { id = id, state = state }
+      elseif state then
         plan.due_count = plan.due_count + 1
         plan.pushed[#plan.pushed + 1] = id
         plan.returned[id] = state
@@ -440,6 +468,27 @@ local function bury(dead)
       transition(item.state, REJECTED, 'reason', item.reason, 'release_time', present)
     end
   end
+end
+
+-- End tasks that no consumer started in time: as dead letters, or with a final state that is kept for a while.
+local function end_late(late)
+  local gone = {}
+  for _, item in ipairs(late) do
+    local state = item.state
+    if state.expiry.rejects then -- once redriven, it does not expire
+      redis.call('HDEL', state.key, 'expires', 'on_expiry')
+      item.reason = 'expired'
+      bury({ item })
+    else
+      gone[#gone + 1] = item.id
+      redis.call('HDEL', state.key, 'claim')
+      transition(state, EXPIRED, 'release_time', present)
+      expire(state.key, EXPIRED_TTL)
+    end
+  end
+  variadic('HDEL', tasks, gone)
+  add('expired', #gone > 0 and redis.call('HMGET', counters, 'expired')[1], #gone)
+  return #late - #gone
 end
 
 -- Delete dead letters beyond the cap, the oldest first: at most as many as were added, and 20 more.
@@ -469,6 +518,7 @@ local function return_planned(plan)
   end
   variadic('LPUSH', pending, plan.pushed)
   bury(plan.dead)
+  return #plan.dead + end_late(plan.late)
 end
 
 -- Claims --------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ for _, item in ipairs(items) do
     fields[#fields + 1] = whole(math.min(state.dequeue_base + 1, state.dequeue_count))
   end
   if delay ~= '' then
-    later[#later + 1] = stamp(now + tonumber(delay))
+    later[#later + 1] = due_time(state, delay)
     later[#later + 1] = id
     transition(state, DELAYED, unpack(fields))
   else

@@ -1,7 +1,7 @@
--- Return stale or due tasks to pending, at most 250 per call.
+-- Return stale or due tasks to pending, or end expired ones at the front of pending, at most 250 per call.
 -- KEYS: pending delayed working tasks task wake timer counters rejected missing lane
--- ARGV: kind (stale or due), then the maximum number of dead letters, if there is a cap
--- returns: how many were returned, 1 if there may be more
+-- ARGV: kind (stale, due or expired), then the maximum number of dead letters, if there is a cap
+-- returns: how many were returned or ended, 1 if there may be more
 
 local requeued, refused = totals('requeued', 'rejected')
 look()
@@ -10,11 +10,28 @@ local stale = ARGV[1] == 'stale' and expired(working, 250) or {}
 local due = ARGV[1] == 'due' and expired(delayed, 250) or {}
 local plan = plan_return(stale, due)
 look_aside(plan.missing)
+local seen = {}
+local front = ARGV[1] == 'expired' and has_used('e') and redis.call('LRANGE', pending, -250, -1) or {}
+for index = #front, 1, -1 do
+  local id = front[index]
+  local state = redis.call('HEXISTS', tasks, id) == 1 and read_state(id)
+  -- A state that says otherwise may be listed elsewhere, too.
+  if state and is_late(state) and not seen[id] and redis.call('HGET', state.key, 'status') == PENDING then
+    seen[id] = true
+    plan.late[#plan.late + 1] = { id = id, state = state }
+  end
+end
 
 begin_writing(ARGV[2])
-return_planned(plan)
+for index = 1, #front > 0 and #plan.late or 0 do
+  redis.call('LREM', pending, -1, plan.late[index].id) -- at the front, so it is not far to look
+end
+local buried = return_planned(plan)
 add('requeued', requeued, plan.stale_count)
-add('rejected', refused, #plan.dead)
-trim(ARGV[2], #plan.dead)
+add('rejected', refused, buried)
+trim(ARGV[2], buried)
 hint()
-return { #plan.pushed, (#stale == 250 or #due == 250) and 1 or 0 }
+return {
+  #plan.pushed + #plan.late,
+  (#stale == 250 or #due == 250 or (#front == 250 and #plan.late > 0)) and 1 or 0,
+}

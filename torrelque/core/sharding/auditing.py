@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torrelque.core.auditing import Violation
 from torrelque.core.codec import dump_headers
-from torrelque.core.commands import enqueue_in, enqueue_item
+from torrelque.core.commands import enqueue_in, enqueue_item, seconds
 from torrelque.core.keys import Keys
 from torrelque.core.lanes import Lanes
 from torrelque.core.models import TorrelqueTask, TorrelqueTaskStatus
@@ -146,4 +146,7 @@ class _Stranded:
 def _as_new(task: TorrelqueTask, now: float, limit: bytes | None) -> tuple[bytes | str | int, ...]:
     delay = None if task.due is None else max(0.001, task.due - now)
     most = int(limit) if limit is not None and limit.isdigit() else None
-    return enqueue_item(task.id, task.data, task.state.timeout, delay, most, dump_headers(task.headers))
+    item = enqueue_item(task.id, task.data, task.state.timeout, delay, most, dump_headers(task.headers))
+    if task.state.expires is None:
+        return item
+    return *item, '', seconds(task.state.expires), task.state.on_expiry or ''

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 
+import anyio
 import pytest
 
 from torrelque import Client
@@ -111,6 +112,17 @@ class ProducingConformance(OnQueue):
         tasks = [(task_id, (await queue.get_task(task_id)).data) async for task_id, _ in queue.tasks()]
         assert sorted(tasks) == [(str(number), number + 15) for number in range(5)]
         assert (await queue.get_queue_stats())[:4] == (5, 0, 0, 5)
+
+    async def test_a_task_that_nobody_starts_in_time_never_starts(self, queue: Torrelque) -> None:
+        await queue.enqueue_many(['b', 'c'], expires_in=0.001)
+        await queue.enqueue('a', task_id='a', expires_in=0.001, on_expiry='reject')
+        await anyio.sleep(0.01)
+        assert await queue.dequeue_nowait(max_tasks=9) == []
+        assert (await queue.wait('a')).reason == 'expired'
+        stats = await queue.get_queue_stats()
+        assert (stats.tasks, stats.rejected, stats.total_expired) == (0, 1, 2)
+        await queue.enqueue('d', expires_in=600)
+        assert (await queue.dequeue(20)).data == 'd'
 
     async def test_a_task_for_later_is_delayed(self, queue: Torrelque) -> None:
         task_id = await queue.enqueue('later', delay=60)

@@ -6,15 +6,19 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torrelque.transports.memory.prelude import PENDING, REJECTED, Run, State, number, stamp, whole
+from torrelque.transports.memory.prelude import EXPIRED, PENDING, REJECTED, Run, State, number, stamp, whole
 
 __all__ = (
-    'BROKEN', 'Claimed', 'Dead', 'Plan', 'bury', 'claimed_items', 'give_back', 'look_aside', 'plan_return', 'recorded',
+    'BROKEN', 'Claimed', 'Dead', 'Late', 'Plan', 'bury', 'claimed_items', 'end_late', 'give_back', 'look_aside',
+    'plan_return', 'recorded',
     'set_aside', 'trim',
 )  # fmt: skip
 
 SET_ASIDE = 604_800_000
 """Milliseconds for which an id without a payload can be found."""
+
+EXPIRED_TTL = 60_000
+"""Milliseconds for which the state of an expired task is kept."""
 
 BROKEN = b'its state is not a hash'
 
@@ -37,6 +41,14 @@ class Dead:
     id: bytes
     state: State | None
     reason: bytes
+
+
+@dataclass(slots=True)
+class Late:
+    """A task that has expired."""
+
+    id: bytes
+    state: State
 
 
 # Live claims --------------------------------------------------------------------------------------------------------
@@ -103,7 +115,8 @@ def give_back(run: Run, items: Sequence[Claimed]) -> None:
 class Plan:
     """What is to become of tasks whose time has come.
 
-    ``pushed`` go back to pending, in order; ``dead`` to the dead letters; ``missing`` are ids without a payload.
+    ``pushed`` go back to pending, in order; ``dead`` to the dead letters; ``late`` have expired; ``missing`` are ids
+    without a payload.
     """
 
     stale: Mapping[bytes, None]
@@ -111,10 +124,12 @@ class Plan:
     pushed: list[bytes] = field(default_factory=list)
     states: dict[bytes, State] = field(default_factory=dict)
     dead: list[Dead] = field(default_factory=list)
+    late: list[Late] = field(default_factory=list)
     missing: list[bytes] = field(default_factory=list)
     stale_count: int = 0
 
-    def carry_out(self, run: Run) -> None:
+    def carry_out(self, run: Run) -> int:
+        """Do it, and return how many dead letters there are more."""
         run.db.zrem(run.keys['working'], self.stale)
         run.db.zrem(run.keys['delayed'], self.due)
         set_aside(run, self.missing)
@@ -129,6 +144,7 @@ class Plan:
             )
         run.db.lpush(run.keys['pending'], self.pushed)
         bury(run, self.dead)
+        return len(self.dead) + end_late(run, self.late)
 
 
 def plan_return(run: Run, *, stale: int = 0, due: int = 0) -> Plan:
@@ -141,6 +157,8 @@ def plan_return(run: Run, *, stale: int = 0, due: int = 0) -> Plan:
             reason = BROKEN if state is None else state.exhausted()
             if state is None or reason is not None:
                 plan.dead.append(Dead(task_id, state, reason or b''))
+            elif run.is_late(state):
+                plan.late.append(Late(task_id, state))
             else:
                 plan.stale_count += 1
                 plan.pushed.append(task_id)
@@ -154,6 +172,8 @@ def plan_return(run: Run, *, stale: int = 0, due: int = 0) -> Plan:
             state = run.read_state(task_id)
             if state is None:
                 plan.dead.append(Dead(task_id, None, BROKEN))
+            elif run.is_late(state):
+                plan.late.append(Late(task_id, state))
             else:
                 plan.pushed.append(task_id)
                 plan.states[task_id] = state
@@ -189,6 +209,23 @@ def bury(run: Run, dead: Sequence[Dead]) -> None:
         run.db.zadd(run.keys['rejected'], {item.id: float(stamp(run.now))})
         if item.state is not None:
             run.transition(item.id, item.state, REJECTED, {b'reason': item.reason, b'release_time': stamp(run.now)})
+
+
+def end_late(run: Run, late: Sequence[Late]) -> int:
+    """End tasks that nobody started in time, and return how many of them are dead letters."""
+    rejected = 0
+    for item in late:
+        key = run.state_key(item.id)
+        if item.state.rejects:
+            rejected += 1
+            run.db.hdel(key, (b'expires', b'on_expiry'))  # redriven, it does not expire
+            bury(run, [Dead(item.id, item.state, b'expired')])
+        else:
+            run.transition(item.id, item.state, EXPIRED, {b'release_time': stamp(run.now)})
+            run.db.pexpire(key, EXPIRED_TTL)
+            run.db.hdel(run.keys['tasks'], (item.id,))
+    run.count(expired=len(late) - rejected)
+    return rejected
 
 
 def trim(run: Run, cap: Sequence[bytes], added: int) -> None:

@@ -52,15 +52,7 @@ def _add(run: Run) -> bytes:
         key, place = run.state_key(task_id), plan.places.get(task_id)
         revision = 1 if place is None else max(2, _revision(db, key) + 1)
         db.delete((key,))  # a finished result of the same id must not expire under the new task
-        fields = {
-            b'status': DELAYED if item.delay else PENDING,
-            b'timeout': item.timeout,
-            b'enqueue_time': stamp(run.now),
-        }
-        if item.max_dequeues:
-            fields[b'max_dequeues'] = item.max_dequeues
-        if item.headers:
-            fields[b'headers'] = item.headers
+        fields = _fields(run, item)
         if place is not None:
             fields[b'revision'] = whole(revision)
         db.hset(key, fields)
@@ -68,10 +60,12 @@ def _add(run: Run) -> bytes:
         if place == 'pending' and item.delay:
             db.lrem(keys['pending'], 0, task_id)
         if item.delay:
-            db.zadd(keys['delayed'], {task_id: float(stamp(run.now + float(item.delay)))})
+            db.zadd(keys['delayed'], {task_id: run.due_time(_expiry(run, item), item.delay)})
         elif place != 'pending':
             db.zrem(keys['delayed'], [task_id] if place else [])
             db.lpush(keys['pending'], (task_id,))
+    if any(item.expires for item in plan.fresh.values()) and not run.has_used(b'e'):
+        db.hset(keys['counters'], {b'uses': db.hash_at(keys['counters']).get(b'uses', b'') + b'e'})
     run.count(enqueued=len(plan.fresh.keys() - plan.places.keys()))
     return b''.join(plan.answers)
 
@@ -86,6 +80,27 @@ class _New(NamedTuple):
     max_dequeues: bytes
     headers: bytes
     mode: bytes = b''
+    expires: bytes = b''
+    on_expiry: bytes = b''
+
+
+def _expiry(run: Run, item: _New) -> float | None:
+    return float(item.expires) + (run.now if item.expires.startswith(b'+') else 0) if item.expires else None
+
+
+def _fields(run: Run, item: _New) -> dict[bytes, bytes]:
+    """A new task's state."""
+    expires = _expiry(run, item)
+    fields = {
+        b'status': DELAYED if item.delay else PENDING,
+        b'timeout': item.timeout,
+        b'enqueue_time': stamp(run.now),
+        b'max_dequeues': item.max_dequeues,
+        b'headers': item.headers,
+        b'expires': b'' if expires is None else stamp(expires),
+        b'on_expiry': b'' if expires is None else item.on_expiry,
+    }
+    return {name: value for name, value in fields.items() if value}
 
 
 class _Enqueue:

@@ -19,6 +19,7 @@ from torrelque.transports.memory.keyspace import Keyspace
 
 __all__ = (
     'DELAYED',
+    'EXPIRED',
     'PENDING',
     'REJECTED',
     'WORKING',
@@ -32,7 +33,7 @@ __all__ = (
     'whole',
 )  # fmt: skip
 
-PENDING, WORKING, DELAYED, REJECTED = b'0', b'1', b'2', b'4'
+PENDING, WORKING, DELAYED, REJECTED, EXPIRED = b'0', b'1', b'2', b'4', b'5'
 
 LANE_TTL = 900_000
 """Milliseconds; longer than any client goes on repeating a call."""
@@ -46,8 +47,8 @@ GRACE = 50
 DEFAULT_TIMEOUT = 300.0
 """Seconds; for a state whose time-out cannot be read."""
 
-FEATURES = frozenset(b' p')
-"""Letters of the features that this version knows: p a pause."""
+FEATURES = frozenset(b' pe')
+"""Letters of the features that this version knows: p a pause, e tasks that expire."""
 
 SPECIAL = frozenset((b'dequeue_count', b'revision', b'max_dequeues', b'dequeue_base', b'headers'))
 """Fields that a task does not have that waits for its first delivery and has nothing special about it."""
@@ -83,11 +84,11 @@ class State:
     """A task's state as far as the verbs need it."""
 
     __slots__ = (
-        'claim', 'dequeue_base', 'dequeue_count', 'headers', 'is_special', 'max_dequeues', 'requeue_count', 'revision',
-        'status', 'timeout',
+        'claim', 'dequeue_base', 'dequeue_count', 'expires', 'headers', 'is_special', 'max_dequeues', 'rejects',
+        'requeue_count', 'revision', 'status', 'timeout',
     )  # fmt: skip
 
-    def __init__(self, fields: Mapping[bytes, bytes]) -> None:
+    def __init__(self, fields: Mapping[bytes, bytes], *, may_expire: bool) -> None:
         self.status: bytes | None = fields.get(b'status')
         self.claim: bytes | None = fields.get(b'claim')
         self.dequeue_count: float = number(fields.get(b'dequeue_count'), 0.0)
@@ -97,7 +98,10 @@ class State:
         self.max_dequeues: float | None = number(fields.get(b'max_dequeues'), None)
         self.dequeue_base: float = number(fields.get(b'dequeue_base'), 0.0)
         self.headers: bytes = fields.get(b'headers', b'')
-        self.is_special: bool = self.status != PENDING or not fields.keys().isdisjoint(SPECIAL)
+        self.expires: float | None = number(fields.get(b'expires'), None) if may_expire else None
+        self.rejects: bool = fields.get(b'on_expiry') == b'reject'
+        is_plain = self.status == PENDING and self.expires is None and fields.keys().isdisjoint(SPECIAL)
+        self.is_special: bool = not is_plain
 
     def exhausted(self) -> bytes | None:
         """Where the delivery limit is reached, the reason for the dead letter."""
@@ -166,9 +170,22 @@ class Run:
     def read_state(self, task_id: bytes) -> State | None:
         """None where the key is of a wrong type."""
         try:
-            return State(self.db.hash_at(self.state_key(task_id)))
+            return State(self.db.hash_at(self.state_key(task_id)), may_expire=self.has_used(b'e'))
         except TorrelqueReplyError:
             return None
+
+    def has_used(self, letter: bytes) -> bool:
+        """Whether the queue has ever used a feature."""
+        return letter in self.uses
+
+    def is_late(self, state: State) -> bool:
+        """Whether a task has expired: nobody may be given it any more."""
+        return state.expires is not None and state.expires <= float(stamp(self.now))
+
+    def due_time(self, expires: float | None, delay: bytes) -> float:
+        """When a task is due that is to be delayed: no later than it expires, to end then."""
+        due = self.now + float(delay)
+        return float(stamp(due if expires is None else min(due, expires)))
 
     def announce(self, task_id: bytes, revision: float, status: bytes) -> None:
         """Tell the watchers."""

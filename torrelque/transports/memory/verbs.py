@@ -16,9 +16,11 @@ from torrelque.transports.memory.claims import (
     BROKEN,
     Claimed,
     Dead,
+    Late,
     Plan,
     bury,
     claimed_items,
+    end_late,
     give_back,
     look_aside,
     plan_return,
@@ -46,6 +48,9 @@ __all__ = ('VERBS',)
 
 K = 20
 """Stale claims, due tasks and ids to be dropped that one claim looks at."""
+
+MOST = 210
+"""Ids that a claim looks at where tasks expire."""
 
 SWEEP = 250
 
@@ -120,11 +125,12 @@ def claim(run: Run) -> Reply:
     plan = plan_return(run, stale=K, due=K) if returns else Plan({}, {})
     choice = _Choice(run, plan, run.permitted(int(n)))
     look_aside(run, plan.missing)
-    if plan.dead or choice.dead or cap:
+    if plan.dead or choice.dead or plan.late or choice.late or cap:
         db.zset_at(keys['rejected'])
-    plan.carry_out(run)
+    buried = plan.carry_out(run) + len(choice.dead)
     db.rpop(keys['pending'], choice.looked_at)
     bury(run, choice.dead)
+    buried += end_late(run, choice.late)
     run.drop_timer()
     reply: list[Reply] = [b'OK', b'', int(choice.short), stamp(run.now)]
     receipts = []
@@ -141,8 +147,8 @@ def claim(run: Run) -> Reply:
         )
         receipts.append(b'%b:%d:%b' % (count, len(task.id), task.id))
         reply += [task.id, choice.payloads[task.id], deadline, _more(task, count)]
-    run.count(claimed=len(choice.taken), requeued=plan.stale_count, rejected=len(plan.dead) + len(choice.dead))
-    trim(run, cap, len(plan.dead) + len(choice.dead))
+    run.count(claimed=len(choice.taken), requeued=plan.stale_count, rejected=buried)
+    trim(run, cap, buried)
     alarm = None if choice.taken else run.take_timer(float(willing))
     run.hint(empty=not choice.taken, event=None if returns or run.uses else event)
     if alarm is not None:
@@ -155,7 +161,7 @@ class _Choice:
     """Which tasks a claim takes: from the front of pending as it will be once the planned ones are back.
 
     An id is passed over that came before, or is elsewhere, too, and set aside if it has no payload; at most n + K are
-    looked at. A state that says pending is believed.
+    looked at, or `MOST` where tasks expire. A state that says pending is believed.
     """
 
     def __init__(self, run: Run, plan: Plan, n: int) -> None:
@@ -163,9 +169,11 @@ class _Choice:
         self.taken: list[Claimed] = []
         self.payloads: dict[bytes, bytes] = {}
         self.dead: list[Dead] = []
+        self.late: list[Late] = []
         self.looked_at = 0
         front = chain(reversed(db.list_at(keys['pending'])), plan.pushed)
-        for task_id in islice(front, n + K if n else 0):
+        most = max(n + K, MOST) if run.has_used(b'e') else n + K
+        for task_id in islice(front, most if n else 0):
             if len(self.taken) == n:
                 break
             self.looked_at += 1
@@ -185,9 +193,11 @@ class _Choice:
             reason = BROKEN if state is None else state.exhausted()
             if state is None or reason is not None:
                 self.dead.append(Dead(task_id, state, reason or b''))
+            elif run.is_late(state):
+                self.late.append(Late(task_id, state))
             else:
                 self.taken.append(Claimed(task_id, state))
-        self.short = len(self.taken) < n and (len(plan.stale) == K or len(plan.due) == K or self.looked_at == n + K)
+        self.short = len(self.taken) < n and (len(plan.stale) == K or len(plan.due) == K or self.looked_at == most)
 
 
 def _is_elsewhere(run: Run, plan: Plan, task_id: bytes) -> bool:
@@ -255,7 +265,7 @@ def requeue(run: Run) -> bytes:
             fields[b'dequeue_base'] = whole(min(item.state.dequeue_base + 1, item.state.dequeue_count))
         if delay:
             run.transition(item.id, item.state, DELAYED, fields)
-            db.zadd(keys['delayed'], {item.id: float(stamp(run.now + float(delay)))})
+            db.zadd(keys['delayed'], {item.id: run.due_time(item.state.expires, delay)})
         else:
             fields[b'last_requeue_time'] = stamp(run.now)
             fields[b'requeue_count'] = whole(item.state.requeue_count + 1)
@@ -337,9 +347,9 @@ def tick(run: Run) -> Reply:
     run.look()
     plan = plan_return(run, stale=K, due=K)
     look_aside(run, plan.missing)
-    plan.carry_out(run)
-    run.count(requeued=plan.stale_count, rejected=len(plan.dead))
-    trim(run, run.args[2:], len(plan.dead))
+    buried = plan.carry_out(run)
+    run.count(requeued=plan.stale_count, rejected=buried)
+    trim(run, run.args[2:], buried)
     run.drop_timer()
     alarm = run.take_timer(float(run.args[1]))
     run.hint()
@@ -347,16 +357,26 @@ def tick(run: Run) -> Reply:
 
 
 def sweep(run: Run) -> Reply:
-    """Return stale claims or due tasks to pending."""
+    """Return stale claims or due tasks to pending, or end those at the front of pending that have expired."""
     run.check_features()
     run.look()
-    plan = plan_return(run, stale=SWEEP) if run.args[0] == b'stale' else plan_return(run, due=SWEEP)
+    (kind, *cap), pending = run.args, run.keys['pending']
+    plan = plan_return(run, stale=SWEEP if kind == b'stale' else 0, due=SWEEP if kind == b'due' else 0)
     look_aside(run, plan.missing)
-    plan.carry_out(run)
-    run.count(requeued=plan.stale_count, rejected=len(plan.dead))
-    trim(run, run.args[1:], len(plan.dead))
+    sought = kind == b'expired' and run.has_used(b'e')
+    front = list(islice(reversed(run.db.list_at(pending)), SWEEP)) if sought else []
+    for task_id in dict.fromkeys(front):
+        state = run.read_state(task_id) if task_id in run.db.hash_at(run.keys['tasks']) else None
+        if state is not None and state.status == PENDING and run.is_late(state):
+            plan.late.append(Late(task_id, state))
+    for item in plan.late if front else ():
+        run.db.lrem(pending, -1, item.id)
+    buried = plan.carry_out(run)
+    run.count(requeued=plan.stale_count, rejected=buried)
+    trim(run, cap, buried)
     run.hint()
-    return [len(plan.pushed), int(SWEEP in (len(plan.stale), len(plan.due)))]
+    more = SWEEP in (len(plan.stale), len(plan.due)) or (len(front) == SWEEP and bool(plan.late))
+    return [len(plan.pushed) + len(plan.late), int(more)]
 
 
 def undequeue(run: Run) -> Reply:
@@ -452,7 +472,7 @@ def stats(run: Run) -> Reply:
     ]
 
 
-COUNTERS = (b'enqueued', b'claimed', b'completed', b'requeued', b'rejected')
+COUNTERS = (b'enqueued', b'claimed', b'completed', b'requeued', b'rejected', b'expired')
 
 
 def _age(run: Run, task_id: bytes) -> bytes:

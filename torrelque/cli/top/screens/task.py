@@ -133,11 +133,13 @@ class TaskScreen(TopScreen):
             yield 'due', self._time(task.due)
         elif state.status.isfinal():
             yield (
-                'rejected' if state.status is TorrelqueTaskStatus.REJECTED else 'released',
+                'released' if state.status is TorrelqueTaskStatus.COMPLETED else state.status.name.lower(),
                 self._time(state.release_time),
             )
         else:
             yield 'requeued at', self._time(state.last_requeue_time)
+        if state.expires is not None:
+            yield 'expires', self._time(state.expires)
         yield 'revision', Text(f'{state.revision}')
 
     def _time(self, time: float | None) -> Text:
