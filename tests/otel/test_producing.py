@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from inspect import signature
+
 import anyio
 import pytest
 from opentelemetry import baggage, context, trace
@@ -20,6 +23,7 @@ from tests.otel.support import (
 )
 from torrelque import EnqueueItem, Torrelque, TorrelqueConnectionError, TorrelqueReplyError, TorrelqueTypeError
 from torrelque.otel import InstrumentedTorrelque
+from torrelque.otel.queue import SHARED_OPTIONS
 
 pytestmark = pytest.mark.anyio
 
@@ -89,6 +93,16 @@ async def test_many_tasks(telescope: Telescope, queue: InstrumentedTorrelque) ->
     assert [task.headers for task in tasks] == [added, {'mine': 'stays', **added}, CHOSEN]
     assert (tasks[0].data, tasks[0].state.max_dequeues) == ('one', 3)
     assert item.headers == {'mine': 'stays'}, "the caller's own is not changed"
+
+
+async def test_many_tasks_share_their_options(queue: InstrumentedTorrelque) -> None:
+    shared = {field.name for field in fields(EnqueueItem)} & {*signature(Torrelque.enqueue_many).parameters}
+    assert shared - {'if_exists', 'replace'} == {*SHARED_OPTIONS}, 'those two hold for items with ids of their own'
+    (task_id,) = await queue.enqueue_many([1], task_timeout=7, delay=5, expires_in=60, on_expiry='reject')
+    state = (await queue.get_task(str(task_id))).state
+    assert state.timeout == 7
+    assert state.expires is not None
+    assert state.on_expiry == 'reject'
 
 
 async def test_what_is_refused_was_not_sent(telescope: Telescope, queue: InstrumentedTorrelque) -> None:

@@ -45,6 +45,9 @@ __all__ = ('InstrumentedTorrelque',)
 
 CREATE = Command('enqueue', 'create', SpanKind.PRODUCER)
 ENQUEUE = Command('enqueue', 'send', SpanKind.PRODUCER)
+SHARED_OPTIONS = ('task_timeout', 'delay', 'max_dequeues', 'expires_in', 'expires_at', 'on_expiry')
+"""Arguments of `enqueue_many` that hold for items without fields of their own."""
+
 DEQUEUE = Command('dequeue', 'receive')
 SETTLE = {
     name: Command(name.removesuffix('_many'), 'settle')
@@ -120,8 +123,8 @@ class InstrumentedTorrelque(Torrelque):
     def _sending_many(self, call: Invocation) -> Iterator[None]:
         """One span for all, whose context goes along with each task that has none."""
         given = call.arguments
-        options = (given['task_timeout'], given['delay'], None, given['max_dequeues'])
-        entries = [item if isinstance(item, EnqueueItem) else EnqueueItem(item, *options) for item in given['items']]
+        options = {name: given[name] for name in SHARED_OPTIONS}
+        entries = [item if isinstance(item, EnqueueItem) else EnqueueItem(item, **options) for item in given['items']]
         origins = [_origin(entry.headers) for entry in entries]
         operation = self._telemetry.start(_kind_for(ENQUEUE, origins), {MESSAGE_COUNT: len(entries)}, _links(origins))
         carrier = _carrier(operation)
