@@ -17,7 +17,7 @@ from torrelque.testing.conformance.support import PATIENCE, OnQueue, eventually,
 
 __all__ = ('ObservingConformance',)
 
-PENDING, WORKING, DELAYED, COMPLETED, REJECTED, *_ = TorrelqueTaskStatus
+PENDING, WORKING, DELAYED, COMPLETED, REJECTED, _EXPIRED = TorrelqueTaskStatus
 
 
 class Watched:
