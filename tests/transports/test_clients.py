@@ -17,6 +17,7 @@ from coredis.retry import NoRetryPolicy
 from redis import exceptions as redis_exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.connection import Connection
 
 from tests.servers import Server
 from tests.transports.custom import OwnConnection
@@ -214,7 +215,9 @@ async def test_replies_do_not_depend_on_the_settings(kind: Kind, settings: dict[
 
 def pairs_scores(kind: Kind, settings: dict[str, Any]) -> bool:
     """Whether the connection speaks RESP3, which has a list of pairs where RESP2 has a flat list."""
-    return kind.client == 'coredis' or (kind.client == 'redis_py-pool' and settings.get('protocol', 3) == 3)
+    return kind.client == 'coredis' or (
+        kind.client == 'redis_py-pool' and settings.get('protocol', int(Connection().protocol)) == 3  # type: ignore[no-untyped-call]
+    )
 
 
 @with_settings(redis_py=RESPONSES, redis_py_pool=RESPONSES, coredis=[{'decode_responses': True}])
