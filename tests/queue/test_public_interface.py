@@ -40,7 +40,7 @@ SIGNATURES = {
         'failover_timeout=None, shards=None, result_serialiser=None'
     ),
     'enqueue': 'task, *, task_timeout=None, delay=None, pipeline=None | task_id=None, max_dequeues=None, '
-    'headers=None, time_limit=None, if_exists=None, replace=False',
+    'headers=None, time_limit=None, if_exists=None, replace=False, expires_in=None, expires_at=None, on_expiry=None',
     'dequeue': 'timeout=None, *, max_tasks=1',
     'requeue': 'task_id, delay=None, *, task_timeout=None, pipeline=None | count=True',
     'release': 'task_id, *, result=None, result_ttl=None, status=COMPLETED, pipeline=None | finished_ttl=None',
@@ -91,7 +91,7 @@ def test_fields_come_first_and_in_order(kind: Any) -> None:  # noqa: ANN401 - a 
 def test_statuses() -> None:
     assert [(status.name, int(status), status.isfinal()) for status in TorrelqueTaskStatus] == [
         ('PENDING', 0, False), ('WORKING', 1, False), ('DELAYED', 2, False), ('COMPLETED', 3, True),
-        ('REJECTED', 4, True),
+        ('REJECTED', 4, True), ('EXPIRED', 5, True),
     ]  # fmt: skip
 
 
