@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import signal
 import socket
 import sys
@@ -25,6 +26,10 @@ async def handle(task):
     elif task.data == 'bad':
         raise ValueError('bad')
     return {'got': task.data}
+
+async def drop(task):
+    await handle(task)
+    return object()
 
 class Plain:
     @staticmethod
@@ -257,6 +262,13 @@ def test_tasks_are_logged_when_asked_for(command: Command, caplog: pytest.LogCap
         command.do(lambda queue: queue.enqueue('stop', task_id='stop'))
         assert command('worker', 'users_handlers:handle', *options).status == 0
         assert [record.msg for record in caplog.records].count('Finished task:%s of queue %s in %.3f s') == count
+
+
+def test_the_log_times_a_task_whose_result_was_dropped(command: Command, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level('INFO', 'torrelque.worker')
+    command.do(lambda queue: queue.enqueue('stop', task_id='stop'))
+    assert command('worker', 'users_handlers:drop', '--log-level', 'info').status == 0
+    assert re.search(r'Finished task:stop of queue \S+ in \d+\.\d+ s', caplog.text)
 
 
 def test_several_processes_stop_together(command: Command, folder: Path) -> None:

@@ -518,7 +518,8 @@ class _Reporter:
         task = getattr(event, 'task', None)
         if task is not None:
             key = queue, str(task.id)
-            begun = self._running.get(key, math.nan) if name == 'abandoned' else self._running.pop(key, math.nan)
+            goes_on = name in {'abandoned', 'result_dropped'}
+            begun = self._running.get(key, math.nan) if goes_on else self._running.pop(key, math.nan)
             if name == 'started':
                 self._running[key] = time.monotonic()
             elif name == 'finished' and self._log_tasks:
