@@ -66,7 +66,7 @@ def row(pattern: Pattern, setting: Setting, arguments: argparse.Namespace) -> bo
 
 def told(report: Report) -> str:
     if not report.growing():
-        return f'flat over {report.marks[len(report.counts) - 1]} rounds'
+        return f'flat over {report.marks[-1]} rounds'
     return 'grows: ' + ', '.join(f'{name} {report.per_round(name):+.1f}' for name in list(report.growing())[:3])
 
 

@@ -34,6 +34,9 @@ LOOK_AFTER = 0.02
 
 REGULAR_COUNTS = 3
 
+MARKS = (1, 4, 8, 16, 32, 64)
+"""After how many times N rounds is counted; the later ones only where something has grown until then."""
+
 MOST_EXPLAINED = 6
 """Kinds of things whose holders are named."""
 
@@ -107,7 +110,7 @@ def pattern(
 
 @dataclass
 class Report:
-    """What was held after N, 4N and 8N rounds, and where something had grown, 16N."""
+    """What was held after N, 4N and 8N rounds, and where something had grown, 16N to 64N."""
 
     pattern: Pattern
     setting: Setting
@@ -120,15 +123,16 @@ class Report:
         """What grew, with its counts.
 
         Flat is what, between 4N rounds and 8N, gains less than one in `NOISE` rounds; what has gained less than that
-        since the first count, whatever happened between; and what does not go on growing over another 8N rounds.
+        since the first count, whatever happened between; and what does not go on growing as fast in later rounds: what
+        is idle at one look and busy at the next differs by dozens of objects, however many rounds there were.
         """
         counts = [Counter(json.loads(text)) for text in self.counts]
-        first, middle, last, *more = counts
-        one = max(1, 4 * self.rounds / NOISE)
+        first, middle, last = counts[:REGULAR_COUNTS]
+        more = list(zip(self.marks, counts, strict=False))[REGULAR_COUNTS:]
 
-        def noise(name: str) -> float:
+        def noise(name: str, rounds: int = 4 * self.rounds) -> float:
             # One object more has some entries.
-            return one * (3 if name.startswith('entries of ') else 1)
+            return max(1, rounds / NOISE) * (3 if name.startswith('entries of ') else 1)
 
         return {
             name: tuple(count[name] for count in counts)
@@ -136,7 +140,7 @@ class Report:
             if last[name] - middle[name] > noise(name)
             and last[name] - first[name] > 2 * noise(name)
             and last[name] > self.pattern.bounded.get(name, 0)
-            and all(count[name] - last[name] > 2 * noise(name) for count in more)
+            and all(count[name] - last[name] > noise(name, mark - 8 * self.rounds) for mark, count in more)
         }
 
     def per_round(self, name: str) -> float:
@@ -154,8 +158,8 @@ class Report:
 
     @property
     def marks(self) -> tuple[int, ...]:
-        """After how many rounds was counted; the last of them only where something had grown until then."""
-        return tuple(times * self.rounds for times in (1, 4, 8, 16))
+        """After how many rounds was counted."""
+        return tuple(times * self.rounds for times in MARKS[: max(REGULAR_COUNTS, len(self.counts))])
 
 
 def measure(
@@ -176,8 +180,8 @@ def measure(
 async def _measure(report: Report, stage: Stage, explain: Callable[[str], str] | None) -> None:
     async with report.pattern.play(stage) as play:
         done = -report.pattern.warm_up
-        for mark in report.marks:
-            if len(report.counts) == REGULAR_COUNTS and not report.growing():
+        for mark in (times * report.rounds for times in MARKS):
+            if len(report.counts) >= REGULAR_COUNTS and not report.growing():
                 return
             while done < mark:
                 with anyio.fail_after(SOON):
