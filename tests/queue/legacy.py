@@ -38,7 +38,7 @@ class Legacy:
         return None if moved is None else str(moved.decode())
 
     def claim(self, task_id: str) -> object:
-        """The second half."""
+        """The second half. None if the task has been done meanwhile."""
         timeout = float(self._client.command('HGET', self._state(task_id), 'timeout') or 300)
         now = time.time()
         self._transaction(
@@ -47,7 +47,8 @@ class Legacy:
             self._set(task_id, {'status': WORKING, 'last_dequeue_time': str(now)}),
             ('HINCRBY', self._state(task_id), 'dequeue_count', 1),
         )
-        return json.loads(self._client.command('HGET', self._key('tasks'), task_id))
+        data = self._client.command('HGET', self._key('tasks'), task_id)
+        return None if data is None else json.loads(data)
 
     def dequeue(self) -> tuple[str, object] | None:
         task_id = self.take()

@@ -188,6 +188,8 @@ class Crowd:
             if task_id is None or self.draw.random() < 0.1:
                 continue  # nothing there, or it died between the two steps
             data = self.old.claim(task_id)
+            if data is None:
+                continue  # it waited between the two steps for longer than the task's timeout
             if self.draw.random() < 0.8:
                 self.old.release(task_id)
                 self.finish(data)
