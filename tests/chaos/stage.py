@@ -33,7 +33,7 @@ LEASE = 1.0
 LONG_LEASE = 600.0
 """Longer than any scenario, so a stranded task is noticed."""
 
-EXPIRING = (b'lane:', b'task:', b'timer')
+EXPIRING = (b'lane:', b'task:', b'timer', b'workers')
 LASTING = (b'counters', b'epoch')
 
 

@@ -87,7 +87,8 @@ def test_a_survey_looks_at_the_shards_of_its_node_only() -> None:
     slots = world.nodes
     assert isinstance(slots, MovingSlots)
     script = shards.SCRIPTS['survey']
-    names = [keys[name] for keys in world.keys for name in ('pending', 'delayed', 'working', 'timer', 'bell', 'wake')]
+    kinds = ('pending', 'delayed', 'working', 'timer', 'bell', 'wake', 'counters')
+    names = [keys[name] for keys in world.keys for name in kinds]
     for shard, keys in enumerate(world.keys):
         slots.slot_of(keys['wake']).nodes = [(0, min(shard, 1))]
     _, findings = world.command(Call(script, world.keys[0].of(script), (20_000, *names)))
