@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 
 import anyio
 
@@ -128,7 +129,7 @@ class Report:
         """
         counts = [Counter(json.loads(text)) for text in self.counts]
         first, middle, last = counts[:REGULAR_COUNTS]
-        more = list(zip(self.marks, counts, strict=False))[REGULAR_COUNTS:]
+        marked = list(zip(self.marks, counts, strict=True))[REGULAR_COUNTS - 1 :]
 
         def noise(name: str, rounds: int = 4 * self.rounds) -> float:
             # One object more has some entries.
@@ -140,7 +141,11 @@ class Report:
             if last[name] - middle[name] > noise(name)
             and last[name] - first[name] > 2 * noise(name)
             and last[name] > self.pattern.bounded.get(name, 0)
-            and all(count[name] - last[name] > noise(name, mark - 8 * self.rounds) for mark, count in more)
+            and all(
+                now[name] - last[name] > noise(name, mark - 8 * self.rounds)
+                and now[name] - before[name] > noise(name, mark - mark_before) / 2
+                for (mark_before, before), (mark, now) in pairwise(marked)
+            )
         }
 
     def per_round(self, name: str) -> float:
@@ -159,7 +164,7 @@ class Report:
     @property
     def marks(self) -> tuple[int, ...]:
         """After how many rounds was counted."""
-        return tuple(times * self.rounds for times in MARKS[: max(REGULAR_COUNTS, len(self.counts))])
+        return tuple(times * self.rounds for times in MARKS[: len(self.counts)])
 
 
 def measure(
