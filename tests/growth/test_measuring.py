@@ -35,7 +35,7 @@ def held_things(hold: Callable[[int], int]) -> Report:
     return measure(pattern, Setting('memory', 'asyncio', None))
 
 
-@pytest.mark.parametrize('pace', [1, 2, 3])
+@pytest.mark.parametrize('pace', [1, 2])
 def test_a_leak_is_found(pace: int) -> None:
     report = held_things(lambda rounds: rounds // pace)
     assert KIND in report.growing()
