@@ -101,7 +101,15 @@ def sleep():
 def square(number):
     return number * number
 
+def show_wakeup():
+    print('wakes', signal.set_wakeup_fd(-1), flush=True)
+
 def use_children(kind):
+    if kind == 'wakeup':
+        child = context.Process(target=show_wakeup)
+        child.start()
+        child.join(15)
+        return child.exitcode
     if kind == 'terminate':
         child = context.Process(target=sleep)
         child.start()
@@ -196,6 +204,12 @@ def test_children_of_a_handler_have_no_part_in_it(loop: str, kind: str, where: s
         expected = ['child', '-15'] * 2 if kind == 'terminate' else ['[1, 4, 9]'] * 2
         assert output(process) == expected
         assert process.returncode == 0
+
+
+@pytest.mark.parametrize('loop', ['uvloop', 'trio'])
+def test_children_of_a_handler_wake_no_event_loop(loop: str) -> None:
+    with program(CHILDREN, loop, 'wakeup', 'coroutine') as process:
+        assert output(process) == ['wakes -1', '0'] * 2
 
 
 # What was there before ------------------------------------------------------------------------------------------------
