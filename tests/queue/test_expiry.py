@@ -85,6 +85,26 @@ async def test_a_delayed_task_ends_when_it_expires(queue: Torrelque, clock: Virt
     assert await queue.dequeue_nowait() == []
 
 
+@pytest.mark.parametrize('sweeps', [True, False])
+async def test_at_its_limit_a_task_is_a_dead_letter_even_if_it_has_expired(
+    queue: Torrelque, clock: VirtualClock, *, sweeps: bool
+) -> None:
+    for task_id, timeout in (('delayed', 300), ('pending', 300), ('stale', 20)):
+        await queue.enqueue(task_id, task_id=task_id, expires_in=30, max_dequeues=1, task_timeout=timeout)
+    delayed, pending, _ = await queue.dequeue_many(3)
+    await queue.requeue(delayed, delay=3600)
+    await queue.requeue(pending)
+    await clock.advance(30)
+    if sweeps:
+        await queue.sweep()
+    else:
+        assert await queue.dequeue_nowait(max_tasks=9) == []
+    letters = {task_id: state.reason async for task_id, state in queue.rejected()}
+    assert letters == dict.fromkeys(('delayed', 'pending', 'stale'), 'delivered 1 times, the limit is 1')
+    assert (await queue.get_queue_stats()).total_expired == 0
+    assert await queue.audit() == []
+
+
 async def test_a_crowd_that_expired_is_worked_off_in_steps(queue: Torrelque, clock: VirtualClock) -> None:
     await queue.enqueue_many([*range(1000), EnqueueItem('later', task_id='later')], expires_in=5)
     await clock.advance(5)

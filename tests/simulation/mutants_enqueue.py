@@ -10,7 +10,7 @@ from tests.simulation.mutants import Mutant
 from torrelque.transports.memory import claims, verbs
 from torrelque.transports.memory.enqueueing import _Enqueue, _New
 from torrelque.transports.memory.keyspace import Keyspace
-from torrelque.transports.memory.prelude import Run, stamp
+from torrelque.transports.memory.prelude import Run, State, stamp
 
 __all__ = ('MUTANTS',)
 
@@ -117,6 +117,18 @@ def expired_without_a_trace(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(verbs, 'end_late', mutant)
 
 
+def expired_at_its_limit(patch: pytest.MonkeyPatch) -> None:
+    """A task that has had all its deliveries is dropped, not a dead letter, if it expires before anybody looks."""
+    ends = claims.Plan.ends
+
+    def mutant(self: claims.Plan, run: Run, task_id: bytes, state: State | None) -> bool:
+        if state is not None and run.is_late(state):
+            state.max_dequeues = None
+        return ends(self, run, task_id, state)
+
+    patch.setattr(claims.Plan, 'ends', mutant)
+
+
 def dead_letters_that_expire_again(patch: pytest.MonkeyPatch) -> None:
     """A dead letter that is redriven expires at once, for ever."""
     hdel = Keyspace.hdel
@@ -138,6 +150,7 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'expired when it is due': ('alone', expired_when_it_is_due),
     'retried after it expired': ('alone', retried_after_it_expired),
     'expired without a trace': ('alone', expired_without_a_trace),
+    'expired at its limit': ('alone', expired_at_its_limit),
     'dead letters that expire again': ('alone', dead_letters_that_expire_again),
 }
 """By name: the world that has to notice, and the mutation."""

@@ -308,13 +308,8 @@ class Rules:
             there = old.pending or any(score is not None and score <= now for score in (old.working, old.delayed))
             require(bool(there), 'claimed what was not available', task_id, old)
             require(old.receipt is None or old.receipt != new.receipt, 'claimed twice over', task_id)
-            require(
-                new.receipt == (_token(args), count) and count == old.dequeue_count + 1,
-                'claimed wrongly',
-                task_id,
-                old,
-                new,
-            )
+            right = new.receipt == (_token(args), count) and count == old.dequeue_count + 1
+            require(right, 'claimed wrongly', task_id, old, new)
             require(new.payload == payload and new.working == deadline, 'answered otherwise', task_id, new)
             require(new.state.get(b'headers', b'') == headers, 'answered other headers', task_id, headers)
             require(attempt == new.attempt, 'told of another attempt', task_id, attempt, new)
@@ -327,8 +322,8 @@ class Rules:
             self.on_claim(list(taken), self._clock())
         others = {task_id: change for task_id, change in changes.items() if task_id not in taken}
         for task_id, (old, new) in others.items():
-            if old.pending and not self._ended_late(task_id, old, new):
-                require(_exhausted(old) and new.rejected is not None, 'a claim put away', task_id, old, new)
+            if old.pending:
+                require(self._ended(task_id, old, new), 'a claim put away', task_id, old, new)
         self._returned({task_id: change for task_id, change in others.items() if not change[0].pending})
         return set(changes) | gone
 
@@ -340,7 +335,8 @@ class Rules:
         gone, others = self._trimmed(args[1:], changes)
         if args[0] == b'expired':
             for task_id, (old, new) in others.items():
-                require(old.pending > 0 and self._ended_late(task_id, old, new), 'swept away', task_id, old, new)
+                late = old.pending > 0 and self._late(old)
+                require(late and self._ended(task_id, old, new), 'swept away', task_id, old, new)
             return set(changes)
         return self._returned(others) | gone
 
@@ -383,23 +379,21 @@ class Rules:
             stale = old.working is not None and old.working <= now
             due = old.delayed is not None and old.delayed <= now
             require(stale or due, 'took what was neither stale nor due', task_id, old, new)
-            if self._ended_late(task_id, old, new):
-                continue
-            if new.rejected is not None:
-                require(_exhausted(old), 'rejected without reason', task_id, old, new)
-            else:
-                require(
-                    new.pending == 1 and new.dequeue_count == old.dequeue_count, 'returned wrongly', task_id, old, new
-                )
-                require(due or not _exhausted(old), 'returned beyond its limit', task_id, old, new)
+            if not self._ended(task_id, old, new):
+                back = new.pending == 1 and new.dequeue_count == old.dequeue_count
+                require(back, 'returned wrongly', task_id, old, new)
         return set(changes)
 
     def _late(self, view: View) -> bool:
         return view.expiry is not None and view.expiry <= float(f'{self._clock():.6f}')
 
-    def _ended_late(self, task_id: bytes, old: View, new: View) -> bool:
-        """Whether a task expired, and ended so. If it is at its limit, too, it may be a dead letter for that."""
-        if not self._late(old) or (_exhausted(old) and new.state.get(b'reason') != b'expired'):
+    def _ended(self, task_id: bytes, old: View, new: View) -> bool:
+        """Whether a task ends whose turn has come: at its limit as a dead letter, even if it has expired."""
+        if _exhausted(old):
+            dead = new.rejected is not None and new.state.get(b'reason') != b'expired'
+            require(dead, 'beyond its limit, but no dead letter', task_id, old, new)
+            return True
+        if not self._late(old):
             return False
         if old.state.get(b'on_expiry') == b'reject':
             told = new.state.get(b'reason') == b'expired' and new.expiry is None and new.payload == old.payload

@@ -417,44 +417,44 @@ local function expired(key, limit)
   return redis.call('ZRANGEBYSCORE', key, '-inf', present, 'LIMIT', 0, limit)
 end
 
--- Decide, without writing, which tasks return to pending (`pushed`, in order), which become dead letters, and which ids are
--- set aside.
+-- Plan the end of a task whose turn has come, if it has had all its deliveries or has expired. Returns whether it ends. The
+-- limit comes first, because a dead letter keeps its payload.
+local function ends(plan, id, state)
+  local reason = not state and 'its state is not a hash' or exhausted(state)
+  if reason then
+    plan.dead[#plan.dead + 1] = { id = id, state = state, reason = reason }
+  elseif is_late(state) then
+    plan.late[#plan.late + 1] = { id = id, state = state }
+  else
+    return false
+  end
+  return true
+end
+
+-- Decide, without writing, which tasks return to pending (`pushed`, in order), which become dead letters, which have
+-- expired, and which ids are set aside.
 local function plan_return(stale_ids, due_ids)
   local plan = { stale_ids = stale_ids, due_ids = due_ids, stale = {}, due = {}, pushed = {}, returned = {}, dead = {},
-    missing = {}, late = {}, stale_count = 0, due_count = 0 }
-  for _, id in ipairs(stale_ids) do
-    plan.stale[id] = true
-    if redis.call('HEXISTS', tasks, id) == 1 then
-      local state = read_state(id)
-      local reason = not state and 'its state is not a hash' or exhausted(state)
-      if reason then
-        plan.dead[#plan.dead + 1] = { id = id, state = state, reason = reason }
-      elseif is_late(state) then
-        plan.late[#plan.late + 1] = { id = id, state = state }
-      else
-        plan.stale_count = plan.stale_count + 1
-        plan.pushed[#plan.pushed + 1] = id
-        plan.returned[id] = state
-      end
-    else
+    missing = {}, late = {}, stale_count = 0 }
+  local function decide(id)
+    local queued = redis.call('HEXISTS', tasks, id) == 1
+    local state = queued and read_state(id)
+    if not queued then
       plan.missing[#plan.missing + 1] = id
+    elseif not ends(plan, id, state) then
+      plan.pushed[#plan.pushed + 1] = id
+      plan.returned[id] = state
     end
   end
+  for _, id in ipairs(stale_ids) do
+    plan.stale[id] = true
+    decide(id)
+  end
+  plan.stale_count = #plan.pushed
   for _, id in ipairs(due_ids) do
     plan.due[id] = true
-    if not plan.stale[id] and redis.call('HEXISTS', tasks, id) == 0 then
-      plan.missing[#plan.missing + 1] = id
-    elseif not plan.stale[id] then
-      local state = read_state(id)
-      if state and is_late(state) then
-        plan.late[#plan.late + 1] = { id = id, state = state }
-      elseif state then
-        plan.due_count = plan.due_count + 1
-        plan.pushed[#plan.pushed + 1] = id
-        plan.returned[id] = state
-      else
-        plan.dead[#plan.dead + 1] = { id = id, reason = 'its state is not a hash' }
-      end
+    if not plan.stale[id] then
+      decide(id)
     end
   end
   return plan

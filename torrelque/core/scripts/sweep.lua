@@ -10,21 +10,21 @@ local stale = ARGV[1] == 'stale' and expired(working, 250) or {}
 local due = ARGV[1] == 'due' and expired(delayed, 250) or {}
 local plan = plan_return(stale, due)
 look_aside(plan.missing)
-local seen = {}
+local seen, gone = {}, {}
 local front = ARGV[1] == 'expired' and has_used('e') and redis.call('LRANGE', pending, -250, -1) or {}
 for index = #front, 1, -1 do
   local id = front[index]
   local state = redis.call('HEXISTS', tasks, id) == 1 and read_state(id)
   -- A state that says otherwise may be listed elsewhere, too.
   if state and is_late(state) and not seen[id] and redis.call('HGET', state.key, 'status') == PENDING then
-    seen[id] = true
-    plan.late[#plan.late + 1] = { id = id, state = state }
+    seen[id], gone[#gone + 1] = true, id
+    ends(plan, id, state)
   end
 end
 
 begin_writing(ARGV[2])
-for index = 1, #front > 0 and #plan.late or 0 do
-  redis.call('LREM', pending, -1, plan.late[index].id) -- at the front, so it is not far to look
+for _, id in ipairs(gone) do
+  redis.call('LREM', pending, -1, id) -- at the front, so it is not far to look
 end
 local buried = return_planned(plan)
 add('requeued', requeued, plan.stale_count)
@@ -33,5 +33,5 @@ trim(ARGV[2], buried)
 hint()
 return {
   #plan.pushed + #plan.late,
-  (#stale == 250 or #due == 250 or (#front == 250 and #plan.late > 0)) and 1 or 0,
+  (#stale == 250 or #due == 250 or (#front == 250 and #gone > 0)) and 1 or 0,
 }

@@ -128,6 +128,17 @@ class Plan:
     missing: list[bytes] = field(default_factory=list)
     stale_count: int = 0
 
+    def ends(self, run: Run, task_id: bytes, state: State | None) -> bool:
+        """Whether a task whose turn has come ends: at its limit as a dead letter, which keeps its payload, or late."""
+        reason = BROKEN if state is None else state.exhausted()
+        if state is None or reason is not None:
+            self.dead.append(Dead(task_id, state, reason or b''))
+        elif run.is_late(state):
+            self.late.append(Late(task_id, state))
+        else:
+            return False
+        return True
+
     def carry_out(self, run: Run) -> int:
         """Do it, and return how many dead letters there are more."""
         run.db.zrem(run.keys['working'], self.stale)
@@ -151,32 +162,15 @@ def plan_return(run: Run, *, stale: int = 0, due: int = 0) -> Plan:
     """Look at up to this number of stale claims and due tasks. Writes nothing."""
     plan = Plan(_expired(run, 'working', stale), _expired(run, 'delayed', due))
     tasks = run.db.hash_at(run.keys['tasks']) if plan.stale or plan.due else {}
-    for task_id in plan.stale:
-        if task_id in tasks:
-            state = run.read_state(task_id)
-            reason = BROKEN if state is None else state.exhausted()
-            if state is None or reason is not None:
-                plan.dead.append(Dead(task_id, state, reason or b''))
-            elif run.is_late(state):
-                plan.late.append(Late(task_id, state))
-            else:
-                plan.stale_count += 1
-                plan.pushed.append(task_id)
-                plan.states[task_id] = state
-        else:
+    for task_id in dict.fromkeys((*plan.stale, *plan.due)):
+        if task_id not in tasks:
             plan.missing.append(task_id)
-    for task_id in plan.due:
-        if task_id not in plan.stale and task_id not in tasks:
-            plan.missing.append(task_id)
-        elif task_id not in plan.stale:
-            state = run.read_state(task_id)
-            if state is None:
-                plan.dead.append(Dead(task_id, None, BROKEN))
-            elif run.is_late(state):
-                plan.late.append(Late(task_id, state))
-            else:
-                plan.pushed.append(task_id)
-                plan.states[task_id] = state
+            continue
+        state = run.read_state(task_id)
+        if not plan.ends(run, task_id, state) and state is not None:
+            plan.pushed.append(task_id)
+            plan.states[task_id] = state
+    plan.stale_count = sum(task_id in plan.stale for task_id in plan.pushed)
     return plan
 
 

@@ -365,17 +365,18 @@ def sweep(run: Run) -> Reply:
     look_aside(run, plan.missing)
     sought = kind == b'expired' and run.has_used(b'e')
     front = list(islice(reversed(run.db.list_at(pending)), SWEEP)) if sought else []
+    gone = []
     for task_id in dict.fromkeys(front):
         state = run.read_state(task_id) if task_id in run.db.hash_at(run.keys['tasks']) else None
-        if state is not None and state.status == PENDING and run.is_late(state):
-            plan.late.append(Late(task_id, state))
-    for item in plan.late if front else ():
-        run.db.lrem(pending, -1, item.id)
+        if state is not None and state.status == PENDING and run.is_late(state) and plan.ends(run, task_id, state):
+            gone.append(task_id)
+    for task_id in gone:
+        run.db.lrem(pending, -1, task_id)
     buried = plan.carry_out(run)
     run.count(requeued=plan.stale_count, rejected=buried)
     trim(run, cap, buried)
     run.hint()
-    more = SWEEP in (len(plan.stale), len(plan.due)) or (len(front) == SWEEP and bool(plan.late))
+    more = SWEEP in (len(plan.stale), len(plan.due)) or (len(front) == SWEEP and bool(gone))
     return [len(plan.pushed) + len(plan.late), int(more)]
 
 
