@@ -22,9 +22,11 @@ from torrelque.core.protocol import Arg, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError
 from torrelque.transports.memory import MemoryServer
 
-__all__ = ('KEYS', 'MENDED_AFTER', 'STEPS', 'ModelMachine', 'Step', 'Steps', 'ids', 'lane_numbers', 'step', 'steps')
+__all__ = (
+    'KEYS', 'MENDED_AFTER', 'STEPS', 'ModelMachine', 'Step', 'Steps', 'Target', 'ids', 'lane_numbers', 'step', 'steps',
+)  # fmt: skip
 
-F = TypeVar('F', bound=Callable[..., None])
+F = TypeVar('F', bound=Callable[..., object])
 
 KEYS = Keys.of_queue('q')
 IDS = (b'a', b'b', b'c', b'2:x:', b'\xff \n')
@@ -60,6 +62,12 @@ odd_numbers = st.sampled_from(
     (b'7', b'-2', b'1.5', b'x', b'', b' 3 ', b'0x10', b'1_0', b'nan', b'inf', b'1e400', b'9e14', b'1e16')
 )
 moments = st.sampled_from((-400.0, -0.5, 0.0, 0.25, 5.0, 400.0))
+
+
+STATE_FIELDS = (
+    'dequeue_count', 'dequeue_base', 'requeue_count', 'revision', 'timeout', 'max_dequeues', 'enqueue_time', 'expires',
+    'expires', 'on_expiry',
+)  # fmt: skip
 
 
 class Target(NamedTuple):
@@ -117,6 +125,7 @@ class ModelMachine(RuleBasedStateMachine):
         for task_id in IDS:
             self._memory.subscribe(_state(task_id), partial(self._hear, _state(task_id)))
         self._lanes: list[Lane] = []
+        self._minted = 0
         self._history: list[tuple[str, tuple[Arg, ...]]] = []
         self._receipts: list[tuple[bytes, bytes, bytes]] = []
         self._broken: dict[bytes, int] = {}
@@ -127,8 +136,8 @@ class ModelMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self._real.reset()
-        for nonce in ('n', 'n', 'm'):
-            self.mint(nonce)
+        for _ in range(3):
+            self.mint()
 
     def _hear(self, channel: bytes, data: bytes) -> None:
         self._published.append((channel, data))
@@ -183,7 +192,7 @@ class ModelMachine(RuleBasedStateMachine):
         self._history.append((name, words))
         reply = self._verb(name, *words)
         if reply == [b'NOLANE']:
-            self.mint(lane.nonce)
+            self.mint()
         self._learn(name, words, reply)
         return reply
 
@@ -231,13 +240,14 @@ class ModelMachine(RuleBasedStateMachine):
 
     # Callers -----------------------------------------------------------------
 
-    @step(1, nonce=st.sampled_from(('n', 'm')))
-    def mint(self, nonce: str) -> None:
+    @step(1)
+    def mint(self) -> None:
+        self._minted += 1
+        nonce = f'n.{self._minted}'  # no two lanes share one, even if the server gives out a number again
         number = self._verb('mint', nonce)
         if isinstance(number, bytes):
-            others = [lane for lane in self._lanes if lane.number != number]  # one lane has one user
-            assert self._epoch_lost or others == self._lanes
-            self._lanes = [*others[-2:], Lane(number, nonce)]
+            assert self._epoch_lost or all(lane.number != number for lane in self._lanes)
+            self._lanes = [*self._lanes[-2:], Lane(number, nonce)]
 
     @step(1, lanes=st.lists(lane_numbers, min_size=1, max_size=2), flaw=st.sampled_from(('', '', 'x')))
     def drop(self, lanes: list[int], flaw: str) -> None:
@@ -445,11 +455,13 @@ class ModelMachine(RuleBasedStateMachine):
     # Connections -------------------------------------------------------------
 
     @step(7, back=st.integers(0, 6))
-    def an_earlier_call_arrives_again(self, back: int) -> None:
+    def an_earlier_call_arrives_again(self, back: int) -> Reply:
         if not self._history:
-            return
+            return None
         name, words = self._history[-1 - back % len(self._history)]
-        self._learn(name, words, self._verb(name, *words))
+        reply = self._verb(name, *words)
+        self._learn(name, words, reply)
+        return reply
 
     @step(
         6, lane=lane_numbers, ahead=st.sampled_from((-1, 0, 0, 0, 1)), later=st.sampled_from(('', 'claim', 'enqueue'))
@@ -515,20 +527,7 @@ class ModelMachine(RuleBasedStateMachine):
     @step(
         1,
         task_id=ids,
-        field=st.sampled_from(
-            (
-                'dequeue_count',
-                'dequeue_base',
-                'requeue_count',
-                'revision',
-                'timeout',
-                'max_dequeues',
-                'enqueue_time',
-                'expires',
-                'expires',
-                'on_expiry',
-            )
-        ),
+        field=st.sampled_from(STATE_FIELDS),
         value=odd_numbers,
     )
     def a_state_holds_anything(self, task_id: bytes, field: str, value: bytes) -> None:
@@ -577,6 +576,7 @@ class ModelMachine(RuleBasedStateMachine):
     )
     def a_string_holds_anything(self, name: str, value: bytes) -> None:
         self._epoch_lost = self._epoch_lost or name == 'epoch'
+        value = value.replace(b' n ', b' %b ' % self._lanes[0].nonce.encode())
         self._command('SET', KEYS[name] if name != 'lane' else self._lane_key(), value)
 
     @step(1, name=st.sampled_from([name for name in LOGICAL_NAMES if name != 'task']))

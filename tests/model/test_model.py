@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests import servers
-from tests.model.machine import ModelMachine
+from tests.model.machine import ModelMachine, Target
 from tests.model.real import RealServer, clocked_scripts
 from tests.model.sharded import ShardedMachine
 from torrelque.core.protocol import Script
@@ -77,10 +78,37 @@ def test_agrees_with_a_real_server(server: servers.Server) -> None:
         run_state_machine_as_test(machine, settings=PROFILE)
 
 
+CALLS: dict[str, dict[str, Any]] = {
+    'enqueue': {'items': [(b'a', b'1', '300', '', '', b'')], 'skip': 0},
+    'claim': {'n': 0, 'willing': '0.000000', 'cap': ''},
+    'release': {'items': [(Target(0, b'a', 'bare'), (3, '', b''))]},
+    'cancel': {'task_id': b'a'},
+    'redrive': {'task_ids': [b'a']},
+    'purge': {'task_ids': [b'a'], 'age': None},
+    'flow': {'mode': 'resume', 'end': None, 'reason': b''},
+    'erase': {'force': 0},
+}
+
+
+@pytest.mark.parametrize('first', CALLS)
+@pytest.mark.parametrize('name', ['redis-6.2', 'valkey-9.1'])
+def test_a_call_that_arrives_again_on_a_lane_of_the_same_number_does_nothing(name: str, first: str) -> None:
+    """The number was given out again once the queue was deleted; what was recorded since is another call's answer."""
+    with machine_of(started(name), clocked_scripts()) as machine:
+        for second, arguments in CALLS.items():
+            state = machine()
+            state.begin()
+            state.wipe_the_rest(lane=0)
+            getattr(state, first)(lane=0, **CALLS[first])
+            getattr(state, second)(lane=2, **arguments)
+            assert state.an_earlier_call_arrives_again(back=1) == [b'NOLANE']
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ('old', 'new'),
     [
+        pytest.param('if nonce ~= ARGV[2] then', 'if false then', id='a lane of another client will do'),
         pytest.param(' and number(deliveries, 0) == tonumber(count)', '', id='a fence without the count'),
         pytest.param('held_by == claim and ', '', id='a fence without the token'),
         pytest.param("return 'LATE'", 'return nil', id='late calls are done'),
