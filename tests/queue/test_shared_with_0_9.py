@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -176,7 +177,8 @@ class Crowd:
             if fate < 0.1:
                 continue  # it died
             if fate < 0.2:
-                await self.queue.requeue(task, self.delay())
+                with suppress(TorrelqueLeaseLostError):  # a slow machine's claim can outlast its lease
+                    await self.queue.requeue(task, self.delay())
             else:
                 await self.queue.release(task.id)
                 self.finish(task.data)
