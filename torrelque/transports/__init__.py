@@ -1,4 +1,4 @@
-"""Adapters from the clients that users hold to what the engine needs."""
+"""Transports connect the engine to a server, through the client that the user passes in."""
 
 from __future__ import annotations
 
@@ -25,9 +25,18 @@ PIPELINES = (
 
 
 def adapt(client: object) -> Transport:
-    """The transport for a client of redis.asyncio or of coredis, or the client itself if it is one.
+    """Return the transport for a client. Opens no connection.
 
-    Connects nothing. Raises TorrelqueUsageError for anything else.
+    Args:
+        client: A client of redis.asyncio, coredis or `torrelque.connect`, or any other transport. Transports are
+            returned unchanged.
+
+    Returns:
+        The transport.
+
+    Raises:
+        TorrelqueUsageError: It is anything else.
+
     """
     if isinstance(client, Transport):
         return client
@@ -51,13 +60,13 @@ def adapt(client: object) -> Transport:
 
 
 def _is(client: object, module: str, name: str) -> bool:
-    """Whether it is an instance of a class whose module may not even be installed."""
+    """Return whether it is an instance of a class. The class's module need not be installed."""
     kind = getattr(sys.modules.get(module), name, None)
     return isinstance(kind, type) and isinstance(client, kind)
 
 
 def _hint(client: object) -> str:
-    """What is wrong with it. Its repr is not told: it may hold a password."""
+    """Return what is wrong with it. The message leaves out its repr, which may contain a password."""
     if isinstance(client, str | bytes):
         return 'a URL is not a client: `async with torrelque.connect(url) as client:` makes one'
     if isinstance(client, type):

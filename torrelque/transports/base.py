@@ -21,10 +21,10 @@ if TYPE_CHECKING:  # coredis is optional
 __all__ = ('Client', 'Listener', 'Message', 'Rest', 'Then', 'Transport')
 
 Rest: TypeAlias = Callable[[], Awaitable[Sequence[Reply]]]
-"""Continues a batch that was begun: returns its replies, or raises, as `Transport.execute` does."""
+"""Finishes a batch that was started. Returns or raises as `Transport.execute` does."""
 
 Then: TypeAlias = Callable[[Sequence[Reply] | Rest], None]
-"""Receives the replies to a batch, or a function that returns them if a task has to do more than wait for them."""
+"""Called with the replies to a batch, or with a function that gets them if that takes a task."""
 
 
 class Message(NamedTuple):
@@ -118,15 +118,15 @@ class Transport(ABC):
             cls.start = Transport.start  # type: ignore[method-assign]  # the default, which uses `execute`
 
     def start(self, _batch: Batch, _then: Then) -> Callable[[], None] | None:
-        """Send a batch as `execute` does, but without a task that waits. Optional; the default uses `execute`.
+        """Send a batch as `execute` does, without a waiting task. Optional; the default uses `execute`.
 
         Args:
             _batch: At least one call.
-            _then: Called once with the outcome, in the event loop, after this method has returned. It does not raise.
+            _then: Called once with the outcome, on the event loop, after this method has returned. It does not raise.
 
         Returns:
-            A function that abandons the batch: ``_then`` is not called afterwards. Safe to repeat, and to call after
-            ``_then`` was called. None if nothing was sent, because that needs a task.
+            A function that abandons the batch, so that ``_then`` is not called any more. Safe to repeat, and to call
+            after ``_then`` was called. None if nothing was sent because that needs a task.
 
         """
         return None
@@ -154,7 +154,7 @@ class Transport(ABC):
         return await self.execute(batch)
 
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
-        """Like :meth:`execute`, for the last calls while the event loop ends and the client may be closed already."""
+        """Like :meth:`execute`, for the last calls before the event loop ends. The client may already be closed."""
         return await self.execute(batch)
 
     async def nodes(self) -> Sequence[Arg | None]:
@@ -226,7 +226,7 @@ class Transport(ABC):
         """
 
     async def reconnect(self) -> None:
-        """Use new connections for further calls, because a server answered that it does not accept writes."""
+        """Use new connections for further calls. Called after a server answered that it does not accept writes."""
 
     async def aclose(self) -> None:
         """Close what the transport itself has opened, but not a client that was passed to it. Safe to repeat."""

@@ -1,4 +1,4 @@
-"""What the adapters of the clients that users hold have in common."""
+"""The common part of the transports that use a client of redis-py or coredis."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Servers(Protocol):
     """The connections to a server, or to the nodes of a cluster."""
 
     response_timeout: float
-    """How long an answer may take, in seconds."""
+    """Maximum time that the server may take to answer, in seconds."""
 
     def start(self, batch: Batch, then: base.Then, /) -> Callable[[], None] | None:
-        """Send calls once, and take the replies in a callback. None if nothing was sent because it takes a task."""
+        """Send calls once, with a callback for the replies. See `torrelque.transports.base.Transport.start`."""
         return None
 
     async def ask(self, batch: Batch, /) -> Sequence[Reply]:
@@ -35,7 +35,10 @@ class Servers(Protocol):
         ...
 
     async def ask_dedicated(self, batch: Batch, seconds: float, /, *, keep: bool = True) -> Sequence[Reply]:
-        """Send calls once, on a connection of their own. Each may take ``seconds``."""
+        """Send calls once, on a dedicated connection. Each may take ``seconds``. Safe to cancel.
+
+        Raises TorrelqueConnectionError.
+        """
         ...
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
@@ -43,24 +46,24 @@ class Servers(Protocol):
         ...
 
     async def drop(self) -> None:
-        """Have further calls go over new connections."""
+        """Use new connections for further calls."""
 
     async def aclose(self) -> None:
-        """Close every connection. Another call opens new ones."""
+        """Close every connection. Further calls open new ones. Safe to repeat."""
 
 
 def check_primary(replies: Sequence[Reply]) -> Sequence[Reply]:
-    """Return the replies to a call that blocks, and one behind it. Raises TorrelqueConnectionError for a replica's."""
+    """Return the replies. Raises TorrelqueConnectionError if one says that the server is a replica."""
     if is_demoted(replies[0]):
         raise dual_error(TorrelqueAnsweredConnectionError, replies[0])
     return replies
 
 
 class ClientTransport(base.Transport):
-    """Over a client that the user holds: with its settings and its retries, on connections of our own.
+    """A transport that uses the settings and retries of the user's client, but opens its own connections.
 
-    The calls share one connection. Each blocking call and each subscription has
-    one of its own, so neither can use up the other's, or the client's.
+    Calls share one connection. Each blocking call and each subscription has a
+    dedicated one, so they cannot exhaust the client's pool, nor it theirs.
     """
 
     in_order: bool = True
@@ -73,17 +76,17 @@ class ClientTransport(base.Transport):
 
     @abstractmethod
     def _servers(self) -> Servers:
-        """Return the connections that the running event loop can use."""
+        """Return the connections of the running event loop."""
 
     @abstractmethod
     def _policy(self) -> Policy:
-        """Return what repeats calls as often as the client's settings say."""
+        """Return the client's retry policy."""
 
     async def execute(self, batch: Batch) -> Sequence[Reply]:
         """Send the calls and return their replies. Safe to cancel.
 
-        If the connection breaks they are sent again, once and then as often as
-        the client's settings say.
+        If the connection breaks, they are sent again once, and then as often as
+        the client's settings allow.
         """
         servers = self._servers()
         if not batch:
@@ -98,7 +101,7 @@ class ClientTransport(base.Transport):
         return self._servers().start(batch, receive)
 
     async def _go_on(self, batch: Batch, first: base.Rest) -> Sequence[Reply]:
-        """Return the replies to a batch whose first attempt has more to do."""
+        """Finish a batch that was started, and return the replies."""
         servers, rest = self._servers(), [first]
 
         async def attempt(calls: Batch) -> Sequence[Reply]:
@@ -107,7 +110,7 @@ class ClientTransport(base.Transport):
         return await repeat(batch, attempt, self._policy())
 
     async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
-        """Send the calls on a connection of their own, which has ``timeout`` seconds longer to answer."""
+        """Send the calls on a dedicated connection. The server has ``timeout`` seconds longer to answer."""
         servers = self._servers()
 
         async def attempt(calls: Batch) -> Sequence[Reply]:

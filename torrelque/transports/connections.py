@@ -1,10 +1,10 @@
-"""Connections to one server: once for the clients of all kinds.
+"""Connections to one server, for all clients.
 
 A blocking call, a call that waits for replicas and a subscription each need a
-connection that nobody else uses meanwhile. `Leases` lends them, one to an
-exchange at a time, and `PushListener` reads what the server pushes. Over
-redis-py and coredis all other calls share a connection (`Connections`). The
-time-outs hold for every client whose own settings do not limit them further.
+dedicated connection. `Leases` lends connections, each to one exchange at a
+time, and `PushListener` reads what the server pushes. Over redis-py and coredis
+all other calls share one connection (`Connections`). The time-outs apply to every
+client whose own settings are not stricter.
 """
 
 from __future__ import annotations
@@ -48,24 +48,24 @@ MARGIN = 1.5
 """How much later than requested a blocking call may be answered, in seconds: idle servers notice up to 0.1 s late."""
 
 QUIET = 4.0
-"""Seconds of silence after which a listener asks the server for a sign of life. The answer may take as long again."""
+"""Seconds of silence after which a listener sends a PING. The answer may take as long again."""
 
 SEND_TIMEOUT = 4.0
 """Maximum time for a listener to send a command, in seconds."""
 
 
 class Packed(NamedTuple):
-    """Calls as a client's connection takes them, how many they are, and about how many bytes."""
+    """Encoded calls, their number, and their approximate size in bytes."""
 
     data: Any
     calls: int
     size: int
     blocks: bool = False
-    """Whether the first call blocks. KeyDB runs those behind it only when it receives more: a PING does."""
+    """Whether the first call blocks. KeyDB runs the calls behind it only when more bytes arrive, such as a PING."""
 
 
 Later: TypeAlias = Callable[[float, Callable[[], Coroutine[Any, Any, None]]], Callable[[], None]]
-"""Runs a function in the background after some seconds. Returns what cancels it."""
+"""Runs a function in the background after some seconds. Returns a function that cancels it."""
 
 
 def later_by(start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object]) -> Later:
@@ -86,11 +86,11 @@ def later_by(start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object])
 
 
 class Leased(Protocol):
-    """A connection that can be lent."""
+    """A connection that `Leases` can lend."""
 
     @property
     def usable(self) -> bool:
-        """Whether it is open, as far as is known here."""
+        """Whether it is open, as far as this side knows."""
         ...
 
 
@@ -101,32 +101,32 @@ class Dialer(Protocol[C]):
     """Opens and closes connections to one server."""
 
     async def open(self) -> C:
-        """Connect, once. Raises TorrelqueConnectionError."""
+        """Connect, without retries. Safe to cancel. Raises TorrelqueConnectionError."""
         ...
 
     async def close(self, connection: C, /) -> None:
-        """Close a connection that this dialer opened, also when cancelled. Safe to repeat."""
+        """Close a connection that this dialer opened, even when cancelled. Safe to repeat."""
 
 
 class ClientDialer(Dialer[C], Protocol[C]):
-    """Opens connections with the settings of a client that the user holds."""
+    """Opens connections with the settings of the user's client."""
 
     def listener(self) -> AbstractAsyncContextManager[PushListener]:
         """Open a connection for subscriptions."""
         ...
 
     def pack(self, batch: Batch, /) -> Packed:
-        """Return calls as :meth:`converse` sends them. Raises TorrelqueTypeError or TorrelqueValueError."""
+        """Encode calls for :meth:`converse`. Raises TorrelqueTypeError or TorrelqueValueError."""
         ...
 
     def start(self, connection: C, packed: Packed, seconds: float, then: base.Then, /) -> Callable[[], None] | None:
-        """Do what :meth:`converse` does without a task that waits. None if it takes a task."""
+        """Do what :meth:`converse` does without a waiting task. None if that is not possible."""
         ...
 
     async def converse(self, connection: C, packed: Packed, seconds: float, /) -> list[Reply]:
-        """Send calls next to each other, and return their replies, each within ``seconds``.
+        """Send calls in one go, and return their replies. Each may take ``seconds``.
 
-        Raises TorrelqueConnectionError. When cancelled, it leaves the connection in step.
+        Raises TorrelqueConnectionError. Safe to cancel: the connection stays in step.
         """
         ...
 
@@ -137,11 +137,11 @@ class ClientDialer(Dialer[C], Protocol[C]):
 class Leases(Generic[C]):
     """Lends a connection to one exchange at a time, and keeps it for the next one only if it is in step.
 
-    As many are kept as were lately in use at once. The others expire.
+    It keeps as many as were recently in use at the same time; see `Spares`.
 
     Args:
         dialer: Opens and closes the connections.
-        later: Runs in the background what closes unused connections.
+        later: Runs the function that closes unused connections, in the background.
 
     """
 
@@ -157,8 +157,8 @@ class Leases(Generic[C]):
     ) -> list[Reply]:
         """Run an exchange on a connection, and return its replies.
 
-        The connection is closed if the exchange fails or is cancelled, and if
-        the server said that it is a replica now or refused a call as too large.
+        The connection is closed if the exchange fails or is cancelled, or if the
+        server answered that it is now a replica or that a call is too large.
 
         Args:
             exchange: Sends commands on the connection and reads all their replies, once.
@@ -166,8 +166,8 @@ class Leases(Generic[C]):
             keep: Keep the connection afterwards.
 
         Raises:
-            TorrelqueConnectionError: The connection failed. The idle ones are closed as well, since what broke one
-                has probably broken the others.
+            TorrelqueConnectionError: The connection failed. Idle connections are closed too, because they are probably
+                broken as well.
 
         """
         connection = await (self._dialer.open() if fresh else self._take())
@@ -205,25 +205,25 @@ class Leases(Generic[C]):
         self._cancel = self._later(spares.KEEP / 4, self._expire) if self._spares else None
 
     async def close_idle(self) -> None:
-        """Close the connections that are not lent."""
+        """Close the idle connections."""
         while connection := self._spares.take():
             await self._dialer.close(connection)
 
     def stop(self) -> None:
-        """Keep no more connections. The dialer closes those that are left."""
+        """Stop keeping connections. The dialer closes those that remain."""
         self._stopped = True
         self._spares = spares.Spares()
         self.stop_timer()
 
     def stop_timer(self) -> None:
-        """End what runs in the background, until a connection is kept again."""
+        """Cancel the background timer, until a connection is kept again."""
         if self._cancel is not None:
             self._cancel()
             self._cancel = None
 
 
 class _SharedConnection(Generic[C]):
-    """The connection that all calls share, opened again when it is lost: one attempt for all callers that wait."""
+    """The connection that all calls share. If it is lost, one attempt to reconnect serves all waiting callers."""
 
     def __init__(self, dialer: Dialer[C]) -> None:
         self._dialer = dialer
@@ -234,7 +234,7 @@ class _SharedConnection(Generic[C]):
 
     @property
     def current(self) -> C | None:
-        """The connection if it is open."""
+        """The connection; None if it is not open."""
         return self._connection if self._connection is not None and self._connection.usable else None
 
     async def get(self) -> C:
@@ -260,13 +260,13 @@ class _SharedConnection(Generic[C]):
 
 
 class Connections(Generic[C]):
-    """The connections to one server: one that all calls share, and others that are lent to a batch at a time.
+    """The connections to one server: a shared one for most calls, and dedicated ones that are lent.
 
     Args:
         dialer: Opens and closes the connections.
-        response_timeout: How long an answer may take, in seconds.
+        response_timeout: Maximum time that the server may take to answer, in seconds.
         later: Runs a function in the background.
-        shares: Whether a connection can serve several callers at once. If not, each batch has one of its own.
+        shares: Whether a connection can serve several callers at once. If not, each batch gets a dedicated one.
 
     """
 
@@ -280,12 +280,12 @@ class Connections(Generic[C]):
     async def ask(self, batch: Batch) -> Sequence[Reply]:
         """Send calls once, on the shared connection, and return their replies.
 
-        Large ones have a connection of their own, as the server may close it over
-        them. It is closed afterwards, since it would hold on to them.
+        Large calls get a dedicated connection, because the server may close it if they
+        are too large. It is closed afterwards, to free the memory of its buffers.
 
         Raises:
-            TorrelqueConnectionError: The connection failed. The idle ones are closed as well, since what broke one has
-                probably broken the others.
+            TorrelqueConnectionError: The connection failed. Idle connections are closed too, because they are probably
+                broken as well.
 
         """
         packed = self._dialer.pack(batch)
@@ -298,7 +298,7 @@ class Connections(Generic[C]):
         return await self._concluded(connection, converse)
 
     def start(self, batch: Batch, then: base.Then) -> Callable[[], None] | None:
-        """Do what :meth:`ask` does without a task that waits. None if nothing was sent because it takes a task."""
+        """Do what :meth:`ask` does without a waiting task. None if nothing was sent because that needs a task."""
         connection = self._shared.current
         if connection is None or not self._shares:
             return None
@@ -312,7 +312,7 @@ class Connections(Generic[C]):
         return self._dialer.start(connection, packed, self.response_timeout, receive)
 
     async def _concluded(self, connection: C, converse: base.Rest) -> Sequence[Reply]:
-        """Return the replies of a conversation. If it failed, further calls go over new connections."""
+        """Return the replies of a conversation. If it fails, further calls use new connections."""
         try:
             replies = await converse()
         except TorrelqueConnectionError as error:
@@ -326,17 +326,17 @@ class Connections(Generic[C]):
     async def ask_dedicated(
         self, batch: Batch, seconds: float, *, keep: bool = True, blocks: bool = False
     ) -> Sequence[Reply]:
-        """Send calls once, on a connection of their own, and return their replies.
+        """Send calls once, on a dedicated connection, and return their replies.
 
         Args:
             batch: The calls.
-            seconds: How long each may take.
-            keep: Keep the connection for others afterwards.
+            seconds: How long each call may take.
+            keep: Keep the connection for other calls afterwards.
             blocks: Whether the first call blocks.
 
         Raises:
             TorrelqueConnectionError: The connection failed. If the server was silent, the shared connection is closed
-                as well, since the next call would otherwise have to find out.
+                too, so that the next call does not wait for it in vain.
 
         """
         return await self._ask_dedicated(self._dialer.pack(batch)._replace(blocks=blocks), seconds, keep=keep)
@@ -367,19 +367,19 @@ class Connections(Generic[C]):
         await self._leases.close_idle()
 
     async def drop(self) -> None:
-        """Have further calls go over new connections."""
+        """Use new connections for further calls."""
         await self._shared.close()
         await self._leases.close_idle()
 
     async def aclose(self) -> None:
-        """Close every connection. Another call opens new ones."""
+        """Close every connection. Further calls open new ones. Safe to repeat."""
         await self._leases.close_idle()
         self._leases.stop_timer()
         await self._dialer.aclose()
 
 
 class PushListener(base.Listener):
-    """A listener over one connection: subscribes, and reads messages from what the server pushes."""
+    """A listener on one connection. Answers to its commands arrive among the pushed messages."""
 
     async def subscribe(self, channel: bytes) -> None:
         await self.ask('SUBSCRIBE', channel)
@@ -398,27 +398,27 @@ class PushListener(base.Listener):
                     pass
 
     async def knows(self, _command: str) -> bool:
-        """Whether the server knows a command, if that has to be asked in advance."""
+        """Return whether the server knows a command. Clients that need not check in advance return True."""
         return True
 
     @abstractmethod
     async def ask(self, *words: str | bytes) -> None:
-        """Send a command. Its answer is among what the server pushes, or an error of this call.
+        """Send a command. `next` returns its answer, unless this call raises it.
 
         Raises TorrelqueConnectionError.
         """
 
     @abstractmethod
     async def next(self) -> Reply:
-        """Return what the server pushes next.
+        """Wait for the next push, and return it.
 
-        Raises TorrelqueConnectionError, also if the server shows no sign of life
-        when asked for one, and TorrelqueReplyError.
+        Raises TorrelqueReplyError, and TorrelqueConnectionError, also if the
+        server does not answer a PING.
         """
 
 
 class StreamListener(PushListener):
-    """A listener whose PING is answered among what the server pushes."""
+    """A listener that receives the answer to its PING among the pushed messages."""
 
     async def next(self) -> Reply:
         for is_last in (False, True):
@@ -435,18 +435,18 @@ class StreamListener(PushListener):
 
     @abstractmethod
     async def arrive(self) -> Reply:
-        """Wait for what the server pushes next, without limit. Errors are values."""
+        """Wait for the next push, without a time limit. Errors are values."""
 
     @abstractmethod
     def silent(self) -> TorrelqueResponseTimeout:
-        """Return the error to raise if the server shows no sign of life."""
+        """Return the error to raise if the server does not answer a PING."""
 
 
 def is_large(call: Call[Any]) -> bool:
-    """Whether a value of a call may be larger than the server takes."""
+    """Return whether a value of a call may be larger than the server accepts."""
     return any(len(word) >= LARGE for word in call.words() if not isinstance(word, int))
 
 
 def is_refused_ping(error: TorrelqueReplyError) -> bool:
-    """Whether the user lacks the right to PING. The refusal is a sign of life all the same."""
+    """Return whether the user may not call PING. The refusal still shows that the server is alive."""
     return error.code == 'NOPERM' and "'ping'" in str(error)

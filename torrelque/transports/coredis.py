@@ -1,9 +1,9 @@
-"""Over a ``coredis.Redis`` that the user holds, on asyncio or Trio.
+"""The transport over the user's ``coredis.Redis``, on asyncio or Trio.
 
-The client's settings and its retries are used, but not its pool: calls share
-one connection, each blocking call and subscription has one of its own. So
-neither can use up the other's connections. They live in the task group of the
-client's pool, and end with it.
+It uses the client's settings and retries, but not its connections: calls share
+one connection, and each blocking call and each subscription has a dedicated one.
+So they cannot exhaust the client's pool, nor it theirs. The connections live in
+the task group of the client's pool, and end with it.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ CODES: dict[type[Exception], str] = {
     exceptions.UnblockedError: 'UNBLOCKED',
     exceptions.WrongTypeError: 'WRONGTYPE',
 }
-"""The codes that coredis removes from the message."""
+"""The error codes that coredis removes from the message."""
 
 CLOSED = (exceptions.ConnectionError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
@@ -77,12 +77,12 @@ def as_reply_error(error: Exception) -> TorrelqueReplyError:
 
 
 def as_failure(error: Exception, address: str = 'the server', *, connected: bool = True) -> TorrelqueConnectionError:
-    """Return an error that leaves the outcome of what was sent unknown.
+    """Return the error to raise when the outcome of a call is unknown.
 
     Args:
         error: What coredis or anyio raised. One of ours is returned unchanged.
-        address: The server's, for messages.
-        connected: False while connecting, when more errors of TLS are permanent.
+        address: The server's address, for messages.
+        connected: False while connecting, when more TLS errors are permanent.
 
     """
     error = leaf(error)
@@ -111,7 +111,7 @@ def _code(error: Exception) -> str:
     return CODES.get(type(error)) or parse_code(str(error))
 
 
-def _value(reply: Any) -> Reply:  # noqa: ANN401 - as coredis has it
+def _value(reply: Any) -> Reply:  # noqa: ANN401 - as in coredis
     """Return the reply to a request. Raises TorrelqueConnectionError if there is none."""
     if isinstance(reply, Exception):
         answered = isinstance(reply, exceptions.RedisError)
@@ -129,12 +129,12 @@ def response_timeout_of(pool: BaseConnectionPool[Any]) -> float:
 
 
 def _is_answered(request: Any) -> bool:  # noqa: ANN401 - coredis's
-    complete = getattr(request, 'complete', None)  # older versions have no public way
+    complete = getattr(request, 'complete', None)  # older versions have no public attribute
     return bool(request._event.is_set() if complete is None else complete)  # noqa: SLF001
 
 
 def _send(connection: BaseConnection, commands: Sequence[Any], seconds: float) -> list[Any]:
-    """Send commands; what to await for each reply. Cancelling that leaves the connection in step."""
+    """Send commands, and return an awaitable for each reply. The connection stays in step if one is cancelled."""
     try:
         return [
             connection.create_request(
@@ -147,7 +147,7 @@ def _send(connection: BaseConnection, commands: Sequence[Any], seconds: float) -
 
 
 class Dialer:
-    """Connections made with the settings of a client's pool, but not counted in it."""
+    """Opens connections with the settings of a client's pool. They do not count as the pool's."""
 
     def __init__(self, pool: BaseConnectionPool[Any]) -> None:
         self._pool = pool
@@ -155,7 +155,7 @@ class Dialer:
         self._finalizer: weakref.finalize[Any, Any] | None = None
 
     async def open(self) -> BaseConnection:
-        """Connect, once. Raises TorrelqueConnectionError."""
+        """Connect, without retries. Safe to cancel. Raises TorrelqueConnectionError."""
         group = self._task_group()
         connection: BaseConnection | None = None
         try:
@@ -165,7 +165,7 @@ class Dialer:
                     await group.start(connection.run)
                 except BaseException:
                     _clear_away(connection)
-                    await checkpoint_if_cancelled()  # coredis tells a cancelled handshake as a failed one
+                    await checkpoint_if_cancelled()  # coredis reports a cancelled handshake as failed
                     raise
         except TimeoutError:
             late = exceptions.ConnectionError(f'no connection within {connections.CONNECT_TIMEOUT:g} s')
@@ -175,7 +175,7 @@ class Dialer:
         self._open.difference_update([other for other in self._open if not other.usable])
         self._open.add(connection)
         if self._finalizer is None:
-            # The connections' tasks hold them: nobody else would close those of a queue object that is forgotten.
+            # The connections' tasks keep references to them, so they would outlive a queue object that is not closed.
             self._finalizer = weakref.finalize(self, _close_soon, self._open, current_token().native_token)
             self._finalizer.atexit = False
         return connection
@@ -205,7 +205,7 @@ class Dialer:
         return Packed(commands, len(commands), size)
 
     def start(self, *_: object) -> None:
-        """Nothing: coredis has no callbacks."""
+        """Return None: coredis has no callbacks."""
 
     async def converse(self, connection: BaseConnection, packed: Packed, seconds: float) -> list[Reply]:
         requests = _send(connection, packed.data, seconds)
@@ -219,7 +219,7 @@ class Dialer:
         return replies
 
     def connections(self) -> Connections[BaseConnection]:
-        """Return the connections to the server, none of which is open yet."""
+        """Return connections to the server. None is open yet."""
         return Connections(self, response_timeout_of(self._pool), later_by(self._start_soon))
 
     def _start_soon(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -237,7 +237,7 @@ class Dialer:
 
     async def make(self) -> BaseConnection:
         """Return a connection that is not connected yet."""
-        # A copy of the pool makes them as the pool makes its own, Sentinel's discovery included.
+        # A copy of the pool creates them as the pool would, including the discovery by Sentinel.
         pool: Any = copy.copy(self._pool)
         pool.connection_kwargs = self.settings()
         return cast('BaseConnection', await pool._construct_connection())  # noqa: SLF001 - there is no public way
@@ -246,15 +246,15 @@ class Dialer:
         return {
             **self._pool.connection_kwargs,
             'decode_responses': False,
-            'max_idle_time': None,  # waiting is what a blocking call and a listener are for
-            'stream_timeout': None,  # each request has its own
+            'max_idle_time': None,  # blocking calls and listeners are idle for long
+            'stream_timeout': None,  # each request has its own time-out
         }
 
 
 def _close_soon(connections: set[BaseConnection], loop: Any) -> None:  # noqa: ANN401 - an event loop of any kind
-    """Close connections in their event loop, from whatever thread collects garbage."""
+    """Close connections on their event loop, from any thread that collects garbage."""
     schedule = loop.call_soon_threadsafe if isinstance(loop, asyncio.AbstractEventLoop) else loop.run_sync_soon
-    with suppress(RuntimeError):  # the loop has ended, and they with it
+    with suppress(RuntimeError):  # the loop has ended, and closed them
         schedule(_invalidate, tuple(connections))
 
 
@@ -274,7 +274,7 @@ def address_of(connection: BaseConnection | None) -> str:
 
 
 async def _explain(error: Exception, connection: BaseConnection | None) -> TorrelqueConnectionError:
-    """Return why connecting failed. A server that closes the connection may want TLS, or another certificate."""
+    """Return why connecting failed. If the server closed the connection, it may expect TLS or another certificate."""
     failure = as_failure(error, address_of(connection), connected=False)
     location = connection and connection.location
     decided = isinstance(failure, TorrelqueHandshakeError | TorrelqueReplyError | TorrelqueResponseTimeout)
@@ -285,7 +285,7 @@ async def _explain(error: Exception, connection: BaseConnection | None) -> Torre
 
 
 def _clear_away(connection: BaseConnection) -> None:
-    """Close the streams that coredis leaves open of a connection that failed. Otherwise anyio would warn of them."""
+    """Close the streams that coredis leaves open when a connection fails, because anyio would warn about them."""
     for value in vars(connection).values():
         if isinstance(value, (MemoryObjectReceiveStream, MemoryObjectSendStream)):
             value.close()
@@ -300,14 +300,15 @@ class CoredisListener(PushListener):
         self._turn = anyio.Lock()
 
     async def aclose(self) -> None:
-        # Where another task still waits for it, the loss of the connection ends it.
+        # This fails while another task waits for a message. That task ends when the connection is lost.
         with anyio.CancelScope(shield=True), suppress(RuntimeError):
             await self._messages.aclose()
 
     async def knows(self, command: str) -> bool:
-        """Whether the server knows a command that takes arguments.
+        """Return whether the server knows a command that takes arguments.
 
-        Asked without any: an old server's error names them, and coredis closes the connection if they are not UTF-8.
+        The command is sent without arguments. With them, an old server's error would quote them, and coredis closes
+        the connection if they are not UTF-8.
         """
         try:
             await self.ask(command)
@@ -320,16 +321,16 @@ class CoredisListener(PushListener):
             with anyio.move_on_after(connections.QUIET):
                 try:
                     return await anext(self._messages)
-                except StopAsyncIteration:  # it has failed, or was cancelled, before
+                except StopAsyncIteration:  # an earlier call failed or was cancelled
                     gone = exceptions.ConnectionError('the connection of the listener was lost')
                     raise as_failure(gone) from None
                 except CLOSED as error:
                     raise as_failure(error) from error
             await self.ask()
-            self._messages = self._connection.push_messages  # that the wait was given up has ended the generator
+            self._messages = self._connection.push_messages  # the time-out has ended the generator
 
     async def ask(self, *words: str | bytes) -> None:
-        """Send something that is answered by a message, or by an error; the PING after it tells which."""
+        """Send a command and a PING. The answer to the PING shows whether the command was answered by an error."""
         async with self._turn:
             try:
                 if words:
@@ -345,7 +346,7 @@ class CoredisListener(PushListener):
                 raise answer
 
     async def _skip_pong(self) -> None:
-        """Take what belongs to the PING whose place an error took, or it would be taken for the next one's."""
+        """Discard the answer to a PING that comes after an error. Otherwise the next PING would take it for its own."""
         with anyio.move_on_after(connections.QUIET):
             stray = self._connection.streamed_messages
             await anext(stray)
@@ -356,14 +357,14 @@ class CoredisListener(PushListener):
 
 
 class CoredisTransport(ClientTransport):
-    """See :class:`torrelque.transports.base.Transport`. Works between the client's entry and its exit."""
+    """See :class:`torrelque.transports.base.Transport`. Works while the client's context is entered."""
 
     queues_behind: bool = True
 
     def __init__(self, client: coredis.Redis[Any]) -> None:
         super().__init__(client)
         if client.noreply:
-            raise TorrelqueUsageError('the coredis client is made with noreply=True, but a queue needs the replies')
+            raise TorrelqueUsageError('the coredis client was created with noreply=True, but a queue needs the replies')
         self._client = client
         self.fails_over: bool = isinstance(client.connection_pool, SentinelConnectionPool)
         self._connections = Dialer(client.connection_pool).connections()

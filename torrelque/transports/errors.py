@@ -1,4 +1,4 @@
-"""Errors that are both ours and a client's, so that code which catches either kind catches them."""
+"""Errors with two base classes, Torrelque's and a client's, so that code can catch either."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ E = TypeVar('E', bound=TorrelqueError)
 class TorrelqueAnsweredConnectionError(TorrelqueConnectionError, TorrelqueReplyError):
     """The server answered that it cannot be used, for example because it is still loading.
 
-    ``code`` says why. The outcome of everything else that was sent with the call is unknown.
+    ``code`` says why. The outcome of other calls on the connection is unknown.
     """
 
 
 def dual_error(ours: type[E], error: Exception, **attributes: object) -> E:
-    """Return an error of the type ``ours`` that also has the type, arguments and attributes of a client's error.
+    """Return an error that is both of the type ``ours`` and of the type of a client's error.
 
     Args:
-        ours: The type of ours.
-        error: The client's error. It is returned unchanged if it has the type
-            ``ours`` already, so this is safe to repeat.
+        ours: A type of Torrelque's errors.
+        error: The client's error, whose arguments and attributes are copied. It is returned unchanged if it already
+            has the type ``ours``, so this is safe to repeat.
         attributes: Further attributes to set, such as the ``code`` of an error reply.
 
     """
@@ -35,13 +35,13 @@ def dual_error(ours: type[E], error: Exception, **attributes: object) -> E:
     for theirs in _parts(type(error)):
         try:
             return cast('E', remake(_kind((ours, *theirs)), error.args, attributes))
-        except TypeError:  # cannot be combined with ours, or cannot be made of its arguments: its base class may
+        except TypeError:  # the types cannot be combined, or the arguments do not fit: try a base class
             continue
-    raise AssertionError  # Exception can
+    raise AssertionError  # Exception can always be combined
 
 
 def leaf(error: Exception) -> Exception:
-    """Return the first error of a group that a task group raised; any other error is returned itself."""
+    """Return the first error of an exception group. Any other error is returned unchanged."""
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
@@ -49,11 +49,11 @@ def leaf(error: Exception) -> Exception:
 
 _KINDS: dict[tuple[type, ...], type[Exception]] = {}
 _PARTS: dict[type, tuple[type, ...]] = {}
-"""The types that each combined type is made of, so that an error that is combined again keeps all of them."""
+"""The parts of each combined type, so that combining an error again keeps all of them."""
 
 
 def _parts(kind: type[Exception]) -> Iterator[tuple[type, ...]]:
-    """Yield what to try to combine with ours: a type's own parts, or the type itself, and then its base classes."""
+    """Yield the types to try to combine with ours: a combined type's parts or the type itself, then its bases."""
     yield _PARTS.get(kind, (kind,))
     for base in kind.__mro__[1:]:
         if issubclass(base, Exception) and not issubclass(base, TorrelqueError):
@@ -73,7 +73,7 @@ def _kind(parts: tuple[type, ...]) -> type[Exception]:
 
 
 def _reduce(self: Exception) -> tuple[Any, ...]:
-    # The type is found by its parts, as no module holds it.
+    # Combined types are in no module, so they are pickled as their parts.
     return _unpickle, (_PARTS[type(self)], self.args, self.__dict__)
 
 

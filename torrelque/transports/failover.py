@@ -35,7 +35,7 @@ def with_failover(transport: Transport, timeout: float | None) -> Transport:
 
 
 class FailoverTransport(Transport):
-    """A transport whose calls are repeated, up to ``budget`` seconds from their start, while a server fails over."""
+    """Repeats calls while a server fails over, for up to ``budget`` seconds from their start."""
 
     def __init__(self, transport: Transport, budget: float) -> None:
         self.inner = transport
@@ -54,9 +54,9 @@ class FailoverTransport(Transport):
     async def execute(self, batch: Batch) -> Sequence[Reply]:
         """Send the calls, and repeat those that a server refused because it is failing over. Safe to cancel.
 
-        When a connection breaks, all calls that were last sent are repeated. Once
-        the budget is used up, the last answers are the replies, and a broken
-        connection raises its TorrelqueConnectionError.
+        When a connection breaks, all calls of the last attempt are repeated. Once
+        the budget is used up, the last replies are returned, or the
+        TorrelqueConnectionError of the last attempt is raised.
         """
         return await self._repeat(batch, self.inner.execute, dedicated=False)
 
@@ -74,7 +74,7 @@ class FailoverTransport(Transport):
         return self.inner.start(batch, receive)
 
     async def _go_on(self, batch: Batch, begun: float, first: Sequence[Reply] | Rest | None) -> Sequence[Reply]:
-        """Return the replies to a batch whose ``first`` attempt has these, or produces them."""
+        """Return the replies to a batch. ``first`` is the outcome of its first attempt, or finishes that attempt."""
 
         async def send(calls: Batch) -> Sequence[Reply]:
             nonlocal first
@@ -86,7 +86,7 @@ class FailoverTransport(Transport):
         return await self._repeat(batch, send, dedicated=False, begun=begun)
 
     async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
-        """Like `execute`, but repeats all calls, since the WAIT at their end is for those before it."""
+        """Like `execute`, but repeats all calls, because the WAIT at their end applies to those before it."""
         return await self._repeat(batch, lambda calls: self.inner.execute_dedicated(calls, timeout), dedicated=True)
 
     async def _repeat(
@@ -123,10 +123,10 @@ class FailoverTransport(Transport):
                 return replies
             if not dedicated:
                 places = to_repeat(batch, places, failed)
-        raise AssertionError  # counting has no end
+        raise AssertionError  # count() never ends
 
     async def _another(self, start: float, tries: int) -> bool:
-        """Pause before another attempt. False, at once, if there is no time for one."""
+        """Pause before another attempt. Return False at once if no time is left."""
         pause = BACKOFF.pause(tries, random.random)
         if self.now() + pause > start + self._budget:
             return False
@@ -140,10 +140,10 @@ class FailoverTransport(Transport):
             )
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
-        """Wait as the inner transport does. While the server fails over, answer after a pause as if a hint had come.
+        """Wait as the inner transport does. While the server fails over, return after a pause as if a hint had arrived.
 
-        The claim that follows repeats itself. If nothing works for longer than
-        the budget, the failure is raised or returned.
+        The claim that follows is repeated like any call. If all waits fail for
+        longer than the budget, the failure is raised or returned.
         """
         replies = await self._wait([call], timeout)
         return replies[0]

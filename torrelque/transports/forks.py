@@ -1,4 +1,4 @@
-"""How many forks lie between this process and the one that loaded the library: cheaper to ask than `os.getpid`."""
+"""Counts the forks between this process and the one that imported the library. Cheaper than `os.getpid`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ count: int = 0
 
 
 def _forked() -> None:
-    global count  # noqa: PLW0603 - it is of the whole process
+    global count  # noqa: PLW0603 - it belongs to the whole process
     count += 1
 
 

@@ -1,4 +1,4 @@
-"""How messages name an object that was passed by mistake."""
+"""How error messages name an object that was passed by mistake."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ def class_name(value: object) -> str:
 
 
 def named(value: object) -> str:
-    """The value itself if it is a simple one. The repr of a client may hold a password."""
+    """Return the repr of a simple value, and the class of any other. A client's repr may contain a password."""
     return repr(value) if value is None or isinstance(value, str | bytes | int | float) else f'a {class_name(value)}'

@@ -1,4 +1,4 @@
-"""An event for one task that waits for it once: what each call needs, as cheap as the event loop allows."""
+"""An event that is set once and awaited once. Each call needs one, so it is as cheap as possible."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ('OneShot', 'oneshot_maker')
 
 
 class OneShot(Protocol):
-    """Set once, waited for by one task, once."""
+    """An event that is set once, for which one task waits once."""
 
     def set(self) -> None: ...
 
@@ -22,10 +22,10 @@ class OneShot(Protocol):
 
 
 class _FutureOneShot(asyncio.Future[None]):
-    """A bare future: on asyncio that costs a third of an event."""
+    """A bare future. On asyncio it costs a third of an event."""
 
     def set(self) -> None:
-        if not self.done():  # who waited was cancelled, and the future with it
+        if not self.done():  # cancelled together with the waiting task
             self.set_result(None)
 
     def wait(self) -> Awaitable[None]:
@@ -33,6 +33,6 @@ class _FutureOneShot(asyncio.Future[None]):
 
 
 def oneshot_maker() -> Callable[[], OneShot]:
-    """What makes them on the event loop that runs."""
+    """Return a function that creates such events on the running event loop."""
     loop = current_token().native_token
     return partial(_FutureOneShot, loop=loop) if isinstance(loop, asyncio.AbstractEventLoop) else anyio.Event

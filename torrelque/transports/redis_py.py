@@ -1,10 +1,10 @@
-"""Over a ``redis.asyncio.Redis`` that the user holds.
+"""The transport over the user's ``redis.asyncio.Redis``.
 
-Calls go over connections of our own, which redis-py opens with the settings of
-the client's pool: credentials, TLS, Sentinel and Unix sockets work as they do
-for the client. One of them is shared by all calls, and their repeats follow the
-client's ``retry``. Connections that are not redis-py's own cannot be shared:
-then calls use the pool.
+It lets redis-py open separate connections with the settings of the client's pool,
+so credentials, TLS, Sentinel and Unix sockets work as they do for the client. All
+calls share one connection, and are repeated as the client's ``retry`` says. A
+connection class other than redis-py's own cannot be shared; with one, calls use the
+pool.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RedisPyTransport(ClientTransport):
         self.queues_behind: bool = shares
         self._here: PerLoop[Connections[Any]] = PerLoop(
             lambda: Dialer(pool).connections() if shares else PooledConnections(pool),
-            lambda: disconnect_idle(pool),  # they could not be used, or closed, on another event loop
+            lambda: disconnect_idle(pool),  # another event loop could neither use nor close them
         )
 
     async def block_then(self, call: Call[Reply], then: Call[Reply], timeout: float) -> Sequence[Reply]:
@@ -59,7 +59,7 @@ class RedisPyTransport(ClientTransport):
         return policy_of(self._client.connection_pool.connection_kwargs.get('retry'))
 
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
-        # A client that is closed would open a connection once more, and leave it open.
+        # A closed client would open a connection again, and leave it open.
         return [
             reply for call in batch for reply in await self._servers().ask_dedicated((call,), LAST_CALL, keep=False)
         ]
@@ -71,7 +71,8 @@ class RedisPyTransport(ClientTransport):
 
         Raises:
             TorrelqueTypeError: ``pipeline`` is anything else.
-            TorrelqueUsageError: The pipeline would run the call at once: between its ``watch()`` and its ``multi()``.
+            TorrelqueUsageError: The pipeline would run the call at once, because it is between ``watch()`` and
+                ``multi()``.
 
         """
         if not isinstance(pipeline, Pipeline):

@@ -1,4 +1,4 @@
-"""Connections that redis-py opens with the settings of a client, and hands over."""
+"""Connections that redis-py opens with the settings of a client, and then hands over."""
 
 from __future__ import annotations
 
@@ -52,20 +52,20 @@ __all__ = ('Dialer', 'Line', 'RedisPyListener')
 MADE_BY_REDIS_PY = ('connect', '_connect', 'send_packed_command', 'read_response', 'disconnect')
 
 LAST_CALL = 1.0
-"""Seconds that a call may take as the event loop ends."""
+"""Maximum duration of a call while the event loop ends, in seconds."""
 
 CLOSING_TIMEOUT = 0.5
-"""Maximum time to close idle connections, in seconds: with TLS it waits for the server."""
+"""Maximum time to close idle connections, in seconds. With TLS, closing waits for the server."""
 
 MOST_UNSENT = 1 << 20
-"""Bytes that may wait to be sent to a server that does not read what a listener asks."""
+"""Maximum number of unsent bytes of a listener's commands, in case the server does not read."""
 
 MOST_PUSHED = 1000
-"""Maximum number of messages that a listener holds before it stops reading."""
+"""Maximum number of messages that a listener buffers before it stops reading."""
 
 
 def policy_of(retry: Retry | None) -> Policy:
-    """Return what calls a function as often as a client's ``retry`` says; once without one."""
+    """Return a policy that follows a client's ``retry``; without one, it calls a function once."""
 
     async def policy(function: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - what the function returns
         return await function() if retry is None else await copy.deepcopy(retry).call_with_retry(function, _do_nothing)
@@ -74,18 +74,18 @@ def policy_of(retry: Retry | None) -> Policy:
 
 
 async def _do_nothing(_: Exception) -> None:
-    """Do nothing before another attempt."""
+    """Called before another attempt."""
 
 
 class Line(asyncio.Protocol):
-    """A connection that redis-py opened and handed over: replies come in the order of the calls, for many callers.
+    """A connection that many callers share. redis-py opens it; then this class sends and reads.
 
-    redis-py's own connection would let one caller at a time send and read.
+    redis-py's own classes allow only one caller at a time to send and read.
     """
 
     def __init__(self, raw: Any) -> None:  # noqa: ANN401 - connections have no common public type
         self.address: str = address_of(raw)
-        self._raw = raw  # whose streams would close the connection if they were forgotten
+        self._raw = raw  # kept, because its streams would close the connection when they are collected
         self._loop = asyncio.get_running_loop()
         self._parser = hiredis.Reader(protocolError=self._garbled, replyError=_reply_error, notEnoughData=NOTHING)
         self._owed: deque[_Request] = deque()
@@ -96,8 +96,8 @@ class Line(asyncio.Protocol):
         self._watchdog: asyncio.TimerHandle | None = None
         self._failure: TorrelqueConnectionError | None = None
         self.served: bool = False
-        """Whether the server ever did what it was asked."""
-        self._transport: asyncio.Transport = raw._writer.transport  # noqa: SLF001 - there is no public way
+        """Whether the server has ever executed a call."""
+        self._transport: asyncio.Transport = raw._writer.transport  # noqa: SLF001 - redis-py has no public way
         if raw._reader.at_eof():  # noqa: SLF001 - redis-py has no public way
             self.connection_lost(None)
         else:
@@ -112,9 +112,9 @@ class Line(asyncio.Protocol):
 
         Args:
             data: The calls.
-            count: How many they are.
-            seconds: How long the server may be silent while it owes them.
-            blocks: Whether the first one blocks. If its reply comes alone, a PING follows.
+            count: The number of calls.
+            seconds: How long the server may be silent while it owes replies.
+            blocks: Whether the first call blocks. If its reply arrives alone, a PING is sent.
 
         Raises:
             TorrelqueConnectionError: The connection failed.
@@ -134,7 +134,7 @@ class Line(asyncio.Protocol):
         return await answered
 
     def start(self, data: bytes, count: int, seconds: float, done: Callable[[_Request], None]) -> _Request:
-        """Do what :meth:`execute` does without waiting: ``done`` is called at the end, unless it is abandoned."""
+        """Do what :meth:`execute` does without waiting. Calls ``done`` at the end, unless abandoned."""
         if self._failure is not None:
             raise renew(self._failure)
         if self._owed:
@@ -169,7 +169,7 @@ class Line(asyncio.Protocol):
     # Messages
 
     def listen(self) -> None:
-        """Take what arrives as messages from now on."""
+        """Treat everything that arrives from now on as messages."""
         self._pushed = deque()
 
     async def send(self, data: bytes) -> None:
@@ -194,7 +194,7 @@ class Line(asyncio.Protocol):
             self._transport.resume_reading()
         return message
 
-    # What the event loop calls
+    # Called by the event loop
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
@@ -227,7 +227,7 @@ class Line(asyncio.Protocol):
             raise self._garbled(f'an unexpected reply: {reply!r:.100}')
 
     def _nudge(self, request: _Request) -> None:
-        """KeyDB runs what is behind a call that blocked only when it receives more."""
+        """Send a PING. KeyDB runs the calls behind one that blocked only when more bytes arrive."""
         request.blocks = False
         self._transport.write(pack_words(('PING',)))
         self._owed.append(_Request(1, request.seconds, lambda _: None))
@@ -241,11 +241,11 @@ class Line(asyncio.Protocol):
         self.fail(cast('TorrelqueConnectionError', as_failure(gone, self.address)))
 
     def fail(self, error: TorrelqueConnectionError) -> None:
-        """Close the connection. All who wait get the error."""
+        """Close the connection. All waiting callers get the error."""
         if self._failure is None:
             self._failure = error
             self._transport.abort()
-            self._raw._reader = self._raw._writer = None  # noqa: SLF001 - or it would warn of them
+            self._raw._reader = self._raw._writer = None  # noqa: SLF001 - otherwise it would warn about them
             owed, self._owed = self._owed, deque()
             for request in owed:
                 request.error = cast('TorrelqueConnectionError', renew(error))
@@ -260,7 +260,7 @@ class Line(asyncio.Protocol):
 
 
 class _Request:
-    """What one caller waits for."""
+    """The calls of one caller, and the replies so far."""
 
     __slots__ = ('abandoned', 'blocks', 'count', 'done', 'error', 'refused', 'replies', 'seconds')
 
@@ -287,7 +287,7 @@ def _reply_error(message: str) -> TorrelqueReplyError:
 
 
 class OwnConnection:
-    """A connection of a class that is not redis-py's own. It sends one batch and reads the replies, for one caller."""
+    """A connection of a class that is not redis-py's own. It serves one caller, for one batch."""
 
     usable = False
     served = False
@@ -306,12 +306,12 @@ class OwnConnection:
         raise late_answer(f'{self.address}: no answer for {seconds:g} s')
 
     def listen(self) -> None:
-        """Nothing has to be done before messages are read."""
+        """Do nothing: messages are read as they are."""
 
     async def send(self, data: bytes) -> None:
         """Send a command whose answer is a message. Raises TorrelqueConnectionError."""
         self._check_connected()
-        # Shielded, since half a command would put the connection out of step for the others that use it.
+        # Shielded, because a command that is sent in part would put the connection out of step for its other users.
         with anyio.move_on_after(connections.SEND_TIMEOUT, shield=True) as scope:
             try:
                 await self._raw.send_packed_command([data])
@@ -333,7 +333,7 @@ class OwnConnection:
             raise as_failure(error, self.address) from error
 
     def _check_connected(self) -> None:
-        # Otherwise redis-py would connect again, and messages published meanwhile would be missed silently.
+        # Otherwise redis-py would reconnect, and messages published in the meantime would be lost silently.
         if not self._raw.is_connected:
             closed = exceptions.ConnectionError('the connection of the listener was closed')
             raise dual_error(TorrelqueConnectionError, closed)
@@ -373,14 +373,14 @@ class RedisPyListener(StreamListener):
 
 
 class Source(Protocol):
-    """Something that knows how connections are made: a pool, or a node of a cluster."""
+    """Knows how to create connections: a pool, or a node of a cluster."""
 
     connection_class: Any
     connection_kwargs: Any
 
 
 class Dialer:
-    """Connections made with the settings of a pool, but not counted in it."""
+    """Opens connections with the settings of a pool. They do not count as the pool's."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -388,7 +388,7 @@ class Dialer:
         self._open: set[Line | OwnConnection] = set()
 
     def connections(self) -> Connections[Line | OwnConnection]:
-        """Return the connections to the server, none of which is open yet."""
+        """Return connections to the server. None is open yet."""
         timeout = response_timeout_of(self._source.connection_kwargs)
         return Connections(self, timeout, call_later, shares=self._is_plain)
 
@@ -454,7 +454,7 @@ class Dialer:
         for reply in replies:
             if isinstance(reply, ANSWERS_THAT_END_A_CONNECTION):
                 await self.close(connection)
-                # One that has served may want credentials that are new: those of another connection are.
+                # On a connection that worked before, the credentials may have expired. A new connection has new ones.
                 refused = not (isinstance(reply, exceptions.BusyLoadingError) or connection.served)
                 raise dual_error(TorrelqueRefusedError if refused else TorrelqueAnsweredConnectionError, reply)
         return replies
@@ -464,13 +464,13 @@ class Dialer:
         return Packed(data, len(batch), len(data))
 
     def _make(self) -> Any:  # noqa: ANN401 - connections have no common public type
-        # Each exchange has a time-out of its own.
+        # Each exchange has its own time-out.
         settings = own_settings(self._source.connection_kwargs, socket_timeout=None, retry=Retry(NoBackoff(), 0))
         return self._source.connection_class(**settings)
 
 
 def made(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - connections have no common public type
-    """Return what a function makes. Raises TorrelqueConnectionError if no file can be opened: redis-py reads one."""
+    """Return what a function creates. Raises TorrelqueConnectionError if redis-py cannot open a file to read."""
     try:
         return make()
     except OSError as error:
@@ -478,14 +478,14 @@ def made(make: Callable[[], Any]) -> Any:  # noqa: ANN401 - connections have no 
 
 
 def own_settings(given: Mapping[str, Any], **others: object) -> dict[str, Any]:
-    """Settings for a connection of our own, made as the pool makes its own.
+    """Return a pool's settings, adapted for separate connections.
 
-    Credentials, TLS, Sentinel's discovery and the user's hooks come along.
+    Credentials, TLS, the discovery by Sentinel and the user's hooks are kept.
     """
     settings = dict(given)
     for name in (
         'retry_on_timeout',
-        'maint_notifications_config',  # these would steer the pool
+        'maint_notifications_config',  # these affect the pool
         'maint_notifications_pool_handler',
         'oss_cluster_maint_notifications_handler',
     ):
@@ -502,7 +502,7 @@ def own_settings(given: Mapping[str, Any], **others: object) -> dict[str, Any]:
 
 
 def is_plain(connection_class: type) -> bool:
-    """Whether connections are sockets of redis-py's own making. Others, such as fakes, may not be streams at all."""
+    """Return whether connections are redis-py's own. Others, such as fakes, may not be streams at all."""
     methods = (getattr(connection_class, name, None) for name in MADE_BY_REDIS_PY)
     return all(getattr(method, '__module__', '').startswith('redis.') for method in methods)
 
@@ -512,7 +512,7 @@ def response_timeout_of(settings: Mapping[str, Any]) -> float:
 
 
 async def disconnect_idle(pool: Any) -> None:  # noqa: ANN401 - a pool of any kind
-    """Close the connections of a client's pool that nobody uses, also those of an event loop that has ended."""
+    """Close the idle connections of a client's pool, even those of an event loop that has ended."""
     with anyio.move_on_after(CLOSING_TIMEOUT), suppress(exceptions.RedisError, OSError, RuntimeError):
         await pool.disconnect(inuse_connections=False)
 
@@ -523,7 +523,7 @@ def address_of(raw: Any) -> str:  # noqa: ANN401 - connections have no common pu
 
 
 async def _explain(error: exceptions.RedisError, raw: Any) -> TorrelqueError:  # noqa: ANN401 - connections have no common public type
-    """Return why connecting failed. A server that closes the connection may want TLS, or another certificate."""
+    """Return why connecting failed. If the server closed the connection, it may expect TLS or another certificate."""
     address = address_of(raw)
     failure = as_failure(error, address, connected=False)
     host, port = getattr(raw, 'host', None), getattr(raw, 'port', None)

@@ -1,4 +1,4 @@
-"""Errors of redis-py as errors of ours, which they stay as well."""
+"""Makes Torrelque's errors of redis-py's. They keep redis-py's type as well."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CODES: dict[type[Exception], str] = {
     exceptions.ReadOnlyError: 'READONLY',
     exceptions.TryAgainError: 'TRYAGAIN',
 }
-"""The codes that redis-py removes from the message, for versions that do not keep them as ``status_code``."""
+"""The error codes that redis-py removes from the message. Newer versions keep them as ``status_code``."""
 
 ANSWERS_THAT_END_A_CONNECTION = (
     exceptions.BusyLoadingError,
@@ -49,12 +49,12 @@ def as_reply_error(error: Exception) -> TorrelqueReplyError:
 
 
 def as_failure(error: Exception, address: str = 'the server', *, connected: bool = True) -> TorrelqueError:
-    """Return an error that leaves the outcome of what was sent unknown.
+    """Return the error to raise when the outcome of a call is unknown.
 
     Args:
         error: What redis-py raised. One of ours is returned unchanged.
-        address: The server's, for messages.
-        connected: False while connecting, when more errors of TLS are permanent.
+        address: The server's address, for messages.
+        connected: False while connecting, when more TLS errors are permanent.
 
     """
     if isinstance(error, TorrelqueError):

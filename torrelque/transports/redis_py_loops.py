@@ -1,4 +1,4 @@
-"""What asyncio asks of connections: an event loop each, no lost cancellations, and an end with the loop."""
+"""What asyncio requires: connections for each event loop, closed with it, and no lost cancellations."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ('PerLoop', 'call_later', 'keep_cancelled', 'on_this_loop')
 ASYNCIO_ONLY = 'redis-py runs on asyncio only: under Trio use a coredis.Redis or the client of torrelque.connect(url)'
 
 RUNNING: set[asyncio.Task[None]] = set()
-"""What an event loop does not hold on to itself."""
+"""Background tasks. The event loop keeps only weak references to them."""
 
 LEFT_BY_THE_PARENT: list[object] = []
-"""Closing these would end the polling of their sockets in the process that this one was forked from."""
+"""Connections from before a fork. Closing them would stop the parent process from polling their sockets."""
 
 
 class PerLoop(Generic[S]):
-    """Connections for each event loop and process in turn. They are closed with the loop, or when nobody holds this."""
+    """Connections for the current event loop and process. They are closed with the loop, or with this object."""
 
     def __init__(self, make: Callable[[], S], at_end: Callable[[], Awaitable[None]] | None = None) -> None:
         self._make = make
@@ -40,7 +40,7 @@ class PerLoop(Generic[S]):
         self._end: AsyncGenerator[None]
 
     def get(self) -> S:
-        """Return the connections that the running event loop can use. Raises TorrelqueUsageError on Trio."""
+        """Return the connections of the running event loop. Raises TorrelqueUsageError on Trio."""
         try:
             home = forks.count, asyncio.get_running_loop()
         except RuntimeError:
@@ -50,7 +50,7 @@ class PerLoop(Generic[S]):
                 LEFT_BY_THE_PARENT.append(self._value)
             self._home = home
             self._value = self._make()
-            # 0.9's users have nothing to close but their client: `asyncio.run` ends the generators that are left.
+            # 0.9's users close only their client. `asyncio.run` closes all generators that are left, such as this one.
             self._end = _close_at_the_end(self._value, self._at_end)
             with suppress(StopIteration):
                 self._end.__anext__().send(None)
@@ -67,9 +67,10 @@ async def _close_at_the_end(servers: Servers, at_end: Callable[[], Awaitable[Non
 
 
 async def keep_cancelled(work: Awaitable[T]) -> T:
-    """Do some work, and be cancelled after all if it lost a cancellation.
+    """Do some work, and raise the cancellation if the work swallowed it.
 
-    Python 3.11's wait_for, which redis-py connects with, loses one that coincides with the end of what it waits for.
+    redis-py connects with `asyncio.wait_for`, which in Python 3.11 swallows a cancellation that arrives at the moment
+    when the connection is ready.
     """
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - this is a coroutine on asyncio
@@ -84,11 +85,11 @@ async def keep_cancelled(work: Awaitable[T]) -> T:
 
 
 async def on_this_loop(send: Callable[[], Awaitable[T]], drop: Callable[[], Awaitable[object]]) -> T:
-    """Do something, once more if the client had kept a connection of an event loop that has ended.
+    """Call a function, and again if the client still had a connection of an event loop that has ended.
 
     Args:
-        send: Safe to repeat.
-        drop: Drops connections that nobody uses.
+        send: The function. It is safe to repeat.
+        drop: Closes the client's idle connections.
 
     Raises:
         TorrelqueUsageError: The client cannot be used on another event loop.
@@ -106,7 +107,7 @@ async def on_this_loop(send: Callable[[], Awaitable[T]], drop: Callable[[], Awai
         if not _is_of_another_loop(error):
             raise
         raise TorrelqueUsageError(
-            'the client was used on another event loop: make a client for each, or, in synchronous code, '
+            'the client was used on another event loop: create a client on each, or, in synchronous code, '
             f'use torrelque.sync ({error})'
         ) from error
 
@@ -119,7 +120,7 @@ def _is_of_another_loop(error: RuntimeError) -> bool:
 
 
 def call_later(seconds: float, function: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    """Run a function after some seconds. Until then there is no task, which the end of the event loop would report."""
+    """Run a function after some seconds. There is no task before that, so nothing is pending when the loop ends."""
     loop = asyncio.get_running_loop()
 
     def start() -> None:

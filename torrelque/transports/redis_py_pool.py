@@ -1,4 +1,4 @@
-"""Calls over the pool of a client of redis-py, for connections that are not redis-py's own, such as fakes."""
+"""Calls over the pool of a redis-py client, for connection classes other than redis-py's own, such as fakes."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from torrelque.transports.repeating import PoolFullError, demoted, refused_as_to
 __all__ = ('PooledConnections',)
 
 POOL_TIMEOUT = 10.0
-"""How long to wait for one of the pool's connections while all are in use, in seconds."""
+"""Maximum time to wait for a connection while all of the pool are in use, in seconds."""
 
 LOOK_AGAIN = 0.02
-"""Seconds after which to look whether a connection was returned: the user's code does not tell when it returns one."""
+"""Interval at which to check for a free connection, in seconds. Nothing reports when the user's code returns one."""
 
 
 class PooledConnections(Connections[Line | OwnConnection]):
-    """Sends each batch on a connection of the client's pool, and waits for one while all are in use."""
+    """Sends each batch on a connection of the client's pool, and waits for one if all are in use."""
 
     def __init__(self, pool: Any) -> None:  # noqa: ANN401 - a pool of any kind
         super().__init__(Dialer(pool), response_timeout_of(pool.connection_kwargs), call_later, shares=False)
@@ -51,7 +51,7 @@ class PooledConnections(Connections[Line | OwnConnection]):
         self._named = ('EVALSHA',) if needs_name else ()
 
     async def ask(self, batch: Batch) -> Sequence[Reply]:
-        """Send calls, once. Raises TorrelqueConnectionError. When cancelled, the connection is closed."""
+        """Send calls once. Safe to cancel; the connection is then closed. Raises TorrelqueConnectionError."""
         return await on_this_loop(lambda: keep_cancelled(self._ask(batch)), self.drop)
 
     async def _ask(self, batch: Batch) -> Sequence[Reply]:
@@ -77,20 +77,20 @@ class PooledConnections(Connections[Line | OwnConnection]):
         return replies
 
     async def drop(self) -> None:
-        """Close the connections that nobody uses: what broke one has probably broken the others."""
+        """Close the idle connections, because they are probably broken as well."""
         self._stale = True
         await disconnect_idle(self._pool)
         await super().drop()
 
     async def _look(self) -> None:
-        """Connect once, outside the pool, whose own retries would delay a permanent error."""
+        """Connect once without the pool, because its retries would delay a permanent error."""
         async with self._turn:
             if self._stale:
                 await self._dialer.close(await self._dialer.open())
                 self._stale = False
 
     async def _lend(self) -> Any:  # noqa: ANN401 - connections have no common public type
-        """Return a connection, once there is one. Raises PoolFullError."""
+        """Wait for a connection, and return it. Raises PoolFullError."""
         deadline = anyio.current_time() + POOL_TIMEOUT
         while True:
             await self._line.stand(deadline - anyio.current_time())
@@ -98,7 +98,7 @@ class PooledConnections(Connections[Line | OwnConnection]):
                 with anyio.fail_after(connections.CONNECT_TIMEOUT):
                     return await self._pool.get_connection(*self._named)
             except exceptions.RedisError as error:
-                if not _says_full(error):  # otherwise others were quicker
+                if not _says_full(error):  # otherwise another caller took it
                     await self.drop()
                     raise as_failure(error, connected=False) from error
             except TimeoutError:
@@ -115,7 +115,7 @@ class PooledConnections(Connections[Line | OwnConnection]):
 
 
 class _Line:
-    """Callers that wait for a connection while all are in use, first come, first served.
+    """A queue of callers that wait for a connection, first come, first served.
 
     Args:
         free: Returns whether a connection is available.
@@ -130,7 +130,7 @@ class _Line:
         self._returned = anyio.Event()
 
     async def stand(self, seconds: float) -> None:
-        """Return when there is a connection. Raises PoolFullError if there is none within ``seconds``."""
+        """Wait until a connection is available. Raises PoolFullError if none is within ``seconds``."""
         if not self._line and self._free():
             return
         turn = anyio.Event()
@@ -159,5 +159,5 @@ class _Line:
 
 
 def _says_full(error: Exception) -> bool:
-    """Whether it is redis-py's own error for a pool without a free connection, and not a server's."""
+    """Return whether the error is redis-py's own for a full pool, and not a server's."""
     return str(error) in ('Too many connections', 'No connection available.')

@@ -1,4 +1,4 @@
-"""Repeats calls whose connection broke. Calls that may have broken it are sent alone."""
+"""Repeats calls after their connection broke. A call that may be the cause is sent alone."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from torrelque.errors import (
 __all__ = ('LARGE', 'Policy', 'PoolFullError', 'demoted', 'mark_cut', 'refused_as_too_large', 'repeat', 'to_repeat')
 
 LARGE = 512 * 1024
-"""Bytes from which a call may be too large: servers' limits cannot be set below a mebibyte."""
+"""Size from which a call may be too large, in bytes. Servers' limits cannot be set below a mebibyte."""
 
 WORD = 16
 """Maximum overhead of a word on the wire, in bytes."""
 
 TRIES_ALONE = 2
-"""How many times a large call is sent alone before it fails."""
+"""Number of times that a large call is sent alone before it fails."""
 
 TRIES_OF_ANSWER = 5
-"""The same of a small call, whose answer may be too large."""
+"""Number of times that a small call is sent alone, whose answer may be too large, before it fails."""
 
 BACKOFF = Backoff(0.05, 0.5)
-"""Pauses between these."""
+"""Pauses between the attempts to send a small call alone."""
 
 LOAD = 'SCRIPT LOAD'
 
@@ -43,9 +43,9 @@ OUTPUT = b'client-output-buffer-limit'
 
 Attempt: TypeAlias = Callable[[Batch], Awaitable[Sequence[Reply]]]
 Pause: TypeAlias = Callable[[float], Awaitable[object]]
-"""Lets some seconds pass."""
+"""Sleeps for some seconds."""
 Policy: TypeAlias = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
-"""Calls a function as often as the client's settings say."""
+"""Calls a function again after errors, as often as the client's settings allow."""
 
 
 class PoolFullError(TorrelqueConnectionError):
@@ -63,9 +63,15 @@ def refused_as_too_large(replies: Sequence[Reply]) -> bool:
 
 
 def to_repeat(batch: Batch, places: Sequence[int], wanted: Collection[int]) -> list[int]:
-    """Return which of a batch's calls at ``places`` to send again: those ``wanted``, with their scripts.
+    """Return the indices of the calls to send again: those ``wanted``, and the SCRIPT LOADs before them.
 
-    A script that was loaded for a call has to be where the call runs in the end.
+    A call may now run on another server, which must know its script.
+
+    Args:
+        batch: All calls.
+        places: Indices of the calls that were sent last.
+        wanted: Indices of the calls that have to be repeated.
+
     """
     last = max(wanted)
     return [index for index in places if index in wanted or (batch[index].command == LOAD and index < last)]
@@ -89,25 +95,25 @@ def _is_cut(error: Exception) -> bool:
 async def repeat(
     batch: Batch, attempt: Attempt, policy: Policy, *, together: bool = False, pause: Pause = anyio.sleep
 ) -> Sequence[Reply]:
-    """Send a batch; if its connection breaks, send it again, and then as often as the client's policy says.
+    """Send a batch. If its connection breaks, send it again once, and then as often as the client's policy allows.
 
-    It is also sent again if a server answers that it is a replica now:
-    ``attempt`` has dropped its connections then, and the next may lead to
-    another server. Calls that are large, or over which two connections broke,
-    are sent alone: if one breaks its connection again and again, though the
-    server answers others, its reply is a TorrelqueTooLargeError.
+    It is also sent again if the server answers that it is now a replica:
+    ``attempt`` has then dropped its connections, and a new one may lead to the
+    primary. Calls that are large, or with which two connections broke, are sent
+    alone. If one breaks its connection every time although the server answers
+    other calls, its reply is a TorrelqueTooLargeError.
 
     Args:
         batch: The calls, which are safe to repeat.
         attempt: Sends calls once.
-        policy: Calls a function as often as the client's settings say.
-        together: Always send the calls together.
-        pause: Lets some seconds pass.
+        policy: The client's retry policy.
+        together: Always send all calls together.
+        pause: Sleeps for some seconds.
 
     Raises:
         TorrelqueConnectionError: The error of the last attempt; at once if
             trying again cannot help.
-        TorrelqueTooLargeError: Only of calls that belong together.
+        TorrelqueTooLargeError: The calls are sent ``together``, and one is too large.
 
     """
     try:
@@ -129,7 +135,7 @@ async def repeat(
             raise
     try:
         return await again.apart(batch, together=together, suspects=lambda _: True)
-    except TorrelqueConnectionError as error:  # it is not the calls
+    except TorrelqueConnectionError as error:  # the calls are not the cause
         if _lasts(error):
             raise
         return await again.by_policy(batch)
@@ -144,7 +150,7 @@ def _is_large(call: Call[Any]) -> bool:
 
 
 class _Again:
-    """Sends calls again whose connection broke. See `repeat`."""
+    """Sends calls again after their connection broke. See `repeat`."""
 
     def __init__(self, attempt: Attempt, policy: Policy, pause: Pause) -> None:
         self._attempt = attempt
@@ -156,7 +162,7 @@ class _Again:
             try:
                 return await self._attempt(batch)
             except TorrelqueConnectionError as error:
-                if _lasts(error) or (until_cut and _is_cut(error)):  # returned, as the policy would try again
+                if _lasts(error) or (until_cut and _is_cut(error)):  # not raised, because the policy would try again
                     return error
                 raise
 
@@ -166,7 +172,7 @@ class _Again:
         return outcome
 
     async def apart(self, batch: Batch, *, together: bool, suspects: Callable[[Call[Any]], bool]) -> Sequence[Reply]:
-        """Send each call alone, or all ``together``."""
+        """Send each call alone, or all of them ``together``."""
         if together:
             return await self._suspected(batch)
         return [await self._alone(call) if suspects(call) else (await self.by_policy((call,)))[0] for call in batch]
@@ -178,7 +184,7 @@ class _Again:
             return error
 
     async def _suspected(self, batch: Batch) -> Sequence[Reply]:
-        """Send calls a few times. Raises TorrelqueTooLargeError if the server answers only other calls."""
+        """Send calls a few times. Raises TorrelqueTooLargeError if the server only answers other calls."""
         cause: Exception | None = None
         large = any(map(_is_large, batch)) or sum(map(size_of, batch)) >= LARGE
         for failures in range(TRIES_ALONE if large else TRIES_OF_ANSWER):
@@ -196,7 +202,7 @@ class _Again:
         raise await self._too_large(batch) from cause
 
     async def _too_large(self, batch: Batch) -> TorrelqueTooLargeError:
-        """Return what to raise. Raises TorrelqueConnectionError if the server is away altogether."""
+        """Return the error to raise. Raises TorrelqueConnectionError if the server does not answer at all."""
         bulk, query, output = await self._settings(batch)
         words = [word for call in batch for word in call.words()]
         size = sum(map(size_of, batch))
@@ -212,7 +218,7 @@ class _Again:
         return TorrelqueTooLargeError(message, size, limit)
 
     async def _settings(self, batch: Batch) -> list[str]:
-        """Return the server's limits; empty what the user may not read."""
+        """Return the server's limits. Those that the user may not read are empty."""
         calls = [Call[Reply]('CONFIG GET', args=(name,), near=batch[0].routing_key) for name in (BULK, QUERY, OUTPUT)]
         try:
             replies = await self._attempt(calls)

@@ -1,4 +1,4 @@
-"""Converts words and replies, so that every client sends and returns the same."""
+"""Converts words and replies, so that all clients send and return the same bytes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ ATOMS = SENT_AS_IT_IS | {type(None)}
 
 
 def encoded(words: Sequence[Arg]) -> list[bytes | int]:
-    """Return the words of a command with text as UTF-8, whatever encoding the client uses.
+    """Return the words of a command, with text as UTF-8 whatever encoding the client uses.
 
-    Raises TorrelqueTypeError or TorrelqueValueError, before anything is sent.
+    Raises TorrelqueTypeError or TorrelqueValueError.
     """
     try:
         return [word if type(word) in SENT_AS_IT_IS else _encode(word) for word in words]  # type: ignore[misc]
@@ -35,7 +35,7 @@ def _encode(word: object) -> bytes | int:
 
 
 def plain(reply: Reply, as_ours: Callable[[Exception], TorrelqueReplyError]) -> Reply:
-    """Return a reply in RESP2's types, with either protocol, and with its errors as the library's own."""
+    """Return a RESP2 or RESP3 reply in RESP2's types, with its errors converted by ``as_ours``."""
     kind = type(reply)
     if kind in ATOMS:
         return reply

@@ -11,11 +11,11 @@ __all__ = ('KEEP', 'Spares')
 C = TypeVar('C')
 
 KEEP = 15.0
-"""Seconds after which an unused connection is closed: longer than a wait takes, so each idle consumer keeps its own."""
+"""Seconds after which an idle connection is closed. Longer than a blocking call, so that idle consumers keep theirs."""
 
 
 class Spares(Generic[C]):
-    """A stack of connections: the one used last is lent first, so those that are not needed sink and expire."""
+    """A stack of idle connections. The one used last is lent first, so those at the bottom expire."""
 
     def __init__(self) -> None:
         self._kept: deque[tuple[float, C]] = deque()
@@ -28,11 +28,11 @@ class Spares(Generic[C]):
         self._kept.append((time.monotonic(), connection))
 
     def take(self) -> C | None:
-        """Return the connection that was used last; None if there is none."""
+        """Remove and return the connection that was used last; None if there is none."""
         return self._kept.pop()[1] if self._kept else None
 
     def take_unused(self) -> list[C]:
-        """Return the connections that have been idle for `KEEP` seconds. The caller closes them."""
+        """Remove and return the connections that have been idle for `KEEP` seconds. The caller closes them."""
         unused: list[C] = []
         before = time.monotonic() - KEEP
         while self._kept and self._kept[0][0] <= before:

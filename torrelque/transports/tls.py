@@ -1,4 +1,4 @@
-"""Why TLS could not be set up. Trying again does not help."""
+"""Finds out why TLS could not be set up. These errors are permanent."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ('EXPECTED', 'diagnose', 'failed_handshake', 'is_refused', 'reason_of'
 EXPECTED = 'the server expects TLS, which the client is not set to use (rediss://)'
 
 DIAGNOSIS_TIMEOUT = 2.0
-"""Maximum time to look for the reason, in seconds."""
+"""Maximum time to search for the reason, in seconds."""
 
 ALERT_TIMEOUT = 0.5
-"""Seconds in which a server may refuse the certificate after a handshake that seemed to succeed."""
+"""How long after a successful handshake a server may still refuse the certificate, in seconds."""
 
 
 def failed_handshake(address: str, reason: str) -> str:
@@ -27,9 +27,9 @@ def reason_of(error: BaseException, *, connected: bool = False) -> str | None:
     """Return why TLS failed, in OpenSSL's words; None if TLS is not the cause of an error.
 
     Args:
-        error: What was raised. Its causes are searched as well.
-        connected: The connection was already in use. Then only an alert of the
-            server counts, such as that it requires a certificate.
+        error: The error. Its causes are searched as well.
+        connected: The connection was already in use. Then only an alert from the
+            server counts, for example that it requires a certificate.
 
     """
     for each in _chain(error):
@@ -48,12 +48,12 @@ def is_refused(error: BaseException) -> bool:
 
 
 async def diagnose(host: str, port: int, context: ssl.SSLContext | None) -> str | None:
-    """Return why a server closes connections before it answers on them; None if TLS is not the reason.
+    """Connect, and return why the server closes connections before it answers; None if TLS is not the reason.
 
     Args:
         host: The server's host.
         port: The server's port.
-        context: The client's; None if it connects without TLS.
+        context: The client's TLS context; None if it connects without TLS.
 
     """
     trial = context or _without_verification()
@@ -63,7 +63,7 @@ async def diagnose(host: str, port: int, context: ssl.SSLContext | None) -> str 
             async with stream:
                 if context is None:
                     return EXPECTED
-                # Nothing is sent, so the server's alert is not lost to a reset.
+                # Sends nothing, because a reset could then hide the server's alert.
                 with anyio.move_on_after(ALERT_TIMEOUT):
                     await stream.receive()
     except (OSError, anyio.EndOfStream, anyio.BrokenResourceError) as error:  # TimeoutError is an OSError
