@@ -1,1 +1,1 @@
-"""Clusters: which node serves a slot, and how calls get there."""
+"""Clusters: which node serves a slot, and how calls reach it."""

@@ -1,4 +1,4 @@
-"""What the adapters of the clients of a cluster have in common."""
+"""The common part of the transports that use a cluster client of redis-py or coredis."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ClusterServers(Servers):
 
     Args:
         topology: Which node serves which slot.
-        connect: Returns the connections to a node, which need not be open yet.
-        response_timeout: How long an answer may take, in seconds.
+        connect: Returns connections to a node. They need not be open yet.
+        response_timeout: Maximum time that a node may take to answer, in seconds.
 
     """
 
@@ -34,7 +34,7 @@ class ClusterServers(Servers):
     ) -> None:
         self.response_timeout = response_timeout
         self.topology: Topology = topology
-        keep_only = weakref.WeakMethod(self._keep_only)  # or the two would outlive a transport that is forgotten
+        keep_only = weakref.WeakMethod(self._keep_only)  # a strong one would keep both alive
 
         async def on_read(primaries: frozenset[Endpoint]) -> None:
             method = keep_only()
@@ -59,7 +59,7 @@ class ClusterServers(Servers):
         return await self._router.route(batch, send)
 
     async def ask_dedicated(self, batch: Batch, seconds: float, *, keep: bool = True) -> Sequence[Reply]:
-        """Send calls on a connection of their own. If one is redirected, all of them are sent again."""
+        """Send calls on a dedicated connection. If one is redirected, all of them are sent again."""
 
         async def send(node: Endpoint, calls: Batch) -> Sequence[Reply]:
             return await self.to(node).ask_dedicated(calls, seconds, keep=keep)
@@ -93,7 +93,7 @@ class ClusterServers(Servers):
 
 
 class ClusterClientTransport(ClientTransport):
-    """Over a client of a cluster: calls go to the primary of their slot."""
+    """A transport over a cluster client. Calls go to the primary of their slot."""
 
     on_cluster = True
 

@@ -1,9 +1,9 @@
-"""Over a ``coredis.RedisCluster`` that the user holds, on asyncio or Trio.
+"""The transport over the user's ``coredis.RedisCluster``, on asyncio or Trio.
 
-The client's settings and its retries are used, and its nodes to begin with, but
-neither its connections nor its view of the slots: it asks nodes in one fixed
-order, and waits without limit for those that do not answer. To each primary there
-are connections as to a single server.
+It uses the client's settings and retries, and starts with the client's nodes, but
+opens its own connections to each primary and reads the slots itself: the client
+would ask the nodes in a fixed order, and wait without limit for one that does not
+answer.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ('CoredisClusterTransport',)
 
 
 class _NodeDialer(Dialer):
-    """Connections to one node, made from the settings of a cluster's pool."""
+    """Opens connections to one node with the settings of a cluster's pool."""
 
     def __init__(self, pool: ClusterConnectionPool, node: Endpoint) -> None:
         super().__init__(pool)
@@ -53,7 +53,7 @@ def _connections(pool: ClusterConnectionPool, node: Endpoint) -> Connections[Bas
 
 
 async def _ask(pool: ClusterConnectionPool, asked: Endpoint) -> Reply:
-    """Return the slots as a node tells them."""
+    """Return a node's answer to CLUSTER SLOTS."""
     node = _connections(pool, asked)
     try:
         (reply,) = await node.ask_dedicated((CLUSTER_SLOTS,), node.response_timeout, keep=False)
@@ -63,16 +63,16 @@ async def _ask(pool: ClusterConnectionPool, asked: Endpoint) -> Reply:
 
 
 class CoredisClusterTransport(ClusterClientTransport):
-    """See :class:`torrelque.transports.base.Transport`. Works between the client's entry and its exit."""
+    """See :class:`torrelque.transports.base.Transport`. Works while the client's context is entered."""
 
     def __init__(self, client: coredis.RedisCluster[Any]) -> None:
         super().__init__(client)
         if client.noreply:
-            raise TorrelqueUsageError('the coredis client is made with noreply=True, but a queue needs the replies')
+            raise TorrelqueUsageError('the coredis client was created with noreply=True, but a queue needs the replies')
         pool: ClusterConnectionPool = client.connection_pool
         db = pool.connection_kwargs.get('db')
         if db:
-            raise TorrelqueUsageError(f'the coredis client is made with db={db}, but a queue on a cluster is in 0')
+            raise TorrelqueUsageError(f'the coredis client was created with db={db}, but a cluster has only database 0')
         self._client = client
         seeds = [Endpoint(seed.host, seed.port) for seed in pool.startup_nodes]
         topology = SlotTopology(seeds, partial(_ask, pool), _as_theirs)
@@ -92,10 +92,10 @@ class CoredisClusterTransport(ClusterClientTransport):
 
 
 def _request(call: Call[Any]) -> tuple[Any, ...]:
-    """A call's name and arguments as a pipeline takes them."""
+    """Return a call's name and arguments for a pipeline."""
     name = 'EVAL' if isinstance(call.command, Script) else call.command
     words: list[Any] = encoded(call.words_with_source()[len(name.split()) :])
-    key = getattr(coredis_typing, 'Key', None)  # marks keys; older versions find them by name
+    key = getattr(coredis_typing, 'Key', None)  # marks keys; older versions find keys by the command's name
     if key is not None:
         first = 2 if isinstance(call.command, Script) else 0
         last = first + len(call.keys)

@@ -22,14 +22,13 @@ UNKNOWN = 'unknown command'
 
 
 class ClusterListener(base.Listener):
-    """Connects at the first subscription, to the node of its channel. The others must be of the same node.
+    """Connects at the first subscription, to the node of its channel. All other channels must be on the same node.
 
-    Subscribes with SSUBSCRIBE, or with SUBSCRIBE if the server is too old to
-    know it.
+    It subscribes with SSUBSCRIBE, or with SUBSCRIBE if the server is too old.
 
     Args:
         connect: Opens a connection to the node that serves a channel.
-        mark_stale: Called when the connection turns out to be useless.
+        mark_stale: Called when another node turns out to serve the channels.
 
     """
 
@@ -44,7 +43,7 @@ class ClusterListener(base.Listener):
         self._leaving: Counter[bytes] = Counter()
 
     def _subscribe_plainly(self) -> None:
-        """The server knows no sharded channels."""
+        """Use SUBSCRIBE, because the server has no sharded channels."""
         self._prefix = ''
         self._leaving.clear()
 
@@ -91,7 +90,7 @@ class ClusterListener(base.Listener):
                 if not self._leaving[channel]:
                     self._mark_stale()
                     raise TorrelqueConnectionError(f'the slot of channel {channel!r} has moved to another node')
-                self._leaving -= Counter((channel,))  # which forgets those at 0
+                self._leaving -= Counter((channel,))  # also removes entries that reach 0
             case _:  # the answers to UNSUBSCRIBE and PING
                 pass
         return None
@@ -107,7 +106,7 @@ class ClusterListener(base.Listener):
             await self._refused(error)
 
     async def _refused(self, error: TorrelqueReplyError) -> None:
-        """Subscribe differently after an error, if that can help; otherwise raise it."""
+        """Handle an error reply to a subscription: subscribe with SUBSCRIBE if that can help, otherwise raise."""
         if redirected(error) is not None:
             self._mark_stale()
             raise TorrelqueConnectionError(f'another node serves the channel: {error}') from error
@@ -117,7 +116,7 @@ class ClusterListener(base.Listener):
             self._subscribe_plainly()
             for channel in tuple(self._wanted):
                 await self._ask('SUBSCRIBE', channel)
-        # Otherwise it is the same answer, for the other channels.
+        # Otherwise SUBSCRIBE is already in use, and this is the same answer for another channel.
 
 
 @asynccontextmanager
@@ -128,7 +127,7 @@ async def listen(
 
     Args:
         topology: Which node serves which slot.
-        connect: Opens a connection to a node, which the stack closes.
+        connect: Opens a connection to a node. The stack closes it.
 
     """
     async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The native transport over a cluster: each batch goes to the primary of its keys' slot, wherever that is now."""
+"""The native transport over a cluster. Each batch goes to the current primary of its slot."""
 
 from __future__ import annotations
 
@@ -29,10 +29,14 @@ __all__ = ('ClusterTransport',)
 
 
 class ClusterTransport(NativeTransport):
-    """A cluster, as long as the context lasts: ``async with torrelque.connect('redis+cluster://...') as client``.
+    """A client for a cluster, made by ``torrelque.connect('redis+cluster://...')``. It is connected within its context.
 
-    Like a :class:`NativeTransport` of one server, with a connection to each
-    primary that is needed. ``seeds`` are the nodes to ask first.
+    It works like :class:`NativeTransport`, with connections to each primary that is needed.
+
+    Args:
+        seeds: The nodes to ask first.
+        options: How to connect.
+
     """
 
     on_cluster = True
@@ -55,10 +59,10 @@ class ClusterTransport(NativeTransport):
     async def execute(self, batch: Batch) -> Sequence[Reply]:
         """Send the calls to the primary of their slot and return their replies. Safe to cancel.
 
-        Redirected calls follow, and are repeated while the cluster cannot serve
-        them. What was not answered is sent again, if necessary to a promoted
-        replica. After ``retry_timeout`` the cluster's answer is the reply;
-        without any answer TorrelqueConnectionError is raised.
+        Redirections are followed, and calls are repeated while the cluster cannot
+        serve them. Calls without an answer are sent again, to a promoted replica
+        if there is one. After ``retry_timeout`` the last answer is the reply;
+        without an answer TorrelqueConnectionError is raised.
         """
         return await self._execute(batch, repeat=True)
 
@@ -78,7 +82,7 @@ class ClusterTransport(NativeTransport):
         return await self._router.route(batch, send, seconds=seconds)
 
     async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
-        """Send the calls on a connection of their own. If one is redirected, all of them are sent again."""
+        """Send the calls on a dedicated connection. If one is redirected, all of them are sent again."""
         self._usable()
         deadline = self._deadline()
 
@@ -95,7 +99,7 @@ class ClusterTransport(NativeTransport):
         return await self._topology.nodes()
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
-        """As on one server. While the call's slot is on its way, the time passes as if nothing came."""
+        """Block as on one server. While the call's slot is moving, wait as if no message arrived."""
         self._usable()
 
         async def send(node: Endpoint) -> Reply:
@@ -137,7 +141,7 @@ class ClusterTransport(NativeTransport):
         return Dialer(replace(self._address, host=endpoint.host, port=endpoint.port), self._options)
 
     async def _ask(self, asked: Endpoint) -> Reply:
-        """Return the slots as a node tells them."""
+        """Return a node's answer to CLUSTER SLOTS."""
         dialer = self._dialer_to(asked)
         try:
             with anyio.fail_after(self._options.connect_timeout):

@@ -1,9 +1,9 @@
-"""Over a ``redis.asyncio.RedisCluster`` that the user holds.
+"""The transport over the user's ``redis.asyncio.RedisCluster``.
 
-The client knows which node serves a slot. Redirections are followed here: the
-client would send ASKING on another connection than the call, and routes
-commands by the keys that it finds in them. The connections to each node are made
-as over a single server.
+It uses the client's table of slots, but follows redirections itself: the client
+would send ASKING on a different connection than the call, and it routes commands by
+the keys that it finds in them. Connections to each node are opened as for a single
+server.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class _ClientTopology(Topology):
 
     async def read(self) -> frozenset[Endpoint]:
         if self.version:
-            await self._drop_free()  # what broke one connection has probably broken others
+            await self._drop_free()  # they are probably broken as well
             await on_this_loop(lambda: _limited(self._client.nodes_manager.initialize), self._drop_free)
         else:
-            await on_this_loop(lambda: _limited(self._client.initialize), self._drop_free)  # maybe the user has
+            await on_this_loop(lambda: _limited(self._client.initialize), self._drop_free)  # if it is not initialized
         return frozenset(_endpoint(node) for node in self._client.get_primaries())
 
     async def _drop_free(self) -> None:
@@ -87,7 +87,7 @@ class _ClientTopology(Topology):
         client, manager = self._client, self._client.nodes_manager
         host, port = manager.remap_host_port(host or asked.host, port)
         node = client.get_node(host=host, port=port)
-        if node is None:  # it serves no slot yet; kept with the others, it is closed with them
+        if node is None:  # it serves no slot yet; the client will close it with its other nodes
             node = ClusterNode(host, port, 'primary', **client.connection_kwargs)
             manager.set_nodes(manager.nodes_cache, {node.name: node})
         return _endpoint(node)
@@ -113,7 +113,7 @@ def unreachable(error: Exception) -> TorrelqueError:
     if reason is not None:
         return handshake_failure(failed_handshake('the cluster', reason))
     cause = error.__cause__ or error
-    if isinstance(cause.__context__, exceptions.NoPermissionError):  # redis-py takes it for a server that is no cluster
+    if isinstance(cause.__context__, exceptions.NoPermissionError):  # redis-py reports another error
         cause = cause.__context__
     if isinstance(cause, (exceptions.ResponseError, *ANSWERS_THAT_END_A_CONNECTION)):
         return as_failure(cause)
@@ -149,7 +149,7 @@ class RedisPyClusterTransport(ClusterClientTransport):
         return policy_of(self._client.retry)
 
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
-        # A client that is closed would begin again, and leave connections open.
+        # A closed client would connect again, and leave connections open.
         servers = self._servers()
         replies: list[Reply] = []
         for call in batch:
@@ -163,23 +163,25 @@ class RedisPyClusterTransport(ClusterClientTransport):
     def append(self, pipeline: object, call: Call[Reply]) -> None:
         """Queue a call on a pipeline of a ``redis.asyncio.RedisCluster``, with ``transaction=True`` or without.
 
-        Raises TorrelqueTypeError for anything else, and TorrelqueUsageError
-        where a transaction would run it at once, between its ``watch()`` and its
-        ``multi()``, or where the client is not initialized yet.
+        Raises:
+            TorrelqueTypeError: ``pipeline`` is anything else.
+            TorrelqueUsageError: It is a transaction that would run the call at once, because it is between
+                ``watch()`` and ``multi()``. Or it is a transaction, and the client is not initialized yet.
+
         """
         if not isinstance(pipeline, ClusterPipeline):
             raise TorrelqueTypeError(
                 f'pipeline: expected a pipeline of a redis.asyncio.RedisCluster, not {named(pipeline)}'
             )
-        strategy = getattr(pipeline, '_execution_strategy', None)  # redis-py has no other way to tell
-        if hasattr(strategy, '_watching'):  # a transaction, which older versions do not have
+        strategy = getattr(pipeline, '_execution_strategy', None)  # redis-py has no public attribute
+        if hasattr(strategy, '_watching'):  # a transaction; older versions have none
             _check_transaction(strategy, begun=not getattr(self._client, '_initialize', False))
         name, *rest = call.words_with_source()
         pipeline.execute_command(name, *encoded(rest))
 
 
 def _check_transaction(strategy: object, *, begun: bool) -> None:
-    if not begun:  # redis-py would, on another event loop
+    if not begun:  # redis-py would initialize it on another event loop
         raise TorrelqueUsageError('pipeline: a transaction needs the client initialized: `await client.initialize()`')
     if getattr(strategy, '_watching', False) and not getattr(strategy, '_explicit_transaction', False):
         raise TorrelqueUsageError('pipeline: it watches keys and would run the call at once: call its multi() first')

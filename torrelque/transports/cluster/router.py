@@ -1,4 +1,4 @@
-"""Sends calls to the primaries that serve them, and follows redirections: once for the clients of all kinds."""
+"""Sends calls to the primaries that serve them, and follows redirections, for all clients."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ BACKOFF = Backoff(0.05, 0.5)
 """Pauses between attempts, in seconds."""
 
 MOST_AT_ONCE = 5
-"""Maximum number of redirections in a row that are followed without a pause, even after the time to repeat is over."""
+"""Maximum number of redirections in a row that are followed without a pause, even after the time limit."""
 
 PATIENCE = 10.0
-"""Seconds for which a call is repeated while the cluster cannot serve it. A redirected call was not executed."""
+"""How long a call is repeated while the cluster cannot serve it, in seconds. A redirected call was not executed."""
 
 ASKING: Call[Reply] = Call('ASKING')
-"""Announces that the next call may be for a slot that is only just arriving."""
+"""Allows the next call on a slot that is still being imported."""
 
 
 class Redirection(NamedTuple):
-    """``code`` is MOVED, ASK, TRYAGAIN or CLUSTERDOWN; the first two name the node to go to."""
+    """``code`` is MOVED, ASK, TRYAGAIN or CLUSTERDOWN. The first two name another node."""
 
     code: str
     host: str = ''
@@ -40,11 +40,11 @@ class Redirection(NamedTuple):
 
 
 def redirected(reply: Reply) -> Redirection | None:
-    """Return how a reply sends a call elsewhere, or to later; None if it is an answer."""
+    """Return where or that a call is to be sent again; None if the reply is an answer."""
     if not isinstance(reply, TorrelqueReplyError):
         return None
     if reply.code in ('MOVED', 'ASK'):
-        # Some clients take the first word off the message.
+        # Some clients remove the first word of the message.
         host, _, port = str(reply).split()[-1].rpartition(':')
         return Redirection(reply.code, host, int(port))
     return Redirection(reply.code) if reply.code in ('TRYAGAIN', 'CLUSTERDOWN') else None
@@ -52,7 +52,7 @@ def redirected(reply: Reply) -> Redirection | None:
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """Where to send a call: to a node, or to the owner of its slot."""
+    """Where to send a call: a node, or the owner of the call's slot."""
 
     node: Endpoint | None = None
     asking: bool = False
@@ -66,8 +66,8 @@ class Router:
 
     Args:
         topology: Which node serves which slot.
-        repeats: Whether a call whose connection failed is to be sent again here, perhaps to another node. Asked after
-            each failure, so that closing a transport ends the repeats.
+        repeats: Returns whether to send a call again after its connection failed, perhaps to another node. Called
+            after each failure, so that closing a transport ends the repeats.
 
     """
 
@@ -76,11 +76,11 @@ class Router:
         self._repeats = repeats
 
     def now(self) -> float:
-        """Return seconds on a clock that never goes back."""
+        """Return the time on a clock that never goes back, in seconds."""
         return anyio.current_time()
 
     async def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Sleep for some seconds."""
         await anyio.sleep(seconds)
 
     async def route(
@@ -93,17 +93,17 @@ class Router:
     ) -> Sequence[Reply]:
         """Return the replies to calls of one slot.
 
-        Redirected calls follow, and wait while their slot is on its way. If that
-        takes too long, the redirection is the reply.
+        Redirections are followed, and calls wait while their slot is moving. If that
+        takes too long, the redirection is the reply. Safe to cancel.
 
         Args:
             batch: The calls.
-            send: Sends calls to a node, once, next to each other.
-            seconds: How long to repeat; None is `PATIENCE`.
+            send: Sends calls to a node once, in one go.
+            seconds: How long to repeat; None for `PATIENCE`.
             together: Send all calls again if one is redirected.
 
         Raises:
-            TorrelqueConnectionError: A connection failed, and may not be repeated or not any more.
+            TorrelqueConnectionError: A connection failed, and the calls may not be sent again.
 
         """
         slot = _slot(batch)
@@ -144,13 +144,13 @@ class Router:
         return self._repeats() and await attempts.pause() and self._repeats()
 
     async def block(self, call: Call[Reply], timeout: float, send: Callable[[Endpoint], Awaitable[Reply]]) -> Reply:
-        """Return the reply to a call that waits. While its slot is on its way, the time passes as if nothing came."""
+        """Return the reply to a call that blocks. While its slot is moving, wait as if no message arrived."""
         attempts = _Attempts(self, timeout)
         while True:
             node = await self.topology.owner(_slot((call,)))
             version = self.topology.version
             try:
-                # The call says itself how long it may take: if it begins late, it ends late.
+                # The call carries its own time-out: if it starts late, it ends late.
                 reply = await send(node)
             except TorrelqueConnectionError:
                 self.topology.mark_stale(version, failed=node)
@@ -170,13 +170,13 @@ class Router:
         if redirection.code in ('MOVED', 'CLUSTERDOWN'):
             self.topology.mark_stale(version, informed=target)
         asking = redirection.code == 'ASK'
-        if target is None or (asking and together):  # if the others stayed, a call that was sent alone would see half
+        if target is None or (asking and together):  # sent alone, it might miss keys
             return TO_OWNER
         return _Way(target, asking)
 
 
 class _Attempts:
-    """Pauses between the attempts of one call, until its time is over."""
+    """Pauses between the attempts of one call, until its time is up."""
 
     def __init__(self, router: Router, seconds: float) -> None:
         self._router = router
@@ -193,7 +193,7 @@ class _Attempts:
         return await self.pause()
 
     async def pause(self) -> bool:
-        """Wait for the next attempt. False, at once, if there is no time for another."""
+        """Pause before another attempt. Return False at once if no time is left."""
         self._pauses += 1
         delay = BACKOFF.pause(self._pauses, random.random)
         if self._router.now() + delay > self._deadline:
@@ -211,6 +211,6 @@ async def _sent(
 
 
 def _slot(batch: Batch) -> int | None:
-    """The slot that the batch's calls are of; None if they may go anywhere."""
+    """Return the slot of a batch's calls; None if any node can run them."""
     key = next((call.routing_key for call in batch if call.routing_key is not None), None)
     return None if key is None else slot_of(key)

@@ -27,7 +27,7 @@ CLUSTER_SLOTS: Call[Reply] = Call('CLUSTER SLOTS')
 
 
 class Endpoint(NamedTuple):
-    """Where a node is."""
+    """The address of a node."""
 
     host: str
     port: int
@@ -39,8 +39,8 @@ class Endpoint(NamedTuple):
 class Topology(ABC):
     """The primaries of a cluster by slot.
 
-    They are read again after something turned out to be stale: by the next
-    caller that needs them, once for all callers that wait.
+    After they turned out to be stale, the next caller that needs them reads them
+    again. One read serves all waiting callers.
     """
 
     def __init__(self) -> None:
@@ -49,13 +49,13 @@ class Topology(ABC):
         self._failed: set[Endpoint] = set()
         self._informed: Endpoint | None = None
         self.version: int = 0
-        """Increases each time the slots were read."""
+        """Increases each time the slots are read."""
         self.on_read: Callable[[frozenset[Endpoint]], Awaitable[None]] = _ignore
-        """Called with the primaries each time the slots were read."""
+        """Called with the primaries each time the slots are read."""
 
     @staticmethod
     def make_lock() -> AbstractAsyncContextManager[None, bool | None]:
-        """Return a lock for those who read the slots."""
+        """Return a lock for reading the slots."""
         return anyio.Lock()
 
     async def owner(self, slot: int | None) -> Endpoint:
@@ -78,12 +78,13 @@ class Topology(ABC):
     def mark_stale(
         self, version: int | None = None, *, failed: Endpoint | None = None, informed: Endpoint | None = None
     ) -> None:
-        """Have the slots read again.
+        """Make the next caller read the slots again.
 
         Args:
-            version: What turned out to be wrong. Nothing happens if the slots were read since; None is the latest.
+            version: The version that turned out to be stale. Nothing happens if the slots have been read since then.
+                None for the latest.
             failed: A node that did not answer. It is asked last.
-            informed: A node that probably knows. It is asked first.
+            informed: A node that probably knows the current slots. It is asked first.
 
         """
         if version is None or version == self.version:
@@ -111,24 +112,24 @@ class Topology(ABC):
 
     @abstractmethod
     def known_owner(self, slot: int | None) -> Endpoint | None:
-        """Return the primary of a slot, or any primary for None, as it was when the slots were last read."""
+        """Return the primary of a slot, or any primary for None, as of the last time the slots were read."""
 
     @abstractmethod
     def unowned(self, slot: int | None) -> TorrelqueConnectionError:
         """Return the error to raise if no node serves a slot."""
 
     def resolve(self, host: str, port: int, asked: Endpoint) -> Endpoint:
-        """Return the node that ``asked`` has named. Without a host, it has the same one as the node asked."""
+        """Return the node that ``asked`` named. If the host is empty, it is that of ``asked``."""
         return Endpoint(host or asked.host, port)
 
 
 class SlotTopology(Topology):
-    """Asks the nodes with CLUSTER SLOTS: first the seeds, later every node that was heard of.
+    """Asks nodes with CLUSTER SLOTS: first the seeds, later all known nodes.
 
     Args:
-        seeds: The nodes to begin with.
+        seeds: The nodes to ask first.
         ask: Asks a node for its slots, and returns its reply. Raises TorrelqueConnectionError.
-        as_theirs: Makes an error of ours one of the client's, too.
+        as_theirs: Combines an error with the client's type of error.
 
     """
 
@@ -164,7 +165,7 @@ class SlotTopology(Topology):
         return self._as_theirs(TorrelqueConnectionError(f'no node of the cluster serves slot {slot}'))
 
     async def _ask_around(self) -> list[tuple[int, int, list[Endpoint]]]:
-        """Return the first answer. Without any, raise the last error; a refusal says more than a node that is gone."""
+        """Return the first answer. Without one, raise the last error, preferably a refusal."""
         others = list(self._known)
         random.shuffle(others)
         first = [] if self._informed is None else [self._informed]
@@ -192,7 +193,7 @@ class SlotTopology(Topology):
 
 
 async def _ignore(_primaries: frozenset[Endpoint]) -> None:
-    """Nobody has connections to the nodes that are gone."""
+    """Default: there are no connections to close."""
 
 
 def _refusal(asked: Endpoint, reply: TorrelqueReplyError) -> TorrelqueConnectionError:
@@ -208,7 +209,7 @@ def _refusal(asked: Endpoint, reply: TorrelqueReplyError) -> TorrelqueConnection
 
 def _endpoint(node: Sequence[Reply]) -> tuple[str, int]:
     host, port, *rest = node
-    if host == b'?':  # the node has no name yet; its address may follow
+    if host == b'?':  # the node does not know its host name; its address may follow
         more = rest[1] if len(rest) > 1 else []
         host = dict(zip(more[::2], more[1::2], strict=False)).get(b'ip')
     return (host or b'').decode(), port

@@ -1,4 +1,4 @@
-"""Leased connections of the native transport: for calls that the server answers late, or that nobody may share."""
+"""Leased connections of the native transport, for calls that block or need a dedicated connection."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ('BlockingPool',)
 PING = b'*1\r\n$4\r\nPING\r\n'
 
 LAST_WORDS = 0.1
-"""Seconds that an answer may take to arrive on a connection that cannot be written to any more."""
+"""How long to wait for an answer on a connection that can no longer be written to, in seconds."""
 
 
 class BlockingPool(Leases[Connection]):
@@ -26,10 +26,18 @@ class BlockingPool(Leases[Connection]):
         self._address = address
 
     async def execute(self, data: bytes, count: int, timeout: float) -> list[Reply]:
-        """Send a call that blocks, and others behind it; return their replies, within ``timeout`` seconds and a margin.
+        """Send a call that blocks, and others behind it, and return their replies. Never repeats.
 
-        Never repeats. When cancelled, it closes the connection. Raises
-        TorrelqueConnectionError.
+        A cancellation closes the connection.
+
+        Args:
+            data: The packed calls.
+            count: The number of calls.
+            timeout: How long the first call may block, in seconds. The answer may be late by a margin.
+
+        Raises:
+            TorrelqueConnectionError: The connection failed.
+
         """
         return await self.execute_all(data, count, timeout + connections.MARGIN, blocks=True)
 
@@ -47,11 +55,11 @@ class BlockingPool(Leases[Connection]):
 
         Args:
             data: The packed calls.
-            count: How many they are.
+            count: The number of calls.
             quiet: How long the server may be silent while something is sent or received, in seconds.
             last: How much longer it may be silent before the last reply, in seconds.
-            blocks: Whether the first call blocks. KeyDB runs the next only when it receives more.
             breaks: Counts the connections that broke. Only the first attempt may use a connection that was used before.
+            blocks: Whether the first call blocks. KeyDB runs the next one only when more bytes arrive.
 
         Raises:
             TorrelqueConnectionError: The connection failed.
@@ -91,7 +99,7 @@ class BlockingPool(Leases[Connection]):
 
 
 async def _send(connection: Connection, data: bytes, count: int, replies: list[Reply]) -> None:
-    """Send the calls. If the server answers before the last byte, it refuses to read on."""
+    """Send the calls. If the server answers before it has all of them, it has stopped reading."""
     if len(data) <= CHUNK:
         await connection.send(data)
         return

@@ -23,54 +23,54 @@ def connect(
     connect_timeout: float = 5.0,
     response_timeout: float = 8.0,
 ) -> NativeTransport:
-    """Make a client for the server at a URL, connected while its context lasts.
+    """Create a client for the server at a URL. It is connected within its context.
 
     ::
 
         async with torrelque.connect('redis://localhost:6379/0') as client:
             queue = torrelque.Torrelque(client, queue='mail')
 
-    It checks its arguments and connects nothing yet. The forms of the URL are:
+    This call checks its arguments, but does not connect. The forms of the URL are:
 
     - ``redis://[user[:password]@]host[:port][/db]``, with ``rediss://`` for TLS
     - ``unix://[user[:password]@]/path[?db=N]``
     - ``redis+cluster://[user[:password]@]host[:port][,host[:port]...]``, or
-      ``rediss+cluster://``: any nodes of a cluster, the others are found
+      ``rediss+cluster://``: any nodes of a cluster; the client finds the others
     - ``redis+sentinel://[user[:password]@]host[:port][,host[:port]...]/service[?db=N]``,
-      or ``rediss+sentinel://``: the sentinels (port 26379 unless given), which
-      are asked before each connection, and the name of the service; user,
+      or ``rediss+sentinel://``: the sentinels (default port 26379), which the
+      client asks before each connection, and the name of the service; user,
       password and database are the server's
 
-    TLS is verified against the system's certificates. The options
-    ``ssl_ca_certs`` (authorities to trust in their place), ``ssl_certfile`` and
-    ``ssl_keyfile`` (the client's certificate and its key) in the URL name files
-    in PEM format.
+    TLS uses the system's certificate authorities. The options ``ssl_ca_certs``
+    (authorities to trust instead), ``ssl_certfile`` and ``ssl_keyfile`` (the
+    client's certificate and its key) in the URL name files in PEM format.
 
     Args:
-        url: Where the server is.
-        credentials: Called for each new connection, returns a user (or None for
-            the default one) and a password, or an awaitable of them. They take
-            the place of those in the URL. An error that it raises is logged,
-            and repeated like an error of the connection.
+        url: The URL of the server.
+        credentials: Called for each new connection. Returns a user (or None for
+            the default one) and a password, or an awaitable of them. They
+            replace those in the URL. If it raises an error, the error is logged
+            and the call is repeated, as after an error of the connection.
         sentinel_user: The user for the sentinels themselves, if they have users.
             Also ``sentinel_user`` in the URL.
         sentinel_password: The password for the sentinels themselves. Also
             ``sentinel_password`` in the URL.
-        ssl_context: For TLS, in place of what the URL says.
+        ssl_context: The TLS settings. They replace the options in the URL.
         retry_timeout: How long a call may be repeated when connections break,
-            in seconds from its start; with 0 it is sent at most once. At most 300.
-        connect_timeout: The longest that one attempt to connect, or a call of
-            ``credentials``, may take, in seconds.
+            in seconds from its start. At most 300. With 0, a call is sent at most
+            once.
+        connect_timeout: Maximum duration of one attempt to connect, or of one
+            call of ``credentials``, in seconds.
         response_timeout: How long the server may be silent while it owes an
-            answer, in seconds, before the connection counts as broken.
+            answer, in seconds. After that the connection counts as broken.
 
     Returns:
-        The client, to be entered with ``async with``.
+        The client. Enter it with ``async with``, or call its ``aopen``.
 
     Raises:
-        TorrelqueValueError: An argument has a value that cannot be used, or a
-            file with certificates cannot be read.
-        TorrelqueTypeError: An argument has a wrong type.
+        TorrelqueValueError: An argument has an invalid value, or a certificate
+            file cannot be read.
+        TorrelqueTypeError: An argument has the wrong type.
 
     """
     target = parse_url(url)
@@ -86,11 +86,11 @@ def connect(
     if target.kind != 'sentinel' and (sentinel_user is not None or sentinel_password is not None):
         raise TorrelqueValueError('sentinel_user, sentinel_password: only a redis+sentinel:// URL has sentinels')
     if target.kind == 'cluster':
-        from torrelque.transports.cluster.native import ClusterTransport  # noqa: PLC0415 - it is a transport like this
+        from torrelque.transports.cluster.native import ClusterTransport  # noqa: PLC0415 - imported only when needed
 
         return ClusterTransport(target.addresses, options)
     if target.kind == 'sentinel':
-        from torrelque.transports.native.sentinel import SentinelTransport  # noqa: PLC0415 - it is a transport like this
+        from torrelque.transports.native.sentinel import SentinelTransport  # noqa: PLC0415 - imported only when needed
 
         return SentinelTransport(
             target.addresses,

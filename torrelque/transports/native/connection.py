@@ -1,4 +1,4 @@
-"""One connection to a server: bytes go out, replies come in, every failure is a TorrelqueConnectionError."""
+"""One connection to a server. It sends bytes and receives replies. Every failure is a TorrelqueConnectionError."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from torrelque.transports.native.url import Address
 __all__ = ('CHUNK', 'STREAM_ERRORS', 'Breaks', 'Connection', 'pack', 'pack_words', 'reason')
 
 CHUNK = 256 * 1024
-"""The most that is received at once, or sent without a look at the progress in between."""
+"""Maximum number of bytes to receive at once, or to send in one piece."""
 
 PIECE = 64 * 1024
-"""What is handed to the stream at once of more than that. Each piece counts as progress, also over a slow line."""
+"""Size of the pieces in which more bytes are sent. Each piece counts as progress, even on a slow connection."""
 
 STREAM_ERRORS = (
     OSError,
@@ -41,14 +41,14 @@ STREAM_ERRORS = (
 NOTHING = object()
 
 TOO_LARGE = ('ERR Protocol error: invalid bulk length', 'ERR Protocol error: invalid multibulk length')
-"""How a server answers a call that is larger than it takes, before it closes the connection."""
+"""A server's answers to a call that is too large. It then closes the connection."""
 
 pack_words: Callable[[tuple[Arg, ...]], bytes] = cast('Callable[[tuple[Arg, ...]], bytes]', hiredis.pack_command)
-"""One command as it goes over the wire. Its published type allows one word only."""
+"""Encodes one command for the wire. The type that hiredis publishes allows only one word."""
 
 
 def pack(batch: Batch) -> bytes:
-    """The calls as they go over the wire."""
+    """Encode calls for the wire. Raises TorrelqueTypeError or TorrelqueValueError."""
     try:
         if len(batch) == 1:
             return pack_words(tuple(batch[0].words()))
@@ -62,7 +62,7 @@ def pack(batch: Batch) -> bytes:
 
 
 class Breaks:
-    """How many connections broke over a batch: those that it shared with others, and those it had for itself."""
+    """Counts the connections that broke with a batch: those that it shared, and dedicated ones."""
 
     __slots__ = ('alone', 'beside')
 
@@ -91,7 +91,7 @@ class Connection:
     def __init__(self, stream: ByteStream, address: Address) -> None:
         self._stream = stream
         self._plain = isinstance(stream, SocketStream)
-        self._socket: socket.socket | None = None  # another handle of a plain stream's, once it is needed
+        self._socket: socket.socket | None = None  # a second handle of a plain stream's socket, once it is needed
         self._address = address
         self._parser = hiredis.Reader(
             protocolError=lambda message: TorrelqueConnectionError(f'{address}: {message}'),
@@ -101,21 +101,21 @@ class Connection:
         self._scope: anyio.CancelScope | None = None
         self._quiet = 0.0
         self.progress: int = 0
-        """Goes up whenever bytes move in either direction, which distinguishes a slow server from a silent one."""
+        """Increases whenever bytes move in either direction. It distinguishes a slow server from a silent one."""
         self.heard: float = time.monotonic()
-        """When something arrived last."""
+        """When the last bytes arrived."""
         self.answered: bool = False
-        """Whether the server ever sent anything."""
+        """Whether the server has ever sent anything."""
         self.cut: bool = False
-        """Whether it broke from outside, and was not closed here."""
+        """Whether it broke, as opposed to being closed by `aclose`."""
 
     @property
     def usable(self) -> bool:
-        """Whether nothing is known to have broken it."""
+        """Whether it is open, as far as this side knows."""
         return not self.cut
 
     async def send(self, data: bytes) -> None:
-        """Send it all. When cancelled, part of it may be on its way: close the connection."""
+        """Send all bytes. After a cancellation some may have been sent: close the connection."""
         try:
             if len(data) <= CHUNK:
                 await self._stream.send(data)
@@ -128,9 +128,9 @@ class Connection:
             raise self._broken(error) from error
 
     def send_now(self, data: bytes) -> int:
-        """Send what the system takes at once, without a turn of the event loop; how many bytes that was, maybe none.
+        """Send as much as the operating system accepts at once, and return the number of bytes, which may be 0.
 
-        Only while all that `send` was given has been sent.
+        Call it only when no `send` is under way.
         """
         if not self._plain:
             return 0
@@ -139,17 +139,17 @@ class Connection:
                 raw = self._stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's
                 self._socket = socket.fromfd(raw.fileno(), raw.family, raw.type)
             count = self._socket.send(data[:CHUNK])
-        except OSError:  # there is no room, or it is broken: then `receive` will say so
+        except OSError:  # the buffer is full, or the connection is broken: then `receive` will raise
             return 0
         self.progress += 1
         return count
 
     async def receive(self) -> list[Reply]:
-        """Wait for replies and return all that are complete. Cancelling loses nothing."""
+        """Wait for bytes, and return the replies that are complete. Safe to cancel."""
         replies: list[Reply] = []
         while not replies:
             try:
-                # Kept in no variable, which would hold it until more arrives.
+                # A variable would keep the bytes alive until more arrive.
                 self._parser.feed(await self._stream.receive(CHUNK))
             except STREAM_ERRORS as error:
                 raise self._broken(error) from error
@@ -162,7 +162,7 @@ class Connection:
 
     @contextmanager
     def fail_if_quiet(self, seconds: float) -> Iterator[None]:
-        """Raise TorrelqueResponseTimeout once nothing has moved in either direction for this number of seconds."""
+        """Raise TorrelqueResponseTimeout if no bytes move in either direction for this number of seconds."""
         with anyio.move_on_after(seconds) as scope:
             self._scope, self._quiet = scope, seconds
             try:
@@ -182,7 +182,7 @@ class Connection:
         return TorrelqueConnectionError(f'{self._address}: {reason(error)}')
 
     async def aclose(self) -> None:
-        """Close at once, also when cancelled. May be repeated."""
+        """Close at once, even when cancelled. Safe to repeat."""
         if self._socket is not None:
             self._socket.close()
         with anyio.CancelScope(shield=True):
@@ -196,7 +196,7 @@ def _reply_error(message: str) -> TorrelqueReplyError:
 
 
 def reason(error: BaseException) -> str:
-    """What went wrong, in the words of the innermost error that has some."""
+    """Return the message of the innermost error that has one."""
     if isinstance(error, anyio.EndOfStream):
         return 'the server closed the connection'
     if isinstance(error, anyio.ClosedResourceError):

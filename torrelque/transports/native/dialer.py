@@ -1,4 +1,4 @@
-"""Opens connections to a server, and authenticates."""
+"""Opens connections to a server, and authenticates on them."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from torrelque.transports.tls import diagnose, failed_handshake, reason_of
 __all__ = ('Dialer',)
 
 TCP_OPTIONS = {
-    # Seconds, and a number of probes: the system notices within about 9 s that the other end has gone.
+    # Seconds, and a number of probes. With these the system notices a lost server within about 9 s.
     'TCP_KEEPIDLE': 5,
-    'TCP_KEEPALIVE': 5,  # what macOS calls the first one
+    'TCP_KEEPALIVE': 5,  # the name of the first one on macOS
     'TCP_KEEPINTVL': 2,
     'TCP_KEEPCNT': 2,
-    # Bytes that wait in the system to be sent. With more, what was sent would not tell how far the transfer is.
+    # Maximum number of unsent bytes in the system. With more, the bytes sent would not show the real progress.
     'TCP_NOTSENT_LOWAT': 128 * 1024,
 }
-"""Options of TCP connections. Those that the operating system does not have are skipped."""
+"""TCP options. Those that the operating system lacks are skipped."""
 
 PLAIN = 'the server does not use TLS at this port (redis://)'
 NEEDS_CERTIFICATE = 'set ssl_certfile and ssl_keyfile in the URL, or load a certificate into ssl_context'
 
 
 class Dialer:
-    """Opens connections to one address, and closes those that are still open at the end."""
+    """Opens connections to one address. `aclose` closes those that are still open."""
 
     def __init__(self, address: Address, options: Options) -> None:
         self.address = address
@@ -52,12 +52,12 @@ class Dialer:
         self._closed = False
 
     async def open(self) -> Connection:
-        """Connect and authenticate, once. Credentials from a callback that the server refuses are requested once more.
+        """Connect and authenticate once, within the connect time-out. Safe to cancel.
 
-        Safe to cancel, and takes no longer than the connect time-out.
+        If the server refuses credentials from a callback, the callback is called a second time.
 
         Raises:
-            TorrelqueHandshakeError: Trying again does not help.
+            TorrelqueHandshakeError: The failure is permanent.
             TorrelqueConnectionError: Any other failure.
 
         """
@@ -66,7 +66,7 @@ class Dialer:
         except TorrelqueRefusedError:
             if self._options.credentials is None:
                 raise
-        return await self._open_once()  # credentials that rotate may have done so meanwhile
+        return await self._open_once()  # the credentials may just have been rotated
 
     async def _open_once(self) -> Connection:
         user, password = await self._credentials()
@@ -93,7 +93,7 @@ class Dialer:
         await connection.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection. Callers that wait for one get TorrelqueConnectionError."""
+        """Close every connection. Waiting callers get TorrelqueConnectionError. Safe to repeat."""
         self._closed = True
         while self._open:
             await self._open.pop().aclose()
@@ -134,7 +134,7 @@ class Dialer:
 
     async def _encrypt(self, stream: ByteStream, context: ssl.SSLContext) -> ByteStream:
         try:
-            # RESP tells where a reply ends, so TLS's closing handshake would add nothing.
+            # In RESP the end of a reply is known, so TLS's closing handshake would add nothing.
             return await TLSStream.wrap(
                 stream, hostname=self.address.host, ssl_context=context, standard_compatible=False
             )
@@ -155,7 +155,7 @@ class Dialer:
         return TorrelqueHandshakeError(failed_handshake(str(self.address), why))
 
     async def _explain(self, error: TorrelqueConnectionError, connection: Connection | None) -> None:
-        """Raise TorrelqueHandshakeError if the connection was closed before any answer, and TLS is why."""
+        """Raise TorrelqueHandshakeError if TLS is the reason why the connection was closed before any answer."""
         address = self.address
         if connection is None or not connection.cut or connection.answered or address.path:
             return
@@ -172,7 +172,7 @@ class Dialer:
         return TorrelqueConnectionError(f'{self.address}: no connection within {self._timeout:g} s')
 
     async def _speaks_plainly(self) -> bool:
-        """Whether the server answers without TLS. To the beginnings of TLS it does not: it waits for a whole line."""
+        """Return whether the server answers without TLS. It ignores a TLS handshake, as it waits for a line."""
         with anyio.move_on_after(1):
             try:
                 async with await anyio.connect_tcp(self.address.host, self.address.port) as stream:
@@ -204,13 +204,13 @@ class Dialer:
         message = f'{self.address}: {command} was answered: {error}'
         if error.code in ('LOADING', 'BUSY') or TURNED_AWAY in str(error):
             raise TorrelqueConnectionError(message)
-        # Others (NOPERM, MISCONF, MASTERDOWN) refuse PING, which is our courtesy, and not what the user is here for.
+        # Other errors (NOPERM, MISCONF, MASTERDOWN) may concern only this PING, not the user's calls.
         if command != 'PING' or error.code in ('NOAUTH', 'DENIED'):
             raise TorrelqueRefusedError(message, error.code)
 
 
 def _set_options(raw: socket.socket) -> None:
-    """Have the operating system probe the connection while it is idle, which also keeps it alive in a NAT."""
+    """Make the operating system probe idle connections. This also keeps them alive behind a NAT."""
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in TCP_OPTIONS.items():
         if hasattr(socket, name):

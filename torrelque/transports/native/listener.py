@@ -33,7 +33,7 @@ class NativeListener(StreamListener):
         return TorrelqueResponseTimeout(f'{self._address}: the server is silent to a listener, also when asked')
 
     async def ask(self, *words: str | bytes) -> None:
-        # Shielded, since half a command would put the connection out of step for the others that use it.
+        # Shielded, because a command that is sent in part would put the connection out of step for its other users.
         with anyio.move_on_after(connections.SEND_TIMEOUT, shield=True) as scope:
             async with self._turn:
                 await self._connection.send(pack_words(words))

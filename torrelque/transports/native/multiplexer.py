@@ -1,10 +1,10 @@
-"""One connection shared by everything that does not block.
+"""One connection that all calls share, except those that block.
 
-Callers append what they want to send to a queue and wait. One task sends what
-has gathered since it last did, in one go; another hands the replies out in the
-order of the requests. While nothing is in flight, a caller sends its own batch, and
-so a turn of the event loop earlier. When the connection breaks, the requests that were not
-answered go back to the front of the queue, for the next connection.
+Callers append their batches to a queue and wait. One task sends everything that
+has been queued since it last sent, in one go. Another distributes the replies, in
+the order of the requests. While nothing is in flight, a caller sends its batch
+directly, which saves a turn of the event loop. When the connection breaks, batches
+without an answer go back to the front of the queue, for the next connection.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ BACKOFF = Backoff(0.05, 0.5)
 """Pauses between attempts to connect."""
 
 LOOKS = 8
-"""How many times in a response time-out the watchdog looks whether something moved."""
+"""How many times per response time-out the watchdog checks for progress."""
 
 SUSPICIOUS = 2
-"""Connections that break over a batch before it is no longer sent together with others."""
+"""Number of connections that break with a batch before it is sent separately."""
 
 
 class Slot:
-    """One batch's place in the order of requests, and the replies it has so far."""
+    """A batch in the queue of requests, and its replies so far."""
 
     __slots__ = (
         'abandoned', 'breaks', 'count', 'data', 'deadline', 'demoted', 'done', 'error', 'replies', 'suspected',
@@ -65,9 +65,9 @@ class Slot:
         self.demoted: bool = False
         """A reply says that the server is not the primary."""
         self.suspected: bool = False
-        """It may be what breaks the connection, so it is not sent beside others any more."""
+        """It may be the cause of broken connections, so it is no longer sent with others."""
         self.abandoned: bool = False
-        """Its caller was cancelled: it is not sent (again), and its replies are dropped."""
+        """Its caller was cancelled. It is not sent (again), and its replies are dropped."""
 
     def fail(self, error: TorrelqueConnectionError) -> None:
         self.error = cast('TorrelqueConnectionError', renew(error))
@@ -84,8 +84,11 @@ class Slot:
 class Multiplexer:
     """Sends batches from many tasks over one connection, and repeats them over the next one if it breaks.
 
-    ``response_timeout`` is how long the server may be silent while it owes an
-    answer, in seconds. ``on_break`` is called when a connection broke.
+    Args:
+        dialer: Opens the connections.
+        response_timeout: How long the server may be silent while it owes an answer, in seconds.
+        on_break: Called when a connection broke.
+
     """
 
     def __init__(self, dialer: Dialer, response_timeout: float, on_break: Callable[[], Awaitable[None]]) -> None:
@@ -95,7 +98,7 @@ class Multiplexer:
         self._queue: list[Slot] = []
         self._sent: deque[Slot] = deque()
         self._work = anyio.Event()
-        # A cancellation from outside ends the body of the client's context, whose clean-up may still need the server.
+        # Shielded, because the clean-up in the body of the client's context may still call the server when cancelled.
         self._scope = anyio.CancelScope(shield=True)
         self._finished = anyio.Event()
         self._started = self._closed = False
@@ -103,20 +106,29 @@ class Multiplexer:
         self._make_once = oneshot_maker()
         self._connection: Connection | None = None
         self._draining = False
-        """The server is not the primary: the connection is closed once it has answered what it owes."""
-        self._rest = b''  # the unsent rest of a caller's own batch
+        """The server is not the primary, so the connection is closed once it has answered the calls in flight."""
+        self._rest = b''  # the unsent rest of a batch that its caller sent
 
     @property
     def closed(self) -> bool:
         return self._closed
 
     async def execute(self, data: bytes, count: int, deadline: float, breaks: Breaks) -> Slot:
-        """Send a batch of ``count`` calls, until ``deadline`` also again, and return it with its replies.
+        """Send a batch, and repeat it until ``deadline`` if connections break. Safe to cancel.
 
-        It is ``suspected`` if it may be this batch which breaks connections, as it was
-        under way on `SUSPICIOUS` that broke, or if a call of it is too large:
-        send each on a connection of its own. Safe to cancel. Raises
-        TorrelqueConnectionError when the time to repeat it is over.
+        Args:
+            data: The packed calls.
+            count: The number of calls.
+            deadline: When to stop repeating.
+            breaks: Counts the connections that broke.
+
+        Returns:
+            The batch with its replies. It is ``suspected`` if it may be what breaks connections, because it was in
+            flight on `SUSPICIOUS` that broke, or if a call is too large. Then send each call on a dedicated connection.
+
+        Raises:
+            TorrelqueConnectionError: The deadline has passed.
+
         """
         once = self._make_once()
         slot = Slot(data, count, deadline, breaks, lambda _slot: once.set())
@@ -131,7 +143,7 @@ class Multiplexer:
         return slot
 
     def start(self, slot: Slot) -> None:
-        """The same without waiting: ``slot.done`` is called at its end, unless it is abandoned before."""
+        """Do what `execute` does without waiting. ``slot.done`` is called at the end, unless the slot is abandoned."""
         if self._closed:
             raise self._dialer.closed()
         if (
@@ -155,7 +167,7 @@ class Multiplexer:
         return True
 
     async def run(self) -> None:
-        """Serve the callers until :meth:`aclose`. Connects only when there is something to send."""
+        """Serve callers until :meth:`aclose`. Connect only when there is something to send."""
         self._started = True
         try:
             with self._scope:
@@ -169,24 +181,24 @@ class Multiplexer:
             self._finished.set()
 
     async def reconnect(self) -> None:
-        """Break the connection; what it owes an answer to goes over the next one."""
+        """Close the connection. Calls in flight are sent again over the next one."""
         if self._connection is not None:
             await self._dialer.close(self._connection)
 
     async def drain(self) -> None:
-        """Break the connection once it has answered what it owes."""
+        """Close the connection once it has answered the calls in flight."""
         if self._sent and self._connection is not None:
             self._draining = True
         else:
             await self.reconnect()
 
     async def suspect(self, since: float) -> None:
-        """Break the connection if nothing has arrived on it since then: another one turned out to lead nowhere."""
+        """Close the connection if nothing has arrived on it since then, because another connection was silent."""
         if self._connection is not None and self._connection.heard < since:
             await self.reconnect()
 
     async def aclose(self) -> None:
-        """Stop. Callers that still wait get TorrelqueConnectionError. Safe to repeat."""
+        """Stop. Waiting callers get TorrelqueConnectionError. Safe to repeat."""
         self._closed = True
         self._scope.cancel()
         if self._started:
@@ -201,7 +213,7 @@ class Multiplexer:
     # Connecting
 
     async def _connect(self) -> Connection | None:
-        """A new connection, or None when no batch is left that has time to wait for one."""
+        """Return a new connection; None if no batch is left that has time to wait for one."""
         while self._queue:
             await anyio.sleep(self._delay())
             try:
@@ -226,7 +238,7 @@ class Multiplexer:
     # Serving
 
     async def _serve(self, connection: Connection) -> None:
-        """Use the connection until it breaks, then put back what it did not answer."""
+        """Use the connection until it breaks. Then put batches without an answer back into the queue."""
         self._failures += 1  # until it has answered something
         causes: list[TorrelqueConnectionError] = []
         self._connection = connection
@@ -250,14 +262,14 @@ class Multiplexer:
         while True:
             await self._until_work()
             try:
-                # Nothing that was sent is kept in a variable here: the next work may be long in coming.
+                # A variable would keep the bytes alive until there is more to send.
                 await connection.send(self._take())
             except TorrelqueConnectionError:
-                await anyio.sleep(LAST_WORDS)  # what the server said before it closed the connection may arrive yet
+                await anyio.sleep(LAST_WORDS)  # the server's last answer may still arrive
                 raise
 
     def _take(self) -> bytes:
-        """What is to be sent now."""
+        """Return the bytes to send now."""
         slots = [slot for slot in self._queue if not slot.abandoned]
         self._queue.clear()
         self._sent.extend(slots)
@@ -296,7 +308,7 @@ class Multiplexer:
 
 
 def back_off(failures: int) -> float:
-    """Seconds until the next attempt: none at first."""
+    """Return the seconds until the next attempt, 0 for the first."""
     return BACKOFF.pause(failures, random.random)
 
 
@@ -314,7 +326,7 @@ async def _until_broken(
 
 
 def _survivors(slots: Sequence[Slot], error: TorrelqueConnectionError) -> list[Slot]:
-    """Return the slots that may be sent (again); the callers of the others get the error."""
+    """Return the slots that may be sent (again). The callers of the others get the error."""
     now = time.monotonic()
     survivors = []
     for slot in slots:

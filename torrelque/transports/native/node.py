@@ -1,4 +1,4 @@
-"""One server: a connection that calls share, and others for calls that block."""
+"""All connections to one server: a shared one, and dedicated ones for calls that block."""
 
 from __future__ import annotations
 
@@ -28,30 +28,33 @@ from torrelque.transports.repeating import to_repeat
 __all__ = ('Node',)
 
 LARGE = 2 << 20
-"""Bytes of a batch that goes on a connection of its own: it holds up nobody, and harms nobody if it is refused.
+"""Size from which a batch gets a dedicated connection, in bytes. There it neither delays other calls nor breaks them.
 
-Merged calls are smaller, so that they keep their order.
+Merged calls are smaller, so they keep their order.
 """
 
 FEW = 16
-"""Words of a call among which one may be large: the core sends large items alone."""
+"""Maximum number of words in a call with a large word. The core sends large items alone."""
 
 MOST_BREAKS = 5
-"""Number of connections that may break over a call that has them for itself before it fails."""
+"""Number of dedicated connections that may break with a call before it fails."""
 
 MOST_SUSPECTS = 4
-"""Maximum number of calls that are sent alone at the same time, each on its own connection."""
+"""Maximum number of calls that are sent alone at the same time, each on a dedicated connection."""
 
 LIMITS = ('proto-max-bulk-len', 'client-query-buffer-limit', 'client-output-buffer-limit')
-"""Settings of a server that make it close a connection over the size of a call or of its answer."""
+"""Settings that make a server close a connection because of the size of a call or of its answer."""
 
 
 class Node:
-    """One server.
+    """Sends calls to one server.
 
-    With ``repeats`` calls are repeated while it cannot be reached; otherwise the
-    caller does that, perhaps at another server. ``start`` runs a function in
-    the background.
+    Args:
+        dialer: Opens the connections.
+        repeats: Repeat calls while the server cannot be reached. Otherwise the caller does, perhaps on another server.
+        response_timeout: How long the server may be silent while it owes an answer, in seconds.
+        start: Runs a function in the background.
+
     """
 
     def __init__(
@@ -75,16 +78,16 @@ class Node:
     async def execute(self, batch: Batch, deadline: float, breaks: Breaks) -> Sequence[Reply]:
         """Send the calls on the shared connection and return their replies. Safe to cancel.
 
-        Calls over which connections broke before are sent alone. One that
-        breaks these, too, is answered with a TorrelqueTooLargeError.
+        Calls with which connections broke are then sent alone. If a call breaks
+        those connections too, its reply is a TorrelqueTooLargeError.
         """
         return await self._once_more(batch, deadline, await self._execute(batch, deadline, breaks))
 
     def start(self, batch: Batch, deadline: float, then: Then) -> Callable[[], None] | None:
-        """The same without waiting, unless the batch is large. See `torrelque.transports.base.Transport.start`."""
+        """Do what `execute` does without waiting, except for large batches. See `Transport.start`."""
         for call in batch:
             if len(call.args) <= FEW and any(len(word) >= LARGE for word in call.args if type(word) is bytes):
-                return None  # before it is packed, which is not done twice
+                return None  # checked before packing, so that nothing is packed twice
         data = pack(batch)
         if len(data) >= LARGE:
             return None
@@ -100,7 +103,7 @@ class Node:
         return slot.abandon
 
     async def _go_on(self, batch: Batch, deadline: float, slot: Slot) -> Sequence[Reply]:
-        """The replies to a batch that was sent, after what else there is to do for them."""
+        """Finish a batch that was sent, and return the replies."""
         if slot.error is not None:
             raise slot.error
         replies = [await self._execute_alone(call, deadline) for call in batch] if slot.suspected else slot.replies
@@ -119,7 +122,7 @@ class Node:
         return deadline if self._repeats else 0.0
 
     async def _once_more(self, batch: Batch, deadline: float, replies: Sequence[Reply]) -> Sequence[Reply]:
-        """Send calls again that a replica refused: on a new connection the address may lead to the primary."""
+        """Send calls again that a replica refused. A new connection to the same address may lead to the primary."""
         wanted = {place for place, reply in enumerate(replies) if is_demoted(reply)}
         if not wanted or not self._until_when(deadline):
             return replies
@@ -129,7 +132,7 @@ class Node:
         return [again.get(place, reply) for place, reply in enumerate(replies)]
 
     async def execute_dedicated(self, batch: Batch, last: float, deadline: float) -> Sequence[Reply]:
-        """Send the calls on a connection that nobody else uses. The last one may take ``last`` seconds longer."""
+        """Send the calls on a dedicated connection. The last one may take ``last`` seconds longer."""
         data = pack(batch)
         breaks = Breaks()
 
@@ -157,7 +160,7 @@ class Node:
     async def _until(
         self, attempt: Callable[[], Coroutine[Any, Any, Sequence[Reply]]], deadline: float, breaks: Breaks
     ) -> Sequence[Reply]:
-        """Try until it works or the time is over; nothing if the connection broke each time."""
+        """Repeat an attempt until it succeeds or the deadline passes. Return nothing if each connection broke."""
         failures = 0
         while True:
             before, begun = breaks.alone, time.monotonic()
@@ -179,12 +182,12 @@ class Node:
             await anyio.sleep(delay)
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
-        """Run a call that the server answers after at most ``timeout`` seconds. Never repeats."""
+        """Run a call that blocks for at most ``timeout`` seconds. Never repeats."""
         (reply,) = await self.block_all((call,), timeout)
         return reply
 
     async def block_all(self, batch: Batch, timeout: float) -> Sequence[Reply]:
-        """The same with calls behind it, in one write."""
+        """Run a call that blocks, and the calls behind it, in one write. Never repeats."""
         begun = time.monotonic()
         try:
             replies = await self._pool.execute(pack(batch), len(batch), timeout)
@@ -197,12 +200,12 @@ class Node:
         return replies
 
     async def reconnect(self) -> None:
-        """Let further calls go over new connections."""
+        """Use new connections for further calls."""
         await self._multiplexer.reconnect()
         await self._close_idle()
 
     async def _demote(self) -> None:
-        """It is not the primary: a new connection may lead to the one that is."""
+        """Use new connections for further calls, because the server is not the primary. One may lead to it."""
         await self._multiplexer.drain()
         await self._close_idle()
 
@@ -211,7 +214,7 @@ class Node:
         await self._apart.close_idle()
 
     async def aclose(self) -> None:
-        """Close every connection; calls under way raise TorrelqueConnectionError. May be repeated."""
+        """Close every connection. Calls in flight raise TorrelqueConnectionError. Safe to repeat."""
         self._pool.stop()
         self._apart.stop()
         with anyio.CancelScope(shield=True):
@@ -219,7 +222,7 @@ class Node:
             await self.dialer.aclose()
 
     async def _too_large(self, size: int, breaks: Breaks, answer: object = None) -> TorrelqueTooLargeError:
-        """What to say of a call that the server does not take, with its limits if it tells them."""
+        """Return the error for a call that is too large, with the server's limits if they are available."""
         limits = await self._limits()
         told = ', '.join(f'{name} {value}' for name, value in limits.items()) or 'its limits are not known'
         what = f'answered {answer}' if answer else f'closed {breaks.alone} connections that had nothing else to do'
@@ -232,7 +235,7 @@ class Node:
         )
 
     async def _limits(self) -> dict[str, str]:
-        """The server's limits, as far as the user may look."""
+        """Return the server's limits that the user may read."""
         calls = [Call[Reply]('CONFIG GET', args=(name,)) for name in LIMITS]
         try:
             replies = await self._apart.execute_all(pack(calls), len(calls), self._response_timeout)

@@ -1,4 +1,4 @@
-"""What connections are made with, handed on as one."""
+"""How to connect: the options that all parts of the native transport share."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ('LONGEST', 'CredentialSource', 'Credentials', 'Options')
 logger: logging.Logger = logging.getLogger('torrelque')
 
 LONGEST = 300.0
-"""What each time-out may be at most: a call and its repeats must end long before the lanes that guard them expire."""
+"""Maximum of each time-out, in seconds. A call must end long before the lane that guards its repeats expires."""
 
 PAIR = 2
 
 Credentials: TypeAlias = Callable[[], tuple[str | None, str] | Awaitable[tuple[str | None, str]]]
-"""Gives a user (None for the server's default one) and a password for a new connection."""
+"""Returns a user (None for the server's default one) and a password for a new connection."""
 
 
 class CredentialSource:
-    """Asks the user's callback, and makes failures of connecting out of whatever it raises."""
+    """Calls the user's callback. If it raises an error, that counts as a failure to connect."""
 
     def __init__(self, callback: Credentials) -> None:
         self._callback = callback
@@ -37,14 +37,14 @@ class CredentialSource:
         return f'<{type(self).__name__}>'
 
     async def get(self, timeout: float) -> tuple[str | None, str]:
-        """The user and the password to use now. Raises TorrelqueConnectionError."""
+        """Return the user and the password to use now. Raises TorrelqueConnectionError."""
         try:
             with anyio.fail_after(timeout):
                 given = self._callback()
                 pair = await given if inspect.isawaitable(given) else given
             credentials = _checked(pair)
         except Exception as error:
-            # Once for all attempts until it works again. What it returned is not shown.
+            # Logged once until it works again. What it returned is not shown.
             if not self._failing:
                 logger.warning('Cannot get credentials for new connections, trying again: %r', error)
             self._failing = True

@@ -1,4 +1,4 @@
-"""Connections to the server that the sentinels name as the primary of a service."""
+"""Opens connections to the server that the sentinels name as the primary of a service."""
 
 from __future__ import annotations
 
@@ -26,10 +26,15 @@ OF_ITS_OWN = 'a sentinel has a password of its own: sentinel_password, and senti
 
 
 class SentinelDialer(Dialer):
-    """Asks the sentinels in turn before each connection, and the server whether it is a primary.
+    """Before each connection, asks the sentinels for the primary. Then checks that the server is one.
 
-    ``addresses`` are the sentinels', with the user, password and database of the
-    server. The sentinels have a user and a password of their own, or none.
+    Args:
+        addresses: The sentinels, with the user, password and database of the server.
+        service: The name of the service.
+        options: How to connect.
+        sentinel_user: The user for the sentinels themselves, if they have users.
+        sentinel_password: The password for the sentinels themselves, if they have one.
+
     """
 
     def __init__(
@@ -50,8 +55,8 @@ class SentinelDialer(Dialer):
     async def open(self) -> Connection:
         """Connect to the primary, once.
 
-        Raises TorrelqueConnectionError also if no sentinel knows it, or if it
-        is none (any more), and TorrelqueHandshakeError like any dialer.
+        Raises TorrelqueConnectionError also if no sentinel knows the primary, or if
+        the server is not one (any more), and TorrelqueHandshakeError like any dialer.
         """
         self._check_open()
         address = await self._find_primary()
@@ -66,9 +71,9 @@ class SentinelDialer(Dialer):
         return connection
 
     async def _find_primary(self) -> Address:
-        """The address that the first sentinel gives that answers; it is the first to be asked next time.
+        """Return the primary, according to the first sentinel that answers. Next time that one is asked first.
 
-        Raises TorrelqueHandshakeError if none of them answers, and one refuses to.
+        Raises TorrelqueHandshakeError if none answers and at least one refuses to.
         """
         failures: list[TorrelqueConnectionError] = []
         for sentinel in tuple(self._sentinels):
@@ -112,7 +117,7 @@ class SentinelDialer(Dialer):
             case [bytes(role), *_]:
                 raise TorrelqueConnectionError(f'{address}: not the primary (any more), but a {role.decode()}')
             case TorrelqueReplyError(code='NOPERM'):
-                pass  # the user may not ask; a replica answers READONLY to what follows
+                pass  # the user may not call ROLE; a replica will answer READONLY to later calls
             case other:
                 raise TorrelqueConnectionError(f'{address}: ROLE was answered: {other!r:.100}')
 
@@ -124,7 +129,7 @@ class SentinelDialer(Dialer):
 
 
 class SentinelTransport(NativeTransport):
-    """The primary of a service, which is looked up for each connection."""
+    """A client for the primary of a service, which is looked up for each connection."""
 
     fails_over = True
 

@@ -1,4 +1,4 @@
-"""The transport that needs no other client: anyio's streams, and hiredis to parse and to pack."""
+"""The native transport: its client is `torrelque.connect`'s."""
 
 from __future__ import annotations
 
@@ -29,18 +29,17 @@ USED_BEFORE = 'this client was used before: call connect() again for a new one; 
 
 
 class NativeTransport(base.Transport):
-    """A server, as long as the context lasts: ``async with torrelque.connect(url) as client``.
+    """A client for one server, connected within its context: ``async with torrelque.connect(url) as client``.
 
-    Entering connects. :meth:`execute` shares one connection between all tasks
-    and repeats what was not answered when that connection breaks;
-    :meth:`block` and :meth:`listen` use connections of their own. Can be
-    entered once.
+    :meth:`execute` shares one connection between all tasks. When it breaks, calls
+    without an answer are repeated. :meth:`block` and :meth:`listen` use dedicated
+    connections. The context can be entered only once.
     """
 
     in_order: bool = True
     queues_behind: bool = True
     block_limit: float = 7.0
-    """With the margin for a late answer, a connection that leads nowhere is noticed within 9 seconds."""
+    """Including the margin for a late answer, a dead connection is noticed within 9 seconds."""
 
     def __init__(self, address: Address, options: Options, dialer: Dialer | None = None) -> None:
         self._address = address
@@ -57,10 +56,13 @@ class NativeTransport(base.Transport):
         return f'<{type(self).__name__} {self._address} {"open" if self._open else "not open"}>'
 
     async def __aenter__(self) -> Self:
-        """Connect, for as long as a call would be repeated.
+        """Connect. Attempts are repeated for as long as a call would be.
 
-        Raises TorrelqueConnectionError, of which TorrelqueRefusedError says
-        that user, password or database are wrong.
+        Raises:
+            TorrelqueUsageError: The client was used before.
+            TorrelqueRefusedError: The user, password or database is wrong.
+            TorrelqueConnectionError: Connecting failed for another reason.
+
         """
         if self._group is not None:
             raise TorrelqueUsageError(USED_BEFORE)
@@ -76,7 +78,7 @@ class NativeTransport(base.Transport):
         return self
 
     async def _start(self) -> None:
-        """Begin what serves the callers, and see that the server is there."""
+        """Start the background tasks, and check that the server answers."""
         self._node = Node(
             self._dialer, repeats=True, response_timeout=self._options.response_timeout, start=self._start_soon
         )
@@ -85,15 +87,15 @@ class NativeTransport(base.Transport):
     async def aopen(self) -> Self:
         """Connect without ``async with``, on asyncio; `aclose` disconnects.
 
-        Both may be called from different tasks, as by fixtures, notebooks and the
-        start-up hooks of web frameworks. If this is cancelled, the client is closed.
+        Different tasks may call the two, as fixtures, notebooks and the start-up
+        hooks of web frameworks do. If this is cancelled, the client is closed.
 
         Returns:
             The client.
 
         Raises:
-            TorrelqueUsageError: Trio runs background tasks in a context only, so
-                the client needs ``async with``. Or the client was used before.
+            TorrelqueUsageError: The event loop is Trio's, which runs background tasks
+                only in a context: use ``async with``. Or the client was used before.
             TorrelqueConnectionError: As when the context is entered.
 
         """
@@ -132,14 +134,14 @@ class NativeTransport(base.Transport):
     ) -> None:
         await self.aclose()
         if self._group is not None:
-            # Told of no error, or the group would wrap it into a group of errors.
+            # Without the error, because the group would wrap it in an exception group.
             await self._group.__aexit__(None, None, None)
 
     async def execute(self, batch: Batch) -> Sequence[Reply]:
         """Send the calls on the shared connection and return their replies. Safe to cancel.
 
-        When the connection breaks they are sent again on the next one, unless
-        ``retry_timeout`` has passed; then TorrelqueConnectionError is raised.
+        If the connection breaks, they are sent again on the next one. After
+        ``retry_timeout`` TorrelqueConnectionError is raised.
         """
         return await self._execute(batch, repeat=True)
 
@@ -161,11 +163,11 @@ class NativeTransport(base.Transport):
         return await self._node.execute(batch, deadline, Breaks())
 
     def _deadline(self) -> float:
-        """Until when a call that begins now may be repeated."""
+        """Return when to stop repeating a call that starts now."""
         return time.monotonic() + self._options.retry_timeout
 
     async def execute_dedicated(self, batch: Batch, timeout: float) -> Sequence[Reply]:
-        """Send the calls on a connection of their own, and again, all of them, on another if it breaks."""
+        """Send the calls on a dedicated connection. If it breaks, send all of them again on another one."""
         self._usable()
         assert self._node is not None  # noqa: S101 - as it is usable
         deadline = self._deadline()
@@ -204,10 +206,10 @@ class NativeTransport(base.Transport):
             await self._dialer.close(connection)
 
     async def aclose(self) -> None:
-        """Close every connection; calls under way raise TorrelqueConnectionError. May be repeated."""
+        """Close every connection. Calls in flight raise TorrelqueConnectionError. Safe to repeat."""
         if self._host is not None and asyncio.current_task() is not self._host:
             self._end.set()
-            await asyncio.wait({self._host})  # it leaves the context, which calls this again
+            await asyncio.wait({self._host})  # the task leaves the context, which calls this method again
             return
         self._open = False
         if self._node is not None:
@@ -215,7 +217,7 @@ class NativeTransport(base.Transport):
         await self._dialer.aclose()
 
     def _usable(self) -> None:
-        """Raise TorrelqueUsageError unless the context is entered, by this process."""
+        """Raise TorrelqueUsageError unless this process has entered the context."""
         if not self._open:
             state = 'not connected yet' if self._group is None else 'closed'
             raise TorrelqueUsageError(

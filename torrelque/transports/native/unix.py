@@ -1,8 +1,8 @@
 """A stream over a Unix socket.
 
-anyio's own complains to the event loop of asyncio when a receive is cancelled
-in the moment that something arrives: it sets the result of a future that is
-over. Waiting for the bare socket does not have that race.
+anyio's own stream has a race on asyncio: if a receive is cancelled at the moment
+when bytes arrive, it sets the result of a finished future, and the event loop logs
+an error. Waiting for the bare socket avoids that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar('T')
 
 
 async def connect_unix(path: str) -> UnixStream:
-    """Connect. Raises OSError."""
+    """Connect. Safe to cancel. Raises OSError."""
     raw = socket.socket(socket.AF_UNIX)
     raw.setblocking(False)  # noqa: FBT003 - the standard library's
     try:
@@ -30,7 +30,7 @@ async def connect_unix(path: str) -> UnixStream:
         while True:
             try:
                 raw.connect(path)
-            except BlockingIOError:  # too many are connecting; the server has to catch up first
+            except BlockingIOError:  # the server's backlog is full
                 await anyio.sleep(0.005)
             else:
                 return UnixStream(raw)
@@ -40,7 +40,7 @@ async def connect_unix(path: str) -> UnixStream:
 
 
 class UnixStream(ByteStream):
-    """One task may receive while another sends."""
+    """A stream over a Unix socket. One task may receive while another sends."""
 
     def __init__(self, raw: socket.socket) -> None:
         self._raw = raw

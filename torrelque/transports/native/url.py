@@ -1,4 +1,4 @@
-"""Where a server is, from a URL."""
+"""Parses the URLs of servers."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ FORMS = (
 KIND = re.compile(r'(?i)(rediss?)\+(cluster|sentinel)(?=://)')
 SCHEME = re.compile(r'(?i)(rediss?(\+cluster|\+sentinel)?|unix):/{0,2}')
 PLACE = re.compile(r'([\w.-]*|\[[\w:.%]*\])(:\d*)?(,([\w.-]*|\[[\w:.%]*\])(:\d*)?)*(/\d*)?|/[^:]*')
-"""Hosts with ports and a database, or the path of a socket: what may be shown of a URL."""
+"""The part of a URL that messages may show: hosts with ports and a database, or the path of a socket."""
 
 SENTINEL_PORT = 26379
-"""Where sentinels listen, unless the URL says otherwise."""
+"""The default port of sentinels."""
 
 DEFAULT_PORT = 6379
 DB_DIGITS = 9
-"""More could not be a database, and overflow what a server reads."""
+"""Maximum number of digits of a database. A larger number would overflow in the server."""
 
 FILE_OPTIONS = ('ssl_ca_certs', 'ssl_certfile', 'ssl_keyfile')
 SENTINEL_OPTIONS = ('sentinel_user', 'sentinel_password')
 CREDENTIALS = ('user', 'username', 'password')
-"""Options of other clients' URLs. Here they stand before the host."""
+"""Options in other clients' URLs. Here user and password go before the host."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A server and how to introduce oneself to it: a ``host`` with a ``port``, or the ``path`` of a Unix socket."""
+    """A server and its credentials: a ``host`` with a ``port``, or the ``path`` of a Unix socket."""
 
     host: str = ''
     port: int = DEFAULT_PORT
@@ -53,14 +53,14 @@ class Address:
     db: int = 0
 
     def __str__(self) -> str:
-        """What error messages call the server: never with the password."""
+        """Return the server's name for error messages, without the password."""
         if self.path:
             return self.path
         return f'[{self.host}]:{self.port}' if ':' in self.host else f'{self.host}:{self.port}'
 
 
 class Files(NamedTuple):
-    """Certificates in PEM format: of the authorities to trust, and the client's own with its key."""
+    """Files in PEM format: the authorities to trust, and the client's certificate with its key."""
 
     ca_certs: str | None = None
     certfile: str | None = None
@@ -69,7 +69,7 @@ class Files(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a URL stands for: a server, the nodes of a cluster, or sentinels and the ``service`` they watch over."""
+    """A parsed URL: a server, nodes of a cluster, or sentinels and the name of their ``service``."""
 
     addresses: tuple[Address, ...]
     kind: Literal['server', 'cluster', 'sentinel'] = 'server'
@@ -79,7 +79,7 @@ class Target:
     sentinel_password: str | None = field(default=None, repr=False)
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """What its connections are encrypted with; None without TLS.
+        """Return the TLS settings of the URL; None without TLS.
 
         Raises TorrelqueValueError if a file cannot be read.
         """
@@ -88,7 +88,7 @@ class Target:
         try:
             context = ssl.create_default_context(cafile=self.files.ca_certs)
             if self.files.certfile is not None:
-                # Without a password, or OpenSSL would ask for one at the terminal.
+                # An empty password, because OpenSSL would otherwise ask for one at the terminal.
                 context.load_cert_chain(self.files.certfile, self.files.keyfile, password='')
         except (OSError, ssl.SSLError) as error:
             files = ', '.join(filter(None, self.files))
@@ -97,11 +97,11 @@ class Target:
 
 
 def parse_url(url: str) -> Target:
-    """What ``url`` stands for.
+    """Parse a URL.
 
     User, password, path and options are percent-decoded. The database is the
-    path of redis:// and rediss://, or ``?db=N`` with any. Raises
-    TorrelqueTypeError or TorrelqueValueError, whose message shows no secret.
+    path of redis:// and rediss://, or ``?db=N`` in any URL. Raises
+    TorrelqueTypeError or TorrelqueValueError; their messages show no secrets.
     """
     if not isinstance(url, str):
         raise TorrelqueTypeError(f'url: expected a str such as {FORMS[0]!r}, not {type(url).__name__}')
@@ -155,7 +155,7 @@ def _files(options: Mapping[str, str], address: Address) -> Files:
 
 
 def _apart(url: str) -> list[str]:
-    """A URL for each of the hosts in this one."""
+    """Split a URL with several hosts into one URL for each host."""
     scheme, _, rest = url.partition('://')
     end = min((rest.find(mark) for mark in '/?#' if mark in rest), default=len(rest))
     credentials, at, hosts = rest[:end].rpartition('@')
@@ -199,16 +199,16 @@ def _parse(url: str, further: tuple[str, ...] = ()) -> tuple[Address, dict[str, 
 def _split(url: str) -> SplitResult:
     try:
         return urlsplit(url)
-    except ValueError:  # its message may hold the password
+    except ValueError:  # its message may contain the password
         raise ValueError('the host is malformed') from None
 
 
 def _credentials(parts: SplitResult) -> tuple[str | None, str | None]:
-    # An empty user is the server's default one: redis://:password@host
+    # An empty user means the server's default one: redis://:password@host
     try:
         user = unquote(parts.username, errors='strict') if parts.username else None
         password = unquote(parts.password, errors='strict') if parts.password is not None else None
-    except UnicodeDecodeError:  # its message holds the password
+    except UnicodeDecodeError:  # its message contains the password
         raise ValueError('user and password must be percent-encoded utf-8') from None
     if user is not None:
         return user, password or ''
@@ -235,7 +235,7 @@ def _port(parts: SplitResult) -> int:
 def _query(query: str, known: tuple[str, ...]) -> dict[str, str]:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors='strict') if query else []
-    except ValueError:  # its message may hold a secret
+    except ValueError:  # its message may contain a secret
         raise ValueError('after the ? options are expected, as name=value') from None
     options: dict[str, str] = {}
     for name, value in pairs:
@@ -258,7 +258,7 @@ def _db(text: str) -> int:
 
 
 def _redacted(url: str) -> str:
-    """The URL without what may be a secret: credentials, options, and all that is not of an expected form."""
+    """Return the URL without possible secrets: credentials, options, and everything of an unexpected form."""
     start, mark, options = url.partition('?')
     if '@' in options:  # the password has a question mark
         start, mark = url, ''
