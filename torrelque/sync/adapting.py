@@ -1,4 +1,4 @@
-"""The transport for a blocking client."""
+"""Chooses the transport for a blocking client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ USABLE = "a redis.Redis (also a Sentinel's master_for) or a redis.RedisCluster"
 
 
 def adapt(client: object) -> Transport:
-    """The transport for a client. Connects nothing. Raises TorrelqueUsageError for one that cannot be used."""
+    """Return the transport for a client. Opens no connection. Raises TorrelqueUsageError for an unsupported client."""
     if isinstance(client, Pipeline | ClusterPipeline):
         raise TorrelqueUsageError(
             f'{class_name(client)} is a pipeline: pass its client here, and the pipeline as pipeline= to the calls '
@@ -28,7 +28,7 @@ def adapt(client: object) -> Transport:
         return RedisPyBlockingTransport(client)
     if isinstance(client, RedisCluster):
         return RedisPyBlockingClusterTransport(client)
-    # Its repr is not told: it may hold a password.
+    # The message leaves out its repr, which may contain a password.
     if isinstance(client, str | bytes):
         raise TorrelqueUsageError(f'a URL is not a client: create one with redis.Redis.from_url(url), or pass {USABLE}')
     name = class_name(client)

@@ -1,4 +1,4 @@
-"""Over a ``redis.RedisCluster`` that the user holds: which node a call belongs to, the client knows."""
+"""The blocking transport over the user's ``redis.RedisCluster``. It uses the client's table of slots."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ('RedisPyBlockingClusterTransport',)
 
 
 class _Topology(Topology):
-    """The nodes as the client knows them, and connections of our own to each."""
+    """The nodes that the client knows, with separate connections to each."""
 
     def __init__(self, client: Any) -> None:  # noqa: ANN401 - redis-py annotates little of it
         super().__init__()
@@ -43,7 +43,7 @@ class _Topology(Topology):
         return ForkLock()
 
     async def read(self) -> frozenset[Endpoint]:
-        if self.version:  # the client read them when it was made
+        if self.version:  # the client read them when it was created
             self.close_idle()
             try:
                 self._client.nodes_manager.initialize()
@@ -78,7 +78,7 @@ class _Topology(Topology):
         dialer = self._dialers.get(endpoint)
         if dialer is None:
             node = self._client.get_node(host=endpoint.host, port=endpoint.port)
-            if node is None:  # what is known was read just now
+            if node is None:  # the nodes have just been read
                 said = exceptions.ConnectionError(f'{endpoint} has left the cluster')
                 raise dual_error(TorrelqueConnectionError, said)
             made = Dialer(self._client.get_redis_connection(node).connection_pool)
@@ -116,7 +116,7 @@ class RedisPyBlockingClusterTransport(BlockingTransport):
         return f'<{type(self).__name__} over a {class_name(self._client)}>'
 
     async def execute(self, batch: Batch) -> Sequence[Reply]:
-        """Send the calls to the primary of their slot, as often as the client's retries say."""
+        """Send the calls to the primary of their slot. Repeated as often as the client's retries allow."""
         return await self._execute(batch, None) if batch else []
 
     async def execute_once(self, batch: Batch) -> Sequence[Reply]:
@@ -167,7 +167,7 @@ class RedisPyBlockingClusterTransport(BlockingTransport):
         """Queue a call on a pipeline of a ``redis.RedisCluster``. Raises TorrelqueTypeError for anything else."""
         if not isinstance(pipeline, ClusterPipeline):
             raise TorrelqueTypeError(f'pipeline: expected a pipeline of a redis.RedisCluster, not {named(pipeline)}')
-        strategy = getattr(pipeline, '_execution_strategy', None)  # redis-py has no other way to tell
+        strategy = getattr(pipeline, '_execution_strategy', None)  # redis-py has no public attribute
         if getattr(strategy, '_watching', False) and not getattr(strategy, '_explicit_transaction', False):
             raise TorrelqueUsageError(
                 'pipeline: it watches keys and would run the call at once: call its multi() first'
@@ -177,7 +177,7 @@ class RedisPyBlockingClusterTransport(BlockingTransport):
 
 
 class _ClusterListener(Listener):
-    """Subscribes with SSUBSCRIBE, or SUBSCRIBE where the server is too old to know it."""
+    """Subscribes with SSUBSCRIBE, or with SUBSCRIBE if the server is too old."""
 
     def __init__(self, dialer: Dialer, channel: bytes) -> None:
         super().__init__(dialer, channel, 'SSUBSCRIBE')

@@ -1,15 +1,15 @@
-"""The threads of one process that call a queue object, and the work that they share.
+"""The threads of one process that call a queue object, and how they share its work.
 
-There is no thread and no event loop of our own. A caller puts its request into the session, and then works until that
-is answered:
+The queue object has neither a thread nor an event loop of its own. A caller puts its request into the session, and
+then works until the request is answered:
 
-- If there is a call to be made, it makes it. It sends along what other threads have asked for: while one call is under
-  way their requests gather, and the next thread sends all of them at once.
-- If there is nothing to do, one of the callers watches: it waits for the answers to blocking calls, and for the time
-  when the session wants something. The others sleep until they are answered, or are woken to go on with the work.
-- A thread that leaves wakes another if work is left. The last to leave ends the waits that are not needed any more.
+- If the session has calls to send, the caller sends them, including other threads' requests. While one call is in
+  flight, further requests gather, and the next thread sends all of them at once.
+- If there is nothing to send, one caller is the watcher: it waits for the answers to blocking calls, and for the time
+  at which the session has to be polled again. The others sleep until they are answered, or are woken to take over.
+- A thread that leaves wakes another one if there is work left. The last one ends blocking calls that nobody needs.
 
-The lock guards the session and all that is here. It is released while a thread does I/O or sleeps.
+The lock guards the session and the state here. It is released while a thread does I/O or sleeps.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from torrelque.sync.suspending import Pause
 __all__ = ('Caller', 'Crew', 'Due', 'Job', 'drive')
 
 GATHER = 0.02
-"""Seconds for which requests gather, at most, while a call is under way. Then another call begins beside it."""
+"""Maximum time for which requests gather while a call is in flight, in seconds. Then a second call is sent."""
 
 GRACE = 0.2
-"""A wait that ends within this time (s) is not cut off: servers notice its end up to 0.1 s late."""
+"""Blocking calls that end within this time (in seconds) are not cut off. Servers answer up to 0.1 s late."""
 
 
 class Job:
-    """An operation to be driven, from where it is: ``batch`` is what to send next, None at the beginning."""
+    """An operation in progress. ``batch`` is what to send next, None at the start."""
 
     __slots__ = ('batch', 'dedicated', 'interrupted', 'operation')
 
@@ -56,9 +56,9 @@ class Job:
 
 
 def drive(job: Job, send: Callable[[Job, Batch], Sequence[Reply]]) -> Any:  # noqa: ANN401 - what the operation returns
-    """Run an operation to its end. What else ``send`` raises leaves it where it is.
+    """Run an operation to its end. If ``send`` raises a BaseException, the job can be driven again later.
 
-    Raises what the operation raises, and TorrelqueConnectionError if it was cut off.
+    Raises what the operation raises, and TorrelqueConnectionError if it was interrupted.
     """
     operation = job.operation
     resume: Callable[[], Batch] = partial(next, operation)
@@ -86,7 +86,7 @@ Work: TypeAlias = 'Job | Wait'
 
 
 class _Blocked:
-    """A blocking call under way, and what it waits for now."""
+    """A blocking call in flight, and what it waits for now."""
 
     __slots__ = ('coroutine', 'ends', 'pause', 'wait')
 
@@ -107,11 +107,11 @@ class Caller:
         self._bell = threading.Lock()
         self._bell.acquire()
         self.awake: bool = False
-        self.until: float = math.inf  # when it looks again without being woken
+        self.until: float = math.inf  # when it continues without being woken
         self.ring: Callable[[], None] | None = None
 
     def wake(self) -> None:
-        """With the lock held."""
+        """Wake the thread. The caller holds the lock."""
         if not self.awake:
             self.awake = True
             self.crew.sleepers.pop(self, None)
@@ -121,7 +121,7 @@ class Caller:
                 self.ring()
 
     def sleep(self, until: float) -> None:
-        """With the lock held, which is released meanwhile."""
+        """Sleep until woken, or until a time. The caller holds the lock, which is released meanwhile."""
         crew = self.crew
         if not self.awake:
             crew.sleepers[self] = None
@@ -140,22 +140,22 @@ class Caller:
 
 
 class Due(NamedTuple):
-    """What a coroutine waits for: that a caller's ticket is done."""
+    """Yielded by a coroutine to wait until a caller's ticket is done."""
 
     ticket: Ticket
     caller: Caller
 
 
 class Crew:
-    """See above.
+    """The threads that call a queue object; see the module's docstring.
 
     Args:
-        session: Decides what is to be done.
+        session: Decides what to do.
         send: Sends the batch of a job.
-        block: Makes a call that the server may take the given seconds to answer; suspends meanwhile.
+        block: Sends a call that may block for the given number of seconds, and suspends until it is answered.
         run: Runs a coroutine to its end.
         begin_turn: Called before the session is polled.
-        report: Told of errors that are no caller's.
+        report: Called with errors that do not concern a caller.
     """
 
     def __init__(
@@ -179,14 +179,14 @@ class Crew:
         self.callers: int = 0
         self.sleepers: dict[Caller, None] = {}
         self.watcher: Caller | None = None
-        self.called: Caller | None = None  # who was woken to go on with the work, and has not come yet
-        self.fresh: bool = False  # something has happened since the session was polled
-        self.until: float = math.inf  # when to poll it at the latest
+        self.called: Caller | None = None  # woken to take over, but not running yet
+        self.fresh: bool = False  # the session has changed since it was polled
+        self.until: float = math.inf  # when to poll the session at the latest
         self.jobs: deque[Work] = deque()
         self.chores: deque[Callable[[], Coroutine[Any, Any, None]]] = deque()
         self.blocked: list[_Blocked] = []
-        self.under_way: int = 0  # calls
-        self.begun: float = -math.inf  # when the latest of them was
+        self.under_way: int = 0  # number of calls in flight
+        self.begun: float = -math.inf  # when the latest of them was sent
         self._bell: tuple[socket.socket, socket.socket] | None = None
 
     # Working ---------------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ class Crew:
                 self._leave(caller, failed=isinstance(ticket.error, TorrelqueConnectionError))
 
     def look_again(self) -> None:
-        """Something has changed that the session decides by."""
+        """Poll the session again soon, because something that it depends on has changed."""
         with self.lock:
             self.fresh = True
             if self.watcher is not None:
@@ -225,7 +225,7 @@ class Crew:
                 self._call()
 
     def close(self) -> None:
-        """Fail callers that wait for tasks, finish what is under way, and let go of the lanes."""
+        """Fail callers that wait for tasks, finish the calls in flight, and give the lanes back."""
         with self.lock:
             self.session.close()
             deadline = time.monotonic() + CLOSING_TIME
@@ -241,7 +241,7 @@ class Crew:
                 self.close_bell()
 
     def _take_turn(self, caller: Caller) -> None:
-        """Do some work, or wait until there may be some."""
+        """Do some work, or wait until there may be some. The caller holds the lock."""
         gathers = self.gathers
         job = self._next(gathers=gathers)
         if job is not None:
@@ -258,7 +258,7 @@ class Crew:
                 caller.sleep(until)
 
     def _leave(self, caller: Caller, *, failed: bool) -> None:
-        """One of the callers goes: others go on, or nothing is left."""
+        """Hand the work over to another caller, or finish it if this is the last one."""
         if self.called is caller:
             self.called = None
         if self.fresh and not self.gathers and not failed:
@@ -276,7 +276,7 @@ class Crew:
             self.close_bell()
 
     def _work_off(self) -> bool:
-        """Do something of what is left when nobody waits any more; whether there was anything."""
+        """Do a part of the work that is left after the last caller. Return whether there was any."""
         job = self._next(gathers=False)
         if job is not None:
             if isinstance(job, Wait):
@@ -294,7 +294,7 @@ class Crew:
         return True
 
     def _abandon(self) -> None:
-        """End waits that nobody needs. They may take a hint along, so it is as if there had been one."""
+        """End blocking calls that nobody needs. Each may have consumed a hint, so treat it as if it had."""
         blocked, self.blocked = self.blocked, []
         for each in blocked:
             each.coroutine.close()
@@ -302,7 +302,7 @@ class Crew:
         self.fresh = True
 
     def _next(self, *, gathers: bool) -> Work | None:
-        """What to do now."""
+        """Return what to do now."""
         self.called = None
         if not self.jobs and not gathers:
             self._look()
@@ -314,7 +314,7 @@ class Crew:
         return job
 
     def _look(self) -> None:
-        """Ask the session what is to be done."""
+        """Ask the session what to do."""
         self._begin_turn()
         self.fresh = False
         try:
@@ -323,7 +323,7 @@ class Crew:
             self.jobs.extend(Job(group[0] if len(group) == 1 else together(group)) for group in turn.groups)
             self.jobs.extend(Job(operation, dedicated=True) for operation in turn.dedicated)
             self.jobs.extend(turn.waits)
-        except Exception as error:  # noqa: BLE001 - a defect, or a transport's: nobody shall wait for ever
+        except Exception as error:  # noqa: BLE001 - a defect here or in a transport: no caller may wait forever
             self.session.abort(error)
             self._report(error)
         except BaseException:
@@ -338,12 +338,12 @@ class Crew:
         self.begun = time.monotonic()
         try:
             drive(job, self._execute)
-        except Exception as error:  # noqa: BLE001 - of nobody's, as the operations tell their callers
+        except Exception as error:  # noqa: BLE001 - operations report errors to their callers, so this is a defect
             self._report(error)
         except BaseException:
-            if job.batch is None:  # in the midst of the session
+            if job.batch is None:  # interrupted while it changed the session
                 self._give_up()
-            else:  # another thread sends it again, or this one as it leaves
+            else:  # another thread will send it again, or this one before it leaves
                 self.jobs.appendleft(job)
             raise
         finally:
@@ -362,7 +362,7 @@ class Crew:
         self.lock.release()
         try:
             self._run(chore())
-        except Exception as error:  # noqa: BLE001 - as of what runs beside an engine on an event loop
+        except Exception as error:  # noqa: BLE001 - reported, as for background tasks on an event loop
             self._report(error)
         finally:
             self.lock.acquire()
@@ -374,7 +374,7 @@ class Crew:
         self._resume(_Blocked(wait, self._block(call, wait.seconds)), None)
 
     def _resume(self, blocked: _Blocked, value: object) -> None:
-        """Go on with a blocking call; keep it if it goes on waiting."""
+        """Resume a blocking call. Keep it if it is not answered yet."""
         reply: Reply = None
         error: BaseException | None = None
         self.lock.release()
@@ -383,7 +383,7 @@ class Crew:
         except StopIteration as stop:
             reply = stop.value
             blocked.pause = Pause(math.nan)
-        except BaseException as raised:  # noqa: BLE001 - told to those who wait, or raised below
+        except BaseException as raised:  # noqa: BLE001 - passed on to the callers, or raised below
             error = raised
         finally:
             self.lock.acquire()
@@ -404,9 +404,9 @@ class Crew:
                 self.watcher.wake()
 
     def _watch(self, caller: Caller, until: float) -> None:
-        """Wait for the answer to a blocking call, until a time, or until somebody wakes this caller."""
+        """Wait for an answer to a blocking call, until a time, or until this caller is woken."""
         if caller.awake:
-            caller.sleep(-math.inf)  # which takes note of it
+            caller.sleep(-math.inf)  # clears the wake-up
             return
         until = min([until, *(blocked.pause.until for blocked in self.blocked)])
         self.watcher, caller.ring, caller.until = caller, self._ring, until
@@ -429,14 +429,14 @@ class Crew:
         now = time.monotonic()
         ready = [each for each in self.blocked if each in arrived or each.pause.until <= now]
         for blocked in ready:
-            if blocked in self.blocked:  # another thread may have ended it while the one before was resumed
+            if blocked in self.blocked:  # another thread may have ended it meanwhile
                 self.blocked.remove(blocked)
                 self._resume(blocked, blocked in arrived)
 
     # State -----------------------------------------------------------------------------------------------------------
 
     def _give_up(self, why: str = 'the queue was interrupted during the call') -> None:
-        """Tell all callers, whose requests may have got lost. Calls that follow have another state."""
+        """Fail all callers, because their requests may be lost. Later calls get a new crew."""
         self.broken = TorrelqueError(why)
         for sleeper in list(self.sleepers):
             sleeper.wake()
@@ -447,7 +447,7 @@ class Crew:
             raise renew(self.broken)
 
     def _bell_socket(self) -> socket.socket:
-        """What has data once it was rung."""
+        """Return the socket that becomes readable when the watcher is woken."""
         if self._bell is None:
             self._bell = socket.socketpair()
             for end in self._bell:
@@ -456,7 +456,7 @@ class Crew:
 
     def _ring(self) -> None:
         if self._bell is not None:
-            with suppress(OSError):  # it is full: it rings already
+            with suppress(OSError):  # the buffer is full, so it is readable anyway
                 self._bell[1].send(b'!')
 
     def _silence(self) -> None:
@@ -465,7 +465,7 @@ class Crew:
                 self._bell[0].recv(4096)
 
     def close_bell(self) -> None:
-        """When nobody watches any more."""
+        """Close the sockets. Called when there is no watcher."""
         if self._bell is not None:
             for end in self._bell:
                 end.close()
@@ -473,18 +473,18 @@ class Crew:
 
     @property
     def gathers(self) -> bool:
-        """Whether requests wait for the end of the call that is under way."""
+        """Whether new requests wait for the end of the call in flight."""
         return self.under_way > 0 and time.monotonic() < self.begun + GATHER
 
     def _call(self) -> None:
-        """Have another caller go on with the work."""
+        """Wake another caller to take over."""
         if self.called is None and self.sleepers:
             self.called = next(iter(self.sleepers))
             self.called.wake()
 
     @property
     def is_covered(self) -> bool:
-        """Whether somebody looks when the session wants something, and takes the answers of blocking calls."""
+        """Whether some caller will poll the session in time, and receive the answers to blocking calls."""
         if self.blocked and self.watcher is None:
             return False
         if self.until == math.inf:

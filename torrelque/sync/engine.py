@@ -28,7 +28,7 @@ T = TypeVar('T')
 
 
 class BlockingEngine(Engine):
-    """Runs one queue object's session by its callers' threads.
+    """Runs a queue object's session on the threads of its callers.
 
     Its coroutines suspend only for what `run_blocking` waits for.
     """
@@ -44,7 +44,7 @@ class BlockingEngine(Engine):
 
     @property
     def crew(self) -> Crew:
-        """The callers of this process."""
+        """The crew of this process."""
         pid = os.getpid()
         crew = self._crews.get(pid)
         if crew is None or crew.broken is not None:
@@ -68,7 +68,7 @@ class BlockingEngine(Engine):
         self.turns += 1
 
     def close(self) -> None:
-        """Fail callers that wait for tasks, finish what is under way, and let go of the lanes. May be repeated."""
+        """Fail callers that wait for tasks, finish the calls in flight, and give the lanes back. Safe to repeat."""
         crew = self._crews.pop(os.getpid(), None)
         if crew is not None:
             crew.close()
@@ -102,7 +102,7 @@ class BlockingEngine(Engine):
         return results  # type: ignore[return-value]  # none of them is an exception
 
     async def run_all(self, functions: Iterable[Callable[[], Coroutine[Any, Any, None]]]) -> None:
-        """Run functions side by side: all of them ask before this thread works for any."""
+        """Run functions concurrently. All of them make their requests before this thread works on any."""
         waiting: deque[tuple[Coroutine[Any, Any, None], Any]] = deque()
 
         def resume(coroutine: Coroutine[Any, Any, None], value: Any = None) -> None:  # noqa: ANN401 - as sent in
@@ -119,7 +119,7 @@ class BlockingEngine(Engine):
         await suspend(Pause(time.monotonic() + seconds))
 
     async def checkpoint(self) -> None:
-        """Other threads run anyway."""
+        """Do nothing, because other threads run anyway."""
 
     async def submit(self, command: Command, items: Sequence[Item], shard: int = 0) -> list[Answer]:
         answers: list[Answer] = await self._request(lambda session, wake: session.submit(command, items, wake, shard))
@@ -138,10 +138,10 @@ class BlockingEngine(Engine):
         return tasks
 
     def check_running(self) -> None:
-        """It runs wherever it is called."""
+        """Do nothing, because the engine works in any thread."""
 
     def spawn(self, function: Callable[[], Coroutine[Any, Any, None]]) -> Cancellable:
-        """Have a thread run something that comes along, once it has nothing better to do."""
+        """Let the next idle caller run a function."""
         chores = self.crew.chores
         chores.append(function)
         return _Chore(chores, function)
@@ -165,7 +165,7 @@ class BlockingEngine(Engine):
         return due.ticket.value
 
     def _send(self, job: Job, batch: Batch) -> Sequence[Reply]:
-        if job.interrupted:  # the call that it settles has used up its time
+        if job.interrupted:  # it settles a call whose time is used up
             coroutine = self._transport.execute_once(batch)
         elif job.dedicated:
             coroutine = self._transport.execute_dedicated(batch, self._confirm_timeout)
@@ -175,7 +175,7 @@ class BlockingEngine(Engine):
 
 
 class _Chore:
-    """Something that was spawned."""
+    """A function that was spawned."""
 
     def __init__(
         self, chores: deque[Callable[[], Coroutine[Any, Any, None]]], function: Callable[[], Coroutine[Any, Any, None]]

@@ -1,4 +1,4 @@
-"""The queue for threads: a blocking facade over the asynchronous one, whose code it runs without an event loop."""
+"""The queue for threads: a blocking facade that runs the code of the asynchronous queue without an event loop."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class Torrelque(Generic[Payload]):
     """A work queue for synchronous code.
 
     Methods have the names, arguments, errors and guarantees of :class:`torrelque.Torrelque`; they block instead of
-    being awaited. One object serves any number of threads, also greenlets of gevent (monkey-patched), and can be used
-    after a fork. It has no thread and no event loop of its own. What threads enqueue at the same time is sent together.
+    being awaited. One object serves any number of threads or greenlets (gevent, monkey-patched), and can be used after
+    a fork. It has no thread and no event loop of its own. Tasks that threads enqueue at the same time share a call.
 
-    ``schedule_sweep`` is not here, as nothing runs in the background: call `sweep` from cron if nobody consumes.
+    There is no ``schedule_sweep``, because nothing runs in the background. Call `sweep` from cron if no consumers run.
 
     Args:
         client: A ``redis.Redis``, also one of a Sentinel's ``master_for``, or a ``redis.RedisCluster``. It stays yours
@@ -66,17 +66,17 @@ class Torrelque(Generic[Payload]):
         result_serialiser: Serialises results; by default ``serialiser`` does.
 
     Raises:
-        TorrelqueUsageError: The client is of a kind that cannot be used.
+        TorrelqueUsageError: The client is not a supported one.
     """
 
     task_timeout: float = 300
-    """Seconds until a claim becomes stale, of tasks enqueued without a time-out."""
+    """Seconds until the lease of a task that was enqueued without a time-out expires."""
 
     result_ttl: float = 3600
     """Seconds for which a result is kept."""
 
     keys: Mapping[str, str] = dict(LOGICAL_NAMES)
-    """Logical name -> key; on an instance with the queue's name in front. Read at the first call."""
+    """Logical name -> key. On an instance the keys begin with the queue's name. Read at the first call."""
 
     def __init__(
         self,
@@ -122,10 +122,10 @@ class Torrelque(Generic[Payload]):
         self.close()
 
     def close(self) -> None:
-        """Finish what is under way, fail calls that wait for tasks, and close connections.
+        """Finish calls in flight, fail calls that wait for tasks, and close connections.
 
-        It is optional: what is left on the server expires, and connections close with the object. Safe to
-        repeat. The object can be used again afterwards.
+        Optional: data left on the server expires, and connections close with the object. Safe to repeat. The object
+        can be used again afterwards.
         """
         self._inner.close()
 
@@ -198,7 +198,7 @@ class Torrelque(Generic[Payload]):
     # Consuming -------------------------------------------------------------------------------------------------------
 
     @overload
-    def dequeue(  # type: ignore[overload-overlap]  # 1 gives a task, as in 0.9, all else a list
+    def dequeue(  # type: ignore[overload-overlap]  # 1 returns a task, as in 0.9; any other number a list
         self, timeout: float | None = None, *, max_tasks: Literal[1] = 1
     ) -> Task[Payload]: ...
     @overload
@@ -359,7 +359,7 @@ class Torrelque(Generic[Payload]):
 
     @property
     def _queue(self) -> _Queue[Payload]:
-        """The queue with the options as they are set now."""
+        """Return the queue, with the options that are set now."""
         inner = self._inner
         inner.keys = self.keys
         inner.task_timeout = self.task_timeout
@@ -373,7 +373,7 @@ class Torrelque(Generic[Payload]):
         return self._inner.run(coroutine)
 
 
-for _name, _method in vars(Torrelque).items():  # what a method says of itself is said once
+for _name, _method in vars(Torrelque).items():  # the docstrings are those of the asynchronous queue
     if inspect.isfunction(_method) and _method.__doc__ is None and not _name.startswith('_'):
         _method.__doc__ = getattr(asynchronous.Torrelque, _name).__doc__
 
@@ -414,7 +414,7 @@ class _Queue(asynchronous.Torrelque[Payload]):
 
 
 class _BlockingRuntime(Runtime):
-    """The same parts, for threads."""
+    """The parts of a queue object, for threads."""
 
     def adapt(self, client: object) -> Transport:
         return adapt(client)
@@ -431,7 +431,7 @@ class _BlockingRuntime(Runtime):
 
 
 class _BlockingReporter(Reporter):
-    """Nothing runs in the background, so what comes too early is dropped."""
+    """Drops progress reports that come too early, because nothing runs in the background."""
 
     def _settle_in(self) -> None:
         pass
@@ -441,7 +441,7 @@ class _BlockingReporter(Reporter):
 
 
 class _Done(Awaitable[None]):
-    """What has been done already."""
+    """An awaitable that is already done."""
 
     def __await__(self) -> Generator[None, None, None]:
         return
@@ -449,10 +449,10 @@ class _Done(Awaitable[None]):
 
 
 class _BlockingShardedDispatcher(ShardedDispatcher):
-    """What threads change at the same time is guarded, by the lock that guards the session."""
+    """Guards state that several threads change with the lock of the session."""
 
     @property
-    def _lock(self) -> Any:  # noqa: ANN401 - a lock that its holder may take again
+    def _lock(self) -> Any:  # noqa: ANN401 - a reentrant lock
         engine = self._engine
         assert isinstance(engine, BlockingEngine)  # noqa: S101 - as the runtime has made it
         return engine.crew.lock
@@ -475,7 +475,7 @@ class _BlockingShardedDispatcher(ShardedDispatcher):
 
 
 class _Blocking(Iterator[T], Generic[T]):
-    """An asynchronous iterator as a plain one. It may just be dropped."""
+    """Makes an asynchronous iterator synchronous. It need not be closed."""
 
     def __init__(self, queue: _Queue[Any], inner: AsyncIterator[T]) -> None:
         self._queue = queue
@@ -491,7 +491,7 @@ class _Blocking(Iterator[T], Generic[T]):
         return await anext(self._inner)
 
     def close(self) -> None:
-        """Stop. May be repeated."""
+        """Stop. Safe to repeat."""
         aclose: Any = getattr(self._inner, 'aclose', None)
         if aclose is not None:
             self._queue.run(aclose())

@@ -1,7 +1,7 @@
-"""Over a ``redis.Redis`` that the user holds, also one of a Sentinel.
+"""The blocking transport over the user's ``redis.Redis``, also one of a Sentinel.
 
-Calls go over connections of our own, made from the settings of the client's pool. What one call sends is answered on
-the same connection, so any number of threads may call at once.
+It opens separate connections with the settings of the client's pool. Each call uses a connection alone, so any number
+of threads may call at the same time.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ from torrelque.transports.tls import EXPECTED, failed_handshake
 __all__ = ('BlockingTransport', 'Dialer', 'Listener', 'RedisPyBlockingTransport', 'policy_of', 'rest', 'words_of')
 
 ONCE = 1.0
-"""Seconds that the server may take to answer a call that is not repeated."""
+"""Maximum time that the server may take to answer a call that is not repeated, in seconds."""
 
 
 class Source(Protocol):
-    """A pool."""
+    """Knows how to create connections: a pool, or a node of a cluster."""
 
     connection_class: Any
     connection_kwargs: Any
 
 
 class Dialer:
-    """Connections made from the settings of a pool, but not counted in it. Each is used by one thread at a time."""
+    """Opens connections with the settings of a pool. They do not count as the pool's. A thread uses each alone."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._spares: Spares[Any] = Spares()
 
     def open(self) -> Any:  # noqa: ANN401 - connections have no common public type
-        """Connect, once. Raises TorrelqueConnectionError."""
+        """Connect, without retries. Raises TorrelqueConnectionError."""
         settings = own_settings(self._source.connection_kwargs, retry=Retry(NoBackoff(), 0))
-        settings['socket_timeout'] = settings['socket_connect_timeout']  # of the handshake; each call has its own
+        settings['socket_timeout'] = settings['socket_connect_timeout']  # for the handshake; each call has its own
         connection = made(partial(self._source.connection_class, **settings))
         try:
             connection.connect()
@@ -70,7 +70,7 @@ class Dialer:
         return connection
 
     def take(self) -> Any:  # noqa: ANN401 - connections have no common public type
-        """One that was kept, or a new one."""
+        """Return an idle connection, or a new one. Raises TorrelqueConnectionError."""
         while (connection := self._take_spare()) is not None:
             if _is_fresh(connection):
                 return connection
@@ -84,16 +84,23 @@ class Dialer:
             return None
 
     def keep(self, connection: Any) -> None:  # noqa: ANN401 - connections have no common public type
-        """Take back one that is in step."""
+        """Take back a connection that is in step."""
         self._spares.put(connection)
         with suppress(IndexError):  # another thread was faster
             for unused in self._spares.take_unused():
                 self.close(unused)
 
     def ask(self, commands: Sequence[Sequence[Any]], seconds: float | None, late: str = '') -> list[Reply]:
-        """Send commands on a connection that nobody else uses meanwhile, once. Raises TorrelqueConnectionError.
+        """Send commands once, on a dedicated connection, and return their replies.
 
-        ``late`` is what to say if they are not answered within ``seconds``; without it there is a default.
+        Args:
+            commands: The words of each command.
+            seconds: How long the server may take to answer; None for the client's time-out.
+            late: The error message if it takes longer; empty for a default.
+
+        Raises:
+            TorrelqueConnectionError: The connection failed.
+
         """
         connection = self.take()
         try:
@@ -104,7 +111,7 @@ class Dialer:
             if isinstance(error, exceptions.TimeoutError):
                 raise late_answer(late or f'no answer from {address_of(connection)} in time') from error
             if isinstance(error, exceptions.RedisError):
-                self.close_idle()  # what broke one has probably broken the others
+                self.close_idle()  # they are probably broken as well
                 failure = as_failure(error, address_of(connection))
                 mark_cut(failure)
                 raise failure from error
@@ -113,7 +120,7 @@ class Dialer:
         return replies
 
     def put_back(self, connection: Any, replies: Sequence[Reply]) -> None:  # noqa: ANN401 - connections have no common public type
-        """Keep a connection, unless what was answered says that it is of no use."""
+        """Keep a connection, unless the server answered that it is a replica or that a call is too large."""
         if demoted(replies):
             self.close(connection)
             self.close_idle()
@@ -132,7 +139,7 @@ class Dialer:
 
 
 def _is_fresh(connection: Any) -> bool:  # noqa: ANN401 - connections have no common public type
-    """Whether it is open, of this process, and nothing has arrived on it."""
+    """Return whether a connection is open, belongs to this process, and has received nothing."""
     try:
         return bool(
             connection.pid == os.getpid() and socket_of(connection) is not None and not connection.can_read(timeout=0)
@@ -146,7 +153,7 @@ def socket_of(connection: Any) -> Any:  # noqa: ANN401 - connections have no com
 
 
 def _explained(error: exceptions.RedisError, connection: Any) -> Exception:  # noqa: ANN401 - connections have no common public type
-    """Why connecting failed. A server that closes the connection, or is silent, at once may want TLS."""
+    """Return why connecting failed. If the server closed the connection or was silent, it may expect TLS."""
     address = address_of(connection)
     failure = as_failure(error, address, connected=False)
     if 'Connection reset' in str(error) and not hasattr(connection, 'ssl_context'):
@@ -154,8 +161,8 @@ def _explained(error: exceptions.RedisError, connection: Any) -> Exception:  # n
     return failure
 
 
-def _limit_of(commands: Sequence[Sequence[Any]], settings: Any) -> float:  # noqa: ANN401 - as redis-py has it
-    """How long an answer may take: as the client says, or else longer for what takes long to be sent."""
+def _limit_of(commands: Sequence[Sequence[Any]], settings: Any) -> float:  # noqa: ANN401 - as in redis-py
+    """Return how long an answer may take, in seconds: the client's time-out, or a default that grows with the size."""
     given = settings.get('socket_timeout')
     if given:
         return float(given)
@@ -168,7 +175,7 @@ def send(connection: Any, commands: Sequence[Sequence[Any]], seconds: float) -> 
 
 
 def receive(connection: Any, count: int) -> list[Reply]:  # noqa: ANN401 - connections have no common public type
-    """Read replies, errors among them as values."""
+    """Read replies. Error replies are values."""
     replies: list[Any] = []
     while len(replies) < count:
         try:
@@ -190,7 +197,7 @@ def words_of(call: Call[Any]) -> list[Any]:
 
 
 def policy_of(retry: Any) -> Policy:  # noqa: ANN401 - of redis-py
-    """To call something as often as a client's ``retry`` says; once without one."""
+    """Return a policy that follows a client's ``retry``; without one, it calls a function once."""
 
     async def policy(function: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - what the function returns
         if retry is None:
@@ -204,16 +211,16 @@ def policy_of(retry: Any) -> Policy:  # noqa: ANN401 - of redis-py
 
 
 async def rest(seconds: float) -> None:
-    """Let some seconds pass."""
+    """Sleep for some seconds."""
     await suspend(Pause(time.monotonic() + seconds))
 
 
 def _do_nothing(_: Exception) -> None:
-    """Nothing is to be done before another attempt."""
+    """Called before another attempt."""
 
 
 class Listener:
-    """A connection that receives what is published on one channel."""
+    """A connection that receives the messages of one channel."""
 
     def __init__(self, dialer: Dialer, channel: bytes, verb: str = 'SUBSCRIBE') -> None:
         self._dialer = dialer
@@ -225,7 +232,7 @@ class Listener:
             raise
 
     def next(self, until: float) -> base.Message | None:
-        """The next message, or the confirmation that the subscription stands; None if there is none in time.
+        """Return the next message, or the confirmation of the subscription; None if nothing arrives in time.
 
         Raises redis-py's errors and TorrelqueConnectionError.
         """
@@ -240,32 +247,32 @@ class Listener:
         return None
 
     def close(self) -> None:
-        """Stop listening. May be repeated."""
+        """Stop listening. Safe to repeat."""
         self._dialer.close(self._connection)
 
 
 class BlockingTransport(base.Transport):
-    """What transports over blocking clients have in common. Its methods suspend only for a `Pause`."""
+    """The common part of the transports over blocking clients. Its methods suspend only for a `Pause`."""
 
     def listener(self, channel: bytes) -> Listener:
         """Subscribe to a channel. Raises redis-py's errors and TorrelqueConnectionError."""
         raise NotImplementedError
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
-        raise NotImplementedError  # there are listeners of one channel each instead
+        raise NotImplementedError  # each channel has its own listener instead
 
     async def block_on(self, dialer: Dialer, call: Call[Reply], timeout: float) -> Reply:
-        """Run a call that blocks on a connection of its own, which is closed when the coroutine is."""
+        """Run a call that blocks, on a dedicated connection. Closing the coroutine closes the connection."""
         connection = dialer.take()
         try:
             send(connection, [words_of(call)], timeout + MARGIN)
             if not await suspend(Pause(self.now() + timeout + MARGIN, connection)):
-                raise late_answer(f'no answer to a call that blocks for {timeout:g} s at most')  # noqa: TRY301 - as others
+                raise late_answer(f'no answer to a call that blocks for {timeout:g} s at most')  # noqa: TRY301 - handled below
             (reply,) = receive(connection, 1)
         except BaseException as error:
             dialer.close(connection)
             if isinstance(error, exceptions.RedisError):
-                dialer.close_idle()  # the claim that follows would have to find out as well
+                dialer.close_idle()  # so that the claim that follows does not use a broken one
                 raise as_failure(error, address_of(connection)) from error
             raise
         dialer.put_back(connection, [reply])
@@ -290,7 +297,7 @@ class RedisPyBlockingTransport(BlockingTransport):
         return f'<{type(self).__name__} over a {class_name(self._client)}>'
 
     async def execute(self, batch: Batch) -> Sequence[Reply]:
-        """Send the calls; when the connection breaks again, once and then as often as the client's retries say."""
+        """Send the calls. If the connection breaks, repeat them once, then as often as the client's retries allow."""
         return await repeat(batch, self._attempt, self._policy(), pause=rest) if batch else []
 
     async def _attempt(self, batch: Batch) -> Sequence[Reply]:
@@ -330,7 +337,7 @@ class RedisPyBlockingTransport(BlockingTransport):
         """Queue a call on a pipeline of a ``redis.Redis``.
 
         Raises TorrelqueTypeError for anything else, and TorrelqueUsageError
-        where the pipeline would run it at once.
+        if the pipeline would run the call at once.
         """
         if not isinstance(pipeline, Pipeline):
             raise TorrelqueTypeError(f'pipeline: expected a pipeline of a redis.Redis, not {named(pipeline)}')

@@ -1,4 +1,4 @@
-"""Subscriptions of watchers in threads: each has a connection, on which its thread waits for messages."""
+"""Subscriptions for threads. Each watcher has a connection, on which its thread waits for messages."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from torrelque.transports.failover import FailoverTransport
 __all__ = ('BlockingSubscriptions',)
 
 BACKOFF = Backoff(0.05, 4.0)
-"""The pauses between attempts to get a connection back."""
+"""Pauses between attempts to reconnect."""
 
 
 class _News:
-    """Whether there is news, in place of an event of an event loop."""
+    """Replaces the event of an event loop: whether there are new messages."""
 
     def __init__(self, inbox: _Inbox) -> None:
         self._inbox = inbox
@@ -36,13 +36,13 @@ class _News:
         return self._is_set
 
     def receive(self, until: float) -> None:
-        """Wait for news until a time."""
+        """Wait for messages until a time."""
         while not self._is_set and time.monotonic() < until:
             self._inbox.receive(until)
 
 
 class _Inbox(Subscription):
-    """Messages of one channel."""
+    """The messages of one channel."""
 
     def __init__(self, transport: BlockingTransport, channel: bytes) -> None:
         super().__init__(channel)
@@ -58,7 +58,7 @@ class _Inbox(Subscription):
         return messages
 
     def receive(self, until: float) -> None:
-        """Wait for a message. A connection that broke is made again, after a pause."""
+        """Wait for a message until a time. After a pause, reconnect if the connection broke."""
         if self._listener is None and time.monotonic() < self._not_before:
             time.sleep(max(0.0, min(until, self._not_before) - time.monotonic()))
             return
@@ -67,7 +67,7 @@ class _Inbox(Subscription):
                 self._listener = self._transport.listener(self.channel)
             message = self._listener.next(until)
         except (TorrelqueError, exceptions.RedisError, OSError):
-            # The watcher reads now and then instead; without the right to subscribe it stays so.
+            # Until then the watcher polls. If the user may not subscribe, it always does.
             self.end()
             self._failures += 1
             self._not_before = time.monotonic() + BACKOFF.pause(self._failures, random.random)
@@ -86,7 +86,7 @@ class _Inbox(Subscription):
 
 
 class BlockingSubscriptions(Subscriptions):
-    """See :class:`~torrelque.engine.subscriptions.Subscriptions`; nothing runs beside the watchers."""
+    """See :class:`~torrelque.engine.subscriptions.Subscriptions`. Nothing runs in the background."""
 
     def __init__(self, transport: Transport) -> None:
         inner: Any = transport.inner if isinstance(transport, FailoverTransport) else transport

@@ -1,8 +1,8 @@
 """Runs coroutines without an event loop.
 
-The queue and the transports are written as coroutines. Over a blocking transport they do their I/O at once, and
-suspend only where a caller has to wait: for a ticket, for data on a connection, or for time to pass. What they wait
-for is what they yield; the runner waits for it, and sends in how that ended.
+The queue and the transports are written as coroutines. Over a blocking transport they do I/O directly, and suspend
+only to wait for a ticket, for data on a connection, or for a time. They yield what they wait for. The runner waits
+for it, and sends the outcome into the coroutine.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ T = TypeVar('T')
 
 
 class Pause(NamedTuple):
-    """Wait until a time, or until something arrives before; True is sent in if it did.
+    """Yielded to wait until a time or until data arrives. The runner sends in whether data arrived.
 
-    ``connection`` is one of redis-py, on whose data to wait. ``receive`` is a function that waits for itself.
+    Attributes:
+        until: The time, on the monotonic clock.
+        connection: The connection of redis-py whose data to wait for.
+        receive: A function that waits in place of the runner.
     """
 
     until: float
@@ -39,12 +42,12 @@ class _Suspension:
 
 
 async def suspend(what: object) -> Any:  # noqa: ANN401 - what the runner sends in
-    """Have the caller wait for something."""
+    """Suspend the coroutine until the runner has waited for something."""
     return await _Suspension(what)
 
 
 def perform(coroutine: Coroutine[Any, Any, T], wait: Callable[[Any], Any]) -> T:
-    """Run a coroutine to its end, waiting by the given function for what it waits for."""
+    """Run a coroutine to its end. ``wait`` is called to wait for what it yields."""
     step: Callable[[], Any] = partial(coroutine.send, None)
     while True:
         try:
@@ -59,7 +62,7 @@ def perform(coroutine: Coroutine[Any, Any, T], wait: Callable[[Any], Any]) -> T:
 
 
 def sit_out(pause: Pause) -> bool:
-    """Wait as a `Pause` says, and do nothing else meanwhile."""
+    """Wait for a `Pause` in this thread. Return whether data arrived."""
     if pause.receive is not None:
         pause.receive(pause.until)
         return True
@@ -71,7 +74,7 @@ def sit_out(pause: Pause) -> bool:
 
 
 class ForkLock:
-    """A lock between threads, for coroutines as well. A child process finds it free."""
+    """A lock between threads, which coroutines can also enter. In a child process it is free."""
 
     def __init__(self) -> None:
         self._locks: dict[int, threading.Lock] = {}
