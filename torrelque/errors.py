@@ -5,7 +5,7 @@
     TorrelqueError
     ├── TorrelqueTimeoutError           a dequeue, watch or wait timed out
     ├── TorrelqueTimeLimitError         a handler took longer than its time limit
-    ├── TorrelqueExistsError            there is a task with this id already; nothing was changed
+    ├── TorrelqueExistsError            a task with this id already exists; nothing was changed
     ├── TorrelqueLookupError            no such task, or no live claim on it
     ├── TorrelqueLeaseLostError         the claim is no longer live; nothing was changed
     ├── TorrelqueDurabilityError        written, but the requested durability was not confirmed in time
@@ -120,12 +120,12 @@ class TorrelqueConnectionError(TorrelqueError):
     """The server cannot be reached, or the connection broke for good."""
 
 
-class TorrelqueResponseTimeout(TorrelqueConnectionError):  # noqa: N818 - reads as what happened, like the tree above
+class TorrelqueResponseTimeout(TorrelqueConnectionError):  # noqa: N818 - describes what happened
     """The server was reached but did not answer in time."""
 
 
 class TorrelqueHandshakeError(TorrelqueConnectionError):
-    """A connection cannot be set up, and trying again does not help: for example, a certificate is not trusted."""
+    """A connection cannot be set up, and trying again does not help. For example, a certificate is not trusted."""
 
 
 class TorrelqueReplyError(TorrelqueError):
@@ -162,20 +162,20 @@ class TorrelqueRefusedError(TorrelqueHandshakeError, TorrelqueReplyError):
 
 UNAVAILABLE = frozenset({
     'MOVED', 'ASK', 'TRYAGAIN', 'CLUSTERDOWN',  # another node serves the slot, or will
-    'READONLY', 'LOADING', 'MASTERDOWN', 'NOREPLICAS', 'UNBLOCKED',  # another primary is taking over, or just has
+    'READONLY', 'LOADING', 'MASTERDOWN', 'NOREPLICAS', 'UNBLOCKED',  # another primary takes over, or just has
     'BUSY', 'MISCONF',  # the server refuses all calls until a script ends or its disk works again
 })  # fmt: skip
-"""Codes of servers that refused a call without touching the queue; a later call will succeed there or elsewhere.
+"""Codes of servers that refused a call without changing the queue. A later call will succeed there or elsewhere.
 
-With `FULL`, `CODES_BY_WORDS` and `TURNED_AWAY` this is the only table of transient replies. Fail-over, lanes, routers
-and the worker query it through `is_unavailable` and `is_transient`.
+Together with `FULL`, `CODES_BY_WORDS` and `TURNED_AWAY` this is the only table of transient replies. Fail-over, lanes,
+routers and the worker use it through `is_unavailable` and `is_transient`.
 """
 
 DEMOTED = frozenset({'READONLY', 'MASTERDOWN', 'UNBLOCKED'})
-"""Codes of a server that is not the primary, or no longer. A new connection may lead to the primary."""
+"""Codes of a server that is not the primary (any more). A new connection may lead to the primary."""
 
 FULL = 'OOM'
-"""Transient as well: it passes when memory is free again. But nothing was done, so it is raised to the caller."""
+"""Also transient, until memory is free again. But it is raised to the caller, because nothing was changed."""
 
 TURNED_AWAY = 'max number of clients'
 """Part of the reply, which has no code, of a server that has reached its limit of connections."""
@@ -188,17 +188,17 @@ CODES_BY_WORDS = {
     'ACL failure in script': 'NOPERM',
     "The user executing the script can't": 'NOPERM',
 }
-"""Messages that servers send without a code -> the code that means the same."""
+"""Parts of messages that servers send without a code -> the equivalent code."""
 
 _CODE_WITHIN = re.compile(r'\buser_script: ?\d+: -?(?!ERR )([A-Z]{2,}) ')
-"""Finds the code behind the location that Redis 6.2, KeyDB and scripts that pass on an error put before it."""
+"""Finds the code after the script's location, which Redis 6.2, KeyDB and scripts that pass an error on put first."""
 
 
 def parse_code(message: str) -> str:
     """Return the code of a server's error message, or ``ERR`` if it has none.
 
-    The code is the first word. A script's error may have it inside the message, or
-    use other words instead.
+    The code is the first word. In a script's error it may be inside the message, or
+    expressed in other words.
     """
     for words, code in CODES_BY_WORDS.items():  # first, because clients that strip ERR leave "WAIT cannot be used"
         if words in message:
@@ -209,15 +209,15 @@ def parse_code(message: str) -> str:
     within = _CODE_WITHIN.search(message)
     if within is None:
         return 'ERR'
-    # A redirection without an address at its end leads nowhere.
+    # A redirection inside a message has no address at its end, so it cannot be followed.
     return within[1] if within[1] not in ('MOVED', 'ASK') else 'TRYAGAIN'
 
 
 def is_unavailable(error: object) -> bool:
-    """Return whether the server, or the way to it, is unavailable for now, so the call should be repeated.
+    """Return whether the server or the connection to it is temporarily unavailable, so the call should be repeated.
 
-    The server did not touch the queue, so an earlier attempt of the call may still
-    have been executed. A full server does not count.
+    This attempt did not change the queue, but an earlier attempt of the same call may
+    have done so. A full server does not count as unavailable.
     """
     if isinstance(error, TorrelqueHandshakeError):
         return False
@@ -237,7 +237,7 @@ def mark_unsent(error: Exception) -> None:
 
 
 def is_unsent(error: object) -> bool:
-    """Return whether the failed call was certainly not executed, because nothing of it was sent."""
+    """Return whether the failed call was certainly not executed, because it was not sent."""
     return bool(getattr(error, '_unsent', False))
 
 
@@ -247,7 +247,7 @@ def is_transient(error: object) -> bool:
     A ``Worker`` keeps running after exactly these errors.
 
     Args:
-        error: What a call raised.
+        error: The exception that a call raised.
 
     Returns:
         True for lost connections and for a server that is failing over, loading,
@@ -261,7 +261,7 @@ def is_transient(error: object) -> bool:
 def renew(error: Exception) -> Exception:
     """Return a copy of ``error`` with the same type, arguments and attributes.
 
-    Use it to raise one failure in several callers: a shared instance would collect
+    Use it to raise one failure in several callers. A shared instance would collect
     the tracebacks of all of them.
     """
     fresh = remake(type(error), error.args, error.__dict__)
@@ -273,7 +273,7 @@ def remake(kind: type[Exception], args: tuple[object, ...], attributes: dict[str
     """Create an error with these arguments and attributes, whatever the ``__init__`` of its type takes."""
     try:
         error = kind.__new__(kind, *args)
-    except TypeError:  # a client's type with another signature, or with a base class of another layout
+    except TypeError:  # a client's type with another signature, or a base class with another layout
         error = kind.__base__.__new__(kind, *args)  # type: ignore[assignment, arg-type] # an exception's base is one
     error.args = args
     error.__dict__.update(attributes)

@@ -54,7 +54,7 @@ class ResultDropped:
 class Retried:
     """The handler raised ``error``, and the task was requeued. It is due after ``delay`` seconds.
 
-    ``count`` is False if the delivery was no attempt, see :class:`~torrelque.retry.Retry`.
+    ``count`` is False if the delivery does not count as an attempt, see :class:`~torrelque.retry.Retry`.
     """
 
     task: Task

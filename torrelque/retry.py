@@ -22,19 +22,19 @@ from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
 __all__ = ('Aborted', 'Reject', 'Retry', 'RetryPolicy', 'constant', 'exponential', 'immediately', 'linear', 'never')
 
 RetryPolicy: TypeAlias = Callable[[int, Exception], float | None]
-"""Number of the failed delivery, and its exception -> seconds until the next delivery; None gives up."""
+"""Takes the number of the failed delivery and its exception. Returns the seconds until the next one; None gives up."""
 
 
 class Retry(Exception):  # noqa: N818 - an order, not an error
-    """Raise it in a handler to requeue the task, whatever the policy says.
+    """Raise this in a handler to requeue the task, whatever the policy says.
 
-    The number of retries is then limited only by the task's ``max_dequeues``.
+    Only the task's ``max_dequeues`` limits the number of such retries.
 
     Args:
         delay: Seconds until the task is due.
-        count: Whether this delivery was an attempt. False makes the retry a mere wait: the next delivery has
-            the same ``Task.attempt``, so back-off continues where it was, and ``max_dequeues`` does not count
-            this one. Nothing limits how often a task waits.
+        count: Whether this delivery counts as an attempt. If it is False, the task only waits: the next delivery
+            has the same ``Task.attempt``, so back-off continues where it was, and ``max_dequeues`` does not count
+            this one. There is no limit to how often a task waits.
 
     Raises:
         TorrelqueTypeError: ``delay`` is not a number, or ``count`` is not a bool.
@@ -49,10 +49,10 @@ class Retry(Exception):  # noqa: N818 - an order, not an error
 
 
 class Reject(Exception):  # noqa: N818 - an order, not an error
-    """Raise it in a handler to make the task a dead letter, whatever the policy says.
+    """Raise this in a handler to make the task a dead letter, whatever the policy says.
 
     Args:
-        reason: Why; kept in the task's state.
+        reason: The reason, which is kept in the task's state.
 
     Raises:
         TorrelqueTypeError: ``reason`` is not a string.
@@ -66,10 +66,10 @@ class Reject(Exception):  # noqa: N818 - an order, not an error
 
 
 class Aborted(Exception):  # noqa: N818 - an outcome, not an error
-    """Passed to policies and events if a handler ends with a BaseException that is not an Exception.
+    """Passed to policies and events when a handler raises a BaseException that is not an Exception.
 
     Examples are SystemExit and a cancellation from within the handler. The original
-    is the ``__cause__``.
+    exception is the ``__cause__``.
     """
 
 
@@ -162,8 +162,8 @@ def exponential(
         base: Seconds after the first delivery.
         factor: Multiplies the delay after each further delivery; at least 1.
         maximum: Longest delay, in seconds.
-        jitter: Each delay is shortened at random by up to this part of it, from 0 to
-            1, so that tasks that failed together do not come back together.
+        jitter: Each delay is shortened at random by up to this fraction of it, from 0
+            to 1, so that tasks that failed together are not retried together.
         attempts: Give up after this number of deliveries; None never gives up.
         rng: Returns random numbers from 0 to 1.
 

@@ -4,8 +4,8 @@ Pass one as ``serialiser=`` or ``result_serialiser=`` of :class:`torrelque.Torre
 
     queue = Torrelque(client, serialiser=serialisers.pydantic(Email))
 
-A serialiser has ``dumps(value)``, which returns bytes, and ``loads(data)``. Third-party packages are
-imported when you call the function of their name, and are not installed with the library.
+A serialiser has ``dumps(value)``, which returns bytes, and ``loads(data)``. The functions `msgspec` and `pydantic`
+import the packages with these names, which are not installed with the library.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar('T')
 
 
 class _Typed(Generic[T]):
-    """A serialiser of one type, as JSON."""
+    """Serialises values of one type as JSON."""
 
     def __init__(self, dumps: Any, loads: Any, to_builtins: Any, from_builtins: Any) -> None:  # noqa: ANN401 - the package's
         self._dumps = dumps
@@ -39,11 +39,11 @@ class _Typed(Generic[T]):
         return value
 
     def to_builtins(self, value: T, /) -> Any:  # noqa: ANN401 - what JSON knows
-        """The value in types that JSON knows."""
+        """Return the value in types that JSON supports."""
         return self._to_builtins(value)
 
     def from_builtins(self, value: Any, /) -> T:  # noqa: ANN401 - what JSON knows
-        """The value of what `to_builtins` returned."""
+        """Return the value from the result of `to_builtins`."""
         made: T = self._from_builtins(value)
         return made
 
@@ -56,7 +56,7 @@ def msgspec(type: object) -> Serialiser[Any]:  # noqa: A002 - a type, or a form 
     """Create a serialiser that validates JSON with the package ``msgspec``.
 
     Args:
-        type: What payloads are: a ``msgspec.Struct``, a dataclass, or any other type that msgspec supports.
+        type: The type of payloads: a ``msgspec.Struct``, a dataclass, or any other type that msgspec supports.
 
     Returns:
         The serialiser.
@@ -82,7 +82,7 @@ def pydantic(type: object) -> Serialiser[Any]:  # noqa: A002 - a type, or a form
     """Create a serialiser that validates JSON with the package ``pydantic``, version 2.
 
     Args:
-        type: What payloads are: a model, a dataclass, or any other type that pydantic supports.
+        type: The type of payloads: a model, a dataclass, or any other type that pydantic supports.
 
     Returns:
         The serialiser.
@@ -111,6 +111,6 @@ class _Pickle:
 pickle: Serialiser[Any] = _Pickle()
 """Any Python object, with :mod:`pickle`.
 
-Warning: unpickling runs code that the payload contains. Use it only if nobody but your own programs can write to
-the server.
+Warning: unpickling can run any code that a payload contains. Use it only if only your own programs can write to the
+server.
 """

@@ -1,4 +1,4 @@
-"""OpenTelemetry for a queue and a worker: spans, and the context that travels with a task; metrics.
+"""OpenTelemetry for a queue and a worker: spans, metrics, and the context that travels with each task.
 
 Use ``InstrumentedTorrelque`` and ``InstrumentedWorker`` in place of ``Torrelque``
 and ``Worker``. They need the extra ``otel``. A plain queue or worker pays nothing for them.

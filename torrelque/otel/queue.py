@@ -1,4 +1,4 @@
-"""A queue whose calls are spans, and are counted."""
+"""A queue that records its calls as spans and counts them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ __all__ = ('InstrumentedTorrelque',)
 CREATE = Command('enqueue', 'create', SpanKind.PRODUCER)
 ENQUEUE = Command('enqueue', 'send', SpanKind.PRODUCER)
 SHARED_OPTIONS = ('task_timeout', 'delay', 'max_dequeues', 'expires_in', 'expires_at', 'on_expiry')
-"""Arguments of `enqueue_many` that hold for items without fields of their own."""
+"""Arguments of `enqueue_many` that apply to items without their own fields."""
 
 DEQUEUE = Command('dequeue', 'receive')
 SETTLE = {
@@ -60,20 +60,20 @@ class InstrumentedTorrelque(Torrelque):
 
     The context travels in the tasks' headers; payloads are not changed.
 
-    - Enqueueing is a span of kind PRODUCER, whose context goes along with each task. If a task's headers already
-      have a context, that one stays, and the span links to it. With a ``pipeline`` the task is only created: nothing
+    - Enqueueing is a span of kind PRODUCER, whose context travels with each task. If a task's headers already
+      contain a context, it is kept, and the span links to it. With a ``pipeline`` the task is only created: nothing
       is counted as sent.
-    - Dequeueing is a span from the call to what it received, with links to where the tasks were created. A wait that
-      times out or is cancelled, and a `dequeue_nowait` that finds nothing, leaves no span.
-    - Release, requeue, reject and giveback are spans, one for each call. With a ``pipeline`` there is none, because
-      nothing is settled yet.
+    - Dequeueing is a span from the call until tasks arrive, with links to the spans that created them. A wait that
+      times out or is cancelled, and a `dequeue_nowait` that finds nothing, leave no span.
+    - Release, requeue, reject and giveback are spans, one for each call. With a ``pipeline`` there is no span,
+      because nothing is settled yet.
     """
 
     tracer_provider: TracerProvider | None = None
-    """Where spans go; None is the global provider. Read at the first call."""
+    """The provider for spans; None for the global one. Read at the first call."""
 
     meter_provider: MeterProvider | None = None
-    """Where metrics go; None is the global provider. Read at the first call."""
+    """The provider for metrics; None for the global one. Read at the first call."""
 
     @cached_property
     def _telemetry(self) -> Telemetry:
@@ -81,12 +81,12 @@ class InstrumentedTorrelque(Torrelque):
 
     @contextmanager
     def processing(self, task: Task) -> Iterator[Span]:
-        """Wrap the work on a dequeued task in a span, if you write the consumer's loop yourself.
+        """Wrap the work on a dequeued task in a span. Use it if you write the consumer's loop yourself.
 
-        The span is of kind CONSUMER and linked to where the task was created. If there is no
-        current span, it is also a child of that one. Within, it is the current span, and the
-        task's baggage is set. An exception marks it as failed and is raised again; `Retry` and
-        `Reject` are events.
+        The span is of kind CONSUMER and links to the span that created the task. If there is no
+        current span, it is also a child of that span. Within the context it is the current span, and
+        the task's baggage is set. An exception marks it as failed and is raised again; `Retry` and
+        `Reject` are recorded as events.
 
         Args:
             task: The task.
@@ -121,7 +121,7 @@ class InstrumentedTorrelque(Torrelque):
 
     @contextmanager
     def _sending_many(self, call: Invocation) -> Iterator[None]:
-        """One span for all, whose context goes along with each task that has none."""
+        """Open one span for all tasks. Its context travels with each task that has none."""
         given = call.arguments
         options = {name: given[name] for name in SHARED_OPTIONS}
         entries = [item if isinstance(item, EnqueueItem) else EnqueueItem(item, **options) for item in given['items']]
@@ -142,7 +142,7 @@ class InstrumentedTorrelque(Torrelque):
 
     @contextmanager
     def _counting_errors(self, command: Command, count: int) -> Iterator[None]:
-        """Count failed sends. What was refused before anything was sent is not counted."""
+        """Count failed sends. Calls that were refused before anything was sent do not count."""
         try:
             yield
         except BaseException as error:
@@ -229,12 +229,12 @@ def _origin(headers: Any) -> SpanContext | None:  # noqa: ANN401 - they are chec
 
 
 def _kind_for(command: Command, origins: Sequence[SpanContext | None]) -> Command:
-    """Return the command as kind CLIENT if every task has its own context, so that none takes the span's along."""
+    """Return the command, with the kind CLIENT if every task has its own context, so that none carries the span's."""
     return command._replace(kind=SpanKind.CLIENT) if origins and None not in origins else command
 
 
 def _links(creations: Iterable[SpanContext | None], tasks: Sequence[Task] = ()) -> list[Link]:
-    """Return links to where tasks were created; those of a batch name the task."""
+    """Return links to the spans that created tasks. In a batch, each link names its task."""
     named = [describe(task) for task in tasks]
     return [
         Link(creation, named[number] if named else None)
@@ -250,14 +250,14 @@ def _carrier(operation: Operation) -> dict[str, str]:
 
 
 def _with_context(headers: Any, carrier: Mapping[str, str]) -> Any:  # noqa: ANN401 - they are checked later
-    """Add the context to the headers. What the producer wrote stays, and the queue checks it."""
+    """Add the context to the headers. The producer's own headers are kept, and the queue checks them."""
     if headers is None:
         return carrier or None
     return {**carrier, **headers} if isinstance(headers, Mapping) else headers
 
 
 def _fail(operation: Operation, answers: Sequence[object]) -> list[Exception]:
-    """Return the errors of a batch; its span fails as the first of them."""
+    """Return the errors of a batch. The first one marks its span as failed."""
     errors = [answer for answer in answers if isinstance(answer, Exception)]
     if errors:
         operation.fail(errors[0], f'{len(errors)} of {len(answers)}: {errors[0]}')

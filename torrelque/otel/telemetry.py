@@ -37,7 +37,7 @@ SCOPE = 'torrelque.otel'
 SCHEMA = 'https://opentelemetry.io/schemas/1.44.0'
 
 BOUNDARIES = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
-"""Seconds. The conventions give them for both durations."""
+"""Bucket boundaries of both durations, in seconds, from the conventions."""
 
 ERROR_TYPE = 'error.type'
 MESSAGE_ID = 'messaging.message.id'
@@ -49,7 +49,7 @@ REASON = 'messaging.torrelque.message.reject_reason'
 Attributes = dict[str, str | int | float]
 
 pushed: ContextVar[bool] = ContextVar('pushed', default=False)
-"""Whether a worker dequeues tasks for a handler. The conventions have no "receive" if tasks are pushed."""
+"""Whether a worker dequeues tasks for a handler. In the conventions, pushed tasks have no "receive" span."""
 
 
 class Command(NamedTuple):
@@ -112,7 +112,19 @@ class Telemetry:
         context: Context | None = None,
         begun: int | None = None,
     ) -> Operation:
-        """Begin a span, by default as a child of the current one; ``begun`` is its start in Unix ns, if not now."""
+        """Start a span, by default as a child of the current one.
+
+        Args:
+            command: The operation.
+            attributes: The span's attributes.
+            links: The span's links.
+            context: The parent's context; None for the current one.
+            begun: The start in Unix nanoseconds; None for now.
+
+        Returns:
+            The operation, to be ended.
+
+        """
         start = time.time_ns() if begun is None else begun
         span = self._tracer.start_span(
             f'{command.name} {self._queue}',
@@ -128,7 +140,7 @@ class Telemetry:
         return Operation(self, command, span, inner, start)
 
     def process(self, task: Task) -> Operation:
-        """Begin the span of a task's processing."""
+        """Start the span of a task's processing."""
         creation = creation_of(task.headers)
         links = [Link(creation)] if creation is not None else []
         return self.start(PROCESS, describe(task), links, working_context(task.headers))
@@ -146,7 +158,7 @@ class Telemetry:
         self._dropped.add(1, self._describe(PROCESS, error_type(error)))
 
     def lasted(self, command: Command, nanoseconds: int, error: str | None) -> None:
-        """Record a duration, except of creating a message, which sends nothing."""
+        """Record a duration, except for creating a message, which sends nothing."""
         seconds = max(0, nanoseconds) / 1e9  # the clock may have been set back
         if command.type == 'process':
             self._process_duration.record(seconds, self._describe(command, error))
@@ -166,7 +178,7 @@ class Telemetry:
 
 
 class Operation:
-    """A span from start to end, with the error that it failed with."""
+    """A span that has started, and its error if it failed."""
 
     def __init__(self, telemetry: Telemetry, command: Command, span: Span, context: Context, start: int) -> None:
         self.span = span
@@ -193,7 +205,7 @@ class Operation:
 
     @contextmanager
     def calling(self) -> Iterator[None]:
-        """Wrap a call of the queue. Errors mark the span as failed; recording the exception is up to the caller."""
+        """Wrap a call of the queue. Errors mark the span as failed. The caller records the exception."""
         try:
             yield
         except BaseException as error:

@@ -1,4 +1,4 @@
-"""A worker whose deliveries are spans."""
+"""A worker that records its deliveries as spans."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class InstrumentedWorker(Worker):
     """A Worker that reports each delivery to OpenTelemetry. Use it like Worker.
 
     Each call of the handler is a span like that of `InstrumentedTorrelque.processing`.
-    An exception, a lost claim, and a cancellation because the worker stops mark it as
-    failed. What the retry policy decided is in the span of the queue's call that follows.
+    An exception, a lost claim, or a cancellation because the worker stops marks it as
+    failed. The decision of the retry policy is in the span of the queue's call that follows.
 
     Args:
         queue: The queue, whose providers the worker uses.
@@ -54,7 +54,7 @@ class InstrumentedWorker(Worker):
         return self._deliveries.observe(call)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Run until the worker is stopped, as `Worker.run` does."""
+        """Run until the worker is stopped. See `Worker.run`."""
         token = pushed.set(True)
         try:
             await super().run(task_status=task_status)
@@ -70,7 +70,7 @@ class _Deliveries:
         self._operations: dict[Receipt, Operation] = {}
 
     def observe(self, function: Handler) -> Handler:
-        """Wrap the handler in a span. A plain function stays one, because the worker runs it in a thread."""
+        """Wrap the handler in a span. A plain function stays plain, because the worker runs it in a thread."""
 
         @wraps(function, updated=())
         async def handle(task: Task) -> Any:  # noqa: ANN401 - what the handler returns
@@ -87,7 +87,7 @@ class _Deliveries:
         return handle_plainly if _is_plain(function) else handle
 
     async def _rest(self, task: Task, operation: Operation, result: Awaitable[Any]) -> Any:  # noqa: ANN401 - what the handler returns
-        """Await what a plain function returned; it belongs to the same span."""
+        """Await what a plain function returned, as part of the same span."""
         with self._known(task, operation), operation.running():
             return await result
 
@@ -106,7 +106,7 @@ class _Deliveries:
             del self._operations[task.receipt]
 
     def listen(self, on_event: Any) -> Any:  # noqa: ANN401 - the user's function
-        """Wrap the worker's hook. It hears of a lost claim before the handler is cancelled."""
+        """Wrap the worker's hook, which receives a lost claim before the handler is cancelled."""
         if on_event is not None and not _is_plain(on_event):
             return on_event
 
@@ -123,7 +123,7 @@ class _Deliveries:
 
 
 def _is_plain(function: object) -> bool:
-    """Whether the worker calls it without awaiting it."""
+    """Return whether the worker calls a function without awaiting it."""
     return callable(function) and not (
         inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
     )

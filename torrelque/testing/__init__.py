@@ -1,4 +1,4 @@
-"""Helpers for tests of code that uses a queue: a server in memory, and a clock that only the test moves.
+"""Helpers for testing code that uses a queue: a server in memory, and a clock that the test controls.
 
 ::
 
@@ -6,7 +6,7 @@
     async with Torrelque(MemoryTransport(clock=clock)) as queue:
         ...
 
-Needs no pytest.
+They do not need pytest.
 """
 
 from torrelque.transports.memory import MemoryServer, MemoryTransport, VirtualClock

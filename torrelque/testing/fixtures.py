@@ -29,14 +29,14 @@ def clock() -> VirtualClock:
 
 @pytest.fixture
 async def queue(clock: VirtualClock) -> AsyncIterator[Torrelque]:
-    """Yield an empty queue in memory whose times are those of `clock`."""
+    """Yield an empty queue in memory that runs on `clock`."""
     opened = Torrelque(MemoryTransport(clock=clock))
     try:
         asyncio.get_running_loop()
-    except RuntimeError:  # Trio, where the queue needs its context
+    except RuntimeError:  # on Trio the queue needs its context
         async with opened:
             yield opened
-    else:  # pytest-asyncio ends fixtures in another task than it starts them in
+    else:  # pytest-asyncio ends fixtures in a different task
         try:
             yield opened
         finally:

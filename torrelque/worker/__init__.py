@@ -1,1 +1,1 @@
-"""Consume a queue: call a handler for each task, renew its lease, and write its outcome."""
+"""Consumes a queue: calls a handler for each task, renews its lease, and writes its outcome."""

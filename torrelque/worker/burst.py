@@ -15,11 +15,11 @@ from torrelque.worker.outcomes import BACK_OFF, may_pass, sleep
 __all__ = ('Burst', 'Member')
 
 SETTLING = policies.exponential(0.2, maximum=8.0)
-"""Pauses between looks at the queues while tasks are held, are about to be claimed, or are in a paused queue."""
+"""Pauses between checks of the queues while tasks are held, are about to be claimed, or are in a paused queue."""
 
 
 class Member(NamedTuple):
-    """A worker, as far as its end is concerned."""
+    """A worker, reduced to what `Burst` needs to end it."""
 
     queue: Torrelque
     is_idle: Callable[[], bool]
@@ -40,16 +40,16 @@ class Burst:
         self._news = anyio.Event()
 
     def join(self, member: Member) -> None:
-        """Count a worker in, before it runs."""
+        """Add a worker. Called before it runs."""
         self._members.append(member)
 
     def leave(self, member: Member) -> None:
-        """Count out a worker that has ended."""
+        """Remove a worker that has ended."""
         self._members.remove(member)
         self.note()
 
     def note(self) -> None:
-        """A worker has looked for tasks, claimed some, or written an outcome."""
+        """Record that a worker has looked for tasks, claimed some, or written an outcome."""
         self._changes += 1
         self._news.set()
         self._news = anyio.Event()
@@ -57,8 +57,8 @@ class Burst:
     async def run(self, clock: Clock) -> None:
         """Wait until the queues are empty and all workers idle, then end the workers.
 
-        A task that a claim in flight has taken counts as working, as do those that other workers hold. So if there
-        are any, look again a little later.
+        Tasks that are being claimed count as working, like those that other workers hold. If there are any, the
+        queues are checked again a little later. Safe to cancel.
 
         Raises:
             TorrelqueError: A queue cannot be read, and waiting cannot fix that.
@@ -83,7 +83,7 @@ class Burst:
 
 
 async def _count(queue: Torrelque, clock: Clock) -> TorrelqueQueueStats:
-    """Count a queue's tasks. Waits while the server is away."""
+    """Count a queue's tasks. Wait while the server is unavailable."""
     failures = 0
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What an exception of a handler means, and how to describe it."""
+"""Interprets and describes the exceptions that handlers raise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = (
 )
 
 LONGEST_REASON = 1000
-"""Characters of error text in the reason of a dead letter."""
+"""Maximum number of characters of error text in the reason of a dead letter."""
 
 LONGEST_DELAY = 1e9
 """Seconds."""
@@ -33,27 +33,27 @@ class Failure(NamedTuple):
     """How a delivery failed."""
 
     cause: BaseException
-    """What was raised; for a group of one, that one."""
+    """The exception that was raised. For a group of one, its only exception."""
     error: Exception
-    """The same for the retry policy and the events, wrapped if necessary."""
+    """The exception for the retry policy and the events, wrapped if it is not an Exception."""
     reason: str
-    """For the dead letter."""
+    """The reason for a dead letter."""
     rejects: bool = False
     """Whether the handler raised `Reject`."""
     delay: float | None = None
     """Delay of the `Retry` that the handler raised, if it did."""
     counts: bool = True
-    """Whether that delivery counts as an attempt."""
+    """Whether the delivery counts as an attempt."""
     exit: SystemExit | KeyboardInterrupt | None = None
-    """Raised by the handler to end the process."""
+    """The exception if the handler raised it to end the process."""
 
 
 def understand(error: BaseException) -> Failure:
     """Interpret the exception of a handler.
 
-    Cancellations in a group are ignored, because they follow from the other errors. `Reject`
-    anywhere in a group is obeyed. `Retry` is obeyed unless the group contains other errors; those are for the
-    retry policy. A group of one error counts as that error.
+    In a group, cancellations are ignored, because they follow from the other errors. `Reject`
+    takes precedence over all others. `Retry` is obeyed unless the group contains other errors, which the
+    retry policy judges. A group of one error counts as that error.
     """
     every = list(leaves_of(error))
     leaves = [leaf for leaf in every if not is_cancellation(leaf)] or every
@@ -78,7 +78,7 @@ def understand(error: BaseException) -> Failure:
 
 
 def describe(error: BaseException) -> str:
-    """Type and message of an exception, whatever its ``__str__`` does; for a group, those of its leaves."""
+    """Return the type and message of an exception, or of all leaves of a group. Works even if ``__str__`` fails."""
     if isinstance(error, BaseExceptionGroup):
         return '; '.join(describe(leaf) for leaf in leaves_of(error))
     text = message_of(error)
@@ -86,7 +86,7 @@ def describe(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """``str(error)``, even if that fails."""
+    """Return ``str(error)``, or a substitute if that fails."""
     try:
         return str(error)
     except BaseException as failure:  # noqa: BLE001 - the class of the exception is the user's
@@ -94,12 +94,12 @@ def message_of(error: BaseException) -> str:
 
 
 def sendable(text: str) -> str:
-    """The text, with characters escaped that UTF-8 cannot encode."""
+    """Return the text with characters escaped that UTF-8 cannot encode."""
     return text.encode(errors='backslashreplace').decode()
 
 
 def leaves_of(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions in a group, however deep; any other exception itself."""
+    """Yield the exceptions in a group at any depth, or any other exception itself."""
     stack = [error]
     while stack:
         each = stack.pop()
@@ -110,13 +110,13 @@ def leaves_of(error: BaseException) -> Iterator[BaseException]:
 
 
 def _find_delay(error: BaseException) -> float | None:
-    """The delay of a `Retry`; None for any other error, and if its attribute was changed to something invalid."""
+    """Return the delay of a `Retry`; None for any other error, or if the attribute was changed to an invalid value."""
     delay = _attribute(error, 'delay') if isinstance(error, Retry) else None
     return float(delay) if isinstance(delay, (int, float)) and 0 <= delay <= LONGEST_DELAY else None
 
 
 def _attribute(error: BaseException, name: str) -> Any:  # noqa: ANN401 - the user's
-    """An attribute; None if reading it fails."""
+    """Return an attribute; None if reading it fails."""
     try:
         return getattr(error, name)
     except BaseException:  # noqa: BLE001 - the class of the exception is the user's
@@ -124,7 +124,7 @@ def _attribute(error: BaseException, name: str) -> Any:  # noqa: ANN401 - the us
 
 
 def presentable(error: BaseException) -> BaseException:
-    """The error, or an `Aborted` in its place if even looking at it fails."""
+    """Return the error, or an `Aborted` in its place if inspecting it fails."""
     try:
         understand(error)
     except BaseException:  # noqa: BLE001 - the class of the exception is the user's
@@ -133,7 +133,7 @@ def presentable(error: BaseException) -> BaseException:
 
 
 def for_log(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    """The error as ``exc_info``: `logging` asks an exception for its truth value, which may fail."""
+    """Return the error as a tuple for ``exc_info``. `logging` would test an exception's truth value, which may fail."""
     return type(error), error, error.__traceback__
 
 
@@ -148,6 +148,6 @@ def _aborted(error: BaseException, text: str) -> Aborted:
 
 
 def is_cancellation(error: BaseException) -> bool:
-    """Whether it is an event loop's cancellation. Works in threads as well, where no event loop can be asked."""
+    """Return whether it is an event loop's cancellation. Also works in threads, which have no event loop."""
     trio = sys.modules.get('trio')
     return isinstance(error, asyncio.CancelledError) or (trio is not None and isinstance(error, trio.Cancelled))

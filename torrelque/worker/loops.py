@@ -1,4 +1,4 @@
-"""What the worker needs of event loops beyond AnyIO: cheap tasks, tasks without a parent, and the loop's own clock."""
+"""What the worker needs from event loops beyond AnyIO: cheap tasks, tasks without a parent, and the loop's clock."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Clock(Protocol):
         ...
 
     async def pause(self, event: anyio.Event, until: float) -> object:
-        """Return when ``event`` is set or the time, which may be infinite, has come."""
+        """Return when ``event`` is set or when `now` has reached ``until``, which may be infinite."""
 
 
 class LoopClock:
-    """The clock of the running event loop, read directly because each task needs it."""
+    """The clock of the running event loop, read directly because each task reads it."""
 
     def __init__(self) -> None:
         loop = current_token().native_token
@@ -43,10 +43,10 @@ class Tasks(Protocol):
     """Starts tasks that must not raise, each in a copy of the current context."""
 
     def start(self, function: Callable[[A], Coroutine[Any, Any, None]], argument: A, name: str) -> None:
-        """Start a task, which takes its first step in a later turn of the event loop."""
+        """Start a task. It first runs in a later turn of the event loop."""
 
     def is_running(self) -> bool:
-        """Whether the calling code is a step of such a task. It is not while its coroutine is being closed."""
+        """Return whether the caller runs in such a task. It does not while the task's coroutine is being closed."""
         ...
 
 
@@ -129,7 +129,7 @@ _apart: set[asyncio.Task[None]] = set()
 
 
 def count_cancellations() -> int:
-    """How many times the running task was cancelled. Only asyncio counts this."""
+    """Return how many times the running task was cancelled; always 0 on Trio, which does not count."""
     try:
         task = asyncio.current_task()
     except RuntimeError:

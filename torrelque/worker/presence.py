@@ -19,27 +19,27 @@ from torrelque.worker.loops import Clock
 __all__ = ('Announcer', 'default_name')
 
 INTERVAL = 10.0
-"""Seconds between two announcements, at most. Each is worth 30 s."""
+"""Maximum time between two announcements, in seconds. Each is valid for 30 s."""
 
 AT_FIRST = 1.0
-"""Seconds after the first one: by then the worker has claimed tasks, which the next one counts."""
+"""Time until the second announcement, in seconds. By then the worker has claimed tasks, which that one counts."""
 
 JITTER = 0.2
-"""The share of it by which an interval may be shorter, so that workers do not stay in step."""
+"""The fraction by which an interval may be shorter, so that workers do not stay in step."""
 
 FAREWELL = 1.0
-"""Seconds that the last call may take at the end of a run."""
+"""Maximum duration of the last call at the end of a run, in seconds."""
 
 logger: logging.Logger = logging.getLogger('torrelque.worker')
 
 
 def default_name() -> str:
-    """The name of a worker that was given none."""
+    """Return the default name of a worker."""
     return f'{socket.gethostname()}:{os.getpid()}'
 
 
 class Announcer:
-    """Announces one worker. Nothing that goes wrong here concerns the worker's tasks.
+    """Announces one worker. Errors here do not affect the worker's tasks.
 
     Args:
         queue: The worker's queue.
@@ -65,7 +65,7 @@ class Announcer:
         """When to call `announce`, on the worker's clock."""
 
     async def announce(self) -> None:
-        """Say that the worker is there."""
+        """Announce the worker. Errors are logged."""
         pause = INTERVAL
         try:
             await self._queue.announce(
@@ -83,7 +83,7 @@ class Announcer:
         self.due = self._clock.now() + pause * random.uniform(1 - JITTER, 1)  # noqa: S311 - no secret
 
     async def retract(self) -> None:
-        """Say that the worker has ended. A worker whose last announcement failed is not listed for long."""
+        """Remove the worker from the list. If that fails, its last announcement expires soon."""
         if not self._listed:
             return
         with anyio.move_on_after(FAREWELL, shield=True):
@@ -93,7 +93,7 @@ class Announcer:
                 logger.debug('The worker stays listed for a while: %s', describe(error))
 
     def _report(self, error: Exception) -> None:
-        """Log a failure. An absent server is reported elsewhere; anything else is logged once until it is over."""
+        """Log a failure, once until it is over. That the server is unavailable is reported elsewhere."""
         self._listed = False
         if self._failing or (isinstance(error, TorrelqueError) and is_transient(error)):
             logger.debug('The worker cannot announce itself: %s', describe(error))

@@ -1,4 +1,4 @@
-"""Several kinds of tasks on one queue: a function for each kind, and how it is called."""
+"""Handles several kinds of tasks on one queue, each with its own function."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class Handler:
 
     Args:
         function: Takes the task, and dependencies as keyword-only parameters.
-        kind: What it handles, for messages.
-        time_limit: Seconds for each call.
-        retry: The policy of this kind.
+        kind: The kind of tasks that it handles, for messages.
+        time_limit: Maximum duration of a call, in seconds.
+        retry: The retry policy of this kind.
     """
 
     __slots__ = ('_kind', 'call', 'in_thread', 'retry', 'time_limit')
@@ -67,11 +67,11 @@ class Handler:
         self._kind = kind
 
     def bind(self, context: Any, function: Callable[..., Any]) -> None:  # noqa: ANN401 - the user's
-        """Give the function what its keyword-only parameters name.
+        """Pass the function the dependencies that its keyword-only parameters name.
 
         Args:
             context: A mapping, or an object with attributes.
-            function: The user's own, whose parameters count.
+            function: The user's own function, which has these parameters.
 
         Raises:
             TorrelqueUsageError: The context lacks a parameter that has no default.
@@ -92,7 +92,7 @@ class Handler:
 
 
 class Kind(Generic[P, R]):
-    """One kind of tasks: what `Router.task` makes of a function. Call it to call that function."""
+    """One kind of tasks, returned by `Router.task`. Calling it calls the decorated function."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Kind(Generic[P, R]):
         self._dump_result, self._load_result = _conversion(hints.get('return', Any), make)
 
     def __call__(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 - the function's
-        """Call the function itself, as in tests."""
+        """Call the function itself, for example in tests."""
         return self.function(*args, **options)
 
     def item(
@@ -147,13 +147,16 @@ class Kind(Generic[P, R]):
         """Create an item for :meth:`torrelque.Torrelque.enqueue_many`.
 
         Args:
-            payload: What the function is called with.
-            task_timeout: As in :meth:`torrelque.Torrelque.enqueue`, as are all the others.
-            delay: Seconds.
+            payload: The function's argument.
+            task_timeout: Seconds that a consumer may hold the task before its lease expires.
+            delay: Seconds until the task is due.
             task_id: Your own id.
-            max_dequeues: Number of deliveries.
+            max_dequeues: Deliveries after which the task becomes a dead letter.
             headers: Strings that travel with the task.
-            time_limit: Seconds.
+            time_limit: Seconds that the function may take; overrides the limits of the kind and of the worker.
+
+        Returns:
+            The item.
         """
         named = {**(headers or {}), KIND: self.name}
         return EnqueueItem(self._dump(payload), task_timeout, delay, task_id, max_dequeues, named, time_limit)
@@ -180,7 +183,7 @@ class Kind(Generic[P, R]):
 
         Args:
             queue: The queue to add it to.
-            payload: What the function is called with.
+            payload: The function's argument.
             task_timeout: Seconds that a consumer may hold the task before its lease expires.
             delay: Seconds until the task is due.
             pipeline: A pipeline of redis-py or coredis.
@@ -190,7 +193,7 @@ class Kind(Generic[P, R]):
             time_limit: Seconds that the function may take; overrides the limits of the kind and of the worker.
             if_exists: What to do if there is a task with this id.
             replace: True is short for ``if_exists='replace'``.
-            expires_in: Seconds after which nobody is given the task any more.
+            expires_in: Seconds after which the task is no longer delivered.
             expires_at: The same as a moment: a datetime with a time zone, or a Unix time.
             on_expiry: Whether to ``'drop'`` a task that expires, or to ``'reject'`` it.
         """
@@ -211,18 +214,18 @@ class Kind(Generic[P, R]):
         )
 
     async def result(self, queue: Torrelque[Any], task_id: str, timeout: float | None = None) -> R:
-        """Wait until a task ends, and return what its function returned.
+        """Wait until a task ends, and return its function's result.
 
-        Safe to cancel and to repeat while the result is kept.
+        Safe to cancel, and to repeat while the result is kept.
 
         Args:
             queue: The queue that the task is in.
             task_id: The task's id.
-            timeout: Seconds. None or 0 sets no limit.
+            timeout: Maximum time to wait, in seconds. None or 0 sets no limit.
 
         Raises:
-            TorrelqueError: The task was rejected, and the message has the reason; or it expired.
-            TorrelqueLookupError: As :meth:`torrelque.Torrelque.wait` raises it.
+            TorrelqueError: The task was rejected (the message gives the reason), or it expired.
+            TorrelqueLookupError: The task is unknown; see :meth:`torrelque.Torrelque.wait`.
             TorrelqueTimeoutError: The task did not end in time.
         """
         state = await queue.wait(task_id, timeout)
@@ -233,7 +236,7 @@ class Kind(Generic[P, R]):
         return cast('R', None if state.result is None else self._load_result(state.result))
 
     def handler(self, context: Any) -> Handler:  # noqa: ANN401 - the user's
-        """How a worker with this context calls the function."""
+        """Return the handler with which a worker with this context calls the function."""
         function = self.function
 
         def arguments(task: Task[Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -274,7 +277,7 @@ async def _converted(result: Awaitable[Any], convert: Convert) -> Any:  # noqa: 
 
 
 class Router:
-    """Tells the kinds of tasks on one queue apart, and has a function for each.
+    """Calls a different function for each kind of tasks on one queue.
 
     ::
 
@@ -291,9 +294,9 @@ class Router:
     that JSON knows, by the annotations of the functions.
 
     Args:
-        serialiser: Makes a serialiser of an annotation, such as ``serialisers.pydantic`` or ``serialisers.msgspec``.
-            By default those are used for models of pydantic and structs of msgspec, the fields of dataclasses are
-            passed as a dict, and all else is left to the queue's serialiser.
+        serialiser: Creates a serialiser for an annotation, like ``serialisers.pydantic`` or ``serialisers.msgspec``.
+            By default those are used for pydantic models and msgspec structs, dataclasses become dicts of their
+            fields, and everything else is left to the queue's serialiser.
     """
 
     def __init__(self, serialiser: Callable[[Any], serialisers.Serialiser[Any]] | None = None) -> None:
@@ -302,7 +305,7 @@ class Router:
 
     @property
     def kinds(self) -> Mapping[str, Kind[Any, Any]]:
-        """The kinds by their names."""
+        """The kinds by name."""
         return dict(self._kinds)
 
     def task(
@@ -310,17 +313,17 @@ class Router:
     ) -> _Decorator:
         """Decorate the function that handles a kind of tasks.
 
-        Its first parameter is the payload, unless it is annotated as a :class:`~torrelque.Task`. Another one
-        that is gets the task. Keyword-only parameters are dependencies, which the worker's context has.
-        A function without positional parameters is called without the payload.
+        Its first parameter is the payload, unless it is annotated as :class:`~torrelque.Task`. Any parameter with
+        this annotation is the task. Keyword-only parameters are dependencies from the worker's context. A function
+        without positional parameters is called without the payload.
 
         Args:
-            name: The kind. Producers and workers have to agree on it.
-            time_limit: Seconds that a call may take. None takes the worker's.
-            retry: The retry policy of this kind. None takes the worker's.
+            name: The kind. Producers and workers must use the same name.
+            time_limit: Maximum duration of a call, in seconds. None uses the worker's.
+            retry: The retry policy of this kind. None uses the worker's.
 
         Returns:
-            A decorator, which makes a :class:`Kind` of the function.
+            A decorator that turns the function into a :class:`Kind`.
 
         Raises:
             TorrelqueTypeError: An argument or a parameter of the function has a bad type, or an annotation
@@ -340,10 +343,10 @@ class Router:
         """Add the kinds of other routers.
 
         Args:
-            routers: Which.
+            routers: The other routers.
 
         Raises:
-            TorrelqueValueError: Two have a kind of the same name. None was added.
+            TorrelqueValueError: Two kinds have the same name. None was added.
         """
         added: dict[str, Kind[Any, Any]] = {}
         for router in routers:
@@ -374,12 +377,12 @@ class _Decorator:
     def __call__(self, function: Callable[..., Any], /) -> Kind[Any, Any]:
         check_function('handler', function)
         frame = inspect.currentframe()
-        caller = frame.f_back if frame is not None else None  # for classes that are local to a function
+        caller = frame.f_back if frame is not None else None  # its local classes can occur in annotations
         try:
             hints = get_type_hints(function, localns={} if caller is None else {**caller.f_globals, **caller.f_locals})
         except NameError as error:
             raise TorrelqueTypeError(f'the annotations of the handler of {self._name!r} are unknown: {error}') from None
-        except TypeError:  # it has none, as any other callable
+        except TypeError:  # a callable object without annotations
             hints = {}
         finally:
             del frame, caller
@@ -394,7 +397,7 @@ class _Decorator:
 def _parameters(function: Callable[..., Any]) -> Iterable[inspect.Parameter]:
     try:
         return inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # of a builtin, perhaps
+    except (TypeError, ValueError):  # a builtin, for example
         return ()
 
 
@@ -404,7 +407,7 @@ def _positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
 
 
 def _dependencies_of(function: Callable[..., Any]) -> dict[str, bool]:
-    """Names of the keyword-only parameters, and whether each is required."""
+    """Return the names of the keyword-only parameters, and whether each is required."""
     return {
         parameter.name: parameter.default is parameter.empty
         for parameter in _parameters(function)
@@ -418,28 +421,28 @@ def _is_task(hint: Any) -> bool:  # noqa: ANN401 - the type is what is checked
 
 
 def is_coroutine_function(function: Any) -> bool:  # noqa: ANN401 - the type is what is checked
-    """Whether calling it gives a coroutine."""
+    """Return whether calling the function returns a coroutine."""
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def check_function(name: str, value: Any) -> Any:  # noqa: ANN401 - the type is what is checked
-    """Something that can be called."""
+    """Return a callable. Raises TorrelqueTypeError for anything else, and for a generator function."""
     if not callable(value):
         raise TorrelqueTypeError(f'{name} must be a function, got {value!r}')
-    if inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):  # calling it would run nothing of it
+    if inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):  # calling it would not run its body
         raise TorrelqueTypeError(f'{name} must not be a generator function, got {value!r}')
     return value
 
 
 def check_plain_function(name: str, value: Any) -> Any:  # noqa: ANN401 - the type is what is checked
-    """A function that need not be awaited."""
+    """Return a callable. Raises TorrelqueTypeError for anything else, and for a coroutine function."""
     if is_coroutine_function(check_function(name, value)):
         raise TorrelqueTypeError(f'{name} must be a plain function, got a coroutine function: {value!r}')
     return value
 
 
 def check_time_limit(value: Any) -> float:  # noqa: ANN401 - the type is what is checked
-    """Seconds above 0."""
+    """Return a number of seconds. Raises TorrelqueTypeError or TorrelqueValueError unless it is above 0."""
     seconds = checks.check_duration('time_limit', value)
     if not seconds:
         raise TorrelqueValueError(f'time_limit must be above 0, got {value!r}')
@@ -454,7 +457,7 @@ def _itself(value: Any) -> Any:  # noqa: ANN401 - any value
 
 
 def _conversion(hint: Any, make: Callable[[Any], Any]) -> tuple[Convert, Convert]:  # noqa: ANN401 - an annotation
-    """Functions from values of a type to what the queue's serialiser knows, and back."""
+    """Return functions that convert values of a type for the queue's serialiser, and back."""
     if hint in (Any, None, type(None)):
         return _itself, _itself
     serialiser = make(hint)
@@ -477,13 +480,13 @@ def _serialiser_of(hint: Any) -> Any:  # noqa: ANN401 - an annotation
 
 
 class _Dataclass:
-    """A dataclass as a dict of its fields. Those that are dataclasses are, too."""
+    """Converts a dataclass to a dict of its fields, recursively, and back."""
 
     def __init__(self, kind: type) -> None:
         self._kind = kind
         try:
             hints = get_type_hints(kind)
-        except NameError:  # of classes that are local to a function
+        except NameError:  # a class that is local to a function
             hints = {}
         self._nested = {
             name: _Dataclass(hint) for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)

@@ -1,8 +1,9 @@
-"""The signals that stop workers: one receiver for the whole process.
+"""Receives the signals that stop workers, once for the whole process.
 
 Each signal reaches all workers, on all event loops. The handlers are installed while at
-least one worker runs, and the previous ones are restored afterwards. A child that is forked meanwhile, as
-``multiprocessing`` does, gets the previous handlers, and not the socket that wakes the parent's event loop.
+least one worker runs; then the previous ones are restored. A child that is forked meanwhile, for
+example by ``multiprocessing``, gets the previous handlers, and not the socket that wakes the
+parent's event loop.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ STOPPING: tuple[signal.Signals, ...] = tuple(
 """The signals that stop workers."""
 
 HANG_UP: int | None = getattr(signal, 'SIGHUP', None)
-"""Terminals and service managers send it along with other signals, so it does not mean haste."""
+"""Terminals and service managers send it together with other signals, so as a second signal it does not count."""
 
 IGNORABLE = [getattr(signal, name) for name in ('SIGHUP', 'SIGQUIT') if hasattr(signal, name)]
-"""Stay ignored if they were, as under ``nohup``."""
+"""Signals that stay ignored if they were, as under ``nohup``."""
 
 Receiver = Callable[[int], object]
 
@@ -37,7 +38,7 @@ _former: dict[signal.Signals, Any] = {}
 
 @contextmanager
 def received(receiver: Receiver) -> Iterator[None]:
-    """In this block, call a function from the signal handler with each signal that asks the process to stop."""
+    """Within this context, call a function from the signal handler for each signal that stops workers."""
     key = object()
     if not _receivers:
         _install()
@@ -61,7 +62,7 @@ def _install() -> None:
 def _restore() -> None:
     while _former:
         number, former = _former.popitem()
-        if signal.getsignal(number) is _handle:  # otherwise the program has set another one meanwhile
+        if signal.getsignal(number) is _handle:  # otherwise the program has replaced it
             signal.signal(number, former)
 
 
@@ -71,7 +72,7 @@ def _handle(number: int, _frame: FrameType | None) -> None:
 
 
 # Children -------------------------------------------------------------------------------------------------------------
-# Signals are blocked until the child has its own handlers, because one that arrived sooner would be lost.
+# Signals are blocked until the child has its own handlers, because earlier ones would be lost.
 
 
 def _before_fork() -> None:
@@ -95,7 +96,7 @@ def _after_fork_in_child() -> None:
 
 
 _masks: dict[int, set[Any]] = {}
-"""The signals that were blocked before, for each thread that forks."""
+"""The signals that were blocked before the fork, for each thread that forks."""
 
 if hasattr(os, 'register_at_fork'):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,6 +1,6 @@
 """The worker: claims tasks, calls a handler for each, keeps the leases alive and writes the outcomes.
 
-It uses only the library's public interface, so it can serve as an example of its use.
+It calls the queue only through its public interface, so it is also an example of a consumer.
 """
 
 from __future__ import annotations
@@ -48,19 +48,19 @@ from torrelque.worker.signals import HANG_UP, received
 __all__ = ('Worker',)
 
 CLOSING_TIME = 5.0
-"""Seconds for writing outcomes and giving claims back at the end of a run."""
+"""Maximum time to write outcomes and give claims back at the end of a run, in seconds."""
 
 TURN = 0.001
-"""Seconds after which handlers that never wait let others have a turn of the event loop."""
+"""Maximum duration of a turn of the event loop in which handlers are started, in seconds."""
 
 AT_FIRST = 8
-"""Handlers that are started in one turn of the event loop, until it is known how long they take."""
+"""Number of handlers to start in one turn of the event loop, until it is known how long they take."""
 
 COMPLAINTS = 60.0
-"""Seconds between log lines about a task that is too large to be claimed."""
+"""Minimum time between log lines about a task that is too large to be claimed, in seconds."""
 
 HEAD_START = 3
-"""Turns of the event loop that a claim takes from the worker to the socket."""
+"""Number of turns of the event loop that a claim takes from the worker to the socket."""
 
 logger: logging.Logger = logging.getLogger('torrelque.worker')
 
@@ -91,50 +91,50 @@ class _Job:
         self.lost = False
         self.handler: Handler
         self.limit = 0.0  # seconds
-        self.over: anyio.Event | None = None  # set when the handler has ended, if there is a time limit
+        self.over: anyio.Event | None = None  # if there is a time limit: set when the handler ends
         self.timed_out = False
-        self.unfit: Exception | None = None  # why the result is left out
+        self.unfit: Exception | None = None  # why the result cannot be written
 
 
 class Worker(Generic[Payload]):
     """Consumes a queue: ``await Worker(queue, handler, concurrency=10).run()``.
 
-    The worker calls the handler for each task, renews the leases meanwhile, and writes the outcomes.
-    What the handler returns is the task's result. If it raises :class:`~torrelque.retry.Retry` or
-    :class:`~torrelque.retry.Reject`, also in an exception group, the worker obeys. After any other
-    exception, the retry policy decides. If a claim is lost, the worker cancels the handler at once and
-    writes nothing.
+    The worker calls the handler for each task, renews the lease while the handler runs, and writes the
+    outcome. The handler's return value is the task's result. If the handler raises
+    :class:`~torrelque.retry.Retry` or :class:`~torrelque.retry.Reject`, even in an exception group, the
+    worker obeys. After any other exception, the retry policy decides. If a claim is lost, the worker cancels
+    the handler at once and writes nothing.
 
     Args:
         queue: The queue to consume.
         handler: Called with each :class:`~torrelque.Task`, or a :class:`~torrelque.Router`, which has a
-            function for each kind of tasks. A coroutine function runs as an event-loop task of its own, in a
-            copy of the context in which `run` was called; a plain function runs in a thread.
+            function for each kind of tasks. A coroutine function runs in its own event-loop task, in a copy of
+            the context in which `run` was called. A plain function runs in a thread.
         concurrency: Maximum number of tasks to handle at once.
-        retry: A policy of :mod:`torrelque.retry`, or any function like it. None is
+        retry: A policy of :mod:`torrelque.retry`, or any function like it. None uses
             ``exponential(attempts=10)``.
-        result_ttl: Seconds for which results are kept. None takes the queue's.
+        result_ttl: Seconds for which results are kept. None uses the queue's.
         grace: Seconds that handlers have to finish when the worker shuts down.
         handle_signals: Whether SIGTERM, SIGINT, SIGQUIT and SIGHUP shut down this and all other workers
-            of the process. A second signal allows no grace.
+            of the process. A second signal shuts them down without grace.
         on_event: Called with each event of :mod:`torrelque.events`, on the event loop. It must not block.
         clock: The virtual clock of a memory transport, for tests.
-        time_limit: Seconds that a handler may take. Then it is cancelled, and the delivery fails with
+        time_limit: Seconds that a handler may take. After that it is cancelled, and the delivery fails with
             TorrelqueTimeLimitError. A thread cannot be cancelled: it is left behind and keeps its slot until
-            it ends. Tasks and the kinds of a router can have their own. None sets no limit.
-        context: Dependencies of handlers: each keyword-only parameter of a handler gets the item (of a
-            mapping) or attribute (of any other object) of its name. A parameter with the name ``context``
-            gets all of it.
+            it ends. Tasks and kinds of a router can have their own limits. None sets no limit.
+        context: Dependencies of handlers. Each keyword-only parameter of a handler gets the item (of a
+            mapping) or attribute (of any other object) with its name. A parameter named ``context`` gets
+            the whole object.
         lifespan: A function without arguments that returns an asynchronous context manager. `run` enters it
-            before it claims tasks and leaves it after the last outcome was written. Its value is the
+            before it claims tasks and leaves it after the last outcome has been written. Its value is the
             ``context``.
         finished_ttl: Seconds for which the final state of a task without a result is kept, so that a caller
-            who looks a moment later sees COMPLETED. 0 keeps nothing.
-        name: What `Torrelque.workers` and ``torrelque workers`` call this worker. None is the host's name and
+            that asks a moment later sees COMPLETED. 0 keeps nothing.
+        name: The worker's name in `Torrelque.workers` and ``torrelque workers``. None uses the host name and
             the process id.
         burst: Whether to stop once the queue is empty: no task is pending or due, and this worker holds none.
-            Tasks that are due later, and those that other workers hold, do not count. To end several workers
-            once all their queues are empty, give them the same :class:`~torrelque.Burst`.
+            Tasks that are due later or that other workers hold do not count. To stop several workers once all
+            their queues are empty, pass them the same :class:`~torrelque.Burst`.
 
     Raises:
         TorrelqueTypeError: An argument has a bad type.
@@ -196,7 +196,7 @@ class Worker(Generic[Payload]):
         self._crash: BaseException | None = None
         self._failure: BaseException | None = None
         self._jobs: set[_Job] = set()
-        self._ready: deque[_Job] = deque()  # claimed and about to start; never more than the free slots
+        self._ready: deque[_Job] = deque()  # claimed, about to start; never more than the free slots
         self._many = max(2, self._concurrency // 4)
         self._at_once = AT_FIRST  # handlers started in one turn of the event loop
         self._starting = False
@@ -210,22 +210,22 @@ class Worker(Generic[Payload]):
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Work until `stop` is called. A worker runs once.
 
-        It continues while the server is away, and may start before the server does. It returns even if
-        a handler does not end: 5 s after the handler was cancelled, its claim is given back, and the handler
+        It keeps running while the server is unavailable, and may start before the server does. It returns even
+        if a handler does not end: 5 s after the handler was cancelled, its claim is given back, and the handler
         is left behind.
 
-        Safe to cancel. Then it cancels the handlers and gives their claims back at once. That, and writing
-        outcomes that are in progress, takes at most 5 s.
+        Safe to cancel: it then cancels the handlers and gives their claims back at once. That, and writing
+        outcomes in progress, takes at most 5 s.
 
         Args:
             task_status: Its ``started()`` is called when the worker begins to claim, for
                 ``await task_group.start(worker.run)``.
 
         Raises:
-            TorrelqueUsageError: The worker was run before, or is to handle signals outside of the main thread.
-            TorrelqueError: Something that waiting cannot fix, such as a refused password. The worker shuts
-                down first, as with `stop`.
-            SystemExit: A handler raised it, or KeyboardInterrupt. The worker shuts down first.
+            TorrelqueUsageError: The worker has already run, or ``handle_signals`` is set outside the main thread.
+            TorrelqueError: An error that waiting cannot fix, such as a refused password. The worker shuts
+                down first, as after `stop`.
+            SystemExit: A handler raised it (or KeyboardInterrupt). The worker shuts down first.
         """
         if self._begun:
             raise TorrelqueUsageError('this worker has already run: create a new one for each run')
@@ -245,7 +245,7 @@ class Worker(Generic[Payload]):
             raise self._failure
 
     def _prepare(self, context: Any) -> None:  # noqa: ANN401 - the user's
-        """Bind the handlers to what they depend on."""
+        """Bind the handlers to their dependencies."""
         if isinstance(self._handler, Router):
             self._kinds = {name: kind.handler(context) for name, kind in self._handler.kinds.items()}
         else:
@@ -256,7 +256,7 @@ class Worker(Generic[Payload]):
                 handler.call = self._observe(handler.call)
 
     def _observe(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """For a subclass that wraps handlers."""
+        """Return the function to call. Subclasses override this to wrap handlers."""
         return call
 
     async def _run(self, task_status: TaskStatus[None]) -> None:
@@ -280,7 +280,7 @@ class Worker(Generic[Payload]):
         async with anyio.create_task_group() as group:
             try:
                 group.start_soon(self._settler.run)
-                await self._settler.ready.wait()  # `group.start`, if cancelled, would wait for what only `end` ends
+                await self._settler.ready.wait()  # `group.start`, if cancelled, would wait for ever
                 async with anyio.create_task_group() as helpers:
                     helpers.start_soon(self._renewer.run)
                     helpers.start_soon(self._end_grace)
@@ -297,16 +297,17 @@ class Worker(Generic[Payload]):
                 self._settler.end(CLOSING_TIME)
 
     def stop(self, grace: float | None = None) -> None:
-        """Claim nothing more, and let `run` return when the handlers have finished.
+        """Stop claiming tasks, and let `run` return when the handlers have finished.
 
         Handlers that have not finished after the grace time are cancelled, and their claims are given back.
-        Before `run`, it makes `run` return at once. Safe to repeat; further calls can only shorten the time.
+        If called before `run`, it makes `run` return at once. Safe to repeat; further calls can only shorten
+        the grace time.
 
         Call it on the worker's event loop. From a thread, such as that of a plain function's handler,
         use ``anyio.from_thread.run_sync(worker.stop)``.
 
         Args:
-            grace: Seconds. None takes the worker's.
+            grace: Seconds that handlers have to finish. None uses the worker's.
 
         Raises:
             TorrelqueTypeError: ``grace`` is not a number.
@@ -349,7 +350,7 @@ class Worker(Generic[Payload]):
     async def _run_deliveries(self, task_status: TaskStatus[None]) -> None:
         """Return when all deliveries have ended, or were abandoned.
 
-        They are in none of the caller's task groups, because a task group waits for a handler that ignores
+        They run outside the caller's task groups, because a task group would wait for a handler that ignores
         its cancellation.
         """
         start_dedicated(self._host_deliveries)
@@ -380,7 +381,7 @@ class Worker(Generic[Payload]):
     async def _claim_and_start(self) -> None:
         """Claim tasks for all free slots, until the worker stops."""
         while not self._stopping:
-            # While many are ready, and more slots free than those will take, the next claim is in progress.
+            # If many tasks are ready but there are more free slots, claim the next ones while these start.
             if self._many <= len(self._ready) < self._free() if self._ready else self._free():
                 await self._claim()
             else:
@@ -394,10 +395,10 @@ class Worker(Generic[Payload]):
         self._give_back_ready()
 
     async def _start_rest(self) -> None:
-        """Start the handlers of all ready tasks, in steps, between which the event loop does other work."""
+        """Start the handlers of all ready tasks in steps, so that the event loop can do other work in between."""
         last = monotonic()
         while self._ready and not self._stopping:
-            await checkpoint()  # handlers run that were started before
+            await checkpoint()  # runs the handlers that were started before
             now = monotonic()
             took, last = now - last, now
             if took > TURN:
@@ -429,7 +430,7 @@ class Worker(Generic[Payload]):
             self._settler.settle_soon(job, events.GivenBack(job.task))
 
     def _give_back_unbegun(self) -> None:
-        """Give back what was claimed but never handled, as when an event loop ends and cancels all its tasks."""
+        """Give back tasks that were never handled, for example because a closing event loop cancelled all its tasks."""
         self._give_back_ready()
         for job in self._jobs:
             if not job.lost:
@@ -463,11 +464,11 @@ class Worker(Generic[Payload]):
             return await self._until_back(error, away)
 
     async def _until_back(self, error: Exception, away: bool) -> list[Task]:
-        """Try until the server answers, and return what the last try claimed.
+        """Try again until the server answers, and return the tasks that were claimed then.
 
         Args:
-            error: Of the first claim that failed.
-            away: Whether the server was reported as unusable.
+            error: The error of the first claim that failed.
+            away: Whether the server has been reported as unusable.
         """
         for failures in count(1):
             await sleep(self._clock, BACK_OFF(failures, error) or 0.0)
@@ -483,9 +484,10 @@ class Worker(Generic[Payload]):
         raise AssertionError('there is always another try')  # for type checkers
 
     def _note_failed_claim(self, error: Exception, away: bool) -> bool:
-        """Report an error if it is new, and raise it if waiting cannot fix it.
+        """Report an error if it is new, or raise it if waiting cannot fix it.
 
-        Returns whether the server is now reported as unusable.
+        Returns:
+            Whether the server has now been reported as unusable.
         """
         if isinstance(error, TorrelqueTooLargeError):
             if self._clock.now() >= self._next_complaint:
@@ -503,7 +505,7 @@ class Worker(Generic[Payload]):
     # Handling --------------------------------------------------------------------------------------------------------
 
     async def _deliver(self, job: _Job) -> None:
-        """One delivery, as an event-loop task of its own. Nothing that the handler raises leaves it."""
+        """Run one delivery in its own event-loop task. Exceptions of the handler do not leave it."""
         if job.lost:
             outcome: events.Outcome | None = None
         elif job.scope.cancel_called:
@@ -539,7 +541,7 @@ class Worker(Generic[Payload]):
         self._room.set()
 
     async def _call(self, job: _Job) -> tuple[Any, BaseException | None]:
-        """Return what the handler returned, or what it raised, in a scope that cancels it."""
+        """Call the handler in a scope that can cancel it. Return its result and its exception."""
         try:
             with job.scope:
                 if not job.handler.in_thread:
@@ -554,7 +556,7 @@ class Worker(Generic[Payload]):
             if not self._tasks.is_running():
                 raise
             return None, error
-        except BaseException as error:  # noqa: BLE001 - the retry policy's to judge
+        except BaseException as error:  # noqa: BLE001 - the retry policy judges it
             return None, presentable(error)
         return None, None
 
@@ -572,11 +574,11 @@ class Worker(Generic[Payload]):
     def _call_plainly(self, job: _Job) -> None:
         try:
             job.ended = job.handler.call(job.task), None
-        except BaseException as error:  # noqa: BLE001 - not all kinds get from a thread to an event loop
+        except BaseException as error:  # noqa: BLE001 - anyio does not pass all exceptions on from threads
             job.ended = None, presentable(error)
 
     async def _judge_unless_cancelled(self, job: _Job, error: BaseException) -> events.Outcome | None:
-        """The outcome of a task whose handler raised, perhaps because this worker cancelled it."""
+        """Return the outcome of a task whose handler raised, perhaps because this worker cancelled it."""
         failure = understand(error)
         decided = failure.rejects or failure.delay is not None or failure.exit is not None
         if not (decided or job.timed_out) and await self._is_cancelled(
@@ -588,7 +590,7 @@ class Worker(Generic[Payload]):
         return None if job.lost else self._judge(job, failure, error)
 
     async def _is_cancelled(self, scope: anyio.CancelScope) -> bool:
-        """Whether this worker, or the whole event loop, is shutting down, and not only what the handler awaited."""
+        """Return whether this worker or the event loop is shutting down. Otherwise an inner call was cancelled."""
         if _is_ending(scope):
             return True
         if not count_cancellations():
@@ -599,7 +601,7 @@ class Worker(Generic[Payload]):
         return _is_ending(scope)
 
     def _exit(self, error: SystemExit | KeyboardInterrupt, task: Task) -> None:
-        """Stop the worker because the handler asked to. `run` raises the error."""
+        """Stop the worker because a handler raised SystemExit or KeyboardInterrupt. `run` raises it."""
         again = isinstance(self._failure, KeyboardInterrupt)
         logger.error('Delivery %d of task:%s ends the worker: %s', task.dequeue_count, task.id, describe(error))
         if self._failure is None:
@@ -607,7 +609,7 @@ class Worker(Generic[Payload]):
         self.stop(0.0 if again else None)
 
     def _judge(self, job: _Job, failure: Failure, raised: BaseException) -> events.Outcome:
-        """The outcome of a task whose handler raised."""
+        """Return the outcome of a task whose handler raised."""
         task, error = job.task, failure.error
         if failure.rejects:
             return events.Rejected(task, failure.reason, error)
@@ -635,13 +637,13 @@ class Worker(Generic[Payload]):
         return self._only if self._kinds is None else self._kinds.get(task.kind or '')
 
     def _refuse(self, task: Task) -> events.Outcome:
-        """A task that no function of the router handles."""
+        """Return the outcome of a task that no function of the router handles."""
         reason = 'it has no kind' if task.kind is None else f'there is no handler of its kind {task.kind!r}'
         logger.error('Task:%s cannot be handled, rejecting it: %s', task.id, reason)
         return events.Rejected(task, sendable(reason), TorrelqueLookupError(reason))
 
     def _set_limit(self, job: _Job) -> None:
-        """Watch the time of a handler that has a limit."""
+        """Start the time limit of a handler, if it has one."""
         own = number_of(job.task.headers.get(TIME_LIMIT, '').encode())
         limit = own if own is not None and own > 0 else job.handler.time_limit or self._time_limit
         if limit is not None:
@@ -656,7 +658,7 @@ class Worker(Generic[Payload]):
                 self._end_late(job)
 
     def _end_late(self, job: _Job) -> None:
-        """Cancel a handler whose time is over. A thread is left behind; its slot stays taken until it ends."""
+        """Cancel a handler whose time is up. A thread is left behind and keeps its slot until it ends."""
         job.timed_out = True
         if not job.in_thread:
             job.scope.cancel()
@@ -665,11 +667,11 @@ class Worker(Generic[Payload]):
         error = _late(job)
         outcome = self._judge(job, understand(error), error)
         job.expires = self._renewer.remove(job)
-        job.lost = True  # for what the thread returns
+        job.lost = True  # drops what the thread returns
         self._settler.settle_soon(job, outcome)
 
     def _lose(self, job: _Job) -> None:
-        """Cancel the handler of a claim that was lost. A thread cannot be cancelled: what it returns is dropped."""
+        """Cancel the handler of a lost claim. A thread cannot be cancelled; its result is dropped."""
         if job.lost:
             return
         job.lost = True
@@ -682,7 +684,7 @@ class Worker(Generic[Payload]):
     # Stopping --------------------------------------------------------------------------------------------------------
 
     async def _end_grace(self) -> None:
-        """Cancel the handlers that are still running when the grace time is over."""
+        """Cancel the handlers that are still running after the grace time."""
         while self._clock.now() < self._stopped_at:
             self._stop_news = anyio.Event()
             await self._clock.pause(self._stop_news, self._stopped_at)
@@ -744,7 +746,7 @@ def _late(job: _Job) -> TorrelqueTimeLimitError:
 
 
 def _as_late(job: _Job, error: BaseException | None) -> BaseException | None:
-    """What a handler that was cancelled because of its time limit raised."""
+    """Return the exception of a handler that may have been cancelled because of its time limit."""
     if not job.timed_out or (error is None and not job.scope.cancelled_caught):
         return error
     if error is not None:
