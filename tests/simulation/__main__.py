@@ -105,7 +105,9 @@ def main() -> int:
     parser.add_argument('--config', choices=CONFIGS, action='append', help='only this kind of world')
     parser.add_argument('--seed', type=int, help='replay one seed, with a trace')
     parser.add_argument('--trim', action='store_true', help='trim that seed, which fails, to a short trace')
-    parser.add_argument('--trim-seconds', type=float, default=SECONDS, help='seconds of CPU time to look for a shorter trace')
+    parser.add_argument(
+        '--trim-seconds', type=float, default=SECONDS, help='seconds of CPU time to look for a shorter trace'
+    )
     parser.add_argument(
         '--real', choices=SERVERS, nargs='?', const=DEFAULT, help=f'compare with a real server, {DEFAULT} or another'
     )
