@@ -138,7 +138,7 @@ def test_rights(command: Command, fresh_server: Callable[..., servers.Server]) -
 @pytest.mark.parametrize('verb', ['stats', 'tasks', 'sweep', 'audit', *MINIMAL])
 def test_an_unknown_queue(command: Command, verb: str) -> None:
     command.do(lambda queue: queue.enqueue('task'))
-    said = "there is no queue 'mial' on this server; torrelque queues lists those there are"
+    said = "there is no queue 'mial' on this server; torrelque queues lists all"
     command.assert_refused([verb, *MINIMAL.get(verb, []), '-q', 'mial'], Exit.NEGATIVE, said)
 
 

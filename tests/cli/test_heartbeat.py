@@ -134,5 +134,5 @@ async def test_where_none_can_be_left(folder: Path, why: str, caplog: pytest.Log
     beating.start()
     beating.stop()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert 'No sign of life can be left' in caplog.text
-    assert 'no sign of life can be read' in refused()
+    assert 'Cannot write a heartbeat' in caplog.text
+    assert 'cannot read the heartbeats' in refused()

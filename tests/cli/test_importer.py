@@ -39,12 +39,12 @@ def test_modules_and_what_they_hold(folder: Path) -> None:
 
 @pytest.mark.parametrize('name', ['', ':send', f'{MODULE}:'])
 def test_names_that_are_none(name: str) -> None:
-    assert refused(name) == f'the handler is named as module:object, got {name!r}'
+    assert refused(name) == f'the handler must be given as module:object, got {name!r}'
 
 
 def test_an_object_that_is_not_there(folder: Path) -> None:
     (folder / f'{MODULE}.py').touch()
-    assert refused(f'{MODULE}:send') == f"the handler is not there: module '{MODULE}' has no attribute 'send'"
+    assert refused(f'{MODULE}:send') == f"cannot find the handler: module '{MODULE}' has no attribute 'send'"
 
 
 @pytest.mark.parametrize(

@@ -71,11 +71,11 @@ def test_a_new_queue_with_shards(command: Command) -> None:
 def test_reshard(command: Command) -> None:
     command.do(enqueue_twelve, shards=2)
     ended = command('reshard', '5')
-    assert (ended.status, ended.out) == (1, 'queue trq has 5 shards; not everything is yet where it belongs\n')
+    assert (ended.status, ended.out) == (1, 'queue trq has 5 shards; some tasks are still on former shards\n')
     assert command('cancel', *[f't{number}' for number in range(12)]).status == 0
     ended = command('reshard', '5', '--json')
     assert (ended.status, ended.lines) == (0, [{'queue': 'trq', 'shards': 5, 'drained': True}])
-    assert command('reshard', '5').out == 'queue trq has 5 shards; everything is where it belongs\n'
+    assert command('reshard', '5').out == 'queue trq has 5 shards; no tasks are on former shards\n'
 
 
 def test_a_queue_without_shards_is_not_resharded(command: Command) -> None:

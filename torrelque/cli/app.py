@@ -125,7 +125,7 @@ ClickError: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__nam
 
 
 def _accept_any_text() -> None:
-    """Escape characters that the terminal cannot encode, rather than fail after the work; read ids as UTF-8."""
+    """Escape characters that the terminal cannot encode, because an error would come too late. Read ids as UTF-8."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')

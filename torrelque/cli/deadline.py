@@ -1,4 +1,4 @@
-"""Ends a process whose event loop or threads do not end."""
+"""Ends a process that its event loop or threads keep running."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable
 __all__ = ('Deadline',)
 
 LAST_WORDS = 2.0
-"""Seconds for a last log line: the reader of standard error may be stuck, too."""
+"""Time to write a last log line, in seconds. The reader of standard error may be stuck, too."""
 
 logger: logging.Logger = logging.getLogger('torrelque.worker')
 
@@ -21,7 +21,8 @@ logger: logging.Logger = logging.getLogger('torrelque.worker')
 class Deadline:
     """Ends the process at a given time if it is still running.
 
-    ``describe`` returns what keeps the process running.
+    Args:
+        describe: Returns a description of what keeps the process running.
     """
 
     def __init__(self, describe: Callable[[], str]) -> None:
@@ -31,14 +32,14 @@ class Deadline:
 
     def end_within(self, seconds: float, status: int) -> None:
         """Exit with this status after ``seconds``. The earliest deadline counts. Safe to call in a signal handler."""
-        _thread.start_new_thread(self._end_later, (seconds, status))  # threading takes locks and waits for its threads
+        _thread.start_new_thread(self._end_later, (seconds, status))  # threading takes locks and waits for threads
 
     def call_off(self) -> None:
         """Cancel the deadline."""
         self._called_off = True
 
     def is_kept(self, seconds: float) -> bool:
-        """Return whether new threads that Python would wait for at its end are still running after ``seconds``."""
+        """Return whether new threads that keep Python from exiting are still running after ``seconds``."""
         end = time.monotonic() + seconds
         for thread in set(threading.enumerate()) - self._before:
             if not thread.daemon:

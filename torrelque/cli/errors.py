@@ -36,7 +36,7 @@ ADVICE = {
     'LOADING': 'it is loading its data; try again later',
     'READONLY': 'this is a replica; give the primary with --url or TORRELQUE_URL',
 }
-"""Code of an error reply -> what the user can do."""
+"""Code of an error reply -> advice to the user."""
 
 
 STATUSES: dict[type[Exception], Exit] = {
@@ -50,7 +50,7 @@ STATUSES: dict[type[Exception], Exit] = {
     TorrelqueError: Exit.NEGATIVE,
     OSError: Exit.USAGE,
 }
-"""Exit statuses; the first matching type counts."""
+"""Type of error -> exit status. The first matching type counts."""
 
 
 class Refusal(TorrelqueError):  # noqa: N818 - an answer, not an error
@@ -93,7 +93,7 @@ def _report(error: BaseException, whole: BaseException) -> NoReturn:
 
 
 def quiet_output() -> None:
-    """Discard buffered output, because the reader is gone and Python would report an error at its end."""
+    """Discard buffered output, because its reader is gone and Python would report an error at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

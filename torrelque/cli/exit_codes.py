@@ -14,7 +14,7 @@ class Exit(IntEnum):
     """Exit statuses of all commands."""
 
     OK = 0
-    """Done, or the answer is yes."""
+    """Success, or the answer is yes."""
     NEGATIVE = 1
     """The answer is no: an unknown task or queue, a rejected task, a violation, or a task that could not be changed."""
     USAGE = 2

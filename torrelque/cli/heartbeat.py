@@ -1,7 +1,7 @@
-"""Signs of life of worker processes, for `torrelque worker --probe`.
+"""Heartbeats of worker processes, for `torrelque worker --probe`.
 
-Each process keeps a file that its event loop touches. The file is locked as long as the process lives, so a file
-without a lock was left by a process that was killed, whatever process has its id now.
+The event loop of each process touches a file at intervals. The file is locked as long as the process lives. So a file
+without a lock was left by a process that was killed, even if another process has its id now.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ except ImportError:  # on Windows
 __all__ = ('Heartbeat', 'check_alive')
 
 INTERVAL = 5.0
-"""Seconds between two beats."""
+"""Time between two heartbeats, in seconds."""
 
 LATE = 30.0
-"""Seconds without a beat after which an event loop counts as stuck."""
+"""Time without a heartbeat after which an event loop counts as stuck, in seconds."""
 
 logger: logging.Logger = logging.getLogger('torrelque.worker')
 
 
 class Heartbeat:
-    """The sign of life of this process. If it cannot be given, that is logged, and nothing else happens.
+    """The heartbeat of this process. If it cannot be written, a warning is logged, and the worker runs without it.
 
     Args:
-        name: What the worker is called.
+        name: The worker's name.
     """
 
     def __init__(self, name: str) -> None:
@@ -50,21 +50,21 @@ class Heartbeat:
         self._path: Path | None = None
 
     def start(self) -> None:
-        """Beat on the running event loop until `stop`."""
+        """Write heartbeats from the running event loop until `stop`."""
         if fcntl is None:
             return
         try:
             folder = _folder()
             folder.mkdir(mode=0o700, exist_ok=True)
             _check_own(folder)
-            list(_beats(folder))  # removes what killed processes left
+            list(_beats(folder))  # removes the files of killed processes
             self._file, name = tempfile.mkstemp(prefix='.', dir=folder)
             self._path = Path(name)
             fcntl.flock(self._file, fcntl.LOCK_EX)
             os.write(self._file, self._name.encode())
             self._path = self._path.rename(folder / f'{os.getpid()}{self._path.name}')
         except OSError as error:
-            logger.warning('No sign of life can be left, so --probe fails: %s', error)
+            logger.warning('Cannot write a heartbeat, so --probe fails: %s', error)
         else:
             start_dedicated(self._beat)
 
@@ -75,7 +75,7 @@ class Heartbeat:
             await anyio.sleep(INTERVAL)
 
     def stop(self) -> None:
-        """End, and leave nothing. Safe to repeat."""
+        """Stop, and remove the file. Safe to repeat."""
         file, self._file = self._file, -1
         if self._path is not None:
             with suppress(OSError):
@@ -85,13 +85,13 @@ class Heartbeat:
 
 
 def check_alive(name: str | None) -> None:
-    """Check that the worker processes of this user and machine are alive. Does not ask the server.
+    """Check that this user's worker processes on this machine are alive. Does not need the server.
 
     Args:
-        name: Only those with this name.
+        name: Check only those with this name; None checks all.
 
     Raises:
-        Refusal: There is none, or one is stuck.
+        Refusal: No worker runs, or one is stuck.
     """
     if fcntl is None:
         raise Refusal('--probe needs a system with file locks, such as Linux', Exit.USAGE)
@@ -102,7 +102,7 @@ def check_alive(name: str | None) -> None:
     except FileNotFoundError:
         found = []
     except OSError as error:
-        raise Refusal(f'no sign of life can be read: {error}') from error
+        raise Refusal(f'cannot read the heartbeats: {error}') from error
     if not found:
         raise Refusal(f'no {who} runs here')
     silence, process = max(found)
@@ -115,14 +115,14 @@ def _folder() -> Path:
 
 
 def _check_own(folder: Path) -> None:
-    """Others may write to the folder that it is in."""
+    """Raise PermissionError if another user has created the folder, which everybody can."""
     status = folder.lstat()
     if status.st_uid != os.getuid() or folder.is_symlink():
         raise PermissionError(f'{folder} belongs to another user')
 
 
 def _beats(folder: Path) -> Iterator[tuple[str, str, float]]:
-    """Yield the process, the name and the seconds of silence of each worker. Removes what was left by killed ones."""
+    """Yield each worker's process id, name, and seconds since its last heartbeat. Remove the files of killed ones."""
     now = time.time()
     for path in folder.iterdir():
         try:
@@ -132,7 +132,7 @@ def _beats(folder: Path) -> Iterator[tuple[str, str, float]]:
         try:
             silence = now - os.fstat(file).st_mtime
             if _is_left(file):
-                if silence > LATE:  # a file that is just being made has no lock yet
+                if silence > LATE:  # a file that is being created has no lock yet
                     path.unlink(missing_ok=True)
             elif not path.name.startswith('.'):
                 yield path.name.partition('.')[0], os.read(file, 10_000).decode(errors='replace'), silence
@@ -141,7 +141,7 @@ def _beats(folder: Path) -> Iterator[tuple[str, str, float]]:
 
 
 def _is_left(file: int) -> bool:
-    """Whether the process is gone that locked a file."""
+    """Return whether the process that locked a file is gone."""
     assert fcntl is not None  # noqa: S101 - callers have checked
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -23,7 +23,7 @@ def load(name: str, what: str) -> Any:  # noqa: ANN401 - whatever has that name
     """
     module_name, colon, path = name.partition(':')
     if not module_name or (colon and not path):
-        raise Refusal(f'{what} is named as module:object, got {name!r}', Exit.USAGE)
+        raise Refusal(f'{what} must be given as module:object, got {name!r}', Exit.USAGE)
     folder = os.getcwd()  # noqa: PTH109 - entries of sys.path are strings
     if folder not in sys.path:
         sys.path.insert(0, folder)
@@ -42,7 +42,7 @@ def load(name: str, what: str) -> Any:  # noqa: ANN401 - whatever has that name
     try:
         return reduce(getattr, path.split('.'), module) if colon else module
     except AttributeError as error:
-        raise Refusal(f'{what} is not there: {error}{_hint_of_hidden(module, folder)}', Exit.USAGE) from None
+        raise Refusal(f'cannot find {what}: {error}{_hint_of_hidden(module, folder)}', Exit.USAGE) from None
 
 
 def find_shadows(folder: str) -> list[Path]:
@@ -64,7 +64,7 @@ def _hint(folder: str) -> str:
 
 
 def _hint_of_hidden(module: ModuleType, folder: str) -> str:
-    """Describe a user's module that is hidden by one of the standard library."""
+    """Describe a user's module that the standard library hides."""
     name = module.__name__.partition('.')[0]
     hidden = [path for path in (Path(folder, f'{name}.py'), Path(folder, name, '__init__.py')) if path.exists()]
     if name not in sys.stdlib_module_names or not hidden or Path(module.__file__ or '').is_relative_to(folder):
@@ -77,7 +77,7 @@ def _shown(path: Path) -> Path:
 
 
 def _location(error: BaseException) -> str:
-    """Return where the error was raised, unless that was in the import machinery."""
+    """Return where the error was raised; empty if that was in the import machinery."""
     trace = error.__traceback__
     last = None
     while trace is not None:

@@ -16,7 +16,7 @@ from torrelque.cli.exit_codes import Exit
 __all__ = ('Line', 'check_json', 'read_lines')
 
 PART = 1 << 18
-"""Bytes to read at once."""
+"""Number of bytes to read at once."""
 
 
 class Line(NamedTuple):
@@ -38,9 +38,9 @@ def check_json(text: bytes | str, where: str) -> None:
 async def read_lines(stream: io.BufferedIOBase, name: str) -> AsyncIterator[list[Line]]:
     """Yield the available lines until the end of the stream, without empty ones.
 
-    Each batch from a pipe has the lines written since the last one, so no line
-    waits for a batch to fill. Raises Refusal at the first line that is not JSON,
-    after it has yielded the lines before it.
+    From a pipe, each batch has the lines that were written since the last one, so no
+    line waits for a batch to fill. At the first line that is not JSON, raises Refusal
+    after yielding the lines before it.
     """
     splitter = _Splitter(name)
     while True:
@@ -90,7 +90,7 @@ class _Splitter:
 
 
 async def _readable(stream: io.BufferedIOBase) -> None:
-    """Wait until the stream is readable; can be interrupted. Files are always ready."""
+    """Wait until the stream is readable. Safe to cancel. Files are always readable."""
     try:
         number = stream.fileno()
         if not select.select([number], [], [], 0)[0]:

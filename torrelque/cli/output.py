@@ -15,7 +15,7 @@ from rich.table import Table
 __all__ = ('console', 'errors', 'make_table', 'print_json', 'print_line', 'print_table', 'printable')
 
 WIDE = 10_000
-"""Columns if the output is not a terminal: piped output is never truncated."""
+"""Width if the output is not a terminal. Piped output is never truncated."""
 
 GAP = 3
 """Blanks between the columns of a table."""

@@ -14,10 +14,10 @@ from torrelque.cli.output import printable
 __all__ = ('MOST', 'Rendered', 'Shown', 'preview', 'render', 'show_bytes')
 
 MOST = 65_536
-"""Bytes of a payload that fit on a screen."""
+"""Number of bytes of a payload that fit on a screen."""
 
 PREVIEW = 300
-"""Bytes in a preview."""
+"""Maximum number of bytes in a preview."""
 
 ROW = 16
 """Bytes per line of a hexadecimal dump."""
@@ -50,7 +50,7 @@ def show_bytes(data: bytes) -> Shown:
 
 
 def render(data: bytes, most: int | None = None) -> Rendered:
-    """Decode a payload for people; at most the first ``most`` bytes."""
+    """Decode a payload for people, up to the first ``most`` bytes."""
     if most is not None and len(data) > most:
         more = f'\n… {len(data) - most:,} bytes more'
         text = _as_text(data[:most], cut=True)

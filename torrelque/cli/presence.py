@@ -15,7 +15,7 @@ async def read_workers(queue: Torrelque) -> list[WorkerInfo]:
 
 
 async def try_workers(queue: Torrelque) -> list[WorkerInfo] | None:
-    """Return the same; None if the list is damaged, or this user may not read it."""
+    """Return the workers of a queue; None if the list is damaged, or if this user may not read it."""
     try:
         return await read_workers(queue)
     except TorrelqueReplyError as error:
@@ -25,7 +25,7 @@ async def try_workers(queue: Torrelque) -> list[WorkerInfo] | None:
 
 
 class Holders:
-    """Names the worker that holds a task."""
+    """Finds the worker that holds a task."""
 
     def __init__(self, workers: Iterable[WorkerInfo] | None) -> None:
         self._names: dict[str, list[str]] = {}
@@ -33,5 +33,5 @@ class Holders:
             self._names.setdefault(worker.consumer, []).append(worker.name)
 
     def of(self, task: TorrelqueTask) -> str | None:
-        """Return the name of the worker, or of all that it may be; None if it is not known."""
+        """Return the name of the worker, or the names of all that are possible; None if it is unknown."""
         return ' or '.join(dict.fromkeys(self._names.get(task.consumer or '', ()))) or None

@@ -96,7 +96,7 @@ ShardsOption = Annotated[
 OPTIONS: dict[str, Any] = {'url': UrlOption, 'queue': QueueOption, 'shards': ShardsOption, 'json': JsonOption}
 
 AS_BYTES = TorrelqueTaskSerialiser(dumps=bytes, loads=bytes)
-"""The command does not need to know how an application serialises its payloads."""
+"""Leaves payloads as bytes, because the command does not know how an application serialises them."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Settings:
                 raise
             return
         if not any(stats) and queue.shards is None:
-            raise Refusal(f'there is no queue {self.queue!r} on this server; torrelque queues lists those there are')
+            raise Refusal(f'there is no queue {self.queue!r} on this server; torrelque queues lists all')
 
     def with_options(self, **given: Any) -> Settings:  # noqa: ANN401 - the fields have several types
         """Return a copy with the options that are not None."""
@@ -167,7 +167,7 @@ async def find_shards(client: Transport, queue: str) -> int | None:
     try:
         return await shards_of(client, queue)
     except TorrelqueReplyError as error:
-        if error.code not in ('NOPERM', 'WRONGTYPE'):  # the next call describes a damaged key better
+        if error.code not in ('NOPERM', 'WRONGTYPE'):  # for a damaged key, the next call raises a better error
             raise
         return None
 

@@ -47,7 +47,7 @@ def stats_fields(queue: str, stats: TorrelqueQueueStats) -> dict[str, Any]:
 
 
 def pause_text(pause: Pause) -> str:
-    """Return a pause in a few words: its reason, and when it ends."""
+    """Describe a pause briefly: its reason, and when it ends."""
     end = '' if pause.until is None else f'until {datetime.fromtimestamp(pause.until).astimezone():%Y-%m-%d %H:%M:%S}'
     return f'paused {end}'.rstrip() + (f': {printable(pause.reason)}' if pause.reason else '')
 

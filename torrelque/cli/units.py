@@ -10,7 +10,7 @@ EXACT = 10_000
 """Counts below this are shown in full."""
 
 WIDEST = 7
-"""Characters of a duration."""
+"""Maximum number of characters of a duration."""
 
 LONGEST = 999_999 * 86_400
 """Seconds; anything longer is shown as infinite."""
@@ -64,7 +64,7 @@ def _parts(seconds: float) -> list[str]:
 def _short(value: float) -> str:
     """Format with three significant digits and a suffix."""
     for factor, suffix in ((1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
-        if value >= factor * 0.9995:  # would be rounded up to it
+        if value >= factor * 0.9995:  # would be rounded up to the factor
             return _three_digits(value / factor) + suffix
     return _three_digits(value)
 

@@ -25,7 +25,7 @@ def test_pause(command: Command) -> None:
     assert fields['paused'] == {'since': fields['paused']['since'], 'until': None, 'reason': 'migration 114'}
     assert 'paused: migration 114' in command('queues').out
     assert command('pause', '--wait', '--timeout', '10ms').status == 4
-    command.assert_refused(['pause', '--timeout', '10ms'], 2, '--timeout is of --wait')
+    command.assert_refused(['pause', '--timeout', '10ms'], 2, '--timeout needs --wait')
     (fields,) = command('pause', '--for', '1h', '--json').lines
     assert fields == {'queue': 'trq', 'paused': True, 'until': fields['until']}
     assert 'paused until 2' in command('stats').out

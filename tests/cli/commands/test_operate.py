@@ -64,7 +64,7 @@ def test_cancel(command: Command) -> None:
 def test_where_nothing_can_be_done(command: Command, verb: str, wrong: str, status: str) -> None:
     command.do(claim_two)
     before = servers.shared('valkey-9.1').command('HGETALL', f'trq:task:{wrong}')
-    command.assert_refused([verb, wrong], 1, f"task '{wrong}' is {status}, nothing was done to it")
+    command.assert_refused([verb, wrong], 1, f"task '{wrong}' is {status}; nothing was changed")
     command.assert_refused([verb, 'x'], 1, "there is no task 'x' in queue 'trq'")
     assert servers.shared('valkey-9.1').command('HGETALL', f'trq:task:{wrong}') == before
 
@@ -74,8 +74,7 @@ def test_to_some_but_not_to_others(command: Command) -> None:
     status, out, err = command('requeue', 'x', 'a', 'c')
     assert (status, out) == (1, 'requeued 1 task\n')
     assert (
-        err
-        == "torrelque: there is no task 'x' in queue 'trq'\ntorrelque: task 'c' is pending, nothing was done to it\n"
+        err == "torrelque: there is no task 'x' in queue 'trq'\ntorrelque: task 'c' is pending; nothing was changed\n"
     )
     status, lines = (ended := command('reject', 'b', 'x', '--json')).status, ended.lines
     assert (status, lines) == (

@@ -186,8 +186,8 @@ def test_events_that_nobody_reads_any_more(command: Command, folder: Path) -> No
     ('arguments', 'said'),
     [
         (['nowhere:handle'], "cannot import 'nowhere': ModuleNotFoundError: No module named 'nowhere' .*"),
-        (['users_handlers:handel'], "the handler is not there: .* has no attribute 'handel'.*"),
-        (['users_handlers:'], "the handler is named as module:object, got 'users_handlers:'"),
+        (['users_handlers:handel'], "cannot find the handler: .* has no attribute 'handel'.*"),
+        (['users_handlers:'], "the handler must be given as module:object, got 'users_handlers:'"),
         (['users_handlers'], 'handler must be a function, got .*'),
         (['users_handlers:number'], 'handler must be a function, got 5'),
         (['users_mistake:f'], r"cannot import 'users_mistake': TypeError: .*users_mistake\.py, line 2\) .*"),

@@ -184,7 +184,7 @@ def test_a_thread_that_a_handler_left(command: Command, folder: Path) -> None:
     with started('worker', 'users_handlers:leaves_thread', url=command.url, folder=folder) as process:
         status, log = stop(process)
     assert status == 0
-    assert 'so it is ended: a thread goes on' in log
+    assert 'so it is ended: a thread is still running' in log
 
 
 @pytest.mark.parametrize('number', [signal.SIGHUP, signal.SIGQUIT], ids=lambda number: number.name)
@@ -266,4 +266,4 @@ def test_an_error_is_reported_although_a_thread_goes_on(command: Command, folder
         _, log = process.communicate(timeout=PATIENCE)
     assert process.returncode == 3
     assert 'torrelque: the server refuses: WRONGTYPE' in log
-    assert 'so it is ended: a thread goes on' in log
+    assert 'so it is ended: a thread is still running' in log

@@ -202,7 +202,7 @@ def test_a_serialiser_of_results(command: Command) -> None:
     [
         (['own_handlers:number'], 'handler must be a function, got 5'),
         (['own_handlers:handle', '--lifespan', 'own_handlers:number'], 'lifespan must be a function, got 5'),
-        (['own_handlers:handle', '--lifespan', 'own_handlers:nothing'], 'the lifespan is not there: .*'),
+        (['own_handlers:handle', '--lifespan', 'own_handlers:nothing'], 'cannot find the lifespan: .*'),
         (['own_handlers:handle', '--on-event', 'own_handlers:handle'], 'on_event must be a plain function, got .*'),
         (['own_handlers:handle', '--time-limit', '0'], r'time_limit must be above 0, got 0\.0'),
         (['own_handlers:handle', '--result-serialiser', 'math'], 'result_serialiser must have dumps and loads, .*'),

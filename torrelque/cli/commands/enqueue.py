@@ -28,7 +28,7 @@ __all__ = ('enqueue',)
 
 
 class IfExists(Enum):
-    """What `Torrelque.enqueue` knows."""
+    """Values of ``if_exists`` in `Torrelque.enqueue`."""
 
     IGNORE = 'ignore'
     RAISE = 'raise'
@@ -36,14 +36,14 @@ class IfExists(Enum):
 
 
 class OnExpiry(Enum):
-    """The same of its other argument."""
+    """Values of ``on_expiry`` in `Torrelque.enqueue`."""
 
     DROP = 'drop'
     REJECT = 'reject'
 
 
 ROUND_TRIP = 250
-"""Number of tasks that the library sends together: all of them are enqueued, or none."""
+"""Number of tasks that the library sends in one call, which enqueues all of them or none."""
 
 
 async def enqueue(
@@ -93,7 +93,7 @@ async def enqueue(
         IfExists | None,
         typer.Option(
             show_default=False,
-            help='What to do if there is a task with this id: ignore (the default), raise, or replace one that waits.',
+            help='What to do if a task has this id: ignore (the default), raise, or replace the task if it waits.',
         ),
     ] = None,
     expires_in: Annotated[
@@ -102,12 +102,12 @@ async def enqueue(
             metavar=TIME,
             parser=parse_time,
             show_default=False,
-            help='Drop the task if nobody has started it after this time.',
+            help='Drop the task if no consumer has started it after this time.',
         ),
     ] = None,
     on_expiry: Annotated[
         OnExpiry | None,
-        typer.Option(show_default=False, help='What to do with a task that expires; drop is the default.'),
+        typer.Option(show_default=False, help='What to do with an expired task. Defaults to drop.'),
     ] = None,
     header: Annotated[
         list[str] | None,
@@ -172,10 +172,10 @@ class _Loader:
         self._count = 0
         self._last = 0
         self._under_way = 0
-        """Tasks that were sent but not acknowledged."""
+        """Number of tasks that were sent but not acknowledged."""
 
     async def load(self, stream: io.BufferedIOBase, name: str, size: int | None) -> None:
-        """Enqueue all lines in order. Raises Refusal on failure, with the number of tasks that were enqueued."""
+        """Enqueue all lines in order. If it fails, raises Refusal with the number of tasks that were enqueued."""
         begun = time.monotonic()
         terminal = errors()
         progress = Progress(

@@ -34,13 +34,13 @@ __all__ = ('queues', 'stats', 'tasks', 'workers')
 COLUMNS = ('id', 'status', 'changed', 'tries', 'note')
 
 SCREENFUL = 100
-"""Rows shown on a terminal without ``--limit``."""
+"""Maximum number of rows on a terminal without ``--limit``."""
 
 PAGE = 100
-"""Tasks whose times are read at once."""
+"""Number of tasks whose times are read at once."""
 
 WITH_TIMES = (Status.DELAYED, Status.WORKING)
-"""Statuses whose tasks have a time that matters: when they are due, or until when they are claimed."""
+"""Statuses whose tasks have a time: when they are due, or when their claims end."""
 
 
 async def stats(settings: Settings) -> None:
@@ -109,9 +109,8 @@ async def queues(settings: Settings) -> None:
 async def workers(settings: Settings) -> None:
     """List the workers of the queue.
 
-    A worker is listed as soon as it starts, and until it shuts down. One that was
-    killed, or lost its connection, is listed for half a minute after it was last
-    seen.
+    A worker is listed from its start until it shuts down. A worker that was killed,
+    or lost its connection, stays listed for half a minute after it was last seen.
     """
     async with settings.open_queue() as queue:
         now = await queue.get_server_time()
@@ -255,7 +254,7 @@ async def _find(
 
 
 async def _read_times(queue: Torrelque, found: AsyncIterator[TorrelqueTask]) -> AsyncIterator[TorrelqueTask]:
-    """Read until when the tasks are claimed, or when they are due. Skips those that have left the queue."""
+    """Read when the tasks' claims end, or when they are due. Skip tasks that have left the queue."""
 
     async def read(at: int) -> None:
         with suppress(TorrelqueLookupError):
@@ -282,7 +281,7 @@ async def _take(found: AsyncIterator[TorrelqueTask], count: int) -> AsyncIterato
 
 
 async def _show(found: AsyncIterator[TorrelqueTask], shown: _Rows, limit: int) -> None:
-    """Return the first tasks found, for a terminal, with the least recently changed one first."""
+    """Show the first tasks found on a terminal, the least recently changed one first."""
     rows: list[TorrelqueTask] = []
     more = False
     async for row in found:

@@ -22,7 +22,7 @@ async def pause(
     *,
     reason: Annotated[
         str | None,
-        typer.Option('--reason', '-r', metavar='TEXT', show_default=False, help='Shown wherever the queue is.'),
+        typer.Option('--reason', '-r', metavar='TEXT', show_default=False, help='The reason, shown with the queue.'),
     ] = None,
     lasting: Annotated[
         float | None,
@@ -40,10 +40,10 @@ async def pause(
 ) -> None:
     """Pause the queue: consumers get no tasks until it is resumed.
 
-    Running tasks go on, and tasks can be enqueued. The pause survives restarts.
+    Running tasks continue, and tasks can be enqueued. The pause survives restarts.
     """
     if timeout is not None and not wait:
-        raise Refusal('--timeout is of --wait', Exit.USAGE)
+        raise Refusal('--timeout needs --wait', Exit.USAGE)
     async with settings.open_known_queue() as queue:
         until = None if lasting is None else await queue.get_server_time() + lasting
         await queue.pause(reason, until=until, wait=wait, timeout=timeout)
@@ -55,7 +55,7 @@ async def pause(
 
 
 async def resume(settings: Settings) -> None:
-    """End a pause of the queue. Consumers take tasks again at once."""
+    """Resume a paused queue. Consumers get tasks again at once."""
     async with settings.open_known_queue() as queue:
         await queue.resume()
     if settings.json:
@@ -127,8 +127,8 @@ async def reshard(
     if settings.json:
         print_json({'queue': settings.queue, 'shards': number, 'drained': drained})
     else:
-        rest = 'everything is' if drained else 'not everything is yet'
-        print_line(f'queue {printable(settings.queue)} has {number:,} shards; {rest} where it belongs')
+        left = 'no tasks are' if drained else 'some tasks are still'
+        print_line(f'queue {printable(settings.queue)} has {number:,} shards; {left} on former shards')
     return Exit.OK if drained else Exit.NEGATIVE
 
 
@@ -139,15 +139,15 @@ def delete(
     force: Annotated[bool, typer.Option('--force', help='Delete its tasks and dead letters as well.')] = False,
     yes: Annotated[bool, typer.Option('--yes', '-y', help='Do not ask for confirmation.')] = False,
 ) -> None:
-    """Delete a queue and the results it keeps, after asking.
+    """Delete a queue and its results, after asking.
 
-    Stop its producers and consumers first. A queue with tasks or dead letters
-    is only deleted with --force. The exit status is 1 if it has any, or if you
-    answer no.
+    Stop its producers and consumers first. Without --force, a queue with tasks
+    or dead letters is not deleted, and the exit status is 1. It is also 1 if
+    you answer no.
     """
     settings = settings.with_options(queue=queue)
     if not yes:
-        # Ask outside an event loop: within one, Ctrl-C would have to wait for the answer.
+        # Ask outside the event loop, in which Ctrl-C would wait for the answer.
         held = anyio.run(_held, settings, force)
         confirm(f'Delete queue {queue!r}{f" with {held:,} tasks and dead letters" if held else ""}?')
     anyio.run(_delete, settings, force)

@@ -103,14 +103,14 @@ async def _to_each(
 
 
 async def _where(queue: Torrelque, task_id: str) -> str:
-    """Return why an action on a task was refused."""
+    """Return the reason why an action on a task was refused."""
     try:
         state = await queue.get_task_state(task_id)
     except TorrelqueLookupError:
         return f'there is no task {task_id!r} in queue {queue.queue!r}'
     except TorrelqueError:
-        return f'task {task_id!r} is not where it would have to be'
-    return f'task {task_id!r} is {name_of(state.status)}, nothing was done to it'
+        return f'task {task_id!r} has the wrong status; nothing was changed'
+    return f'task {task_id!r} is {name_of(state.status)}; nothing was changed'
 
 
 # Dead letters --------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def purge(
     ids = read_ids(task_id) if task_id else None
     age = 0.0 if everything else older_than
     if not yes:
-        # Ask outside an event loop: within one, Ctrl-C would have to wait for the answer.
+        # Ask outside the event loop, in which Ctrl-C would wait for the answer.
         count = min(anyio.run(_count, settings, ids, age), limit or sys.maxsize)
         if not count:
             _tell_count(settings, 'purged', 0)

@@ -90,7 +90,7 @@ def _check_free(port: int) -> None:
 
 @contextmanager
 def _signals_stop() -> Iterator[None]:
-    """Make the first SIGINT or SIGTERM raise in the block; later ones are ignored while the server shuts down."""
+    """Within this context the first SIGINT or SIGTERM raises. Later ones are ignored while the server shuts down."""
     stopped = False
 
     def stop(*_: object) -> None:

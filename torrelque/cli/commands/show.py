@@ -47,7 +47,7 @@ async def show(
         holder = Holders(await try_workers(queue) if task.consumer else ()).of(task)
     if raw:
         if task.data is None:
-            raise Refusal(f'task {task_id!r} has ended, its payload is gone')
+            raise Refusal(f'task {task_id!r} has ended, so its payload is gone')
         sys.stdout.buffer.write(task.data)
         sys.stdout.flush()
     elif settings.json:
@@ -151,7 +151,7 @@ async def watch(
     async with settings.open_known_queue() as queue, anyio.create_task_group() as group:
 
         async def await_end() -> None:
-            """Wait for the end: `watch` may end without a final state, which `wait` explains."""
+            """Wait until the task ends. If `watch` ends without a final state, `wait` raises the reason."""
             ended.append(await queue.wait(task_id, timeout))
 
         group.start_soon(await_end)

@@ -25,13 +25,13 @@ PARENT = 'TORRELQUE_PARENT'
 """Environment variable with the file descriptor of a pipe whose other end only the supervisor has."""
 
 RESTART = retry.exponential(0.5, maximum=30.0)
-"""Pauses before a process that died is started again."""
+"""Pauses before a process that died is restarted."""
 
 HEALTHY = 60.0
-"""Seconds of running after which earlier deaths are forgotten."""
+"""Seconds of running after which the pauses start again from the first."""
 
 FINAL = frozenset({Exit.OK, Exit.USAGE, Exit.SERVER})
-"""Exit statuses after which starting again does not help."""
+"""Exit statuses after which a restart does not help."""
 
 logger: logging.Logger = logging.getLogger('torrelque.worker')
 
@@ -39,18 +39,18 @@ logger: logging.Logger = logging.getLogger('torrelque.worker')
 async def supervise(arguments: Sequence[str], processes: int, *, reload: bool) -> int:
     """Run a command line of torrelque in several processes until they have ended.
 
-    A process that dies is started again, with a back-off. If one ends with a
-    status that says that starting again does not help, all are stopped. With
-    ``reload``, one that cannot start waits for the next change instead. Signals
-    that stop a worker are passed on.
+    A process that dies is restarted, with a back-off. If a process ends with a
+    status after which a restart does not help, all are stopped. With ``reload``, a
+    process that cannot start waits for the next change instead. Signals that stop a
+    worker are passed on.
 
     Args:
         arguments: The arguments of each process.
-        processes: How many to run.
-        reload: Restart all when a Python file below the working folder changes.
+        processes: Number of processes.
+        reload: Restart all processes when a Python file below the working folder changes.
 
     Returns:
-        The largest exit status of those that ended by themselves.
+        The largest exit status of the processes that were not stopped.
 
     """
     if reload:
@@ -60,12 +60,12 @@ async def supervise(arguments: Sequence[str], processes: int, *, reload: bool) -
 
 
 def is_supervised() -> bool:
-    """Return whether this process is one of several."""
+    """Return whether a supervisor runs this process."""
     return PARENT in os.environ
 
 
 def end_with_parent() -> None:
-    """In a supervised process: stop as by SIGTERM when the supervisor has died."""
+    """In a supervised process, make the end of the supervisor act like SIGTERM."""
     if (number := os.environ.pop(PARENT, '')).isdigit():
         threading.Thread(target=_wait_for_end, args=(int(number),), daemon=True).start()
 
@@ -84,7 +84,7 @@ class _Supervisor:
         self._running: set[Process] = set()
         self._reload = reload
         self._stopping = False
-        self._news = anyio.Event()  # of a change, or that all are stopped
+        self._news = anyio.Event()  # set when files have changed, or when all processes are stopped
         self._restarting: set[Process] = set()
         self._status = 0
         self._pipe, self._own_end = os.pipe()
@@ -110,7 +110,7 @@ class _Supervisor:
             if wanted:
                 continue
             if self._stopping:
-                if -status not in STOPPING:  # it was stopped before it had begun
+                if -status not in STOPPING:  # it was stopped before it handled signals
                     self._status = max(self._status, status if status >= 0 else 128 - status)
                 return
             if self._reload and status == Exit.USAGE:
@@ -130,7 +130,7 @@ class _Supervisor:
                 deaths = 0
 
     async def _run_once(self) -> tuple[int, bool]:
-        """Run a process. Return its exit status, and whether it ended to be started again."""
+        """Run a process. Return its exit status, and whether it was stopped to be restarted."""
         process = await anyio.open_process(
             self._command,
             stdin=subprocess.DEVNULL,
@@ -138,7 +138,7 @@ class _Supervisor:
             stderr=None,
             env={**os.environ, PARENT: str(self._pipe)},
             pass_fds=[self._pipe],
-            start_new_session=True,  # Ctrl-C reaches it once, by way of this process
+            start_new_session=True,  # this process passes Ctrl-C on, so that it arrives only once
         )
         self._running.add(process)
         try:
@@ -162,7 +162,7 @@ class _Supervisor:
         self._stopping = True
         self._news.set()
         for process in self._running:
-            # Workers take both alike, but SIGINT would interrupt the imports of one that is just starting.
+            # Workers treat both alike, but SIGINT would interrupt the imports of a worker that is starting.
             _send(process, signal.SIGTERM if number == signal.SIGINT else number)
 
     async def _restart_on_changes(self) -> None:

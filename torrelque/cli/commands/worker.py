@@ -43,17 +43,17 @@ Policy = Callable[[int, Exception], float | None]
 
 
 CONNECTING = policies.exponential(0.1, maximum=2.0)
-"""Pauses between attempts to reach the server at the start."""
+"""Pauses between attempts to reach the server at startup."""
 
 ENDING_TIME = 5.0
-"""Seconds in which the process must exit after the run has ended."""
+"""Maximum time from the end of the run until the process exits, in seconds."""
 
 BLOCKED_TIME = 20.0
-"""Seconds after the grace time in which a run ends, unless its event loop is held up."""
+"""Maximum time from the end of the grace time until the run ends, in seconds, unless its event loop is blocked."""
 
 
 REPORTING_TIME = 1.0
-"""Seconds to say why it ended."""
+"""Time to report why the process ended, in seconds."""
 
 
 logger: logging.Logger = logging.getLogger('torrelque.worker')
@@ -68,7 +68,7 @@ class Loop(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """How much is logged."""
+    """Log levels."""
 
     DEBUG = 'debug'
     INFO = 'info'
@@ -136,13 +136,15 @@ def worker(
         typer.Option(
             metavar='MODULE:FUNCTION',
             show_default=False,
-            help='Returns an async context manager to run in; its value has the dependencies of handlers.',
+            help="A function that returns an async context manager; its value holds the handlers' dependencies.",
         ),
     ] = None,
     on_event: Annotated[
         str | None,
         typer.Option(
-            metavar='MODULE:FUNCTION', show_default=False, help='A function to call with each of torrelque.events.'
+            metavar='MODULE:FUNCTION',
+            show_default=False,
+            help='A function to call with each event (see torrelque.events).',
         ),
     ] = None,
     serialiser: Annotated[
@@ -154,7 +156,7 @@ def worker(
     result_serialiser: Annotated[
         str | None,
         typer.Option(
-            metavar='MODULE[:OBJECT]', show_default=False, help='The same for results. Defaults to --serialiser.'
+            metavar='MODULE[:OBJECT]', show_default=False, help='The serialiser of results. Defaults to --serialiser.'
         ),
     ] = None,
     max_rejected: Annotated[
@@ -170,7 +172,7 @@ def worker(
         LogLevel | None,
         typer.Option(
             show_default=False,
-            help='How much to log, to standard error. Defaults to info without the line per task that info adds.',
+            help='How much to log to standard error. Defaults to info, without its line for each task.',
         ),
     ] = None,
     queue: QueuesOption = None,
@@ -187,17 +189,17 @@ def worker(
     probe: Annotated[
         bool,
         typer.Option(
-            '--probe', help='Only check that the workers of this machine and user, or the one of this name, are alive.'
+            '--probe', help="Only check that this user's workers on this machine, or those with --name, are alive."
         ),
     ] = False,
-    burst: Annotated[bool, typer.Option('--burst', help='End once no task is pending or due.')] = False,
+    burst: Annotated[bool, typer.Option('--burst', help='Stop once no task is pending or due.')] = False,
     reload: Annotated[
         bool, typer.Option('--reload', help='Restart when a Python file below the working directory changes.')
     ] = False,
     otel: Annotated[
         bool | None,
         typer.Option(
-            '--otel/--no-otel', show_default=False, help='Report to OpenTelemetry. By default if a provider is set.'
+            '--otel/--no-otel', show_default=False, help='Report to OpenTelemetry. By default, if a provider is set.'
         ),
     ] = None,
 ) -> int:
@@ -233,7 +235,7 @@ def worker(
         return anyio.run(partial(supervise, arguments, processes, reload=reload))
     end_with_parent()
     backend = 'trio' if loop is Loop.TRIO else 'asyncio'
-    importlib.import_module(f'anyio._backends._{backend}')  # before a file in the working folder can hide its imports
+    importlib.import_module(f'anyio._backends._{backend}')  # before the user's files can hide its imports
     serialisers = {'serialiser': serialiser, 'result_serialiser': result_serialiser}
     given = {option: load(path, f'the {option.replace("_", " ")}') for option, path in serialisers.items() if path}
     reporter = _Reporter(settings, log_tasks=log_level in (LogLevel.INFO, LogLevel.DEBUG))
@@ -299,7 +301,7 @@ def _require_loop(loop: Loop) -> None:
 
 
 def _loop_factory(loop: Loop, leave: Callable[[SystemExit | KeyboardInterrupt], None]) -> Callable[[], Any]:
-    """Return a factory of event loops that call a function if a task calls ``sys.exit``, and continue."""
+    """Return a factory of event loops that continue if a task calls ``sys.exit``, after calling ``leave``."""
     base: Any
     if loop is Loop.UVLOOP:
         import uvloop  # noqa: PLC0415 - an optional package
@@ -322,7 +324,7 @@ def _loop_factory(loop: Loop, leave: Callable[[SystemExit | KeyboardInterrupt], 
 
 
 def _classes(otel: bool | None) -> tuple[type[Torrelque], type[Worker]]:
-    """Return the classes of queues and workers: those for OpenTelemetry if it is wanted, or used by this process."""
+    """Return the classes of queues and workers. None chooses OpenTelemetry's if this process uses it."""
     if otel is False or not (otel or _has_provider()):
         return Torrelque, Worker
     from torrelque.otel import InstrumentedTorrelque, InstrumentedWorker  # noqa: PLC0415 - an optional package
@@ -331,7 +333,7 @@ def _classes(otel: bool | None) -> tuple[type[Torrelque], type[Worker]]:
 
 
 def _has_provider() -> bool:
-    """Whether a global provider of OpenTelemetry was set. Imports nothing of it."""
+    """Return whether a global provider of OpenTelemetry is set. Does not import OpenTelemetry."""
     trace, metrics = (sys.modules.get(f'opentelemetry.{name}') for name in ('trace', 'metrics'))
     return bool(
         (trace and type(trace.get_tracer_provider()).__name__ != 'ProxyTracerProvider')
@@ -391,7 +393,7 @@ class _Run:
         return code if isinstance(code, int) else int(code is not None)
 
     def check(self) -> None:
-        """Raise what is wrong with the options, before the server is needed."""
+        """Check the options without the server. Raises Refusal or TorrelqueError."""
         queue = Torrelque(connect(self._settings.url), queue=self._queues[0], **self._of_queue)
         Worker(queue, lifespan=self._lifespan, on_event=self._reporter.own_hook, **self._of_worker)
 
@@ -436,7 +438,7 @@ class _Run:
                 self._say(f'working on queue{plural} {names}, on {self._loop}; Ctrl-C stops')
 
     async def _connect(self, stack: AsyncExitStack) -> tuple[Transport, dict[str, int | None]]:
-        """Open a client, and find the numbers of shards. Waits while the server is unavailable."""
+        """Open a client, and find the numbers of shards. Wait while the server is unavailable."""
         failures = 0
         while True:
             try:
@@ -460,15 +462,15 @@ class _Run:
             self.leave(error)
 
     def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
-        """Shut down, and raise this error at the end."""
+        """Shut down. The run then raises this error."""
         self.error = self.error or error.with_traceback(None)
         self._reporter.stop()
 
     def end(self, status: int) -> None:
-        """End the process soon if threads keep it running."""
+        """Make sure that the process exits soon, even if threads keep it running."""
         self.deadline.call_off()
         if self.deadline.is_kept(ENDING_TIME):
-            Deadline(lambda: 'a thread goes on').end_within(REPORTING_TIME, status)
+            Deadline(lambda: 'a thread is still running').end_within(REPORTING_TIME, status)
 
     def _say(self, text: str) -> None:
         if not self._settings.json:
@@ -476,7 +478,7 @@ class _Run:
 
 
 class _Alarm:
-    """Ends the process in time after a signal, even if a handler blocks the event loop."""
+    """After a signal, ends the process in time, even if a handler blocks the event loop."""
 
     def __init__(self, deadline: Deadline, grace: float) -> None:
         self._deadline = deadline
@@ -495,17 +497,17 @@ class _Reporter:
         self._log_tasks = log_tasks
         self._counts: Counter[str] = Counter()
         self.unread = False
-        """Whether the reader of the output is gone."""
+        """Whether the program that read the output is gone."""
         self.stop: Callable[[], None] = lambda: None
         self.own_hook: Callable[[events.WorkerEvent], object] | None = None
-        """The user's own, which is called as well."""
+        """The user's own hook, which is called as well."""
         self._running: dict[tuple[str, str], float] = {}
 
     @property
     def leftovers(self) -> str:
-        """Return what may keep the process running."""
+        """Describe what may keep the process running."""
         names = ', '.join(f'task:{task_id}' for _, task_id in sorted(self._running))
-        return f'the handlers of {names} do not end' if names else 'a thread goes on'
+        return f'the handlers of {names} do not end' if names else 'a thread is still running'
 
     @property
     def summary(self) -> str:

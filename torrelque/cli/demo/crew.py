@@ -16,11 +16,11 @@ from torrelque import TorrelqueError
 __all__ = ('Crew', 'Worker')
 
 ENDING_TIME = 5.0
-"""Seconds in which a worker must exit when asked to."""
+"""Maximum time for a worker to exit when asked to, in seconds."""
 
 
 class Worker:
-    """A process that consumes tasks with one client on one event loop. It ends with this process, however that ends."""
+    """A process that consumes tasks with one client on one event loop. It ends when this process ends in any way."""
 
     def __init__(self, number: int, loop: str, client: str, url: str, folder: Path) -> None:
         self.name: str = str(number)
@@ -35,7 +35,7 @@ class Worker:
                 stdin=subprocess.PIPE,  # never written to; its end tells the worker to exit
                 stdout=subprocess.PIPE,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for this process, which then shuts its workers down
+                start_new_session=True,  # only this process gets Ctrl-C; it then shuts its workers down
             )
 
     async def ready(self) -> None:
@@ -101,7 +101,7 @@ class Crew:
     @classmethod
     @contextmanager
     def hired(cls, url: str) -> Iterator[Crew]:
-        """Return a crew whose processes exit with the context."""
+        """Return a crew whose processes exit at the end of the context."""
         with tempfile.TemporaryDirectory(prefix='torrelque-') as folder:
             crew = cls(url, Path(folder))
             try:

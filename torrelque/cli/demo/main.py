@@ -26,7 +26,7 @@ VICTIM = 1
 """Index of the worker that is killed."""
 
 OTHERS_PACKAGES = {'site-packages', 'dist-packages'}
-"""Folders inside the standard library's folder that do not belong to it."""
+"""Folders in the standard library's folder that do not belong to the library."""
 
 LOOK = 0.05
 """Seconds between two checks of the progress."""
@@ -49,7 +49,7 @@ def run(path: Path | None) -> bool:
 
 
 async def demonstrate(console: Console, files: list[str], url: str, crew: Crew) -> Report:
-    """Let a crew hash the files, and check the results."""
+    """Let the workers hash the files, and check the results."""
     async with connect(url) as client, Torrelque(client, queue=QUEUE) as queue:
         for loop, name in CREW:
             crew.start(loop, name)

@@ -26,7 +26,7 @@ class Report:
     seconds: float = 0.0
     by_worker: Counter[str] = field(default_factory=Counter)
     redelivered: int = 0
-    """Deliveries beyond the first of each task."""
+    """Number of deliveries after the first one of each task."""
     missing: list[str] = field(default_factory=list)
     """Files without a digest, with the reason."""
     wrong: list[str] = field(default_factory=list)

@@ -22,16 +22,16 @@ __all__ = ('CLIENTS', 'QUEUE', 'TASK_TIMEOUT')
 QUEUE = 'demo'
 
 TASK_TIMEOUT = 3.0
-"""Seconds until the claims of a killed worker go to others. A live worker renews its claims."""
+"""Lease of a task, in seconds. A live worker renews it; tasks of a killed worker go to others when it expires."""
 
 CONSUMERS = 4
-"""Files that a worker hashes at once."""
+"""Number of files that a worker hashes at once."""
 
 BULK = 8
-"""Tasks that a consumer claims at once and then processes one by one."""
+"""Number of tasks that a consumer claims at once, and then processes one by one."""
 
 PART = 1 << 23
-"""Bytes hashed between two renewals of a claim."""
+"""Number of bytes to hash between two renewals of a lease."""
 
 RESULT_TTL = 24 * 3600.0
 
@@ -74,7 +74,7 @@ async def work(name: str, client_name: str, url: str) -> None:
 
 
 async def end_with_input(scope: anyio.CancelScope) -> None:
-    await anyio.wait_readable(sys.stdin)  # nothing is ever written there, so it is readable at its end
+    await anyio.wait_readable(sys.stdin)  # nothing is ever written there, so it only becomes readable at its end
     scope.cancel()
 
 
@@ -100,7 +100,7 @@ async def do(queue: Torrelque, task: Task, name: str) -> None:
 
 
 async def hash_file(queue: Torrelque, task: Task) -> str:
-    """Hash the task's file and renew the claim in between. Raises OSError and TorrelqueLeaseLostError."""
+    """Hash the task's file, and renew the lease in between. Raises OSError and TorrelqueLeaseLostError."""
     parts = hash_parts(task.data)
     while (digest := await anyio.to_thread.run_sync(next, parts)) is None:
         await queue.extend(task)

@@ -28,7 +28,7 @@ TOTALS = {
     'completed': 'Tasks that were released.',
     'requeued': 'Tasks requeued by consumers, or taken back from those that did not finish in time.',
     'rejected': 'Tasks that became dead letters.',
-    'expired': 'Tasks that were dropped as nobody started them in time.',
+    'expired': 'Tasks that were dropped because nobody started them in time.',
 }
 
 
@@ -48,17 +48,20 @@ WORKERS: tuple[tuple[str, str, Callable[[list[WorkerInfo]], int]], ...] = (
 
 
 class Found(NamedTuple):
-    """What was read of a queue. ``workers`` is None if they cannot be read, for lack of permission, for example."""
+    """A queue's figures. ``workers`` is None if they cannot be read, for example because a permission is missing."""
 
     stats: TorrelqueQueueStats
     workers: list[WorkerInfo] | None
 
 
 class Source:
-    """The queues of one server. Each scrape opens a new connection, so the server may go away and come back.
+    """The queues of one server. Each scrape opens a new connection, so the server may be restarted.
 
-    ``connect`` returns a client that does not retry. ``names`` are the queues. If
-    None, a search finds them every ``rescan`` seconds, alongside the scrapes.
+    Args:
+        connect: Returns a client that does not retry.
+        names: The queues. With None, a search finds them in the background.
+        timeout: Maximum duration of a scrape, in seconds.
+        rescan: Time between two searches, in seconds.
     """
 
     def __init__(
@@ -78,7 +81,7 @@ class Source:
         """Why the last search failed."""
         self._unreadable: set[str] = set()
         self._reported = ''
-        """The error that was printed last."""
+        """The last error that was printed."""
 
     async def search(self) -> None:
         """Search for queues until cancelled, unless names were given."""
@@ -99,7 +102,7 @@ class Source:
             await anyio.sleep(self._rescan if self._failure is None else RETRY)
 
     async def read(self) -> Mapping[str, Found | None] | None:
-        """Return what is found of each queue, None for a damaged one; or None if the server cannot be read in time."""
+        """Return each queue's figures, None for a damaged queue. Return None if the server cannot be read in time."""
         try:
             with anyio.fail_after(self._timeout):
                 if self._finds:
@@ -129,7 +132,7 @@ class Source:
         return found
 
     def _report(self, trouble: str) -> None:
-        """Print one line when the server goes away, and one when it is back."""
+        """Print one line when the server becomes unreachable, and one when it is back."""
         if trouble and not self._reported:
             errors().print(f'The queues cannot be read: {" ".join(trouble.split())}')
         elif self._reported and not trouble:
@@ -142,7 +145,7 @@ async def _read(queue: Torrelque) -> Found:
 
 
 def families(found: Mapping[str, Found | None] | None, begun: float) -> Iterator[Metric]:
-    """Yield the metrics. ``begun`` is when reading began, on the monotonic clock."""
+    """Yield the metrics. ``begun`` is the time at which reading started, on the monotonic clock."""
     yield GaugeMetricFamily('torrelque_up', 'Whether the server could be read in time.', value=found is not None)
     yield GaugeMetricFamily(
         'torrelque_scrape_duration_seconds', 'How long reading took.', value=time.monotonic() - begun

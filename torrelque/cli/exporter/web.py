@@ -27,13 +27,13 @@ from torrelque.cli.exporter.metrics import Source, families
 __all__ = ('serve',)
 
 HEALTH_TIMEOUT = 5.0
-"""Seconds in which the event loop must answer to count as healthy."""
+"""Maximum time for the event loop to answer a health check, in seconds."""
 
 CLIENT_TIMEOUT = 10.0
-"""Seconds that a client may be silent during a request."""
+"""Maximum time that a client may be silent during a request, in seconds."""
 
 POLL = 0.1
-"""Seconds between the server thread's checks for a shutdown."""
+"""Interval at which the server thread checks for a shutdown, in seconds."""
 
 
 async def serve(source: Source, host: str, port: int, ready: Callable[[str], object]) -> None:
@@ -88,7 +88,7 @@ class _Application(Collector):
                 case _:
                     return answer(HTTPStatus.NOT_FOUND, 'there are /metrics and /healthz')
         except TimeoutError:
-            return answer(HTTPStatus.SERVICE_UNAVAILABLE, 'the exporter does not get on')
+            return answer(HTTPStatus.SERVICE_UNAVAILABLE, 'the event loop of the exporter does not respond')
         except (CancelledError, RuntimeError):
             if not self.stopping:  # the portal has ended
                 raise

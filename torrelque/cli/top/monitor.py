@@ -26,7 +26,7 @@ from torrelque.cli.top.sampling import History, Sample
 __all__ = ('Monitor', 'Watched')
 
 RETRY_TIMEOUT = 1.0
-"""Seconds for which a call is retried before the server counts as away."""
+"""How long a call is retried before the server counts as away, in seconds."""
 
 RESPONSE_TIMEOUT = 5.0
 """Seconds of silence after which the server counts as away."""
@@ -38,7 +38,7 @@ SEARCH_PAUSE = 5.0
 """Seconds between two searches for queues."""
 
 SEARCH_SHARE = 20
-"""A search scans all keys, so the pause after it is at least this many times as long as the search."""
+"""Minimum pause after a search, in durations of the search, because it scans all keys."""
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Watched:
     queue: Torrelque
     history: History = field(default_factory=History)
     workers: list[WorkerInfo] | None = None
-    """Its workers; None if they are not known."""
+    """Its workers; None if they are unknown."""
     trouble: str = ''
     """Why its statistics cannot be read, although the server is reachable."""
 
@@ -62,10 +62,13 @@ class Watched:
 
 
 class Monitor:
-    """The queues of the server at ``url``: the given one, or all that are found.
+    """Samples the queues of a server. While the server is away, `away` is the reason, and the last figures stay.
 
-    ``on_change`` is called whenever there is something new to show. While the
-    server is away, `away` is the reason and the last figures stay.
+    Args:
+        url: The URL of the server.
+        queue: The only queue to sample; None samples all that are found.
+        interval: Time between two samples, in seconds.
+        on_change: Called whenever there is something new to show.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class Monitor:
         self.connected: bool = False
         """Whether the monitor has ever connected."""
         self.searched: bool = False
-        """Whether all keys have been scanned once. If no queue was found by then, there is none."""
+        """Whether all keys have been scanned once. If that found no queue, there is none."""
         self.away: str = ''
         """Why the server is unreachable; empty while it is reachable."""
         self._away_since = 0.0

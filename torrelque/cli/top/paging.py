@@ -1,4 +1,4 @@
-"""Reads a queue's tasks page by page, and no further than necessary."""
+"""Reads a queue's tasks page by page, but no further than necessary."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Row(NamedTuple):
 class Pager:
     """The tasks with one status, in no particular order, ``size`` per page.
 
-    Only tasks whose id or reason contains ``wanted`` are listed; case does not
-    matter. Make one call at a time.
+    Only tasks whose id or reason contains ``wanted`` are listed, ignoring case.
+    Make one call at a time.
     """
 
     def __init__(self, queue: Torrelque, status: TorrelqueTaskStatus, size: int, wanted: str = '') -> None:
@@ -48,7 +48,7 @@ class Pager:
         return self._ids[first : first + self._size]
 
     def has(self, page: int) -> bool:
-        """Return whether a page exists, as far as is known: up to one page beyond those that were read."""
+        """Return whether a page exists, as far as known: up to one page after those that were read."""
         return page * self._size < len(self._ids)
 
     async def _read_until(self, count: int) -> None:

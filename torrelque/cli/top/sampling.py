@@ -16,7 +16,7 @@ from torrelque import TorrelqueQueueStats
 __all__ = ('WINDOW', 'History', 'Sample', 'bars')
 
 WINDOW = 10.0
-"""Seconds over which rates are averaged, so that they are readable; longer if samples are rarer."""
+"""Seconds over which rates are averaged, so that they are readable. Longer if samples are less frequent."""
 
 KEPT = 300
 """Number of samples in a history: more than the columns of a wide terminal."""

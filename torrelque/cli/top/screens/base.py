@@ -20,7 +20,7 @@ __all__ = ('FilteredScreen', 'TopScreen')
 
 
 class Top(Protocol):
-    """What the screens need of the application."""
+    """What the screens need from the application."""
 
     server: str
     monitor: Monitor
@@ -56,7 +56,7 @@ class TopScreen(Screen[None]):
 
     @property
     def is_there(self) -> bool:
-        """Whether the screen has its widgets: not before it is composed, nor after it is closed."""
+        """Whether the screen has its widgets: after it was composed, and before it is closed."""
         return self.is_running and bool(self.query(StatusLine))
 
     def show_figures(self) -> None:
@@ -75,7 +75,7 @@ class TopScreen(Screen[None]):
         """Draw everything below the status line."""
 
     def do(self, question: str, act: Callable[[], Awaitable[str]]) -> None:
-        """Run ``act`` in the background, after asking the question, if any. It returns what was done, as text."""
+        """Run ``act`` in the background, after asking the question, if any. ``act`` returns a text to show."""
         self._do(question, act)
 
     @work(group='doing')
@@ -85,7 +85,7 @@ class TopScreen(Screen[None]):
         try:
             message = await act()
         except TorrelqueConnectionError as error:
-            self.notify(f'No answer, so perhaps it was done: {error}', severity='error', markup=False)
+            self.notify(f'No answer, so it may have been done: {error}', severity='error', markup=False)
         except TorrelqueError as error:
             self.notify(printable(str(error)), severity='warning', markup=False)
         else:

@@ -76,7 +76,7 @@ class Help(ModalScreen[None]):
             for key, meaning in lines.items():
                 text.append(f'  {key:<9}', style='bold')
                 text.append(f'{meaning}\n', style='')
-        text.append('Esc goes back, q quits. Rates are of the last 10 seconds.', style=CALM)
+        text.append('Esc goes back, q quits. Rates are averages of the last 10 seconds.', style=CALM)
         with Vertical() as box:
             box.border_title = 'torrelque top'
             yield Static(text)

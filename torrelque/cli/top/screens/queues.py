@@ -73,7 +73,7 @@ class QueuesScreen(FilteredScreen):
             return Text(f'No queue has {self.wanted!r} in its name')
         if not self.monitor.searched:
             return Text('Looking for queues')
-        return Text.assemble(('No queues on this server yet', STRONG), '\n\nA queue is there from its first task on.')
+        return Text.assemble(('No queues on this server yet', STRONG), '\n\nA queue exists from its first task on.')
 
     def _show_charts(self) -> None:
         selected = self.query_one(RowTable).selected

@@ -80,7 +80,7 @@ class TasksScreen(FilteredScreen):
         self._pager: Pager | None = None
         self._rows: list[Row] = []
         self._reading: object = None
-        """Identifies the read that is under way."""
+        """Identifies the read in progress."""
         self._trouble = ''
 
     @property
