@@ -1,8 +1,8 @@
-"""The permissions that each role needs on the server, as arguments of ``ACL SETUSER``, and no more.
+"""The permissions that each role needs on the server, and no more, as arguments of ``ACL SETUSER``.
 
-A server checks each command that a script runs against the permissions of the
-user that calls the script. So a role needs each command on each key that its
-scripts touch, and anyone who logs in as its user can run the same commands.
+A server checks each command in a script against the permissions of the user who
+calls the script. So a role needs each command on each key that its scripts use,
+and anyone who logs in as its user can run these commands directly.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'workers': 'del hscan pexpire pttl type',
     },
 }
-"""Role -> logical name of a key (with ``:*``: of all keys that begin with it) -> commands on it."""
+"""Role -> logical name of a key (with ``:*``, of all keys that begin with the name) -> commands on it."""
 
 _CAPPED: Mapping[str, str] = {'rejected': 'zadd zcard zmscore zrangebyscore zrem'}
 """Replaces the consumer's entry if it deletes dead letters beyond a cap."""
@@ -103,7 +103,7 @@ _OF_SHARDS: Mapping[str, Mapping[str, str]] = {
 """Further permissions on a queue with shards."""
 
 _RECORD = 'hdel hget hmget hset hvals'
-"""Commands on the record of the number of shards. Any role may be the first to write it, or complete a change."""
+"""Commands on the record of the number of shards. Any role may be the first to write it, or may complete a change."""
 
 _WITHOUT_KEYS: Mapping[str, tuple[str, ...]] = {
     'producer': ('publish',),

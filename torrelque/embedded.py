@@ -38,7 +38,7 @@ LAST_PORT = 65_535
 LOG_LINES = 10
 LONGEST_PARENT = 70
 LONGEST_SOCKET_PATH = 103
-"""Bytes. The limit of macOS; Linux allows four more."""
+"""Maximum length in bytes on macOS. Linux allows four more."""
 
 
 class EmbeddedServer:
@@ -52,15 +52,15 @@ class EmbeddedServer:
     thread may start it, and it does not end with that thread.
 
     Args:
-        data_dir: Folder that keeps the data from one start to the next, in an
-            append-only file. Killing the process loses nothing; a power failure
-            loses the last second. Only one server at a time may use a folder. None
-            discards the data when the server ends.
+        data_dir: Folder that keeps the data between runs, in an append-only file.
+            Killing the process loses nothing; a power failure loses the last
+            second. Only one server at a time may use a folder. None discards the
+            data when the server ends.
         port: Also listen on this port of the loopback interface, without a
             password, so that all users of the machine can connect. 0 picks a free
             port.
-        timeout: Maximum time to start, in seconds. Starting takes about 0.1 s, or
-            longer if there is much data to load.
+        timeout: Maximum time to start, in seconds. Starting takes about 0.1 s, and
+            longer with much data to load.
         socket_path: Path of the Unix socket; by default it is in a temporary folder.
 
     Raises:
@@ -92,7 +92,7 @@ class EmbeddedServer:
         self._process: ServerProcess | None = None
 
     def start(self) -> None:
-        """Start the server and wait until it answers. Blocks the calling thread.
+        """Start the server and wait until it answers. Blocks the calling thread. Can be called again after `close`.
 
         Raises:
             TorrelqueError: The package with the server is not installed, or the server
@@ -128,7 +128,7 @@ class EmbeddedServer:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the server exits.
 
-        Signal handlers run during the wait; they may raise or call `close`.
+        Signal handlers run during the wait, and may raise or call `close`. Safe to repeat.
 
         Args:
             timeout: Maximum time to wait, in seconds; None waits forever.
@@ -177,8 +177,14 @@ class EmbeddedServer:
 class ServerProcess:
     """A server of the Redis family, with a private folder for its socket, its log and, by default, its data.
 
-    ``arguments`` are command-line options of the server and override the defaults
-    of this class. After `kill` the server can be started again on the same addresses.
+    After `kill` the server can be started again on the same addresses.
+
+    Args:
+        binary: Path of the server's program.
+        arguments: Command-line options, which override the defaults of this class.
+        data_dir: Folder for the data.
+        port: Port on the loopback interface; 0 picks a free one, None opens none.
+        socket_path: Path of the Unix socket.
     """
 
     def __init__(
@@ -233,7 +239,7 @@ class ServerProcess:
         return None
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the server exits; return whether it has."""
+        """Wait until the server exits, for at most ``timeout`` seconds. Return whether it has."""
         if self._process is not None:
             self._process.wait(timeout)
         return not self.alive
@@ -278,7 +284,7 @@ class ServerProcess:
         return [word for option in options.items() for word in option] + list(self._arguments)
 
     def _answers(self) -> bool:
-        # Only this server has the socket, so an answer comes from it; it binds its port before the socket.
+        # Only this server uses the socket, so an answer is its own. It binds the port before the socket.
         with socket.socket(socket.AF_UNIX) as connection, contextlib.suppress(OSError):
             connection.settimeout(1)
             connection.connect(str(self.socket))
@@ -299,7 +305,7 @@ class TiedProcess:
 
     def __init__(self, command: Sequence[str], *, output: int, inherit: Sequence[int] = ()) -> None:
         started: Future[subprocess.Popen[bytes]] = Future()
-        # Wait for this, not the thread: if a signal handler raises in join(), the thread counts as ended.
+        # Wait for this event, not with join(): if a signal handler raises there, the thread counts as ended.
         self._ended = threading.Event()
         threading.Thread(target=self._mind, args=(command, output, inherit, started), daemon=True).start()
         self._popen = started.result()
@@ -332,7 +338,7 @@ class TiedProcess:
                 stdout=output,
                 stderr=output,
                 pass_fds=inherit,
-                start_new_session=True,  # Ctrl-C is for the server's clients, which may need it to finish their work
+                start_new_session=True,  # no Ctrl-C, because clients may still need the server to finish their work
             )
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for it
             started.set_exception(error)
@@ -360,7 +366,7 @@ def _tie() -> list[str]:
     setpriv = shutil.which('setpriv') if sys.platform == 'linux' else None
     if setpriv is None:
         return []
-    # The shell checks that the parent is still alive: it may have been killed before the tie was made.
+    # The shell checks that the parent is still alive, because it may have died before setpriv took effect.
     return [setpriv, '--pdeathsig', 'KILL', '--', '/bin/sh', '-c', 'test $PPID = $0 && exec "$@"', str(os.getpid())]
 
 
@@ -368,12 +374,12 @@ def _short_folder() -> Path:
     """Create a private folder whose path is short enough for a Unix socket, which is limited to about 100 bytes."""
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) > LONGEST_PARENT:
-        parent = '/tmp'  # noqa: S108 - the folder made in it is private
+        parent = '/tmp'  # noqa: S108 - the folder created in it is private
     return Path(tempfile.mkdtemp(prefix='torrelque-', dir=parent))
 
 
 def _check_unused(path: Path) -> None:
-    """Raise TorrelqueUsageError unless a server can listen at this path. A killed server's socket is no obstacle."""
+    """Raise TorrelqueUsageError unless a server can listen at this path. A killed server's socket can be replaced."""
     if not path.exists():
         return
     if not path.is_socket():

@@ -1,4 +1,4 @@
-"""The application, which brings the command along."""
+"""The Django application, which adds the command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ('TorrelqueConfig',)
 
 
 class TorrelqueConfig(AppConfig):
-    """For ``INSTALLED_APPS``."""
+    """The configuration of the application in ``INSTALLED_APPS``."""
 
     name: str = 'torrelque.django'
     label: str = 'torrelque'

@@ -1,4 +1,4 @@
-"""The backend: tasks go to queues of Torrelque, and their results come from there."""
+"""The backend, which enqueues Django's tasks in Torrelque's queues and reads their results from there."""
 
 from __future__ import annotations
 
@@ -41,17 +41,24 @@ STATUSES = {
 }
 
 TRACEBACK = 8000
-"""Characters of a traceback that are kept, the last ones."""
+"""Maximum number of characters kept of a traceback, counted from its end."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What ``OPTIONS`` may hold.
+    """The keys of ``OPTIONS``.
 
-    ``url`` is one that `torrelque.connect` takes. Queues are named ``prefix`` and Django's name of the queue. A task
-    that fails is tried ``attempts`` times in all, and ``max_dequeues`` limits its deliveries, also those that end with
-    the worker's process. ``max_rejected`` is the maximum number of failed tasks to keep. The others are as of
-    :class:`torrelque.Torrelque`.
+    Attributes:
+        url: A URL as for `torrelque.connect`.
+        prefix: Prepended to Django's name of a queue.
+        attempts: How often to run a task that fails, in all.
+        task_timeout: Lease of a task, in seconds. The worker renews it.
+        result_ttl: How long to keep results, in seconds.
+        max_dequeues: Maximum number of deliveries, including those that end with the worker's process. None sets no
+            limit.
+        max_rejected: Maximum number of failed tasks to keep. None keeps all.
+        failover_timeout: As for :class:`torrelque.Torrelque`.
+        shards: As for :class:`torrelque.Torrelque`.
     """
 
     url: str
@@ -66,7 +73,7 @@ class Options:
 
 
 class Backend(BaseTaskBackend):
-    """For ``TASKS``; see :mod:`torrelque.django`."""
+    """The backend for ``TASKS``. See :mod:`torrelque.django`."""
 
     supports_defer: bool = True
     supports_async_task: bool = True
@@ -80,7 +87,7 @@ class Backend(BaseTaskBackend):
             raise ImproperlyConfigured(f'TASKS[{alias!r}]: OPTIONS: {error}') from None
 
     def check(self, **_: Any) -> Iterable[checks.CheckMessage]:  # noqa: ANN401 - as Django has it
-        """Look whether the options can be used. Connects to nothing, except to a cluster."""
+        """Check the options. Opens no connection, except to a cluster."""
         try:
             self.queue_of('check')
         except TorrelqueError as error:
@@ -88,7 +95,7 @@ class Backend(BaseTaskBackend):
         return []
 
     def queue_of(self, name: str) -> Torrelque[Any]:
-        """The queue for one of Django's queue names. All threads share it."""
+        """Return the queue for one of Django's queue names. All threads share it."""
         key = json.dumps([name, self.options], sort_keys=True, default=str)
         queue = _queues.get(key)
         if queue is None:
@@ -112,7 +119,20 @@ class Backend(BaseTaskBackend):
     # Tasks -----------------------------------------------------------------------------------------------------------
 
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:  # noqa: ANN401 - as Django has it
-        """Add a task to its queue. Raises TorrelqueError; then the task was not added, or may have been."""
+        """Enqueue a task.
+
+        Args:
+            task: The task.
+            args: Its positional arguments.
+            kwargs: Its keyword arguments.
+
+        Returns:
+            A TaskResult, with the task's id.
+
+        Raises:
+            TorrelqueError: The task was not enqueued or, after a TorrelqueConnectionError, may have been.
+
+        """
         self.validate_task(task)
         task_id = f'{uuid4().hex}@{task.queue_name}'
         result = self._result(task, task_id, TaskResultStatus.READY, args, kwargs)
@@ -127,7 +147,7 @@ class Backend(BaseTaskBackend):
         return result
 
     def get_result(self, result_id: str) -> Any:  # noqa: ANN401 - as Django has it
-        """A task's state, and what it returned or raised. Raises TaskResultDoesNotExist."""
+        """Return a task's state, and its return value or error. Safe to repeat. Raises TaskResultDoesNotExist."""
         _, _, name = str(result_id).rpartition('@')
         if not name or (self.queues and name not in self.queues):
             raise TaskResultDoesNotExist(result_id)
@@ -142,7 +162,7 @@ class Backend(BaseTaskBackend):
         return self.result_of(result_id, state.result, state)
 
     def result_of(self, result_id: str, payload: Mapping[str, Any], state: TorrelqueTaskState) -> Any:  # noqa: ANN401
-        """A result of Django's, from a task's payload, or from what is kept of one that has ended."""
+        """Return a TaskResult, made of a task's payload or of the result of one that has ended."""
         task = import_string(payload['task']).using(queue_name=result_id.rpartition('@')[2], backend=self.alias)
         result = self._result(task, result_id, STATUSES[state.status], payload['args'], payload['kwargs'])
         last = _time(state.last_dequeue_time)
@@ -181,11 +201,11 @@ class Backend(BaseTaskBackend):
 
 _clients: dict[str, Any] = {}
 _queues: dict[str, Torrelque[Any]] = {}
-"""Django makes a backend for each thread. Clients and queues are made once."""
+"""Django creates a backend for each thread. Clients and queues are shared."""
 
 
 def failure_of(error: BaseException, traceback: str) -> str:
-    """Why a task failed, as it is kept with a dead letter: the type, the message, and the traceback."""
+    """Return the reason for a dead letter: the type, the message and the traceback of the error."""
     path = f'{type(error).__module__}.{type(error).__qualname__}'
     return f'{path}: {error}\n\n{traceback[-TRACEBACK:]}'.encode(errors='replace').decode()
 

@@ -1,4 +1,4 @@
-"""Blocking clients from the URLs that `torrelque.connect` takes."""
+"""Blocking clients for the URLs that `torrelque.connect` accepts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ __all__ = ('client_of',)
 
 
 def client_of(url: str) -> Redis | RedisCluster:
-    """A client of redis-py. Connects to a cluster, otherwise to nothing yet. Raises what parsing and redis-py raise."""
+    """Return a client of redis-py. Only a client of a cluster connects at once.
+
+    Raises TorrelqueValueError for a bad URL, and redis-py's errors.
+    """
     target = parse_url(url)
     first = target.addresses[0]
     if target.kind == 'cluster':

@@ -1,4 +1,4 @@
-"""Django's Tasks: its own in Django 6, or else the backport's."""
+"""Django's Tasks, from Django 6 or from the backport."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = (
 if TYPE_CHECKING:
 
     class AppConfig:
-        """As in Django, which has no annotations."""
+        """Django's class, which has no annotations."""
 
         name: str
         label: str

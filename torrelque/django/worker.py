@@ -22,7 +22,7 @@ __all__ = ('TaskRunner', 'work')
 
 
 class TaskRunner:
-    """A handler that runs Django's tasks, each in a thread. What it returns is kept as the result."""
+    """A handler that runs Django's tasks, each in a thread. Its return value is kept as the result."""
 
     def __init__(self, backend: Backend, name: str, worker_id: str) -> None:
         self._backend = backend
@@ -68,7 +68,7 @@ class TaskRunner:
         return {**payload, 'value': value}
 
     def _finish(self, result: Any, status: Any, **outcome: Any) -> None:  # noqa: ANN401 - Django's
-        """Tell those who listen to the signal. What they raise does not make the task run again."""
+        """Send the signal that a task has finished. Errors of receivers do not make the task run again."""
         for name, value in {'status': status, 'finished_at': timezone.now(), **outcome}.items():
             object.__setattr__(result, name, value)
         signals.task_finished.send_robust(type(self._backend), task_result=result)
@@ -80,11 +80,11 @@ async def work(
     """Run the tasks of some of Django's queues until shut down.
 
     Args:
-        backend: Where the tasks are.
+        backend: The backend of the queues.
         names: Django's names of the queues.
         concurrency: Maximum number of tasks of each queue to run at once.
-        grace: Seconds that tasks have to finish when it shuts down.
-        handle_signals: Whether SIGTERM and SIGINT shut it down.
+        grace: Seconds that tasks have to finish on shutdown.
+        handle_signals: Whether SIGTERM and SIGINT shut the workers down.
     """
     chosen = backend.settings
     worker_id = f'{socket.gethostname()}:{os.getpid()}'

@@ -1,4 +1,4 @@
-"""Tests that every transport passes, for pytest with anyio's plugin, which comes with anyio.
+"""Tests for transports, for pytest with the plugin that comes with anyio.
 
 Run them over your own transport. :class:`TransportConformance` checks the contract of
 :class:`~torrelque.transports.base.Transport`. :class:`ServerConformance` adds tests that
@@ -33,17 +33,17 @@ module, and define the fixture ``client_factory``, which creates a client::
 ``client_factory`` is called several times per test. All its clients must connect to the
 same server and database. A client is anything that :class:`torrelque.Torrelque` accepts.
 
-The server need not be empty, because keys and queues have random names. They are not
-removed, so use a disposable server. ServerConformance also closes connections of other
-clients.
+The server need not be empty, because keys and queues have random names. But they are not
+removed, and ServerConformance closes the connections of other clients, so use a disposable
+server.
 
-After each test, the numbers of event-loop tasks, of sockets of this process and of clients
-blocked on the server must return to their former values within 20 seconds. A separate
-client asks the server for the last one; override the fixture ``count_blocked`` to count
-differently.
+Within 20 seconds after each test, the numbers of event-loop tasks, of this process's
+sockets and of clients blocked on the server must return to their former values. A separate
+client reads the last number from the server; override the fixture ``count_blocked`` to
+count differently.
 
 If you do not define ``anyio_backend``, anyio's fixture runs each test on every event loop
-that it supports. If your transport cannot pass a test by its nature, set
+that it supports. If your transport cannot pass a test in principle, set
 ``test_name = None`` in the subclass, with a comment that says why.
 """
 

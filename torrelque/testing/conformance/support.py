@@ -25,7 +25,7 @@ ClientFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[Client]]
 CountBlocked: TypeAlias = Callable[[], Awaitable[int]]
 
 PATIENCE = 20
-"""Seconds to wait for something that should happen at once; long enough for machines under load."""
+"""Seconds to wait for something that should happen at once. Long enough for machines under load."""
 
 
 def unique(prefix: str = 'conformance') -> str:
@@ -50,7 +50,7 @@ async def ask(transport: Transport, *words: Arg) -> Reply:
 
 
 async def eventually(condition: Callable[[], Awaitable[Any]]) -> None:
-    """Poll until the condition holds, where no event can signal it."""
+    """Poll until a condition holds that no event signals."""
     with anyio.fail_after(PATIENCE):
         while not await condition():  # noqa: ASYNC110 - see above
             await anyio.sleep(0.005)
@@ -96,7 +96,7 @@ async def nothing_left_behind(count_blocked: CountBlocked) -> AsyncIterator[None
     try:
         await eventually(nothing_left)
     except TimeoutError:
-        await nothing_left()  # the last look may have been cut short before it found anything
+        await nothing_left()  # the last check may have been cancelled before it found anything
     assert left == [], 'the test has left something behind'
 
 

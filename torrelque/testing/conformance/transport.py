@@ -293,7 +293,7 @@ class TransportConformance(OnClient):
                 await unheard(transport, one)
                 await publish(transport, other, b'last')
                 heard = await listener.receive()
-                while heard == Message(one, b'unheard'):  # was under way at the time of unsubscribing
+                while heard == Message(one, b'unheard'):  # was in flight when unsubscribing
                     heard = await listener.receive()
                 assert heard == Message(other, b'last')
                 await confirmed(listener, one)

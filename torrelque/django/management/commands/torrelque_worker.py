@@ -14,7 +14,7 @@ from torrelque.django.worker import work
 
 
 class Command(BaseCommand):
-    """Runs the tasks of the backend's queues until it gets SIGTERM or SIGINT."""
+    """Runs the tasks of the backend's queues until SIGTERM or SIGINT."""
 
     help: str = 'Run the tasks that were enqueued with torrelque.django.Backend, until SIGTERM or SIGINT.'
 
@@ -37,7 +37,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *_: object, **options: Any) -> None:  # noqa: ANN401 - as declared above
-        """Work until a signal comes."""
+        """Run the command until a signal arrives."""
         backend, queues = options['backend'], options['queues']
         chosen = task_backends[backend]
         if not isinstance(chosen, Backend):
