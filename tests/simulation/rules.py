@@ -73,6 +73,7 @@ class Rules:
         self.tally: Counter[str] = Counter()
         self.last_claim = 0.0
         self.trimmed = 0
+        self.counters_lost = False  # and that tasks expire, until one is added that does
         self._answers: dict[tuple[bytes, ...], Reply] = {}
         self._undone: set[tuple[bytes, ...]] = set()
         self.on_claim: Callable[[Sequence[bytes], float], None] = lambda *_: None
@@ -250,9 +251,8 @@ class Rules:
         lane = tuple(args[:3])
         if reply[0] == b'finished':
             first = self._answers.get(lane)
-            require(
-                first is not None and first[1:] == reply[1:], 'settled as finished with another answer', reply, first
-            )
+            same = first is not None and first[1:] == reply[1:]
+            require(same, 'settled as finished with another answer', reply, first)
         if reply[0] != b'aborted':
             return set()
         self._undone.add(lane)
@@ -384,8 +384,12 @@ class Rules:
                 require(back, 'returned wrongly', task_id, old, new)
         return set(changes)
 
+    @property
+    def _heeds_expiry(self) -> bool:
+        return self._server.expires or not self.counters_lost
+
     def _late(self, view: View) -> bool:
-        return view.expiry is not None and view.expiry <= float(f'{self._clock():.6f}')
+        return self._heeds_expiry and view.expiry is not None and view.expiry <= float(f'{self._clock():.6f}')
 
     def _ended(self, task_id: bytes, old: View, new: View) -> bool:
         """Whether a task ends whose turn has come: at its limit as a dead letter, even if it has expired."""
@@ -407,7 +411,7 @@ class Rules:
 
     def _check_delay(self, task_id: bytes, view: View) -> None:
         due = view.delayed is None or view.expiry is None or view.delayed <= view.expiry
-        require(due, 'due after it has expired', task_id, view)
+        require(due or not self._heeds_expiry, 'due after it has expired', task_id, view)
 
     def _claimed(
         self, args: Args, width: int, letters: Sequence[int], changes: Changes, *, shared: int = 0, keeps: bool = False
@@ -467,9 +471,8 @@ class Rules:
         return {task_id for task_id, *_ in done}
 
     def _check_given_back(self, task_id: bytes, old: View, new: View) -> None:
-        require(
-            new.pending == 1 and new.dequeue_count == old.dequeue_count - 1, 'given back wrongly', task_id, old, new
-        )
+        back = new.pending == 1 and new.dequeue_count == old.dequeue_count - 1
+        require(back, 'given back wrongly', task_id, old, new)
         require(b'claim' not in new.state, 'given back with its token', task_id, new)
 
     def _extend(self, args: Args, reply: Sequence[bytes], changes: Changes) -> set[bytes]:

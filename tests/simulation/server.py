@@ -177,6 +177,11 @@ class ObservedShard:
         return b'z' in self._counters.get(b'uses', b'')
 
     @property
+    def expires(self) -> bool:
+        """Whether it is known that tasks may expire."""
+        return b'e' in self._counters.get(b'uses', b'')
+
+    @property
     def _counters(self) -> Mapping[bytes, bytes]:
         return self._db.hash_at(self._keys['counters'])
 

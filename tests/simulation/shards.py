@@ -71,6 +71,8 @@ def lose_record(world: World) -> None:
     (lost,) = server.execute([Call('DEL', (keys['counters'],))])  # as a call, which a replay repeats on a real server
     world.ledger.tally['lost records'] += lost
     world.pauses.forget()
+    for own, rules in zip(world.keys, world.rules.parts, strict=True):
+        rules.counters_lost = rules.counters_lost or own == keys
 
 
 def uneven(world: World, name: str) -> str:
