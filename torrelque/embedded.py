@@ -226,7 +226,16 @@ class ServerProcess:
         return self._process is not None and self._process.alive
 
     def start(self, *, timeout: float = 10.0, inherit: Sequence[int] = ()) -> None:
-        """Start the server and wait until it answers. It inherits the file descriptors in ``inherit``."""
+        """Start the server and wait until it answers.
+
+        Args:
+            timeout: Maximum time to start, in seconds.
+            inherit: File descriptors that the server inherits.
+
+        Raises:
+            TorrelqueError: The server exited, or did not answer in time.
+
+        """
         for attempts_left in (4, 3, 2, 1, 0):
             if self._picks_port and self.port is None:
                 self.port = _free_port()

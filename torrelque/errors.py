@@ -218,6 +218,10 @@ def is_unavailable(error: object) -> bool:
 
     This attempt did not change the queue, but an earlier attempt of the same call may
     have done so. A full server does not count as unavailable.
+
+    Args:
+        error: The exception that a call raised, or its reply. Anything else counts as available.
+
     """
     if isinstance(error, TorrelqueHandshakeError):
         return False
@@ -263,6 +267,13 @@ def renew(error: Exception) -> Exception:
 
     Use it to raise one failure in several callers. A shared instance would collect
     the tracebacks of all of them.
+
+    Args:
+        error: The exception to copy.
+
+    Returns:
+        The copy, without a traceback.
+
     """
     fresh = remake(type(error), error.args, error.__dict__)
     fresh.__cause__ = error.__cause__

@@ -87,7 +87,12 @@ class Backend(BaseTaskBackend):
             raise ImproperlyConfigured(f'TASKS[{alias!r}]: OPTIONS: {error}') from None
 
     def check(self, **_: Any) -> Iterable[checks.CheckMessage]:  # noqa: ANN401 - as Django has it
-        """Check the options. Opens no connection, except to a cluster."""
+        """Check the options. Opens no connection, except to a cluster.
+
+        Returns:
+            A message for an error in the options, if there is one.
+
+        """
         try:
             self.queue_of('check')
         except TorrelqueError as error:
@@ -95,7 +100,19 @@ class Backend(BaseTaskBackend):
         return []
 
     def queue_of(self, name: str) -> Torrelque[Any]:
-        """Return the queue for one of Django's queue names. All threads share it."""
+        """Return the queue for one of Django's queue names. All threads share it. Safe to repeat.
+
+        Args:
+            name: Django's name of the queue.
+
+        Returns:
+            The queue.
+
+        Raises:
+            TorrelqueError: An option is invalid.
+            redis.RedisError: The cluster cannot be reached.
+
+        """
         key = json.dumps([name, self.options], sort_keys=True, default=str)
         queue = _queues.get(key)
         if queue is None:
@@ -147,7 +164,19 @@ class Backend(BaseTaskBackend):
         return result
 
     def get_result(self, result_id: str) -> Any:  # noqa: ANN401 - as Django has it
-        """Return a task's state, and its return value or error. Safe to repeat. Raises TaskResultDoesNotExist."""
+        """Read a task's state, and its return value or error. Safe to repeat.
+
+        Args:
+            result_id: The task's id.
+
+        Returns:
+            A TaskResult.
+
+        Raises:
+            TaskResultDoesNotExist: The task is unknown, or its result has expired.
+            TorrelqueError: The queue cannot be read.
+
+        """
         _, _, name = str(result_id).rpartition('@')
         if not name or (self.queues and name not in self.queues):
             raise TaskResultDoesNotExist(result_id)

@@ -91,6 +91,9 @@ class InstrumentedTorrelque(Torrelque):
         Args:
             task: The task.
 
+        Returns:
+            A context manager whose value is the span.
+
         Raises:
             TorrelqueTypeError: It is not a task.
 

@@ -48,6 +48,9 @@ class Listener(ABC):
     async def subscribe(self, channel: bytes) -> None:
         """Subscribe to a channel. A :class:`Message` without data confirms the subscription. Safe to repeat.
 
+        Args:
+            channel: The channel.
+
         Raises:
             TorrelqueConnectionError: The connection was lost.
             TorrelqueReplyError: The user has no permission. :meth:`receive` may raise this instead.
@@ -56,7 +59,10 @@ class Listener(ABC):
 
     @abstractmethod
     async def unsubscribe(self, channel: bytes) -> None:
-        """Unsubscribe from a channel. Unknown channels are ignored.
+        """Unsubscribe from a channel. Unknown channels are ignored. Safe to repeat.
+
+        Args:
+            channel: The channel.
 
         Raises:
             TorrelqueConnectionError: The connection was lost.
@@ -67,7 +73,10 @@ class Listener(ABC):
     async def receive(self) -> Message:
         """Wait for the next message. After a cancellation the listener may be unusable; close it.
 
-        A listener never reconnects, because messages would be missed silently.
+        A listener never reconnects, because messages would be lost silently.
+
+        Returns:
+            The message.
 
         Raises:
             TorrelqueConnectionError: The connection was lost.
@@ -150,15 +159,41 @@ class Transport(ABC):
         """Like :meth:`execute`, without repeats, because the caller has no time left for them.
 
         It settles calls whose outcome is unknown. The default uses :meth:`execute`.
+
+        Args:
+            batch: The calls.
+
+        Returns:
+            A reply for each call.
+
+        Raises:
+            TorrelqueConnectionError: The outcome of the calls is unknown.
+
         """
         return await self.execute(batch)
 
     async def execute_at_end(self, batch: Batch) -> Sequence[Reply]:
-        """Like :meth:`execute`, for the last calls before the event loop ends. The client may already be closed."""
+        """Like :meth:`execute`, for the last calls before the event loop ends. The client may already be closed.
+
+        Args:
+            batch: The calls.
+
+        Returns:
+            A reply for each call.
+
+        Raises:
+            TorrelqueConnectionError: The outcome of the calls is unknown.
+
+        """
         return await self.execute(batch)
 
     async def nodes(self) -> Sequence[Arg | None]:
-        """Return a key for each server that holds keys, for calls to run ``near``. The keys need not exist."""
+        """Return a key for each server that holds keys, for calls to run ``near``. The keys need not exist.
+
+        Raises:
+            TorrelqueConnectionError: The servers cannot be read.
+
+        """
         return (None,)
 
     def node_of(self, _key: bytes) -> Hashable:
@@ -174,6 +209,12 @@ class Transport(ABC):
         Args:
             batch: The calls.
             timeout: How much longer the server may take to answer the last call, a WAIT or WAITAOF, in seconds.
+
+        Returns:
+            A reply for each call.
+
+        Raises:
+            TorrelqueConnectionError: The outcome of the calls is unknown.
 
         """
         return await self.execute(batch)
@@ -220,6 +261,9 @@ class Transport(ABC):
     def listen(self) -> AbstractAsyncContextManager[Listener]:
         """Open a connection for subscriptions. It is closed when the context is left.
 
+        Returns:
+            A context manager whose value is the listener.
+
         Raises:
             TorrelqueConnectionError: On entering: the server cannot be reached.
 
@@ -233,6 +277,10 @@ class Transport(ABC):
 
     def append(self, pipeline: object, call: Call[Reply]) -> None:
         """Queue a call on a pipeline of the user's client, without loading scripts.
+
+        Args:
+            pipeline: The pipeline.
+            call: The call.
 
         Raises:
             TorrelqueUsageError: The transport has no pipelines, or this one cannot be used.
@@ -251,7 +299,13 @@ class Transport(ABC):
             return anyio.current_time()
 
     async def pause(self, event: anyio.Event, until: float) -> None:
-        """Return when ``event`` is set, or when :meth:`now` has reached ``until``, which may be infinite."""
+        """Wait for an event until a time. Safe to cancel.
+
+        Args:
+            event: Ends the pause when it is set.
+            until: The time on the clock of :meth:`now`, in seconds. It may be infinite.
+
+        """
         if until == math.inf:
             await event.wait()
             return

@@ -24,7 +24,13 @@ class Clock(Protocol):
         ...
 
     async def pause(self, event: anyio.Event, until: float) -> object:
-        """Return when ``event`` is set or when `now` has reached ``until``, which may be infinite."""
+        """Wait for an event until a time. Safe to cancel.
+
+        Args:
+            event: Ends the pause when it is set.
+            until: The time on this clock, in seconds. It may be infinite.
+
+        """
 
 
 class LoopClock:

@@ -196,6 +196,9 @@ class Kind(Generic[P, R]):
             expires_in: Seconds after which the task is no longer delivered.
             expires_at: The same as a moment: a datetime with a time zone, or a Unix time.
             on_expiry: Whether to ``'drop'`` a task that expires, or to ``'reject'`` it.
+
+        Returns:
+            The task's id.
         """
         return await queue.enqueue(
             self._dump(payload),
@@ -222,6 +225,9 @@ class Kind(Generic[P, R]):
             queue: The queue that the task is in.
             task_id: The task's id.
             timeout: Maximum time to wait, in seconds. None or 0 sets no limit.
+
+        Returns:
+            The result, converted to the return type of the function.
 
         Raises:
             TorrelqueError: The task was rejected (the message gives the reason), or it expired.

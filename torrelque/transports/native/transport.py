@@ -140,8 +140,17 @@ class NativeTransport(base.Transport):
     async def execute(self, batch: Batch) -> Sequence[Reply]:
         """Send the calls on the shared connection and return their replies. Safe to cancel.
 
-        If the connection breaks, they are sent again on the next one. After
-        ``retry_timeout`` TorrelqueConnectionError is raised.
+        If the connection breaks, they are sent again on the next one.
+
+        Args:
+            batch: The calls.
+
+        Returns:
+            A reply for each call.
+
+        Raises:
+            TorrelqueConnectionError: ``retry_timeout`` has passed.
+
         """
         return await self._execute(batch, repeat=True)
 
