@@ -54,6 +54,7 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
         'torrelque.worker.loops',
         'torrelque.worker.presence',
         'torrelque.worker.signals',
+        'torrelque.worker.starting',
     ),
     'otel': ('torrelque.otel', 'torrelque.worker.failures', 'torrelque.worker.leases'),
     'worker/burst.py': ('torrelque.worker.loops', 'torrelque.worker.outcomes'),

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -16,6 +16,7 @@ from asgiref.sync import async_to_sync
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import CommandError, call_command
 
+from tests import servers
 from tests.django import jobs
 from torrelque import TorrelqueValueError, retry
 from torrelque.django import Backend
@@ -52,12 +53,19 @@ def at_work(alias: str = 'default') -> Iterator[None]:
             running.result(PATIENCE)
 
 
-def finished(result: Any) -> Any:  # noqa: ANN401 - Django's
+def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
-    while not result.is_finished:
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def finished(result: Any) -> Any:  # noqa: ANN401 - Django's
+    def is_finished() -> bool:
         result.refresh()
+        return bool(result.is_finished)
+
+    until(is_finished)
     return result
 
 
@@ -176,6 +184,33 @@ def test_bad_settings() -> None:
 def test_the_command_refuses_other_queues() -> None:
     with pytest.raises(CommandError, match=r"\['default', 'slow'\], not \['quick'\]"):
         call_command('torrelque_worker', '-q', 'quick')
+
+
+def test_the_command_says_what_is_wrong() -> None:
+    with pytest.raises(CommandError, match='concurrency must be at least 1, got 0'):
+        call_command('torrelque_worker', '--concurrency', '0')
+
+
+@pytest.mark.parametrize('kind', ['redis', 'redis+cluster'])
+def test_a_server_that_is_away(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    server = servers.start('valkey-9.1')
+    away = Backend('default', {'QUEUES': ['default'], 'OPTIONS': {'url': f'{kind}://127.0.0.1:{server.port}'}})
+    server.kill()
+    found = [message.id for message in away.check()]
+    assert found == ([] if kind == 'redis' else ['torrelque.W001'])  # no error: Django's other commands go on
+
+    async def start() -> None:
+        async with anyio.create_task_group() as group:
+            group.start_soon(lambda: work(away, ['default'], concurrency=1))
+            await anyio.to_thread.run_sync(until, lambda: 'The server cannot be used yet' in caplog.text)
+            if kind == 'redis':
+                server.start()
+                result = await anyio.to_thread.run_sync(away.enqueue, jobs.add, [2], {'other': 3})
+                await anyio.to_thread.run_sync(until, lambda: away.get_result(result.id).is_finished)
+            group.cancel_scope.cancel()
+
+    with closing(server), caplog.at_level('WARNING'):
+        anyio.run(start)
 
 
 def test_clients_of_urls() -> None:

@@ -128,3 +128,18 @@ def test_a_client_that_was_opened_on_another_event_loop() -> None:
     for function in (enqueue, open_and_enqueue):
         with pytest.raises(TorrelqueUsageError, match=r'use torrelque\.sync'):
             asyncio.run(function())
+
+
+def test_two_event_loops_at_the_same_time() -> None:
+    client = redis.asyncio.Redis.from_url(servers.shared('valkey-9.1').url)
+    queue = Torrelque(client, queue=f'loops-{uuid4().hex}')
+
+    async def enqueue() -> str:
+        return await queue.enqueue('a')
+
+    async def enqueue_twice() -> None:
+        async with queue:
+            with pytest.raises(TorrelqueUsageError, match=r'another event loop.*use torrelque\.sync'):
+                await asyncio.to_thread(by_a_loop_of_its_own, enqueue)
+
+    asyncio.run(enqueue_twice())

@@ -26,7 +26,7 @@ from torrelque.django.compat import (
     TaskResultStatus,
     signals,
 )
-from torrelque.errors import TorrelqueError, TorrelqueLookupError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueLookupError
 from torrelque.sync import Torrelque
 
 __all__ = ('Backend', 'Options', 'failure_of')
@@ -95,6 +95,8 @@ class Backend(BaseTaskBackend):
         """
         try:
             self.queue_of('check')
+        except TorrelqueConnectionError as error:
+            return [checks.Warning(f'TASKS[{self.alias!r}]: {error}', id='torrelque.W001')]
         except TorrelqueError as error:
             return [checks.Error(f'TASKS[{self.alias!r}]: {error}', id='torrelque.E001')]
         return []

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from redis import Redis, RedisCluster
+from redis import Redis, RedisCluster, RedisError
 from redis.cluster import ClusterNode
+from redis.exceptions import RedisClusterException
 from redis.sentinel import Sentinel
 
+from torrelque.errors import TorrelqueConnectionError
 from torrelque.transports.native.url import Address, Target, parse_url
 
 __all__ = ('client_of',)
@@ -16,13 +18,16 @@ __all__ = ('client_of',)
 def client_of(url: str) -> Redis | RedisCluster:
     """Return a client of redis-py. Only a client of a cluster connects at once.
 
-    Raises TorrelqueValueError for a bad URL, and redis-py's errors.
+    Raises TorrelqueValueError for a bad URL, and TorrelqueConnectionError for a cluster that cannot be reached.
     """
     target = parse_url(url)
     first = target.addresses[0]
     if target.kind == 'cluster':
         nodes = [ClusterNode(each.host, each.port) for each in target.addresses]  # type: ignore[no-untyped-call]
-        return RedisCluster(startup_nodes=nodes, **_options(target, first))
+        try:
+            return RedisCluster(startup_nodes=nodes, **_options(target, first))
+        except (RedisError, RedisClusterException) as error:
+            raise TorrelqueConnectionError(str(error)) from error
     if target.kind == 'sentinel':
         places = [(each.host, each.port) for each in target.addresses]
         own = {'username': target.sentinel_user, 'password': target.sentinel_password}

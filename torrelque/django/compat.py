@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 __all__ = (
@@ -69,6 +70,8 @@ else:
         from django.tasks.exceptions import TaskResultDoesNotExist
         from django.utils.json import normalize_json
     except ImportError:
+        if find_spec('django_tasks') is None:
+            raise ImportError('Django before 6.0 needs its backport of Tasks: pip install django-tasks') from None
         from django_tasks import signals, task_backends
         from django_tasks.backends.base import BaseTaskBackend
         from django_tasks.base import Task, TaskContext, TaskError, TaskResult, TaskResultStatus

@@ -14,9 +14,10 @@ import anyio
 from django.db import close_old_connections
 from django.utils import timezone
 
-from torrelque import Reject, Retry, Task, Torrelque, Worker, connect, retry
+from torrelque import Reject, Retry, Task, Torrelque, Transport, Worker, connect, retry
 from torrelque.django.backend import Backend, failure_of
 from torrelque.django.compat import TaskContext, TaskError, TaskResultStatus, normalize_json, signals
+from torrelque.worker.starting import until_usable
 
 __all__ = ('TaskRunner', 'work')
 
@@ -77,7 +78,7 @@ class TaskRunner:
 async def work(
     backend: Backend, names: Sequence[str], *, concurrency: int, grace: float = 20.0, handle_signals: bool = False
 ) -> None:
-    """Run the tasks of some of Django's queues until shut down.
+    """Run the tasks of some of Django's queues until shut down. Waits while the server is away.
 
     Args:
         backend: The backend of the queues.
@@ -89,7 +90,13 @@ async def work(
     chosen = backend.settings
     worker_id = f'{socket.gethostname()}:{os.getpid()}'
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(connect(chosen.url))
+
+        async def attempt() -> Transport:
+            async with connect(chosen.url, retry_timeout=0):
+                pass  # it fails at once, while the other tries for a while
+            return await stack.enter_async_context(connect(chosen.url))
+
+        client = await until_usable(attempt)
         workers = []
         for name in names:
             queue = await stack.enter_async_context(

@@ -285,7 +285,10 @@ class Engine:
         if self._home == home:
             return
         if self._home is not None and self._home[0] == home[0] and (self._entered or self._runs_elsewhere()):
-            raise TorrelqueUsageError('this queue object is in use on another event loop; create one for each loop')
+            raise TorrelqueUsageError(
+                'this queue object is in use on another event loop; create one for each loop, or, in synchronous code, '
+                'use torrelque.sync'
+            )
         self._home = home
         self._loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for this
         self._make_once = oneshot_maker()

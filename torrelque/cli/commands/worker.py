@@ -22,7 +22,7 @@ import anyio
 import typer
 from anyio.abc import TaskStatus
 
-from torrelque import Burst, Torrelque, TorrelqueError, Transport, Worker, connect, events, is_transient
+from torrelque import Burst, Torrelque, Transport, Worker, connect, events
 from torrelque import retry as policies
 from torrelque.cli.commands.supervisor import end_with_parent, is_supervised, supervise
 from torrelque.cli.deadline import Deadline
@@ -36,14 +36,12 @@ from torrelque.cli.settings import QueuesOption, Settings, find_shards
 from torrelque.worker.failures import describe
 from torrelque.worker.presence import default_name
 from torrelque.worker.signals import received
+from torrelque.worker.starting import until_usable
 
 __all__ = ('worker',)
 
 Policy = Callable[[int, Exception], float | None]
 
-
-CONNECTING = policies.exponential(0.1, maximum=2.0)
-"""Pauses between attempts to reach the server at startup."""
 
 ENDING_TIME = 5.0
 """Maximum time from the end of the run until the process exits, in seconds."""
@@ -439,21 +437,14 @@ class _Run:
 
     async def _connect(self, stack: AsyncExitStack) -> tuple[Transport, dict[str, int | None]]:
         """Open a client, and find the numbers of shards. Wait while the server is unavailable."""
-        failures = 0
-        while True:
-            try:
-                async with connect(self._settings.url, retry_timeout=0) as client:
-                    given = self._settings.shards
-                    shards = {name: given or await find_shards(client, name) for name in self._queues}
-                return await stack.enter_async_context(connect(self._settings.url)), shards
-            except TorrelqueError as error:
-                if not is_transient(error):
-                    raise
-                if not failures:
-                    logger.warning('The server cannot be used yet, trying again until it can: %s', error)
-                failures += 1
-                pause = CONNECTING(failures, error) or 0.0
-            await anyio.sleep(pause)
+
+        async def attempt() -> tuple[Transport, dict[str, int | None]]:
+            async with connect(self._settings.url, retry_timeout=0) as client:
+                given = self._settings.shards
+                shards = {name: given or await find_shards(client, name) for name in self._queues}
+            return await stack.enter_async_context(connect(self._settings.url)), shards
+
+        return await until_usable(attempt)
 
     async def _run_one(self, worker: Worker, *, task_status: TaskStatus[None]) -> None:
         try:

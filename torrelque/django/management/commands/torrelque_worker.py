@@ -11,6 +11,8 @@ from django.core.management.base import CommandError
 from torrelque.django.backend import Backend
 from torrelque.django.compat import BaseCommand, task_backends
 from torrelque.django.worker import work
+from torrelque.errors import TorrelqueError
+from torrelque.worker.failures import leaves_of
 
 
 class Command(BaseCommand):
@@ -47,7 +49,13 @@ class Command(BaseCommand):
         if unknown or not names:
             raise CommandError(f'TASKS[{backend!r}] has the queues {sorted(chosen.queues)}, not {sorted(unknown)}')
         self.stdout.write(f'Working on {", ".join(names)}, {options["concurrency"]} tasks at once. Stop with Ctrl+C.')
-        anyio.run(_run, chosen, names, options['concurrency'], options['grace'])
+        try:
+            anyio.run(_run, chosen, names, options['concurrency'], options['grace'])
+        except Exception as error:
+            first = next(leaves_of(error))
+            if isinstance(first, TorrelqueError):
+                raise CommandError(str(first)) from error
+            raise
 
 
 async def _run(backend: Backend, names: list[str], concurrency: int, grace: float) -> None:
