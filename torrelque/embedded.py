@@ -272,11 +272,11 @@ class ServerProcess:
         deadline = time.monotonic() + timeout
         while not self._answers():
             if not self._process.alive:
-                raise TorrelqueError(f'{self._binary.name} exited at startup; its last output:\n{self._last_words()}')
+                raise TorrelqueError(f'{self._binary.name} exited at startup; its last output:\n{self._last_output()}')
             if time.monotonic() > deadline:
                 self.kill()
                 raise TorrelqueError(
-                    f'{self._binary.name} did not answer within {timeout} s; its last output:\n{self._last_words()}'
+                    f'{self._binary.name} did not answer within {timeout} s; its last output:\n{self._last_output()}'
                 )
             time.sleep(0.005)
 
@@ -301,7 +301,7 @@ class ServerProcess:
             return connection.recv(64).startswith((b'+PONG', b'-NOAUTH'))  # not while it is -LOADING
         return False
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         return '\n'.join(self.log.read_text(errors='replace').splitlines()[-LOG_LINES:])
 
 
@@ -316,7 +316,7 @@ class TiedProcess:
         started: Future[subprocess.Popen[bytes]] = Future()
         # Wait for this event, not with join(): if a signal handler raises there, the thread counts as ended.
         self._ended = threading.Event()
-        threading.Thread(target=self._mind, args=(command, output, inherit, started), daemon=True).start()
+        threading.Thread(target=self._run, args=(command, output, inherit, started), daemon=True).start()
         self._popen = started.result()
         self.pid: int = self._popen.pid
 
@@ -337,7 +337,7 @@ class TiedProcess:
         self._ended.wait(timeout)
         self.kill()
 
-    def _mind(
+    def _run(
         self, command: Sequence[str], output: int, inherit: Sequence[int], started: Future[subprocess.Popen[bytes]]
     ) -> None:
         try:

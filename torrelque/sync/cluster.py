@@ -13,7 +13,7 @@ from redis.cluster import ClusterNode, ClusterPipeline, RedisCluster
 from torrelque.core.protocol import Arg, Batch, Call, Reply
 from torrelque.errors import TorrelqueConnectionError, TorrelqueTypeError, TorrelqueUsageError
 from torrelque.sync.redis_py import ONCE, BlockingTransport, Dialer, Listener, policy_of, rest, words_of
-from torrelque.sync.suspending import ForkLock, Pause, perform, sit_out, suspend
+from torrelque.sync.suspending import ForkLock, Pause, perform, suspend, wait_for
 from torrelque.transports.base import Message
 from torrelque.transports.cluster.listener import UNKNOWN
 from torrelque.transports.cluster.redis_py import unreachable
@@ -148,7 +148,7 @@ class RedisPyBlockingClusterTransport(BlockingTransport):
         return await self._router.block(call, timeout, send)
 
     def listener(self, channel: bytes) -> Listener:
-        return _ClusterListener(self._nodes.dialer_to(perform(self._nodes.owner(slot_of(channel)), sit_out)), channel)
+        return _ClusterListener(self._nodes.dialer_to(perform(self._nodes.owner(slot_of(channel)), wait_for)), channel)
 
     def node_of(self, key: bytes) -> Hashable:
         return self._nodes.known_owner(slot_of(key))

@@ -19,7 +19,7 @@ from torrelque.engine.engine import Engine
 from torrelque.errors import TorrelqueError
 from torrelque.sync.crew import Crew, Due, Job, drive
 from torrelque.sync.subscriptions import BlockingSubscriptions
-from torrelque.sync.suspending import ForkLock, Pause, perform, sit_out, suspend
+from torrelque.sync.suspending import ForkLock, Pause, perform, suspend, wait_for
 from torrelque.transports.base import Transport
 
 __all__ = ('BlockingEngine',)
@@ -83,7 +83,7 @@ class BlockingEngine(Engine):
         if isinstance(what, Due):
             what.caller.crew.work_until(*what)
         else:
-            sit_out(what)
+            wait_for(what)
 
     async def run(self, operation: Operation[T]) -> T:
         result: T = drive(Job(operation), self._send)
@@ -171,7 +171,7 @@ class BlockingEngine(Engine):
             coroutine = self._transport.execute_dedicated(batch, self._confirm_timeout)
         else:
             coroutine = self._transport.execute(batch)
-        return perform(coroutine, sit_out)
+        return perform(coroutine, wait_for)
 
 
 class _Chore:

@@ -23,7 +23,7 @@ from redis.sentinel import SentinelConnectionPool
 
 from torrelque.core.protocol import Batch, Call, Reply
 from torrelque.errors import TorrelqueConnectionError, TorrelqueTypeError, TorrelqueUsageError
-from torrelque.sync.suspending import Pause, perform, sit_out, suspend
+from torrelque.sync.suspending import Pause, perform, suspend, wait_for
 from torrelque.transports import base
 from torrelque.transports.connections import CONNECT_TIMEOUT, MARGIN, RESPONSE_TIMEOUT, SLOWEST
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
@@ -203,7 +203,7 @@ def policy_of(retry: Any) -> Policy:  # noqa: ANN401 - of redis-py
         if retry is None:
             return await function()
         return copy.deepcopy(retry).call_with_retry(
-            lambda: perform(function(), sit_out),  # type: ignore[arg-type]  # it is a coroutine
+            lambda: perform(function(), wait_for),  # type: ignore[arg-type]  # it is a coroutine
             _do_nothing,
         )
 
@@ -222,11 +222,11 @@ def _do_nothing(_: Exception) -> None:
 class Listener:
     """A connection that receives the messages of one channel."""
 
-    def __init__(self, dialer: Dialer, channel: bytes, verb: str = 'SUBSCRIBE') -> None:
+    def __init__(self, dialer: Dialer, channel: bytes, command: str = 'SUBSCRIBE') -> None:
         self._dialer = dialer
         self._connection = dialer.open()
         try:
-            send(self._connection, [[verb, channel]], CONNECT_TIMEOUT)
+            send(self._connection, [[command, channel]], CONNECT_TIMEOUT)
         except BaseException:
             self.close()
             raise

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Generator
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-__all__ = ('ForkLock', 'Pause', 'perform', 'sit_out', 'suspend')
+__all__ = ('ForkLock', 'Pause', 'perform', 'suspend', 'wait_for')
 
 T = TypeVar('T')
 
@@ -61,7 +61,7 @@ def perform(coroutine: Coroutine[Any, Any, T], wait: Callable[[Any], Any]) -> T:
             step = partial(coroutine.throw, error)
 
 
-def sit_out(pause: Pause) -> bool:
+def wait_for(pause: Pause) -> bool:
     """Wait for a `Pause` in this thread. Return whether data arrived."""
     if pause.receive is not None:
         pause.receive(pause.until)

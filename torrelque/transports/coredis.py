@@ -164,7 +164,7 @@ class Dialer:
                 try:
                     await group.start(connection.run)
                 except BaseException:
-                    _clear_away(connection)
+                    _close_streams(connection)
                     await checkpoint_if_cancelled()  # coredis reports a cancelled handshake as failed
                     raise
         except TimeoutError:
@@ -284,7 +284,7 @@ async def _explain(error: Exception, connection: BaseConnection | None) -> Torre
     return failure if reason is None else _handshake_failure(address_of(connection), reason)
 
 
-def _clear_away(connection: BaseConnection) -> None:
+def _close_streams(connection: BaseConnection) -> None:
     """Close the streams that coredis leaves open when a connection fails, because anyio would warn about them."""
     for value in vars(connection).values():
         if isinstance(value, (MemoryObjectReceiveStream, MemoryObjectSendStream)):

@@ -47,7 +47,7 @@ from torrelque.transports.repeating import Policy
 from torrelque.transports.resp import encoded, plain
 from torrelque.transports.tls import diagnose, failed_handshake, is_refused
 
-__all__ = ('Dialer', 'Line', 'RedisPyListener')
+__all__ = ('Dialer', 'PipelinedConnection', 'RedisPyListener')
 
 MADE_BY_REDIS_PY = ('connect', '_connect', 'send_packed_command', 'read_response', 'disconnect')
 
@@ -77,7 +77,7 @@ async def _do_nothing(_: Exception) -> None:
     """Called before another attempt."""
 
 
-class Line(asyncio.Protocol):
+class PipelinedConnection(asyncio.Protocol):
     """A connection that many callers share. redis-py opens it; then this class sends and reads.
 
     redis-py's own classes allow only one caller at a time to send and read.
@@ -358,7 +358,7 @@ async def converse(raw: Any, data: bytes, count: int) -> list[Reply]:  # noqa: A
 class RedisPyListener(StreamListener):
     """See :class:`torrelque.transports.base.Listener`."""
 
-    def __init__(self, connection: Line | OwnConnection) -> None:
+    def __init__(self, connection: PipelinedConnection | OwnConnection) -> None:
         self._connection = connection
         connection.listen()
 
@@ -385,19 +385,19 @@ class Dialer:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._is_plain = is_plain(source.connection_class)
-        self._open: set[Line | OwnConnection] = set()
+        self._open: set[PipelinedConnection | OwnConnection] = set()
 
-    def connections(self) -> Connections[Line | OwnConnection]:
+    def connections(self) -> Connections[PipelinedConnection | OwnConnection]:
         """Return connections to the server. None is open yet."""
         timeout = response_timeout_of(self._source.connection_kwargs)
         return Connections(self, timeout, call_later, shares=self._is_plain)
 
-    async def open(self) -> Line | OwnConnection:
+    async def open(self) -> PipelinedConnection | OwnConnection:
         raw = made(self._make)
         try:
             with anyio.fail_after(connections.CONNECT_TIMEOUT):
                 await keep_cancelled(raw.connect())
-            connection = (Line if self._is_plain else OwnConnection)(raw)
+            connection = (PipelinedConnection if self._is_plain else OwnConnection)(raw)
         except BaseException as error:
             with anyio.CancelScope(shield=True), suppress(exceptions.RedisError, OSError):
                 await raw.disconnect(nowait=True)
@@ -406,11 +406,11 @@ class Dialer:
             if isinstance(error, TimeoutError):
                 raise late_connection() from None
             raise
-        self._open = {other for other in self._open if not isinstance(other, Line) or other.usable}
+        self._open = {other for other in self._open if not isinstance(other, PipelinedConnection) or other.usable}
         self._open.add(connection)
         return connection
 
-    async def close(self, connection: Line | OwnConnection) -> None:
+    async def close(self, connection: PipelinedConnection | OwnConnection) -> None:
         self._open.discard(connection)
         await connection.aclose()
 
@@ -426,15 +426,17 @@ class Dialer:
         finally:
             await self.close(connection)
 
-    async def converse(self, connection: Line | OwnConnection, packed: Packed, seconds: float) -> list[Reply]:
+    async def converse(
+        self, connection: PipelinedConnection | OwnConnection, packed: Packed, seconds: float
+    ) -> list[Reply]:
         return await self._checked(
             connection, await connection.execute(packed.data, packed.calls, seconds, blocks=packed.blocks)
         )
 
     def start(
-        self, connection: Line | OwnConnection, packed: Packed, seconds: float, then: Then
+        self, connection: PipelinedConnection | OwnConnection, packed: Packed, seconds: float, then: Then
     ) -> Callable[[], None] | None:
-        if not isinstance(connection, Line):
+        if not isinstance(connection, PipelinedConnection):
             return None
 
         def receive(request: _Request) -> None:
@@ -445,12 +447,12 @@ class Dialer:
 
         return connection.start(packed.data, packed.calls, seconds, receive).abandon
 
-    async def _concluded(self, connection: Line, request: _Request) -> list[Reply]:
+    async def _concluded(self, connection: PipelinedConnection, request: _Request) -> list[Reply]:
         if request.error is not None:
             raise request.error
         return await self._checked(connection, request.replies)
 
-    async def _checked(self, connection: Line | OwnConnection, replies: list[Reply]) -> list[Reply]:
+    async def _checked(self, connection: PipelinedConnection | OwnConnection, replies: list[Reply]) -> list[Reply]:
         for reply in replies:
             if isinstance(reply, ANSWERS_THAT_END_A_CONNECTION):
                 await self.close(connection)

@@ -17,8 +17,8 @@ from torrelque.transports.connections import Connections
 from torrelque.transports.errors import dual_error
 from torrelque.transports.redis_py_connections import (
     Dialer,
-    Line,
     OwnConnection,
+    PipelinedConnection,
     address_of,
     converse,
     disconnect_idle,
@@ -37,13 +37,13 @@ LOOK_AGAIN = 0.02
 """Interval at which to check for a free connection, in seconds. Nothing reports when the user's code returns one."""
 
 
-class PooledConnections(Connections[Line | OwnConnection]):
+class PooledConnections(Connections[PipelinedConnection | OwnConnection]):
     """Sends each batch on a connection of the client's pool, and waits for one if all are in use."""
 
     def __init__(self, pool: Any) -> None:  # noqa: ANN401 - a pool of any kind
         super().__init__(Dialer(pool), response_timeout_of(pool.connection_kwargs), call_later, shares=False)
         self._pool = pool
-        self._line = _Line(pool.can_get_connection, lambda: int(pool.max_connections))
+        self._waiters = _Waiters(pool.can_get_connection, lambda: int(pool.max_connections))
         self._turn = anyio.Lock()
         self._stale = True
         parameter = inspect.signature(pool.get_connection).parameters.get('command_name')
@@ -93,7 +93,7 @@ class PooledConnections(Connections[Line | OwnConnection]):
         """Wait for a connection, and return it. Raises PoolFullError."""
         deadline = anyio.current_time() + POOL_TIMEOUT
         while True:
-            await self._line.stand(deadline - anyio.current_time())
+            await self._waiters.wait(deadline - anyio.current_time())
             try:
                 with anyio.fail_after(connections.CONNECT_TIMEOUT):
                     return await self._pool.get_connection(*self._named)
@@ -111,10 +111,10 @@ class PooledConnections(Connections[Line | OwnConnection]):
                 with suppress(exceptions.RedisError, OSError, RuntimeError):
                     await raw.disconnect(nowait=True)
             await self._pool.release(raw)
-        self._line.returned()
+        self._waiters.returned()
 
 
-class _Line:
+class _Waiters:
     """A queue of callers that wait for a connection, first come, first served.
 
     Args:
@@ -126,18 +126,18 @@ class _Line:
     def __init__(self, free: Callable[[], object], most: Callable[[], int]) -> None:
         self._free = free
         self._most = most
-        self._line: deque[anyio.Event] = deque()
+        self._turns: deque[anyio.Event] = deque()
         self._returned = anyio.Event()
 
-    async def stand(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> None:
         """Wait until a connection is available. Raises PoolFullError if none is within ``seconds``."""
-        if not self._line and self._free():
+        if not self._turns and self._free():
             return
         turn = anyio.Event()
-        self._line.append(turn)
+        self._turns.append(turn)
         try:
             with anyio.fail_after(seconds):
-                if self._line[0] is not turn:
+                if self._turns[0] is not turn:
                     await turn.wait()
                 while not self._free():
                     self._returned = anyio.Event()
@@ -149,9 +149,9 @@ class _Line:
             )
             raise dual_error(PoolFullError, exceptions.MaxConnectionsError(message)) from None
         finally:
-            self._line.remove(turn)
-            if self._line:
-                self._line[0].set()
+            self._turns.remove(turn)
+            if self._turns:
+                self._turns[0].set()
 
     def returned(self) -> None:
         """Report that a connection was returned."""

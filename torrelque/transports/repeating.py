@@ -122,26 +122,26 @@ async def repeat(
             return replies
         suspicious = refused_as_too_large(replies)
     except TorrelqueConnectionError as error:
-        if _lasts(error):
+        if _is_permanent(error):
             raise
         suspicious = not isinstance(error, TorrelqueResponseTimeout)
-    again = _Again(attempt, policy, pause)
+    repeater = _Repeater(attempt, policy, pause)
     if suspicious and sum(map(size_of, batch)) >= LARGE:
-        return await again.apart(batch, together=together, suspects=_is_large)
+        return await repeater.separately(batch, together=together, suspects=_is_large)
     try:
-        return await again.by_policy(batch, until_cut=True)
+        return await repeater.by_policy(batch, until_cut=True)
     except TorrelqueConnectionError as error:
         if not _is_cut(error):
             raise
     try:
-        return await again.apart(batch, together=together, suspects=lambda _: True)
+        return await repeater.separately(batch, together=together, suspects=lambda _: True)
     except TorrelqueConnectionError as error:  # the calls are not the cause
-        if _lasts(error):
+        if _is_permanent(error):
             raise
-        return await again.by_policy(batch)
+        return await repeater.by_policy(batch)
 
 
-def _lasts(error: TorrelqueConnectionError) -> bool:
+def _is_permanent(error: TorrelqueConnectionError) -> bool:
     return isinstance(error, TorrelqueHandshakeError | PoolFullError)
 
 
@@ -149,7 +149,7 @@ def _is_large(call: Call[Any]) -> bool:
     return size_of(call) >= LARGE
 
 
-class _Again:
+class _Repeater:
     """Sends calls again after their connection broke. See `repeat`."""
 
     def __init__(self, attempt: Attempt, policy: Policy, pause: Pause) -> None:
@@ -162,7 +162,7 @@ class _Again:
             try:
                 return await self._attempt(batch)
             except TorrelqueConnectionError as error:
-                if _lasts(error) or (until_cut and _is_cut(error)):  # not raised, because the policy would try again
+                if _is_permanent(error) or (until_cut and _is_cut(error)):  # the policy would try again
                     return error
                 raise
 
@@ -171,7 +171,9 @@ class _Again:
             raise outcome
         return outcome
 
-    async def apart(self, batch: Batch, *, together: bool, suspects: Callable[[Call[Any]], bool]) -> Sequence[Reply]:
+    async def separately(
+        self, batch: Batch, *, together: bool, suspects: Callable[[Call[Any]], bool]
+    ) -> Sequence[Reply]:
         """Send each call alone, or all of them ``together``."""
         if together:
             return await self._suspected(batch)
@@ -193,7 +195,7 @@ class _Again:
             try:
                 replies = await self._attempt(batch)
             except TorrelqueConnectionError as error:
-                if _lasts(error) or isinstance(error, TorrelqueResponseTimeout) or not (large or _is_cut(error)):
+                if _is_permanent(error) or isinstance(error, TorrelqueResponseTimeout) or not (large or _is_cut(error)):
                     raise
                 cause = error
             else:
@@ -223,7 +225,7 @@ class _Again:
         try:
             replies = await self._attempt(calls)
         except TorrelqueConnectionError as error:
-            if _lasts(error):
+            if _is_permanent(error):
                 raise
             replies = await self.by_policy(calls)
         return [reply[1].decode() if isinstance(reply, list) and len(reply) > 1 else '' for reply in replies]

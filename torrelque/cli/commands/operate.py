@@ -91,7 +91,7 @@ async def _to_each(
                 refusal = None
                 count += 1
             except TorrelqueLookupError:
-                refusal = await _where(queue, task_id)
+                refusal = await _reason_of(queue, task_id)
                 refusals.append(refusal)
             if settings.json:
                 print_json({'id': task_id, 'done': refusal is None, 'error': refusal})
@@ -102,7 +102,7 @@ async def _to_each(
     return Exit.NEGATIVE if refusals else Exit.OK
 
 
-async def _where(queue: Torrelque, task_id: str) -> str:
+async def _reason_of(queue: Torrelque, task_id: str) -> str:
     """Return the reason why an action on a task was refused."""
     try:
         state = await queue.get_task_state(task_id)

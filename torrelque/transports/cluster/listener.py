@@ -95,10 +95,10 @@ class ClusterListener(base.Listener):
                 pass
         return None
 
-    async def _ask(self, verb: str, channel: bytes) -> None:
+    async def _ask(self, command: str, channel: bytes) -> None:
         assert self._inner is not None  # noqa: S101 - connected before
         try:
-            await self._inner.ask(self._prefix + verb, channel)
+            await self._inner.ask(self._prefix + command, channel)
         except TorrelqueConnectionError:
             self._mark_stale()
             raise

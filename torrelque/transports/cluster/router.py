@@ -51,14 +51,14 @@ def redirected(reply: Reply) -> Redirection | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Way:
+class _Route:
     """Where to send a call: a node, or the owner of the call's slot."""
 
     node: Endpoint | None = None
     asking: bool = False
 
 
-TO_OWNER = _Way()
+TO_OWNER = _Route()
 
 
 class Router:
@@ -131,7 +131,7 @@ class Router:
                 replies[index] = answer
                 redirection = redirected(answer)
                 if redirection is not None:
-                    ways[index] = self._way(redirection, node, version, together=together)
+                    ways[index] = self._route_of(redirection, node, version, together=together)
                     at_once = at_once and ways[index].node is not None
             if demoted(answers):
                 self.topology.mark_stale(version)
@@ -158,11 +158,11 @@ class Router:
             redirection = redirected(reply)
             if redirection is None:
                 return reply
-            self._way(redirection, node, version)
+            self._route_of(redirection, node, version)
             if not await attempts.pause():
                 return None
 
-    def _way(self, redirection: Redirection, asked: Endpoint, version: int, *, together: bool = False) -> _Way:
+    def _route_of(self, redirection: Redirection, asked: Endpoint, version: int, *, together: bool = False) -> _Route:
         """Return where a redirected call goes."""
         target: Endpoint | None = None
         if redirection.port:
@@ -172,7 +172,7 @@ class Router:
         asking = redirection.code == 'ASK'
         if target is None or (asking and together):  # sent alone, it might miss keys
             return TO_OWNER
-        return _Way(target, asking)
+        return _Route(target, asking)
 
 
 class _Attempts:

@@ -167,11 +167,11 @@ class Dialer:
     async def _too_late(self, *, reached: bool) -> TorrelqueConnectionError:
         if reached:
             return TorrelqueResponseTimeout(f'{self.address}: connected, but no answer within {self._timeout:g} s')
-        if self._options.ssl_context is not None and await self._speaks_plainly():
+        if self._options.ssl_context is not None and await self._answers_without_tls():
             return self._untrusted(PLAIN)
         return TorrelqueConnectionError(f'{self.address}: no connection within {self._timeout:g} s')
 
-    async def _speaks_plainly(self) -> bool:
+    async def _answers_without_tls(self) -> bool:
         """Return whether the server answers without TLS. It ignores a TLS handshake, as it waits for a line."""
         with anyio.move_on_after(1):
             try:
@@ -197,9 +197,9 @@ class Dialer:
             replies += await connection.receive()
             for words, reply in zip(hello, replies, strict=False):
                 if isinstance(reply, TorrelqueReplyError):
-                    self._judge(str(words[0]), reply)
+                    self._check_answer(str(words[0]), reply)
 
-    def _judge(self, command: str, error: TorrelqueReplyError) -> None:
+    def _check_answer(self, command: str, error: TorrelqueReplyError) -> None:
         """Raise an error unless the connection can be used despite this answer."""
         message = f'{self.address}: {command} was answered: {error}'
         if error.code in ('LOADING', 'BUSY') or TURNED_AWAY in str(error):

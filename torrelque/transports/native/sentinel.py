@@ -22,7 +22,7 @@ from torrelque.transports.native.url import Address
 
 __all__ = ('SentinelDialer', 'SentinelTransport')
 
-OF_ITS_OWN = 'a sentinel has a password of its own: sentinel_password, and sentinel_user if it has users'
+HINT = 'a sentinel has a password of its own: sentinel_password, and sentinel_user if it has users'
 
 
 class SentinelDialer(Dialer):
@@ -95,7 +95,7 @@ class SentinelDialer(Dialer):
         try:
             connection = await dialer.open()
         except TorrelqueRefusedError as error:
-            raise TorrelqueRefusedError(f'{error} ({OF_ITS_OWN})', error.code) from error
+            raise TorrelqueRefusedError(f'{error} ({HINT})', error.code) from error
         try:
             reply = await self._ask(connection, 'SENTINEL', 'GET-MASTER-ADDR-BY-NAME', self._service)
         finally:
@@ -104,7 +104,7 @@ class SentinelDialer(Dialer):
             case [bytes(host), bytes(port)]:
                 return host.decode(), int(port)
             case TorrelqueReplyError(code='NOPERM' | 'NOAUTH'):
-                raise TorrelqueRefusedError(f'{sentinel}: {reply} ({OF_ITS_OWN})', reply.code)
+                raise TorrelqueRefusedError(f'{sentinel}: {reply} ({HINT})', reply.code)
             case TorrelqueReplyError():
                 raise TorrelqueConnectionError(f'{sentinel}: {reply}')
             case _:
