@@ -112,7 +112,7 @@ async def test_work_goes_on_when_the_primary_is_killed(make_client: MakeClient) 
 
 async def test_what_is_wrong_is_told_once_the_time_is_over(free_tcp_port: int) -> None:
     url = f'redis+sentinel://127.0.0.1:{free_tcp_port}/mail'
-    with pytest.raises(TorrelqueConnectionError, match=r"no sentinel tells the primary of 'mail': .*cannot connect"):
+    with pytest.raises(TorrelqueConnectionError, match=r"no sentinel names the primary of 'mail': .*cannot connect"):
         async with connect(url, retry_timeout=0.1):
             pass
 

@@ -506,7 +506,7 @@ async def test_a_thread_that_is_left_behind_is_named(caplog: pytest.LogCaptureFi
                 worker.stop(0)
         finally:
             go.set()
-    assert f'The thread of task:{task_id} goes on' in caplog.text
+    assert f'The thread of task:{task_id} is still running' in caplog.text
 
 
 class Loads:

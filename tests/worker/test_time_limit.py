@@ -125,7 +125,7 @@ async def test_a_thread_fails_at_its_limit_and_keeps_its_slot(bench: Bench, capl
         await bench.until(events.Finished)
         assert (await bench.queue.get_task_state(quick)).result == 'done'
         assert 'took longer' in ((await bench.queue.get_task_state(slow)).reason or '')
-    assert f'The thread of task:{slow} goes on' in caplog.text
+    assert f'The thread of task:{slow} is still running' in caplog.text
     assert len(bench.told(events.Finished)) == 1
 
 

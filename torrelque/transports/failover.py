@@ -136,7 +136,7 @@ class FailoverTransport(Transport):
     def _annotate(self, error: object, start: float, tries: int) -> None:
         if isinstance(error, Exception):
             error.add_note(
-                f'failover_timeout={self._budget:g}: {tries} tries in {self.now() - start:.1f} s ended like this'
+                f'failover_timeout={self._budget:g}: {tries} attempts in {self.now() - start:.1f} s failed like this'
             )
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:

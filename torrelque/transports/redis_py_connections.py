@@ -369,7 +369,9 @@ class RedisPyListener(StreamListener):
         await self._connection.send(pack_words(words))
 
     def silent(self) -> TorrelqueResponseTimeout:
-        return late_answer(f'{self._connection.address}: the server is silent to a listener, also when asked')
+        return late_answer(
+            f'{self._connection.address}: the server sent a listener nothing, not even an answer to PING'
+        )
 
 
 class Source(Protocol):

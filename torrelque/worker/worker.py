@@ -738,7 +738,7 @@ class Worker(Generic[Payload]):
 
 
 def _note_thread(job: _Job) -> None:
-    logger.warning('The thread of task:%s goes on; what it returns is dropped', job.task.id)
+    logger.warning('The thread of task:%s is still running; its result is dropped', job.task.id)
 
 
 def _late(job: _Job) -> TorrelqueTimeLimitError:

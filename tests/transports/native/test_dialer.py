@@ -259,7 +259,7 @@ async def test_a_sentinel_has_a_password_of_its_own(fresh_server: Start) -> None
     for options in ({}, {'sentinel_password': 'wrong'}):
         error = await refused(url, **options)
         assert isinstance(error, TorrelqueRefusedError)
-        assert 'a sentinel has a password of its own: sentinel_password' in str(error)
+        assert 'sentinels have their own password: set sentinel_password' in str(error)
         assert error.code in ('NOAUTH', 'WRONGPASS')
     for client in (
         connect(url, retry_timeout=0, sentinel_password='its own'),

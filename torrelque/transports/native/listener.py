@@ -30,7 +30,9 @@ class NativeListener(StreamListener):
         return self._arrived.popleft()
 
     def silent(self) -> TorrelqueResponseTimeout:
-        return TorrelqueResponseTimeout(f'{self._address}: the server is silent to a listener, also when asked')
+        return TorrelqueResponseTimeout(
+            f'{self._address}: the server sent a listener nothing, not even an answer to PING'
+        )
 
     async def ask(self, *words: str | bytes) -> None:
         # Shielded, because a command that is sent in part would put the connection out of step for its other users.

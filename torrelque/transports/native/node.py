@@ -224,8 +224,8 @@ class Node:
     async def _too_large(self, size: int, breaks: Breaks, answer: object = None) -> TorrelqueTooLargeError:
         """Return the error for a call that is too large, with the server's limits if they are available."""
         limits = await self._limits()
-        told = ', '.join(f'{name} {value}' for name, value in limits.items()) or 'its limits are not known'
-        what = f'answered {answer}' if answer else f'closed {breaks.alone} connections that had nothing else to do'
+        told = ', '.join(f'{name} {value}' for name, value in limits.items()) or 'its limits are unknown'
+        what = f'answered {answer}' if answer else f'closed {breaks.alone} dedicated connections'
         limit = limits.get(LIMITS[0], '')
         return TorrelqueTooLargeError(
             f'{self.dialer.address}: a call of {size:,} bytes, or the answer to it, is too large for the server, '

@@ -22,7 +22,7 @@ from torrelque.transports.native.url import Address
 
 __all__ = ('SentinelDialer', 'SentinelTransport')
 
-HINT = 'a sentinel has a password of its own: sentinel_password, and sentinel_user if it has users'
+HINT = 'sentinels have their own password: set sentinel_password, and sentinel_user if they have users'
 
 
 class SentinelDialer(Dialer):
@@ -84,7 +84,7 @@ class SentinelDialer(Dialer):
                 continue
             self._sentinels = [sentinel, *(other for other in self._sentinels if other != sentinel)]
             return replace(self._server, host=host, port=port)
-        message = f'no sentinel tells the primary of {self._service!r}: {"; ".join(map(str, failures))}'
+        message = f'no sentinel names the primary of {self._service!r}: {"; ".join(map(str, failures))}'
         refusal = next((each for each in failures if isinstance(each, TorrelqueHandshakeError)), None)
         if isinstance(refusal, TorrelqueRefusedError):
             raise TorrelqueRefusedError(message, refusal.code) from refusal
@@ -115,7 +115,7 @@ class SentinelDialer(Dialer):
             case [b'master', *_]:
                 pass
             case [bytes(role), *_]:
-                raise TorrelqueConnectionError(f'{address}: not the primary (any more), but a {role.decode()}')
+                raise TorrelqueConnectionError(f'{address}: not the primary (any more), its role is {role.decode()}')
             case TorrelqueReplyError(code='NOPERM'):
                 pass  # the user may not call ROLE; a replica will answer READONLY to later calls
             case other:
