@@ -108,37 +108,37 @@ class Router:
         """
         slot = _slot(batch)
         replies: list[Reply] = [None] * len(batch)
-        ways = dict.fromkeys(range(len(batch)), TO_OWNER)
+        routes = dict.fromkeys(range(len(batch)), TO_OWNER)
         attempts = _Attempts(self, PATIENCE if seconds is None else seconds)
         while True:
-            way = next(iter(ways.values()))
-            chosen = to_repeat(batch, range(len(batch)), {index for index in ways if ways[index] == way})
-            node, version = way.node, self.topology.version
+            route = next(iter(routes.values()))
+            chosen = to_repeat(batch, range(len(batch)), {index for index in routes if routes[index] == route})
+            node, version = route.node, self.topology.version
             try:
                 if node is None:
                     node = await self.topology.owner(slot)
                     version = self.topology.version
-                answers = await _sent(send, node, [batch[index] for index in chosen], asking=way.asking)
+                answers = await _sent(send, node, [batch[index] for index in chosen], asking=route.asking)
             except TorrelqueConnectionError as error:
                 self.topology.mark_stale(version, failed=node)
                 if isinstance(error, TorrelqueHandshakeError) or not await self._another(attempts):
                     raise
-                ways = dict.fromkeys(ways, TO_OWNER)
+                routes = dict.fromkeys(routes, TO_OWNER)
                 continue
             at_once = True
             for index, answer in zip(chosen, answers, strict=True):
-                ways.pop(index, None)
+                routes.pop(index, None)
                 replies[index] = answer
                 redirection = redirected(answer)
                 if redirection is not None:
-                    ways[index] = self._route_of(redirection, node, version, together=together)
-                    at_once = at_once and ways[index].node is not None
+                    routes[index] = self._route_of(redirection, node, version, together=together)
+                    at_once = at_once and routes[index].node is not None
             if demoted(answers):
                 self.topology.mark_stale(version)
-            if not ways or not await attempts.another(at_once=at_once):
+            if not routes or not await attempts.another(at_once=at_once):
                 return replies
             if together:
-                ways = dict.fromkeys(range(len(batch)), next(iter(ways.values())))
+                routes = dict.fromkeys(range(len(batch)), next(iter(routes.values())))
 
     async def _another(self, attempts: _Attempts) -> bool:
         return self._repeats() and await attempts.pause() and self._repeats()
