@@ -49,7 +49,7 @@ class Source(Protocol):
 
 
 class Dialer:
-    """Opens connections with the settings of a pool. They do not count as the pool's. A thread uses each alone."""
+    """Opens connections with the settings of a pool, but outside it. One thread at a time uses each connection."""
 
     def __init__(self, source: Source) -> None:
         self._source = source

@@ -147,7 +147,7 @@ def _send(connection: BaseConnection, commands: Sequence[Any], seconds: float) -
 
 
 class Dialer:
-    """Opens connections with the settings of a client's pool. They do not count as the pool's."""
+    """Opens connections with the settings of a client's pool, but outside the pool."""
 
     def __init__(self, pool: BaseConnectionPool[Any]) -> None:
         self._pool = pool

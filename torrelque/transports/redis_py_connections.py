@@ -382,7 +382,7 @@ class Source(Protocol):
 
 
 class Dialer:
-    """Opens connections with the settings of a pool. They do not count as the pool's."""
+    """Opens connections with the settings of a pool, but outside the pool."""
 
     def __init__(self, source: Source) -> None:
         self._source = source

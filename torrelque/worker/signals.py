@@ -72,7 +72,7 @@ def _handle(number: int, _frame: FrameType | None) -> None:
 
 
 # Children -------------------------------------------------------------------------------------------------------------
-# Signals are blocked until the child has its own handlers, because earlier ones would be lost.
+# Signals are blocked until the child has its own handlers, because signals that arrive earlier would be lost.
 
 
 def _before_fork() -> None:

@@ -1,4 +1,4 @@
-"""What a program that runs workers does while the server is away as it starts."""
+"""Waits for the server when a program that runs workers starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ logger: logging.Logger = logging.getLogger('torrelque.worker')
 
 
 async def until_usable(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Repeat a call while the server is unavailable, and return its result. Raises errors that waiting cannot fix."""
+    """Repeat a call while the server is unavailable, and return its result. Safe to cancel.
+
+    Args:
+        attempt: Makes the call. It is safe to repeat.
+
+    Raises:
+        TorrelqueError: An error that waiting cannot fix.
+
+    """
     failures = 0
     while True:
         try:

@@ -20,7 +20,7 @@ ENDING_TIME = 5.0
 
 
 class Worker:
-    """A process that consumes tasks with one client on one event loop. It ends when this process ends in any way."""
+    """A process that consumes tasks with one client on one event loop. It always ends when this process ends."""
 
     def __init__(self, number: int, loop: str, client: str, url: str, folder: Path) -> None:
         self.name: str = str(number)

@@ -28,7 +28,7 @@ class ClusterListener(base.Listener):
 
     Args:
         connect: Opens a connection to the node that serves a channel.
-        mark_stale: Called when another node turns out to serve the channels.
+        mark_stale: Called when the connection was lost, or when another node serves the channels.
 
     """
 
@@ -106,7 +106,7 @@ class ClusterListener(base.Listener):
             await self._refused(error)
 
     async def _refused(self, error: TorrelqueReplyError) -> None:
-        """Handle an error reply to a subscription: subscribe with SUBSCRIBE if that can help, otherwise raise."""
+        """Handle an error reply to a subscription: use SUBSCRIBE if that can help, otherwise raise."""
         if redirected(error) is not None:
             self._mark_stale()
             raise TorrelqueConnectionError(f'another node serves the channel: {error}') from error

@@ -39,8 +39,8 @@ class Endpoint(NamedTuple):
 class Topology(ABC):
     """The primaries of a cluster by slot.
 
-    After they turned out to be stale, the next caller that needs them reads them
-    again. One read serves all waiting callers.
+    Once they are marked as stale, the next caller that needs them reads them again.
+    One read serves all waiting callers.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Topology(ABC):
     def mark_stale(
         self, version: int | None = None, *, failed: Endpoint | None = None, informed: Endpoint | None = None
     ) -> None:
-        """Make the next caller read the slots again.
+        """Make the next caller read the slots again. Safe to repeat.
 
         Args:
             version: The version that turned out to be stale. Nothing happens if the slots have been read since then.

@@ -172,7 +172,7 @@ class Dialer:
         return TorrelqueConnectionError(f'{self.address}: no connection within {self._timeout:g} s')
 
     async def _answers_without_tls(self) -> bool:
-        """Return whether the server answers without TLS. It ignores a TLS handshake, as it waits for a line."""
+        """Return whether the server answers without TLS. Such a server does not answer a TLS handshake."""
         with anyio.move_on_after(1):
             try:
                 async with await anyio.connect_tcp(self.address.host, self.address.port) as stream:
