@@ -308,6 +308,29 @@ def test_platforms_wait_until_a_worker_has_shut_down() -> None:
     assert all(int(seconds) >= grace + 15 for seconds in waits)
 
 
+def test_supervisors_do_not_give_up() -> None:
+    (unit,) = blocks('deployment', 'ini')
+    assert {'StartLimitIntervalSec=0', 'Restart=always'} <= set(unit.splitlines())
+
+
+def test_the_image_uses_the_probe() -> None:
+    (image,) = blocks('deployment', 'dockerfile')
+    (probe,) = re.findall(r'(?s)HEALTHCHECK .*CMD (\[.*?\])\n', image.partition('\nCMD')[0] + '\n')
+    assert probe == '["torrelque", "worker", "--probe"]'
+
+
+def test_memory_of_a_task() -> None:
+    """What the text says agrees with the table, and the other page with both."""
+    text = (DOCS / 'sizing.md').read_text(encoding='utf-8')
+    waiting, claimed = map(int, re.findall(r'about (\d+) bytes while', text))
+    for status, said in (('pending', waiting), ('claimed', claimed)):
+        (row,) = re.findall(rf'\| {status} \|(.*)\|', text)
+        low, high = map(int, re.findall(r'\d+', row.replace(',', ''))[2:4])
+        assert low - 1000 <= said * 1.05
+        assert said <= (high - 1000) * 1.05
+    assert f'[about {waiting} bytes](sizing.md)' in (DOCS / 'faq.md').read_text(encoding='utf-8')
+
+
 def test_the_probe_for_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the page has it; the worker has no server."""
     text = (DOCS / 'deployment.md').read_text(encoding='utf-8')

@@ -120,7 +120,7 @@ def test_workers(command: Command) -> None:
         await queue.announce('1', name='web', concurrency=10, running=3, age=200)
         await queue.announce('2', name='a worker\x1b', concurrency=1)
 
-    assert command('workers') == (0, '', 'no workers\n')
+    assert command('workers', '-q', 'mail') == (0, '', 'no workers of queue mail\n')
     command.do(announce)
     status, out, err = command('workers')
     assert (status, err) == (0, '')

@@ -120,7 +120,7 @@ async def workers(settings: Settings) -> None:
             print_json(asdict(worker))
         return
     if not found:
-        errors().print('no workers', style='dim')
+        errors().print(f'no workers of queue {printable(settings.queue)}', style='dim')
         return
     table = make_table('name', 'host', 'pid', 'up', 'busy', 'seen', right=('pid', 'up', 'busy', 'seen'))
     for worker in found:
