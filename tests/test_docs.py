@@ -42,6 +42,24 @@ def first_column(page: str, heading: str) -> list[str]:
     return re.findall(r'`(.*?)`', ' '.join(rows))
 
 
+# Messages ------------------------------------------------------------------------------------------------------------
+
+FROM_SERVERS = re.compile(r'[A-Z]{3,}|certificate verify failed|max number of clients reached')
+"""Messages, or the beginnings of them, that servers and OpenSSL write."""
+
+
+def test_messages_to_look_up_exist() -> None:
+    source = ''.join(path.read_text(encoding='utf-8') for path in Path(torrelque.__file__).parent.rglob('*.py'))
+    own = [message for message in first_column('troubleshooting', 'Errors by message') if ' ' in message]
+    own = [message for message in own if not FROM_SERVERS.match(message)]
+    assert len(own) > 5
+    for message in own:
+        pattern = '.*'.join(re.escape(part) for part in re.split(r"'?\.\.\.'?", message))
+        assert re.search(pattern, source), message
+    for name in re.findall(r'~torrelque\.errors\.(\w+)', read('troubleshooting')):
+        assert hasattr(torrelque.errors, name)
+
+
 # Code blocks ---------------------------------------------------------------------------------------------------------
 
 WIDEST = 88
