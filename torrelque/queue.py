@@ -976,7 +976,7 @@ class Torrelque(Generic[Payload]):
     async def redrive(self, task_ids: str | Iterable[str] | None = None, *, limit: int | None = None) -> int:
         """Return dead letters to the back of the queue and reset their delivery counts.
 
-        Works in bounded steps, the oldest dead letters first. Safe to cancel and to repeat.
+        They no longer expire. Works in bounded steps, the oldest dead letters first. Safe to cancel and to repeat.
 
         Args:
             task_ids: An id, or several. None takes all dead letters that exist now.

@@ -63,6 +63,20 @@ async def test_it_may_become_a_dead_letter(queue: Torrelque, clock: VirtualClock
     assert (await queue.get_queue_stats()).total_expired == 0
 
 
+async def test_whatever_the_reason_a_redriven_task_does_not_expire(queue: Torrelque, clock: VirtualClock) -> None:
+    for task_id, limit in (('rejected', None), ('exhausted', 1)):
+        await queue.enqueue(1, task_id=task_id, expires_in=30, max_dequeues=limit)
+    rejected, exhausted = await queue.dequeue_many(2)
+    await queue.reject(rejected, 'spoilt')
+    await queue.requeue(exhausted)
+    assert await queue.dequeue_nowait() == []
+    await clock.advance(1000)
+    assert await queue.redrive() == 2
+    assert {(await queue.get_task_state(task_id)).expires for task_id in ('rejected', 'exhausted')} == {None}
+    assert len(await queue.dequeue_nowait(max_tasks=9)) == 2
+    assert await queue.audit() == []
+
+
 async def test_a_retry_keeps_the_time(queue: Torrelque, clock: VirtualClock) -> None:
     for task_id, timeout in (('back off', 300), ('at once', 300), ('stale', 20)):
         await queue.enqueue(1, task_id=task_id, expires_in=30, task_timeout=timeout)

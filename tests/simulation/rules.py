@@ -400,7 +400,7 @@ class Rules:
         if not self._late(old):
             return False
         if old.state.get(b'on_expiry') == b'reject':
-            told = new.state.get(b'reason') == b'expired' and new.expiry is None and new.payload == old.payload
+            told = new.state.get(b'reason') == b'expired' and new.payload == old.payload
             trimmed = self._after(task_id) == NOWHERE
             require(new.rejected is not None and (told or trimmed), 'expired, but no dead letter', task_id, old, new)
         else:
@@ -513,7 +513,7 @@ class Rules:
             done.add(task_id)
             require(new.pending == 1 and new.payload == old.payload, 'redriven wrongly', task_id, old, new)
             require(_base(new) == new.dequeue_count == old.dequeue_count, 'not counted from 0', task_id, old, new)
-            clean = not {b'claim', b'reason', b'release_time'} & new.state.keys()
+            clean = not {b'claim', b'reason', b'release_time', b'expires', b'on_expiry'} & new.state.keys()
             require(clean, 'redriven with a trace of its end', task_id, new)
             assert old.payload is not None
             self._count_incarnation(task_id)

@@ -475,8 +475,7 @@ local function end_late(late)
   local gone = {}
   for _, item in ipairs(late) do
     local state = item.state
-    if state.expiry.rejects then -- once redriven, it does not expire
-      redis.call('HDEL', state.key, 'expires', 'on_expiry')
+    if state.expiry.rejects then
       item.reason = 'expired'
       bury({ item })
     else

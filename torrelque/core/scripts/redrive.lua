@@ -1,4 +1,4 @@
--- Return dead letters to the back of pending. Their deliveries count from 0 again.
+-- Return dead letters to the back of pending. Their deliveries count from 0 again, and they do not expire.
 -- KEYS: pending delayed working tasks task wake timer rejected counters lane
 -- ARGV: lane nonce sequence, then an id for each
 -- returns: OK and a letter for each: o ok, u no dead letter, x state of a wrong type
@@ -32,7 +32,7 @@ end
 begin_writing()
 variadic('ZREM', rejected, ids_of(items))
 for _, item in ipairs(items) do
-  redis.call('HDEL', item.state.key, 'claim', 'reason', 'release_time')
+  redis.call('HDEL', item.state.key, 'claim', 'reason', 'release_time', 'expires', 'on_expiry')
   transition(item.state, PENDING, 'dequeue_base', whole(item.state.dequeue_count))
 end
 variadic('LPUSH', pending, ids_of(items))

@@ -209,14 +209,12 @@ def end_late(run: Run, late: Sequence[Late]) -> int:
     """End tasks that nobody started in time, and return how many of them are dead letters."""
     rejected = 0
     for item in late:
-        key = run.state_key(item.id)
         if item.state.rejects:
             rejected += 1
-            run.db.hdel(key, (b'expires', b'on_expiry'))  # redriven, it does not expire
             bury(run, [Dead(item.id, item.state, b'expired')])
         else:
             run.transition(item.id, item.state, EXPIRED, {b'release_time': stamp(run.now)})
-            run.db.pexpire(key, EXPIRED_TTL)
+            run.db.pexpire(run.state_key(item.id), EXPIRED_TTL)
             run.db.hdel(run.keys['tasks'], (item.id,))
     run.count(expired=len(late) - rejected)
     return rejected

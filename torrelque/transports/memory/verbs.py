@@ -415,7 +415,7 @@ def cancel(run: Run) -> bytes:
 
 @laned()
 def redrive(run: Run) -> bytes:
-    """Return dead letters to the back of pending, their deliveries counted from 0."""
+    """Return dead letters to the back of pending, their deliveries counted from 0. They do not expire."""
     db, keys = run.db, run.keys
     rejected, tasks = db.zset_at(keys['rejected']).scores, db.hash_at(keys['tasks'])
     dead: dict[bytes, State] = {}
@@ -430,7 +430,7 @@ def redrive(run: Run) -> bytes:
             answers.append(b'o')
     db.zrem(keys['rejected'], dead)
     for task_id, state in dead.items():
-        db.hdel(run.state_key(task_id), (b'reason', b'release_time'))
+        db.hdel(run.state_key(task_id), (b'reason', b'release_time', b'expires', b'on_expiry'))
         run.transition(task_id, state, PENDING, {b'dequeue_base': whole(state.dequeue_count)})
     db.lpush(keys['pending'], list(dead))
     return b''.join(answers)
