@@ -50,7 +50,7 @@ def test_a_result(command: Command) -> None:
     command.do(fill)
     lines = without_blanks(command('show', 'done').out)
     assert lines[-4:] == ['result (json)', '[', '"done"', ']']
-    assert command('show', 'done', '--raw') == (1, '', "torrelque: task 'done' has ended, its payload is gone\n")
+    assert command('show', 'done', '--raw') == (1, '', "torrelque: task 'done' has ended, so its payload is gone\n")
 
 
 def test_headers(command: Command) -> None:
