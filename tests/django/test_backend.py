@@ -191,6 +191,16 @@ def test_the_command_says_what_is_wrong() -> None:
         call_command('torrelque_worker', '--concurrency', '0')
 
 
+def test_ctrl_c_while_the_command_waits_for_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(anyio, 'run', interrupt)
+    with pytest.raises(SystemExit) as caught:
+        call_command('torrelque_worker')
+    assert caught.value.code == 130
+
+
 @pytest.mark.parametrize('kind', ['redis', 'redis+cluster'])
 def test_a_server_that_is_away(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     server = servers.start('valkey-9.1')

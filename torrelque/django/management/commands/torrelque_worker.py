@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from argparse import ArgumentParser
 from typing import Any
 
@@ -51,6 +52,8 @@ class Command(BaseCommand):
         self.stdout.write(f'Working on {", ".join(names)}, {options["concurrency"]} tasks at once. Stop with Ctrl+C.')
         try:
             anyio.run(_run, chosen, names, options['concurrency'], options['grace'])
+        except KeyboardInterrupt:  # while it waited for the server
+            raise SystemExit(128 + signal.SIGINT) from None
         except Exception as error:
             first = next(leaves_of(error))
             if isinstance(first, TorrelqueError):
