@@ -15,7 +15,7 @@ import redis
 
 from tests import servers
 from tests.test_docs import blocks
-from torrelque import sync
+from torrelque import TorrelqueConnectionError, sync
 
 PATIENCE = 30.0
 
@@ -54,7 +54,7 @@ def test_the_page_on_synchronous_code(client: redis.Redis, monkeypatch: pytest.M
     exec(pipeline, names)  # noqa: S102 - what the page shows
     assert client.get('orders') == b'1'
     names['queue'].enqueue('bad')
-    rounds = iter([False, False, True])
+    rounds = iter([False, False, False, True])
     seen: list[Any] = []
 
     def send(data: Any) -> None:  # noqa: ANN401 - a payload
@@ -62,6 +62,15 @@ def test_the_page_on_synchronous_code(client: redis.Redis, monkeypatch: pytest.M
         if data == 'bad':
             raise ValueError(data)
 
+    dequeue, outages = queue.dequeue, iter([TorrelqueConnectionError('refused')])
+
+    def dequeue_later(timeout: float) -> Any:  # noqa: ANN401 - a task
+        for error in outages:
+            raise error
+        return dequeue(timeout)
+
+    monkeypatch.setattr(queue, 'dequeue', dequeue_later)
+    monkeypatch.setattr(time, 'sleep', lambda _: None)
     exec(consume, {**names, 'stopping': lambda: next(rounds), 'send': send})  # noqa: S102 - what the page shows
     assert seen == [{'to': 'ann@example.org'}, 'bad']
     ((_, state),) = names['queue'].rejected()
