@@ -62,19 +62,21 @@ def test_the_page_on_synchronous_code(client: redis.Redis, monkeypatch: pytest.M
         if data == 'bad':
             raise ValueError(data)
 
-    dequeue, outages = queue.dequeue, iter([TorrelqueConnectionError('refused')])
+    outages = ['refused']
 
-    def dequeue_later(timeout: float) -> Any:  # noqa: ANN401 - a task
-        for error in outages:
-            raise error
-        return dequeue(timeout)
+    class Flaky(sync.Torrelque):
+        def dequeue(self, timeout: float) -> Any:  # type: ignore[override]  # noqa: ANN401 - a task
+            if outages:
+                raise TorrelqueConnectionError(outages.pop())
+            return super().dequeue(timeout)
 
-    monkeypatch.setattr(queue, 'dequeue', dequeue_later)
     monkeypatch.setattr(time, 'sleep', lambda _: None)
+    queue.__class__ = Flaky
     exec(consume, {**names, 'stopping': lambda: next(rounds), 'send': send})  # noqa: S102 - what the page shows
     assert seen == [{'to': 'ann@example.org'}, 'bad']
     ((_, state),) = names['queue'].rejected()
     assert state.reason == "ValueError('bad')"
+    queue.close()
 
 
 def test_scripts(server: servers.Server, tmp_path: Path) -> None:
