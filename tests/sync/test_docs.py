@@ -53,7 +53,8 @@ def test_the_page_on_synchronous_code(client: redis.Redis, monkeypatch: pytest.M
     exec(wait, names)  # noqa: S102 - what the page shows
     exec(pipeline, names)  # noqa: S102 - what the page shows
     assert client.get('orders') == b'1'
-    names['queue'].enqueue('bad')
+    queue = names['queue']
+    queue.enqueue('bad')
     rounds = iter([False, False, False, True])
     seen: list[Any] = []
 
@@ -74,7 +75,7 @@ def test_the_page_on_synchronous_code(client: redis.Redis, monkeypatch: pytest.M
     queue.__class__ = Flaky
     exec(consume, {**names, 'stopping': lambda: next(rounds), 'send': send})  # noqa: S102 - what the page shows
     assert seen == [{'to': 'ann@example.org'}, 'bad']
-    ((_, state),) = names['queue'].rejected()
+    ((_, state),) = queue.rejected()
     assert state.reason == "ValueError('bad')"
     queue.close()
 
