@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import multiprocessing
 import pickle
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
+from uuid import uuid4
 
 import coredis
 import pytest
@@ -474,3 +477,15 @@ def test_shards_on_a_cluster_in_a_pipeline() -> None:
         queue.release_many(tasks)
         assert queue.reshard(2) is True
         queue.delete()
+
+
+def test_an_object_that_is_dropped_leaves_no_sockets(server: servers.Server) -> None:
+    with closing(redis.Redis.from_url(server.url)) as client:
+        queue = sync.Torrelque(client, queue=uuid4().hex)
+        with pytest.raises(TorrelqueTimeoutError):
+            queue.dequeue(timeout=0.01)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            del queue
+            gc.collect()
+    assert not [each for each in caught if 'unclosed' in str(each.message)]

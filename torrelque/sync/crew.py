@@ -464,6 +464,10 @@ class Crew:
             with suppress(OSError):
                 self._bell[0].recv(4096)
 
+    def __del__(self) -> None:
+        if hasattr(self, '_bell'):
+            self.close_bell()
+
     def close_bell(self) -> None:
         """Close the sockets. Called when there is no watcher."""
         if self._bell is not None:
