@@ -19,6 +19,7 @@ from torrelque.core.codec import TorrelqueTaskSerialiser
 from torrelque.core.commands import EnqueueItem, ReleaseItem, RequeueItem
 from torrelque.core.durability import Durability
 from torrelque.core.models import (
+    Limits,
     Pause,
     Receipt,
     Task,
@@ -65,6 +66,7 @@ __all__ = (
     'Client',
     'Durability',
     'EnqueueItem',
+    'Limits',
     'Pause',
     'Receipt',
     'Reject',

@@ -55,6 +55,7 @@ from torrelque.core.commands import (
 from torrelque.core.durability import Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
+    Limits,
     Payload,
     Receipt,
     Report,
@@ -1073,6 +1074,34 @@ class Torrelque(Generic[Payload]):
     async def resume(self) -> None:
         """End a pause: consumers take tasks again, within milliseconds. Safe to cancel and to repeat."""
         await self._dispatcher.change_flow(flow.RESUME)
+
+    async def limit(
+        self, *, concurrency: int | None = None, rate: tuple[int, float] | None = None, burst: int | None = None
+    ) -> None:
+        """Set the limits of the whole queue: how many tasks may run at once, and how many may start in a time.
+
+        Each call sets all limits: those that it does not name are removed. They hold for all consumers on
+        all machines, are kept on the server and survive restarts. A lower limit stops no running task. Consumers of
+        0.9 ignore limits. With shards, each has its share of the limits, but at least 1. Safe to cancel and to
+        repeat.
+
+        Args:
+            concurrency: How many tasks may be claimed at once. None sets no limit. To let none start, use `pause`.
+            rate: How many deliveries in how many seconds, such as ``(100, 60)``. Every delivery counts, also
+                that of a retry; a task that is given back does not. After a burst, one task may start every
+                seconds/deliveries. None sets no limit.
+            burst: How many tasks may start at once when none has started for a while. 1 spaces them evenly. None
+                is the number of deliveries of ``rate``.
+
+        Raises:
+            TorrelqueTypeError: An argument has a bad type. Nothing was changed, as with the next one.
+            TorrelqueValueError: An argument has a bad value.
+        """
+        await self._dispatcher.change_flow(flow.limits_item(concurrency, rate, burst))
+
+    async def limits(self) -> Limits:
+        """Return the limits of the queue, as `limit` set them."""
+        return flow.limits_of(await self._dispatcher.read_flow())
 
     async def reshard(self, shards: int) -> bool:
         """Change the number of shards while the queue is in use.

@@ -345,6 +345,20 @@ async def pauses(stage: Stage) -> None:
     assert len(await stage.others.dequeue_nowait()) == 1
 
 
+async def limits(stage: Stage) -> None:
+    await stage.others.enqueue_many(range(4))
+    stage.network.repeat = True
+    await stage.queue.limit(concurrency=1, rate=(3, 3600))
+    stage.network.repeat = False
+    (task,) = await stage.others.dequeue_nowait(max_tasks=4)
+    await stage.others.release(task)
+    (task,) = await stage.others.dequeue_nowait(max_tasks=4)
+    await stage.others.giveback(task)
+    await stage.others.enqueue('b')
+    assert await stage.queue.limits() == (1, (3, 3600.0), 3)
+    await stage.queue.limit()
+
+
 async def deletes(stage: Stage) -> None:
     await stage.others.enqueue_many(range(5))
     for task, end in zip(await stage.others.dequeue(20, max_tasks=3), ('release', 'reject', None), strict=True):
@@ -381,6 +395,7 @@ WORKS: Mapping[str, Sequence[Work]] = {
         sweeps,
         sweeps_what_expired,
         pauses,
+        limits,
         works_off_dead_letters,
         audits,
         audits_what_is_left,

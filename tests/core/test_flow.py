@@ -1,4 +1,4 @@
-"""What is recorded of a pause, and how shards get it."""
+"""What is recorded of pauses and limits, and how shards get it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.core.support import KEYS, SCRIPTS, end, names
-from torrelque import Pause, TorrelqueTypeError, TorrelqueValueError
+from torrelque import Limits, Pause, TorrelqueTypeError, TorrelqueValueError
 from torrelque.core import flow
 from torrelque.core.keys import Keys
 
@@ -35,17 +35,36 @@ def test_an_end_that_is_none(bad: Any) -> None:  # noqa: ANN401 - on purpose
         flow.pause_item(None, bad)
 
 
+@pytest.mark.parametrize(
+    ('arguments', 'text', 'limits'),
+    [
+        ((None, None, None), b'', Limits()),
+        ((50, None, None), b'50 - - -', Limits(50)),
+        ((None, (100, 60), None), b'- 100 60000000 100', Limits(None, (100, 60.0), 100)),
+        ((5, [3, 0.5], 1), b'5 3 500000 1', Limits(5, (3, 0.5), 1)),
+    ],
+)
+def test_limits_as_arguments(arguments: tuple[Any, Any, Any], text: bytes, limits: Limits) -> None:
+    assert flow.limits_item(*arguments) == ('limit', text)
+    assert flow.limits_of([b'1', b'', b'', b'', text]) == limits
+
+
+@pytest.mark.parametrize('text', [b'x', b'0 0 0 0', b'-1 - - -', b'1.5 5', b'- 5 x 5', b'- 5 5'])
+def test_malformed_limits_are_none(text: bytes) -> None:
+    assert flow.limits_of([b'1', b'', b'', b'', text]) == Limits()
+
+
 def test_the_newest_of_some_records() -> None:
     operation = flow.newest((KEYS, OTHER, KEYS))
     assert names(next(operation)) == ['HMGET']
-    operation.send([[b'7', b'', b'', b'']])
-    operation.send([[b'12', b'inf', b'1.5', b'why']])
-    assert end(operation, [[None, None, None, None]]) == [b'12', b'inf', b'1.5', b'why']
+    operation.send([[b'7', b'', b'', b'', b'']])
+    operation.send([[b'12', b'inf', b'1.5', b'why', b'2 - - -']])
+    assert end(operation, [[None] * 5]) == [b'12', b'inf', b'1.5', b'why', b'2 - - -']
 
 
 def test_a_copy() -> None:
-    (call,) = next(flow.copy(SCRIPTS, OTHER, [b'12', b'inf', b'1.5', b'why']))
-    assert call.args == ('', '', '', 'copy', b'12', b'inf', b'1.5', b'why')
+    (call,) = next(flow.copy(SCRIPTS, OTHER, [b'12', b'inf', b'1.5', b'why', b'2 - - -']))
+    assert call.args == ('', '', '', 'copy', b'12', b'inf', b'1.5', b'why', b'2 - - -')
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,15 @@ STATE = [{'status': b'1', 'timeout': b'300'}.get(name) for name in STATE_FIELDS]
 def test_stats() -> None:
     operation = operations.queue_stats(SCRIPTS, KEYS)
     assert names(next(operation)) == ['stats']
-    stats = end(operation, [[5, 2, 1, 2, 1, b'0.5', b'9', b'8', b'7', b'6', b'5', b'4', b'inf', b'1.5', b'why']])
-    assert stats == (5, 2, 1, 2, 1, 0.5, 9, 8, 7, 6, 5, 4, (1.5, None, 'why'))
+    reply = [5, 2, 1, 2, 1, b'0.5', b'9', b'8', b'7', b'6', b'5', b'4', b'inf', b'1.5', b'why', b'2 - - -']
+    stats = end(operation, [reply])
+    assert stats == (5, 2, 1, 2, 1, 0.5, 9, 8, 7, 6, 5, 4, (1.5, None, 'why'), (2, None, None))
 
 
 def test_stats_of_an_empty_queue_have_no_age() -> None:
     operation = operations.queue_stats(SCRIPTS, KEYS)
     next(operation)
-    assert end(operation, [[0, 0, 0, 0, 0, b'', *[b'0'] * 6, b'', b'', b'']]).oldest_pending_age is None
+    assert end(operation, [[0, 0, 0, 0, 0, b'', *[b'0'] * 6, b'', b'', b'', b'']]).oldest_pending_age is None
 
 
 def test_states_of_many_tasks_take_one_round() -> None:

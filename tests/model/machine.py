@@ -21,6 +21,7 @@ from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.protocol import Arg, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError
 from torrelque.transports.memory import MemoryServer
+from torrelque.transports.memory.prelude import Limits
 
 __all__ = (
     'KEYS', 'MENDED_AFTER', 'STEPS', 'ModelMachine', 'Step', 'Steps', 'Target', 'ids', 'lane_numbers', 'step', 'steps',
@@ -57,6 +58,9 @@ expiries = st.sampled_from(
     ('', '', '+0.000000', '+0.250000', '+3.000000', '+60.000000', f'{EPOCH + 5:.6f}', '-1.000000')
 )
 on_expiry = st.sampled_from(('', '', 'reject'))
+limits_of_queues = st.sampled_from(
+    (b'', b'', b'1 - - -', b'2 - - -', b'- 1 250000 1', b'- 7 3000000 2', b'- 3 10000000 3', b'2 4 1000000 4', b'x')
+)
 payloads = st.sampled_from((b'1', b'', b'\x00\r\n'))
 odd_numbers = st.sampled_from(
     (b'7', b'-2', b'1.5', b'x', b'', b' 3 ', b'0x10', b'1_0', b'nan', b'inf', b'1e400', b'9e14', b'1e16')
@@ -232,9 +236,13 @@ class ModelMachine(RuleBasedStateMachine):
             for score in content.values()
             if score < EPOCH * 2
         ]
-        end = self._counters().get(b'paused', b'')
+        counters = self._counters()
+        end = counters.get(b'paused', b'')
         if end.startswith(b'4'):
             events.append(float(end))
+        if b'l' in counters.get(b'uses', b''):
+            limits = Limits(counters, KEYS['counters'], self._now)
+            events += [time for time in (limits.allowed(0)[1],) if time is not None]
         if events:
             self.time_passes(max(0.0, min(events) - self._now) + later)
 
@@ -337,23 +345,39 @@ class ModelMachine(RuleBasedStateMachine):
     @step(
         5,
         lane=lane_numbers,
-        mode=st.sampled_from(('pause', 'pause', 'resume')),
+        mode=st.sampled_from(('pause', 'pause', 'resume', 'limit', 'limit', 'limit')),
         end=st.sampled_from((None, None, 0.25, 3.0, 60.0, 0.0, -1.0)),
         reason=st.sampled_from((b'', b'', b'why \xc3\xa9')),
+        limits=limits_of_queues,
     )
-    def flow(self, lane: int, mode: str, end: float | None, reason: bytes) -> None:
-        pause: list[Arg] = ['inf' if end is None else f'{self._now + end:.6f}', reason] if mode == 'pause' else []
-        self._laned('flow', lane, mode, *pause)
+    def flow(self, lane: int, mode: str, end: float | None, reason: bytes, limits: bytes) -> None:
+        words: dict[str, list[Arg]] = {
+            'pause': ['inf' if end is None else f'{self._now + end:.6f}', reason],
+            'limit': [limits],
+            'resume': [],
+        }
+        self._laned('flow', lane, mode, *words[mode])
 
     @step(
         2,
         revision=st.sampled_from(('', '7', '4000000001000', '9000000000000', 'x')),
         pause=st.sampled_from((('', '', ''), ('inf', '4000000000.000000', 'why'), ('4000000005.500000', '', ''))),
+        limits=limits_of_queues,
     )
-    def flow_of_another_shard(self, revision: str, pause: tuple[str, ...]) -> None:
-        self._verb('flow', '', '', '', 'copy', revision, *pause)
+    def flow_of_another_shard(self, revision: str, pause: tuple[str, ...], limits: bytes) -> None:
+        self._verb('flow', '', '', '', 'copy', revision, *pause, limits)
 
-    @step(1, field=st.sampled_from(('flow', 'paused', 'paused', 'paused_since')), value=odd_numbers)
+    @step(1, value=odd_numbers, place=st.integers(0, 3))
+    def limits_hold_anything(self, value: bytes, place: int) -> None:
+        words = [b'2', b'1', b'250000', b'2']
+        words[place] = value
+        self._command('HSET', KEYS['counters'], 'limits', b' '.join(words))
+
+    @step(
+        1,
+        field=st.sampled_from(('flow', 'paused', 'paused', 'paused_since', 'arrival', 'limited_since')),
+        value=odd_numbers,
+    )
     def a_pause_holds_anything(self, field: str, value: bytes) -> None:
         self._command('HSET', KEYS['counters'], field, value)
 

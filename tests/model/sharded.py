@@ -51,7 +51,7 @@ class ShardedMachine(ModelMachine):
     @step(
         6,
         SHARD_STEPS,
-        place=st.sampled_from(('pending', 'delayed', 'working', 'timer', 'pause', 'nothing')),
+        place=st.sampled_from(('pending', 'delayed', 'working', 'timer', 'pause', 'slots', 'rate', 'nothing')),
         moment=st.sampled_from((-5.0, 0.0, 0.25, 5.0, 10.0, 10.000001, 400.0)),
     )
     def another_shard_has_something(self, place: str, moment: float) -> None:
@@ -60,6 +60,11 @@ class ShardedMachine(ModelMachine):
             self._command('LPUSH', OTHER[place], b'x')
         elif place == 'pause':
             self._command('HSET', OTHER['counters'], 'uses', 'p', 'paused', at if moment < 100 else 'inf')
+        elif place == 'slots':
+            self._command('HSET', OTHER['counters'], 'uses', 'l', 'limits', '1 - - -', 'shards', '3')
+        elif place == 'rate':
+            arrival = f'{(self._now + moment) * 1e6:.0f}'
+            self._command('HSET', OTHER['counters'], 'uses', 'l', 'limits', '- 2 3000000 2', 'arrival', arrival)
         elif place == 'timer':
             self._command('SET', OTHER[place], f'7|{at}')
         elif place == 'nothing':

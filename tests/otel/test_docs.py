@@ -14,7 +14,7 @@ from prometheus_client.core import Metric
 
 from tests.otel.support import FailingTransport, Telescope, parent
 from tests.otel.support import identity as identity_of
-from torrelque import TorrelqueQueueStats, events
+from torrelque import Limits, TorrelqueQueueStats, events
 from torrelque.cli.exporter.metrics import Found, families
 from torrelque.otel import telemetry
 from torrelque.otel.queue import InstrumentedTorrelque
@@ -121,7 +121,7 @@ def test_what_is_listed_is_told() -> None:
 
 
 def exported() -> list[Metric]:
-    return list(families({'q': Found(TorrelqueQueueStats(0, 0, 0, 0), [])}, 0.0))
+    return list(families({'q': Found(TorrelqueQueueStats(0, 0, 0, 0, limits=Limits(1, (1, 1.0), 1)), [])}, 0.0))
 
 
 def test_the_exporters_metrics_are_listed_and_all_that_queries_use() -> None:

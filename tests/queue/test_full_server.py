@@ -40,6 +40,7 @@ async def test_a_full_server_can_be_drained(fresh_server: Callable[..., Server],
         await queue.giveback(held)
         assert await queue.sweep() == (0, 0, 0)
         await queue.cancel(str(ids[3]))
+        await queue.limit(rate=(100, 60))
         await queue.pause('full')
         assert await queue.dequeue_nowait() == []
         await queue.resume()
@@ -79,6 +80,7 @@ VERBS: dict[str, Callable[[Torrelque, Task], Awaitable[object]]] = {
     'sweep': lambda queue, _: queue.sweep(),
     'pause': lambda queue, _: queue.pause(),
     'resume': lambda queue, _: queue.resume(),
+    'limit': lambda queue, _: queue.limit(concurrency=1, rate=(1, 1)),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from tests.simulation.asking import ask, nobody, succeeded
 from tests.simulation.clients import Behaviour, Client
 from tests.simulation.ledger import key_of
+from tests.simulation.limiting import lift_at_last
 from tests.simulation.operators import operate, redrive_all
 from tests.simulation.pausing import resume_at_last
 from torrelque.core import operations
@@ -187,6 +188,7 @@ def wait_for_work(client: Client) -> Behaviour:
 def drain(client: Client) -> Behaviour:
     """Work everything off; sometimes the dead letters, too."""
     yield from resume_at_last(client)
+    yield from lift_at_last(client)
     if client.random.random() < 0.5:
         yield from redrive_all(client, math.inf)
     for _ in range(2):  # what 0.9 left in dequeueing is returned by the second of two sweeps

@@ -99,6 +99,8 @@ class Config:
     """Clients of 0.9."""
     pauses: bool = False
     """Whether operators pause the queue, and resume it."""
+    limits: bool = False
+    """Whether operators set limits, and lift them."""
     later: bool = False
     """Whether at some moment somebody begins to use the queue with a feature of a later version."""
     failovers: Failovers | None = None
@@ -138,6 +140,11 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
         ),
         # A shard is looked at ten times a second by those who have enough to do with others.
         'shards-calm': Config(clients=(2, 4), shards=(3,), faults=NONE, cancel=0.3, longest_wait=0.3, pauses=True),
+        'limits': Config(faults=NONE, cancel=0.3, longest_wait=0.1, seconds=20.0, limits=True),
+        'limits-faults': Config(accidents=ACCIDENTS, seconds=20.0, pauses=True, limits=True),
+        'limits-shards': Config(
+            clients=(2, 4), shards=(3,), faults=NONE, cancel=0.3, longest_wait=0.3, seconds=20.0, limits=True
+        ),
         'later': Config(later=True, seconds=20.0),
         'forks': Config(
             clients=(1, 3), workers=(0, 1), accidents={**ACCIDENTS, 'fork': 0.03}, faults=replace(ALL, ancient=0.02)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.asking import ask, succeeded
 from tests.simulation.clients import Behaviour, Client
+from tests.simulation.limiting import limit_for_a_while
 from tests.simulation.pausing import pause_for_a_while, resume
 from tests.simulation.rules import require
 from torrelque.core import operations
@@ -42,6 +43,8 @@ def operate(client: Client) -> Behaviour:
     acts = [_cancel, _cancel, _sweep, _redrive, _redrive, _redrive_all, _purge, _purge_old, _audit]
     if client.world.config.pauses:
         acts += [pause_for_a_while, resume]
+    if client.world.config.limits:
+        acts += [limit_for_a_while] * 3
     yield from client.random.choice(acts)(client)
 
 

@@ -14,7 +14,7 @@ from torrelque.core import flow
 from torrelque.core.commands import Item, Outcome
 from torrelque.core.sharding import layout as sharding
 
-__all__ = ('Pauses', 'pause_for_a_while', 'resume', 'resume_at_last')
+__all__ = ('Pauses', 'change', 'pause_for_a_while', 'resume', 'resume_at_last')
 
 
 class Pauses:
@@ -43,14 +43,21 @@ class Pauses:
         require(not taken or now >= self._until, 'claimed though the queue is paused', taken)
 
 
-def _do(client: Client, item: Item) -> Any:  # noqa: ANN401 - a behaviour that returns whether it is done
+def change(client: Client, item: Item) -> Any:  # noqa: ANN401 - a behaviour that returns the answers, if there are any
+    """Change what is recorded of pauses and limits, on all shards."""
     world = client.world
-    world.pauses.begin()
     answers = yield from ask(client, flow.FLOW, [item])
     if answers and world.config.shards:
         ticket = yield client.perform(sharding.copy_flow(world.scripts, shards.RECORDS, 1))
         if not succeeded(client, ticket):
-            answers = None
+            return None
+    return answers
+
+
+def _do(client: Client, item: Item) -> Any:  # noqa: ANN401 - a behaviour that returns whether it is done
+    world = client.world
+    world.pauses.begin()
+    answers = yield from change(client, item)
     if not answers:
         return False
     act, *end = item

@@ -77,6 +77,7 @@ class Rules:
         self._answers: dict[tuple[bytes, ...], Reply] = {}
         self._undone: set[tuple[bytes, ...]] = set()
         self.on_claim: Callable[[Sequence[bytes], float], None] = lambda *_: None
+        self.on_return: Callable[[bytes], None] = lambda _: None
         self._verbs: Mapping[str, Callable[[Args, Any, Changes], set[bytes]]] = {
             'enqueue': self._enqueue,
             'claim': self._claim,
@@ -96,6 +97,11 @@ class Rules:
             'undequeue': self._undequeue,
             'flow': self._flow,
         }
+
+    @property
+    def server(self) -> ObservedShard:
+        """The shard."""
+        return self._server
 
     @property
     def parts(self) -> Sequence[Rules]:
@@ -474,6 +480,7 @@ class Rules:
         back = new.pending == 1 and new.dequeue_count == old.dequeue_count - 1
         require(back, 'given back wrongly', task_id, old, new)
         require(b'claim' not in new.state, 'given back with its token', task_id, new)
+        self.on_return(task_id)
 
     def _extend(self, args: Args, reply: Sequence[bytes], changes: Changes) -> set[bytes]:
         letters = [answer[0] if answer in (b'l', b'u', b'x') else ord('o') for answer in reply]
@@ -538,8 +545,8 @@ class Rules:
         return set()
 
     def _flow(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
-        """The queue is paused, or it is not, and no task is touched."""
-        if args[3] != b'copy' and reply[1] == b'o':
+        """The queue is paused, or it is not, or its limits are set, and no task is touched."""
+        if args[3] in (b'pause', b'resume') and reply[1] == b'o':
             paused = self._server.paused(self._clock())
             require(paused == (args[3] == b'pause'), 'paused or resumed wrongly', args)
         return set()

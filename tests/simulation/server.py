@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from torrelque.core.keys import Keys
 from torrelque.transports.memory.keyspace import Keyspace
 from torrelque.transports.memory.server import MemoryServer
 
-__all__ = ('KEYS', 'NOWHERE', 'ObservedKeyspace', 'ObservedServer', 'ObservedShard', 'View')
+__all__ = ('KEYS', 'NOWHERE', 'ObservedKeyspace', 'ObservedServer', 'ObservedShard', 'Share', 'View')
 
 KEYS = Keys.of_queue('q')
 _PLACES = ('pending', 'dequeueing', 'working', 'delayed', 'rejected')
@@ -139,6 +140,25 @@ class ObservedKeyspace(Keyspace):
         return super().zrem(key, members)
 
 
+class Share:
+    """A shard's share of the limits, worked out apart from the scripts' model. Times are in microseconds."""
+
+    def __init__(self, counters: Mapping[bytes, bytes], number: int, shards: int) -> None:
+        self.slots = self.interval = self.burst = math.inf
+        if b'l' not in counters.get(b'uses', b''):
+            return
+        concurrency, count, period, burst = counters[b'limits'].split()
+        if concurrency != b'-':
+            self.slots = _share(int(concurrency), number, shards)
+        if count != b'-':
+            self.interval = math.ceil(int(period) * shards / int(count))
+            self.burst = _share(int(burst), number, shards)
+
+
+def _share(total: int, number: int, shards: int) -> int:
+    return max(1, len(range(number, total, shards)))
+
+
 class ObservedShard:
     """What a server has of one shard, or of a queue that has none."""
 
@@ -174,20 +194,33 @@ class ObservedShard:
     @property
     def newer(self) -> bool:
         """Whether features of a later version are used."""
-        return b'z' in self._counters.get(b'uses', b'')
+        return b'z' in self.counters.get(b'uses', b'')
 
     @property
     def expires(self) -> bool:
         """Whether it is known that tasks may expire."""
-        return b'e' in self._counters.get(b'uses', b'')
+        return b'e' in self.counters.get(b'uses', b'')
 
     @property
-    def _counters(self) -> Mapping[bytes, bytes]:
+    def counters(self) -> Mapping[bytes, bytes]:
         return self._db.hash_at(self._keys['counters'])
 
     def paused(self, now: float) -> bool:
         """Whether a pause is in force."""
-        return b'p' in self._counters.get(b'uses', b'') and float(self._counters[b'paused']) > now
+        return b'p' in self.counters.get(b'uses', b'') and float(self.counters[b'paused']) > now
+
+    @property
+    def share(self) -> Share:
+        """Its share of the limits."""
+        return Share(self.counters, self._number, len(self._server.shards))
+
+    def permits(self, now: float) -> bool:
+        """Whether the limits permit a claim."""
+        share = self.share
+        ahead = float(self.counters.get(b'arrival', b'0')) - now * 1e6
+        return len(self.working()) < share.slots and (
+            share.interval == math.inf or ahead <= (share.burst - 1) * share.interval
+        )
 
     def working(self) -> Mapping[bytes, float]:
         return self._db.zset_at(self._keys['working']).scores
@@ -218,7 +251,7 @@ class ObservedShard:
     def to_be_had(self, now: float) -> bool:
         """Whether a claim would find something, or something to return."""
         event = self.first_event()
-        there = bool(self.pending()) and not self.paused(now)
+        there = bool(self.pending()) and not self.paused(now) and self.permits(now)
         return there or (event is not None and event <= now)
 
 

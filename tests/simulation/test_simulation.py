@@ -13,6 +13,7 @@ from tests.simulation import (
     mutants_beyond,
     mutants_enqueue,
     mutants_flow,
+    mutants_limits,
     mutants_nodes,
     mutants_shards,
     mutants_waiting,
@@ -32,7 +33,10 @@ from torrelque.transports.memory.server import MemoryServer
 SEEDS, PART = 100, 20
 """Of each kind of world, and how many of them are one test."""
 
-FEWER = {'debounce': 60, 'shards': 40, 'shards-calm': 20, 'moves': 60, 'moves-shards': 40}
+FEWER = {
+    'debounce': 60, 'limits': 40, 'limits-faults': 20, 'limits-shards': 20, 'shards': 40, 'shards-calm': 20,
+    'moves': 60, 'moves-shards': 40,
+}  # fmt: skip
 """Of these, which take their time on real servers, too; many more are run by hand."""
 
 SEEDS_FOR_MUTANTS = 200
@@ -42,6 +46,7 @@ MUTANTS = (
     | mutants_beyond.MUTANTS
     | mutants_enqueue.MUTANTS
     | mutants_flow.MUTANTS
+    | mutants_limits.MUTANTS
     | mutants_waiting.MUTANTS
     | mutants_nodes.MUTANTS
     | mutants_shards.MUTANTS

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Any
 
-from tests.simulation import callers, operators, pausing, shards, workers
+from tests.simulation import callers, limiting, operators, pausing, shards, workers
 from tests.simulation.choices import Choice, Choices, Dice
 from tests.simulation.clients import SCRIPTS, Client
 from tests.simulation.configs import NONE, Config
@@ -73,7 +74,9 @@ class World:
         self.rules, self.ledger = self._make_rules()
         self.pauses = pausing.Pauses()
         for part in self.rules.parts:
-            part.on_claim = self.pauses.check
+            limits = limiting.LimitRules(part.server)
+            part.on_claim = partial(_all_of, (self.pauses.check, limits.check))
+            part.on_return = limits.returned
         make_network = MovingNetwork if moves else FailingNetwork if failovers else Network
         self.network = make_network(
             self.scheduler, self.random, self.choices, self.server, self.execute, trace and self.tell, config.faults
@@ -359,6 +362,11 @@ class World:
                 require(
                     self.server_time() - claim.made < PROMPT, 'neither handed over nor given back', task_id, receipt
                 )
+
+
+def _all_of(checks: Sequence[Callable[[Sequence[bytes], float], None]], taken: Sequence[bytes], now: float) -> None:
+    for check in checks:
+        check(taken, now)
 
 
 def _owner(token: bytes) -> str:

@@ -43,6 +43,7 @@ class TestShards(QueueConformance):
     test_several_at_once: Any = None
     test_what_is_there: Any = None
 
+    test_limits_hold_until_a_task_ends: Any = None  # each shard has its share: tests/queue/sharding/test_limits.py
     test_sweep: Any = None  # its lease of a millisecond is over before all shards were claimed from
     test_keys_with_other_names: Any = None  # goes on to use the plain queue of the same name, which is refused
 

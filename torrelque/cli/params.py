@@ -15,7 +15,9 @@ from torrelque.cli.errors import Refusal
 from torrelque.cli.exit_codes import Exit
 from torrelque.cli.output import errors
 
-__all__ = ('TIME', 'IdsArgument', 'Status', 'confirm', 'name_of', 'parse_headers', 'parse_time', 'read_ids')
+__all__ = (
+    'TIME', 'IdsArgument', 'Status', 'confirm', 'name_of', 'parse_headers', 'parse_rate', 'parse_time', 'read_ids',
+)  # fmt: skip
 
 SECONDS: dict[str, float] = {'ms': 0.001, '': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86_400}
 
@@ -49,6 +51,14 @@ def parse_time(text: str | float) -> float:
     if not words or ''.join(map(''.join, words)) != str(text):
         raise typer.BadParameter(f'{text!r} is not a time such as 90, 1.5s, 10m, 2h30m or 7d')
     return sum(float(number) * SECONDS[unit] for number, unit in words)
+
+
+def parse_rate(text: str) -> tuple[int, float]:
+    """Parse a rate such as ``100/1m`` or ``5/s`` into a number and seconds. Raises Refusal."""
+    number, slash, time = text.partition('/')
+    if not (slash and number.isdecimal()):
+        raise Refusal(f'--rate expects N/TIME such as 100/1m or 5/s, got {text!r}', Exit.USAGE)
+    return int(number), parse_time(f'1{time}' if time.isalpha() else time)
 
 
 def parse_headers(words: Sequence[str]) -> dict[str, str]:

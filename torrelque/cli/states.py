@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from torrelque import (
+    Limits,
     Pause,
     Torrelque,
     TorrelqueLookupError,
@@ -18,7 +19,18 @@ from torrelque.cli.output import printable
 from torrelque.cli.params import name_of
 from torrelque.cli.payloads import show_bytes
 
-__all__ = ('STYLES', 'deliveries', 'last_change', 'pause_text', 'progress', 'read_task', 'state_fields', 'stats_fields')
+__all__ = (
+    'STYLES',
+    'deliveries',
+    'last_change',
+    'limits_text',
+    'notes',
+    'pause_text',
+    'progress',
+    'read_task',
+    'state_fields',
+    'stats_fields',
+)
 
 STYLES = {
     TorrelqueTaskStatus.PENDING: '',
@@ -43,13 +55,31 @@ def state_fields(task_id: str, state: TorrelqueTaskState) -> dict[str, Any]:
 def stats_fields(queue: str, stats: TorrelqueQueueStats) -> dict[str, Any]:
     """Return statistics as a JSON object."""
     paused = None if stats.paused is None else stats.paused._asdict()
-    return {'queue': queue, **stats._asdict(), 'paused': paused}
+    limits = None if stats.limits is None else stats.limits._asdict()
+    return {'queue': queue, **stats._asdict(), 'paused': paused, 'limits': limits}
 
 
 def pause_text(pause: Pause) -> str:
     """Describe a pause briefly: its reason, and when it ends."""
     end = '' if pause.until is None else f'until {datetime.fromtimestamp(pause.until).astimezone():%Y-%m-%d %H:%M:%S}'
     return f'paused {end}'.rstrip() + (f': {printable(pause.reason)}' if pause.reason else '')
+
+
+def limits_text(limits: Limits | None) -> str:
+    """Describe limits briefly; '' if there are none."""
+    limits = limits or Limits()
+    parts = [] if limits.concurrency is None else [f'{limits.concurrency:,} at once']
+    if limits.rate is not None:
+        count, seconds = limits.rate
+        burst = '' if limits.burst == count else f' in bursts of {limits.burst:,}'
+        parts.append(f'{count:,} per {seconds:g} s{burst}')
+    return f'at most {", ".join(parts)}' if parts else ''
+
+
+def notes(stats: TorrelqueQueueStats) -> str:
+    """Describe what keeps tasks from consumers: a pause, and limits."""
+    paused = '' if stats.paused is None else pause_text(stats.paused)
+    return '; '.join(filter(None, (paused, limits_text(stats.limits))))
 
 
 def last_change(state: TorrelqueTaskState) -> float | None:

@@ -7,6 +7,7 @@ is wrong then counts.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -55,11 +56,12 @@ class Violation:
     - ``'lane'``, ``'timer'``, ``'workers'``: a lane, a timer or the list of workers that does not expire;
     - ``'worker'``: a malformed entry in the list of workers; it expires;
     - ``'key'``: a key that expires with its content, or has a wrong type;
-    - ``'flow'``: a record of a pause that is ignored or cannot be read.
+    - ``'flow'``: a record of a pause or of limits that is ignored or cannot be read.
 
     A queue with shards also has
 
-    - ``'record'``: a key that lacks the number of shards, or has a former one, or a former record of a pause;
+    - ``'record'``: a key that lacks the number of shards, or has a former one, or a former record of a pause
+      or of limits;
     - ``'stranded'``: a task that was added without shards, which would never be delivered;
     - ``'outdated'``: the result of an earlier task, on a former home of its id.
 
@@ -176,19 +178,15 @@ class _Audit:
 
     def _check_flow(self) -> Operation[None]:
         counters = self._keys['counters']
-        fields = ('uses', 'paused')
-        values = yield from Call[Sequence[bytes | None]]('HMGET', (counters,), fields)
-        uses, till = [value or b'' for value in values]
-        is_kept = till == b'inf' or number_of(till) is not None
-        detail = ''
-        if till and not is_kept:
-            detail = f'the end of a pause cannot be read, {till!r}'
-        elif is_kept and b'p' not in uses:
-            detail = 'there is a pause that is ignored'
-        elif b'p' in uses and not till:
-            detail = 'uses a pause, of which there is no record'
-        if detail:
-            yield from self._report(_Fault(Violation('flow', counters.decode(), None, detail), b''))
+        values = yield from Call[Sequence[bytes | None]]('HMGET', (counters,), ('uses', 'paused', 'limits'))
+        uses, till, limits = [value or b'' for value in values]
+        details = [
+            *_judge_record('pause', till, till == b'inf' or number_of(till) is not None, has_letter=b'p' in uses),
+            *_judge_record('limit', limits, WELL_FORMED.fullmatch(limits) is not None, has_letter=b'l' in uses),
+        ]
+        if details:
+            violation = Violation('flow', counters.decode(), None, ', '.join(details))
+            yield from self._report(_Fault(violation, b''))
 
     def _check_lanes(self) -> Operation[None]:
         prefix = self._keys['lane'] + b':'
@@ -312,6 +310,20 @@ class _Audit:
 REPAIRABLE = frozenset(
     {'lost', 'twice', 'ghost', 'expiring', 'deadline', 'result', 'lane', 'timer', 'workers', 'key', 'flow'},
 )
+
+
+WELL_FORMED = re.compile(rb'[0-9-]+ [0-9-]+ [0-9-]+ [0-9-]+')
+"""Limits."""
+
+
+def _judge_record(name: str, record: bytes, is_kept: bool, *, has_letter: bool) -> Iterator[str]:
+    """Yield what is wrong with the record of a pause or of limits."""
+    if record and not is_kept:
+        yield f'the record of a {name} cannot be read, {record!r}'
+    elif is_kept and not has_letter:
+        yield f'there is a {name} that is ignored'
+    elif has_letter and not record:
+        yield f'uses a {name}, of which there is no record'
 
 
 def _judge(facts: _Facts) -> Iterator[tuple[str, str]]:

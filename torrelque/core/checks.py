@@ -90,12 +90,14 @@ def check_wait(name: str, value: Any) -> float:  # noqa: ANN401
     return check_seconds(name, value) or math.inf
 
 
-def check_count(name: str, value: Any, least: int = 1) -> int:  # noqa: ANN401
-    """Check a whole number of at least ``least``."""
+def check_count(name: str, value: Any, least: int = 1, most: float = math.inf) -> int:  # noqa: ANN401
+    """Check a whole number from ``least`` to ``most``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TorrelqueTypeError(f'{name} must be a whole number, got {value!r}')
     if value < least:
         raise TorrelqueValueError(f'{name} must be at least {least}, got {value!r}')
+    if value > most:
+        raise TorrelqueValueError(f'{name} must be at most {most}, got {value!r}')
     return value
 
 

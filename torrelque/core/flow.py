@@ -1,8 +1,10 @@
-"""Pauses: their record, and how it reaches all shards.
+"""Pauses and limits: their record, and how it reaches all shards.
 
 The record is in the counters of a queue, or of each of its shards, where the
 scripts read it. In a queue with shards, the first shard writes a change, with a
 later revision. The change is then copied to the shards that have an earlier one.
+The limits are those of the whole queue. The scripts compute each shard's share from
+the number of shards that is recorded there, so a changed number changes the shares.
 """
 
 from __future__ import annotations
@@ -14,18 +16,28 @@ from typing import Any, NamedTuple, TypeAlias
 from torrelque.core import checks
 from torrelque.core.commands import Command, Item
 from torrelque.core.keys import Keys
-from torrelque.core.models import Pause, make_pause, number_of
+from torrelque.core.models import Limits, Pause, make_limits, make_pause, number_of
 from torrelque.core.operations import raised
 from torrelque.core.protocol import Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
+from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
 
-__all__ = ('FLOW', 'RESUME', 'Load', 'Record', 'copy', 'load', 'newest', 'pause_item', 'read', 'revision_of')
+__all__ = (
+    'FLOW', 'RESUME', 'Load', 'Record', 'copy', 'limits_item', 'limits_of', 'load', 'newest', 'pause_item', 'read',
+    'revision_of',
+)  # fmt: skip
 
 FLOW = Command('flow', limit=1)
 
 RESUME: Item = ('resume',)
 
-FIELDS = ('flow', 'paused', 'paused_since', 'paused_reason')
+FIELDS = ('flow', 'paused', 'paused_since', 'paused_reason', 'limits')
+
+MOST = 1_000_000
+"""The greatest number that a limit may be."""
+
+LONGEST_PERIOD = 31 * 86_400
+"""Seconds. The scripts count microseconds, times the number of shards."""
 
 Record: TypeAlias = Sequence[bytes]
 """The values of `FIELDS`; empty for those that are missing."""
@@ -35,6 +47,41 @@ def pause_item(reason: str | None, until: Any) -> Item:  # noqa: ANN401 - the ty
     """Check and write a pause until a datetime or a Unix time; None pauses until the queue is resumed."""
     end = math.inf if until is None else checks.check_moment('until', until)
     return 'pause', f'{end:.6f}', b'' if reason is None else checks.check_text('reason', reason).encode()
+
+
+def limits_item(concurrency: Any, rate: Any, burst: Any) -> Item:  # noqa: ANN401 - the type is what is checked
+    """Check and write the limits of a queue; None is no limit."""
+    if type(concurrency) is int and concurrency == 0:
+        raise TorrelqueValueError('concurrency must be at least 1, got 0: to stop all deliveries, use pause()')
+    words = [b'-'] * 4
+    if concurrency is not None:
+        words[0] = b'%d' % checks.check_count('concurrency', concurrency, most=MOST)
+    if rate is not None:
+        words[1:] = _rate_words(rate, burst)
+    elif burst is not None:
+        raise TorrelqueTypeError(f'burst is of a rate, got burst={burst!r} and rate=None')
+    return 'limit', b'' if words == [b'-'] * 4 else b' '.join(words)
+
+
+def _rate_words(rate: Any, burst: Any) -> list[bytes]:  # noqa: ANN401
+    if not isinstance(rate, (tuple, list)) or len(rate) != len(('deliveries', 'seconds')):
+        raise TorrelqueTypeError(f'rate must be a number of deliveries and of seconds, such as (100, 60), got {rate!r}')
+    count = checks.check_count('the deliveries of rate', rate[0], most=MOST)
+    seconds = checks.check_amount('the seconds of rate', rate[1], least=0)
+    if seconds > LONGEST_PERIOD:
+        raise TorrelqueValueError(f'the seconds of rate must be at most {LONGEST_PERIOD}, 31 days, got {rate[1]!r}')
+    period = round(seconds * 1e6)
+    if period < count:
+        raise TorrelqueValueError(f'rate must be at most a million deliveries per second, got {rate!r}')
+    most = count if burst is None else checks.check_count('burst', burst, most=MOST)
+    if most * period > count * LONGEST_PERIOD * 1_000_000:
+        raise TorrelqueValueError(f'burst must be less than 31 days of deliveries at {rate!r}, got {burst!r}')
+    return [b'%d' % word for word in (count, period, most)]
+
+
+def limits_of(record: Record) -> Limits:
+    """Return the limits of a record."""
+    return make_limits(record[4]) or Limits()
 
 
 def revision_of(record: Record) -> float:
@@ -74,7 +121,7 @@ def load(scripts: ScriptSet, keys: Keys, *cap: Any) -> Operation[Load]:  # noqa:
     script, more = scripts['sweep'], True
     while more:
         _, more = yield from Call[Reply](script, keys.of(script), ('stale', *cap))
-    fields = ('uses', *FIELDS[1:])
+    fields = ('uses', *FIELDS[1:4])
     working, values, time = raised(
         (yield [
             Call[Reply]('ZCARD', (keys['working'],)),

@@ -14,6 +14,7 @@ __all__ = (
     'KIND',
     'STATE_FIELDS',
     'TIME_LIMIT',
+    'Limits',
     'Pause',
     'Payload',
     'Receipt',
@@ -26,6 +27,7 @@ __all__ = (
     'TorrelqueTaskState',
     'TorrelqueTaskStatus',
     'add_stats',
+    'make_limits',
     'make_pause',
     'make_state',
     'number_of',
@@ -217,6 +219,17 @@ class Pause(NamedTuple):
     reason: str | None
 
 
+class Limits(NamedTuple):
+    """The limits of a queue. None is no limit."""
+
+    concurrency: int | None = None
+    """How many tasks may be claimed at once."""
+    rate: tuple[int, float] | None = None
+    """How many deliveries in how many seconds."""
+    burst: int | None = None
+    """How many of these deliveries may take place at once."""
+
+
 class TorrelqueQueueStats(NamedTuple):
     """Counts at one moment, and totals since the queue's first task."""
 
@@ -239,6 +252,8 @@ class TorrelqueQueueStats(NamedTuple):
     """Dropped because no consumer started them in time. Those that became dead letters count as rejected."""
     paused: Pause | None = None
     """The pause in force; None if the queue is not paused."""
+    limits: Limits | None = None
+    """The limits of the whole queue; None if it has none."""
 
 
 def add_stats(parts: Sequence[TorrelqueQueueStats]) -> TorrelqueQueueStats:
@@ -248,11 +263,12 @@ def add_stats(parts: Sequence[TorrelqueQueueStats]) -> TorrelqueQueueStats:
     sums = {
         name: sum(getattr(part, name) for part in parts)
         for name in TorrelqueQueueStats._fields
-        if name not in ('oldest_pending_age', 'paused')
+        if name not in ('oldest_pending_age', 'paused', 'limits')
     }
     ages = [part.oldest_pending_age for part in parts if part.oldest_pending_age is not None]
     paused = next((part.paused for part in parts if part.paused is not None), None)
-    return TorrelqueQueueStats(oldest_pending_age=max(ages, default=None), paused=paused, **sums)
+    limits = next((part.limits for part in parts if part.limits is not None), None)
+    return TorrelqueQueueStats(oldest_pending_age=max(ages, default=None), paused=paused, limits=limits, **sums)
 
 
 class TaskProgress(NamedTuple):
@@ -338,6 +354,14 @@ def make_pause(until: bytes, since: bytes, reason: bytes) -> Pause | None:
     if not until:
         return None
     return Pause(number_of(since) or 0.0, number_of(until), reason.decode(errors='replace') or None)
+
+
+def make_limits(text: bytes) -> Limits | None:
+    """Parse the record of limits; None if there are none. What is malformed is no limit, as for the scripts."""
+    words = (text.split() + [b''] * 4)[:4]
+    concurrency, count, period, burst = (int(word) if word.isdigit() else 0 for word in words)
+    rate = (count, period / 1_000_000) if count and period and burst else None
+    return Limits(concurrency or None, rate, burst if rate else None) if concurrency or rate else None
 
 
 def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:

@@ -15,6 +15,7 @@ from torrelque.core.models import (
     TorrelqueTask,
     TorrelqueTaskState,
     TorrelqueTaskStatus,
+    make_limits,
     make_pause,
     make_state,
     number_of,
@@ -59,8 +60,10 @@ def _call(scripts: ScriptSet, keys: Keys, name: str, *args: str | int | bytes) -
 def queue_stats(scripts: ScriptSet, keys: Keys) -> Operation[TorrelqueQueueStats]:
     """Read a queue's counts and totals at one moment."""
     reply = yield from _call(scripts, keys, 'stats')
-    counts, age, totals, pause = reply[:5], reply[5], reply[6:12], reply[12:]
-    return TorrelqueQueueStats._make([*counts, float(age) if age else None, *map(int, totals), make_pause(*pause)])
+    counts, age, totals, (*pause, limits) = reply[:5], reply[5], reply[6:12], reply[12:]
+    return TorrelqueQueueStats._make(
+        [*counts, float(age) if age else None, *map(int, totals), make_pause(*pause), make_limits(limits)]
+    )
 
 
 def _state_call(keys: Keys, task_id: str, *more: str) -> Call[Reply]:
@@ -250,12 +253,12 @@ def examine(key: bytes) -> Operation[FoundQueue | None]:
 
     A key that the user may not read is taken for a queue's.
     """
-    fields = ('shards', 'intended', 'paused', *_TOTALS)
+    fields = ('shards', 'intended', 'paused', 'limits', *_TOTALS)
     replies = yield [Call[bytes | None]('HGET', (key,), (field,)) for field in fields]
     name = ''
     try:
         name = key.removesuffix(_COUNTERS).decode()
-        shards, intended, paused, *totals = [raise_error(reply) for reply in replies]
+        shards, intended, paused, limits, *totals = [raise_error(reply) for reply in replies]
     except UnicodeDecodeError:
         return None
     except TorrelqueReplyError as error:
@@ -265,7 +268,7 @@ def examine(key: bytes) -> Operation[FoundQueue | None]:
             return FoundQueue(name, None)
         raise
     recorded = _first_number(shards) or _first_number((intended or b'').partition(b' ')[2])
-    if not name or not (recorded or paused or any(number_of(total) for total in totals)):
+    if not name or not (recorded or paused or limits or any(number_of(total) for total in totals)):
         return None
     return FoundQueue(name, recorded)
 

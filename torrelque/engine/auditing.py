@@ -76,7 +76,7 @@ async def _check_records(
         return [
             *(violation for violation in checked if violation is not None),
             *(
-                Violation('record', keys['counters'].decode(), None, 'has a former record of a pause')
+                Violation('record', keys['counters'].decode(), None, 'has a former record of a pause or of limits')
                 for keys, record in zip(shards, pauses, strict=True)
                 if flow.revision_of(record) != newest
             ),

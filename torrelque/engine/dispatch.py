@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from torrelque.core.auditing import Violation, audit
 from torrelque.core.commands import Answer, Command, Item, Outcome
-from torrelque.core.flow import FLOW
+from torrelque.core.flow import FLOW, Record, read
 from torrelque.core.keys import Keys
 from torrelque.core.merging import split
 from torrelque.core.models import TorrelqueQueueStats
@@ -133,13 +133,18 @@ class Dispatcher:
         return []
 
     async def change_flow(self, item: Item) -> Answer:
-        """Pause or resume the queue, everywhere.
+        """Pause or resume the queue or set its limits, everywhere.
 
         Safe to repeat. Of a call that is cancelled or fails, only some shards may have heard.
         """
         await self.is_changed()
         (answer,) = await self._engine.submit(FLOW, [item])
         return answer
+
+    async def read_flow(self) -> Record:
+        """Read the record of a pause and of limits."""
+        await self.is_changed()
+        return await self._engine.run(read(self.first))
 
     def may_go_elsewhere(self, error: Exception) -> bool:
         """Whether a new task may go to another shard after this error, because it was certainly not added."""

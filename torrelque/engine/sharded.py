@@ -318,7 +318,7 @@ class ShardedDispatcher(Dispatcher):
         totals = await self._engine.run(sharding.read_totals(self._main))
         total = self._ready_layout().total
         return [
-            TorrelqueQueueStats._make((0, 0, 0, 0, 0, None, *each, None))
+            TorrelqueQueueStats._make((0, 0, 0, 0, 0, None, *each, None, None))
             for shard, each in totals.items()
             if shard >= total
         ]

@@ -17,6 +17,7 @@ from torrelque.core.commands import EnqueueItem, IfExists, Item, OnExpiry, Relea
 from torrelque.core.durability import Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
+    Limits,
     Payload,
     Receipt,
     Report,
@@ -342,6 +343,14 @@ class Torrelque(Generic[Payload]):
 
     def resume(self) -> None:
         self._run(self._queue.resume())
+
+    def limit(
+        self, *, concurrency: int | None = None, rate: tuple[int, float] | None = None, burst: int | None = None
+    ) -> None:
+        self._run(self._queue.limit(concurrency=concurrency, rate=rate, burst=burst))
+
+    def limits(self) -> Limits:
+        return self._run(self._queue.limits())
 
     def reshard(self, shards: int) -> bool:
         return self._run(self._queue.reshard(shards))

@@ -15,7 +15,7 @@ from torrelque.worker.outcomes import BACK_OFF, may_pass, sleep
 __all__ = ('Burst', 'Member')
 
 SETTLING = policies.exponential(0.2, maximum=8.0)
-"""Pauses between checks of the queues while tasks are held, are about to be claimed, or are in a paused queue."""
+"""Pauses between checks of the queues while tasks are held, are about to be claimed, or may not be claimed now."""
 
 
 class Member(NamedTuple):

@@ -37,6 +37,26 @@ def test_pause(command: Command) -> None:
     assert command('pause', '--wait') == (0, 'paused queue trq; no task is being worked on\n', '')
 
 
+def test_limit(command: Command) -> None:
+    command.do(claim_two)
+    assert command('limit') == (0, 'queue trq: no limits\n', '')
+    text = 'at most 50 at once, 100 per 60 s'
+    assert command('limit', '--concurrency', '50', '--rate', '100/1m') == (0, f'queue trq: {text}\n', '')
+    assert f'The queue has limits: {text}.' in command('stats').out
+    assert text in command('queues').out
+    (fields,) = command('stats', '--json').lines
+    assert fields['limits'] == {'concurrency': 50, 'rate': [100, 60.0], 'burst': 100}
+    (fields,) = command('limit', '--rate', '5/s', '--burst', '1', '--json').lines
+    assert fields == {'queue': 'trq', 'concurrency': None, 'rate': [5, 1.0], 'burst': 1}
+    assert command('limit').out == 'queue trq: at most 5 per 1 s in bursts of 1\n'
+    command.assert_refused(['limit', '--concurrency', '5', '--none'], 2, '--none goes with no other option')
+    command.assert_refused(['limit', '--rate', 'fast'], 2, "--rate expects N/TIME such as 100/1m or 5/s, got 'fast'")
+    command.assert_refused(['limit', '--concurrency', '0'], 1, 'concurrency must be at least 1, got 0: .*')
+    command.assert_refused(['limit', '--burst', '5'], 1, 'burst is of a rate, .*')
+    assert command('limit', '--none').out == 'queue trq: no limits\n'
+    assert command('stats', '--json').lines[0]['limits'] is None
+
+
 async def release_all(queue: Torrelque) -> None:
     async for task_id, _ in queue.tasks(TorrelqueTaskStatus.WORKING):
         await queue.release(task_id)

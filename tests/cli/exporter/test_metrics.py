@@ -131,6 +131,14 @@ async def test_a_pause_is_told_with_its_reason(command: Command) -> None:
         assert (await exporter.scrape())['paused', 'mail', 'migration 114'] == 1
 
 
+async def test_limits(command: Command) -> None:
+    await on(command.url, 'mail', lambda queue: queue.limit(concurrency=50, rate=(100, 60)))
+    async with exporting(command.url) as exporter:
+        found = await exporter.scrape()
+        assert found['concurrency_limit', 'mail'] == 50
+        assert found['rate_limit', 'mail'] == pytest.approx(100 / 60)
+
+
 async def test_what_is_told_of_a_queue(command: Command) -> None:
     await on(command.url, 'mail', fill)
     async with exporting(command.url) as exporter:

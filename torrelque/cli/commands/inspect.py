@@ -22,6 +22,8 @@ from torrelque.cli.states import (
     STYLES,
     deliveries,
     last_change,
+    limits_text,
+    notes,
     pause_text,
     progress,
     state_fields,
@@ -64,6 +66,8 @@ async def stats(settings: Settings) -> None:
     out.print(table)
     if counts.paused is not None:
         out.print(f'The queue is {pause_text(counts.paused)}.', style='yellow', soft_wrap=True)
+    if limits := limits_text(counts.limits):
+        out.print(f'The queue has limits: {limits}.', soft_wrap=True)
     if counts.oldest_pending_age is not None:
         out.print(f'The oldest pending task was enqueued {age(counts.oldest_pending_age)} ago.')
 
@@ -94,14 +98,14 @@ async def queues(settings: Settings) -> None:
         errors().print('no queues', style='dim')
         return
     numeric = ('pending', 'working', 'delayed', 'rejected', 'oldest')
-    is_any_paused = any(counts.paused is not None for counts in found.values())
-    table = make_table('queue', *numeric, *['note'] * is_any_paused, right=numeric)
+    has_notes = any(map(notes, found.values()))
+    table = make_table('queue', *numeric, *['note'] * has_notes, right=numeric)
     for name in sorted(found):
         counts = found[name]
         numbers = (counts.pending, counts.working, counts.delayed, counts.rejected)
         cells = [printable(name), *(f'{number:,}' for number in numbers), age(counts.oldest_pending_age)]
-        if is_any_paused:
-            cells.append('' if counts.paused is None else pause_text(counts.paused))
+        if has_notes:
+            cells.append(notes(counts))
         table.add_row(*cells)
     print_table(table, cut=0)
 

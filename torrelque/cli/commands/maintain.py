@@ -11,10 +11,11 @@ from rich.text import Text
 from torrelque.cli.errors import Refusal
 from torrelque.cli.exit_codes import Exit
 from torrelque.cli.output import console, print_json, print_line, printable
-from torrelque.cli.params import TIME, confirm, parse_time
+from torrelque.cli.params import TIME, confirm, parse_rate, parse_time
 from torrelque.cli.settings import Settings
+from torrelque.cli.states import limits_text
 
-__all__ = ('audit', 'delete', 'pause', 'reshard', 'resume', 'sweep')
+__all__ = ('audit', 'delete', 'limit', 'pause', 'reshard', 'resume', 'sweep')
 
 
 async def pause(
@@ -62,6 +63,41 @@ async def resume(settings: Settings) -> None:
         print_json({'queue': settings.queue, 'paused': False})
     else:
         print_line(f'resumed queue {printable(settings.queue)}')
+
+
+async def limit(
+    settings: Settings,
+    *,
+    concurrency: Annotated[
+        int | None, typer.Option(metavar='N', show_default=False, help='How many tasks may run at once.')
+    ] = None,
+    rate: Annotated[
+        str | None,
+        typer.Option(metavar='N/TIME', show_default=False, help='How many may start in a time, such as 100/1m.'),
+    ] = None,
+    burst: Annotated[
+        int | None,
+        typer.Option(metavar='N', show_default=False, help='With --rate: how many may start at once.'),
+    ] = None,
+    none: Annotated[bool, typer.Option('--none', help='Remove all limits.')] = False,
+) -> None:
+    """Set the limits of the queue, or show them.
+
+    The limits hold for all consumers together, and survive restarts. Each call
+    sets all limits: those that it does not name are removed. Running tasks continue.
+    """
+    given = (concurrency, rate, burst) != (None, None, None)
+    parsed = None if rate is None else parse_rate(rate)
+    if given and none:
+        raise Refusal('--none goes with no other option', Exit.USAGE)
+    async with settings.open_known_queue() as queue:
+        if given or none:
+            await queue.limit(concurrency=concurrency, rate=parsed, burst=burst)
+        limits = await queue.limits()
+    if settings.json:
+        print_json({'queue': settings.queue, **limits._asdict()})
+    else:
+        print_line(f'queue {printable(settings.queue)}: {limits_text(limits) or "no limits"}')
 
 
 async def sweep(settings: Settings) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import anyio
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from torrelque import Torrelque, TorrelqueError, TorrelqueQueueStats, Transport, WorkerInfo
+from torrelque import Limits, Torrelque, TorrelqueError, TorrelqueQueueStats, Transport, WorkerInfo
 from torrelque import queues as find_queues
 from torrelque.cli.output import errors
 from torrelque.cli.presence import try_workers
@@ -173,6 +173,17 @@ def families(found: Mapping[str, Found | None] | None, begun: float) -> Iterator
     for name, stats in known.items():
         paused.add_metric((name, stats.paused.reason or '' if stats.paused else ''), stats.paused is not None)
     yield paused
+    limits = {name: stats.limits or Limits() for name, stats in known.items()}
+    yield _gauge(
+        'torrelque_concurrency_limit',
+        'How many tasks of the queue may be claimed at once, if that is limited.',
+        {name: each.concurrency for name, each in limits.items() if each.concurrency is not None},
+    )
+    yield _gauge(
+        'torrelque_rate_limit',
+        'How many deliveries of the queue may take place per second, if that is limited.',
+        {name: each.rate[0] / each.rate[1] for name, each in limits.items() if each.rate is not None},
+    )
     for total, description in TOTALS.items():
         counter = CounterMetricFamily(f'torrelque_{total}', description, labels=('queue',))
         for name, stats in known.items():

@@ -130,7 +130,7 @@ def load(server: str | None = None, *, on_cluster: bool = False, sharded: bool =
         source = _by_shard(_read(f'{verb}.lua')) if on_cluster else _read(f'{verb}.lua')
         keys = _declared_keys(source)
         code = definitions.with_used(source)
-        if sharded and 'local function hint' in code:
+        if sharded and 'local function summon' in code:
             keys += ('bell',)
         values = ', '.join(f'KEYS[{number}]' for number in range(1, len(keys) + 1))
         code = f'{UNDECLARED}local {", ".join(keys)} = {values}\n{code}'

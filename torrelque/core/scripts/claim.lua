@@ -39,11 +39,6 @@ elseif outcome then
 end
 
 local claimed, requeued, refused = totals('claimed', 'requeued', 'rejected')
-if features then
-  -- rarely
-  n = permitted(n)
-  -- end
-end
 if number(claimed, 0) == 0 then
   -- rarely
   local shards = shards_of()
@@ -67,6 +62,12 @@ if returns then
   -- end
 end
 
+local bound = features and string.find(features, '[pl]') -- by a pause or limits
+if bound then
+  -- rarely
+  n = permitted(n, #plan.stale_ids)
+  -- end
+end
 local front = redis.call('LRANGE', pending, -(n + 2), -1) -- two more than are wanted: whether any are left
 local length = #front < n + 2 and #front -- of pending, once its end was seen
 
@@ -214,12 +215,17 @@ for index = 1, #taken do
 end
 variadic('ZADD', working, scores)
 add('claimed', claimed, #taken)
+if bound then
+  -- rarely
+  count_deliveries(#taken)
+  -- end
+end
 if #taken == 0 then
   -- rarely
   local alarm = take_timer(willing)
   reply[2] = alarm and stamp(alarm) or ''
   -- end
 end
-hint(#taken == 0, left, not (returns or features) and event)
+hint(#taken == 0, left, not (returns or bound) and event)
 record('open', 'c' .. table.concat(receipts))
 return reply

@@ -13,7 +13,7 @@ local GRACE = 50            -- ms; how long a timer outlives its event
 local SET_ASIDE = 604800000 -- ms; for how long an id without a payload can be found
 local EXPIRED_TTL = 60000   -- ms; for how long the state of an expired task is kept
 local DEFAULT_TIMEOUT = 300 -- s; for a state whose timeout cannot be read
-local UNKNOWN = '[^%spe]'   -- matches the letters of features that this version does not know
+local UNKNOWN = '[^%spel]'  -- matches the letters of features that this version does not know
 
 local features -- letters of those that the queue uses, if there are any; `totals` reads them
 
@@ -264,7 +264,7 @@ local function leave(answer)
   return 0
 end
 
--- A pause -------------------------------------------------------------------------------------------------------------
+-- Pauses and limits ---------------------------------------------------------------------------------------------------
 
 -- When a pause ends, by its record: infinite if it lasts until somebody resumes the queue; nil if none is in force.
 local function in_force(uses, till)
@@ -274,25 +274,121 @@ local function in_force(uses, till)
   end
 end
 
-local pause -- when it ends, false if there is none; nil until it was read
-
-local function paused_until()
-  if pause == nil then
-    pause = string.find(features, 'p', 1, true)
-      and in_force(features, redis.call('HMGET', counters, 'paused')[1]) or false
+-- The limits of a queue, or a shard's share of them: `slots` for claims at once; `interval` between deliveries in
+-- microseconds, the `burst`, and the theoretical arrival time of the next delivery (`arrival`, GCRA). `values`: uses, limits,
+-- arrival, shards. Each shard gets at least 1 of what is divided.
+local function parse_limits(values, key)
+  local limits, shards = { arrival = number(values[3], 0) }, 1
+  if not string.find(values[1] or '', 'l', 1, true) then
+    return limits
   end
-  return pause
+  for count in string.gmatch(values[4] or '', '%d+') do
+    shards = math.max(shards, tonumber(count)) -- also of former shards, which may still have tasks
+  end
+  local shard = tonumber(string.match(key, '^.*:(%d+)}') or 0)
+  local function share(text)
+    local total = number(text, 0)
+    return total >= 1 and math.max(1, math.floor(total / shards) + (shard < total % shards and 1 or 0)) or nil
+  end
+  local slots, count, period, burst = string.match(values[2] or '', '^(%S+) (%S+) (%S+) (%S+)$')
+  count, period = number(count, 0), number(period, 0)
+  limits.slots, limits.burst = share(slots), share(burst)
+  if limits.burst and count >= 1 and period >= 1 then
+    limits.interval = math.ceil(period * shards / count)
+  end
+  return limits
 end
 
--- How many tasks consumers may take now, of those that they want or that are there.
-local function permitted(count)
-  return paused_until() and 0 or count
+local function microseconds(time)
+  return math.floor(time * 1000000 + 0.5)
 end
 
--- When consumers may take again what they may not take now, if it is known and there is anything.
+-- How far the arrival time is ahead of now. It can be ahead of a whole burst only after the limits or the clock changed.
+local function ahead(limits)
+  return math.max(0, math.min(limits.arrival - microseconds(now), limits.burst * limits.interval))
+end
+
+-- How many tasks consumers may take now by these limits, if `claimed` are claimed, and when they may take more without the
+-- end of a claim; nil if there is no such time.
+local function allowed_by(limits, claimed)
+  local count, time = math.huge, nil
+  if limits.slots then
+    count = math.max(0, limits.slots - claimed)
+  end
+  if limits.interval then
+    local left = limits.burst - math.ceil(ahead(limits) / limits.interval)
+    count = math.min(count, left)
+    if left < 1 then
+      time = (microseconds(now) + ahead(limits) - (limits.burst - 1) * limits.interval) / 1000000
+    end
+  end
+  return count, time
+end
+
+local pause -- when it ends, false if there is none; nil until it was read
+local limits -- those in force, once they were read
+
+local function restrictions()
+  if not limits then
+    local values = redis.call('HMGET', counters, 'limits', 'arrival', 'shards', 'paused')
+    limits = parse_limits({ features, unpack(values, 1, 3) }, counters)
+    pause = in_force(features, values[4])
+  end
+  return limits, pause
+end
+
+-- How many tasks consumers may take now, of those that they want or that are there. `freed`: claims that are about to end.
+local function permitted(count, freed)
+  local limits, pause = restrictions()
+  local claimed = limits.slots and redis.pcall('ZCARD', working) -- hints cannot fail
+  claimed = type(claimed) == 'number' and claimed or 0
+  return pause and 0 or math.min(count, (allowed_by(limits, claimed - (freed or 0))))
+end
+
+-- When consumers may take again what they may not take now, if it is known and there is anything. A claim that ends is known
+-- only then: the script that ends it hints.
 local function reprieve()
-  local till = paused_until()
-  return till and till < math.huge and redis.call('LLEN', pending) > 0 and till or nil
+  local limits, pause = restrictions()
+  local _, time = allowed_by(limits, 0)
+  time = pause and math.max(pause, time or pause) or time
+  return time and time < math.huge and redis.call('LLEN', pending) > 0 and time or nil
+end
+
+local function set_arrival(time)
+  limits.arrival = time
+  redis.call('HSET', counters, 'arrival', whole(time))
+end
+
+-- Count deliveries for the rate.
+local function count_deliveries(count)
+  local limits = restrictions()
+  if limits.interval then
+    local time = microseconds(now) + ahead(limits)
+    if count > 0 or time < limits.arrival then
+      set_arrival(time + count * limits.interval)
+    end
+  end
+end
+
+-- Take deliveries back that were none, except for the time in which others could not take place because of them.
+-- Deliveries before the limits were set were not counted.
+local function uncount_deliveries(items)
+  local limits, spared, counts = restrictions(), 0, {}
+  if not limits.interval then
+    return
+  end
+  for _, item in ipairs(items) do
+    local time = microseconds(number(redis.call('HMGET', item.state.key, 'last_dequeue_time')[1], 0))
+    counts[time] = (counts[time] or 0) + 1
+  end
+  local since = number(redis.call('HMGET', counters, 'limited_since')[1], 0)
+  for time, count in pairs(counts) do
+    local left = count * limits.interval - math.max(0, microseconds(now) - time)
+    spared = spared + (time > since and math.max(0, left) or 0)
+  end
+  if spared > 0 then
+    set_arrival(microseconds(now) + math.max(0, ahead(limits) - spared))
+  end
 end
 
 -- The timer and the hint ----------------------------------------------------------------------------------------------
@@ -325,13 +421,14 @@ local function begin_writing(cap)
   end
 end
 
--- The earliest time at which a delayed task is due, a claim becomes stale, or a pause ends for which tasks are pending.
+-- The earliest time at which a delayed task is due, a claim becomes stale, or a pause ends or a rate permits a delivery while
+-- tasks are pending.
 local function earliest()
   local due = redis.pcall('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2]
   local stale = redis.pcall('ZRANGE', working, 0, 0, 'WITHSCORES')[2]
   due, stale = tonumber(due), tonumber(stale)
   local event = due and stale and math.min(due, stale) or due or stale
-  local time = features and reprieve()
+  local time = features and string.find(features, '[pl]') and reprieve()
   return time and math.min(event or time, time) or event
 end
 
@@ -360,22 +457,30 @@ local function take_timer(willing)
   return event - now
 end
 
+-- Wake idle consumers for this number of tasks, which they may take.
+local function summon(left)
+  if left > 1 then
+    redis.pcall('ZADD', wake, 0, '0', 1, '1')
+  else
+    redis.pcall('ZADD', wake, 0, '0')
+  end
+end
+
 -- Every script that may have made work for idle consumers ends with this. `left` is the number of pending tasks, and `event`
 -- the earliest event, if the caller knows them. `empty` means that a claim found nothing.
 local function hint(empty, left, event)
   left = left or redis.call('LLEN', pending)
-  if left > 1 and not features then
+  local free = not (features and string.find(features, '[pl]')) -- of pauses and limits
+  if left > 1 and free then
     redis.pcall('ZADD', wake, 0, '0', 1, '1')
-  elseif left == 1 and not features then
+  elseif left == 1 and free then
     redis.pcall('ZADD', wake, 0, '0')
   else
     -- rarely
-    left = features and permitted(left) or 0
+    left = not free and permitted(left) or 0
     event = left == 0 and (event or earliest())
-    if left > 1 then
-      redis.pcall('ZADD', wake, 0, '0', 1, '1')
-    elseif left == 1 then
-      redis.pcall('ZADD', wake, 0, '0')
+    if left > 0 then
+      summon(left)
     elseif event and (event <= now or (event <= now + HORIZON and not covered(event))) then
       redis.pcall('ZADD', wake, 0, '0')
     elseif empty then
@@ -573,5 +678,8 @@ local function give_back(items)
   for _, item in ipairs(items) do
     redis.call('HDEL', item.state.key, 'claim')
     transition(item.state, PENDING, 'dequeue_count', whole(item.state.dequeue_count - 1))
+  end
+  if has_used('l') then
+    uncount_deliveries(items)
   end
 end

@@ -1,6 +1,6 @@
--- Remove finished tasks. With a result, or on request, keep the state for a while. This makes no work for other consumers,
--- so there is no hint.
--- KEYS: tasks working task counters lane
+-- Remove finished tasks. With a result, or on request, keep the state for a while. Only where claims are limited does this
+-- make work for other consumers, so otherwise there is no hint.
+-- KEYS: tasks working task counters pending wake lane
 -- ARGV: lane nonce sequence, words per item (3 or 6); if 3, what all items share: status ttl result; then for each task:
 --   id token dequeue_count, and if 6 its own status ttl result (ttl in ms, negative if there is no result, '' to keep
 --   nothing)
@@ -13,6 +13,12 @@ if outcome then
   -- end
 end
 local completed, refused = totals('completed', 'rejected')
+local waiting = 0 -- for the end of another claim
+if features and string.find(features, 'l', 1, true) then
+  -- rarely
+  waiting = redis.call('LLEN', pending)
+  -- end
+end
 local width = tonumber(ARGV[4])
 local begin = width == 3 and 8 or 5
 local ids, places, answers, seen, prefix = {}, {}, {}, {}, task .. ':'
@@ -65,4 +71,12 @@ end
 remove_keys(gone)
 add('completed', completed, count - refusals)
 add('rejected', refused, refusals)
+if waiting > 0 then
+  -- rarely
+  local left = permitted(waiting)
+  if left > 0 then
+    summon(left)
+  end
+  -- end
+end
 return leave(table.concat(answers))

@@ -17,6 +17,7 @@ local deadline, due, dead = redis.call('ZSCORE', working, id), redis.call('ZSCOR
   redis.call('ZSCORE', rejected, id)
 local places = { pending = pending, dequeueing = dequeueing, undequeued = undequeued, working = working,
   delayed = delayed, tasks = tasks, wake = wake, counters = counters, epoch = epoch, rejected = rejected }
+local WELL_FORMED = '^[%d-]+ [%d-]+ [%d-]+ [%d-]+$' -- limits
 local repairs = {}
 
 -- An id in a collection without a payload, which cannot be delivered. It is set aside, as a claim does.
@@ -105,17 +106,21 @@ function repairs.key()
   return places[id] and redis.call('PERSIST', places[id]) == 1 or false
 end
 
--- A pause that is ignored, because its letter is missing; or a letter without a pause; or a pause with a malformed end.
+-- A pause or limits that are ignored, because their letter is missing; or a letter without a record, or a malformed record.
 function repairs.flow()
-  local uses, till = unpack(redis.call('HMGET', counters, 'uses', 'paused'))
-  local is_kept = till == 'inf' or number(till, nil) ~= nil
-  local has_letter = string.find(uses or '', 'p', 1, true) ~= nil
-  if has_letter == is_kept and (is_kept or not till or till == '') then
-    return false
+  local uses, till, limits = unpack(redis.call('HMGET', counters, 'uses', 'paused', 'limits'))
+  local is_kept = { p = till == 'inf' or number(till, nil) ~= nil, l = string.find(limits or '', WELL_FORMED) ~= nil }
+  local records, letters, changed = { p = till or '', l = limits or '' }, '', false
+  for _, letter in ipairs({ 'p', 'l' }) do
+    local has_letter = string.find(uses or '', letter, 1, true) ~= nil
+    changed = changed or has_letter ~= is_kept[letter] or (not is_kept[letter] and records[letter] ~= '')
+    letters = letters .. (is_kept[letter] and letter or '')
   end
-  features = string.gsub(uses or '', 'p', '') .. (is_kept and 'p' or '')
-  redis.call('HSET', counters, 'uses', features, 'paused', is_kept and till or '')
-  return true
+  if changed then
+    features = string.gsub(uses or '', '[pl]', '') .. letters
+    redis.call('HSET', counters, 'uses', features, 'paused', is_kept.p and till or '', 'limits', is_kept.l and limits or '')
+  end
+  return changed
 end
 
 -- A key that is left over though there are no tasks.

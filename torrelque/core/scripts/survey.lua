@@ -17,9 +17,15 @@ local function finding_of(pending, delayed, working, timer, bell, wake, counters
   local due, stale = first_time(delayed), first_time(working)
   local event = due and stale and math.min(due, stale) or due or stale
   local finding = redis.call('LLEN', pending)
-  local till = finding > 0 and in_force(unpack(redis.call('HMGET', counters, 'uses', 'paused')))
-  if till then
-    finding, event = 0, till < math.huge and math.min(event or till, till) or event
+  local values = finding > 0 and redis.call('HMGET', counters, 'uses', 'limits', 'arrival', 'shards', 'paused') or {}
+  if string.find(values[1] or '', '[pl]') then
+    local limits, till = parse_limits(values, counters), in_force(values[1], values[5])
+    local most, time = allowed_by(limits, limits.slots and redis.call('ZCARD', working))
+    time = till and math.max(till, time or till) or time
+    finding = till and 0 or math.min(finding, most)
+    if time and time < math.huge then
+      event = math.min(event or time, time)
+    end
   end
   if event and event <= now then
     finding = math.max(finding, 1)

@@ -46,6 +46,20 @@ class ConsumingConformance(OnQueue):
         assert (await queue.dequeue(20)).id == task_id
         assert (await queue.get_queue_stats()).paused is None
 
+    async def test_limits_hold_until_a_task_ends(self, queue: Torrelque) -> None:
+        await queue.limit(concurrency=2, rate=(3, 3600))
+        await queue.enqueue_many(range(5))
+        held = await queue.dequeue_nowait(max_tasks=5)
+        assert len(held) == 2
+        assert await queue.dequeue_nowait(max_tasks=5) == []
+        await queue.release_many(held)
+        assert len(await queue.dequeue_nowait(max_tasks=5)) == 1
+        await queue.limit(concurrency=2)
+        assert await queue.limits() == (await queue.get_queue_stats()).limits == (2, None, None)
+        assert len(await queue.dequeue_nowait(max_tasks=5)) == 1
+        await queue.limit()
+        assert len(await queue.dequeue_nowait(max_tasks=5)) == 1
+
     async def test_what_is_dequeued(self, queue: Torrelque) -> None:
         await queue.enqueue({'a': 1}, task_timeout=100)
         before = anyio.current_time()

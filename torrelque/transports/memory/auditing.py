@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 
 from torrelque.core.protocol import Reply
@@ -10,6 +11,9 @@ from torrelque.transports.memory.claims import set_aside
 from torrelque.transports.memory.prelude import GRACE, HORIZON, LANE_TTL, PENDING, Run, State, number, stamp
 
 __all__ = ('inspect', 'is_drained', 'repair')
+
+_WELL_FORMED = re.compile(rb'[0-9-]+ [0-9-]+ [0-9-]+ [0-9-]+')
+"""Limits."""
 
 PLACES = (
     'pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'tasks', 'wake', 'counters', 'epoch', 'rejected',
@@ -156,14 +160,20 @@ def _key(run: Run, name: bytes) -> bool:
 
 
 def _flow(run: Run, _: bytes) -> bool:
-    """A pause that is ignored, because its letter is missing; or a letter without a pause, or one without an end."""
+    """A pause or limits that are ignored as their letter is missing; a letter without a record; or a malformed one."""
     fields = run.db.hash_at(run.keys['counters'])
-    uses, till = fields.get(b'uses', b''), fields.get(b'paused', b'')
-    is_kept = till == b'inf' or number(till, None) is not None
-    if (b'p' in uses) == is_kept and (is_kept or not till):
+    uses, records = fields.get(b'uses', b''), {name: fields.get(name, b'') for name in (b'paused', b'limits')}
+    till, limits = records.values()
+    kept = {
+        b'paused': till == b'inf' or number(till, None) is not None,
+        b'limits': _WELL_FORMED.fullmatch(limits) is not None,
+    }
+    letters = {b'paused': b'p', b'limits': b'l'}
+    if all((letters[name] in uses) == is_kept and (is_kept or not records[name]) for name, is_kept in kept.items()):
         return False
-    uses = uses.replace(b'p', b'') + (b'p' if is_kept else b'')
-    run.db.hset(run.keys['counters'], {b'uses': uses, b'paused': till if is_kept else b''})
+    uses = uses.translate(None, b'pl') + b''.join(letters[name] for name, is_kept in kept.items() if is_kept)
+    left = {name: records[name] if is_kept else b'' for name, is_kept in kept.items()}
+    run.db.hset(run.keys['counters'], {b'uses': uses, **left})
     return True
 
 

@@ -103,6 +103,8 @@ def recorded(run: Run, answer: bytes) -> Iterator[tuple[Claimed, bytes]]:
 def give_back(run: Run, items: Sequence[Claimed]) -> None:
     """End claims as if the tasks had not been delivered: to the front of pending, in order."""
     run.db.zrem(run.keys['working'], [item.id for item in items])
+    states = [run.db.hash_at(run.state_key(item.id)) for item in items]
+    run.uncount_deliveries([fields.get(b'last_dequeue_time', b'') for fields in states])
     for item in items:
         run.transition(item.id, item.state, PENDING, {b'dequeue_count': whole(item.state.dequeue_count - 1)})
     run.db.rpush(run.keys['pending'], [item.id for item in reversed(items)])

@@ -62,7 +62,8 @@ def _add(run: Run) -> bytes:
         if item.delay:
             db.zadd(keys['delayed'], {task_id: run.due_time(_expiry(run, item), item.delay)})
         elif place != 'pending':
-            db.zrem(keys['delayed'], [task_id] if place else [])
+            if place:
+                db.zrem(keys['delayed'], [task_id])
             db.lpush(keys['pending'], (task_id,))
     if any(item.expires for item in plan.fresh.values()) and not run.has_used(b'e'):
         db.hset(keys['counters'], {b'uses': db.hash_at(keys['counters']).get(b'uses', b'') + b'e'})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias, TypeVar
@@ -24,10 +25,12 @@ __all__ = (
     'REJECTED',
     'WORKING',
     'Command',
+    'Limits',
     'Record',
     'Run',
     'State',
     'laned',
+    'microseconds',
     'number',
     'stamp',
     'whole',
@@ -47,14 +50,17 @@ GRACE = 50
 DEFAULT_TIMEOUT = 300.0
 """Seconds; for a state whose time-out cannot be read."""
 
-FEATURES = frozenset(b' pe')
-"""Letters of the features that this version knows: p a pause, e tasks that expire."""
+FEATURES = frozenset(b' pel')
+"""Letters of the features that this version knows: p a pause, e tasks that expire, l limits."""
 
 SPECIAL = frozenset((b'dequeue_count', b'revision', b'max_dequeues', b'dequeue_base', b'headers'))
 """Fields that a task does not have that waits for its first delivery and has nothing special about it."""
 
 _MOST = 9e15
 """Up to here the whole numbers among the floats have no gaps."""
+
+_LIMITS = re.compile(rb'(\S+) (\S+) (\S+) (\S+)')
+_SHARD = re.compile(rb'.*:(\d+)\}', re.DOTALL)
 
 _RECORD = re.compile(rb'(\d+) (\S+) ([A-Za-z]+) (.*)', re.DOTALL)
 
@@ -78,6 +84,10 @@ def stamp(time: float) -> bytes:
 
 def whole(value: float) -> bytes:
     return b'%.0f' % value
+
+
+def microseconds(time: float) -> float:
+    return float(math.floor(time * 1_000_000 + 0.5))
 
 
 class State:
@@ -124,6 +134,54 @@ class Record(NamedTuple):
         """None where there is no record, or none of ours."""
         match = _RECORD.fullmatch(text) if text is not None else None
         return match and cls(int(match[1]), match[2], match[3], match[4])
+
+
+class Limits:
+    """The limits of a queue, or a shard's share of them, as scripts read them.
+
+    ``slots`` for claims at once; ``interval`` between deliveries in microseconds, 0 for none; the ``burst``; and the
+    theoretical ``arrival`` time of the next delivery (GCRA).
+    """
+
+    def __init__(self, fields: Mapping[bytes, bytes], key: bytes, now: float) -> None:
+        self.now: float = microseconds(now)
+        self.arrival: float = number(fields.get(b'arrival'), 0.0)
+        self.slots: float | None = None
+        self.burst: float | None = None
+        self.interval: float = 0.0
+        match = _LIMITS.fullmatch(fields.get(b'limits', b''))
+        if match is None or b'l' not in fields.get(b'uses', b''):
+            return
+        self._shards = max([1.0, *map(float, re.findall(rb'[0-9]+', fields.get(b'shards', b'')))])
+        place = _SHARD.match(key)
+        self._shard = float(place[1]) if place else 0.0
+        slots, count, period = match[1], number(match[2], 0.0), number(match[3], 0.0)
+        self.slots, self.burst = self._share(slots), self._share(match[4])
+        if self.burst and count >= 1 and period >= 1:
+            self.interval = float(math.ceil(period * self._shards / count))
+
+    def _share(self, text: bytes) -> float | None:
+        total = number(text, 0.0)
+        more = self._shard < total % self._shards
+        return max(1.0, math.floor(total / self._shards) + more) if total >= 1 else None
+
+    @property
+    def ahead(self) -> float:
+        """How far the arrival time is ahead of now: of more than a burst only after the limits or the clock changed."""
+        return max(0.0, min(self.arrival - self.now, (self.burst or 0.0) * self.interval))
+
+    def allowed(self, claimed: int) -> tuple[float, float | None]:
+        """How many tasks consumers may take now, and when they may take more without the end of a claim."""
+        count, time = math.inf, None
+        if self.slots is not None:
+            count = max(0.0, self.slots - claimed)
+        if self.interval:
+            burst = self.burst or 0.0
+            left = burst - math.ceil(self.ahead / self.interval)
+            count = min(count, left)
+            if left < 1:
+                time = (self.now + self.ahead - (burst - 1) * self.interval) / 1_000_000
+        return count, time
 
 
 class Run:
@@ -293,14 +351,67 @@ class Run:
         end = math.inf if till == b'inf' else number(till, 0.0)
         return end if end > self.now else None
 
-    def permitted(self, count: int) -> int:
-        """How many tasks consumers may take now, of those that they want or that are there."""
-        return count if self.paused_until() is None else 0
+    def limits(self) -> Limits:
+        """The limits in force."""
+        counters = self.keys['counters']
+        return Limits(self.db.hash_at(counters), counters, self.now)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether a pause or limits may keep consumers from tasks."""
+        return b'p' in self.uses or b'l' in self.uses
+
+    def permitted(self, count: int, freed: int = 0) -> int:
+        """How many tasks consumers may take now, of those that they want or that are there.
+
+        ``freed``: claims that are about to end.
+        """
+        if self.paused_until() is not None:
+            return 0
+        claimed = 0
+        with suppress(TorrelqueReplyError):
+            claimed = len(self.db.zset_at(self.keys['working']))
+        most, _ = self.limits().allowed(claimed - freed)
+        return int(min(count, most))
 
     def reprieve(self) -> float | None:
-        """When consumers may take again what they may not take now, if it is known and there is anything."""
-        till = self.paused_until() if self.db.list_at(self.keys['pending']) else None
-        return till if till is not None and till < math.inf else None
+        """When consumers may take again what they may not take now, if it is known and there is anything.
+
+        A claim that ends is known only then: the verb that ends it hints.
+        """
+        if not (self.is_bound and self.db.list_at(self.keys['pending'])):
+            return None
+        till, (_, time) = self.paused_until(), self.limits().allowed(0)
+        if till is not None:
+            time = max(till, time or till)
+        return time if time is not None and time < math.inf else None
+
+    def _set_arrival(self, time: float) -> None:
+        self.db.hset(self.keys['counters'], {b'arrival': whole(time)})
+
+    def count_deliveries(self, count: int) -> None:
+        """Count deliveries for the rate."""
+        limits = self.limits()
+        if limits.interval:
+            time = limits.now + limits.ahead
+            if count or time < limits.arrival:
+                self._set_arrival(time + count * limits.interval)
+
+    def uncount_deliveries(self, times: Sequence[bytes]) -> None:
+        """Take deliveries back that were none, but for the time in which others could not take place because of them.
+
+        Those before the limits were set were not counted.
+        ``times``: of each delivery.
+        """
+        limits, spared = self.limits(), 0.0
+        since = number(self.db.hash_at(self.keys['counters']).get(b'limited_since'), 0.0)
+        if not limits.interval:
+            return
+        for time, count in Counter(microseconds(number(time, 0.0)) for time in times).items():
+            if time > since:
+                spared += max(0.0, count * limits.interval - max(0.0, limits.now - time))
+        if spared > 0:
+            self._set_arrival(limits.now + max(0.0, limits.ahead - spared))
 
     def shards_of(self, total: bytes) -> bytes | None:
         """How many shards the queue has, of which the caller knows nothing. It has none if it has this total."""
@@ -320,7 +431,7 @@ class Run:
                 self.db.zset_at(self.keys[name])
 
     def earliest(self) -> float | None:
-        """The first time at which a task is due, a claim is stale, or a pause ends for which tasks are pending."""
+        """The first time at which a task is due, a claim is stale, or consumers may take pending tasks again."""
         firsts = [*(self._first(name) for name in ('delayed', 'working')), self.reprieve()]
         return min((first for first in firsts if first is not None), default=None)
 
@@ -361,6 +472,11 @@ class Run:
         lifetime = math.ceil((min(event, self.now + willing) - self.now) * 1000) + GRACE
         self.db.put(self.keys['timer'], b'%b|%.17g' % (self.args[0], event), lifetime)
         return event - self.now
+
+    def summon(self) -> None:
+        """Wake idle consumers if they may take pending tasks."""
+        if self.permitted(len(self.db.list_at(self.keys['pending']))) > 0:
+            self.hint()
 
     def hint(self, *, empty: bool = False, event: float | None = None) -> None:
         """Wake idle consumers if there is something for them; ends every verb that may have made work for them.

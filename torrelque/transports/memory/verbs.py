@@ -123,7 +123,7 @@ def claim(run: Run) -> Reply:
     event = run.earliest()
     returns = event is not None and event <= float(stamp(run.now))
     plan = plan_return(run, stale=K, due=K) if returns else Plan({}, {})
-    choice = _Choice(run, plan, run.permitted(int(n)))
+    choice = _Choice(run, plan, run.permitted(int(n), len(plan.stale)))
     look_aside(run, plan.missing)
     if plan.dead or choice.dead or plan.late or choice.late or cap:
         db.zset_at(keys['rejected'])
@@ -147,6 +147,7 @@ def claim(run: Run) -> Reply:
         )
         receipts.append(b'%b:%d:%b' % (count, len(task.id), task.id))
         reply += [task.id, choice.payloads[task.id], deadline, _more(task, count)]
+    run.count_deliveries(len(choice.taken))
     run.count(claimed=len(choice.taken), requeued=plan.stale_count, rejected=buried)
     trim(run, cap, buried)
     alarm = None if choice.taken else run.take_timer(float(willing))
@@ -233,6 +234,7 @@ def _claimed_before(run: Run, answer: bytes) -> Reply:
 def release(run: Run) -> bytes:
     """Remove tasks that were worked off; with a result, or if asked to, keep the state for a while."""
     db, keys = run.db, run.keys
+    is_limited = run.has_used(b'l') and bool(db.list_at(keys['pending']))
     items, answers = claimed_items(run, 6, shared=3)
     if items:
         db.hdel(keys['tasks'], [item.id for item in items])
@@ -249,6 +251,8 @@ def release(run: Run) -> bytes:
             run.announce(item.id, item.state.revision + 1, status)
             db.delete((key,))
     run.count(completed=len(items) - refused, rejected=refused)
+    if is_limited:
+        run.summon()
     return b''.join(answers)
 
 
@@ -470,6 +474,7 @@ def stats(run: Run) -> Reply:
         _age(run, pending[-1]) if pending else b'',
         *(whole(number(counters.get(name), 0.0)) for name in COUNTERS),
         *(b'' if run.paused_until() is None else counters.get(name, b'') for name in flow.PAUSE),
+        counters.get(b'limits', b'') if run.has_used(b'l') else b'',
     ]
 
 

@@ -14,7 +14,7 @@ from textual.widgets import Footer, Static
 from torrelque import TorrelqueError, TorrelqueTask, TorrelqueTaskStatus
 from torrelque.cli.output import printable
 from torrelque.cli.payloads import preview
-from torrelque.cli.states import pause_text, progress
+from torrelque.cli.states import limits_text, pause_text, progress
 from torrelque.cli.top.actions import ACTIONS, ALL_ACTIONS
 from torrelque.cli.top.monitor import Monitor, Watched
 from torrelque.cli.top.paging import Pager, Row, read_rows
@@ -223,6 +223,8 @@ class TasksScreen(FilteredScreen):
             text.append(label, style=f'bold reverse {STATUS[status]}' if here else STATUS[status] if depth else CALM)
         if stats is not None and stats.paused is not None:
             text.append(f' {pause_text(stats.paused)}', style=WARN)
+        if stats is not None and (limits := limits_text(stats.limits)):
+            text.append(f' {limits}', style=CALM)
         return text
 
     def _cells(self, row: Row, columns: list[Column]) -> list[Text]:
