@@ -51,8 +51,8 @@ def test_limit(command: Command) -> None:
     assert command('limit').out == 'queue trq: at most 5 per 1 s in bursts of 1\n'
     command.assert_refused(['limit', '--concurrency', '5', '--none'], 2, '--none goes with no other option')
     command.assert_refused(['limit', '--rate', 'fast'], 2, "--rate expects N/TIME such as 100/1m or 5/s, got 'fast'")
-    command.assert_refused(['limit', '--concurrency', '0'], 1, 'concurrency must be at least 1, got 0: .*')
-    command.assert_refused(['limit', '--burst', '5'], 1, 'burst is of a rate, .*')
+    command.assert_refused(['limit', '--concurrency', '0'], 2, 'concurrency must be at least 1, got 0: .*')
+    command.assert_refused(['limit', '--burst', '5'], 2, 'burst is of a rate, .*')
     assert command('limit', '--none').out == 'queue trq: no limits\n'
     assert command('stats', '--json').lines[0]['limits'] is None
 
