@@ -93,7 +93,7 @@ class Valkey:
     [
         (None, 'builtins.NoneType is not a supported client'),
         (Valkey(), 'Valkey is not a supported client'),
-        (redis.asyncio.Redis, 'is a class: pass an instance of it'),
+        (redis.asyncio.Redis, 'is a class, not a client: pass an instance'),
         (redis.Redis(password='secret'), 'is the blocking client: use torrelque.sync, or the Redis of redis.asyncio'),
         ('redis://:secret@localhost', 'a URL is not a client'),
         (b'redis://:secret@localhost', 'a URL is not a client'),

@@ -70,7 +70,7 @@ def _hint(client: object) -> str:
     if isinstance(client, str | bytes):
         return 'a URL is not a client: `async with torrelque.connect(url) as client:` makes one'
     if isinstance(client, type):
-        return f'{client.__module__}.{client.__qualname__} is a class: pass an instance of it'
+        return f'{client.__module__}.{client.__qualname__} is a class, not a client: pass an instance of it'
     name = class_name(client)
     if any(_is(client, *kind) for kind in PIPELINES):
         return f'{name} is a pipeline: pass its client here, and the pipeline as pipeline= to the calls that take one'
