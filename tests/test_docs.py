@@ -16,6 +16,7 @@ import pytest
 
 import torrelque
 import torrelque.core
+import torrelque.errors
 from docs.transitions import render
 from tests import servers
 from torrelque import Torrelque, connect
