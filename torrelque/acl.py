@@ -176,7 +176,6 @@ def rules(
         TorrelqueTypeError: ``queue`` is not a string.
         TorrelqueValueError: The role or a key is unknown, or a name contains white
             space, which no ACL can express, or braces with ``shards``.
-
     """
     if role not in _RIGHTS:
         raise TorrelqueValueError(f'role must be one of {", ".join(ROLES)}, got {role!r}')

@@ -66,7 +66,6 @@ class EmbeddedServer:
     Raises:
         TorrelqueValueError: The port or the time-out is out of range, or
             ``socket_path`` is too long.
-
     """
 
     def __init__(
@@ -99,7 +98,6 @@ class EmbeddedServer:
                 exits at once or does not answer in time.
             TorrelqueUsageError: This server is already running, or something else uses
                 ``data_dir`` or ``socket_path``.
-
         """
         if self._process is not None:
             raise TorrelqueUsageError('this server is already running: create another EmbeddedServer for a second one')
@@ -138,7 +136,6 @@ class EmbeddedServer:
 
         Raises:
             TorrelqueUsageError: The server was not started.
-
         """
         return self._running().wait(timeout)
 
@@ -234,7 +231,6 @@ class ServerProcess:
 
         Raises:
             TorrelqueError: The server exited, or did not answer in time.
-
         """
         for attempts_left in (4, 3, 2, 1, 0):
             if self._picks_port and self.port is None:

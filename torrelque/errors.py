@@ -221,7 +221,6 @@ def is_unavailable(error: object) -> bool:
 
     Args:
         error: The exception that a call raised, or its reply. Anything else counts as available.
-
     """
     if isinstance(error, TorrelqueHandshakeError):
         return False
@@ -257,7 +256,6 @@ def is_transient(error: object) -> bool:
         True for lost connections and for a server that is failing over, loading,
         full or busy. False for a wrong password, a missing permission, any other
         error and anything that is not an error of this library.
-
     """
     return is_unavailable(error) or (isinstance(error, TorrelqueReplyError) and error.code == FULL)
 
@@ -273,7 +271,6 @@ def renew(error: Exception) -> Exception:
 
     Returns:
         The copy, without a traceback.
-
     """
     fresh = remake(type(error), error.args, error.__dict__)
     fresh.__cause__ = error.__cause__

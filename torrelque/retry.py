@@ -39,7 +39,6 @@ class Retry(Exception):  # noqa: N818 - an order, not an error
     Raises:
         TorrelqueTypeError: ``delay`` is not a number, or ``count`` is not a bool.
         TorrelqueValueError: ``delay`` is negative or not finite.
-
     """
 
     def __init__(self, delay: float = 0.0, *, count: bool = True) -> None:
@@ -57,7 +56,6 @@ class Reject(Exception):  # noqa: N818 - an order, not an error
     Raises:
         TorrelqueTypeError: ``reason`` is not a string.
         TorrelqueValueError: ``reason`` is empty or cannot be encoded as UTF-8.
-
     """
 
     def __init__(self, reason: str) -> None:
@@ -78,7 +76,6 @@ def never() -> RetryPolicy:
 
     Returns:
         The policy.
-
     """
     return constant(0.0, attempts=1)
 
@@ -95,7 +92,6 @@ def immediately(attempts: int | None = None) -> RetryPolicy:
     Raises:
         TorrelqueTypeError: ``attempts`` is not an integer.
         TorrelqueValueError: ``attempts`` is less than 1.
-
     """
     return constant(0.0, attempts)
 
@@ -113,7 +109,6 @@ def constant(delay: float, attempts: int | None = None) -> RetryPolicy:
     Raises:
         TorrelqueTypeError: An argument is not a number.
         TorrelqueValueError: An argument is out of range.
-
     """
     seconds = checks.check_duration('delay', delay)
     return _limited(attempts, lambda _attempt: seconds)
@@ -137,7 +132,6 @@ def linear(base: float, maximum: float = 3600.0, attempts: int | None = None) ->
     Raises:
         TorrelqueTypeError: An argument is not a number.
         TorrelqueValueError: An argument is out of range.
-
     """
     step, most = checks.check_duration('base', base), checks.check_duration('maximum', maximum)
     return _limited(attempts, lambda attempt: min(most, step * attempt))
@@ -173,7 +167,6 @@ def exponential(
     Raises:
         TorrelqueTypeError: An argument is not a number, or ``rng`` is not callable.
         TorrelqueValueError: An argument is out of range.
-
     """
     first, most = checks.check_duration('base', base), checks.check_duration('maximum', maximum)
     growth, part = checks.check_duration('factor', factor), checks.check_duration('jitter', jitter)

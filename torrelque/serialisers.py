@@ -63,7 +63,6 @@ def msgspec(type: object) -> Serialiser[Any]:  # noqa: A002 - a type, or a form 
 
     Raises:
         ImportError: The package is not installed.
-
     """
     package = import_module('msgspec')
     return _Typed(
@@ -89,7 +88,6 @@ def pydantic(type: object) -> Serialiser[Any]:  # noqa: A002 - a type, or a form
 
     Raises:
         ImportError: The package is not installed.
-
     """
     adapter = import_module('pydantic').TypeAdapter(type)
     return _Typed(

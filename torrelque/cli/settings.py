@@ -206,7 +206,6 @@ def verb(
 
     Returns:
         The function to register.
-
     """
     signature = inspect.signature(function, eval_str=True)
     own = list(signature.parameters.values())[1:]

@@ -71,7 +71,6 @@ class Violation:
         task_id: The task's id, or None.
         detail: A description.
         repaired: Whether the audit repaired it.
-
     """
 
     kind: str
@@ -393,6 +392,5 @@ def audit(
 
     Returns:
         The violations.
-
     """
     return _Audit(scripts, keys, result_ttl, repair=repair, on_cluster=on_cluster, seen=seen).run()

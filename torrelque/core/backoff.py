@@ -20,7 +20,6 @@ class Backoff:
         factor: How much longer each further pause is.
         jitter: Maximum share of a pause that is randomly taken off, from 0 to 1, so that clients
             that failed together do not come back together.
-
     """
 
     first: float
@@ -34,7 +33,6 @@ class Backoff:
         Args:
             failures: The number of failures in a row. Without any there is no pause.
             rng: Returns random numbers from 0 to 1.
-
         """
         if failures < 1:
             return 0.0

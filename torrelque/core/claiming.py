@@ -24,7 +24,6 @@ class Claim:
         alarm: Seconds until the event that this client now handles; None for none.
         again: Whether there may be more tasks, because the claim reached a limit.
         time: When the server ran the claim, on the server's clock.
-
     """
 
     __slots__ = ('again', 'alarm', 'tasks', 'time')
@@ -62,7 +61,6 @@ def claim(
 
     Returns:
         The answer.
-
     """
 
     def parse(reply: Reply) -> Claim:

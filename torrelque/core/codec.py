@@ -31,7 +31,6 @@ class TorrelqueTaskSerialiser(NamedTuple):
     Attributes:
         dumps: Converts an object to ``bytes``, or to ``str``, which is encoded as UTF-8.
         loads: Converts ``bytes`` to an object.
-
     """
 
     dumps: Any
@@ -85,7 +84,6 @@ def dump_payload(serialiser: Serialiser[Payload], value: Payload) -> bytes:
 
     Raises:
         TorrelqueTypeError: The serialiser returned neither bytes nor str.
-
     """
     data = serialiser.dumps(value)
     if isinstance(data, str):

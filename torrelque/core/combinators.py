@@ -24,7 +24,6 @@ def together(operations: Iterable[Operation[T]]) -> Operation[list[T | Exception
 
     Raises:
         Interrupted: An interruption ended one of them. It is raised once all have ended.
-
     """
     rows = [_Row(operation) for operation in operations]
     for row in rows:

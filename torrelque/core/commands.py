@@ -145,7 +145,6 @@ class Command:
         own: How many words at the start of an item are its own.
         shared: How many words follow that are usually the same for all items, and are then sent once. If an item has
             further words, all items are padded to its length.
-
     """
 
     name: str
@@ -206,7 +205,6 @@ class ClaimedTask(NamedTuple):
         headers: The serialised headers.
         expires: When the lease ends at the earliest, on the client's clock: counted from before the claim was sent.
         attempt: The number of this delivery since the task was enqueued or last redriven, from 1.
-
     """
 
     receipt: Receipt
@@ -251,7 +249,6 @@ def release_item(target: Receipt | str, status: TorrelqueTaskStatus, ttl: float 
         status: The final status.
         ttl: How long to keep the state, in seconds; None does not keep it.
         result: The serialised result to keep with the state; None for none.
-
     """
     return *claim_item(target), int(status), *_kept(ttl, result)
 

@@ -197,7 +197,6 @@ class Consumers:
         in_order: Whether the server receives calls in the order in which they are sent. If not, a claim could
             overtake another, so only one is in flight at a time.
         behind: Whether the driver can send a claim behind a wait.
-
     """
 
     def __init__(

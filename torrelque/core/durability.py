@@ -47,7 +47,6 @@ class Durability:
     Raises:
         TorrelqueTypeError: An argument has a wrong type.
         TorrelqueValueError: An argument is out of range, or neither ``fsynced`` nor ``replicas`` is given.
-
     """
 
     fsynced: bool = False
@@ -82,7 +81,6 @@ class Confirmer:
         durability: When a write counts as durable.
         scripts: The scripts.
         keys: The keys of the queue, or of a shard.
-
     """
 
     def __init__(self, durability: Durability, scripts: ScriptSet, keys: Keys) -> None:
@@ -106,7 +104,6 @@ class Confirmer:
 
         Raises:
             TorrelqueUsageError: The server cannot confirm such writes. Nothing was written.
-
         """
         if not self._possible:
             yield from self._probe()

@@ -46,7 +46,6 @@ class Keys:
 
     Args:
         names: Maps each logical name to its full key.
-
     """
 
     def __init__(self, names: Mapping[str, str]) -> None:
@@ -90,7 +89,6 @@ def tagged(queue: str) -> str:
 
     Raises:
         TorrelqueValueError: The name begins with a closing brace, so a hash tag would not work.
-
     """
     _, opening, rest = queue.partition('{')
     tag, closing, _ = rest.partition('}')

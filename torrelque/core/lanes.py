@@ -76,7 +76,6 @@ class Lane:
         number: The server's number for it; empty until the server has made the lane.
         nonce: Text that no other lane has.
         sequence: The sequence number of the last call.
-
     """
 
     __slots__ = ('nonce', 'number', 'sequence')
@@ -98,7 +97,6 @@ class Lanes:
         scripts: The scripts.
         keys: The keys of the queue, or of a shard.
         nonce: Text without blanks that no other client has.
-
     """
 
     def __init__(self, scripts: ScriptSet, keys: Keys, nonce: str) -> None:
@@ -157,7 +155,6 @@ class Lanes:
             Interrupted: The call did not run, or its outcome is still unknown.
             TorrelqueReplyError: The server refused the call.
             TorrelqueShardsError: The queue has another number of shards.
-
         """
         used = lane or self.borrow()
         try:

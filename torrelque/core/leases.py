@@ -71,7 +71,6 @@ class Leases(Generic[K]):
 
         Returns:
             When to call `expired` and `due` for this lease.
-
         """
         lease = self._leases[key] = _Lease(now, expires)
         return lease.next_look

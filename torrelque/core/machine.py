@@ -26,7 +26,6 @@ class Waiting(Protocol):
         Args:
             member: The hint, which is the popped member; None if the time was over.
             reply: The reply to the call behind the wait; None if the driver has none.
-
         """
 
     def failed(self, error: Exception) -> None:
@@ -41,7 +40,6 @@ class Wait(NamedTuple):
         seconds: Maximum time to wait.
         then: Receives the end of the wait.
         behind: A call to send behind the wait, in the same write; None for none.
-
     """
 
     key: bytes
@@ -58,7 +56,6 @@ class Turn(NamedTuple):
         dedicated: Operations to run on a dedicated connection each, because the server may take longer to answer.
         waits: Waits to begin.
         until: When to poll again at the latest, on the machine's clock, in seconds; infinite if there is no such time.
-
     """
 
     groups: Sequence[Sequence[Operation[None]]]
@@ -84,7 +81,6 @@ class Machine(Protocol):
 
         Returns:
             A ticket. Its value will be a list with an answer for each item.
-
         """
         ...
 
@@ -98,7 +94,6 @@ class Machine(Protocol):
 
         Returns:
             A ticket. Its value will be a list of at least one task, or its error a TorrelqueTimeoutError.
-
         """
         ...
 
@@ -111,7 +106,6 @@ class Machine(Protocol):
 
         Returns:
             A ticket. Its value will be a list of tasks, perhaps empty.
-
         """
         ...
 

@@ -34,7 +34,6 @@ class Ticket:
         gone: Whether the caller has withdrawn the request.
         value: The result.
         error: The error, if the request failed.
-
     """
 
     __slots__ = ('done', 'error', 'gone', 'items', 'size', 'value', 'wake')
@@ -86,7 +85,6 @@ class Merger:
         Returns:
             Groups of tickets for one call each, with their command. Large tickets come first, each in its own group.
             Tickets whose callers have gone are dropped.
-
         """
         groups: list[tuple[Command, list[Ticket]]] = []
         while self._large and len(groups) < most - RESERVED:

@@ -81,7 +81,6 @@ class Receipt(NamedTuple):
         id: The task's id.
         token: The claim's token.
         dequeue_count: The number of the delivery, from 1.
-
     """
 
     id: str
@@ -97,7 +96,6 @@ class TaskId(str):
 
     Attributes:
         receipt: The claim.
-
     """
 
     __slots__ = ('receipt',)
@@ -372,7 +370,6 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
 
     Returns:
         The state, with the result still serialised; None if there is no task.
-
     """
     (
         status, timeout, result, dequeues, requeues, enqueued, dequeued, requeued, released, limit, reason, revision,

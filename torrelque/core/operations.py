@@ -135,7 +135,6 @@ def sweep(scripts: ScriptSet, keys: Keys, max_rejected: int | None = None) -> Op
 
     Returns:
         How many tasks of each kind were returned.
-
     """
     counts = []
     for kind in ('stale', 'due', 'expired'):
@@ -206,7 +205,6 @@ def scan_tasks(
 
     Returns:
         The next cursor, b'0' at the end, and some ids. An id that is there all the time comes at least once.
-
     """
     reply = yield from _call(scripts, keys, 'page', _PLACES[status], cursor, 100)
     next_cursor, *ids = reply

@@ -82,7 +82,6 @@ def scan_workers(
 
     Returns:
         The next cursor, b'0' at the end; the server's time; and workers by id, None for a malformed entry.
-
     """
     call = Call[Reply](scripts['workers'], keys.of(scripts['workers']), (cursor, PAGE))
     cursor, now, words = yield from call

@@ -72,7 +72,6 @@ class Interrupted(BaseException):
 
     Attributes:
         cause: The error to raise to callers; None if the engine is shutting down.
-
     """
 
     def __init__(self, cause: Exception | None = None) -> None:
@@ -89,7 +88,6 @@ class Script:
         source: The Lua code.
         keys: The logical names of the keys that it declares, in order.
         sha: The SHA-1 digest of the source, by which servers know it.
-
     """
 
     name: str
@@ -119,7 +117,6 @@ class Call(Generic[T]):
         args: The arguments after the keys.
         parse: Makes the result from a reply that is not an error.
         near: For a call without keys on a cluster, a key on the server to ask; None for any server.
-
     """
 
     command: Script | str
@@ -209,7 +206,6 @@ def resume(operation: Operation[T], batch: Batch, *, interrupted: bool = False) 
 
     Returns:
         What the operation returns.
-
     """
     try:
         if interrupted:
@@ -238,7 +234,6 @@ def blocking_drive(operation: Operation[T], execute: Callable[[Batch], Sequence[
 
     Raises:
         TorrelqueConnectionError: ``execute`` raised it, and the operation could not recover.
-
     """
     try:
         batch = next(operation)
@@ -269,7 +264,6 @@ class Course:
         operation: The operation.
         abandon: Abandons the call in flight; None if there is none.
         left: What a task continues with: a batch, or a function that returns replies.
-
     """
 
     __slots__ = ('_end', '_start', '_take_over', 'abandon', 'left', 'operation')

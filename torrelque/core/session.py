@@ -53,7 +53,6 @@ class Session:
         confirmer: Makes writes wait until they are durable; None does not wait.
         in_order: Whether the server receives calls in the order in which they are sent.
         behind: Whether the driver can send a call behind a wait.
-
     """
 
     def __init__(
@@ -180,7 +179,6 @@ class Session:
 
         Returns:
             The other calls, which can be sent together.
-
         """
         together: list[Operation[None]] = []
         if self.repair_at <= now:

@@ -28,7 +28,6 @@ class Waiter:
         stays: Whether it waits for tasks. If not, it takes the tasks that are available now.
         got: The tasks that were claimed for it so far.
         looked: Whether a claim on its behalf was answered.
-
     """
 
     __slots__ = ('deadline', 'got', 'looked', 'stays', 'ticket', 'want')
@@ -52,7 +51,6 @@ class Waiters:
 
     Args:
         give_back: Called with claimed tasks that no consumer wants any more.
-
     """
 
     def __init__(self, give_back: Callable[[Sequence[ClaimedTask]], None]) -> None:
@@ -104,7 +102,6 @@ class Waiters:
             served: The tickets that were there when the claim was sent.
             tasks: The tasks.
             more: Whether further tasks may follow at once, so that consumers with some tasks can wait for more.
-
         """
         for ticket in served:
             if ticket in self._waiters:

@@ -37,7 +37,6 @@ class Watch:
         ended: Whether the last state has been yielded.
         final: The final status once ``ended``; None if it is unknown.
         cancelled: Whether the task was cancelled.
-
     """
 
     def __init__(self) -> None:
@@ -90,7 +89,6 @@ class Watch:
 
         Returns:
             The states to yield.
-
         """
         last = self.last
         believed = self._believed(state)

@@ -91,7 +91,6 @@ class Backend(BaseTaskBackend):
 
         Returns:
             A message for an error in the options, if there is one.
-
         """
         try:
             self.queue_of('check')
@@ -113,7 +112,6 @@ class Backend(BaseTaskBackend):
         Raises:
             TorrelqueError: An option is invalid.
             redis.RedisError: The cluster cannot be reached.
-
         """
         key = json.dumps([name, self.options], sort_keys=True, default=str)
         queue = _queues.get(key)
@@ -150,7 +148,6 @@ class Backend(BaseTaskBackend):
 
         Raises:
             TorrelqueError: The task was not enqueued or, after a TorrelqueConnectionError, may have been.
-
         """
         self.validate_task(task)
         task_id = f'{uuid4().hex}@{task.queue_name}'
@@ -177,7 +174,6 @@ class Backend(BaseTaskBackend):
         Raises:
             TaskResultDoesNotExist: The task is unknown, or its result has expired.
             TorrelqueError: The queue cannot be read.
-
         """
         _, _, name = str(result_id).rpartition('@')
         if not name or (self.queues and name not in self.queues):

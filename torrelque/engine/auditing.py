@@ -44,7 +44,6 @@ async def audit_shards(
 
     Returns:
         The violations.
-
     """
     found = await engine.run(check_stranded(scripts, records, layout, os.urandom(8).hex(), repair=repair))
     found += await _check_records(engine, scripts, records, layout, repair=repair)

@@ -100,7 +100,6 @@ class Dispatcher:
 
         Returns:
             The violations.
-
         """
         await self.is_changed()
         scripts, on_cluster = self.runtime.scripts, self.runtime.transport.on_cluster
@@ -122,7 +121,6 @@ class Dispatcher:
 
         Returns:
             The next cursor, b'0' at the end, and ids with the keys of their shard.
-
         """
         del near
         cursor, ids = await self._engine.run(scan_results(self.runtime.keys, cursor))
@@ -231,7 +229,6 @@ class Dispatcher:
 
         Raises:
             TorrelqueUsageError: The queue object cannot be used in this way.
-
         """
         answers: list[Answer | Exception] = []
         for part in split(items, command.limit):

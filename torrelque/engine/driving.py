@@ -56,7 +56,6 @@ async def drive(
     Raises:
         TorrelqueConnectionError: The connection was lost, and the operation could not recover.
         Exception: The operation raised it.
-
     """
     execute: Execute = transport.execute_at_end if at_end else transport.execute
     if dedicated_timeout is not None:
@@ -134,7 +133,6 @@ class Drivers(Generic[J]):
         work: Does a job.
         spawn: Starts a task.
         make_once: Makes an event for one waiting task.
-
     """
 
     def __init__(

@@ -72,7 +72,6 @@ class Engine:
         transport: The transport.
         make_session: Makes the session: at first, after a fork, and on another event loop.
         confirm_timeout: How long the server may take to confirm a durable write, in seconds.
-
     """
 
     def __init__(self, transport: Transport, make_session: Callable[[], Machine], confirm_timeout: float = 0.0) -> None:
@@ -94,7 +93,6 @@ class Engine:
 
         Raises:
             TorrelqueUsageError: It is running already, or in use on another event loop.
-
         """
         self._bind()
         if self._entered:
@@ -212,7 +210,6 @@ class Engine:
 
         Returns:
             An answer for each item.
-
         """
         self._ensure()
         once = self._make_once()
@@ -235,7 +232,6 @@ class Engine:
 
         Raises:
             TorrelqueTimeoutError: There was none until ``deadline``, on the transport's clock.
-
         """
         self._ensure()
         once = self._make_once()

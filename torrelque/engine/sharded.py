@@ -231,7 +231,6 @@ class ShardedDispatcher(Dispatcher):
         Raises:
             TorrelqueValueError: The number is too large.
             TorrelqueUsageError: There were too many changes, or other clients are changing the number, too.
-
         """
         if shards > MAX_SHARDS:
             raise TorrelqueValueError(f'shards must be at most {MAX_SHARDS}, got {shards}')

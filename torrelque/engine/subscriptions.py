@@ -45,7 +45,6 @@ class Subscription:
         stands: Whether the subscription is confirmed.
         may_have_missed: Whether messages before the confirmation may have been missed, so that the state must be
             read again. Reset when the messages are taken.
-
     """
 
     def __init__(self, channel: bytes) -> None:

@@ -21,7 +21,6 @@ class Turns:
 
     Attributes:
         lost: The shards that do not answer.
-
     """
 
     def __init__(self, server_of: Callable[[int], Hashable]) -> None:
@@ -37,7 +36,6 @@ class Turns:
         Args:
             step: The number of the engine's step.
             shards: The number of shards.
-
         """
         last_step, count, shard = self._turn
         if last_step != step or count >= IDS_A_TURN:
@@ -72,7 +70,6 @@ class Turns:
 
         Returns:
             The shards that answered before. None if no shard would be left; then these count as before.
-
         """
         self.lost = {shard for shard in self.lost if shard < total}
         new = sorted({shard for shard in shards if shard < total} - self.lost)

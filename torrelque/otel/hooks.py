@@ -26,7 +26,6 @@ class Invocation:
         operation: The operation's name.
         arguments: Its arguments by name, with defaults. A hook may replace them before the operation runs.
         answer: What the operation returned, once it has.
-
     """
 
     operation: str

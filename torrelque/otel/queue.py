@@ -96,7 +96,6 @@ class InstrumentedTorrelque(Torrelque):
 
         Raises:
             TorrelqueTypeError: It is not a task.
-
         """
         if not isinstance(task, Task):
             raise TorrelqueTypeError(f'task must be a dequeued Task, got {task!r}')

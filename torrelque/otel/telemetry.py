@@ -123,7 +123,6 @@ class Telemetry:
 
         Returns:
             The operation, to be ended.
-
         """
         start = time.time_ns() if begun is None else begun
         span = self._tracer.start_span(

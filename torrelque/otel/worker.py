@@ -36,7 +36,6 @@ class InstrumentedWorker(Worker):
     Raises:
         TorrelqueTypeError: ``queue`` is not an InstrumentedTorrelque, or another argument has
             a bad type.
-
     """
 
     _deliveries: _Deliveries

@@ -100,7 +100,6 @@ class Dialer:
 
         Raises:
             TorrelqueConnectionError: The connection failed.
-
         """
         connection = self.take()
         try:

@@ -36,7 +36,6 @@ def adapt(client: object) -> Transport:
 
     Raises:
         TorrelqueUsageError: It is anything else.
-
     """
     if isinstance(client, Transport):
         return client

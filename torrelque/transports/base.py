@@ -34,7 +34,6 @@ class Message(NamedTuple):
         channel: The channel.
         data: What was published; None if the server confirms the subscription. Messages that are published after
             the confirmation arrive.
-
     """
 
     channel: bytes
@@ -54,7 +53,6 @@ class Listener(ABC):
         Raises:
             TorrelqueConnectionError: The connection was lost.
             TorrelqueReplyError: The user has no permission. :meth:`receive` may raise this instead.
-
         """
 
     @abstractmethod
@@ -66,7 +64,6 @@ class Listener(ABC):
 
         Raises:
             TorrelqueConnectionError: The connection was lost.
-
         """
 
     @abstractmethod
@@ -80,7 +77,6 @@ class Listener(ABC):
 
         Raises:
             TorrelqueConnectionError: The connection was lost.
-
         """
 
 
@@ -136,7 +132,6 @@ class Transport(ABC):
         Returns:
             A function that abandons the batch, so that ``_then`` is not called any more. Safe to repeat, and to call
             after ``_then`` was called. None if nothing was sent because that needs a task.
-
         """
         return None
 
@@ -152,7 +147,6 @@ class Transport(ABC):
 
         Raises:
             TorrelqueConnectionError: The outcome of the calls is unknown.
-
         """
 
     async def execute_once(self, batch: Batch) -> Sequence[Reply]:
@@ -168,7 +162,6 @@ class Transport(ABC):
 
         Raises:
             TorrelqueConnectionError: The outcome of the calls is unknown.
-
         """
         return await self.execute(batch)
 
@@ -183,7 +176,6 @@ class Transport(ABC):
 
         Raises:
             TorrelqueConnectionError: The outcome of the calls is unknown.
-
         """
         return await self.execute(batch)
 
@@ -192,7 +184,6 @@ class Transport(ABC):
 
         Raises:
             TorrelqueConnectionError: The servers cannot be read.
-
         """
         return (None,)
 
@@ -215,7 +206,6 @@ class Transport(ABC):
 
         Raises:
             TorrelqueConnectionError: The outcome of the calls is unknown.
-
         """
         return await self.execute(batch)
 
@@ -234,7 +224,6 @@ class Transport(ABC):
 
         Raises:
             TorrelqueConnectionError: The connection broke.
-
         """
 
     async def block_then(self, call: Call[Reply], then: Call[Reply], timeout: float) -> Sequence[Reply]:
@@ -253,7 +242,6 @@ class Transport(ABC):
 
         Raises:
             TorrelqueConnectionError: The connection broke before both had arrived.
-
         """
         raise NotImplementedError
 
@@ -266,7 +254,6 @@ class Transport(ABC):
 
         Raises:
             TorrelqueConnectionError: On entering: the server cannot be reached.
-
         """
 
     async def reconnect(self) -> None:
@@ -285,7 +272,6 @@ class Transport(ABC):
         Raises:
             TorrelqueUsageError: The transport has no pipelines, or this one cannot be used.
             TorrelqueTypeError: It is not a pipeline of this client.
-
         """
         raise TorrelqueUsageError(
             f'{type(self).__name__} has no pipelines: pipeline={pipeline!r} works with a client of redis-py or coredis'
@@ -304,7 +290,6 @@ class Transport(ABC):
         Args:
             event: Ends the pause when it is set.
             until: The time on the clock of :meth:`now`, in seconds. It may be infinite.
-
         """
         if until == math.inf:
             await event.wait()

@@ -142,7 +142,6 @@ class Leases(Generic[C]):
     Args:
         dialer: Opens and closes the connections.
         later: Runs the function that closes unused connections, in the background.
-
     """
 
     def __init__(self, dialer: Dialer[C], later: Later) -> None:
@@ -168,7 +167,6 @@ class Leases(Generic[C]):
         Raises:
             TorrelqueConnectionError: The connection failed. Idle connections are closed too, because they are probably
                 broken as well.
-
         """
         connection = await (self._dialer.open() if fresh else self._take())
         try:
@@ -267,7 +265,6 @@ class Connections(Generic[C]):
         response_timeout: Maximum time that the server may take to answer, in seconds.
         later: Runs a function in the background.
         shares: Whether a connection can serve several callers at once. If not, each batch gets a dedicated one.
-
     """
 
     def __init__(self, dialer: ClientDialer[C], response_timeout: float, later: Later, *, shares: bool = True) -> None:
@@ -286,7 +283,6 @@ class Connections(Generic[C]):
         Raises:
             TorrelqueConnectionError: The connection failed. Idle connections are closed too, because they are probably
                 broken as well.
-
         """
         packed = self._dialer.pack(batch)
         if packed.size >= LARGE and any(is_large(call) for call in batch):
@@ -337,7 +333,6 @@ class Connections(Generic[C]):
         Raises:
             TorrelqueConnectionError: The connection failed. If the server was silent, the shared connection is closed
                 too, so that the next call does not wait for it in vain.
-
         """
         return await self._ask_dedicated(self._dialer.pack(batch)._replace(blocks=blocks), seconds, keep=keep)
 

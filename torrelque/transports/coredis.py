@@ -83,7 +83,6 @@ def as_failure(error: Exception, address: str = 'the server', *, connected: bool
         error: What coredis or anyio raised. One of ours is returned unchanged.
         address: The server's address, for messages.
         connected: False while connecting, when more TLS errors are permanent.
-
     """
     error = leaf(error)
     if isinstance(error, TorrelqueConnectionError):

@@ -27,7 +27,6 @@ def dual_error(ours: type[E], error: Exception, **attributes: object) -> E:
         error: The client's error, whose arguments and attributes are copied. It is returned unchanged if it already
             has the type ``ours``, so this is safe to repeat.
         attributes: Further attributes to set, such as the ``code`` of an error reply.
-
     """
     if isinstance(error, ours):
         return error

@@ -73,7 +73,6 @@ class RedisPyTransport(ClientTransport):
             TorrelqueTypeError: ``pipeline`` is anything else.
             TorrelqueUsageError: The pipeline would run the call at once, because it is between ``watch()`` and
                 ``multi()``.
-
         """
         if not isinstance(pipeline, Pipeline):
             raise TorrelqueTypeError(f'pipeline: expected a pipeline of a redis.asyncio.Redis, not {named(pipeline)}')

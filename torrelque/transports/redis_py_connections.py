@@ -118,7 +118,6 @@ class PipelinedConnection(asyncio.Protocol):
 
         Raises:
             TorrelqueConnectionError: The connection failed.
-
         """
         answered: asyncio.Future[list[Reply]] = self._loop.create_future()
 

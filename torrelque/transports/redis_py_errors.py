@@ -55,7 +55,6 @@ def as_failure(error: Exception, address: str = 'the server', *, connected: bool
         error: What redis-py raised. One of ours is returned unchanged.
         address: The server's address, for messages.
         connected: False while connecting, when more TLS errors are permanent.
-
     """
     if isinstance(error, TorrelqueError):
         return error

@@ -93,7 +93,6 @@ async def on_this_loop(send: Callable[[], Awaitable[T]], drop: Callable[[], Awai
 
     Raises:
         TorrelqueUsageError: The client cannot be used on another event loop.
-
     """
     try:
         return await send()

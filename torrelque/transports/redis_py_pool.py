@@ -120,7 +120,6 @@ class _Waiters:
     Args:
         free: Returns whether a connection is available.
         most: Returns the maximum number of connections.
-
     """
 
     def __init__(self, free: Callable[[], object], most: Callable[[], int]) -> None:

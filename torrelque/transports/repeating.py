@@ -71,7 +71,6 @@ def to_repeat(batch: Batch, places: Sequence[int], wanted: Collection[int]) -> l
         batch: All calls.
         places: Indices of the calls that were sent last.
         wanted: Indices of the calls that have to be repeated.
-
     """
     last = max(wanted)
     return [index for index in places if index in wanted or (batch[index].command == LOAD and index < last)]
@@ -114,7 +113,6 @@ async def repeat(
         TorrelqueConnectionError: The error of the last attempt; at once if
             trying again cannot help.
         TorrelqueTooLargeError: The calls are sent ``together``, and one is too large.
-
     """
     try:
         replies = await attempt(batch)

@@ -30,7 +30,6 @@ def reason_of(error: BaseException, *, connected: bool = False) -> str | None:
         error: The error. Its causes are searched as well.
         connected: The connection was already in use. Then only an alert from the
             server counts, for example that it requires a certificate.
-
     """
     for each in _chain(error):
         if isinstance(each, ssl.SSLCertVerificationError):
@@ -54,7 +53,6 @@ async def diagnose(host: str, port: int, context: ssl.SSLContext | None) -> str 
         host: The server's host.
         port: The server's port.
         context: The client's TLS context; None if it connects without TLS.
-
     """
     trial = context or _without_verification()
     try:

@@ -29,7 +29,6 @@ class Clock(Protocol):
         Args:
             event: Ends the pause when it is set.
             until: The time on this clock, in seconds. It may be infinite.
-
         """
 
 

@@ -29,7 +29,6 @@ async def until_usable(attempt: Callable[[], Awaitable[T]]) -> T:
 
     Raises:
         TorrelqueError: An error that waiting cannot fix.
-
     """
     failures = 0
     while True:

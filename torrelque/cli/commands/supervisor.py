@@ -51,7 +51,6 @@ async def supervise(arguments: Sequence[str], processes: int, *, reload: bool) -
 
     Returns:
         The largest exit status of the processes that were not stopped.
-
     """
     if reload:
         require({'watchfiles': 'reload'})

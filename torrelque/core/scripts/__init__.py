@@ -116,7 +116,6 @@ def load(server: str | None = None, *, on_cluster: bool = False, sharded: bool =
 
     Returns:
         The scripts by name.
-
     """
     shared = server or _read('server.lua')
     if on_cluster:

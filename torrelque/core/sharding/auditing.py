@@ -28,7 +28,6 @@ def check_record(keys: Keys, layout: Layout) -> Operation[Violation | None]:
 
     Returns:
         The violation; None if the record is right.
-
     """
     counters = keys['counters']
     generation = yield from Call[bytes | None]('HGET', (counters,), ('generation',))
@@ -50,7 +49,6 @@ def check_results(
         shard: The shard.
         ids: The ids that have a state there.
         repair: Remove the results.
-
     """
     keys, found = records.shard(shard), list[Violation]()
     for task_id in ids:

@@ -69,7 +69,6 @@ class Partner:
         failures: The number of failures in a row.
         lost: The error, if it is lost; None if it answers.
         not_before: When to try it again.
-
     """
 
     __slots__ = ('failures', 'lost', 'not_before')
@@ -191,7 +190,6 @@ class ShardedConsumers:
         block_limit: The longest wait that the transport allows, in seconds.
         max_rejected: Maximum number of dead letters to keep on each shard; None keeps all.
         on_lost: Called with shards that do not answer and the error, or with shards that answer again and None.
-
     """
 
     def __init__(

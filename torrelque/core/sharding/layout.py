@@ -57,7 +57,6 @@ class Layout(NamedTuple):
         generation: Increases with each change.
         shards: The number of shards.
         former: Former numbers of shards. Tasks may be left on the homes that these imply.
-
     """
 
     generation: int
@@ -116,7 +115,6 @@ class RecordKeys(NamedTuple):
         main: The queue's own keys.
         plain: The keys that the queue would have without shards; None on a cluster, where these are the same.
         shard: Makes the keys of a shard.
-
     """
 
     main: Keys
@@ -136,7 +134,6 @@ def read_layout(main: Keys) -> Operation[tuple[Layout | None, Layout | None]]:
 
     Returns:
         The layout, and the layout to which a change was begun; None if there is none.
-
     """
     reply = yield from Call[Sequence[bytes | None]]('HMGET', (main['counters'],), ('generation', 'shards', 'intended'))
     generation, text, intended = reply
@@ -162,7 +159,6 @@ def open_layout(scripts: ScriptSet, records: RecordKeys, shards: int) -> Operati
 
     Raises:
         TorrelqueUsageError: The keys belong to a queue without shards.
-
     """
     layout, begun = yield from read_layout(records.main)
     if layout is None and begun is None:
@@ -198,7 +194,6 @@ def refresh_layout(
 
     Raises:
         TorrelqueUsageError: The keys now belong to a queue without shards.
-
     """
     layout, begun = yield from read_layout(records.main)
     newest, is_lost = begun or layout or known, False
@@ -248,7 +243,6 @@ def relayout(scripts: ScriptSet, records: RecordKeys, layout: Layout) -> Operati
 
     Raises:
         TorrelqueUsageError: The keys of a shard belong to a queue without shards.
-
     """
     if records.plain is not None:
         with suppress(TorrelqueUsageError):  # these keys were used since the record was lost; an audit reports it
@@ -304,7 +298,6 @@ def clear_former(scripts: ScriptSet, keys: Keys, generation: int, task_ids: Sequ
 
     Raises:
         TorrelqueShardsError: The layout has another generation.
-
     """
     replies = yield [
         *(Call[Reply]('HEXISTS', (keys['tasks'],), (task_id,)) for task_id in task_ids),
@@ -363,7 +356,6 @@ def check_plain(keys: Keys, queue: str) -> Operation[bool]:
 
     Raises:
         TorrelqueShardsError: The queue has shards.
-
     """
     counters = (keys['counters'],)
     replies = yield [Call[Reply]('HGET', counters, (name,)) for name in ('shards', 'intended', 'enqueued')]

@@ -33,7 +33,6 @@ class ShardedSession:
         at_once: Whether all shards are on one server, so that their calls can be sent together.
         on_lost: Called with shards that do not answer and the error, or with shards that answer again and None.
         nonce: What the nonces of the sessions begin with.
-
     """
 
     def __init__(

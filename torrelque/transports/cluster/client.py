@@ -26,7 +26,6 @@ class ClusterServers(Servers):
         topology: Which node serves which slot.
         connect: Returns connections to a node. They need not be open yet.
         response_timeout: Maximum time that a node may take to answer, in seconds.
-
     """
 
     def __init__(

@@ -29,7 +29,6 @@ class ClusterListener(base.Listener):
     Args:
         connect: Opens a connection to the node that serves a channel.
         mark_stale: Called when the connection was lost, or when another node serves the channels.
-
     """
 
     def __init__(self, connect: Callable[[bytes], Awaitable[PushListener]], mark_stale: Callable[[], None]) -> None:
@@ -128,7 +127,6 @@ async def listen(
     Args:
         topology: Which node serves which slot.
         connect: Opens a connection to a node. The stack closes it.
-
     """
     async with AsyncExitStack() as stack:
         version: int | None = None

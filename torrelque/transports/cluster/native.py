@@ -36,7 +36,6 @@ class ClusterTransport(NativeTransport):
     Args:
         seeds: The nodes to ask first.
         options: How to connect.
-
     """
 
     on_cluster = True

@@ -167,7 +167,6 @@ class RedisPyClusterTransport(ClusterClientTransport):
             TorrelqueTypeError: ``pipeline`` is anything else.
             TorrelqueUsageError: It is a transaction that would run the call at once, because it is between
                 ``watch()`` and ``multi()``. Or it is a transaction, and the client is not initialized yet.
-
         """
         if not isinstance(pipeline, ClusterPipeline):
             raise TorrelqueTypeError(

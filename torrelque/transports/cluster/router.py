@@ -68,7 +68,6 @@ class Router:
         topology: Which node serves which slot.
         repeats: Returns whether to send a call again after its connection failed, perhaps to another node. Called
             after each failure, so that closing a transport ends the repeats.
-
     """
 
     def __init__(self, topology: Topology, repeats: Callable[[], bool] = lambda: False) -> None:
@@ -104,7 +103,6 @@ class Router:
 
         Raises:
             TorrelqueConnectionError: A connection failed, and the calls may not be sent again.
-
         """
         slot = _slot(batch)
         replies: list[Reply] = [None] * len(batch)

@@ -85,7 +85,6 @@ class Topology(ABC):
                 None for the latest.
             failed: A node that did not answer. It is asked last.
             informed: A node that probably knows the current slots. It is asked first.
-
         """
         if version is None or version == self.version:
             self._stale = True
@@ -130,7 +129,6 @@ class SlotTopology(Topology):
         seeds: The nodes to ask first.
         ask: Asks a node for its slots, and returns its reply. Raises TorrelqueConnectionError.
         as_theirs: Combines an error with the client's type of error.
-
     """
 
     def __init__(

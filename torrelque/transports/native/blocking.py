@@ -37,7 +37,6 @@ class BlockingPool(Leases[Connection]):
 
         Raises:
             TorrelqueConnectionError: The connection failed.
-
         """
         return await self.execute_all(data, count, timeout + connections.MARGIN, blocks=True)
 
@@ -63,7 +62,6 @@ class BlockingPool(Leases[Connection]):
 
         Raises:
             TorrelqueConnectionError: The connection failed.
-
         """
 
         async def exchange(connection: Connection) -> list[Reply]:

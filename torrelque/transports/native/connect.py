@@ -71,7 +71,6 @@ def connect(
         TorrelqueValueError: An argument has an invalid value, or a certificate
             file cannot be read.
         TorrelqueTypeError: An argument has the wrong type.
-
     """
     target = parse_url(url)
     if credentials is not None and not callable(credentials):

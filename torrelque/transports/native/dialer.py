@@ -59,7 +59,6 @@ class Dialer:
         Raises:
             TorrelqueHandshakeError: The failure is permanent.
             TorrelqueConnectionError: Any other failure.
-
         """
         try:
             return await self._open_once()

@@ -88,7 +88,6 @@ class Multiplexer:
         dialer: Opens the connections.
         response_timeout: How long the server may be silent while it owes an answer, in seconds.
         on_break: Called when a connection broke.
-
     """
 
     def __init__(self, dialer: Dialer, response_timeout: float, on_break: Callable[[], Awaitable[None]]) -> None:
@@ -128,7 +127,6 @@ class Multiplexer:
 
         Raises:
             TorrelqueConnectionError: The deadline has passed.
-
         """
         once = self._make_once()
         slot = Slot(data, count, deadline, breaks, lambda _slot: once.set())

@@ -54,7 +54,6 @@ class Node:
         repeats: Repeat calls while the server cannot be reached. Otherwise the caller does, perhaps on another server.
         response_timeout: How long the server may be silent while it owes an answer, in seconds.
         start: Runs a function in the background.
-
     """
 
     def __init__(

@@ -34,7 +34,6 @@ class SentinelDialer(Dialer):
         options: How to connect.
         sentinel_user: The user for the sentinels themselves, if they have users.
         sentinel_password: The password for the sentinels themselves, if they have one.
-
     """
 
     def __init__(

@@ -62,7 +62,6 @@ class NativeTransport(base.Transport):
             TorrelqueUsageError: The client was used before.
             TorrelqueRefusedError: The user, password or database is wrong.
             TorrelqueConnectionError: Connecting failed for another reason.
-
         """
         if self._group is not None:
             raise TorrelqueUsageError(USED_BEFORE)
@@ -97,7 +96,6 @@ class NativeTransport(base.Transport):
             TorrelqueUsageError: The event loop is Trio's, which runs background tasks
                 only in a context: use ``async with``. Or the client was used before.
             TorrelqueConnectionError: As when the context is entered.
-
         """
         try:
             asyncio.get_running_loop()
@@ -150,7 +148,6 @@ class NativeTransport(base.Transport):
 
         Raises:
             TorrelqueConnectionError: ``retry_timeout`` has passed.
-
         """
         return await self._execute(batch, repeat=True)
 
