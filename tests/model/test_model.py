@@ -142,6 +142,14 @@ def test_a_call_that_arrives_again_on_a_lane_of_the_same_number_does_nothing(nam
             assert state.an_earlier_call_arrives_again(back=1) == [b'NOLANE']
 
 
+def test_announcements_agree_whatever_the_id() -> None:
+    with machine_of(started('valkey-9.1'), clocked_scripts()) as machine:
+        state = machine()
+        state.begin()
+        for worker in (b'', b'v', b'\xff'):
+            state.announce(worker=worker, age='0.000000', lifetime=30_000)
+
+
 @pytest.mark.parametrize('name', PLAYS)
 def test_what_is_played_agrees_without_a_fault(name: str) -> None:
     with machine_of(started('valkey-9.1'), clocked_scripts()) as machine:

@@ -87,7 +87,7 @@ def announce(run: Run) -> Reply:
     db, workers = run.db, run.keys['workers']
     some = [*islice(db.hash_at(workers).items(), K)]
     gone = [each for each, text in some if abs(run.now - number(_first_word(text), 0.0)) * 1000 > int(lifetime)]
-    db.hdel(workers, gone if said else [*gone, worker_id])
+    db.hdel(workers, [*gone, b'' if said else worker_id])  # as the script, which always removes one; '' is never an id
     if said:
         age, text = said
         db.hset(workers, {worker_id: b' '.join((stamp(run.now), stamp(run.now - float(age)), text))})
