@@ -43,7 +43,6 @@ SEEDS = {
     'a cap leaves payloads': 1,
     'a cap removes one too many': 1,
     'a repair of what is listed twice leaves none': 3,
-    "another queue's states wiped": 4,
     'tasks beside the shards': 1,
     'what is worked on is replaced': 2,
 }
@@ -58,6 +57,11 @@ PLAYS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ('claim', {'lane': 0, 'n': 1, 'willing': '0.000000', 'cap': ''}),  # sets it aside
         ('enqueue', TASK_A),
         ('repair', {'fault': 'lost', 'made': True, 'task_id': b'a'}),
+    ],
+    "another queue's states wiped": [
+        ('enqueue', {**TASK_A, 'items': [(b'2:x:', b'1', '300', '', '', b'')]}),
+        ('a_payload_is_gone', {'task_id': b'2:x:'}),
+        ('wipe_states', {'task_ids': [b'2:x:'], 'others': True}),
     ],
     'writes before a look at what may be of a wrong type': [
         ('a_key_is_of_a_wrong_type', {'name': 'pending'}),
@@ -123,7 +127,7 @@ CALLS: dict[str, dict[str, Any]] = {
     'cancel': {'task_id': b'a'},
     'redrive': {'task_ids': [b'a']},
     'purge': {'task_ids': [b'a'], 'age': None},
-    'flow': {'mode': 'resume', 'end': None, 'reason': b''},
+    'flow': {'mode': 'resume', 'end': None, 'reason': b'', 'limits': b''},
     'erase': {'force': 0},
 }
 
