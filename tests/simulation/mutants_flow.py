@@ -18,16 +18,16 @@ __all__ = ('MUTANTS', 'hints_during_a_pause', 'the_end_of_a_pause_missed')
 
 def a_pause_ignored(patch: pytest.MonkeyPatch) -> None:
     """Claims take tasks all the same."""
-    patch.setattr(Run, 'permitted', lambda _, count: count)
+    patch.setattr(Run, 'permitted', lambda _, count, _freed=0: count)
 
 
 def stale_and_due_tasks_taken(patch: pytest.MonkeyPatch) -> None:
     """What a claim returns to pending, it takes although the queue is paused."""
     permitted = Run.permitted
 
-    def mutant(self: Run, count: int) -> int:
+    def mutant(self: Run, count: int, freed: int = 0) -> int:
         event = self.earliest()
-        return count if event is not None and event <= self.now else permitted(self, count)
+        return count if event is not None and event <= self.now else permitted(self, count, freed)
 
     patch.setattr(Run, 'permitted', mutant)
 
