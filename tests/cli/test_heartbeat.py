@@ -1,4 +1,4 @@
-"""Signs of life: of whom there are any, and of whom they are taken for none."""
+"""Signs of life: when a process shows some, and when it is taken for dead."""
 
 from __future__ import annotations
 

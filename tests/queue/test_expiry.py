@@ -57,7 +57,7 @@ async def test_it_may_become_a_dead_letter(queue: Torrelque, clock: VirtualClock
     await clock.advance(60)
     assert await queue.dequeue_nowait() == []
     assert ((await queue.wait('a')).status, (await queue.wait('a')).reason) == (REJECTED, 'expired')
-    await queue.redrive('a')  # whoever does that wants it to be done
+    await queue.redrive('a')  # an operator who does that wants it to run
     await clock.advance(1000)
     assert [task.data for task in await queue.dequeue_nowait()] == ['quote']
     assert (await queue.get_queue_stats()).total_expired == 0

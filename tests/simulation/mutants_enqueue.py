@@ -105,7 +105,7 @@ def retried_after_it_expired(patch: pytest.MonkeyPatch) -> None:
 
 
 def expired_without_a_trace(patch: pytest.MonkeyPatch) -> None:
-    """Whoever looks a moment later is told that there never was such a task."""
+    """A caller that looks a moment later gets the answer that there never was such a task."""
     end_late = claims.end_late
 
     def mutant(run: Run, late: Any) -> int:  # noqa: ANN401 - as the original's

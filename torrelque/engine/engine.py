@@ -62,7 +62,7 @@ Job: TypeAlias = 'Wait | Course'
 logger: logging.Logger = logging.getLogger('torrelque')
 
 CROWD = 8
-"""Minimum number of callers for whom one merged call is faster than two calls in turn."""
+"""Minimum number of callers at which one merged call is faster than two calls in turn."""
 
 
 class Engine:
