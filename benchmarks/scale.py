@@ -5,6 +5,9 @@ then idles, over a cluster of 1, 2 and 3 primaries and a queue of 1, 4 and 16
 shards, or as many as you like. Costs are CPU times that the servers and the process account for
 themselves, so a busy machine disturbs them little. Layouts take turns, several rounds;
 medians, also of the ratios to the first layout with shards within each round.
+
+``--many 1000`` measures instead what an object with as many empty shards on one server
+pays: for a survey, an audit, a listing of completed tasks, and a lone task.
 """
 
 from __future__ import annotations
@@ -15,12 +18,16 @@ import json
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import anyio
 
 from tests.clusters import Cluster
-from torrelque import Torrelque, connect
+from tests.servers import start
+from torrelque import Torrelque, TorrelqueTaskStatus, connect
+
+T = TypeVar('T')
 
 CALLERS = 50
 SLICE = 8.0
@@ -62,7 +69,11 @@ def main() -> None:
     parser.add_argument('--tasks', type=int, default=20_000, help='in each round (%(default)s)')
     parser.add_argument('--rounds', type=int, default=3, help='(%(default)s)')
     parser.add_argument('--no-idle', action='store_true', help='leave out the idle slices, which take 16 s a layout')
+    parser.add_argument('--many', type=int, metavar='SHARDS', help='measure a queue of as many shards on one server')
     options = parser.parse_args()
+    if options.many:
+        _run(_many, options.server, options.many)
+        return
     layouts = [Layout(1, None)] if 1 in options.nodes else []
     layouts += itertools.starmap(Layout, itertools.product(options.nodes, options.shards))
     found: dict[Layout, list[Costs]] = {layout: [] for layout in layouts}
@@ -71,22 +82,69 @@ def main() -> None:
         for number in range(options.rounds):
             for layout in layouts:
                 idle = not options.no_idle and not number
-                found[layout].append(
-                    anyio.run(
-                        _measure,
-                        clusters[layout.nodes],
-                        layout,
-                        options.tasks,
-                        idle,
-                        backend='asyncio',
-                        backend_options={'use_uvloop': True},
-                    )
-                )
+                found[layout].append(_run(_measure, clusters[layout.nodes], layout, options.tasks, idle))
                 print(layout, json.dumps(found[layout][-1]._asdict()), flush=True)
     finally:
         for cluster in clusters.values():
             cluster.close()
     print(_table(found))
+
+
+def _run(function: Callable[..., Awaitable[T]], *args: object) -> T:
+    return anyio.run(function, *args, backend='asyncio', backend_options={'use_uvloop': True})
+
+
+async def _many(kind: str, shards: int) -> None:
+    """Print the median time, and CPU of both sides, of what a queue object with many shards does."""
+    server = start(kind)
+    try:
+        async with connect(server.url) as client, Torrelque(client, queue='scale', shards=shards) as queue:
+
+            async def completed() -> None:
+                async for _ in queue.tasks(status=TorrelqueTaskStatus.COMPLETED):
+                    raise AssertionError
+
+            async def lifecycle() -> None:
+                await queue.enqueue(PAYLOAD)
+                await queue.release(await queue.dequeue())
+
+            acts: dict[str, tuple[int, Callable[[], Awaitable[object]]]] = {
+                'survey (dequeue_nowait)': (200, queue.dequeue_nowait),
+                'audit': (3, queue.audit),
+                'tasks(status=COMPLETED)': (3, completed),
+                'enqueue': (500, partial(queue.enqueue, PAYLOAD)),
+                'lifecycle of a lone task': (500, lifecycle),
+            }
+            print(f'| {shards} shards | ms | client CPU, µs | server CPU, µs | server, µs by commandstats | SCANs |')
+            print('|---|--:|--:|--:|--:|--:|')
+            for name, (times, act) in acts.items():
+                await act()
+                before, own, times_taken = server.info(), time.process_time(), []
+                for _ in range(times):
+                    began = time.perf_counter()
+                    await act()
+                    times_taken.append(time.perf_counter() - began)
+                own, after = time.process_time() - own, server.info()
+                cpu = sum(
+                    float(after[f'used_cpu_{part}']) - float(before[f'used_cpu_{part}']) for part in ('user', 'sys')
+                )
+                usec, scans = (_grown(before, after, *each) for each in (('evalsha', 'usec'), ('scan', 'calls')))
+                print(
+                    f'| {name} | {statistics.median(times_taken) * 1e3:.3f} | {own / times * 1e6:.0f} '
+                    f'| {cpu / times * 1e6:.0f} | {usec / times:.0f} | {scans / times:.0f} |'
+                )
+    finally:
+        server.close()
+
+
+def _grown(before: dict[str, str], after: dict[str, str], command: str, figure: str) -> int:
+    """By how much a figure of a command in `INFO commandstats` has grown."""
+
+    def value(info: dict[str, str]) -> int:
+        text = info.get(f'cmdstat_{command}', '')
+        return int(dict(each.split('=') for each in text.split(',') if each).get(figure, 0))
+
+    return value(after) - value(before)
 
 
 async def _measure(cluster: Cluster, layout: Layout, tasks: int, idle: bool) -> Costs:

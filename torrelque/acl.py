@@ -96,7 +96,7 @@ _REPLACING: Mapping[str, str] = {
 
 _OF_SHARDS: Mapping[str, Mapping[str, str]] = {
     'producer': {'bell': 'get', 'ring': 'zadd zrem'},
-    'consumer': {'bell': 'get set', 'ring': 'bzpopmin zadd zrem'},
+    'consumer': {'bell': 'get set', 'ring': 'bzpopmin zadd zrem', 'tasks': 'exists'},
     'observer': {'task:*': 'exists'},
     'operator': {'bell': 'del get', 'ring': 'del zadd zrem'},
 }

@@ -13,7 +13,7 @@ from hypothesis.stateful import rule
 from tests.model.machine import KEYS, MENDED_AFTER, STEPS, ModelMachine, Step, Steps, ids, lane_numbers, step, steps
 from torrelque.core.commands import ENQUEUE
 from torrelque.core.keys import Keys
-from torrelque.core.sharding.consumers import LOOKED_AT
+from torrelque.core.sharding.partners import LOOKED_AT
 
 __all__ = ('ShardedMachine',)
 
@@ -21,7 +21,7 @@ OTHER = Keys.of_queue('p')
 SHARDS = (KEYS, OTHER)
 SHARD_STEPS: Steps = dict(STEPS)
 
-some_shards = st.sampled_from(((KEYS,), (KEYS, OTHER), (OTHER, KEYS), (OTHER,)))
+some_names = st.sampled_from((('q',), ('q', 'p'), ('p', 'q'), ('p',)))
 rings = st.sampled_from((KEYS['ring'], KEYS['ring'], OTHER['ring'], b'', KEYS['counters'], KEYS['bell'], b'nothing'))
 generations = st.sampled_from(('0', '1', '2', '3', '4'))
 
@@ -35,10 +35,17 @@ class ShardedMachine(ModelMachine):
 
     # Consumers ---------------------------------------------------------------
 
-    @step(20, SHARD_STEPS, lifetime=st.sampled_from((20_000, 20_000, 2_000, 0)), shards=some_shards)
-    def survey(self, lifetime: int, shards: tuple[Keys, ...]) -> None:
+    @step(
+        20,
+        SHARD_STEPS,
+        lifetime=st.sampled_from((20_000, 20_000, 2_000, 0)),
+        together=st.sampled_from((1, 2, 16)),
+        bell=st.sampled_from((b'', b'', KEYS['bell'], OTHER['bell'])),
+        names=some_names,
+    )
+    def survey(self, lifetime: int, together: int, bell: bytes, names: tuple[str, ...]) -> None:
         """Look at some shards, and wait for them to ring or, with a lifetime of 0, ring for others."""
-        self._verb('survey', lifetime, *(keys[name] for keys in shards for name in LOOKED_AT))
+        self._verb('survey', lifetime, together, bell, *(f':{name}' for name in LOOKED_AT), *names)
 
     @step(8, SHARD_STEPS, ring=st.sampled_from((KEYS['ring'], OTHER['ring'])))
     def a_ring_is_answered(self, ring: bytes) -> None:
@@ -56,6 +63,8 @@ class ShardedMachine(ModelMachine):
     )
     def another_shard_has_something(self, place: str, moment: float) -> None:
         at = f'{self._now + moment:.6f}'
+        if place in ('pending', 'delayed', 'working'):
+            self._command('HSET', OTHER['tasks'], 'x', '1')
         if place == 'pending':
             self._command('LPUSH', OTHER[place], b'x')
         elif place == 'pause':

@@ -246,8 +246,10 @@ def test_agrees_with_the_shards_of_a_real_server(name: str) -> None:
             'false then',
             id='an old number of shards will do',
         ),
-        pytest.param('put(bell, ring, lifetime)', '', id='who waits is not rung for'),
-        pytest.param('elseif finding ~= 0 then', 'elseif false then', id='who leaves rings for nobody'),
+        pytest.param('put(shard .. ARGV[BELL], ring, lifetime)', '', id='who waits is not rung for'),
+        pytest.param('put(shared, ring, lifetime)', '', id='who waits is not rung for by the bell of all'),
+        pytest.param('lifetime == 0 and finding ~= 0', 'false', id='who leaves rings for nobody'),
+        pytest.param("redis.pcall('EXISTS', unpack(keys)) == 0", 'true', id='shards with tasks are not looked at'),
         pytest.param("redis.pcall('ZREM', ring, wake, wake .. '+')", '', id='a ring is left over'),
         pytest.param(
             "redis.pcall('ZREM', ring, wake, wake .. '+')", "redis.pcall('DEL', ring)", id='the ring of others removed'

@@ -14,7 +14,7 @@ from torrelque.core.commands import ENQUEUE, RELEASE
 from torrelque.core.keys import Keys
 from torrelque.core.protocol import Arg, Call
 from torrelque.core.scripts import SHARD_VERBS, VERBS, load
-from torrelque.core.sharding.consumers import LOOKED_AT
+from torrelque.core.sharding.partners import LOOKED_AT
 from torrelque.errors import TorrelqueReplyError, is_transient
 
 KEYS = Keys.of_queue('q')
@@ -48,7 +48,7 @@ OTHERS: dict[str, tuple[Arg, ...]] = {
     'repair': ('lost', 'id', 1000),
     'wipe': ('rest',),
     'announce': (30_000, 'w', '0.000000', '{}'),
-    'survey': (20_000, *(KEYS[name] for name in LOOKED_AT)),
+    'survey': (20_000, 1, '', *(f':{name}' for name in LOOKED_AT), 'q'),
     'layout': (1, '2', 'set'),
     'clear': (0, 'id'),
 }

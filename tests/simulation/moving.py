@@ -138,6 +138,10 @@ class MovingKeyspace(ObservedKeyspace):
         self._check(key)
         return super()._get(key, kind)
 
+    def exists(self, key: bytes) -> bool:
+        self._check(key)
+        return super().exists(key)
+
     def put(self, key: bytes, value: bytes, milliseconds: int | None = None) -> None:
         self._check(key)
         super().put(key, value, milliseconds)

@@ -12,7 +12,7 @@ from tests.simulation.server import NOWHERE, ObservedServer, View
 from torrelque.core import operations, scripts
 from torrelque.core.commands import CANCEL, ENQUEUE, PURGE, REDRIVE, Command, Item, Outcome, enqueue_in, only_replacing
 from torrelque.core.flow import FLOW
-from torrelque.core.keys import Keys, shard_name
+from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, shard_name
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Arg, Call, Reply, Script, blocking_drive
 from torrelque.core.session import Session
@@ -41,6 +41,12 @@ MAIN = Keys.of_queue('{q}')
 KEYS = tuple(Keys.of_queue(shard_name('q', shard)) for shard in range(16))
 """Of as many shards as there may ever be."""
 
+TOGETHER = tuple(
+    Keys({name: (KEYS[0] if name == 'bell' else keys)[name].decode() for name in (*LOGICAL_NAMES, *SHARD_NAMES)})
+    for keys in KEYS
+)
+"""The same for a queue on one server, whose shards share a bell."""
+
 RECORDS = RecordKeys(MAIN, None, KEYS.__getitem__)
 """There are no clients here that know of no shards: `tests/core/test_sharding.py` has them."""
 
@@ -52,10 +58,19 @@ UNEVEN = (0, 0, 0, 0, 0, 0, 1, 1, 2)
 TRIES = 5
 
 
+def keys_of(world: World) -> Sequence[Keys]:
+    """Of all shards, as clients of this world know them."""
+    failovers = world.config.failovers
+    return TOGETHER if world.servers == 1 and not (failovers and failovers.moves) else KEYS
+
+
+def records_of(world: World) -> RecordKeys:
+    return RecordKeys(MAIN, None, keys_of(world).__getitem__)
+
+
 def open_queue(world: World) -> None:
     """As the first user did."""
-    layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, RECORDS, world.config.shards[0]), world.server.execute)
-    blocking_drive(sharding.relayout(SCRIPTS, RECORDS, layout), world.server.execute)
+    _newest(world)
 
 
 def lose_record(world: World) -> None:
@@ -77,7 +92,7 @@ def lose_record(world: World) -> None:
 
 def uneven(world: World, name: str) -> str:
     """An id that belongs to one shard more likely than to another."""
-    return sharding.write_id(f'{name}-----', world.random.choice(UNEVEN), 3)
+    return sharding.write_id(f'{name}-{"0" * 12}', world.random.choice(UNEVEN), 3)
 
 
 def client_of(nonce: str) -> str:
@@ -87,8 +102,9 @@ def client_of(nonce: str) -> str:
 
 def _newest(world: World) -> Layout:
     """The newest layout, carried out if it was only begun."""
-    layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, RECORDS, world.config.shards[0]), world.server.execute)
-    return blocking_drive(sharding.relayout(SCRIPTS, RECORDS, layout), world.server.execute)
+    records, execute = records_of(world), world.server.execute
+    layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, records, world.config.shards[0]), execute)
+    return blocking_drive(sharding.relayout(SCRIPTS, records, layout), execute)
 
 
 class ShardedClient(Client):
@@ -97,16 +113,16 @@ class ShardedClient(Client):
     def make_session(self, nonce: str) -> ShardedSession:
         self.layout = _newest(self.world)
         self._following = False
-        block_limit = self.random.choice((8.0, 8.0, 2.5))
+        block_limit, keys = self.random.choice((8.0, 8.0, 2.5)), keys_of(self.world)
 
         def make(shard: int) -> Session:
             return Session(
-                SCRIPTS, KEYS[shard], nonce=sharding.nonce_of(nonce, shard), clock=self.clock,
+                SCRIPTS, keys[shard], nonce=sharding.nonce_of(nonce, shard), clock=self.clock,
                 jitter=self.random.random, block_limit=block_limit, max_rejected=self.max_rejected,
             )  # fmt: skip
 
         return ShardedSession(
-            make, KEYS[: self.layout.total], node_of=self.node_of, on_generation=self._compare_generation,
+            make, keys[: self.layout.total], node_of=self.node_of, on_generation=self._compare_generation,
             clock=self.clock, jitter=self.random.random, block_limit=block_limit, max_rejected=self.max_rejected,
             at_once=self.at_once,
         )  # fmt: skip
@@ -137,14 +153,14 @@ class ShardedClient(Client):
     def reload(self, *, again: bool = False) -> Generator[Ticket, Any, bool | None]:
         """Use the newest layout; whether it is another, None if it could not be read."""
         known = self.layout
-        ticket = yield self.perform(sharding.refresh_layout(SCRIPTS, RECORDS, known, again=again))
+        ticket = yield self.perform(sharding.refresh_layout(SCRIPTS, records_of(self.world), known, again=again))
         if ticket is CANCELLED or ticket.error is not None:
             return None
         assert isinstance(self.session, ShardedSession)
         self.world.ledger.tally['restored'] += ticket.value[1] or again
         layout = ticket.value[0]
         if layout.generation > self.layout.generation:
-            self.session.resize(KEYS[: layout.total])
+            self.session.resize(keys_of(self.world)[: layout.total])
             self.layout = layout
         return self.layout != known
 

@@ -12,6 +12,7 @@ from tests.simulation.moving import MovingNetwork, MovingSlots
 from tests.simulation.server import KEYS
 from tests.simulation.world import World
 from torrelque.core.protocol import Call, Reply
+from torrelque.core.sharding.partners import name_of, tails_of
 from torrelque.errors import TorrelqueReplyError
 
 WORLDS = 15
@@ -87,11 +88,11 @@ def test_a_survey_looks_at_the_shards_of_its_node_only() -> None:
     slots = world.nodes
     assert isinstance(slots, MovingSlots)
     script = shards.SCRIPTS['survey']
-    kinds = ('pending', 'delayed', 'working', 'timer', 'bell', 'wake', 'counters')
-    names = [keys[name] for keys in world.keys for name in kinds]
     for shard, keys in enumerate(world.keys):
         slots.slot_of(keys['wake']).nodes = [(0, min(shard, 1))]
-    _, findings = world.command(Call(script, world.keys[0].of(script), (20_000, *names)))
-    assert findings.split() == [b'0', *[b'x'] * (len(world.keys) - 1)]
+    _, findings = world.command(
+        Call(script, world.keys[0].of(script), (20_000, 1, '', *tails_of(world.keys[0]), *map(name_of, world.keys)))
+    )
+    assert findings.split() == [b'%d=x' % shard for shard in range(1, len(world.keys))]
     assert world.keys[0]['bell'] in world.server.snapshot()
     assert world.keys[1]['bell'] not in world.server.snapshot()

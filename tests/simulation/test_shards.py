@@ -9,7 +9,7 @@ import pytest
 from tests.simulation import callers
 from tests.simulation.configs import NONE, Config
 from tests.simulation.mutants_shards import shards_never_looked_at_while_busy
-from tests.simulation.shards import KEYS, MAIN, SCRIPTS, ShardedClient
+from tests.simulation.shards import KEYS, MAIN, SCRIPTS, ShardedClient, keys_of
 from tests.simulation.world import World
 from torrelque.core.commands import Outcome, enqueue_in, enqueue_item
 from torrelque.core.lanes import Lanes
@@ -42,7 +42,9 @@ class Queue:
         layout, _ = blocking_drive(read_layout(MAIN), self.world.server.execute)
         assert layout is not None
         self.generation = layout.generation
-        self._lanes = [Lanes(SCRIPTS, keys, nonce_of('elsewhere', shard)) for shard, keys in enumerate(KEYS)]
+        self._lanes = [
+            Lanes(SCRIPTS, keys, nonce_of('elsewhere', shard)) for shard, keys in enumerate(keys_of(self.world))
+        ]
         execute = self.world.execute
 
         def watched(call: Call[object]) -> object:

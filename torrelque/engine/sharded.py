@@ -91,8 +91,8 @@ class ShardedDispatcher(Dispatcher):
         self._openers = 0
         self._know(shards)
 
-    def _keys_at(self, prefix: str) -> Keys:
-        return Keys({logical: f'{prefix}:{key}' for logical, key in self._names.items()})
+    def _keys_at(self, prefix: str, **shared: str) -> Keys:
+        return Keys({**{logical: f'{prefix}:{key}' for logical, key in self._names.items()}, **shared})
 
     def _shard(self, number: int) -> Keys:
         self._know(number + 1)
@@ -100,7 +100,8 @@ class ShardedDispatcher(Dispatcher):
 
     def _know(self, total: int) -> None:
         for shard in range(len(self._keys), total):
-            self._keys.append(self._keys_at(shard_name(self.runtime.name, shard)))
+            shared = {} if self.runtime.transport.on_cluster or not shard else {'bell': self._keys[0]['bell'].decode()}
+            self._keys.append(self._keys_at(shard_name(self.runtime.name, shard), **shared))
 
     @property
     def known(self) -> Sequence[Keys]:

@@ -18,6 +18,7 @@ from torrelque.core.machine import Wait
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Interrupted, Operation
 from torrelque.core.sharding.consumers import FAIRNESS, REGISTERED, ShardedConsumers
+from torrelque.core.sharding.partners import LOOKED_AT
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueTimeoutError
 
 SCRIPTS = scripts.load(sharded=True)
@@ -77,7 +78,7 @@ class Machine:
         ]
         assert len(surveys) == len(running) == len(findings)
         for operation, finding in zip(surveys, findings, strict=True):
-            assert end(operation, [[b'', finding.encode()]])
+            assert end(operation, found(finding))
 
     def rest(self) -> list[Wait]:
         """Nothing is anywhere: the waits that begin."""
@@ -89,6 +90,12 @@ class Machine:
 @pytest.fixture
 def machine() -> Machine:
     return Machine()
+
+
+def found(text: str) -> list[Any]:
+    """The answer of a survey that found so many tasks on each shard of a server."""
+    each = [f'{place}={finding}' for place, finding in enumerate(text.split()) if finding != '0']
+    return [[b'', ' '.join(each).encode()]]
 
 
 def ids(ticket: Ticket) -> list[str]:
@@ -106,16 +113,16 @@ def test_each_server_is_surveyed_and_those_shards_claimed_from_that_have_tasks(m
     assert set(running) == {(0, 'survey'), (2, 'survey')}
     operation, args = running[0, 'survey']
     assert args[0] == REGISTERED * 1000
-    assert [args[1], args[8]] == [KEYS[0]['pending'], KEYS[1]['pending']]
-    assert len(args) == 15
-    end(operation, [[b'', b'0 3']])
+    assert args[-2:] == (b'{q:0}', b'{q:1}')
+    assert [args[-2] + tail for tail in args[3:-2]] == [KEYS[0][name] for name in LOOKED_AT]
+    end(operation, found('0 3'))
     claims = machine.start()
     assert set(claims) == {(1, 'claim')}
     operation, args = claims[1, 'claim']
     assert args[3:] == (3, '86400.000000')  # no more than were seen there
     answer(operation, 'a', 'b', 'c')
     assert not ticket.done
-    end(running[2, 'survey'][0], [[b'', b'0 9']])
+    end(running[2, 'survey'][0], found('0 9'))
     claims = machine.start()
     assert {key: args[3] for key, (_, args) in claims.items()} == {(3, 'claim'): 2}  # shard 1 had its turn
     answer(claims[3, 'claim'][0], 'd', 'e')
@@ -213,7 +220,7 @@ def test_busy_consumers_look_at_the_others_now_and_then(machine: Machine) -> Non
         machine.join()
         running = machine.start()
         assert set(running) == {(0, 'claim'), (server, 'survey')}
-        end(running[server, 'survey'][0], [[b'', b'9 0' if not server else b'0 0']])
+        end(running[server, 'survey'][0], found('9 0' if not server else '0 0'))
         answer(running[0, 'claim'][0], 'b')
 
 
@@ -252,12 +259,12 @@ def test_who_does_not_stay_is_given_what_all_servers_have(machine: Machine) -> N
     """Not only what the one has that answers first."""
     taker, waiter = machine.join(want=10, stays=False), machine.join()
     running = machine.start()
-    end(running[0, 'survey'][0], [[b'', b'2 0']])
+    end(running[0, 'survey'][0], found('2 0'))
     answer(machine.start()[0, 'claim'][0], 'a', 'b')
     (claim,) = machine.start().values()  # as it got all that it asked for, there may be more
     answer(claim[0])
     assert not taker.done
-    end(running[2, 'survey'][0], [[b'', b'0 4']])
+    end(running[2, 'survey'][0], found('0 4'))
     answer(machine.start()[3, 'claim'][0], 'c', 'd', 'e', 'f')
     answer(machine.start()[3, 'claim'][0])
     assert ids(taker) == list('abcdef')
@@ -299,8 +306,8 @@ def test_shards_that_came_while_there_was_enough_to_do_are_surveyed(machine: Mac
             running = machine.start()
             claim = running.pop((0, 'claim'))
             surveyed.update(shard for shard, name in running if name == 'survey')
-            for operation, args in running.values():
-                end(operation, [[b'', b' '.join([b'0'] * (len(args) // 6))]])
+            for operation, _ in running.values():
+                end(operation, found(''))
         assert 2 in surveyed
     finally:
         KEYS.pop()
@@ -313,7 +320,7 @@ def test_time_out_after_a_look(machine: Machine) -> None:
     machine.spread.start()
     assert not ticket.done
     for operation, _ in running.values():
-        end(operation, [[b'', b'0 0']])
+        end(operation, found('0 0'))
     machine.spread.start()
     assert isinstance(ticket.error, TorrelqueTimeoutError)
 
@@ -330,7 +337,7 @@ def test_when_the_last_has_left_hints_and_timers_are_left_to_others(machine: Mac
     assert set(running) == {(0, 'tick'), (1, 'tick'), (2, 'survey')}
     assert running[2, 'survey'][1][0] == 0  # rings for others
     for (_, name), (operation, _) in running.items():
-        end(operation, [[b'', b'0 0']] if name == 'survey' else [b''])
+        end(operation, found('0 0') if name == 'survey' else [b''])
     assert machine.start() == {}
     assert machine.spread.timer() == math.inf
 
@@ -350,7 +357,7 @@ def test_shards_that_moved_to_other_servers_are_surveyed_there(machine: Machine)
     machine.places = ['a', 'b', 'b', 'b']
     here.then.ended(None)
     running = machine.start()
-    end(running[0, 'survey'][0], [[b'', b'0 x']])  # what it could not look at is claimed from
+    end(running[0, 'survey'][0], found('0 x'))  # what it could not look at is claimed from
     answer(machine.start()[1, 'claim'][0])
     assert machine.spread.waits() == []  # who is where has changed
     assert set(machine.start()) == {(0, 'survey'), (1, 'survey')}
@@ -361,9 +368,9 @@ def test_an_end_of_a_wait_on_a_server_that_is_none_any_more(machine: Machine) ->
     here, there = machine.rest()
     machine.places = ['a'] * SHARDS
     here.then.ended(None)
-    end(machine.start()[0, 'survey'][0], [[b'', b'0 0']])
+    end(machine.start()[0, 'survey'][0], found('0 0'))
     assert machine.spread.waits() == []
-    end(machine.start()[0, 'survey'][0], [[b'', b'0 0 0 0']])
+    end(machine.start()[0, 'survey'][0], found('0 0 0 0'))
     there.then.ended(None)
     assert set(machine.start()) == {(0, 'survey')}
 
@@ -371,7 +378,7 @@ def test_an_end_of_a_wait_on_a_server_that_is_none_any_more(machine: Machine) ->
 def test_the_number_of_shards_is_told(machine: Machine) -> None:
     machine.join()
     for operation, _ in machine.start().values():
-        end(operation, [[b'8', b'0 0']])
+        end(operation, [[b'8', b'']])
     assert machine.told == [8, 8]
 
 
@@ -404,7 +411,7 @@ def test_however_long_waits_were_cut_the_next_begins_within_a_slice(machine: Mac
         assert 0 < pause < SLICE
         machine.clock.now += pause
         for operation, _ in machine.start().values():
-            end(operation, [[b'', b'0 0']])
+            end(operation, found('0 0'))
         here = next(wait for wait in machine.spread.waits() if wait.key == KEYS[0]['ring'])
 
 
@@ -420,7 +427,7 @@ def test_waits_that_keep_breaking_are_told_if_there_is_no_other_server(machine: 
             break
         assert machine.spread.timer() == pytest.approx(machine.clock.now + 0.05 * 2**failures)
         machine.clock.now = machine.spread.timer()
-        end(machine.start()[0, 'survey'][0], [[b'', b'0 0 0 0']])
+        end(machine.start()[0, 'survey'][0], found('0 0 0 0'))
         (here,) = machine.spread.waits()
     assert ticket.error is not None
 
@@ -431,8 +438,8 @@ def test_waits_that_keep_breaking_on_one_server_do_not_keep_from_the_others(mach
     for _ in range(3 * MAX_FAILURES):
         here.then.failed(GONE)
         machine.clock.now += SLICE
-        for operation, args in machine.start().values():
-            end(operation, [[b'', b' '.join([b'0'] * (len(args) // 6))]])
+        for operation, _ in machine.start().values():
+            end(operation, found(''))
         here = next(wait for wait in machine.spread.waits() if wait.key == KEYS[0]['ring'])
     assert not ticket.done
     assert [shards for shards, error in machine.lost if error] == [[0, 1]] * 2 + [[0, 1]] * (len(machine.lost) // 2 - 2)
@@ -448,7 +455,7 @@ LOST = (Interrupted(GONE), TorrelqueReplyError('CLUSTERDOWN Hash slot not served
 def test_a_server_that_does_not_answer_a_survey_keeps_from_no_other(machine: Machine, error: BaseException) -> None:
     waiter, taker = machine.join(want=2), machine.join(want=5, stays=False)
     running = machine.start()
-    end(running[2, 'survey'][0], [[b'', b'0 3']])
+    end(running[2, 'survey'][0], found('0 3'))
     assert not end_by(running[0, 'survey'][0], error)
     assert [(list(shards), str(why)) for shards, why in machine.lost] in ([([0, 1], 'gone')], [([0, 1], str(error))])
     answer(machine.start()[3, 'claim'][0], 'a', 'b', 'c')
@@ -460,10 +467,28 @@ def test_a_server_that_does_not_answer_a_survey_keeps_from_no_other(machine: Mac
     machine.clock.now += SLICE
     running = machine.start()
     assert set(running) == {(1, 'survey'), (2, 'survey')}
-    end(running[1, 'survey'][0], [[b'', b'1 0']])
+    end(running[1, 'survey'][0], found('1 0'))
     assert machine.lost[-1] == ([0, 1], None)
     answer(machine.start()[0, 'claim'][0], 'd')
     assert ids(late) == ['d']
+
+
+def test_a_lost_shard_that_is_due_while_enough_is_asked_for_elsewhere_is_no_reason_to_come_back(
+    machine: Machine,
+) -> None:
+    """The driver would come back again and again until that is answered."""
+    machine.join()
+    machine.survey('0 1', '0 0')
+    assert not end_by(machine.start()[1, 'claim'][0], TorrelqueReplyError('CLUSTERDOWN Hash slot not served'))
+    here, _ = machine.spread.waits()
+    here.then.ended(KEYS[0]['wake'])
+    claims = machine.start()
+    assert set(claims) == {(0, 'claim')}
+    machine.clock.now += 0.5
+    machine.start()
+    assert machine.spread.timer() > machine.clock.now
+    answer(claims[0, 'claim'][0])
+    assert (1, 'claim') in machine.start()
 
 
 def test_a_shard_that_does_not_answer_a_claim_keeps_from_no_other(machine: Machine) -> None:
@@ -491,7 +516,7 @@ def test_an_answer_that_does_not_come_holds_nobody_up(machine: Machine) -> None:
     """Neither that of a claim nor that of a survey."""
     waiter, taker = machine.join(), machine.join(want=3, stays=False)
     running = machine.start()
-    end(running[0, 'survey'][0], [[b'', b'9 2']])
+    end(running[0, 'survey'][0], found('9 2'))
     claims = machine.start()
     assert set(claims) == {(0, 'claim')}
     assert claims[0, 'claim'][1][3] == 4

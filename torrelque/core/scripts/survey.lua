@@ -2,25 +2,28 @@
 -- nothing else, so it may alternate reads and writes.
 -- KEYS: ring counters
 -- ARGV: for how many milliseconds they ring there (0 if the caller does not wait any more; then shards with tasks ring for
---   other clients), then for each shard its pending delayed working timer bell wake counters
--- returns: the layout's generation as recorded on the shard of the declared keys, or ''; then for each shard, separated by
---   blanks: how many tasks are available; e if an event is near that no client handles; x if it could not be read, because
---   its slot is not on this server
+--   other clients), how many shards one command may look at, the bell that all shards share (empty if each has one), what
+--   the keys tasks pending delayed working timer wake counters bell have after the shard's name, then the shards' names
+-- returns: the layout's generation as recorded on the shard of the declared keys, or ''; then for each shard that has
+--   something, separated by blanks, its place among the names, =, and how many tasks are available; e if an event is near
+--   that no client handles; x if it could not be read, because its slot is not on this server
 
-local lifetime = tonumber(ARGV[1])
+local lifetime, together, shared = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] ~= '' and ARGV[3]
+local TASKS, LISTED, LATER, CLAIMED, TIMER, WAKE, TOTALS, BELL, NAMES = 4, 5, 6, 7, 8, 9, 10, 11, 12 -- places in ARGV
 
 local function first_time(key)
   return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
 end
 
-local function finding_of(pending, delayed, working, timer, bell, wake, counters)
-  local due, stale = first_time(delayed), first_time(working)
+local function finding_of(shard)
+  local counters = shard .. ARGV[TOTALS]
+  local due, stale = first_time(shard .. ARGV[LATER]), first_time(shard .. ARGV[CLAIMED])
   local event = due and stale and math.min(due, stale) or due or stale
-  local finding = redis.call('LLEN', pending)
+  local finding = redis.call('LLEN', shard .. ARGV[LISTED])
   local values = finding > 0 and redis.call('HMGET', counters, 'uses', 'limits', 'arrival', 'shards', 'paused') or {}
   if string.find(values[1] or '', '[pl]') then
     local limits, till = parse_limits(values, counters), in_force(values[1], values[5])
-    local most, time = allowed_by(limits, limits.slots and redis.call('ZCARD', working))
+    local most, time = allowed_by(limits, limits.slots and redis.call('ZCARD', shard .. ARGV[CLAIMED]))
     time = till and math.max(till, time or till) or time
     finding = till and 0 or math.min(finding, most)
     if time and time < math.huge then
@@ -30,26 +33,53 @@ local function finding_of(pending, delayed, working, timer, bell, wake, counters
   if event and event <= now then
     finding = math.max(finding, 1)
   elseif finding == 0 and event and event <= now + HORIZON then
-    local held = redis.call('GET', timer)
+    local held = redis.call('GET', shard .. ARGV[TIMER])
     local minded = held and tonumber(string.match(held, '|(.*)$') or '')
     finding = minded and minded <= event and 0 or 'e'
   end
-  if lifetime > 0 then
-    put(bell, ring, lifetime)
-  elseif finding ~= 0 then
-    local other = redis.call('GET', bell)
+  return finding
+end
+
+-- Have a shard ring for the caller, unless the bell that all share does; or for others, if it has something.
+local function register(shard, finding)
+  if lifetime > 0 and not shared then
+    put(shard .. ARGV[BELL], ring, lifetime)
+  elseif lifetime == 0 and finding ~= 0 then
+    local other = redis.call('GET', shared or shard .. ARGV[BELL])
     if other then
-      redis.pcall('ZADD', other, 'NX', present, wake)
+      redis.pcall('ZADD', other, 'NX', present, shard .. ARGV[WAKE])
     end
   end
   return finding
 end
 
+local function look(shard)
+  return register(shard, finding_of(shard))
+end
+
+-- Whether none of these shards has a task. An error, because a slot has left this server, does not say so.
+local function are_empty(first, last)
+  local keys = {}
+  for at = first, last do
+    keys[#keys + 1] = ARGV[at] .. ARGV[TASKS]
+  end
+  return redis.pcall('EXISTS', unpack(keys)) == 0
+end
+
 local generation = totals('generation')
 redis.call('ZREM', ring, '')
+if shared and lifetime > 0 then
+  put(shared, ring, lifetime)
+end
 local findings = {}
-for at = 2, #ARGV, 7 do
-  local looked, finding = pcall(finding_of, unpack(ARGV, at, at + 6))
-  findings[#findings + 1] = looked and finding or 'x'
+for first = NAMES, #ARGV, together do
+  local last = math.min(first + together - 1, #ARGV)
+  local empty = are_empty(first, last)
+  for at = first, empty and shared and first - 1 or last do
+    local looked, finding = pcall(empty and register or look, ARGV[at], 0)
+    if not looked or finding ~= 0 then
+      findings[#findings + 1] = at - NAMES .. '=' .. (looked and finding or 'x')
+    end
+  end
 end
 return { generation or '', table.concat(findings, ' ') }

@@ -34,9 +34,10 @@ from typing import TYPE_CHECKING
 from torrelque.core.claiming import claim
 from torrelque.core.commands import ClaimedTask, cap
 from torrelque.core.consumers import BACKOFF, MAX_FAILURES, SLICE, Hint, Look
-from torrelque.core.lanes import MAX_CLAIM, Lane, Lanes
+from torrelque.core.lanes import MAX_CLAIM, Lanes
 from torrelque.core.machine import Wait
-from torrelque.core.protocol import Interrupted, Operation, Reply
+from torrelque.core.protocol import Arg, Interrupted, Operation, Reply
+from torrelque.core.sharding.partners import Node, Shard, tails_of
 from torrelque.core.waiters import Waiters
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, is_unavailable
 
@@ -55,94 +56,11 @@ REGISTERED = 20.0
 OVERDUE = 1.0
 """Seconds after which consumers stop waiting for an answer if other shards have tasks."""
 
-LOOKED_AT = ('pending', 'delayed', 'working', 'timer', 'bell', 'wake', 'counters')
-"""The keys of each shard that a survey is given."""
+TOGETHER = 16
+"""Number of shards that one command checks for tasks, where all shards are on one server."""
 
 HINTED = 64
 """How many tasks a shard is assumed to have when it rings."""
-
-
-class Partner:
-    """A server or a shard, which may stop answering while others answer.
-
-    Attributes:
-        failures: The number of failures in a row.
-        lost: The error, if it is lost; None if it answers.
-        not_before: When to try it again.
-    """
-
-    __slots__ = ('failures', 'lost', 'not_before')
-
-    def __init__(self) -> None:
-        self.failures: int = 0
-        self.lost: Exception | None = None
-        self.not_before: float = -math.inf
-
-
-class Shard(Partner):
-    """One shard as its consumers see it."""
-
-    __slots__ = (
-        'alarm', 'asked', 'busy', 'claimed_at', 'expected', 'hinted', 'lane', 'lanes', 'names', 'number', 'ring',
-        'seen', 'wake',
-    )  # fmt: skip
-
-    def __init__(self, number: int, lanes: Lanes, keys: Keys) -> None:
-        super().__init__()
-        self.number: int = number
-        self.asked: int = 0  # tasks that the claim in flight asked for, unless it is overdue
-        self.claimed_at: float = -math.inf
-        self.lanes: Lanes = lanes
-        self.lane: Lane = Lane()
-        self.wake: bytes = keys['wake']
-        self.ring: bytes = keys['ring']
-        self.names: list[bytes] = [keys[name] for name in LOOKED_AT]
-        self.busy: bool = False
-        self.expected: int = 0  # tasks that it probably has
-        self.seen: int = 0  # those that a survey found while a claim was in flight, perhaps after the claim ran
-        self.alarm: float = math.inf  # when the event is due that this client handles
-        self.hinted: bool = False  # it rang, and no claim began since; if none does, others must be rung
-
-    @property
-    def promising(self) -> bool:
-        """Whether it may soon deliver tasks."""
-        return not self.lost and (self.asked > 0 or (self.expected > 0 and not self.busy))
-
-    @property
-    def active(self) -> bool:
-        """Whether a claim is in flight or about to begin."""
-        return self.busy or (self.expected > 0 and not self.lost)
-
-
-class Node(Partner):
-    """A server, and the shards that it holds."""
-
-    __slots__ = ('done', 'hint', 'lead', 'look', 'shards', 'surveyed_at')
-
-    def __init__(self, shards: Sequence[int]) -> None:
-        super().__init__()
-        self.lead: int = 0  # counts up to the shard whose slot gets the surveys and waits
-        self.shards: Sequence[int] = shards
-        self.look: Look = Look.WANTED  # the phase of surveys
-        self.hint: Hint = Hint.ELSEWHERE
-        self.surveyed_at: float = -math.inf
-        self.done: int = 0  # the number of its latest answered survey
-
-    def want_survey(self) -> None:
-        """Have it surveyed."""
-        self.look = self.look.and_wanted
-
-    def end_wait(self, *, taken: bool) -> None:
-        """Record the end of a wait. ``taken``: it may have removed a ring that this client will not answer."""
-        if taken:
-            self.hint = Hint.TAKEN
-        elif self.hint is Hint.BLOCKING:
-            self.hint = Hint.ELSEWHERE
-
-    @property
-    def first(self) -> int:
-        """The shard whose slot gets the surveys and waits."""
-        return self.shards[self.lead % len(self.shards)]
 
 
 class ShardedConsumers:
@@ -190,6 +108,7 @@ class ShardedConsumers:
         block_limit: The longest wait that the transport allows, in seconds.
         max_rejected: Maximum number of dead letters to keep on each shard; None keeps all.
         on_lost: Called with shards that do not answer and the error, or with shards that answer again and None.
+        spread: Whether the shards may be on several servers.
     """
 
     def __init__(
@@ -202,6 +121,8 @@ class ShardedConsumers:
         block_limit: float = SLICE,
         max_rejected: int | None = None,
         on_lost: Callable[[Sequence[int], Exception | None], None] = lambda _shards, _error: None,
+        *,
+        spread: bool = True,
     ) -> None:
         self._node_of = node_of
         self._on_lost = on_lost
@@ -210,10 +131,13 @@ class ShardedConsumers:
         self._jitter = jitter
         self._max_rejected = max_rejected
         self._longest_slice = min(SLICE, block_limit)
+        self._spread = spread
         self._shards: list[Shard] = []
+        self._tails: list[bytes] = []  # what the keys that a survey uses have after a shard's name
         self._of_wake: dict[bytes, Shard] = {}
         self._nodes: dict[Hashable, Node] = {}
         self._waiters = Waiters(give_back)
+        self._stirred: set[int] = set()  # all shards but those at rest; looking at all of them each time is slow
         self._joined: dict[Ticket, int] = {}  # how many surveys had begun before
         self._surveys = 0
         self._look_wanted = False
@@ -225,6 +149,7 @@ class ShardedConsumers:
         """Add a shard."""
         shard = Shard(len(self._shards), lanes, keys)
         self._shards.append(shard)
+        self._tails = tails_of(keys)
         self._look_wanted = bool(self._waiters)
         for member in (shard.wake, shard.wake + b'+'):
             self._of_wake[member] = shard
@@ -236,6 +161,7 @@ class ShardedConsumers:
             for shard in self._shards[total:]:
                 del self._of_wake[shard.wake], self._of_wake[shard.wake + b'+']
             del self._shards[total:]
+            self._stirred = {number for number in self._stirred if number < total}
             self._look_wanted = bool(self._waiters)
             self._nodes = {}
 
@@ -260,7 +186,8 @@ class ShardedConsumers:
         self._forget_those_gone()
         if not self._waiters:
             return self._start_parting()
-        for shard in self._shards:
+        self._stirred = {number for number in self._stirred if not self._shards[number].rests}
+        for shard in self._stirring():
             if shard.alarm <= now or (shard.lost and shard.not_before <= now):
                 shard.expected = max(shard.expected, 1)
         self._pass_over(now)
@@ -276,10 +203,11 @@ class ShardedConsumers:
         waits: list[Wait] = []
         if self._look_wanted or self._waiters.deadline <= now:
             return waits
+        active = {shard.number for shard in self._stirring() if shard.active}
         for node in list(self._nodes.values()):
             if node.hint is Hint.BLOCKING or node.look is not Look.NONE or now < node.not_before:
                 continue
-            if any(self._shards[at].active for at in node.shards):
+            if not node.members.isdisjoint(active):
                 continue
             if node.hint is Hint.TAKEN or now - node.surveyed_at > SLICE or self._regrouped():
                 node.want_survey()
@@ -295,12 +223,18 @@ class ShardedConsumers:
         times = [self._waiters.expiry]
         if self._waiters:
             # The alarm of an active shard does not count: its claim may have to wait for the answers of others.
-            times += [shard.alarm for shard in self._shards if not shard.active]
-            times += [shard.not_before for shard in self._shards if shard.lost and not shard.busy]
-            times += [shard.claimed_at + OVERDUE for shard in self._shards if shard.asked]
+            stirring = self._stirring()
+            times += [shard.alarm for shard in stirring if not shard.active]
+            if self._waiters.wanted > self._asked:  # otherwise they are not tried before another claim is answered
+                times += [shard.not_before for shard in stirring if shard.lost and not shard.busy]
+            times += [shard.claimed_at + OVERDUE for shard in stirring if shard.asked]
             times += [node.surveyed_at + OVERDUE for node in self._nodes.values() if self._keeps_waiting(node)]
             times += [node.not_before for node in self._nodes.values() if node.look is Look.WANTED]
         return min(times)
+
+    def _stirring(self) -> list[Shard]:
+        """Return the shards that may not be at rest."""
+        return [self._shards[number] for number in sorted(self._stirred)]
 
     def close(self) -> None:
         """Fail all consumers, because the queue is being closed. The waits, which are cancelled, may take hints."""
@@ -325,6 +259,7 @@ class ShardedConsumers:
         if shard is not None:
             shard.expected = max(shard.expected, HINTED)
             shard.hinted = True
+            self._stirred.add(shard.number)
             node.end_wait(taken=False)
         else:  # the slice is over, or the number of shards has changed
             node.want_survey()
@@ -352,9 +287,11 @@ class ShardedConsumers:
         is_new, partner.lost = partner.lost is None, error
         if isinstance(partner, Node):
             partner.want_survey()
-            for shard in self._shards:
-                if shard.number in partner.shards:
+            for shard in self._stirring():
+                if shard.number in partner.members:
                     shard.expected = 0
+        else:
+            self._stirred.add(partner.number)
         if all(shard.lost for shard in self._shards) or all(
             node.lost or all(self._shards[at].lost for at in node.shards) for node in self._nodes.values()
         ):
@@ -374,12 +311,12 @@ class ShardedConsumers:
             self._on_lost(partner.shards if isinstance(partner, Node) else [partner.number], None)
 
     def _node_with(self, shard: Shard) -> Node | None:
-        return next((node for node in self._nodes.values() if shard.number in node.shards), None)
+        return next((node for node in self._nodes.values() if shard.number in node.members), None)
 
     def _pass_over(self, now: float) -> None:
         """Stop waiting for answers that are overdue."""
         is_late = False
-        for shard in self._shards:
+        for shard in self._stirring():
             if shard.asked and shard.claimed_at + OVERDUE <= now:
                 self._asked -= shard.asked
                 shard.asked, is_late = 0, True
@@ -396,8 +333,7 @@ class ShardedConsumers:
         started: list[tuple[int, Operation[bool]]] = []
         first, count = self._turn, len(self._shards)
         missing = self._waiters.wanted - self._asked
-        for step in range(count):
-            at = (first + step) % count
+        for at in sorted(self._stirred, key=lambda number: (number - first) % count):
             shard = self._shards[at]
             if missing <= 0:
                 break
@@ -464,7 +400,7 @@ class ShardedConsumers:
         return True
 
     def _hand_out(self, tasks: Sequence[ClaimedTask]) -> None:
-        promising = any(shard.promising for shard in self._shards)
+        promising = any(self._shards[number].promising for number in self._stirred)
         looked = () if promising else self._looked()
         self._waiters.hand_out(looked, tasks, more=promising)
         self._forget_those_gone()
@@ -486,6 +422,8 @@ class ShardedConsumers:
 
     def _regrouped(self) -> bool:
         """Look up which server has which shard now. Returns whether that has changed."""
+        if self._nodes and not self._spread:
+            return False
         groups: dict[Hashable, list[int]] = {}
         try:
             for at, shard in enumerate(self._shards):
@@ -497,10 +435,17 @@ class ShardedConsumers:
             return False
         old = self._nodes
         self._nodes = {
-            name: old[name] if name in old and old[name].shards == shards else Node(shards)
+            name: old[name] if name in old and old[name].shards == shards else Node(shards, self._looked_at(shards))
             for name, shards in groups.items()
         }
         return True
+
+    def _looked_at(self, numbers: Sequence[int]) -> Sequence[Arg]:
+        """Return the arguments of a survey of these shards, which are on one server, behind the lifetime."""
+        shards = [self._shards[number] for number in numbers]
+        bells = {shard.bell for shard in shards}
+        how: tuple[Arg, ...] = (TOGETHER, *bells) if len(bells) == 1 else (1, b'')
+        return (*how, *self._tails, *[shard.name for shard in shards])
 
     def _want_surveys(self) -> None:
         self._regrouped()
@@ -525,12 +470,11 @@ class ShardedConsumers:
         return started
 
     def _survey(self, node: Node, number: int, registered: float) -> Operation[bool]:
-        shards = [self._shards[at] for at in node.shards]
-        names = [name for shard in shards for name in shard.names]
         lead = self._shards[node.first]
         lanes = lead.lanes
+        args = (round(registered * 1000), *node.looked_at)
         try:
-            generation, findings = yield from lanes.script('survey', (round(registered * 1000), *names), _findings)
+            generation, findings = yield from lanes.script('survey', args, _findings)
         except (Interrupted, Exception) as error:  # noqa: BLE001 - raised to every waiting caller
             node.look = node.look.over
             cause = error.cause if isinstance(error, Interrupted) else error
@@ -551,10 +495,13 @@ class ShardedConsumers:
             node.done = number
             if node.hint is Hint.TAKEN:
                 node.hint = Hint.ELSEWHERE
-            for shard, finding in zip(shards, findings, strict=True):
-                shard.seen = finding
+            found = {node.shards[place]: finding for place, finding in findings.items()}
+            self._stirred.update(at for at in found if at < len(self._shards))
+            for at in node.members & self._stirred:
+                shard = self._shards[at]
+                shard.seen = found.get(at, 0)
                 if not shard.busy and not shard.hinted:
-                    shard.expected = finding
+                    shard.expected = shard.seen
             self._hand_out(())
         self._on_generation(generation)
         return True
@@ -562,10 +509,10 @@ class ShardedConsumers:
     def _start_parting(self) -> list[tuple[int, Operation[bool]]]:
         """Leave timers and hints to others, because no consumer waits any more."""
         started: list[tuple[int, Operation[bool]]] = []
-        for at, shard in enumerate(self._shards):
+        for shard in self._stirring():
             if not shard.busy and (shard.alarm < math.inf or shard.hinted):
                 shard.alarm, shard.hinted = math.inf, False
-                started.append((at, self._tick(shard)))
+                started.append((shard.number, self._tick(shard)))
         for node in self._nodes.values():
             if node.hint is Hint.TAKEN and not node.look.is_running:
                 node.hint, node.look = Hint.ELSEWHERE, Look.RUNNING
@@ -589,10 +536,11 @@ class _Waiting:
         self._consumers.failed(self._node, error)
 
 
-def _findings(reply: Reply) -> tuple[int, list[int]]:
-    """Parse a survey's reply: the generation of the layout, 0 if unknown, and how many tasks to expect of each shard.
+def _findings(reply: Reply) -> tuple[int, dict[int, int]]:
+    """Parse a survey's reply: the generation of the layout, 0 if unknown, and how many tasks to expect of which shards.
 
     A shard with an event near, or one that could not be read, counts as one task, so that a claim checks it.
     """
     generation, findings = reply
-    return int(generation or 0), [int(finding) if finding.isdigit() else 1 for finding in findings.split()]
+    found = [finding.split(b'=') for finding in findings.split()]
+    return int(generation or 0), {int(place): int(count) if count.isdigit() else 1 for place, count in found}

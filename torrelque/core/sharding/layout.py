@@ -12,6 +12,7 @@ from __future__ import annotations
 from binascii import crc32
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import NamedTuple
 
 from torrelque.core import flow
@@ -47,7 +48,8 @@ MAX_SHARDS = 1000
 """Maximum number of shards. One call looks at all of those on a server."""
 
 _SIGN = '~'
-_ENDINGS = tuple(b'%04x' % number for number in range(1024))
+_DIGITS = 12
+"""Number of octal digits at the end of an id that decide on its shard: 36 bits, enough for any CRC-32."""
 
 
 class Layout(NamedTuple):
@@ -85,16 +87,41 @@ def home_of(task_id: str | bytes, shards: int) -> int:
 
 
 def write_id(random: str, shard: int, shards: int) -> str:
-    """Change the last digits of a random hexadecimal id so that it belongs to a given shard."""
-    kept = random[:-4]
-    begun = crc32(kept.encode())
-    for ending in _ENDINGS:  # on average this tries as many as there are shards, in 0.1 microseconds each
-        if crc32(ending, begun) % shards == shard:
-            return kept + ending.decode()
-    number = len(_ENDINGS)
-    while crc32(b'%04x' % number, begun) % shards != shard:
-        number += 1
-    return f'{kept}{number:04x}'
+    """Change the last digits of a random hexadecimal id so that it belongs to a given shard.
+
+    CRC-32 is linear: each bit of these digits flips the same bits of it, whatever is in front. So they are computed
+    from the CRC that the id is to have, which takes as long with one shard as with a thousand.
+    """
+    kept, rest = random[:-_DIGITS], random[-_DIGITS:]
+    wanted = int(rest, 16) % ((1 << 32) // shards) * shards + shard
+    flipped = wanted ^ crc32(_ZEROS, crc32(kept.encode()))
+    first, second, third, fourth = _flips()
+    bits = first[flipped & 255] ^ second[flipped >> 8 & 255] ^ third[flipped >> 16 & 255] ^ fourth[flipped >> 24]
+    return f'{kept}{bits:0{_DIGITS}o}'
+
+
+_ZEROS = b'0' * _DIGITS
+
+
+@cache
+def _flips() -> list[list[int]]:
+    """Return which bits of the digits flip which bits of the CRC: a table for each byte of it, the lowest first."""
+    unsolved = [(crc32(b'%0*o' % (_DIGITS, 1 << bit)) ^ crc32(_ZEROS), 1 << bit) for bit in range(3 * _DIGITS)]
+    solved: dict[int, tuple[int, int]] = {}
+    for bit in range(32):  # Gauss and Jordan
+        crc, bits = unsolved.pop(next(at for at, (crc, _) in enumerate(unsolved) if crc >> bit & 1))
+        unsolved = [(each ^ crc, own ^ bits) if each >> bit & 1 else (each, own) for each, own in unsolved]
+        solved = {
+            at: (each ^ crc, own ^ bits) if each >> bit & 1 else (each, own) for at, (each, own) in solved.items()
+        }
+        solved[bit] = crc, bits
+    tables = []
+    for low in range(0, 32, 8):
+        table = [0]
+        for bit in range(low, low + 8):
+            table += [bits ^ solved[bit][1] for bits in table]
+        tables.append(table)
+    return tables
 
 
 def nonce_of(nonce: str, shard: int) -> str:

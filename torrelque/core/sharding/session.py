@@ -54,11 +54,19 @@ class ShardedSession:
         self._make = make
         self._at_once = at_once
         self._consumers = ShardedConsumers(
-            node_of, clock, jitter, self._give_back, on_generation, block_limit, max_rejected, on_lost
+            node_of,
+            clock,
+            jitter,
+            self._give_back,
+            on_generation,
+            block_limit,
+            max_rejected,
+            on_lost,
+            spread=not at_once,
         )
         self._clock = clock
         self._sessions: list[Session] = []
-        self._asked: set[int] = set()  # shards whose sessions have calls to start; checking all each time is slow
+        self._used: set[int] = set()  # shards whose sessions have something to do; checking all each time is slow
         self._total = 0
         self._closed = False
         self.resize(keys)
@@ -79,7 +87,7 @@ class ShardedSession:
 
     def submit(self, command: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0) -> Ticket:
         """Request a command on items of one shard, at most ``command.limit``. The ticket will hold their answers."""
-        self._asked.add(shard)
+        self._used.add(shard)
         self._reach(shard + 1)  # the claim may be on a shard that is no longer used
         return self._sessions[shard].submit(command, items, wake)
 
@@ -110,22 +118,25 @@ class ShardedSession:
         of_shard: dict[int, list[Operation[None]]] = {}
         for shard, operation in self._consumers.start():
             of_shard.setdefault(shard, []).append(self._sessions[shard].serve(operation))
+            self._used.add(shard)
         for shard, last in self._leave_shards():
             of_shard.setdefault(shard, []).append(last)
         groups: list[list[Operation[None]]] = []
-        for shard, session in enumerate(self._sessions):
-            if shard in self._asked or session.repair_at <= now:
+        dedicated: list[Operation[None]] = []
+        for shard in sorted(self._used):
+            session = self._sessions[shard]
+            if session.asked or session.repair_at <= now:
                 operations = session.begin(now, groups)
+                dedicated += session.begin_dedicated()
                 if operations:
                     of_shard.setdefault(shard, []).extend(operations)
         groups += self._grouped(of_shard)
-        dedicated = [operation for shard in self._asked for operation in self._sessions[shard].begin_dedicated()]
-        self._asked = {shard for shard in self._asked if self._sessions[shard].asked}
+        self._used = {shard for shard in self._used if not self._sessions[shard].is_quiet}
         waits = self._consumers.waits()
         if self._closed and not (groups or dedicated or any(session.is_busy for session in self._sessions)):
             drops = {at: group for at, session in enumerate(self._sessions) for group in session.drop_lanes()}
             groups = self._grouped(drops)
-        until = min(self._consumers.timer(), *[session.repair_at for session in self._sessions])
+        until = min([self._consumers.timer(), *[self._sessions[shard].repair_at for shard in self._used]])
         return Turn(groups, dedicated, waits, until)
 
     def _grouped(self, of_shard: Mapping[int, list[Operation[None]]]) -> list[list[Operation[None]]]:
@@ -140,7 +151,7 @@ class ShardedSession:
         while len(self._sessions) > self._total and self._sessions[-1].is_quiet:
             last = self._sessions.pop().lanes.drop()
             shard = len(self._sessions)
-            self._asked.discard(shard)
+            self._used.discard(shard)
             if last is not None:
                 started.append((shard, last))
         return started

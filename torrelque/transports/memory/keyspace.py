@@ -85,6 +85,9 @@ class Keyspace:
         value = self._values.get(key)
         return 'none' if value is None else TYPES[type(value)]
 
+    def exists(self, key: bytes) -> bool:
+        return key in self._values
+
     def delete(self, keys: Iterable[bytes]) -> int:
         """How many there were."""
         count = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from torrelque.core.protocol import Reply
@@ -63,45 +64,69 @@ def clear(run: Run) -> Reply:
     return [b'OK']
 
 
+_TAILS = ('tasks', 'pending', 'delayed', 'working', 'timer', 'wake', 'counters', 'bell')
+
+
 def survey(run: Run) -> Reply:
     """Look at all shards of a server, and have them ring where the caller waits."""
     run.check_features()
-    lifetime, *names = run.args
+    lifetime, together = int(run.args[0]), int(run.args[1])
+    shared, tails, shards = run.args[2], run.args[3 : 3 + len(_TAILS)], run.args[3 + len(_TAILS) :]
     run.db.zset_at(run.keys['ring'])
     generation = run.db.hash_at(run.keys['counters']).get(b'generation', b'')
-    each = [names[at : at + 7] for at in range(0, len(names), 7)]
-    return [generation, b' '.join(_survey(run, int(lifetime), *shard) for shard in each)]
+    if shared and lifetime:
+        run.db.put(shared, run.keys['ring'], lifetime)
+    findings = []
+    for first in range(0, len(shards), together):
+        part = [
+            {name: shard + tail for name, tail in zip(_TAILS, tails, strict=True)}
+            for shard in shards[first : first + together]
+        ]
+        empty = _are_empty(run, part)
+        for place, keys in enumerate([] if empty and shared else part, first):
+            finding = _survey(run, lifetime, shared, keys, empty=empty)
+            if finding != b'0':
+                findings.append(b'%d=%b' % (place, finding))
+    return [generation, b' '.join(findings)]
 
 
-def _survey(
-    run: Run, lifetime: int, pending: bytes, delayed: bytes, working: bytes, timer: bytes, bell: bytes, wake: bytes,
-    counters: bytes,
-) -> bytes:  # fmt: skip
-    db = run.db
-    keys = {'pending': pending, 'delayed': delayed, 'working': working, 'timer': timer, 'counters': counters}
-    shard = Run(db, keys, (), _tell_nobody)
+def _are_empty(run: Run, shards: Sequence[Mapping[str, bytes]]) -> bool:
+    """Whether none of these shards has a task."""
     try:
-        for each in (delayed, working):
-            db.zset_at(each)
-        left = len(db.list_at(pending))
-        if left:
-            left = shard.permitted(left)
-        event = shard.earliest()
-        finding = b'%d' % left
-        if event is not None and event <= run.now:
-            finding = b'%d' % max(left, 1)
-        elif not left and event is not None and event <= run.now + HORIZON:
-            db.string_at(timer)
-            finding = b'0' if shard.covered(event) else b'e'
-        if lifetime:
-            db.put(bell, run.keys['ring'], lifetime)
-        elif finding != b'0':
-            ring = db.string_at(bell)
+        return not any(run.db.exists(keys['tasks']) for keys in shards)
+    except TorrelqueReplyError:
+        return False
+
+
+def _survey(run: Run, lifetime: int, shared: bytes, keys: Mapping[str, bytes], *, empty: bool) -> bytes:
+    try:
+        finding = b'0' if empty else _finding(Run(run.db, keys, (), _tell_nobody))
+        bell = shared or keys['bell']
+        if lifetime and not shared:
+            run.db.put(bell, run.keys['ring'], lifetime)
+        elif not lifetime and finding != b'0':
+            ring = run.db.string_at(bell)
             if ring is not None:
-                _ring(run, ring, wake)
+                _ring(run, ring, keys['wake'])
     except TorrelqueReplyError:
         return b'x'
     return finding
+
+
+def _finding(shard: Run) -> bytes:
+    db, keys = shard.db, shard.keys
+    for each in ('delayed', 'working'):
+        db.zset_at(keys[each])
+    left = len(db.list_at(keys['pending']))
+    if left:
+        left = shard.permitted(left)
+    event = shard.earliest()
+    if event is not None and event <= shard.now:
+        return b'%d' % max(left, 1)
+    if not left and event is not None and event <= shard.now + HORIZON:
+        db.string_at(keys['timer'])
+        return b'0' if shard.covered(event) else b'e'
+    return b'%d' % left
 
 
 def _ring(run: Run, ring: bytes, wake: bytes) -> None:
