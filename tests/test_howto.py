@@ -391,9 +391,16 @@ async def test_recipes() -> None:
         await bulk.release(held)
         known = [await queue.enqueue({'name': 'Ann'}, headers={'kind': 'welcome'}) for queue in (urgent, bulk)]
         unknown = await bulk.enqueue({}, headers={'kind': 'other'})
-        async with anyio.create_task_group() as group:
-            group.start_soon(names['work'], urgent, bulk)
+        async with anyio.create_task_group() as group, Torrelque(transport, queue='low') as low:
+            group.start_soon(names['work'], urgent, bulk, low)
             for queue, task_id in zip((urgent, bulk), known, strict=True):
                 assert (await queue.wait(task_id, timeout=PATIENCE)).result == 'Welcome, Ann'
             assert (await bulk.wait(unknown, timeout=PATIENCE)).reason == "unknown kind 'other'"
             group.cancel_scope.cancel()
+        for work in ('work_strictly', 'work_with_reserve'):
+            async with anyio.create_task_group() as group:
+                group.start_soon(names[work], urgent, bulk)
+                for queue in (urgent, bulk):
+                    task_id = await queue.enqueue({'name': 'Bob'}, headers={'kind': 'welcome'})
+                    assert (await queue.wait(task_id, timeout=PATIENCE)).result == 'Welcome, Bob'
+                group.cancel_scope.cancel()

@@ -58,6 +58,24 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     ),
     'otel': ('torrelque.otel', 'torrelque.worker.failures', 'torrelque.worker.leases'),
     'worker/burst.py': ('torrelque.worker.loops', 'torrelque.worker.outcomes'),
+    'worker/calling.py': (
+        'torrelque.core.checks',
+        'torrelque.worker.failures',
+        'torrelque.worker.feeds',
+        'torrelque.worker.loops',
+        'torrelque.worker.router',
+    ),
+    'worker/feeds.py': (
+        'torrelque.core.models.TIME_LIMIT',
+        'torrelque.core.models.number_of',
+        'torrelque.worker.failures',
+        'torrelque.worker.leases',
+        'torrelque.worker.loops',
+        'torrelque.worker.outcomes',
+        'torrelque.worker.presence',
+        'torrelque.worker.router',
+        'torrelque.worker.shares',
+    ),
     'worker/leases.py': (
         'torrelque.core.leases',
         'torrelque.worker.failures',
@@ -67,20 +85,9 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     'worker/outcomes.py': ('torrelque.worker.failures', 'torrelque.worker.loops'),
     'worker/presence.py': ('torrelque.worker.failures', 'torrelque.worker.loops'),
     'worker/router.py': ('torrelque.core.checks', 'torrelque.core.models.KIND', 'torrelque.worker.failures'),
-    'worker/worker.py': (
-        'torrelque.core.checks',
-        'torrelque.core.models.Payload',
-        'torrelque.core.models.TIME_LIMIT',
-        'torrelque.core.models.number_of',
-        'torrelque.worker.burst',
-        'torrelque.worker.router',
-        'torrelque.worker.loops',
-        'torrelque.worker.failures',
-        'torrelque.worker.signals',
-        'torrelque.worker.leases',
-        'torrelque.worker.outcomes',
-        'torrelque.worker.presence',
-    ),
+    'worker/shares.py': (),
+    'worker/sources.py': ('torrelque.core.checks', 'torrelque.worker.router'),
+    'worker/worker.py': ('torrelque.core.checks', 'torrelque.core.models.Payload', 'torrelque.worker'),
 }
 """What uses the library as its users do, and the parts of its own that it consists of."""
 
@@ -344,6 +351,8 @@ OTHERWISE_TESTED = {
     'transports/redis_py_loops.py': 'sync/test_event_loops.py',
     'transports/redis_py_pool.py': 'transports/test_pools.py',
     'transports/base.py': 'transports/test_memory.py',
+    'worker/calling.py': 'worker/test_misbehaving.py',
+    'worker/feeds.py': 'worker/test_queues.py',
 }
 """Modules and packages whose tests are known by another name: those of what they are a part of."""
 

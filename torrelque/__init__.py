@@ -32,6 +32,7 @@ from torrelque.core.models import (
 )
 from torrelque.core.presence import WorkerInfo
 from torrelque.engine.discovery import queues, shards_of
+from torrelque.engine.waits import WaitSharer
 from torrelque.errors import (
     TorrelqueConnectionError,
     TorrelqueDurabilityError,
@@ -59,6 +60,7 @@ from torrelque.transports.base import Client, Transport
 from torrelque.transports.native import connect
 from torrelque.worker.burst import Burst
 from torrelque.worker.router import Router
+from torrelque.worker.sources import Source
 from torrelque.worker.worker import Worker
 
 __all__ = (
@@ -74,6 +76,7 @@ __all__ = (
     'RequeueItem',
     'Retry',
     'Router',
+    'Source',
     'Task',
     'TaskId',
     'TaskProgress',
@@ -103,6 +106,7 @@ __all__ = (
     'TorrelqueValueError',
     'Transport',
     'Violation',
+    'WaitSharer',
     'Worker',
     'WorkerInfo',
     'connect',

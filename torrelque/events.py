@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from torrelque.core.models import Task
@@ -74,7 +74,10 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class GivenBack:
-    """The worker shut down and returned the task to the front of the queue. This delivery does not count."""
+    """The worker returned the task to the front of the queue. This delivery does not count.
+
+    It shut down, or, with several queues, the task arrived when another one had taken the last free slot.
+    """
 
     task: Task
 
@@ -104,14 +107,20 @@ class Unsettled:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The server is unreachable or refuses calls for now. No task is claimed until `Reconnected`."""
+    """The server of ``queue`` is unreachable or refuses calls for now.
+
+    No task of this queue is claimed until `Reconnected`.
+    """
 
     error: Exception
+    queue: str = field(default='', kw_only=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Reconnected:
-    """The server works again."""
+    """The server of ``queue`` works again."""
+
+    queue: str = field(default='', kw_only=True, compare=False)
 
 
 Outcome: TypeAlias = Finished | Retried | Rejected | GivenBack

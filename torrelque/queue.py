@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -77,6 +78,7 @@ from torrelque.engine.progress import Reporter
 from torrelque.engine.runtime import Runtime
 from torrelque.engine.sharded import ShardedDispatcher
 from torrelque.engine.sweeper import Sweeper
+from torrelque.engine.waits import WaitSharer
 from torrelque.engine.watch import States, Watcher
 from torrelque.errors import (
     TorrelqueConnectionError,
@@ -232,6 +234,30 @@ class Torrelque(Generic[Payload]):
     @property
     def _engine(self) -> Engine:
         return self._runtime.engine
+
+    @property
+    def client(self) -> Client:
+        """The client that the queue uses."""
+        return self._client
+
+    @contextmanager
+    def share_waits(self, sharer: WaitSharer) -> Iterator[None]:
+        """Let consumers that wait for tasks share a blocking call with those of other queues, within a context.
+
+        A `Worker` that has several queues does this itself. On a cluster, and if this object already shares its waits,
+        nothing changes.
+
+        Args:
+            sharer: Makes the calls. Pass it to queue objects with the same client.
+        """
+        shares = not (self._transport.on_cluster or self._engine.shares_waits)  # one call has keys of one slot only
+        if shares:
+            self._engine.share_waits(sharer)
+        try:
+            yield
+        finally:
+            if shares:
+                self._engine.share_waits(None)
 
     # Producing -------------------------------------------------------------------------------------------------------
 
@@ -509,7 +535,11 @@ class Torrelque(Generic[Payload]):
                 self._dispatcher.fire_and_forget(REJECT, item)
             else:
                 headers = load_headers(task.headers)
-                tasks.append(Task(task.receipt, data, task.deadline, task.expires, headers, task.attempt, self._report))
+                tasks.append(
+                    Task(
+                        task.receipt, data, task.deadline, task.expires, headers, task.attempt, self._report, self.queue
+                    )
+                )
         return tasks
 
     # Ending claims ---------------------------------------------------------------------------------------------------

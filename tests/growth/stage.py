@@ -144,7 +144,7 @@ class Stage:
     @asynccontextmanager
     async def working(
         self,
-        queue: Torrelque,
+        queue: Torrelque | Mapping[Torrelque, float],
         handler: Handler,
         concurrency: int = 3,
         **options: Any,  # noqa: ANN401

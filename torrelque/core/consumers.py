@@ -212,7 +212,8 @@ class Consumers:
         behind: bool = False,
     ) -> None:
         self._lanes = lanes
-        self._may_queue = behind
+        self.may_queue: bool = behind
+        """Whether the next wait may have a claim behind it."""
         self._behind: _Behind | None = None  # the claim behind the wait that is on the server
         self._left: _Behind | None = None  # one that a wait left over: the next look continues it
         self._ticked = False  # during the wait that is on the server
@@ -337,7 +338,7 @@ class Consumers:
         self._hint = Hint.BLOCKING
         longest = min(self._longest_slice, self._waiters.deadline - now)
         seconds = max(0.001, longest * (1 - 0.15 * self._jitter()))
-        if self._may_queue and self._lane.number:
+        if self.may_queue and self._lane.number:
             self._behind, self._ticked = self._queue(seconds, now), False
         return seconds
 

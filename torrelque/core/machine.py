@@ -109,6 +109,9 @@ class Machine(Protocol):
         """
         ...
 
+    def share_waits(self, *, shared: bool) -> None:
+        """Set whether the driver makes one call of the waits of several machines. Then no call can be behind a wait."""
+
     def leave(self, ticket: Ticket) -> None:
         """Withdraw a request: drop what was not sent, and give back tasks that were claimed for it."""
 

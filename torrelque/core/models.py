@@ -126,6 +126,7 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
         attempt: The number of this delivery since the task was enqueued or last redriven,
             from 1, without those that do not count (``Retry(count=False)``). Delivery limits
             and retry policies use it.
+        queue: The name of the queue that it is from.
     """
 
     receipt: Receipt
@@ -133,6 +134,7 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
     expires: float
     headers: Mapping[str, str]
     attempt: int
+    queue: str
     _report: Report | None
 
     def __new__(
@@ -144,6 +146,7 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
         headers: Mapping[str, str] = NO_HEADERS,
         attempt: int | None = None,
         report: Report | None = None,
+        queue: str = '',
     ) -> Task[Payload_co]:
         self = super().__new__(cls, (TaskId(receipt), data))
         self.receipt = receipt
@@ -151,6 +154,7 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
         self.expires = expires
         self.headers = headers
         self.attempt = receipt.dequeue_count if attempt is None else attempt
+        self.queue = queue
         self._report = report
         return self
 
@@ -171,7 +175,9 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
 
     def with_data(self, data: Any) -> Task[Any]:  # noqa: ANN401 - any payload
         """Return a copy with another payload."""
-        return Task(self.receipt, data, self.deadline, self.expires, self.headers, self.attempt, self._report)
+        return Task(
+            self.receipt, data, self.deadline, self.expires, self.headers, self.attempt, self._report, self.queue
+        )
 
     def progress(self, value: float, total: float | None = None, note: str | None = None) -> Awaitable[None]:
         """Report how far the work on this task has come: ``await task.progress(40, 100, 'resizing')``.
@@ -205,7 +211,8 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
         return self.receipt.dequeue_count
 
     def __reduce__(self) -> tuple[type[Task[Any]], tuple[Any, ...]]:
-        return Task, (self.receipt, self.data, self.deadline, self.expires, dict(self.headers), self.attempt)
+        given = self.receipt, self.data, self.deadline, self.expires, dict(self.headers), self.attempt
+        return Task, (*given, None, self.queue)
 
 
 class Pause(NamedTuple):

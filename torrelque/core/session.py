@@ -72,6 +72,7 @@ class Session:
         self.nonce: str = nonce
         self._clock = clock
         self._wake_key = keys['wake']
+        self._behind = behind
         self._max_rejected = max_rejected
         self._lanes = Lanes(scripts, keys, nonce)
         self._merger = Merger()
@@ -147,6 +148,10 @@ class Session:
         self._give_back_unwanted(
             [task for task in ticket.value or () if isinstance(task, ClaimedTask)] if ticket.done else ()
         )
+
+    def share_waits(self, *, shared: bool) -> None:
+        """Set whether waits are shared; see `torrelque.core.machine.Machine`."""
+        self._consumers.may_queue = self._behind and not shared
 
     # Driver ------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ from torrelque.engine.background import BACKOFF, Background, Cancellable, rest, 
 from torrelque.engine.driving import CLOSING_TIME, Drivers, drive, finish
 from torrelque.engine.reads import Reads
 from torrelque.engine.subscriptions import Subscriptions
+from torrelque.engine.waits import WaitSharer
 from torrelque.errors import (
     TorrelqueError,
     TorrelqueReplyError,
@@ -85,6 +86,7 @@ class Engine:
         self._host: TaskGroup | None = None
         self._starter: asyncio.Task[None] | None = None
         self._spawned: set[asyncio.Task[None]] = set()
+        self._sharer: WaitSharer | None = None
 
     # Life --------------------------------------------------------------------
 
@@ -245,6 +247,17 @@ class Engine:
         tasks: list[ClaimedTask] = await self._result_of(self._session.dequeue_nowait(want, once.set), once)
         return tasks
 
+    @property
+    def shares_waits(self) -> bool:
+        """Whether the waits on the server are shared with other queue objects."""
+        return self._sharer is not None
+
+    def share_waits(self, sharer: WaitSharer | None) -> None:
+        """Have further waits on the server made by ``sharer``; None makes them here again."""
+        self._sharer = sharer
+        if self._home is not None:
+            self._session.share_waits(shared=sharer is not None)
+
     def check_running(self) -> None:
         """Raise TorrelqueUsageError if nothing can run in the background: under Trio, outside the context."""
         self._ensure()
@@ -311,6 +324,7 @@ class Engine:
         self._closing = False
         self._waiting: set[anyio.CancelScope] = set()
         self._session = self._make_session()
+        self._session.share_waits(shared=self._sharer is not None)
         self._until = math.inf  # when to poll the session again at the latest
         self._hub = Subscriptions(self._transport, self.spawn, lambda: self._entered)
         self._reads = Reads(partial(drive, self._transport))
@@ -538,7 +552,9 @@ class Engine:
             with scope:
                 if self._closing:
                     return
-                if wait.behind is None:
+                if self._sharer is not None and wait.behind is None:
+                    reply, behind = await self._sharer.block(self._transport, wait.key, wait.seconds), None
+                elif wait.behind is None:
                     reply, behind = await self._transport.block(call, wait.seconds), None
                 else:
                     reply, behind = await self._transport.block_then(call, wait.behind, wait.seconds)

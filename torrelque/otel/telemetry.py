@@ -72,7 +72,7 @@ class Telemetry:
         tracer_provider: trace.TracerProvider | None,
         meter_provider: metrics.MeterProvider | None,
     ) -> None:
-        self._queue = queue
+        self.queue: str = queue
         self._tracer = trace.get_tracer(SCOPE, version('torrelque'), tracer_provider, SCHEMA)
         meter = metrics.get_meter(SCOPE, version('torrelque'), meter_provider, SCHEMA)
         self._sent = meter.create_counter(
@@ -126,7 +126,7 @@ class Telemetry:
         """
         start = time.time_ns() if begun is None else begun
         span = self._tracer.start_span(
-            f'{command.name} {self._queue}',
+            f'{command.name} {self.queue}',
             context,
             command.kind,
             {**self._describe(command), **attributes},
@@ -167,7 +167,7 @@ class Telemetry:
     def _describe(self, command: Command, error: str | None = None) -> Attributes:
         attributes: Attributes = {
             'messaging.system': 'torrelque',
-            'messaging.destination.name': self._queue,
+            'messaging.destination.name': self.queue,
             'messaging.operation.name': command.name,
             'messaging.operation.type': command.type,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.abc import TaskStatus
 
-from torrelque import Receipt, Task, TorrelqueLeaseLostError, TorrelqueTypeError, Worker, events
+from torrelque import Receipt, Task, Torrelque, TorrelqueLeaseLostError, TorrelqueTypeError, Worker, events
 from torrelque.otel.queue import InstrumentedTorrelque
 from torrelque.otel.telemetry import Operation, Telemetry, pushed
 
@@ -28,13 +28,13 @@ class InstrumentedWorker(Worker):
     failed. The decision of the retry policy is in the span of the queue's call that follows.
 
     Args:
-        queue: The queue, whose providers the worker uses.
+        queue: The queue or queues, whose providers the worker uses.
         handler: As in `Worker`.
         on_event: Called with each event of the worker.
         **options: As in `Worker`.
 
     Raises:
-        TorrelqueTypeError: ``queue`` is not an InstrumentedTorrelque, or another argument has
+        TorrelqueTypeError: A queue is not an InstrumentedTorrelque, or another argument has
             a bad type.
     """
 
@@ -43,14 +43,17 @@ class InstrumentedWorker(Worker):
     if not TYPE_CHECKING:  # the signature is Worker's
 
         @wraps(Worker.__init__)
-        def __init__(self, queue, handler, *, on_event=None, **options) -> None:  # noqa: ANN001, ANN003
-            if not isinstance(queue, InstrumentedTorrelque):
-                raise TorrelqueTypeError(f'queue must be an InstrumentedTorrelque, got {queue!r}')
-            self._deliveries = _Deliveries(Telemetry(queue.queue, queue.tracer_provider, queue.meter_provider))
+        def __init__(self, queue, handler=None, *, on_event=None, **options) -> None:  # noqa: ANN001, ANN003
+            for each in queue if isinstance(queue, (Mapping, list, tuple)) else [queue]:
+                if not isinstance(each, InstrumentedTorrelque):
+                    raise TorrelqueTypeError(f'queue must be an InstrumentedTorrelque, got {each!r}')
+            self._deliveries = _Deliveries()
             super().__init__(queue, handler, on_event=self._deliveries.listen(on_event), **options)
 
-    def _observe(self, call: Handler) -> Handler:
-        return self._deliveries.observe(call)
+    def _observe(self, call: Handler, queue: Torrelque[Any]) -> Handler:
+        assert isinstance(queue, InstrumentedTorrelque)  # noqa: S101 - checked when the worker was made
+        telemetry = Telemetry(queue.queue, queue.tracer_provider, queue.meter_provider)
+        return self._deliveries.observe(call, telemetry)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Run until the worker is stopped. See `Worker.run`."""
@@ -64,25 +67,26 @@ class InstrumentedWorker(Worker):
 class _Deliveries:
     """The spans of the running handlers."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
-        self._telemetry = telemetry
+    def __init__(self) -> None:
+        self._telemetry: dict[str, Telemetry] = {}  # of each queue, by its name
         self._operations: dict[Receipt, Operation] = {}
 
-    def observe(self, function: Handler) -> Handler:
+    def observe(self, function: Handler, telemetry: Telemetry) -> Handler:
         """Wrap the handler in a span. A plain function stays plain, because the worker runs it in a thread."""
 
         @wraps(function, updated=())
         async def handle(task: Task) -> Any:  # noqa: ANN401 - what the handler returns
-            with self._delivery(task) as operation, operation.running():
+            with self._delivery(task, telemetry) as operation, operation.running():
                 return await function(task)
 
         @wraps(function, updated=())
         def handle_plainly(task: Task) -> Any:  # noqa: ANN401 - what the handler returns
-            with self._delivery(task) as operation, operation.running():
+            with self._delivery(task, telemetry) as operation, operation.running():
                 result = function(task)
                 operation.goes_on = inspect.isawaitable(result)
             return self._rest(task, operation, result) if operation.goes_on else result
 
+        self._telemetry[telemetry.queue] = telemetry
         return handle_plainly if _is_plain(function) else handle
 
     async def _rest(self, task: Task, operation: Operation, result: Awaitable[Any]) -> Any:  # noqa: ANN401 - what the handler returns
@@ -91,8 +95,8 @@ class _Deliveries:
             return await result
 
     @contextmanager
-    def _delivery(self, task: Task) -> Iterator[Operation]:
-        operation = self._telemetry.process(task)
+    def _delivery(self, task: Task, telemetry: Telemetry) -> Iterator[Operation]:
+        operation = telemetry.process(task)
         with self._known(task, operation):
             yield operation
 
@@ -114,7 +118,7 @@ class _Deliveries:
                 operation.span.add_event('torrelque.lease_lost')
                 operation.fail(TorrelqueLeaseLostError('the claim was lost while the handler ran'))
             if isinstance(event, events.ResultDropped):
-                self._telemetry.dropped(event.error)
+                self._telemetry[event.task.queue].dropped(event.error)
             if on_event is not None:
                 on_event(event)
 

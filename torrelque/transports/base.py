@@ -114,6 +114,12 @@ class Transport(ABC):
     queues_behind: bool = False
     """Whether :meth:`block_then` sends a call behind one that blocks. If not, a separate claim follows each wait."""
 
+    gathering: float = 0.005
+    """How long a wait for several queues is put off for queues that are about to wait as well, in seconds.
+
+    It should be a few times as long as a call takes.
+    """
+
     def __init_subclass__(cls) -> None:
         """Ignore an inherited `start` if the class overrides `execute`, and `block_then` if it overrides `block`."""
         super().__init_subclass__()

@@ -44,6 +44,7 @@ class FailoverTransport(Transport):
         self.fails_over: bool = transport.fails_over
         self.in_order: bool = transport.in_order
         self.queues_behind: bool = transport.queues_behind
+        self.gathering: float = transport.gathering
         self._budget = budget
         self._waits_fail_since: float | None = None
         self._failed_waits = 0
@@ -171,7 +172,7 @@ class FailoverTransport(Transport):
                 return replies
         self._failed_waits += 1
         await self._sleep(min(timeout, BACKOFF.pause(self._failed_waits, random.random)))
-        return [[*calls[0].keys, b'', b'0'], None]
+        return [[calls[0].keys[0], b'', b'0'], None]
 
     def _gives_up(self) -> bool:
         if self._waits_fail_since is None:

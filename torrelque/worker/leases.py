@@ -25,6 +25,11 @@ class Job(Protocol):
 
     task: Task
 
+    @property
+    def label(self) -> str:
+        """The task's name in log messages."""
+        ...
+
     def __hash__(self) -> int: ...
 
 
@@ -39,9 +44,13 @@ class LeaseKeeper(Generic[J]):
         clock: What leases are timed on.
         lose: Called with a job whose claim is gone, or whose lease expired before it could be renewed.
         announcer: Announces the worker as long as leases are kept.
+        suffix: What log messages add to name the queue.
     """
 
-    def __init__(self, queue: Torrelque, clock: Clock, lose: Callable[[J], None], announcer: Announcer) -> None:
+    def __init__(
+        self, queue: Torrelque, clock: Clock, lose: Callable[[J], None], announcer: Announcer, suffix: str = ''
+    ) -> None:
+        self._suffix = suffix
         self._queue = queue
         self._clock = clock
         self._lose = lose
@@ -104,7 +113,9 @@ class LeaseKeeper(Generic[J]):
     def _report(self, job: J, error: Exception) -> None:
         """Log a failure. An absent server is reported elsewhere; anything else is logged once until it is over."""
         if self._failing or isinstance(error, TorrelqueError):
-            logger.debug('The lease of task:%s could not be renewed: %s', job.task.id, describe(error))
+            logger.debug('The lease of task:%s could not be renewed: %s', job.label, describe(error))
         else:
-            logger.warning('Leases cannot be renewed, trying again until they run out: %s', describe(error))
+            logger.warning(
+                'Leases cannot be renewed, trying again until they run out: %s%s', describe(error), self._suffix
+            )
             self._failing = True

@@ -75,6 +75,11 @@ class Job(Protocol):
     task: Task
     expires: float
 
+    @property
+    def label(self) -> str:
+        """The task's name in log messages."""
+        ...
+
 
 J = TypeVar('J', bound=Job)
 
@@ -183,8 +188,8 @@ class OutcomeWriter(Generic[J]):
             answers = await self._queue.release_many(items)
         except BaseException as failure:
             if _ends_run(failure):
-                for _, outcome in finished:
-                    self._give_up(outcome, _too_late())
+                for job, outcome in finished:
+                    self._give_up(job, outcome, _too_late())
                     self._close()
                 raise
             for job, outcome in finished:  # one is bad, so nothing was sent: write each alone
@@ -221,7 +226,7 @@ class OutcomeWriter(Generic[J]):
                     await sleep(self._clock, attempt.pause)
                 error = None
         except BaseException:
-            self._give_up(outcome, attempt.error or _too_late())
+            self._give_up(job, outcome, attempt.error or _too_late())
             raise
         finally:
             self._close()
@@ -235,7 +240,7 @@ class OutcomeWriter(Generic[J]):
         outcome = attempt.writable
         if error is None:
             if attempt.unfit is not None:
-                logger.error('Task:%s is completed without its result: %s', outcome.task.id, describe(attempt.unfit))
+                logger.error('Task:%s is completed without its result: %s', job.label, describe(attempt.unfit))
                 self._tell(events.ResultDropped(outcome.task, attempt.unfit))
             self._tell(outcome)
             return True
@@ -252,12 +257,12 @@ class OutcomeWriter(Generic[J]):
             attempt.pause = 0.0
             return False
         if over:
-            self._give_up(attempt.outcome, error)
+            self._give_up(job, attempt.outcome, error)
             return True
         attempt.tries += 1
         attempt.pause = BACK_OFF(attempt.tries, error) or 0.0
         if attempt.tries == 1 and not isinstance(error, TorrelqueError):
-            logger.warning('The outcome of task:%s cannot be written yet: %s', outcome.task.id, describe(error))
+            logger.warning('The outcome of task:%s cannot be written yet: %s', job.label, describe(error))
         return False
 
     async def _write(self, outcome: events.Outcome) -> Exception | None:
@@ -281,10 +286,10 @@ class OutcomeWriter(Generic[J]):
             return understand(presentable(error)).error
         return None
 
-    def _give_up(self, outcome: events.Outcome, error: Exception) -> None:
+    def _give_up(self, job: J, outcome: events.Outcome, error: Exception) -> None:
         logger.error(
             'Task:%s stays claimed until its lease ends, its outcome (%s) could not be written: %s',
-            outcome.task.id,
+            job.label,
             type(outcome).__name__,
             describe(error),
         )

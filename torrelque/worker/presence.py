@@ -47,11 +47,20 @@ class Announcer:
         name: Its name.
         concurrency: Its number of slots.
         running: Returns how many of them are taken.
+        suffix: What log messages add to name the queue.
     """
 
     def __init__(
-        self, queue: Torrelque, clock: Clock, *, name: str, concurrency: int, running: Callable[[], int]
+        self,
+        queue: Torrelque,
+        clock: Clock,
+        *,
+        name: str,
+        concurrency: int,
+        running: Callable[[], int],
+        suffix: str = '',
     ) -> None:
+        self._suffix = suffix
         self._queue = queue
         self._clock = clock
         self._name = name
@@ -98,5 +107,7 @@ class Announcer:
         if self._failing or (isinstance(error, TorrelqueError) and is_transient(error)):
             logger.debug('The worker cannot announce itself: %s', describe(error))
         else:
-            logger.warning('The worker cannot announce itself, and is not listed until it can: %s', describe(error))
+            logger.warning(
+                'The worker cannot announce itself, and is not listed until it can: %s%s', describe(error), self._suffix
+            )
             self._failing = True

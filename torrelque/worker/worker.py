@@ -6,44 +6,35 @@ It calls the queue only through its public interface, so it is also an example o
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
-from itertools import count
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from time import monotonic
 from typing import Any, Concatenate, Generic
 
 import anyio
-import anyio.to_thread
 from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint, current_token
 
-from torrelque import (
-    Task,
-    Torrelque,
-    TorrelqueError,
-    TorrelqueLookupError,
-    TorrelqueTimeLimitError,
-    TorrelqueTooLargeError,
-    TorrelqueTypeError,
-    TorrelqueUsageError,
-    events,
-)
+from torrelque import Task, Torrelque, TorrelqueTypeError, TorrelqueUsageError, events
 from torrelque import retry as policies
 from torrelque.core import checks
-from torrelque.core.models import TIME_LIMIT, Payload, number_of
+from torrelque.core.models import Payload
 from torrelque.worker.burst import Burst, Member
-from torrelque.worker.failures import Failure, describe, for_log, presentable, sendable, understand
+from torrelque.worker.calling import HandlerCaller
+from torrelque.worker.failures import describe
+from torrelque.worker.feeds import Feed, Job, sharing_waits
 from torrelque.worker.leases import LeaseKeeper
-from torrelque.worker.loops import Clock, LoopClock, count_cancellations, open_tasks, start_dedicated
-from torrelque.worker.outcomes import BACK_OFF, OutcomeWriter, may_pass, sleep
+from torrelque.worker.loops import Clock, LoopClock, open_tasks, start_dedicated
+from torrelque.worker.outcomes import OutcomeWriter
 from torrelque.worker.presence import Announcer, default_name
-from torrelque.worker.router import Handler, Router, Unfit, check_function, check_plain_function, check_time_limit
+from torrelque.worker.router import Router, check_plain_function, check_time_limit
+from torrelque.worker.shares import Claim, Share, Shares
 from torrelque.worker.signals import HANG_UP, received
+from torrelque.worker.sources import Source, check_handler, check_reserve, check_sources
 
 __all__ = ('Worker',)
 
@@ -56,44 +47,7 @@ TURN = 0.001
 AT_FIRST = 8
 """Number of handlers to start in one turn of the event loop, until it is known how long they take."""
 
-COMPLAINTS = 60.0
-"""Minimum time between log lines about a task that is too large to be claimed, in seconds."""
-
-HEAD_START = 3
-"""Number of turns of the event loop that a claim takes from the worker to the socket."""
-
 logger: logging.Logger = logging.getLogger('torrelque.worker')
-
-
-class _Job:
-    """One delivery: a task that this worker holds."""
-
-    __slots__ = (
-        'ended',
-        'expires',
-        'handler',
-        'in_thread',
-        'limit',
-        'lost',
-        'over',
-        'scope',
-        'task',
-        'timed_out',
-        'unfit',
-    )
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.expires = task.expires
-        self.scope = anyio.CancelScope()  # its handler's
-        self.in_thread = False
-        self.ended: tuple[Any, BaseException | None] = None, None  # what a thread returned or raised
-        self.lost = False
-        self.handler: Handler
-        self.limit = 0.0  # seconds
-        self.over: anyio.Event | None = None  # if there is a time limit: set when the handler ends
-        self.timed_out = False
-        self.unfit: Exception | None = None  # why the result cannot be written
 
 
 class Worker(Generic[Payload]):
@@ -106,11 +60,12 @@ class Worker(Generic[Payload]):
     the handler at once and writes nothing.
 
     Args:
-        queue: The queue to consume.
+        queue: The queue to consume. For several, a mapping of queues to weights or :class:`~torrelque.Source`
+            objects, or a list: ``Worker({critical: 6, default: 3}, handler, concurrency=10)``.
         handler: Called with each :class:`~torrelque.Task`, or a :class:`~torrelque.Router`, which has a
-            function for each kind of tasks. A coroutine function runs in its own event-loop task, in a copy of
-            the context in which `run` was called. A plain function runs in a thread.
-        concurrency: Maximum number of tasks to handle at once.
+            function for each kind of tasks. None if each queue has its own. A coroutine function runs in its own
+            event-loop task, in a copy of the context in which `run` was called. A plain function runs in a thread.
+        concurrency: Maximum number of tasks to handle at once, of all queues together.
         retry: A policy of :mod:`torrelque.retry`, or any function like it. None uses
             ``exponential(attempts=10)``.
         result_ttl: Seconds for which results are kept. None uses the queue's.
@@ -135,6 +90,9 @@ class Worker(Generic[Payload]):
         burst: Whether to stop once the queue is empty: no task is pending or due, and this worker holds none.
             Tasks that are due later or that other workers hold do not count. To stop several workers once all
             their queues are empty, pass them the same :class:`~torrelque.Burst`.
+        strict: Of several queues, take tasks only from the first that has any. Give the queues without weights, the
+            most urgent first. Otherwise their weights decide, see `the page on workers <worker.html#several-queues>`_.
+        reserve: Maps queues to numbers of slots that are kept free for their tasks.
 
     Raises:
         TorrelqueTypeError: An argument has a bad type.
@@ -143,8 +101,12 @@ class Worker(Generic[Payload]):
 
     def __init__(
         self,
-        queue: Torrelque[Payload],
-        handler: Callable[Concatenate[Task[Payload], ...], Any] | Router,
+        queue: Torrelque[Payload]
+        | Sequence[Torrelque[Payload]]
+        | Mapping[Torrelque[Payload], float]
+        | Mapping[Torrelque[Payload], Source]
+        | Mapping[Torrelque[Payload], float | Source],
+        handler: Callable[Concatenate[Task[Payload], ...], Any] | Router | None = None,
         *,
         concurrency: int,
         retry: policies.RetryPolicy | None = None,
@@ -159,19 +121,12 @@ class Worker(Generic[Payload]):
         finished_ttl: float = 60.0,
         name: str | None = None,
         burst: bool | Burst = False,
+        strict: bool = False,
+        reserve: Mapping[Torrelque[Any], int] | None = None,
     ) -> None:
-        if not isinstance(queue, Torrelque):
-            raise TorrelqueTypeError(f'queue must be a Torrelque, got {queue!r}')
-        self._queue = queue
-        if not isinstance(handler, Router):
-            check_function('handler', handler)
-        elif not handler.kinds:
-            raise TorrelqueTypeError(
-                f'handler has no kinds of tasks: decorate functions with its task(), got {handler!r}'
-            )
+        sources = check_sources(queue, handler, strict=checks.check_flag('strict', strict))
         if context is not None and lifespan is not None:
             raise TorrelqueTypeError(f'context and lifespan exclude each other, got {context!r} and {lifespan!r}')
-        self._handler: Callable[..., Any] | Router = handler
         self._time_limit = None if time_limit is None else check_time_limit(time_limit)
         self._context = context
         self._lifespan = None if lifespan is None else check_plain_function('lifespan', lifespan)
@@ -186,26 +141,36 @@ class Worker(Generic[Payload]):
         self._given_clock = clock
         self._burst = burst if isinstance(burst, Burst) else Burst() if checks.check_flag('burst', burst) else None
 
+        reserved = check_reserve(reserve, sources, self._concurrency)
+        self._feeds = [
+            Feed(
+                each,
+                check_handler(source.handler),
+                Share(source.weight or 1.0, reserved.get(each, 0)),
+                f' of queue {each.queue!r}' if len(sources) > 1 else '',
+            )
+            for each, source in sources.items()
+        ]
+        self._shares = Shares(self._concurrency, [feed.share for feed in self._feeds], strict=strict)
+        self._of_share = {feed.share: feed for feed in self._feeds}
+        self._claims: dict[Share, anyio.CancelScope] = {}  # in progress
+
         self._begun = False
         self._running = False
-        self._kinds: dict[str, Handler] | None = None
-        self._only: Handler | None = None
         self._stopping = False
         self._signalled = False
         self._stopped_at = math.inf  # when the last handlers are cancelled
         self._crash: BaseException | None = None
         self._failure: BaseException | None = None
-        self._jobs: set[_Job] = set()
-        self._ready: deque[_Job] = deque()  # claimed, about to start; never more than the free slots
+        self._jobs: set[Job] = set()
+        self._ready: deque[Job] = deque()  # claimed, about to start; never more than the free slots
         self._many = max(2, self._concurrency // 4)
         self._at_once = AT_FIRST  # handlers started in one turn of the event loop
         self._starting = False
-        self._claiming: anyio.CancelScope | None = None
-        self._next_complaint = -math.inf
-        self._found_none = False
         if self._burst is not None:
-            self._member = Member(queue, self._is_idle, self._end_burst)
-            self._burst.join(self._member)
+            self._members = [Member(feed.queue, self._is_idle, self._end_burst) for feed in self._feeds]
+            for member in self._members:
+                self._burst.join(member)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Work until `stop` is called. A worker runs once.
@@ -240,49 +205,58 @@ class Worker(Generic[Payload]):
                 await self._run(task_status)
         finally:
             if self._burst is not None:
-                self._burst.leave(self._member)
+                for member in self._members:
+                    self._burst.leave(member)
         if self._failure is not None:
             raise self._failure
 
     def _prepare(self, context: Any) -> None:  # noqa: ANN401 - the user's
         """Bind the handlers to their dependencies."""
-        if isinstance(self._handler, Router):
-            self._kinds = {name: kind.handler(context) for name, kind in self._handler.kinds.items()}
-        else:
-            self._only = Handler(self._handler)
-            self._only.bind(context, self._handler)
-        for handler in [self._only] if self._kinds is None else self._kinds.values():
-            if handler is not None:
-                handler.call = self._observe(handler.call)
+        for feed in self._feeds:
+            for handler in feed.bind(context):
+                handler.call = self._observe(handler.call, feed.queue)
 
-    def _observe(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function to call. Subclasses override this to wrap handlers."""
+    def _observe(self, call: Callable[..., Any], queue: Torrelque[Any]) -> Callable[..., Any]:
+        """Return the function to call. Subclasses override this to wrap the handlers of a queue."""
+        del queue
         return call
 
-    async def _run(self, task_status: TaskStatus[None]) -> None:
-        self._limiter = anyio.CapacityLimiter(self._concurrency)
-        self._clock: Clock = self._given_clock or LoopClock()
-        self._announcer = Announcer(
-            self._queue,
+    def _set_up(self, feed: Feed) -> None:
+        """Prepare a queue for a run."""
+        feed.begin(self._clock, lambda: self._shares.room(feed.share), self._be_away, self._tell)
+        feed.announcer = Announcer(
+            feed.queue,
             self._clock,
             name=self._name or default_name(),
-            concurrency=self._concurrency,
-            running=lambda: len(self._jobs),
+            concurrency=self._shares.most(feed.share),
+            running=lambda: feed.running,
+            suffix=feed.suffix,
         )
-        self._renewer = LeaseKeeper(self._queue, self._clock, self._lose, self._announcer)
-        self._settler = OutcomeWriter[_Job](
-            self._queue, self._clock, self._result_ttl, self._finished_ttl, self._lose, self._tell, self._note
+        feed.keeper = LeaseKeeper(feed.queue, self._clock, self._lose, feed.announcer, feed.suffix)
+        feed.writer = OutcomeWriter(
+            feed.queue, self._clock, self._result_ttl, self._finished_ttl, self._lose, self._tell, self._note
         )
+
+    async def _run(self, task_status: TaskStatus[None]) -> None:
+        self._clock: Clock = self._given_clock or LoopClock()
+        for feed in self._feeds:
+            self._set_up(feed)
         self._stop_news = anyio.Event()
         self._room = anyio.Event()
         self._all_ended = anyio.Event()
         self._running = True
+        with sharing_waits(self._feeds):
+            await self._run_all(task_status)
+
+    async def _run_all(self, task_status: TaskStatus[None]) -> None:
         async with anyio.create_task_group() as group:
             try:
-                group.start_soon(self._settler.run)
-                await self._settler.ready.wait()  # `group.start`, if cancelled, would wait for ever
+                for feed in self._feeds:
+                    group.start_soon(feed.writer.run)
+                    await feed.writer.ready.wait()  # `group.start`, if cancelled, would wait for ever
                 async with anyio.create_task_group() as helpers:
-                    helpers.start_soon(self._renewer.run)
+                    for feed in self._feeds:
+                        helpers.start_soon(feed.keeper.run)
                     helpers.start_soon(self._end_grace)
                     if self._burst is not None:
                         helpers.start_soon(self._watch_burst, self._burst)
@@ -293,8 +267,9 @@ class Worker(Generic[Payload]):
             finally:
                 self._stopping = True
                 self._give_back_unbegun()
-                group.start_soon(self._announcer.retract)
-                self._settler.end(CLOSING_TIME)
+                for feed in self._feeds:
+                    group.start_soon(feed.announcer.retract)
+                    feed.writer.end(CLOSING_TIME)
 
     def stop(self, grace: float | None = None) -> None:
         """Stop claiming tasks, and let `run` return when the handlers have finished.
@@ -333,7 +308,8 @@ class Worker(Generic[Payload]):
             self._fail(error)
 
     def _is_idle(self) -> bool:
-        return self._found_none and not (self._jobs or self._ready or self._settler.unwritten)
+        looked = all(feed.share.has_been_empty for feed in self._feeds)
+        return looked and not (self._jobs or self._ready or any(feed.writer.unwritten for feed in self._feeds))
 
     def _end_burst(self) -> None:
         if not self._stopping:
@@ -370,8 +346,17 @@ class Worker(Generic[Payload]):
     async def _host_deliveries(self) -> None:
         try:
             async with open_tasks() as self._tasks:
+                self._caller = HandlerCaller(
+                    self._retry,
+                    self._time_limit,
+                    self._concurrency,
+                    self._clock,
+                    self._tasks,
+                    None if self._on_event is None else self._tell,
+                    self._exit,
+                )
                 try:
-                    await self._claim_and_start()
+                    await (self._claim_and_start() if len(self._feeds) == 1 else self._claim_by_shares())
                 except BaseException as error:  # noqa: BLE001 - `run` raises it
                     self._crash = error
                     self.stop()
@@ -379,20 +364,66 @@ class Worker(Generic[Payload]):
             self._all_ended.set()
 
     async def _claim_and_start(self) -> None:
-        """Claim tasks for all free slots, until the worker stops."""
+        """Claim tasks of the only queue for all free slots, until the worker stops."""
+        (feed,) = self._feeds
         while not self._stopping:
             # If many tasks are ready but there are more free slots, claim the next ones while these start.
             if self._many <= len(self._ready) < self._free() if self._ready else self._free():
-                await self._claim()
+                waits = self._burst is None or feed.share.has_been_empty
+                claim = self._shares.whole(feed.share, waits=waits)
+                await self._claim(claim, feed, anyio.CancelScope())
             else:
                 self._room = anyio.Event()
                 await self._room.wait()
-            if not self._starting and not self._stopping:
-                self._start_some()
-                if self._ready:
-                    self._starting = True
-                    self._tasks.start(Worker._start_rest, self, 'Worker._start_rest')
+            self._start_ready()
         self._give_back_ready()
+
+    async def _claim_by_shares(self) -> None:
+        """Claim tasks of several queues, each for its share of the slots, until the worker stops."""
+        shares = self._shares
+        while not self._stopping:
+            self._room = anyio.Event()
+            self._start_ready()
+            if not self._ready or len(self._ready) >= self._many:
+                for claim in shares.plan(self._clock.now()):
+                    feed, scope = self._of_share[claim.share], anyio.CancelScope()
+                    self._claims[claim.share] = scope
+                    self._tasks.start(self._claim_beside, (claim, feed, scope), f'claim of queue:{feed.queue.queue}')
+            for share in shares.to_withdraw():
+                self._claims[share].cancel()
+            await self._clock.pause(self._room, shares.timer())
+        self._give_back_ready()
+
+    async def _claim_beside(self, claim: tuple[Claim, Feed, anyio.CancelScope]) -> None:
+        await self._claim(*claim)
+        self._room.set()
+
+    async def _claim(self, claim: Claim, feed: Feed, scope: anyio.CancelScope) -> None:
+        """Claim tasks, and add them to the ready ones. Those for which no slot is left are given back."""
+        self._claims[claim.share] = scope
+        jobs: list[Job] | None = None
+        try:
+            with scope:
+                jobs = await feed.claim(claim.many, waits=claim.waits)
+        except Exception as error:  # noqa: BLE001 - `run` raises it
+            self._fail(error)
+        finally:
+            del self._claims[claim.share]
+            if jobs is None:
+                self._shares.withdrawn(claim.share, self._clock.now())
+        if jobs is not None:
+            kept = self._shares.answered(claim.share, len(jobs), self._clock.now())
+            self._ready += jobs[:kept]
+            for job in jobs[kept:]:
+                self._give_back(job)
+            self._note()
+
+    def _start_ready(self) -> None:
+        if not self._starting and not self._stopping:
+            self._start_some()
+            if self._ready:
+                self._starting = True
+                self._tasks.start(Worker._start_rest, self, 'Worker._start_rest')
 
     async def _start_rest(self) -> None:
         """Start the handlers of all ready tasks in steps, so that the event loop can do other work in between."""
@@ -413,21 +444,22 @@ class Worker(Generic[Payload]):
         for _ in range(min(self._at_once, len(self._ready))):
             job = self._ready.popleft()
             if job.expires <= self._clock.now():
+                self._shares.freed(job.feed.share, self._clock.now())
                 self._lose(job)
             else:
                 self._jobs.add(job)
-                self._renewer.add(job)
+                job.feed.running += 1
+                job.feed.keeper.add(job)
                 self._tasks.start(self._deliver, job, f'task:{job.task.id}')
 
     def _end_claiming(self) -> None:
         self._room.set()
-        if self._claiming is not None:
-            self._claiming.cancel()
+        for scope in self._claims.values():
+            scope.cancel()
 
     def _give_back_ready(self) -> None:
         while self._ready:
-            job = self._ready.popleft()
-            self._settler.settle_soon(job, events.GivenBack(job.task))
+            self._give_back(self._ready.popleft())
 
     def _give_back_unbegun(self) -> None:
         """Give back tasks that were never handled, for example because a closing event loop cancelled all its tasks."""
@@ -435,247 +467,51 @@ class Worker(Generic[Payload]):
         for job in self._jobs:
             if not job.lost:
                 job.lost = True
-                self._settler.settle_soon(job, events.GivenBack(job.task))
+                self._give_back(job)
+
+    @staticmethod
+    def _give_back(job: Job) -> None:
+        job.feed.writer.settle_soon(job, events.GivenBack(job.task))
 
     def _free(self) -> int:
         return self._concurrency - len(self._jobs) - len(self._ready)
 
-    async def _claim(self) -> None:
-        """Claim tasks for all free slots, and add them to the ready ones."""
-        with anyio.CancelScope() as scope:
-            self._claiming = scope
-            try:
-                self._ready.extend([_Job(task) for task in await self._next_tasks()])
-                self._note()
-            except Exception as error:  # noqa: BLE001 - `run` raises it
-                self._fail(error)
-            finally:
-                self._claiming = None
-
-    async def _next_tasks(self) -> list[Task]:
-        try:
-            if self._burst is not None and not self._found_none:
-                tasks = await self._queue.dequeue_nowait(max_tasks=self._free())
-                self._found_none = not tasks
-                return tasks
-            return await self._queue.dequeue_many(self._free())
-        except Exception as error:  # noqa: BLE001 - judged below
-            away = self._note_failed_claim(error, away=False)
-            return await self._until_back(error, away)
-
-    async def _until_back(self, error: Exception, away: bool) -> list[Task]:
-        """Try again until the server answers, and return the tasks that were claimed then.
-
-        Args:
-            error: The error of the first claim that failed.
-            away: Whether the server has been reported as unusable.
-        """
-        for failures in count(1):
-            await sleep(self._clock, BACK_OFF(failures, error) or 0.0)
-            try:
-                tasks = await self._queue.dequeue_nowait(max_tasks=self._free())
-            except Exception as failure:  # noqa: BLE001 - raised if waiting cannot fix it
-                away = self._note_failed_claim(failure, away)
-            else:
-                if away:
-                    logger.info('The server can be used again')
-                    self._tell(events.Reconnected())
-                return tasks
-        raise AssertionError('there is always another try')  # for type checkers
-
-    def _note_failed_claim(self, error: Exception, away: bool) -> bool:
-        """Report an error if it is new, or raise it if waiting cannot fix it.
-
-        Returns:
-            Whether the server has now been reported as unusable.
-        """
-        if isinstance(error, TorrelqueTooLargeError):
-            if self._clock.now() >= self._next_complaint:
-                self._next_complaint = self._clock.now() + COMPLAINTS
-                logger.error('A task is too large to be claimed, trying again: %s', error)
-            return away
-        if not may_pass(error):
-            raise error
-        if not away:
-            shown = error if isinstance(error, TorrelqueError) else describe(error)
-            logger.warning('The server cannot be used, trying again until it can: %s', shown)
-            self._tell(events.Disconnected(error))
-        return True
+    def _be_away(self, feed: Feed) -> None:
+        """Let the other queues have the slots that a queue whose server is away was given."""
+        self._shares.away(feed.share)
+        self._room.set()
 
     # Handling --------------------------------------------------------------------------------------------------------
 
-    async def _deliver(self, job: _Job) -> None:
+    async def _deliver(self, job: Job) -> None:
         """Run one delivery in its own event-loop task. Exceptions of the handler do not leave it."""
-        if job.lost:
-            outcome: events.Outcome | None = None
-        elif job.scope.cancel_called:
-            outcome = events.GivenBack(job.task)
-        elif (handler := self._handler_of(job.task)) is None:
-            outcome = self._refuse(job.task)
-        else:
-            job.handler = handler
-            if self._on_event is not None:
-                self._tell(events.Started(job.task))
-            self._set_limit(job)
-            result, error = await self._call(job)
-            if job.over is not None:
-                job.over.set()
-                error = _as_late(job, error)
-            if isinstance(error, Unfit):
-                outcome = events.Finished(job.task, None)
-                job.unfit = error.__cause__ if isinstance(error.__cause__, Exception) else error
-            elif error is not None:
-                outcome = await self._judge_unless_cancelled(job, error)
-            elif job.scope.cancelled_caught:
-                outcome = events.GivenBack(job.task)
-            else:
-                outcome = events.Finished(job.task, result)
+        outcome = await self._caller.outcome_of(job)
         self._jobs.discard(job)
-        expires = self._renewer.remove(job)
+        job.feed.running -= 1
+        self._shares.freed(job.feed.share, self._clock.now())
+        expires = job.feed.keeper.remove(job)
         if outcome is not None and not job.lost:
             job.expires = expires
-            self._settler.settle_soon(job, outcome, job.unfit)
+            job.feed.writer.settle_soon(job, outcome, job.unfit)
         else:
             self._note()
-        result = error = outcome = None  # from Python 3.12 on, the error's traceback refers to this frame
+        outcome = None  # from Python 3.12 on, an error's traceback refers to this frame
         self._room.set()
 
-    async def _call(self, job: _Job) -> tuple[Any, BaseException | None]:
-        """Call the handler in a scope that can cancel it. Return its result and its exception."""
-        try:
-            with job.scope:
-                if not job.handler.in_thread:
-                    return await job.handler.call(job.task), None
-                result, error = await self._call_in_thread(job)
-                if error is None and inspect.isawaitable(result):
-                    if job.lost:
-                        job.scope.cancel()
-                    result = await result
-                return result, error
-        except GeneratorExit as error:
-            if not self._tasks.is_running():
-                raise
-            return None, error
-        except BaseException as error:  # noqa: BLE001 - the retry policy judges it
-            return None, presentable(error)
-        return None, None
-
-    async def _call_in_thread(self, job: _Job) -> tuple[Any, BaseException | None]:
-        job.in_thread = True
-        try:
-            await anyio.to_thread.run_sync(self._call_plainly, job, limiter=self._limiter, abandon_on_cancel=True)
-        except anyio.get_cancelled_exc_class():
-            _note_thread(job)
-            raise
-        job.in_thread = False
-        ended, job.ended = job.ended, (None, None)  # the traceback refers to the thread's frames, and these to the job
-        return ended
-
-    def _call_plainly(self, job: _Job) -> None:
-        try:
-            job.ended = job.handler.call(job.task), None
-        except BaseException as error:  # noqa: BLE001 - anyio does not pass all exceptions on from threads
-            job.ended = None, presentable(error)
-
-    async def _judge_unless_cancelled(self, job: _Job, error: BaseException) -> events.Outcome | None:
-        """Return the outcome of a task whose handler raised, perhaps because this worker cancelled it."""
-        failure = understand(error)
-        decided = failure.rejects or failure.delay is not None or failure.exit is not None
-        if not (decided or job.timed_out) and await self._is_cancelled(
-            job.scope
-        ):  # a cancelled handler may raise something else
-            return events.GivenBack(job.task)
-        if failure.exit is not None:
-            self._exit(failure.exit, job.task)
-        return None if job.lost else self._judge(job, failure, error)
-
-    async def _is_cancelled(self, scope: anyio.CancelScope) -> bool:
-        """Return whether this worker or the event loop is shutting down. Otherwise an inner call was cancelled."""
-        if _is_ending(scope):
-            return True
-        if not count_cancellations():
-            return False
-        for _ in range(HEAD_START):  # a closing event loop cancels all tasks in one turn, `run` included
-            with suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)
-        return _is_ending(scope)
-
-    def _exit(self, error: SystemExit | KeyboardInterrupt, task: Task) -> None:
+    def _exit(self, error: SystemExit | KeyboardInterrupt, job: Job) -> None:
         """Stop the worker because a handler raised SystemExit or KeyboardInterrupt. `run` raises it."""
         again = isinstance(self._failure, KeyboardInterrupt)
-        logger.error('Delivery %d of task:%s ends the worker: %s', task.dequeue_count, task.id, describe(error))
+        logger.error('Delivery %d of task:%s ends the worker: %s', job.task.dequeue_count, job.label, describe(error))
         if self._failure is None:
             self._failure = error
         self.stop(0.0 if again else None)
 
-    def _judge(self, job: _Job, failure: Failure, raised: BaseException) -> events.Outcome:
-        """Return the outcome of a task whose handler raised."""
-        task, error = job.task, failure.error
-        if failure.rejects:
-            return events.Rejected(task, failure.reason, error)
-        if failure.delay is not None:
-            return events.Retried(task, failure.delay, error, failure.counts)
-        delay = self._ask_policy(task, error, job.handler.retry or self._retry)
-        shown = None if failure.exit else for_log(raised)
-        if delay is None:
-            logger.error('Delivery %d of task:%s failed, rejecting it', task.dequeue_count, task.id, exc_info=shown)
-            return events.Rejected(task, failure.reason, error)
-        logger.warning(
-            'Delivery %d of task:%s failed, the next is due in %g s', task.dequeue_count, task.id, delay, exc_info=shown
-        )
-        return events.Retried(task, delay, error)
-
-    def _ask_policy(self, task: Task, error: Exception, policy: policies.RetryPolicy) -> float | None:
-        try:
-            delay = policy(task.attempt, error)
-            return None if delay is None else checks.check_duration('the delay of a retry policy', delay)
-        except BaseException:
-            logger.exception('The retry policy failed, task:%s is rejected', task.id)
-            return None
-
-    def _handler_of(self, task: Task) -> Handler | None:
-        return self._only if self._kinds is None else self._kinds.get(task.kind or '')
-
-    def _refuse(self, task: Task) -> events.Outcome:
-        """Return the outcome of a task that no function of the router handles."""
-        reason = 'it has no kind' if task.kind is None else f'there is no handler of its kind {task.kind!r}'
-        logger.error('Task:%s cannot be handled, rejecting it: %s', task.id, reason)
-        return events.Rejected(task, sendable(reason), TorrelqueLookupError(reason))
-
-    def _set_limit(self, job: _Job) -> None:
-        """Start the time limit of a handler, if it has one."""
-        own = number_of(job.task.headers.get(TIME_LIMIT, '').encode())
-        limit = own if own is not None and own > 0 else job.handler.time_limit or self._time_limit
-        if limit is not None:
-            job.limit, job.over = limit, anyio.Event()
-            self._tasks.start(self._watch_limit, job, f'limit of task:{job.task.id}')
-
-    async def _watch_limit(self, job: _Job) -> None:
-        over = job.over
-        if over is not None:
-            await self._clock.pause(over, self._clock.now() + job.limit)
-            if not (over.is_set() or job.lost or job.scope.cancel_called):
-                self._end_late(job)
-
-    def _end_late(self, job: _Job) -> None:
-        """Cancel a handler whose time is up. A thread is left behind and keeps its slot until it ends."""
-        job.timed_out = True
-        if not job.in_thread:
-            job.scope.cancel()
-            return
-        _note_thread(job)
-        error = _late(job)
-        outcome = self._judge(job, understand(error), error)
-        job.expires = self._renewer.remove(job)
-        job.lost = True  # drops what the thread returns
-        self._settler.settle_soon(job, outcome)
-
-    def _lose(self, job: _Job) -> None:
+    def _lose(self, job: Job) -> None:
         """Cancel the handler of a lost claim. A thread cannot be cancelled; its result is dropped."""
         if job.lost:
             return
         job.lost = True
-        logger.warning('Delivery %d of task:%s lost its claim, nothing is written', job.task.dequeue_count, job.task.id)
+        logger.warning('Delivery %d of task:%s lost its claim, nothing is written', job.task.dequeue_count, job.label)
         self._tell(events.LeaseLost(job.task))
         self._note()
         if not job.in_thread:
@@ -701,12 +537,12 @@ class Worker(Generic[Payload]):
             await self._all_ended.wait()
             return
         for job in list(self._jobs):
-            logger.error('The handler of task:%s ignores that it was cancelled, and is left behind', job.task.id)
+            logger.error('The handler of task:%s ignores that it was cancelled, and is left behind', job.label)
             self._tell(events.Abandoned(job.task))
             if not job.lost:
                 job.lost = True
-                self._renewer.remove(job)
-                self._settler.settle_soon(job, events.GivenBack(job.task))
+                job.feed.keeper.remove(job)
+                self._give_back(job)
         self._all_ended.set()
 
     async def _heed_signals(self, *, task_status: TaskStatus[None]) -> None:
@@ -735,28 +571,3 @@ class Worker(Generic[Payload]):
             self._on_event(event)
         except BaseException:
             logger.exception('on_event failed for %s', type(event).__name__)
-
-
-def _note_thread(job: _Job) -> None:
-    logger.warning('The thread of task:%s is still running; its result is dropped', job.task.id)
-
-
-def _late(job: _Job) -> TorrelqueTimeLimitError:
-    return TorrelqueTimeLimitError(f'the handler took longer than {job.limit:g} s')
-
-
-def _as_late(job: _Job, error: BaseException | None) -> BaseException | None:
-    """Return the exception of a handler that may have been cancelled because of its time limit."""
-    if not job.timed_out or (error is None and not job.scope.cancelled_caught):
-        return error
-    if error is not None:
-        failure = understand(error)
-        if failure.rejects or failure.delay is not None or failure.exit is not None:
-            return error
-    late = _late(job)
-    late.__cause__ = error
-    return late
-
-
-def _is_ending(scope: anyio.CancelScope) -> bool:
-    return scope.cancel_called or anyio.current_effective_deadline() == -math.inf

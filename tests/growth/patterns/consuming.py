@@ -37,6 +37,24 @@ async def lone_tasks(stage: Stage) -> AsyncIterator[Round]:
 
 
 @pattern()
+async def tasks_of_several_queues(stage: Stage) -> AsyncIterator[Round]:
+    handled = Handled()
+    async with (
+        stage.transport() as transport,
+        stage.make(transport, queue='a') as first,
+        stage.make(transport, queue='b') as second,
+        stage.working({first: 3, second: 1}, handled),
+    ):
+
+        async def play() -> None:
+            await handled.see(1, first.enqueue('task'))
+            await handled.see(4, second.enqueue_many(['task'] * 4))
+            await handled.see(4, first.enqueue_many(['task'] * 4))
+
+        yield play
+
+
+@pattern()
 async def lone_tasks_without_a_worker(stage: Stage) -> AsyncIterator[Round]:
     async with stage.queue() as queue, anyio.create_task_group() as group:
         handled = Handled()

@@ -110,6 +110,9 @@ class ShardedSession:
         if ticket.done:
             self._give_back([task for task in ticket.value or () if isinstance(task, ClaimedTask)])
 
+    def share_waits(self, *, shared: bool) -> None:
+        """Do nothing: no call is behind a wait anyway."""
+
     # Driver ------------------------------------------------------------------
 
     def poll(self) -> Turn:

@@ -75,21 +75,33 @@ class MemoryServer:
 
     # Waiting and listening ---------------------------------------------------
 
-    def wait(self, key: bytes, callback: Callable[[Reply], object]) -> Callable[[], None]:
+    def wait(self, keys: bytes | Sequence[bytes], callback: Callable[[Reply], object]) -> Callable[[], None]:
         """Do as BZPOPMIN without a time-out: pop a member when there is one, for the caller that has waited longest.
 
-        ``callback`` is called once, perhaps at once, with ``[key, member, score]`` or an error reply. Returns a
-        function that ends the wait; it may be called again, and afterwards.
+        Of several keys, the first that has a member counts. ``callback`` is called once, perhaps at once, with
+        ``[key, member, score]`` or an error reply. Returns a function that ends the wait; it may be called again, and
+        afterwards.
         """
         self._db.move_to(round(self._clock(), 6))
+        keys = [keys] if isinstance(keys, bytes) else keys
         try:
-            there = len(self._db.zset_at(key)) > 0
+            there = [key for key in keys if len(self._db.zset_at(key))]
         except TorrelqueReplyError as error:
             callback(error.with_traceback(None))
             return _nothing
-        end = _join(self._waiters, key, callback)
         if there:
-            self._serve()
+            callback(self._pop(there[0]))
+            return _nothing
+
+        def end() -> None:
+            for end_one in ends:
+                end_one()
+
+        def receive(reply: Reply) -> None:
+            end()
+            callback(reply)
+
+        ends = [_join(self._waiters, key, receive) for key in keys]
         return end
 
     def subscribe(self, channel: bytes, callback: Callable[[bytes], object]) -> Callable[[], None]:
@@ -148,11 +160,11 @@ class MemoryServer:
     def _serve(self) -> None:
         """Give what there is to those who wait, first come first served."""
         for key in list(self._waiters):
-            waiters = self._waiters[key]
+            waiters = self._waiters.get(key, {})
             while waiters and self._db.type_at(key) == 'zset':
                 waiters.pop(next(iter(waiters)))(self._pop(key))
             if not waiters:
-                del self._waiters[key]
+                self._waiters.pop(key, None)
 
     def _pop(self, key: bytes) -> Reply:
         first = self._db.zset_at(key).first()

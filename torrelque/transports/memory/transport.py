@@ -45,6 +45,7 @@ class MemoryTransport(Transport):
 
     in_order = True
     queues_behind = True
+    gathering = 0.0
 
     def __init__(self, *, clock: VirtualClock | None = None, server: MemoryServer | None = None) -> None:
         self._clock = clock
@@ -78,16 +79,16 @@ class MemoryTransport(Transport):
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:
         await self._travel()
-        if call.command != 'BZPOPMIN' or len(call.keys) != 1:
-            return TorrelqueReplyError(f'ERR only BZPOPMIN of one key can block, got {call.command!r}')
-        (key,) = call.keys
+        if call.command != 'BZPOPMIN':
+            return TorrelqueReplyError(f'ERR only BZPOPMIN can block, got {call.command!r}')
+        keys = [key if isinstance(key, bytes) else str(key).encode() for key in call.keys]
         arrived, replies = anyio.Event(), list[Reply]()
 
         def receive(reply: Reply) -> None:
             replies.append(reply)
             arrived.set()
 
-        end = self.server.wait(key if isinstance(key, bytes) else str(key).encode(), receive)
+        end = self.server.wait(keys, receive)
         try:
             await self.pause(arrived, self.now() + round(timeout, 3))  # servers count milliseconds
         finally:
