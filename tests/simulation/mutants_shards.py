@@ -107,10 +107,16 @@ def old_results_kept(patch: pytest.MonkeyPatch) -> None:
     _replace_verb(patch, 'clear', make)
 
 
+def shards_taken_for_empty(patch: pytest.MonkeyPatch) -> None:
+    """A survey does not look at shards, although they have tasks."""
+    patch.setattr('torrelque.transports.memory.shards._are_empty', lambda *_: True)
+
+
 MUTANTS: dict[str, tuple[str, Mutant]] = {
     'surveys that do not register': ('shards-calm', surveys_that_do_not_register),
     'rings kept by who leaves': ('shards-calm', rings_kept_by_who_leaves),
     'alarms of shards forgotten': ('shards-calm', alarms_forgotten),
+    'shards taken for empty': ('shards-calm', shards_taken_for_empty),
     'any number of shards will do': ('shards', any_number_of_shards_will_do),
     'a lost record is of any number': ('shards', a_lost_record_is_of_any_number),
     'old results kept': ('shards', old_results_kept),

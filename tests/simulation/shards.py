@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from binascii import crc32
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,7 @@ def lose_record(world: World) -> None:
 
 def uneven(world: World, name: str) -> str:
     """An id that belongs to one shard more likely than to another."""
-    return sharding.write_id(f'{name}-{"0" * 12}', world.random.choice(UNEVEN), 3)
+    return sharding.write_id(f'{name}-{crc32(name.encode()):012x}', world.random.choice(UNEVEN), 3)
 
 
 def client_of(nonce: str) -> str:

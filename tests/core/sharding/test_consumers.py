@@ -491,6 +491,15 @@ def test_a_lost_shard_that_is_due_while_enough_is_asked_for_elsewhere_is_no_reas
     assert (1, 'claim') in machine.start()
 
 
+def test_a_shard_that_is_no_longer_used_when_its_claim_fails_is_not_looked_at(machine: Machine) -> None:
+    machine.join()
+    machine.survey('0 0', '0 1')
+    claim, _ = machine.start()[3, 'claim']
+    machine.spread.truncate(2)
+    assert not end_by(claim, TorrelqueReplyError('CLUSTERDOWN Hash slot not served'))
+    assert all(shard < 2 for shard, _ in machine.start())
+
+
 def test_a_shard_that_does_not_answer_a_claim_keeps_from_no_other(machine: Machine) -> None:
     waiter = machine.join()
     machine.survey('0 1', '0 0')

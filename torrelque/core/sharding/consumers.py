@@ -232,6 +232,10 @@ class ShardedConsumers:
             times += [node.not_before for node in self._nodes.values() if node.look is Look.WANTED]
         return min(times)
 
+    def _stir(self, numbers: Iterable[int]) -> None:
+        """Have steps look at shards, except those that are no longer used."""
+        self._stirred.update(number for number in numbers if number < len(self._shards))
+
     def _stirring(self) -> list[Shard]:
         """Return the shards that may not be at rest."""
         return [self._shards[number] for number in sorted(self._stirred)]
@@ -259,7 +263,7 @@ class ShardedConsumers:
         if shard is not None:
             shard.expected = max(shard.expected, HINTED)
             shard.hinted = True
-            self._stirred.add(shard.number)
+            self._stir([shard.number])
             node.end_wait(taken=False)
         else:  # the slice is over, or the number of shards has changed
             node.want_survey()
@@ -291,7 +295,7 @@ class ShardedConsumers:
                 if shard.number in partner.members:
                     shard.expected = 0
         else:
-            self._stirred.add(partner.number)
+            self._stir([partner.number])
         if all(shard.lost for shard in self._shards) or all(
             node.lost or all(self._shards[at].lost for at in node.shards) for node in self._nodes.values()
         ):
@@ -496,7 +500,7 @@ class ShardedConsumers:
             if node.hint is Hint.TAKEN:
                 node.hint = Hint.ELSEWHERE
             found = {node.shards[place]: finding for place, finding in findings.items()}
-            self._stirred.update(at for at in found if at < len(self._shards))
+            self._stir(found)
             for at in node.members & self._stirred:
                 shard = self._shards[at]
                 shard.seen = found.get(at, 0)
