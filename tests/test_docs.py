@@ -143,7 +143,12 @@ def test_the_session_with_redis_cli_is_real() -> None:
 def test_every_key_is_documented() -> None:
     keys = {key.removeprefix('q:') for key in first_column('data-model', 'Keys of a queue named `q`')}
     shards = {f'{{q:0}}:{name}' for name in SHARD_NAMES}
-    assert keys == (set(LOGICAL_NAMES) - {'task', 'lane'}) | {'task:<id>', 'lane:<number>'} | shards
+    assert (
+        keys
+        == (set(LOGICAL_NAMES) - {'task', 'lane', 'schedule'})
+        | {'task:<id>', 'lane:<number>', 'schedule:<id>'}
+        | shards
+    )
 
 
 def test_every_field_of_a_state_is_documented() -> None:

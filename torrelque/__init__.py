@@ -31,6 +31,7 @@ from torrelque.core.models import (
     TorrelqueTaskStatus,
 )
 from torrelque.core.presence import WorkerInfo
+from torrelque.core.schedules import Schedule
 from torrelque.engine.discovery import queues, shards_of
 from torrelque.engine.waits import WaitSharer
 from torrelque.errors import (
@@ -76,6 +77,7 @@ __all__ = (
     'RequeueItem',
     'Retry',
     'Router',
+    'Schedule',
     'Source',
     'Task',
     'TaskId',

@@ -33,6 +33,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'wake': 'zadd',
         'timer': 'get',
         'counters': 'hmget hset',
+        'schedules': 'zrange',
     },
     'consumer': {
         **_LANES,
@@ -41,13 +42,16 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'delayed': 'zadd zcard zmscore zrange zrangebyscore zrem',
         'rejected': 'zadd zcard zmscore',
         'missing': 'pexpire zadd zcard zrangebyscore zrem',
-        'tasks': 'hdel hexists hget hlen hmget',
+        'tasks': 'hdel hexists hget hlen hmget hsetnx',
         'task': '',
         'task:*': 'del hdel hget hmget hset pexpire',
         'wake': 'bzpopmin zadd zrem',
         'timer': 'del get set',
         'counters': 'hget hmget hset',
         'workers': 'hdel hrandfield hset pexpire',
+        'schedules': 'zadd zrange zrangebyscore zrem zscore',
+        'schedule': '',
+        'schedule:*': 'hmget hset',
     },
     'observer': {
         'pending': 'lindex llen',
@@ -59,6 +63,9 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'task:*': 'hget hmget',
         'counters': 'hget hmget',
         'workers': 'hscan',
+        'schedules': 'zscan',
+        'schedule': '',
+        'schedule:*': 'hmget',
     },
     'operator': {
         'epoch': 'del get persist pttl set type',
@@ -78,6 +85,9 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'timer': 'del get pexpire pttl type',
         'counters': 'del hget hmget hset persist pttl type',
         'workers': 'del hscan pexpire pttl type',
+        'schedules': 'persist pttl type zadd zcard zrange zrem zscan zscore',
+        'schedule': '',
+        'schedule:*': 'del hexists hmget persist pttl type',
     },
 }
 """Role -> logical name of a key (with ``:*``, of all keys that begin with the name) -> commands on it."""
@@ -94,11 +104,27 @@ _REPLACING: Mapping[str, str] = {
 }
 """Further permissions of a producer that replaces tasks."""
 
+_SCHEDULING: Mapping[str, str] = {
+    'counters': 'hget',
+    'tasks': 'hsetnx',
+    'rejected': 'zcard',
+    'schedules': 'zadd zcard zrange zrem zscan zscore',
+    'schedule': '',
+    'schedule:*': 'del hmget hset',
+}
+"""Further permissions of a producer that keeps schedules."""
+
+_UNDECLARED: Mapping[str, frozenset[str]] = {
+    'producer': frozenset(('schedules',)),
+    'observer': frozenset(('schedules', 'schedule')),
+}
+"""Keys that no script of a role declares, unless it keeps schedules."""
+
 _OF_SHARDS: Mapping[str, Mapping[str, str]] = {
     'producer': {'bell': 'get', 'ring': 'zadd zrem'},
-    'consumer': {'bell': 'get set', 'ring': 'bzpopmin zadd zrem', 'tasks': 'exists'},
+    'consumer': {'bell': 'get set', 'ring': 'bzpopmin zadd zrem', 'tasks': 'exists', 'schedules': 'exists'},
     'observer': {'task:*': 'exists'},
-    'operator': {'bell': 'del get', 'ring': 'del zadd zrem'},
+    'operator': {'bell': 'del get', 'ring': 'del zadd zrem', 'schedule:*': 'hset'},
 }
 """Further permissions on a queue with shards."""
 
@@ -120,7 +146,7 @@ ROLES = tuple(_RIGHTS)
 
 ``producer`` enqueues. ``consumer`` claims tasks and ends claims, as a Worker does.
 ``observer`` reads and watches tasks. ``operator`` cancels, redrives, purges, sweeps,
-audits and deletes.
+unschedules, audits and deletes.
 """
 
 
@@ -133,6 +159,7 @@ def rules(
     pipelines: bool = False,
     capped: bool = False,
     replacing: bool = False,
+    scheduling: bool = False,
     durability: Durability | None = None,
     cluster: bool = False,
     shards: bool = False,
@@ -161,6 +188,7 @@ def rules(
         pipelines: Add the commands that ``pipeline=`` needs.
         capped: Let a consumer with ``max_rejected`` delete dead letters.
         replacing: Let a producer replace waiting tasks (``if_exists='replace'``).
+        scheduling: Let a producer add, change, remove and fire schedules.
         durability: The queue object's ``durability``; adds the command that waits
             for a confirmation.
         cluster: Return the permissions for a cluster. Set them on every node.
@@ -188,6 +216,7 @@ def rules(
     rights = {**_RIGHTS[role], **(_CAPPED if capped and role == 'consumer' else {})}
     of_pattern: dict[str, str] = {}
     _grant(rights, _REPLACING if replacing and role == 'producer' else {})
+    _grant(rights, _SCHEDULING if scheduling and role == 'producer' else {})
     if shards:
         if '{' in queue or '}' in queue:
             raise TorrelqueValueError(f'queue: with shards a name must have no braces, got {queue!r}')
@@ -203,7 +232,8 @@ def rules(
     for name, commands in rights.items():
         logical, colon, star = name.partition(':')
         of_pattern[f'~{full[logical]}{colon}{star}'] = commands
-    declared = [pattern for pattern in of_pattern if not pattern.endswith(':*')]
+    hidden = {f'~{full[name]}' for name in _UNDECLARED.get(role, ()) if selectors and not scheduling}
+    declared = [pattern for pattern in of_pattern if not pattern.endswith(':*') and pattern not in hidden]
     root = ['evalsha', 'script|load', 'time', *_WITHOUT_KEYS[role], *(('eval', 'exec', 'multi') if pipelines else ())]
     if cluster:
         renamed = _ON_CLUSTER if sharded_channels else {}

@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
-from torrelque.core import checks, flow, operations, presence
+from torrelque.core import checks, flow, operations, presence, schedules
 from torrelque.core.auditing import Violation
 from torrelque.core.backoff import Backoff
 from torrelque.core.codec import JSON, Serialiser, dump_payload, load_headers
@@ -69,6 +69,7 @@ from torrelque.core.models import (
 )
 from torrelque.core.presence import WorkerInfo
 from torrelque.core.protocol import Arg, Call, Reply
+from torrelque.core.schedules import Draft, Missed, Schedule
 from torrelque.engine.dead_letters import DeadLetters
 from torrelque.engine.deletion import delete
 from torrelque.engine.dispatch import Dispatcher, Progress
@@ -76,6 +77,7 @@ from torrelque.engine.engine import Engine
 from torrelque.engine.listing import Listing
 from torrelque.engine.progress import Reporter
 from torrelque.engine.runtime import Runtime
+from torrelque.engine.schedules import Schedules
 from torrelque.engine.sharded import ShardedDispatcher
 from torrelque.engine.sweeper import Sweeper
 from torrelque.engine.waits import WaitSharer
@@ -199,6 +201,7 @@ class Torrelque(Generic[Payload]):
         self._dispatcher = self._make_dispatcher(runtime)
         self._sweeper = Sweeper(runtime, lambda: self.sweep())  # noqa: PLW0108 - a subclass or a test may replace it
         self._dead_letters = DeadLetters(self._dispatcher)
+        self._schedules = Schedules(self._dispatcher, self._serialiser.loads)
         self._report = self._make_reporter(self._dispatcher)
 
     def _make_runtime(self, client: object) -> Runtime:
@@ -450,6 +453,140 @@ class Torrelque(Generic[Payload]):
                     answers[at], written[at] = await self._enqueue(new, drawn=True)
                 except (TorrelqueConnectionError, TorrelqueReplyError) as error:
                     answers[at] = error
+
+    # Schedules -------------------------------------------------------------------------------------------------------
+
+    async def schedule(
+        self,
+        schedule_id: str,
+        task: Payload,
+        *,
+        cron: str | None = None,
+        tz: str | None = None,
+        every: float | None = None,
+        missed: Missed = 'skip',
+        overlap: bool = True,
+        owner: str | None = None,
+        task_timeout: float | None = None,
+        delay: float | None = None,
+        max_dequeues: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        time_limit: float | None = None,
+        expires_in: float | None = None,
+        on_expiry: OnExpiry | None = None,
+    ) -> None:
+        """Have the queue add a task at regular times, or change that schedule.
+
+        The schedule is kept on the server, so it survives restarts. The consumers add its tasks: there is no scheduler
+        process. Each time adds exactly one task, with the id ``<schedule>@<Unix time>``. While no consumer takes
+        tasks, because all are busy or stopped or the queue is paused, no task is added either; ``missed`` says what
+        happens afterwards.
+
+        A call that changes nothing has no effect, so make it at every start. Times go on from where they were unless
+        ``cron``, ``tz`` or ``every`` changes. Safe to cancel and to repeat.
+
+        Args:
+            schedule_id: The id of the schedule, without ``@``.
+            task: The payload of its tasks.
+            cron: A cron expression, such as ``'0 7 * * mon-fri'``: minute, hour, day of the month, month, day of the
+                week. Needs ``pip install "torrelque[cron]"`` wherever the queue is scheduled or consumed.
+            tz: The time zone of ``cron``, such as ``'Europe/Vienna'``. None is UTC. A time of day that is skipped when
+                daylight saving time begins is made up for right after; one that comes twice when it ends counts
+                once.
+            every: Seconds between two times, at least 0.001. They count from the first call.
+            missed: What to do with times at which no consumer was there. ``'skip'`` adds a task for the last of them
+                only, ``'all'`` one for each.
+            overlap: Whether to add a task while the last one is still queued or being worked on. If not, that time is
+                skipped.
+            owner: Only calls with the same owner may then change the schedule; see `set_schedules`.
+            task_timeout: As in `enqueue`, as are the following.
+            delay: Seconds, from the schedule's time.
+            max_dequeues: Number of deliveries.
+            headers: Strings that travel with each task.
+            time_limit: Seconds.
+            expires_in: Seconds, from the schedule's time.
+            on_expiry: ``'drop'`` or ``'reject'``.
+
+        Raises:
+            TorrelqueTypeError: An argument has a bad type. Nothing was changed, as with the next two.
+            TorrelqueValueError: An argument has a bad value, such as an unknown time zone.
+            TorrelqueUsageError: Another owner holds the schedule, or the package for ``cron`` is missing.
+        """
+        options = {
+            'task': task,
+            'cron': cron,
+            'tz': tz,
+            'every': every,
+            'missed': missed,
+            'overlap': overlap,
+            'owner': owner,
+            'task_timeout': task_timeout,
+            'delay': delay,
+            'max_dequeues': max_dequeues,
+            'headers': headers,
+            'time_limit': time_limit,
+            'expires_in': expires_in,
+            'on_expiry': on_expiry,
+        }
+        await self._schedules.set(self._schedule_of(schedule_id, options), owner)
+
+    def _schedule_of(self, schedule_id: str, options: Mapping[str, Any]) -> Draft:
+        return schedules.draft(schedule_id, options, self._serialiser, (self.task_timeout, self.max_dequeues))
+
+    async def set_schedules(self, wanted: Mapping[str, Mapping[str, Any]], *, owner: str) -> None:
+        """Have the queue hold exactly these schedules of an owner: add, change, and remove what is no longer listed.
+
+        Call it at every start with all schedules of your program. If two versions with different lists run at the
+        same time, the last call wins. Schedules of other owners are left alone; those without an owner are taken
+        over if they are listed. Safe to cancel and to repeat.
+
+        Args:
+            wanted: Maps the id of each schedule to arguments of `schedule`:
+                ``{'report': dict(task={'kind': 'daily'}, cron='0 7 * * mon-fri', tz='Europe/Vienna')}``.
+            owner: A name for the program, such as ``'app'``.
+
+        Raises:
+            TorrelqueTypeError: An argument has a bad type. Nothing was changed, as with the next two.
+            TorrelqueValueError: An argument has a bad value.
+            TorrelqueUsageError: Another owner holds one of the schedules, or the package for ``cron`` is missing.
+        """
+        checks.check_text('owner', owner)
+        drafts = [
+            self._schedule_of(schedule_id, {**options, 'owner': owner})
+            for schedule_id, options in schedules.check_mapping(wanted).items()
+        ]
+        await self._schedules.replace(drafts, owner)
+
+    async def unschedule(self, schedule_id: str) -> None:
+        """Remove a schedule, whoever owns it. Tasks that it has added stay. Safe to cancel and to repeat.
+
+        Args:
+            schedule_id: The id of the schedule.
+
+        Raises:
+            TorrelqueLookupError: There is no such schedule.
+        """
+        await self._schedules.remove(schedules.check_id(schedule_id))
+
+    async def fire(self, schedule_id: str) -> str:
+        """Have a schedule add a task now, even if its last one is still queued. Its times stay as they are.
+
+        Each call adds a task. If it is cancelled, the task is added or not; never twice.
+
+        Args:
+            schedule_id: The id of the schedule.
+
+        Returns:
+            The id of the task.
+
+        Raises:
+            TorrelqueLookupError: There is no such schedule.
+        """
+        return await self._schedules.fire(schedules.check_id(schedule_id))
+
+    def schedules(self) -> AsyncIterator[Schedule[Payload]]:
+        """Iterate over the schedules of the queue, in no particular order. You can stop iterating at any point."""
+        return self._schedules.list()
 
     # Consuming -------------------------------------------------------------------------------------------------------
 
@@ -1166,11 +1303,11 @@ class Torrelque(Generic[Payload]):
         object afterwards.
 
         Args:
-            force: Also delete tasks: pending, claimed and delayed ones, and dead letters. Calls that wait
-                for one of them raise TorrelqueLookupError.
+            force: Also delete schedules and tasks: pending, claimed and delayed ones, and dead letters. Calls that
+                wait for one of them raise TorrelqueLookupError.
 
         Raises:
-            TorrelqueUsageError: The queue has tasks and ``force`` was not given, in which case nothing was
+            TorrelqueUsageError: The queue has tasks or schedules and ``force`` was not given, in which case nothing was
                 deleted; or tasks were added meanwhile.
         """
         await delete(self._dispatcher, force=checks.check_flag('force', force))

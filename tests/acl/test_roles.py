@@ -13,7 +13,7 @@ import redis.asyncio
 from redis.exceptions import NoPermissionError
 
 from tests.acl.users import as_user, has_selectors, make_user, password_url, refusals, rules
-from tests.acl.works import WORKS, Stage, Unsteady, replaces
+from tests.acl.works import WORKS, Stage, Unsteady, Work, replaces, schedules
 from tests.servers import Server
 from torrelque import (
     Durability,
@@ -137,6 +137,18 @@ async def test_a_cap_on_dead_letters_is_an_extra(server: Server, capped: bool) -
             assert contents(server) == before
 
 
+@pytest.mark.parametrize(('extra', 'work'), [('replacing', replaces), ('scheduling', schedules)])
+async def test_all_rights_of_an_extra_are_needed(server: Server, extra: str, work: Work) -> None:
+    words, plain = rules(server, 'producer', 'q', **{extra: True}), dict(with_one_less(rules(server, 'producer', 'q')))  # type: ignore[arg-type]  # one of them
+    for less, left in [('', words), *(each for each in with_one_less(words) if each[0] not in plain)]:
+        make_user(server, 'producer', left)
+        refusals(server)
+        async with staged(server, 'native', 'producer') as stage:
+            with suppress(Exception if less else KeyError):
+                await work(stage)
+        assert bool(refusals(server)) == bool(less), less
+
+
 async def test_to_replace_tasks_is_an_extra(server: Server) -> None:
     make_user(server, 'producer', rules(server, 'producer', 'q'))
     async with staged(server, 'native', 'producer') as stage:
@@ -146,14 +158,6 @@ async def test_to_replace_tasks_is_an_extra(server: Server) -> None:
             await stage.queue.enqueue('b', task_id='1', replace=True)
         assert caught.value.code == 'NOPERM'
         assert contents(server) == before
-    words, plain = rules(server, 'producer', 'q', replacing=True), dict(with_one_less(rules(server, 'producer', 'q')))
-    for less, left in [('', words), *(each for each in with_one_less(words) if each[0] not in plain)]:
-        make_user(server, 'producer', left)
-        refusals(server)
-        async with staged(server, 'native', 'producer') as stage:
-            with suppress(Exception if less else KeyError):
-                await replaces(stage)
-        assert bool(refusals(server)) == bool(less), less
 
 
 @pytest.mark.parametrize('allowed', [False, True])
@@ -273,6 +277,9 @@ VERBS: Mapping[str, Command] = {
     'audit': lambda queue, _: queue.audit(repair=True),
     'announce': lambda queue, _: queue.announce('w', name='worker', concurrency=1),
     'workers': lambda queue, _: listed_workers(queue),
+    'schedule': lambda queue, _: queue.schedule('x', 1, every=5),
+    'unschedule': lambda queue, _: queue.unschedule('scheduled'),
+    'fire': lambda queue, _: queue.fire('scheduled'),
     'stats': lambda queue, _: queue.get_queue_stats(),
     'state': lambda queue, _: queue.get_task_state('pending'),
     'task': lambda queue, _: queue.get_task('pending'),
@@ -298,7 +305,18 @@ MAY: Mapping[str, set[str]] = {
     'producer': ADDING,
     'consumer': {'dequeue', 'announce', *ENDINGS, 'cancel a delayed one', 'sweep', 'stats', *LOOKING},
     'observer': {'stats', 'task', 'tasks', 'workers', *LOOKING},
-    'operator': {'cancel', 'cancel a delayed one', *DEAD, 'sweep', 'audit', 'tasks', 'results', 'workers', *LOOKING},
+    'operator': {
+        'unschedule',
+        'cancel',
+        'cancel a delayed one',
+        *DEAD,
+        'sweep',
+        'audit',
+        'tasks',
+        'results',
+        'workers',
+        *LOOKING,
+    },
 }
 """A consumer that sweeps returns what is stale or due, as its claims do, and is refused the rest."""
 
@@ -327,6 +345,7 @@ async def fill(stage: Stage) -> Task:
     await stage.others.reject(rejected, 'why')
     await stage.others.enqueue('pending', task_id='pending')
     await stage.others.enqueue('delayed', task_id='delayed', delay=60)
+    await stage.others.schedule('scheduled', 1, every=3600)
     await stage.others.enqueue('due', task_id='due', delay=0.001)
     await anyio.sleep(0.002)
     return working

@@ -33,8 +33,17 @@ def rules(
     *,
     capped: bool = False,
     replacing: bool = False,
+    scheduling: bool = False,
 ) -> list[str]:
-    return acl.rules(role, queue, keys=keys, selectors=has_selectors(server), capped=capped, replacing=replacing)
+    return acl.rules(
+        role,
+        queue,
+        keys=keys,
+        selectors=has_selectors(server),
+        capped=capped,
+        replacing=replacing,
+        scheduling=scheduling,
+    )
 
 
 def make_user(server: Server, name: str, words: Iterable[str] = ()) -> None:
@@ -81,7 +90,7 @@ async def as_user(server: Server, kind: str, user: str) -> AsyncIterator[Transpo
 # Who makes which call --------------------------------------------------------------------------------------------
 
 _ROLE_OF_SCRIPT = {
-    **dict.fromkeys(('enqueue', 'mint', 'drop'), 'producer'),
+    **dict.fromkeys(('enqueue', 'mint', 'drop', 'schedule'), 'producer'),
     **dict.fromkeys(
         ('claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'progress', 'settle', 'tick', 'announce'),
         'consumer',

@@ -92,6 +92,21 @@ async def enqueues_again(stage: Stage) -> None:
     assert (await stage.others.get_queue_stats()).delayed == 1
 
 
+async def enqueues_beside_schedules(stage: Stage) -> None:
+    await stage.others.schedule('x', 1, every=5)
+    await stage.queue.enqueue('later', delay=60)  # the script looks at what comes next
+
+
+async def schedules(stage: Stage) -> None:
+    """With the rights that are an extra."""
+    await stage.queue.schedule('x', 1, every=60, owner='app')
+    await stage.queue.set_schedules({'y': {'task': 1, 'cron': '* * * * *'}}, owner='app')
+    assert [each.id async for each in stage.queue.schedules()] == ['y']
+    await stage.queue.fire('y')
+    await stage.queue.unschedule('y')
+    assert [task.data for task in await stage.others.dequeue_nowait()] == [1]
+
+
 async def replaces(stage: Stage) -> None:
     await stage.queue.enqueue('a', task_id='1')
     for delay in (None, 60, 60, None):
@@ -181,6 +196,20 @@ async def waits(stage: Stage) -> None:
             await stage.others.enqueue('now')
 
 
+async def fires(stage: Stage) -> None:
+    await stage.others.schedule('x', 1, every=60)
+    await stage.others.schedule('y', 2, cron='* * * * *')
+    for name in 'xy':
+        stage.command('HSET', f'q:schedule:{name}', 'next', 5)
+        stage.command('ZADD', 'q:schedules', 5, name)
+    stage.command('ZADD', 'q:schedules', 1, 'gone')
+    tasks = await stage.queue.dequeue_nowait(max_tasks=9)
+    assert sorted(task.data for task in tasks) == [1, 2]
+    with anyio.fail_after(5):
+        while len(stage.command('HGET', 'q:schedule:y', 'next').split()) < 9:  # noqa: ASYNC110 - only the server knows
+            await anyio.sleep(0.005)
+
+
 async def announces(stage: Stage) -> None:
     stage.command('HSET', 'q:workers', 'killed', '1 1 {}')
     await stage.queue.announce('w', name='worker', concurrency=1)
@@ -213,6 +242,8 @@ async def looks(stage: Stage) -> None:
         assert len([task_id async for task_id, _ in stage.queue.tasks(status)]) == count
     await stage.others.announce('w', name='worker', concurrency=1)
     assert [worker.id async for worker in stage.queue.workers()] == ['w']
+    await stage.others.schedule('x', 1, every=60)
+    assert [each.id async for each in stage.queue.schedules()] == ['x']
 
 
 async def watches(stage: Stage) -> None:
@@ -288,7 +319,17 @@ async def works_off_dead_letters(stage: Stage) -> None:
     assert await stage.queue.purge(older_than=0) == 1
 
 
+async def unschedules(stage: Stage) -> None:
+    await stage.others.schedule('x', 1, every=60)
+    stage.network.repeat = True
+    await stage.queue.unschedule('x')
+    stage.network.repeat = False
+    assert stage.command('HGET', 'q:counters', 'uses') == b''
+
+
 async def audits(stage: Stage) -> None:
+    for name in ('kept', 'listed', 'recorded'):
+        await stage.others.schedule(name, 1, every=60)
     await stage.others.enqueue_many(range(5))
     for number in range(3):
         await stage.others.enqueue(number, task_id=f't{number}')
@@ -312,13 +353,16 @@ async def audits(stage: Stage) -> None:
         'EXPIRE q:epoch 1000',
         'EXPIRE q:counters 1000',
         'HSET q:workers w x',
+        'DEL q:schedule:listed',
+        'ZREM q:schedules recorded',
+        'EXPIRE q:schedule:kept 1000',
     ):
         stage.command(*words.split())
-    for key in ('pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'rejected', 'tasks', 'wake'):
+    for key in ('pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'rejected', 'tasks', 'wake', 'schedules'):
         stage.command('EXPIRE', f'q:{key}', 1000)
     found = await stage.queue.audit(repair=True)
     assert [violation.kind for violation in found if not violation.repaired] == ['worker']
-    assert len(found) == 20, found
+    assert len(found) == 24, found
     stage.command('DEL', 'q:workers')
     assert await stage.queue.audit() == []
 
@@ -360,6 +404,7 @@ async def limits(stage: Stage) -> None:
 
 
 async def deletes(stage: Stage) -> None:
+    await stage.others.schedule('x', 1, every=60)
     await stage.others.enqueue_many(range(5))
     for task, end in zip(await stage.others.dequeue(20, max_tasks=3), ('release', 'reject', None), strict=True):
         if end == 'release':
@@ -387,8 +432,8 @@ async def deletes(stage: Stage) -> None:
 
 
 WORKS: Mapping[str, Sequence[Work]] = {
-    'producer': (enqueues, enqueues_again),
-    'consumer': (claims, ends_what_expired, ends_claims, takes_back, loses_a_reply, waits, announces, counts),
+    'producer': (enqueues, enqueues_again, enqueues_beside_schedules),
+    'consumer': (claims, ends_what_expired, ends_claims, takes_back, loses_a_reply, waits, announces, counts, fires),
     'observer': (looks, watches),
     'operator': (
         cancels,
@@ -396,6 +441,7 @@ WORKS: Mapping[str, Sequence[Work]] = {
         sweeps_what_expired,
         pauses,
         limits,
+        unschedules,
         works_off_dead_letters,
         audits,
         audits_what_is_left,

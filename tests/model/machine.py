@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.model.real import EPOCH, RealServer, comparable
+from tests.model.scheduling import ScheduleSteps
+from tests.model.steps import Step, lane_numbers, odd_numbers, step, steps
 from torrelque.core.commands import ENQUEUE, RELEASE
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.protocol import Arg, Call, Reply, Script
@@ -24,10 +25,8 @@ from torrelque.transports.memory import MemoryServer
 from torrelque.transports.memory.prelude import Limits
 
 __all__ = (
-    'KEYS', 'MENDED_AFTER', 'STEPS', 'ModelMachine', 'Step', 'Steps', 'Target', 'ids', 'lane_numbers', 'step', 'steps',
+    'KEYS', 'MENDED_AFTER', 'ModelMachine', 'Target', 'ids',
 )  # fmt: skip
-
-F = TypeVar('F', bound=Callable[..., object])
 
 KEYS = Keys.of_queue('q')
 IDS = (b'a', b'b', b'c', b'2:x:', b'\xff \n')
@@ -46,7 +45,6 @@ MENDED_AFTER = 4
 
 ids = st.sampled_from(IDS)
 some_ids = st.lists(ids, max_size=3)
-lane_numbers = st.sampled_from((0, 0, 0, 1, 1, 1, 2, 2, 2, 9))
 willing = st.sampled_from(('0.000000', '0.004000', '5.000000', '60.000000'))
 delays = st.sampled_from(('', '', '-5.000000', '0.000000', '0.250000', '3.000000', '9.999999', '86400.000000'))
 timeouts = st.sampled_from(('300', '5', '0.25', '4.123456'))
@@ -62,9 +60,6 @@ limits_of_queues = st.sampled_from(
     (b'', b'', b'1 - - -', b'2 - - -', b'- 1 250000 1', b'- 7 3000000 2', b'- 3 10000000 3', b'2 4 1000000 4', b'x')
 )
 payloads = st.sampled_from((b'1', b'', b'\x00\r\n'))
-odd_numbers = st.sampled_from(
-    (b'7', b'-2', b'1.5', b'x', b'', b' 3 ', b'0x10', b'1_0', b'nan', b'inf', b'1e400', b'9e14', b'1e16')
-)
 moments = st.sampled_from((-400.0, -0.5, 0.0, 0.25, 5.0, 400.0))
 
 
@@ -87,26 +82,6 @@ targets = st.builds(
 )
 
 
-Step: TypeAlias = tuple[str, dict[str, Any]]
-Steps: TypeAlias = dict[str, tuple[int, st.SearchStrategy[dict[str, Any]]]]
-
-STEPS: Steps = {}
-"""Methods of the machine: how often each is wanted, and its arguments. Hypothesis would choose rules evenly."""
-
-
-def step(weight: int, table: Steps = STEPS, **arguments: st.SearchStrategy[Any]) -> Callable[[F], F]:
-    def register(method: F) -> F:
-        table[method.__name__] = weight, st.fixed_dictionaries(arguments)
-        return method
-
-    return register
-
-
-def steps(table: Steps = STEPS) -> st.SearchStrategy[Step]:
-    names = [name for name, (weight, _) in table.items() for _ in range(weight)]
-    return st.sampled_from(names).flatmap(lambda name: st.tuples(st.just(name), table[name][1]))
-
-
 @dataclass
 class Lane:
     number: bytes
@@ -114,7 +89,19 @@ class Lane:
     sequence: int = 0
 
 
-class ModelMachine(RuleBasedStateMachine):
+class _Heard(MemoryServer):
+    """Notes what is published, on whatever channel."""
+
+    def __init__(self, clock: Callable[[], float], heard: list[tuple[bytes, bytes]]) -> None:
+        super().__init__(clock)
+        self._heard = heard
+
+    def _publish(self, channel: bytes, data: bytes) -> int:
+        self._heard.append((channel, data))
+        return 0
+
+
+class ModelMachine(ScheduleSteps, RuleBasedStateMachine):
     """Subclasses say which server is the ``real`` one."""
 
     real: RealServer
@@ -124,10 +111,8 @@ class ModelMachine(RuleBasedStateMachine):
         self._real = self.real
         self._scripts = self.real.scripts
         self._now = EPOCH
-        self._memory = MemoryServer(lambda: self._now)
         self._published: list[tuple[bytes, bytes]] = []
-        for task_id in IDS:
-            self._memory.subscribe(_state(task_id), partial(self._hear, _state(task_id)))
+        self._memory = _Heard(lambda: self._now, self._published)
         self._lanes: list[Lane] = []
         self._minted = 0
         self._history: list[tuple[str, tuple[Arg, ...]]] = []
@@ -142,9 +127,6 @@ class ModelMachine(RuleBasedStateMachine):
         self._real.reset()
         for _ in range(3):
             self.mint()
-
-    def _hear(self, channel: bytes, data: bytes) -> None:
-        self._published.append((channel, data))
 
     @rule(step=st.deferred(steps))
     def do(self, step: Step) -> None:
@@ -230,7 +212,7 @@ class ModelMachine(RuleBasedStateMachine):
     def the_next_event_comes(self, later: float) -> None:
         events = [
             score
-            for name in ('working', 'delayed')
+            for name in ('working', 'delayed', 'schedules')
             for kind, content, _ in [self._snapshot.get(KEYS[name], ('none', {}, None))]
             if kind == 'zset'
             for score in content.values()
@@ -573,7 +555,7 @@ class ModelMachine(RuleBasedStateMachine):
     def a_payload_is_gone(self, task_id: bytes) -> None:
         self._command('HDEL', KEYS['tasks'], task_id)
 
-    @step(1, letters=st.sampled_from((b'z', b'ez', b'', b'e ', b' ', b'p', b'pz')))
+    @step(1, letters=st.sampled_from((b'z', b'ez', b'', b'e ', b' ', b'p', b'pz', b's')))
     def a_later_version_is_used(self, letters: bytes) -> None:
         """For some calls; then nobody uses it any more."""
         self._command('HSET', KEYS['counters'], 'uses', letters)

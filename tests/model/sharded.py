@@ -10,7 +10,8 @@ from typing import Any
 import hypothesis.strategies as st
 from hypothesis.stateful import rule
 
-from tests.model.machine import KEYS, MENDED_AFTER, STEPS, ModelMachine, Step, Steps, ids, lane_numbers, step, steps
+from tests.model.machine import KEYS, MENDED_AFTER, ModelMachine, ids
+from tests.model.steps import STEPS, Step, Steps, lane_numbers, step, steps
 from torrelque.core.commands import ENQUEUE
 from torrelque.core.keys import Keys
 from torrelque.core.sharding.partners import LOOKED_AT
@@ -58,7 +59,9 @@ class ShardedMachine(ModelMachine):
     @step(
         6,
         SHARD_STEPS,
-        place=st.sampled_from(('pending', 'delayed', 'working', 'timer', 'pause', 'slots', 'rate', 'nothing')),
+        place=st.sampled_from(
+            ('pending', 'delayed', 'working', 'timer', 'pause', 'slots', 'rate', 'schedule', 'nothing')
+        ),
         moment=st.sampled_from((-5.0, 0.0, 0.25, 5.0, 10.0, 10.000001, 400.0)),
     )
     def another_shard_has_something(self, place: str, moment: float) -> None:
@@ -67,6 +70,9 @@ class ShardedMachine(ModelMachine):
             self._command('HSET', OTHER['tasks'], 'x', '1')
         if place == 'pending':
             self._command('LPUSH', OTHER[place], b'x')
+        elif place == 'schedule':
+            self._command('HSET', OTHER['counters'], 'uses', 's' if moment != 0.25 else 'sp', 'paused', 'inf')
+            self._command('ZADD', OTHER['schedules'], at, b'x')
         elif place == 'pause':
             self._command('HSET', OTHER['counters'], 'uses', 'p', 'paused', at if moment < 100 else 'inf')
         elif place == 'slots':

@@ -129,6 +129,7 @@ CALLS: dict[str, dict[str, Any]] = {
     'purge': {'task_ids': [b'a'], 'age': None},
     'flow': {'mode': 'resume', 'end': None, 'reason': b'', 'limits': b''},
     'erase': {'force': 0},
+    'unschedule': {'name': b'r', 'owner': b''},
 }
 
 

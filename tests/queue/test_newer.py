@@ -34,6 +34,7 @@ LANED: dict[str, tuple[Arg, ...]] = {
     'purge': ('id', ''),
     'erase': (1,),
     'flow': ('resume',),
+    'schedule': ('x', 'remove', ''),
 }
 """Arguments after the lane's."""
 

@@ -28,7 +28,7 @@ DEEP = 5
 TYPES = {
     'pending': b'list', 'dequeueing': b'list', 'undequeued': b'set', 'working': b'zset', 'delayed': b'zset',
     'tasks': b'hash', 'wake': b'zset', 'timer': b'string', 'epoch': b'string', 'rejected': b'zset',
-    'counters': b'hash', 'missing': b'zset', 'workers': b'hash',
+    'counters': b'hash', 'missing': b'zset', 'workers': b'hash', 'schedules': b'zset',
 }  # fmt: skip
 
 FINAL = (b'3', b'4')
@@ -56,7 +56,8 @@ class Violation:
     - ``'lane'``, ``'timer'``, ``'workers'``: a lane, a timer or the list of workers that does not expire;
     - ``'worker'``: a malformed entry in the list of workers; it expires;
     - ``'key'``: a key that expires with its content, or has a wrong type;
-    - ``'flow'``: a record of a pause or of limits that is ignored or cannot be read.
+    - ``'flow'``: a record of a pause or of limits that is ignored or cannot be read;
+    - ``'schedule'``: a schedule that is not listed, has no payload or expires; or schedules that consumers ignore.
 
     A queue with shards also has
 
@@ -139,7 +140,8 @@ class _Audit:
         yield from self._check_keys()
         if any('wrong type' in violation.detail for violation in self._found):
             return self._found  # the scripts would fail
-        yield from self._check_flow()
+        uses = yield from self._check_flow()
+        yield from self._check_schedules(uses)
         yield from self._check_lanes()
         yield from self._check_workers()
         yield from self._check_tasks()
@@ -175,7 +177,8 @@ class _Audit:
                 fault = Violation('key', key, None, f'expires in {expiry / 1000} s')
                 yield from self._report(_Fault(fault, name.encode()))
 
-    def _check_flow(self) -> Operation[None]:
+    def _check_flow(self) -> Operation[bytes]:
+        """Check the records of a pause and of limits, and return the letters of the features in use."""
         counters = self._keys['counters']
         values = yield from Call[Sequence[bytes | None]]('HMGET', (counters,), ('uses', 'paused', 'limits'))
         uses, till, limits = [value or b'' for value in values]
@@ -186,6 +189,26 @@ class _Audit:
         if details:
             violation = Violation('flow', counters.decode(), None, ', '.join(details))
             yield from self._report(_Fault(violation, b''))
+        return uses
+
+    def _check_schedules(self, uses: bytes) -> Operation[None]:
+        prefix, listed = self._keys['schedule'] + b':', self._keys['schedules']
+        ids = {key.removeprefix(prefix) for key in (yield from self._keys_beginning(prefix))}
+        cursor = b'0'
+        while self._exists('schedules'):
+            cursor, found = yield from Call[Reply]('ZSCAN', (listed,), (cursor, 'COUNT', PAGE))
+            ids.update(found[::2])
+            if cursor == b'0':
+                break
+        for part in [(), *_pages(sorted(ids), PAGE)] if ids or b's' in uses else ():
+            is_known, *facts = yield from self._call('inspect', 'schedules', *part)
+            if not part and not is_known:
+                fault = Violation('schedule', listed.decode(), None, 'there are schedules that are ignored, or none')
+                yield from self._report(_Fault(fault, b''))
+            for schedule_id, each in zip(part, facts, strict=True):
+                for detail in _judge_schedule(*each):
+                    key = (prefix + schedule_id).decode(errors='replace')
+                    yield from self._report(_Fault(Violation('schedule', key, None, detail), schedule_id))
 
     def _check_lanes(self) -> Operation[None]:
         prefix = self._keys['lane'] + b':'
@@ -307,7 +330,7 @@ class _Audit:
 
 
 REPAIRABLE = frozenset(
-    {'lost', 'twice', 'ghost', 'expiring', 'deadline', 'result', 'lane', 'timer', 'workers', 'key', 'flow'},
+    {'lost', 'twice', 'ghost', 'expiring', 'deadline', 'result', 'lane', 'timer', 'workers', 'key', 'flow', 'schedule'},
 )
 
 
@@ -323,6 +346,16 @@ def _judge_record(name: str, record: bytes, is_kept: bool, *, has_letter: bool) 
         yield f'there is a {name} that is ignored'
     elif has_letter and not record:
         yield f'uses a {name}, of which there is no record'
+
+
+def _judge_schedule(is_listed: int, kind: bytes, has_payload: int, expires: int) -> Iterator[str]:
+    """Yield what is wrong with a schedule. A key without a payload may belong to another queue with a similar name."""
+    if is_listed and not has_payload:
+        yield f'has no payload, and in place of a record a {kind.decode()}' if kind != b'none' else 'has no record'
+    elif has_payload and not is_listed:
+        yield 'is not listed'
+    elif has_payload and expires:
+        yield 'expires'
 
 
 def _judge(facts: _Facts) -> Iterator[tuple[str, str]]:

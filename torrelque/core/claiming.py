@@ -65,6 +65,9 @@ def claim(
 
     def parse(reply: Reply) -> Claim:
         alarm, again, time, *values = reply
+        if isinstance(again, list):  # with schedules that need more times
+            again, *needy = again
+            lanes.needy.update(dict.fromkeys(needy))
         token = f'{lane.number}:{lane.nonce}:{lane.sequence}'
         offset = (executed(float(time)) if executed else sent) - float(time)
         tasks = []

@@ -16,7 +16,8 @@ LOGICAL_NAMES: Mapping[str, str] = MappingProxyType(
         name: name
         for name in (
             'pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'tasks', 'task',
-            'wake', 'timer', 'lane', 'epoch', 'rejected', 'counters', 'missing', 'workers',
+            'wake', 'timer', 'lane', 'epoch', 'rejected', 'counters', 'missing', 'workers', 'schedules',
+            'schedule',
         )
     }
 )  # fmt: skip

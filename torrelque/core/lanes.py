@@ -110,6 +110,8 @@ class Lanes:
         self._unsettled: list[tuple[str, str, int]] = []
         self.claim_limit: int = MAX_CLAIM
         """Maximum number of tasks to ask for in one claim. Reduced when the server refuses a reply as too large."""
+        self.needy: dict[bytes, None] = {}
+        """Ids of schedules that need more times, as claims reported them."""
 
     @property
     def unsettled(self) -> bool:

@@ -295,8 +295,11 @@ def wipe(scripts: ScriptSet, keys: Keys) -> Operation[bool]:
 
 
 def count_listed(keys: Keys) -> Operation[list[int]]:
-    """Count pending, claimed and delayed tasks and dead letters. An operator's role does not permit `queue_stats`."""
-    sets = [Call[Reply]('ZCARD', (keys[name],)) for name in ('working', 'delayed', 'rejected')]
+    """Count pending, claimed and delayed tasks, dead letters and schedules.
+
+    An operator's role does not permit `queue_stats`.
+    """
+    sets = [Call[Reply]('ZCARD', (keys[name],)) for name in ('working', 'delayed', 'rejected', 'schedules')]
     replies = yield [Call[Reply]('LLEN', (keys['pending'],)), *sets]
     return [int(reply) for reply in raised(replies)]
 

@@ -21,6 +21,7 @@ from torrelque.core.machine import Turn, Wait
 from torrelque.core.merging import LARGE, Merger, Ticket
 from torrelque.core.models import Receipt
 from torrelque.core.protocol import Interrupted, Operation, Reply
+from torrelque.core.schedules import Upcoming, refill
 from torrelque.core.scripts import ScriptSet
 from torrelque.errors import TorrelqueError, TorrelqueTooLargeError, renew
 
@@ -53,6 +54,7 @@ class Session:
         confirmer: Makes writes wait until they are durable; None does not wait.
         in_order: Whether the server receives calls in the order in which they are sent.
         behind: Whether the driver can send a call behind a wait.
+        upcoming: Computes times of schedules; None leaves that to other clients.
     """
 
     def __init__(
@@ -68,11 +70,14 @@ class Session:
         confirmer: Confirmer | None = None,
         in_order: bool = True,
         behind: bool = False,
+        upcoming: Upcoming | None = None,
     ) -> None:
         self.nonce: str = nonce
         self._clock = clock
-        self._wake_key = keys['wake']
         self._behind = behind
+        self._scripts = scripts
+        self._keys = keys
+        self._upcoming = upcoming
         self._max_rejected = max_rejected
         self._lanes = Lanes(scripts, keys, nonce)
         self._merger = Merger()
@@ -169,7 +174,7 @@ class Session:
             groups.append(together)
         dedicated = self.begin_dedicated()
         seconds = consumers.block() if active else None
-        waits = () if seconds is None else (Wait(self._wake_key, seconds, self, consumers.behind),)
+        waits = () if seconds is None else (Wait(self._keys['wake'], seconds, self, consumers.behind),)
         if self._closed and not (groups or dedicated or self.is_busy):
             groups = self.drop_lanes()
         return Turn(groups, dedicated, waits, min(consumers.timer(), self.repair_at) if active else self.repair_at)
@@ -213,6 +218,7 @@ class Session:
     def ended(self, member: bytes | None, reply: Reply = None, /) -> None:
         """Process the end of the wait; see `torrelque.core.machine.Waiting`."""
         self._consumers.unblocked(hinted=member is not None, reply=reply)
+        self._repair_soon()  # the claim behind the wait may have found schedules that need times
 
     def failed(self, error: Exception) -> None:
         """Process a wait that broke."""
@@ -330,9 +336,13 @@ class Session:
         return answered
 
     def _repair(self) -> Operation[None]:
-        """Settle calls, and give back claims, where that failed before."""
+        """Settle calls, and give back claims, where that failed before. Give schedules more times."""
         try:
             yield from self._lanes.settle_all()
+            while self._lanes.needy:
+                schedule, _ = self._lanes.needy.popitem()  # if this fails, a later claim reports it again
+                if self._upcoming is not None:
+                    yield from refill(self._scripts, self._keys, schedule, self._upcoming)
             while self._owed:
                 items = self._owed[: GIVEBACK.limit]
                 yield from self._lanes.call(GIVEBACK.name, GIVEBACK.arguments(items), GIVEBACK.parse)
@@ -370,7 +380,7 @@ class Session:
 
     def _repair_soon(self) -> None:
         """Repair at once what is left, because the server answers."""
-        if (self._owed or self._lanes.unsettled) and not self._repairing:
+        if (self._owed or self._lanes.unsettled or self._lanes.needy) and not self._repairing:
             self.repair_at = self._clock()
 
     @staticmethod

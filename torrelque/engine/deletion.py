@@ -15,10 +15,10 @@ async def delete(dispatcher: Dispatcher, *, force: bool) -> None:
 
     Args:
         dispatcher: The queue's dispatcher.
-        force: Also delete tasks.
+        force: Also delete tasks and schedules.
 
     Raises:
-        TorrelqueUsageError: There are tasks, and ``force`` is False; or tasks were added meanwhile.
+        TorrelqueUsageError: There are tasks or schedules, and ``force`` is False; or tasks were added meanwhile.
     """
     engine, name = dispatcher.runtime.engine, dispatcher.runtime.name
     parts = await dispatcher.all_keys()
@@ -39,8 +39,9 @@ async def delete(dispatcher: Dispatcher, *, force: bool) -> None:
 
 async def _has_tasks(dispatcher: Dispatcher) -> str:
     counts = await dispatcher.each(operations.count_listed)
-    pending, working, delayed, rejected = (sum(each) for each in zip(*counts, strict=True))
+    pending, working, delayed, rejected, schedules = (sum(each) for each in zip(*counts, strict=True))
     return (
         f'queue {dispatcher.runtime.name!r} has {pending} pending, {working} claimed and {delayed} delayed tasks '
-        f'and {rejected} dead letters: delete(force=True) removes them, too'
+        f'and {rejected} dead letters{f" and {schedules} schedules" if schedules else ""}: '
+        'delete(force=True) removes them, too'
     )

@@ -15,6 +15,7 @@ from torrelque.core.keys import LOGICAL_NAMES, Keys, tagged
 from torrelque.core.scripts import ScriptSet, load
 from torrelque.core.session import Session
 from torrelque.core.sharding.session import ShardedSession
+from torrelque.engine.cron import upcoming
 from torrelque.engine.engine import Engine
 from torrelque.transports import adapt
 from torrelque.transports.base import Transport
@@ -121,6 +122,7 @@ class Runtime:
             confirmer=Confirmer(durability, self.scripts, keys) if durability else None,
             in_order=self.transport.in_order,
             behind=self.transport.queues_behind,
+            upcoming=upcoming,
         )
 
     async def close_transport(self) -> None:

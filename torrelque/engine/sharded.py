@@ -20,6 +20,15 @@ from torrelque.core.merging import split
 from torrelque.core.models import TorrelqueQueueStats
 from torrelque.core.operations import are_known, queue_stats, scan_tasks
 from torrelque.core.protocol import Arg, Call, Operation, Reply
+from torrelque.core.schedules import (
+    SCHEDULE,
+    hold_item,
+    put_item,
+    read_kept,
+    remove_item,
+    scan_schedules,
+    schedule_in,
+)
 from torrelque.core.sharding import layout as sharding
 from torrelque.core.sharding.layout import MAX_SHARDS, Layout, RecordKeys
 from torrelque.core.sharding.scanning import scan_shards
@@ -80,6 +89,7 @@ class ShardedDispatcher(Dispatcher):
         self._scripts = runtime.scripts
         self._session: ShardedSession | None = None
         self._enqueue = enqueue_in(0)
+        self._schedule = schedule_in(0)
         self._layout: Layout | None = None
         self._following = False
         self._follow_after = -math.inf
@@ -185,6 +195,7 @@ class ShardedDispatcher(Dispatcher):
             self._session.resize(self._keys[: layout.total])
             self._engine.step_soon()
         self._enqueue = enqueue_in(layout.generation)
+        self._schedule = schedule_in(layout.generation)
         self._layout = layout
         self._turns.restart()
 
@@ -243,6 +254,7 @@ class ShardedDispatcher(Dispatcher):
             if layout.shards == shards:
                 if not layout.former:
                     return True
+                await self._bring_all_home(layout)
                 if not await self._is_drained(layout):
                     return False
                 await self._keep_totals(layout)
@@ -255,6 +267,34 @@ class ShardedDispatcher(Dispatcher):
             wanted = Layout(layout.generation + 1, shards, former)
             await self._engine.run(sharding.intend(self._scripts, self._main, wanted))
         raise TorrelqueUsageError(f'the number of shards of queue {self.runtime.name!r} is being changed by others')
+
+    async def bring_home(self, schedule_id: str) -> Keys:
+        await self.is_changed()
+        home, *former = self._ready_layout().homes(schedule_id)
+        for shard in former:
+            await self._move_schedule(schedule_id, shard, home)
+        return self._keys[home]
+
+    async def _bring_all_home(self, layout: Layout) -> None:
+        for shard, keys in enumerate(self._keys[: layout.total]):
+            cursor, first = b'0', True
+            while first or cursor != b'0':
+                first = False
+                cursor, found = await self._engine.run(scan_schedules(keys, cursor))
+                for schedule_id, _ in found:
+                    home = sharding.home_of(schedule_id, layout.shards)
+                    if home != shard:
+                        await self._move_schedule(schedule_id, shard, home)
+
+    async def _move_schedule(self, schedule_id: str, shard: int, home: int) -> None:
+        """Move a schedule to another shard. If that is interrupted, it does not fire until it is moved again."""
+        (held,) = await self._engine.submit(SCHEDULE, [hold_item(schedule_id)], shard)
+        if held is not Outcome.OK:
+            return
+        kept = await self._engine.run(read_kept(self._keys[shard], schedule_id))
+        if kept is not None:
+            await self._engine.submit(SCHEDULE, [put_item(schedule_id, kept)], home)
+        await self._engine.submit(SCHEDULE, [remove_item(schedule_id)], shard)
 
     async def _is_drained(self, layout: Layout) -> bool:
         """Return whether every task and result is at home. Nothing is added to former homes, so that stays true."""
@@ -474,6 +514,8 @@ class ShardedDispatcher(Dispatcher):
                 self._miss(first, error)
                 raise
             return answer
+        if command is SCHEDULE:
+            command = self._schedule
         (answer,) = await self._submit(command, [item], first)
         for shard in others:
             if answer is not Outcome.UNKNOWN:

@@ -28,6 +28,7 @@ from torrelque.core.models import (
     TorrelqueTaskStatus,
 )
 from torrelque.core.presence import WorkerInfo
+from torrelque.core.schedules import Missed, Schedule
 from torrelque.core.session import Session
 from torrelque.core.sharding.layout import Layout
 from torrelque.core.sharding.session import ShardedSession
@@ -195,6 +196,59 @@ class Torrelque(Generic[Payload]):
                 on_expiry=on_expiry,
             )
         )
+
+    # Schedules -------------------------------------------------------------------------------------------------------
+
+    def schedule(
+        self,
+        schedule_id: str,
+        task: Payload,
+        *,
+        cron: str | None = None,
+        tz: str | None = None,
+        every: float | None = None,
+        missed: Missed = 'skip',
+        overlap: bool = True,
+        owner: str | None = None,
+        task_timeout: float | None = None,
+        delay: float | None = None,
+        max_dequeues: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        time_limit: float | None = None,
+        expires_in: float | None = None,
+        on_expiry: OnExpiry | None = None,
+    ) -> None:
+        return self._run(
+            self._queue.schedule(
+                schedule_id,
+                task,
+                cron=cron,
+                tz=tz,
+                every=every,
+                missed=missed,
+                overlap=overlap,
+                owner=owner,
+                task_timeout=task_timeout,
+                delay=delay,
+                max_dequeues=max_dequeues,
+                headers=headers,
+                time_limit=time_limit,
+                expires_in=expires_in,
+                on_expiry=on_expiry,
+            )
+        )
+
+    def set_schedules(self, wanted: Mapping[str, Mapping[str, Any]], *, owner: str) -> None:
+        return self._run(self._queue.set_schedules(wanted, owner=owner))
+
+    def unschedule(self, schedule_id: str) -> None:
+        return self._run(self._queue.unschedule(schedule_id))
+
+    def fire(self, schedule_id: str) -> str:
+        return self._run(self._queue.fire(schedule_id))
+
+    def schedules(self) -> Iterator[Schedule[Payload]]:
+        return _Blocking(self._inner, self._queue.schedules())
 
     # Consuming -------------------------------------------------------------------------------------------------------
 

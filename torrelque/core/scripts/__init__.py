@@ -20,7 +20,7 @@ __all__ = ('SHARD_VERBS', 'VERBS', 'ScriptSet', 'load')
 VERBS = (
     'mint', 'enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'progress', 'settle', 'tick',
     'sweep', 'undequeue', 'cancel', 'redrive', 'purge', 'stats', 'page', 'inspect', 'repair', 'erase', 'wipe', 'drop',
-    'announce', 'workers', 'flow',
+    'announce', 'workers', 'flow', 'schedule',
 )  # fmt: skip
 
 SHARD_VERBS = ('survey', 'layout', 'clear')

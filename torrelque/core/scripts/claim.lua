@@ -1,11 +1,13 @@
--- Return at most 20 stale and 20 due tasks to pending, then claim up to n tasks for the caller. Expired tasks end.
+-- Let schedules that are due add their tasks, return at most 20 stale and 20 due tasks to pending (as many due ones fewer as
+-- schedules add), then claim up to n tasks for the caller. Expired tasks end.
 -- KEYS: pending delayed working tasks task wake timer counters rejected missing lane
 -- ARGV: lane nonce sequence n willing (how long the caller will go on waiting, in seconds; 0 if it does not wait), then the
 --   maximum number of dead letters, if there is a cap
 -- returns: SHARDED and the number of shards if the queue has shards and the caller assumes none. Otherwise OK, seconds until
---   the event that the caller now handles or '', 1 if a limit was reached before n tasks were found (else 0), the server's
---   time, then for each task: id payload deadline, and its dequeue_count, attempt (the number of this delivery since the task
---   was enqueued or last redriven) and headers, separated by blanks; '' for a first delivery without headers
+--   the event that the caller now handles or '', 1 if a limit was reached before n tasks were found (else 0; in a list with
+--   the schedules that need more times, if any do), the server's time, then for each task: id payload deadline, and its
+--   dequeue_count, attempt (the number of this delivery since the task was enqueued or last redriven) and headers, separated
+--   by blanks; '' for a first delivery without headers
 
 local K = 20
 local MOST = 210 -- ids that are read where tasks expire: with the stale and due ones, no more than 250
@@ -48,6 +50,12 @@ if number(claimed, 0) == 0 then
   -- end
 end
 local stale = tonumber(redis.call('ZRANGE', working, 0, 0, 'WITHSCORES')[2])
+local schedules, fired, wanted = has_used('s'), 0, nil
+if schedules then
+  -- rarely
+  fired, wanted = fire_due()
+  -- end
+end
 local due = tonumber(redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')[2])
 local event = stale and due and math.min(stale, due) or stale or due
 
@@ -58,7 +66,7 @@ local plan = { stale = none, due = none, stale_ids = none, due_ids = none, pushe
 local returns = event and event <= tonumber(present)
 if returns then
   -- rarely
-  plan = plan_return(expired(working, K), expired(delayed, K))
+  plan = plan_return(expired(working, K), expired(delayed, K - fired))
   -- end
 end
 
@@ -157,7 +165,7 @@ while #taken < n and looked_at < most do
 end
 redis.call('ZMSCORE', working, '') -- never an id: who may take tasks may do this, and an operator may not
 local short = #taken < n
-  and (#plan.stale_ids == K or #plan.due_ids == K or looked_at == most)
+  and (#plan.stale_ids == K or #plan.due_ids == K - fired or looked_at == most)
 local left -- pending afterwards, as far as that is known
 if not returns then
   left = length and length - looked_at or looked_at <= n and 2 or nil
@@ -220,12 +228,17 @@ if bound then
   count_deliveries(#taken)
   -- end
 end
+if wanted and #wanted > 0 then
+  -- rarely
+  reply[3] = { reply[3], unpack(wanted) }
+  -- end
+end
 if #taken == 0 then
   -- rarely
   local alarm = take_timer(willing)
   reply[2] = alarm and stamp(alarm) or ''
   -- end
 end
-hint(#taken == 0, left, not (returns or bound) and event)
+hint(#taken == 0, left, not (returns or bound or schedules) and event)
 record('open', 'c' .. table.concat(receipts))
 return reply

@@ -1,7 +1,8 @@
--- A step of deleting a queue: remove up to 250 of its tasks from one collection, and return whether any are left.
--- KEYS: pending dequeueing working delayed tasks task wake timer rejected counters lane
+-- A step of deleting a queue: remove up to 250 of its schedules, or of its tasks from one collection, and return whether any
+-- are left.
+-- KEYS: pending dequeueing working delayed tasks task wake timer rejected counters schedules schedule lane
 -- ARGV: lane nonce sequence, then 1 to remove tasks, or 0 only to check
--- returns: OK and e if there are tasks or ids without a task, o if not
+-- returns: OK and e if there are schedules, tasks or ids without a task, o if not
 
 local MOST = 250
 
@@ -28,6 +29,10 @@ if #ids == 0 then
   ids, set = redis.call('HRANDFIELD', tasks, MOST), nil
 end
 redis.call('HLEN', tasks)
+local schedule_ids = redis.call('ZRANGE', schedules, 0, MOST - 1) -- they go first, because they add tasks
+if #schedule_ids > 0 then
+  ids, list, set = {}, nil, nil
+end
 local states, told = {}, {}
 for index, id in ipairs(ARGV[4] == '1' and ids or {}) do
   local state = read_claim(id)
@@ -37,6 +42,10 @@ end
 
 begin_writing()
 if ARGV[4] == '1' then
+  variadic('ZREM', schedules, schedule_ids)
+  for _, id in ipairs(schedule_ids) do
+    redis.call('DEL', schedule .. ':' .. id)
+  end
   if list then
     redis.call('LTRIM', list, 0, -(#ids + 1))
   elseif set then
@@ -53,4 +62,5 @@ end
 hint()
 local left = redis.call('HLEN', tasks) + redis.call('LLEN', pending) + redis.call('LLEN', dequeueing)
   + redis.call('ZCARD', working) + redis.call('ZCARD', delayed) + redis.call('ZCARD', rejected)
+  + redis.call('ZCARD', schedules)
 return leave(left > 0 and 'e' or 'o')

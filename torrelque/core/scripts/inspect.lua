@@ -1,12 +1,26 @@
 -- Describe a queue and some of its tasks at one moment.
--- KEYS: pending dequeueing undequeued working delayed tasks task wake rejected missing counters
+-- KEYS: pending dequeueing undequeued working delayed tasks task wake rejected missing counters schedules schedule
 -- ARGV: deep (also search the lists for the ids, which takes time in proportion to their length) or shallow, then the ids
 -- returns: 1 if no task is left, 1 if there is a hint, how many ids are marked as undequeued, then for each id a list:
 --   1 if it has a payload, how often it is in pending and in dequeueing, 1 if it is in working (2: without a finite
 --   deadline), in delayed, in rejected, the type of its state, the state's status or '', 1 if the state has a result, 1 if
---   the state expires, 1 if it was set aside
+--   the state expires, 1 if it was set aside; of schedules, whose ids follow the word schedules instead: 1 if the queue knows
+--   that it has some or has none, then for each id 1 if it is listed, the type of its key, 1 if it has a payload, 1 if it
+--   expires
 
-totals()
+local listed, prefix = totals('schedules', 'schedule')
+if ARGV[1] == 'schedules' then
+  local used = has_used('s') and listed == schedules and prefix == schedule
+  local some = redis.call('ZCARD', schedules) > 0
+  local reply = { (some and used or not some and not has_used('s')) and 1 or 0 }
+  for at = 2, #ARGV do
+    local key = schedule .. ':' .. ARGV[at]
+    local kind = redis.call('TYPE', key).ok
+    reply[at] = { redis.call('ZSCORE', schedules, ARGV[at]) and 1 or 0, kind,
+      kind == 'hash' and redis.call('HEXISTS', key, 'payload') or 0, redis.call('PTTL', key) >= 0 and 1 or 0 }
+  end
+  return reply
+end
 
 local function occurrences(list, id)
   return ARGV[1] == 'deep' and #redis.call('LPOS', list, id, 'COUNT', 0) or 0

@@ -1,5 +1,5 @@
 -- Repair one violation that an audit found, if it is still there. Safe to repeat; it loses no task.
--- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing workers lane
+-- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing workers schedules schedule lane
 -- ARGV: the kind of violation, its task, lane or key, and how long to keep a state without a task (ms)
 -- returns: 1 if something was changed
 
@@ -9,6 +9,7 @@ redis.call('LLEN', dequeueing)
 redis.call('SCARD', undequeued)
 redis.call('ZCARD', rejected)
 redis.call('ZCARD', missing)
+local planned = redis.call('ZCARD', schedules)
 local fault, id, ttl = ARGV[1], ARGV[2], ARGV[3]
 local payload = redis.call('HEXISTS', tasks, id) == 1
 local kind = redis.call('TYPE', state_key(id)).ok
@@ -16,7 +17,8 @@ local lasts = redis.call('PTTL', state_key(id)) == -1
 local deadline, due, dead = redis.call('ZSCORE', working, id), redis.call('ZSCORE', delayed, id),
   redis.call('ZSCORE', rejected, id)
 local places = { pending = pending, dequeueing = dequeueing, undequeued = undequeued, working = working,
-  delayed = delayed, tasks = tasks, wake = wake, counters = counters, epoch = epoch, rejected = rejected }
+  delayed = delayed, tasks = tasks, wake = wake, counters = counters, epoch = epoch, rejected = rejected,
+  schedules = schedules }
 local WELL_FORMED = '^[%d-]+ [%d-]+ [%d-]+ [%d-]+$' -- limits
 local repairs = {}
 
@@ -121,6 +123,28 @@ function repairs.flow()
     redis.call('HSET', counters, 'uses', features, 'paused', is_kept.p and till or '', 'limits', is_kept.l and limits or '')
   end
   return changed
+end
+
+-- A schedule that is listed without a payload, or the reverse, or that expires; and with no id, that the queue does not know
+-- that it has schedules, or has none.
+function repairs.schedule()
+  if id == '' then
+    local uses = redis.call('HMGET', counters, 'uses')[1]
+    features = string.gsub(uses or '', 's', '') .. (planned > 0 and 's' or '')
+    redis.call('HSET', counters, 'uses', features, 'schedules', schedules, 'schedule', schedule)
+    return true
+  end
+  local key, listed = schedule .. ':' .. id, redis.call('ZSCORE', schedules, id)
+  local found = redis.call('TYPE', key).ok == 'hash' and read_schedule(key)
+  if not found then
+    return redis.call('ZREM', schedules, id) == 1
+  end
+  local kept = redis.call('PERSIST', key) == 1
+  if not listed then
+    local slots = slots_in(found.next)
+    redis.call('ZADD', schedules, slots[1] and stamp(slots[1] / 1000000) or present, id)
+  end
+  return kept or not listed
 end
 
 -- A key that is left over though there are no tasks.

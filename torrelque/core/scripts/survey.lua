@@ -3,13 +3,15 @@
 -- KEYS: ring counters
 -- ARGV: for how many milliseconds they ring there (0 if the caller does not wait any more; then shards with tasks ring for
 --   other clients), how many shards one command may look at, the bell that all shards share (empty if each has one), what
---   the keys tasks pending delayed working timer wake counters bell have after the shard's name, then the shards' names
+--   the keys tasks pending delayed working timer wake counters bell schedules have after the shard's name, then the shards'
+--   names
 -- returns: the layout's generation as recorded on the shard of the declared keys, or ''; then for each shard that has
 --   something, separated by blanks, its place among the names, =, and how many tasks are available; e if an event is near
 --   that no client handles; x if it could not be read, because its slot is not on this server
 
 local lifetime, together, shared = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] ~= '' and ARGV[3]
-local TASKS, LISTED, LATER, CLAIMED, TIMER, WAKE, TOTALS, BELL, NAMES = 4, 5, 6, 7, 8, 9, 10, 11, 12 -- places in ARGV
+local TASKS, LISTED, LATER, CLAIMED, TIMER, WAKE, TOTALS, BELL = 4, 5, 6, 7, 8, 9, 10, 11 -- places in ARGV
+local SCHEDULES, NAMES = 12, 13
 
 local function first_time(key)
   return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
@@ -20,9 +22,15 @@ local function finding_of(shard)
   local due, stale = first_time(shard .. ARGV[LATER]), first_time(shard .. ARGV[CLAIMED])
   local event = due and stale and math.min(due, stale) or due or stale
   local finding = redis.call('LLEN', shard .. ARGV[LISTED])
-  local values = finding > 0 and redis.call('HMGET', counters, 'uses', 'limits', 'arrival', 'shards', 'paused') or {}
-  if string.find(values[1] or '', '[pl]') then
-    local limits, till = parse_limits(values, counters), in_force(values[1], values[5])
+  local values = redis.call('HMGET', counters, 'uses', 'limits', 'arrival', 'shards', 'paused')
+  local till = in_force(values[1], values[5])
+  if string.find(values[1] or '', 's', 1, true) then
+    local slot = tonumber(redis.pcall('ZRANGE', shard .. ARGV[SCHEDULES], 0, 0, 'WITHSCORES')[2])
+    slot = slot and math.max(slot, till or slot)
+    event = slot and slot < math.huge and math.min(event or slot, slot) or event
+  end
+  if finding > 0 and string.find(values[1] or '', '[pl]') then
+    local limits = parse_limits(values, counters)
     local most, time = allowed_by(limits, limits.slots and redis.call('ZCARD', shard .. ARGV[CLAIMED]))
     time = till and math.max(till, time or till) or time
     finding = till and 0 or math.min(finding, most)
@@ -57,11 +65,12 @@ local function look(shard)
   return register(shard, finding_of(shard))
 end
 
--- Whether none of these shards has a task. An error, because a slot has left this server, does not say so.
+-- Whether none of these shards has a task or a schedule. An error, because a slot has left this server, does not say so.
 local function are_empty(first, last)
   local keys = {}
   for at = first, last do
     keys[#keys + 1] = ARGV[at] .. ARGV[TASKS]
+    keys[#keys + 1] = ARGV[at] .. ARGV[SCHEDULES]
   end
   return redis.pcall('EXISTS', unpack(keys)) == 0
 end

@@ -1,7 +1,7 @@
 -- A step of deleting a queue without tasks: remove its other keys. Safe to repeat.
--- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing workers lane
+-- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing workers schedules lane
 -- ARGV: states, lanes or rest; then ids or numbers of lanes, at most 250
--- returns: 0 if it is done, 1 if there is more, 2 if there are tasks again, so that the rest stays
+-- returns: 0 if it is done, 1 if there is more, 2 if there are tasks or schedules again, so that the rest stays
 
 local MOST = 250
 local commands = {}
@@ -44,7 +44,8 @@ end
 
 function commands.rest()
   if redis.call('HLEN', tasks) + redis.call('LLEN', pending) + redis.call('LLEN', dequeueing)
-    + redis.call('ZCARD', working) + redis.call('ZCARD', delayed) + redis.call('ZCARD', rejected) > 0 then
+    + redis.call('ZCARD', working) + redis.call('ZCARD', delayed) + redis.call('ZCARD', rejected)
+    + redis.call('ZCARD', schedules) > 0 then
     return 2
   end
   if redis.call('SCARD', undequeued) > MOST then

@@ -9,6 +9,7 @@ Tasks that were there before stay on their shard until they are done.
 
 from __future__ import annotations
 
+import re
 from binascii import crc32
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -48,6 +49,7 @@ MAX_SHARDS = 1000
 """Maximum number of shards. One call looks at all of those on a server."""
 
 _SIGN = '~'
+_SLOT = re.compile(rb'@[0-9]+(\.[0-9]+)?\Z')  # what a schedule appends to its id
 _DIGITS = 12
 """Number of octal digits at the end of an id that decide on its shard: 36 bits, enough for any CRC-32."""
 
@@ -82,8 +84,11 @@ class Layout(NamedTuple):
 
 
 def home_of(task_id: str | bytes, shards: int) -> int:
-    """Return the shard that a task belongs to."""
-    return crc32(task_id.encode() if isinstance(task_id, str) else task_id) % shards
+    """Return the shard that a task or a schedule belongs to. The tasks of a schedule belong to the same one."""
+    plain = task_id.encode() if isinstance(task_id, str) else task_id
+    if b'@' in plain:
+        plain = _SLOT.sub(b'', plain)
+    return crc32(plain) % shards
 
 
 def write_id(random: str, shard: int, shards: int) -> str:

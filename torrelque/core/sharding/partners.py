@@ -12,7 +12,7 @@ from torrelque.core.protocol import Arg
 
 __all__ = ('LOOKED_AT', 'Node', 'Partner', 'Shard', 'name_of', 'tails_of')
 
-LOOKED_AT = ('tasks', 'pending', 'delayed', 'working', 'timer', 'wake', 'counters', 'bell')
+LOOKED_AT = ('tasks', 'pending', 'delayed', 'working', 'timer', 'wake', 'counters', 'bell', 'schedules')
 """The keys of each shard that a survey uses."""
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from torrelque.core.protocol import Reply
 from torrelque.transports.memory.claims import set_aside
 from torrelque.transports.memory.prelude import GRACE, HORIZON, LANE_TTL, PENDING, Run, State, number, stamp
+from torrelque.transports.memory.schedules import read_schedule, slots_in
 
 __all__ = ('inspect', 'is_drained', 'repair')
 
@@ -17,6 +18,7 @@ _WELL_FORMED = re.compile(rb'[0-9-]+ [0-9-]+ [0-9-]+ [0-9-]+')
 
 PLACES = (
     'pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'tasks', 'wake', 'counters', 'epoch', 'rejected',
+    'schedules',
 )  # fmt: skip
 """Keys that never expire."""
 
@@ -26,6 +28,8 @@ def inspect(run: Run) -> Reply:
     run.check_features()
     db, keys = run.db, run.keys
     mode, *ids = run.args
+    if mode == b'schedules':
+        return [int(_knows_schedules(run)), *(_facts_of_schedule(run, schedule_id) for schedule_id in ids)]
     drained = is_drained(run)
     there = [int(db.type_at(keys['wake']) != 'none'), len(db.set_at(keys['undequeued']))]
     return [int(drained), *there, *(_facts(run, task_id, deep=mode == b'deep') for task_id in ids)]
@@ -66,6 +70,7 @@ def repair(run: Run) -> Reply:
     run.db.set_at(run.keys['undequeued'])
     run.db.hash_at(run.keys['tasks'])
     run.db.zset_at(run.keys['missing'])
+    run.db.zset_at(run.keys['schedules'])
     fault, subject, _ = run.args
     changed = _REPAIRS[fault](run, subject)
     if fault != b'leftover':
@@ -177,6 +182,41 @@ def _flow(run: Run, _: bytes) -> bool:
     return True
 
 
+def _schedule(run: Run, schedule_id: bytes) -> bool:
+    """A schedule that is listed without a payload, or the reverse, or expires; without an id, a wrong letter."""
+    db, listed = run.db, run.keys['schedules']
+    if not schedule_id:
+        uses = run.uses.replace(b's', b'') + (b's' if db.zset_at(listed).scores else b'')
+        names = {name.encode(): run.keys[name] for name in ('schedules', 'schedule')}
+        db.hset(run.keys['counters'], {b'uses': uses, **names})
+        return True
+    key = b'%b:%b' % (run.keys['schedule'], schedule_id)
+    fields = read_schedule(run, key)
+    if fields is None:
+        return db.zrem(listed, (schedule_id,)) == 1
+    kept, is_listed = db.persist(key), schedule_id in db.zset_at(listed).scores
+    if not is_listed:
+        slots = slots_in(fields.get(b'next', b''))
+        db.zadd(listed, {schedule_id: float(stamp(slots[0] / 1_000_000 if slots else run.now))})
+    return kept or not is_listed
+
+
+def _knows_schedules(run: Run) -> bool:
+    """Whether the letter of schedules, and the names of their keys, are there if and only if there are any."""
+    if not run.db.zset_at(run.keys['schedules']).scores:
+        return not run.has_used(b's')
+    names = run.schedule_keys()
+    return run.has_used(b's') and names == (run.keys['schedules'], run.keys['schedule'] + b':')
+
+
+def _facts_of_schedule(run: Run, schedule_id: bytes) -> Reply:
+    db, key = run.db, b'%b:%b' % (run.keys['schedule'], schedule_id)
+    kind = db.type_at(key)
+    has_payload = kind == 'hash' and b'payload' in db.hash_at(key)
+    is_listed = schedule_id in db.zset_at(run.keys['schedules']).scores
+    return [int(is_listed), kind.encode(), int(has_payload), int(db.pttl(key) >= 0)]
+
+
 def _leftover(run: Run, name: bytes) -> bool:
     """What is left over when no task is."""
     if not is_drained(run) or name not in (b'wake', b'undequeued'):
@@ -196,5 +236,6 @@ _REPAIRS: Mapping[bytes, Callable[[Run, bytes], bool]] = {
     b'workers': _workers,
     b'key': _key,
     b'flow': _flow,
+    b'schedule': _schedule,
     b'leftover': _leftover,
 }

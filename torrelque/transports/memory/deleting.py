@@ -18,7 +18,11 @@ def erase(run: Run) -> bytes:
     """Remove some tasks, wherever they are, and tell whether there are any left."""
     db, keys = run.db, run.keys
     is_drained(run)  # every key is of the right type
-    if run.args[3] == b'1':
+    schedules = [member for _, member in db.zset_at(keys['schedules']).between(float('-inf'), float('inf'), MOST)]
+    if run.args[3] == b'1' and schedules:
+        db.zrem(keys['schedules'], schedules)
+        db.delete([b'%b:%b' % (keys['schedule'], schedule_id) for schedule_id in schedules])
+    elif run.args[3] == b'1':
         ids = _take(run)
         db.hdel(keys['tasks'], ids)
         states = [run.read_state(task_id) for task_id in ids]
@@ -26,7 +30,7 @@ def erase(run: Run) -> bytes:
         for task_id, state in zip(ids, states, strict=True):
             if state is not None:
                 run.announce(task_id, state.revision + 1, b'cancelled')
-    return b'o' if is_drained(run) else b'e'
+    return b'o' if is_drained(run) and not db.zset_at(keys['schedules']).scores else b'e'
 
 
 def _take(run: Run) -> list[bytes]:
@@ -54,7 +58,7 @@ def wipe(run: Run) -> Reply:
         db.delete([run.state_key(task_id) for task_id in words if _is_left_over(run, task_id)])
     elif what == b'lanes':
         db.delete([b'%b:%b' % (keys['lane'], number) for number in words])
-    elif not is_drained(run):
+    elif not is_drained(run) or db.zset_at(keys['schedules']).scores:
         return 2
     else:
         marks = list(db.set_at(keys['undequeued']))

@@ -50,8 +50,8 @@ GRACE = 50
 DEFAULT_TIMEOUT = 300.0
 """Seconds; for a state whose time-out cannot be read."""
 
-FEATURES = frozenset(b' pel')
-"""Letters of the features that this version knows: p a pause, e tasks that expire, l limits."""
+FEATURES = frozenset(b' pels')
+"""Letters of the features that this version knows: p a pause, e tasks that expire, l limits, s schedules."""
 
 SPECIAL = frozenset((b'dequeue_count', b'revision', b'max_dequeues', b'dequeue_base', b'headers'))
 """Fields that a task does not have that waits for its first delivery and has nothing special about it."""
@@ -430,14 +430,33 @@ class Run:
             if name in self.keys:
                 self.db.zset_at(self.keys[name])
 
-    def earliest(self) -> float | None:
-        """The first time at which a task is due, a claim is stale, or consumers may take pending tasks again."""
-        firsts = [*(self._first(name) for name in ('delayed', 'working')), self.reprieve()]
+    def earliest(self, schedules: bytes | None = None) -> float | None:
+        """The first time at which a task is due, a claim is stale, a schedule fires or pending tasks are free again.
+
+        ``schedules``: the key of all schedules, if it is not the recorded one.
+        """
+        firsts = [self._first(self.keys[name]) for name in ('delayed', 'working')]
+        firsts += [self.reprieve(), self._next_slot(schedules)]
         return min((first for first in firsts if first is not None), default=None)
 
-    def _first(self, name: str) -> float | None:
+    def schedule_keys(self) -> tuple[bytes, bytes] | None:
+        """The key of all schedules, and what the keys of each begin with, as the verb that keeps them recorded them."""
+        fields = self.db.hash_at(self.keys['counters'])
+        listed, prefix = fields.get(b'schedules'), fields.get(b'schedule')
+        return None if listed is None or prefix is None else (listed, prefix + b':')
+
+    def _next_slot(self, key: bytes | None) -> float | None:
+        """When the next schedule fires, which is not before a pause ends."""
+        key = key or (self.schedule_keys() or [None])[0]
+        first = self._first(key) if key and self.has_used(b's') else None
+        if first is None:
+            return None
+        time = max(first, self.paused_until() or first)
+        return time if time < math.inf else None
+
+    def _first(self, key: bytes) -> float | None:
         try:
-            first = self.db.zset_at(self.keys[name]).first()
+            first = self.db.zset_at(key).first()
         except TorrelqueReplyError:
             return None
         return first and first[0]

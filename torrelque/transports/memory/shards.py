@@ -64,7 +64,7 @@ def clear(run: Run) -> Reply:
     return [b'OK']
 
 
-_TAILS = ('tasks', 'pending', 'delayed', 'working', 'timer', 'wake', 'counters', 'bell')
+_TAILS = ('tasks', 'pending', 'delayed', 'working', 'timer', 'wake', 'counters', 'bell', 'schedules')
 
 
 def survey(run: Run) -> Reply:
@@ -91,9 +91,9 @@ def survey(run: Run) -> Reply:
 
 
 def _are_empty(run: Run, shards: Sequence[Mapping[str, bytes]]) -> bool:
-    """Whether none of these shards has a task."""
+    """Whether none of these shards has a task or a schedule."""
     try:
-        return not any(run.db.exists(keys['tasks']) for keys in shards)
+        return not any(run.db.exists(keys[name]) for keys in shards for name in ('tasks', 'schedules'))
     except TorrelqueReplyError:
         return False
 
@@ -120,7 +120,7 @@ def _finding(shard: Run) -> bytes:
     left = len(db.list_at(keys['pending']))
     if left:
         left = shard.permitted(left)
-    event = shard.earliest()
+    event = shard.earliest(keys['schedules'])
     if event is not None and event <= shard.now:
         return b'%d' % max(left, 1)
     if not left and event is not None and event <= shard.now + HORIZON:

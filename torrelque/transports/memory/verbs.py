@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueReplyError
-from torrelque.transports.memory import auditing, deleting, flow, shards
+from torrelque.transports.memory import auditing, deleting, flow, schedules, shards
 from torrelque.transports.memory.claims import (
     BROKEN,
     Claimed,
@@ -107,7 +107,7 @@ def _first_word(text: bytes) -> bytes | None:
 
 
 def claim(run: Run) -> Reply:
-    """Claim up to n tasks, after returning stale and due ones to pending."""
+    """Claim up to n tasks, after schedules have added theirs and stale and due ones have returned to pending."""
     n, willing, *cap = run.args[3:]
     seen = run.enter()
     if seen is not None:
@@ -120,10 +120,11 @@ def claim(run: Run) -> Reply:
     db, keys = run.db, run.keys
     for name in ('working', 'delayed'):
         db.zset_at(keys[name])
+    fired, wanted = schedules.fire_due(run) if run.has_used(b's') else (0, [])
     event = run.earliest()
     returns = event is not None and event <= float(stamp(run.now))
-    plan = plan_return(run, stale=K, due=K) if returns else Plan({}, {})
-    choice = _Choice(run, plan, run.permitted(int(n), len(plan.stale)))
+    plan = plan_return(run, stale=K, due=K - fired) if returns else Plan({}, {})
+    choice = _Choice(run, plan, run.permitted(int(n), len(plan.stale)), K - fired)
     look_aside(run, plan.missing)
     if plan.dead or choice.dead or plan.late or choice.late or cap:
         db.zset_at(keys['rejected'])
@@ -132,7 +133,8 @@ def claim(run: Run) -> Reply:
     bury(run, choice.dead)
     buried += end_late(run, choice.late)
     run.drop_timer()
-    reply: list[Reply] = [b'OK', b'', int(choice.short), stamp(run.now)]
+    short = int(choice.short)
+    reply: list[Reply] = [b'OK', b'', [short, *wanted] if wanted else short, stamp(run.now)]
     receipts = []
     for task in choice.taken:
         state, deadline, count = task.state, stamp(run.now + task.state.timeout), whole(task.state.dequeue_count + 1)
@@ -165,7 +167,7 @@ class _Choice:
     looked at, or `MOST` where tasks expire. A state that says pending is believed.
     """
 
-    def __init__(self, run: Run, plan: Plan, n: int) -> None:
+    def __init__(self, run: Run, plan: Plan, n: int, most_due: int) -> None:
         db, keys = run.db, run.keys
         self.taken: list[Claimed] = []
         self.payloads: dict[bytes, bytes] = {}
@@ -198,7 +200,9 @@ class _Choice:
                 self.late.append(Late(task_id, state))
             else:
                 self.taken.append(Claimed(task_id, state))
-        self.short = len(self.taken) < n and (len(plan.stale) == K or len(plan.due) == K or self.looked_at == most)
+        self.short = len(self.taken) < n and (
+            len(plan.stale) == K or len(plan.due) == most_due or self.looked_at == most
+        )
 
 
 def _is_elsewhere(run: Run, plan: Plan, task_id: bytes) -> bool:
@@ -525,6 +529,7 @@ VERBS: Mapping[str, Command] = MappingProxyType(
         'erase': deleting.erase,
         'wipe': deleting.wipe,
         'flow': flow.flow,
+        'schedule': schedules.schedule,
         'survey': shards.survey,
         'layout': shards.layout,
         'clear': shards.clear,
