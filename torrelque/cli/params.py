@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -16,8 +16,11 @@ from torrelque.cli.exit_codes import Exit
 from torrelque.cli.output import errors
 
 __all__ = (
-    'TIME', 'IdsArgument', 'Status', 'confirm', 'name_of', 'parse_headers', 'parse_rate', 'parse_time', 'read_ids',
+    'TIME', 'IdsArgument', 'Status', 'confirm', 'name_of', 'parse_headers', 'parse_of_queues', 'parse_rate',
+    'parse_time', 'read_ids',
 )  # fmt: skip
+
+N = TypeVar('N', int, float)
 
 SECONDS: dict[str, float] = {'ms': 0.001, '': 1, 's': 1, 'm': 60, 'h': 3600, 'd': 86_400}
 
@@ -70,6 +73,24 @@ def parse_headers(words: Sequence[str]) -> dict[str, str]:
             raise Refusal(f'--header expects NAME=VALUE, got {word!r}', Exit.USAGE)
         headers[name] = value
     return headers
+
+
+def parse_of_queues(
+    option: str, words: Sequence[str], queues: Sequence[str], number: Callable[[str], N]
+) -> dict[str, N]:
+    """Parse numbers of the form ``queue=number``. Raises Refusal."""
+    numbers: dict[str, N] = {}
+    for word in words:
+        name, _, value = word.rpartition('=')
+        try:
+            numbers[name] = number(value)
+        except ValueError:
+            name = ''
+        if not name:
+            raise Refusal(f'{option} expects QUEUE=N, got {word!r}', Exit.USAGE)
+        if name not in queues:
+            raise Refusal(f'{option} names queue {name!r}, which no --queue names', Exit.USAGE)
+    return numbers
 
 
 IdsArgument = Annotated[

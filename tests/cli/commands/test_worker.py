@@ -198,6 +198,20 @@ def test_events_that_nobody_reads_any_more(command: Command, folder: Path) -> No
         (['users_handlers:handle', '--serialiser', 'math'], 'serialiser must have dumps and loads, got .*'),
         (['users_handlers:handle', '-c', '0'], 'Invalid value for .*'),
         (['users_handlers:handle', '--loop', 'twisted'], 'Invalid value for .*'),
+        (['users_handlers:handle', '-q', 'a', '--weight', 'a'], "--weight expects QUEUE=N, got 'a'"),
+        (['users_handlers:handle', '-q', 'a', '--weight', 'a=much'], "--weight expects QUEUE=N, got 'a=much'"),
+        (['users_handlers:handle', '-q', 'a', '--weight', '=1'], "--weight expects QUEUE=N, got '=1'"),
+        (
+            ['users_handlers:handle', '-q', 'a', '--weight', 'a=0'],
+            "the weight of queue 'a' must be .* above 0, got 0.0",
+        ),
+        (['users_handlers:handle', '-q', 'a', '--reserve', 'b=1'], "--reserve names queue 'b', which no --queue names"),
+        (['users_handlers:handle', '-q', 'a', '--reserve', 'a=1.5'], "--reserve expects QUEUE=N, got 'a=1.5'"),
+        (
+            ['users_handlers:handle', '-q', 'a', '--reserve', 'a=11'],
+            'reserve must be at most the concurrency, 10, got 11',
+        ),
+        (['users_handlers:handle', '--strict', '--weight', 'trq=1'], '--strict and --weight exclude each other'),
     ],
 )
 def test_what_is_refused(command: Command, arguments: list[str], said: str) -> None:
@@ -253,6 +267,29 @@ def test_several_queues(command: Command) -> None:
     assert 'stopped: 2 finished' in ended.err
     for queue, task_id in (('a', 'one'), ('b', 'two')):
         assert command('show', task_id, '-q', queue, '--json').lines[0]['status'] == 'completed'
+
+
+@pytest.mark.parametrize(
+    ('options', 'order'),
+    [
+        (['--strict'], 'aaaabbbb'),
+        (['--weight', 'a=3', '--weight', 'b=1'], 'abaaabbb'),
+    ],
+)
+def test_how_queues_share_the_handlers(command: Command, options: list[str], order: str) -> None:
+    for queue in 'ba':
+        command.do(lambda queue: queue.enqueue_many(['task'] * 4), queue=queue)
+    arguments = ['-q', 'a', '-q', 'b', '-c', '1', '--burst', '--json', *options]
+    events = command('worker', 'users_handlers:handle', *arguments).lines
+    assert ''.join(event['queue'] for event in events if event['event'] == 'started') == order
+
+
+def test_handlers_are_kept_free_for_a_queue(command: Command) -> None:
+    for queue in 'ba':
+        command.do(lambda queue: queue.enqueue_many(['task'] * 4), queue=queue)
+    arguments = ['-q', 'a', '-q', 'b', '-c', '2', '--burst', '--json', '--strict', '--reserve', 'b=1']
+    events = command('worker', 'users_handlers:handle', *arguments).lines
+    assert {event['queue'] for event in events[:4] if event['event'] == 'started'} == {'a', 'b'}
 
 
 def test_tasks_are_logged_when_asked_for(command: Command, caplog: pytest.LogCaptureFixture) -> None:

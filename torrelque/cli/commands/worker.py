@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from enum import StrEnum
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import anyio
 import typer
 from anyio.abc import TaskStatus
 
-from torrelque import Burst, Torrelque, Transport, Worker, connect, events
+from torrelque import Torrelque, Transport, Worker, connect, events
 from torrelque import retry as policies
 from torrelque.cli.commands.supervisor import end_with_parent, is_supervised, supervise
 from torrelque.cli.deadline import Deadline
@@ -31,7 +31,7 @@ from torrelque.cli.exit_codes import Exit, require
 from torrelque.cli.heartbeat import Heartbeat, check_alive
 from torrelque.cli.importer import find_shadows, load
 from torrelque.cli.output import errors, print_json, printable
-from torrelque.cli.params import TIME, parse_time
+from torrelque.cli.params import TIME, parse_of_queues, parse_time
 from torrelque.cli.settings import QueuesOption, Settings, find_shards
 from torrelque.worker.failures import describe
 from torrelque.worker.presence import default_name
@@ -174,6 +174,16 @@ def worker(
         ),
     ] = None,
     queue: QueuesOption = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar='QUEUE=N', show_default=False, help="A queue's share of the deliveries, 1 by default. Repeatable."
+        ),
+    ] = None,
+    reserve: Annotated[
+        list[str] | None,
+        typer.Option(metavar='QUEUE=N', show_default=False, help='Keep N handlers free for a queue. Repeatable.'),
+    ] = None,
     processes: Annotated[int, typer.Option(min=1, metavar='N', help='Run in N processes.')] = 1,
     name: Annotated[
         str | None,
@@ -190,6 +200,9 @@ def worker(
             '--probe', help="Only check that this user's workers on this machine, or those with --name, are alive."
         ),
     ] = False,
+    strict: Annotated[
+        bool, typer.Option('--strict', help='Take tasks only from the first --queue that has any.')
+    ] = False,
     burst: Annotated[bool, typer.Option('--burst', help='Stop once no task is pending or due.')] = False,
     reload: Annotated[
         bool, typer.Option('--reload', help='Restart when a Python file below the working directory changes.')
@@ -203,7 +216,7 @@ def worker(
 ) -> int:
     """Work on one or more queues: call a function for each task.
 
-    Repeat --queue to work on several; --concurrency then applies to each. The
+    Repeat --queue to work on several, which share the --concurrency. The
     function's return value is kept as the result. If it raises, the task is
     retried or rejected. The working directory is searched for the module first.
     On Ctrl-C or SIGTERM, the worker waits for its handlers to finish; on a
@@ -222,6 +235,11 @@ def worker(
         require({'opentelemetry': 'otel'})
     if burst and reload:
         raise Refusal('--burst and --reload exclude each other', Exit.USAGE)
+    if strict and weight:
+        raise Refusal('--strict and --weight exclude each other', Exit.USAGE)
+    names = list(dict.fromkeys(queue or [settings.queue]))
+    weights = parse_of_queues('--weight', weight or (), names, float)
+    shares = _Shares(names, weights, parse_of_queues('--reserve', reserve or (), names, int), strict)
     policy = None if ':' in retry else _policy(retry, attempts, retry_delay, retry_max)
     logging.basicConfig(
         level=(log_level or LogLevel.INFO).upper(),
@@ -240,7 +258,7 @@ def worker(
     reporter.own_hook = load(on_event, 'the function for events') if on_event else None
     run = _Run(
         settings,
-        list(dict.fromkeys(queue or [settings.queue])),
+        shares,
         {'max_rejected': max_rejected, **given},
         {
             'handler': load(handler, 'the handler'),
@@ -252,11 +270,11 @@ def worker(
             'time_limit': time_limit,
             'handle_signals': True,
             'name': name,
+            'burst': burst,
         },
         loop,
         reporter,
         lifespan=load(lifespan, 'the lifespan') if lifespan else None,
-        burst=burst,
         otel=otel,
     )
     run.check()
@@ -354,30 +372,46 @@ def _policy(name: str, attempts: int, delay: float, longest: float) -> Policy:
     raise Refusal(f'no retry policy {name!r}: see torrelque worker --help', Exit.USAGE)
 
 
+class _Shares(NamedTuple):
+    """The names of the queues, and how they share the handlers."""
+
+    names: list[str]
+    weights: dict[str, float]
+    reserve: dict[str, int]
+    strict: bool
+
+    def options(self, queues: Sequence[Torrelque]) -> dict[str, Any]:
+        """Return the worker's options for these queues."""
+        of_name = dict(zip(self.names, queues, strict=True))
+        return {
+            'queue': {of_name[name]: self.weights.get(name, 1.0) for name in self.names} if self.weights else queues,
+            'reserve': {of_name[name]: slots for name, slots in self.reserve.items()},
+            'strict': self.strict,
+        }
+
+
 class _Run:
     """A run of the worker. Hides a handler's SystemExit from the event loop, which would end at once."""
 
     def __init__(
         self,
         settings: Settings,
-        queues: list[str],
+        shares: _Shares,
         of_queue: dict[str, Any],
         of_worker: dict[str, Any],
         loop: Loop,
         reporter: _Reporter,
         *,
         lifespan: Callable[[], AbstractAsyncContextManager[Any]] | None,
-        burst: bool,
         otel: bool | None,
     ) -> None:
         self._settings = settings
-        self._queues = queues
+        self._shares = shares
         self._of_queue = of_queue
         self._of_worker = of_worker
         self._loop = loop
         self._reporter = reporter
         self._lifespan = lifespan
-        self._burst = burst
         self._otel = otel
         self.deadline = Deadline(lambda: self._reporter.leftovers)
         self.error: SystemExit | KeyboardInterrupt | None = None
@@ -392,8 +426,10 @@ class _Run:
 
     def check(self) -> None:
         """Check the options without the server. Raises Refusal or TorrelqueError."""
-        queue = Torrelque(connect(self._settings.url), queue=self._queues[0], **self._of_queue)
-        Worker(queue, lifespan=self._lifespan, on_event=self._reporter.own_hook, **self._of_worker)
+        client = connect(self._settings.url)
+        queues = [Torrelque(client, queue=name, **self._of_queue) for name in self._shares.names]
+        options = {**self._of_worker, **self._shares.options(queues)}
+        Worker(lifespan=self._lifespan, on_event=self._reporter.own_hook, **options)
 
     async def __call__(self) -> None:
         reporter = self._reporter
@@ -411,29 +447,21 @@ class _Run:
 
     async def _work(self, client: Transport, shards: dict[str, int | None], context: Any) -> None:  # noqa: ANN401 - the user's
         make_queue, make_worker = _classes(self._otel)
-        burst = Burst() if self._burst else False
         async with AsyncExitStack() as stack:
-            workers = []
-            for name in self._queues:
-                queue = make_queue(client, queue=name, shards=shards[name], **self._of_queue)
+            queues = [make_queue(client, queue=name, shards=shards[name], **self._of_queue) for name in shards]
+            for queue in queues:
                 await stack.enter_async_context(queue)
-                heed = partial(self._reporter.heed, name)
-                workers.append(make_worker(queue, context=context, burst=burst, on_event=heed, **self._of_worker))
-            await self._run(workers)
+            options = {**self._of_worker, **self._shares.options(queues)}
+            await self._run(make_worker(context=context, on_event=self._reporter.heed, **options))
 
-    async def _run(self, workers: list[Worker]) -> None:
-        def stop() -> None:
-            for worker in workers:
-                worker.stop()
-
-        self._reporter.stop = stop
+    async def _run(self, worker: Worker) -> None:
+        self._reporter.stop = worker.stop
         with received(_Alarm(self.deadline, self._of_worker['grace'])):
             async with anyio.create_task_group() as group:
-                for worker in workers:
-                    await group.start(self._run_one, worker)
-                names = ', '.join(map(printable, self._queues))
-                plural = 's' if len(workers) > 1 else ''
-                self._say(f'working on queue{plural} {names}, on {self._loop}; Ctrl-C stops')
+                await group.start(self._run_one, worker)
+                names = self._shares.names
+                listed = ', '.join(map(printable, names))
+                self._say(f'working on queue{"s" if len(names) > 1 else ""} {listed}, on {self._loop}; Ctrl-C stops')
 
     async def _connect(self, stack: AsyncExitStack) -> tuple[Transport, dict[str, int | None]]:
         """Open a client, and find the numbers of shards. Wait while the server is unavailable."""
@@ -441,7 +469,7 @@ class _Run:
         async def attempt() -> tuple[Transport, dict[str, int | None]]:
             async with connect(self._settings.url, retry_timeout=0) as client:
                 given = self._settings.shards
-                shards = {name: given or await find_shards(client, name) for name in self._queues}
+                shards = {name: given or await find_shards(client, name) for name in self._shares.names}
             return await stack.enter_async_context(connect(self._settings.url)), shards
 
         return await until_usable(attempt)
@@ -505,10 +533,11 @@ class _Reporter:
         words = ('finished', 'retried', 'rejected', 'given back')
         return ', '.join(f'{self._counts[word.replace(" ", "_")]:,} {word}' for word in words)
 
-    def heed(self, queue: str, event: events.WorkerEvent) -> None:
+    def heed(self, event: events.WorkerEvent) -> None:
         name = re.sub(r'(?<=[a-z])(?=[A-Z])', '_', type(event).__name__).lower()
         self._counts[name] += 1
         task = getattr(event, 'task', None)
+        queue = getattr(event if task is None else task, 'queue', '')
         if task is not None:
             key = queue, str(task.id)
             goes_on = name in {'abandoned', 'result_dropped'}
