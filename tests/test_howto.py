@@ -159,6 +159,24 @@ async def run_shown(page: str, **given: Any) -> dict[str, Any]:  # noqa: ANN401 
     return names
 
 
+# Periodic tasks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_periodic_tasks() -> None:
+    names = await run_shown('schedules')
+    await names['check']()
+    async with Torrelque(MemoryTransport()) as queue, anyio.create_task_group() as group:
+        await names['follow'](queue, 1)
+        (task,) = await queue.dequeue_nowait(max_tasks=9)
+        assert task.data == {'user': 1}
+        group.start_soon(names['main'], queue)
+        with anyio.fail_after(10):
+            while {each.id async for each in queue.schedules()} != {'report', 'ping'}:  # noqa: ASYNC110 - the queue's
+                await anyio.sleep(0.005)
+        group.cancel_scope.cancel()
+
+
 # A queue over several shards ------------------------------------------------------------------------------------------
 
 
