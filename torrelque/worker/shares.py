@@ -129,10 +129,6 @@ class Shares:
         share.held -= 1
         self._freed_at = now
 
-    def whole(self, share: Share, *, waits: bool) -> Claim:
-        """Return a claim for all free slots, if there is only one queue."""
-        return self._begin(share, self.room(share), Phase.WAITING if waits else Phase.LOOKING, 0.0)
-
     def plan(self, now: float) -> list[Claim]:
         """Return the claims to begin now. Each is answered with `answered`, `failed` or `withdrawn`."""
         for share in self._shares:

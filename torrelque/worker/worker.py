@@ -152,6 +152,7 @@ class Worker(Generic[Payload]):
             for each, source in sources.items()
         ]
         self._shares = Shares(self._concurrency, [feed.share for feed in self._feeds], strict=strict)
+        self._several = len(self._feeds) > 1
         self._of_share = {feed.share: feed for feed in self._feeds}
         self._claims: dict[Share, anyio.CancelScope] = {}  # in progress
 
@@ -223,7 +224,7 @@ class Worker(Generic[Payload]):
 
     def _set_up(self, feed: Feed) -> None:
         """Prepare a queue for a run."""
-        feed.begin(self._clock, lambda: self._shares.room(feed.share), self._be_away, self._tell)
+        feed.begin(self._clock, lambda: self._room_of(feed), self._be_away, self._tell)
         feed.announcer = Announcer(
             feed.queue,
             self._clock,
@@ -356,7 +357,7 @@ class Worker(Generic[Payload]):
                     self._exit,
                 )
                 try:
-                    await (self._claim_and_start() if len(self._feeds) == 1 else self._claim_by_shares())
+                    await (self._claim_by_shares() if self._several else self._claim_and_start())
                 except BaseException as error:  # noqa: BLE001 - `run` raises it
                     self._crash = error
                     self.stop()
@@ -369,14 +370,26 @@ class Worker(Generic[Payload]):
         while not self._stopping:
             # If many tasks are ready but there are more free slots, claim the next ones while these start.
             if self._many <= len(self._ready) < self._free() if self._ready else self._free():
-                waits = self._burst is None or feed.share.has_been_empty
-                claim = self._shares.whole(feed.share, waits=waits)
-                await self._claim(claim, feed, anyio.CancelScope())
+                await self._claim_alone(feed, self._free())
             else:
                 self._room = anyio.Event()
                 await self._room.wait()
             self._start_ready()
         self._give_back_ready()
+
+    async def _claim_alone(self, feed: Feed, free: int) -> None:
+        waits = self._burst is None or feed.share.has_been_empty
+        with anyio.CancelScope() as scope:
+            self._claims[feed.share] = scope
+            try:
+                jobs = await feed.claim(free, waits=waits)
+                feed.share.has_been_empty = waits or not jobs
+                self._ready += jobs
+                self._note()
+            except Exception as error:  # noqa: BLE001 - `run` raises it
+                self._fail(error)
+            finally:
+                del self._claims[feed.share]
 
     async def _claim_by_shares(self) -> None:
         """Claim tasks of several queues, each for its share of the slots, until the worker stops."""
@@ -444,7 +457,8 @@ class Worker(Generic[Payload]):
         for _ in range(min(self._at_once, len(self._ready))):
             job = self._ready.popleft()
             if job.expires <= self._clock.now():
-                self._shares.freed(job.feed.share, self._clock.now())
+                if self._several:
+                    self._shares.freed(job.feed.share, self._clock.now())
                 self._lose(job)
             else:
                 self._jobs.add(job)
@@ -476,6 +490,9 @@ class Worker(Generic[Payload]):
     def _free(self) -> int:
         return self._concurrency - len(self._jobs) - len(self._ready)
 
+    def _room_of(self, feed: Feed) -> int:
+        return self._shares.room(feed.share) if self._several else self._free()
+
     def _be_away(self, feed: Feed) -> None:
         """Let the other queues have the slots that a queue whose server is away was given."""
         self._shares.away(feed.share)
@@ -488,7 +505,8 @@ class Worker(Generic[Payload]):
         outcome = await self._caller.outcome_of(job)
         self._jobs.discard(job)
         job.feed.running -= 1
-        self._shares.freed(job.feed.share, self._clock.now())
+        if self._several:
+            self._shares.freed(job.feed.share, self._clock.now())
         expires = job.feed.keeper.remove(job)
         if outcome is not None and not job.lost:
             job.expires = expires
