@@ -367,6 +367,25 @@ async def test_a_queue_whose_server_is_away_does_not_harm_the_others(plant: Plan
         assert [event.queue for event in plant.events if isinstance(event, events.Reconnected)] == ['far']
 
 
+@pytest.mark.parametrize('strict', [False, True])
+async def test_a_server_that_does_not_answer_holds_slots_for_a_second_only(plant: Plant, strict: bool) -> None:
+    elsewhere = WatchedTransport(plant.clock)
+
+    async def hang(_batch: object) -> Sequence[object]:
+        await plant.clock.sleep(30)
+        raise TorrelqueConnectionError('silence')
+
+    async with Torrelque(elsewhere, queue='far') as far:
+        elsewhere.execute = hang  # type: ignore[method-assign,assignment]  # on purpose
+        await plant.fill(low=3)
+        async with plant.working([far, plant.queues['low']], concurrency=1, strict=strict):
+            await plant.clock.advance(1.1)
+            assert plant.started == ['low'] * 3
+            await plant.fill(low=3)
+            await plant.clock.advance(0)
+            assert plant.started == ['low'] * 6
+
+
 async def test_all_queues_come_back(plant: Plant) -> None:
     async with plant.working(concurrency=5):
         plant.transport.away = TorrelqueConnectionError('gone')

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from torrelque import Torrelque, TorrelqueTypeError, TorrelqueValueError
 from torrelque.core import checks
 from torrelque.worker.router import Router, check_function
 
-__all__ = ('Queues', 'Source', 'check_handler', 'check_reserve', 'check_sources')
+__all__ = ('Source', 'check_handler', 'check_reserve', 'check_sources')
 
 
 class Source:
@@ -32,13 +32,6 @@ class Source:
         return f'Source({self.handler!r}, weight={self.weight!r})'
 
 
-Queues: TypeAlias = (
-    'Torrelque[Any] | Sequence[Torrelque[Any]] | Mapping[Torrelque[Any], float] | Mapping[Torrelque[Any], Source] '
-    '| Mapping[Torrelque[Any], float | Source]'
-)
-"""What a worker takes as its queues."""
-
-
 def check_handler(handler: Any) -> Callable[..., Any] | Router:  # noqa: ANN401 - the type is what is checked
     """Return a handler. Raises TorrelqueTypeError for anything else."""
     if not isinstance(handler, Router):
@@ -49,7 +42,7 @@ def check_handler(handler: Any) -> Callable[..., Any] | Router:  # noqa: ANN401 
     return checked
 
 
-def check_sources(queues: Queues, handler: Any, *, strict: bool) -> dict[Torrelque[Any], Source]:  # noqa: ANN401
+def check_sources(queues: Any, handler: Any, *, strict: bool) -> dict[Torrelque[Any], Source]:  # noqa: ANN401
     """Return the queues in order, each with its handler and weight.
 
     Args:
