@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Protocol, cast
 
 import anyio
-import hiredis
-from anyio.lowlevel import checkpoint
 from redis import exceptions
 from redis.asyncio.connection import DefaultParser
 from redis.asyncio.retry import Retry
@@ -27,13 +23,13 @@ from torrelque.errors import (
     TorrelqueRefusedError,
     TorrelqueReplyError,
     TorrelqueResponseTimeout,
-    renew,
 )
 from torrelque.transports import connections
 from torrelque.transports.base import Then
 from torrelque.transports.connections import Connections, Packed, StreamListener
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
-from torrelque.transports.native.connection import NOTHING, pack_words
+from torrelque.transports.native.connection import pack_words
+from torrelque.transports.pipelined import PipelinedConnection, Request
 from torrelque.transports.redis_py_errors import (
     ANSWERS_THAT_END_A_CONNECTION,
     as_failure,
@@ -47,7 +43,7 @@ from torrelque.transports.repeating import Policy
 from torrelque.transports.resp import encoded, plain
 from torrelque.transports.tls import diagnose, failed_handshake, is_refused
 
-__all__ = ('Dialer', 'PipelinedConnection', 'RedisPyListener')
+__all__ = ('Dialer', 'OpenedConnection', 'RedisPyListener')
 
 MADE_BY_REDIS_PY = ('connect', '_connect', 'send_packed_command', 'read_response', 'disconnect')
 
@@ -56,12 +52,6 @@ LAST_CALL = 1.0
 
 CLOSING_TIMEOUT = 0.5
 """Maximum time to close idle connections, in seconds. With TLS, closing waits for the server."""
-
-MOST_UNSENT = 1 << 20
-"""Maximum number of unsent bytes of a listener's commands, in case the server does not read."""
-
-MOST_PUSHED = 1000
-"""Maximum number of messages that a listener buffers before it stops reading."""
 
 
 def policy_of(retry: Retry | None) -> Policy:
@@ -77,212 +67,30 @@ async def _do_nothing(_: Exception) -> None:
     """Called before another attempt."""
 
 
-class PipelinedConnection(asyncio.Protocol):
-    """A connection that many callers share. redis-py opens it; then this class sends and reads.
+class OpenedConnection(PipelinedConnection):
+    """A connection that redis-py has opened.
 
     redis-py's own classes allow only one caller at a time to send and read.
     """
 
     def __init__(self, raw: Any) -> None:  # noqa: ANN401 - connections have no common public type
-        self.address: str = address_of(raw)
         self._raw = raw  # kept, because its streams would close the connection when they are collected
-        self._loop = asyncio.get_running_loop()
-        self._parser = hiredis.Reader(protocolError=self._garbled, replyError=_reply_error, notEnoughData=NOTHING)
-        self._owed: deque[_Request] = deque()
-        self._outgoing: list[bytes] = []
-        self._pushed: deque[Reply] | None = None
-        self._news = anyio.Event()
-        self._heard = self._loop.time()
-        self._watchdog: asyncio.TimerHandle | None = None
-        self._failure: TorrelqueConnectionError | None = None
-        self.served: bool = False
-        """Whether the server has ever executed a call."""
-        self._transport: asyncio.Transport = raw._writer.transport  # noqa: SLF001 - redis-py has no public way
-        if raw._reader.at_eof():  # noqa: SLF001 - redis-py has no public way
-            self.connection_lost(None)
-        else:
-            self._transport.set_protocol(self)
+        super().__init__(address_of(raw), raw._writer.transport, ended=raw._reader.at_eof())  # noqa: SLF001 - redis-py has no public way
 
-    @property
-    def usable(self) -> bool:
-        return self._failure is None
+    @staticmethod
+    def reply_error(message: str) -> TorrelqueReplyError:
+        return as_reply_error(DefaultParser.parse_error(message))  # type: ignore[no-untyped-call]
 
-    async def execute(self, data: bytes, count: int, seconds: float, *, blocks: bool = False) -> list[Reply]:
-        """Send packed calls and return their replies.
+    def lost(self, why: str, cause: Exception | None = None) -> TorrelqueConnectionError:
+        gone = exceptions.ConnectionError(f'{self.address}: {why}')
+        gone.__cause__ = cause
+        return cast('TorrelqueConnectionError', as_failure(gone, self.address))
 
-        Args:
-            data: The calls.
-            count: The number of calls.
-            seconds: How long the server may be silent while it owes replies.
-            blocks: Whether the first call blocks. If its reply arrives alone, a PING is sent.
+    def late(self, why: str) -> TorrelqueResponseTimeout:
+        return late_answer(f'{self.address}: {why}')
 
-        Raises:
-            TorrelqueConnectionError: The connection failed.
-        """
-        answered: asyncio.Future[list[Reply]] = self._loop.create_future()
-
-        def settle(request: _Request) -> None:
-            if answered.done():  # its caller was cancelled
-                return
-            if request.error is not None:
-                answered.set_exception(request.error)
-            else:
-                answered.set_result(request.replies)
-
-        self.start(data, count, seconds, settle).blocks = blocks
-        return await answered
-
-    def start(self, data: bytes, count: int, seconds: float, done: Callable[[_Request], None]) -> _Request:
-        """Do what :meth:`execute` does without waiting. Calls ``done`` at the end, unless abandoned."""
-        if self._failure is not None:
-            raise renew(self._failure)
-        if self._owed:
-            if not self._outgoing:
-                self._loop.call_soon(self._flush)
-            self._outgoing.append(data)
-        else:
-            self._heard = self._loop.time()
-            self._transport.write(data)
-        request = _Request(count, seconds, done)
-        self._owed.append(request)
-        if self._watchdog is None:
-            self._watchdog = self._loop.call_later(seconds, self._watch)
-        return request
-
-    def _flush(self) -> None:
-        data, self._outgoing = b''.join(self._outgoing), []
-        if self._failure is None:
-            self._transport.write(data)
-
-    def _watch(self) -> None:
-        self._watchdog = None
-        if not self._owed:
-            return
-        seconds = self._owed[0].seconds
-        left = self._heard + seconds - self._loop.time()
-        if left > 0:
-            self._watchdog = self._loop.call_later(left, self._watch)
-        else:
-            self.fail(late_answer(f'{self.address}: no answer for {seconds:g} s'))
-
-    # Messages
-
-    def listen(self) -> None:
-        """Treat everything that arrives from now on as messages."""
-        self._pushed = deque()
-
-    async def send(self, data: bytes) -> None:
-        """Send a command whose answer is a message. Raises TorrelqueConnectionError."""
-        await checkpoint()
-        if self._failure is not None:
-            raise renew(self._failure)
-        if self._transport.get_write_buffer_size() > MOST_UNSENT:
-            raise late_answer(f'{self.address}: the server does not read what is sent to it')
-        self._transport.write(data)
-
-    async def arrive(self) -> Reply:
-        """Wait for the next message. Raises TorrelqueConnectionError once there are no more."""
-        assert self._pushed is not None  # noqa: S101 - it listens
-        while not self._pushed:
-            if self._failure is not None:
-                raise renew(self._failure)
-            self._news = anyio.Event()
-            await self._news.wait()
-        message = self._pushed.popleft()
-        if not self._pushed and self._failure is None:
-            self._transport.resume_reading()
-        return message
-
-    # Called by the event loop
-
-    def data_received(self, data: bytes) -> None:
-        self._heard = self._loop.time()
-        try:
-            self._parser.feed(data)
-            while (reply := self._parser.gets()) is not NOTHING:
-                self._take(reply)
-            if self._owed and self._owed[0].blocks and self._owed[0].replies:
-                self._nudge(self._owed[0])
-        except TorrelqueConnectionError as error:
-            self.fail(error)
-
-    def _take(self, reply: Reply) -> None:
-        if self._owed:
-            request = self._owed[0]
-            request.replies.append(reply)
-            if isinstance(reply, Exception):
-                request.refused = True
-            else:
-                self.served = True
-            if len(request.replies) == request.count:
-                self._owed.popleft()
-                request.end()
-        elif self._pushed is not None:
-            self._pushed.append(reply)
-            self._news.set()
-            if len(self._pushed) > MOST_PUSHED:
-                self._transport.pause_reading()
-        else:
-            raise self._garbled(f'an unexpected reply: {reply!r:.100}')
-
-    def _nudge(self, request: _Request) -> None:
-        """Send a PING. KeyDB runs the calls behind one that blocked only when more bytes arrive."""
-        request.blocks = False
-        self._transport.write(pack_words(('PING',)))
-        self._owed.append(_Request(1, request.seconds, lambda _: None))
-
-    def _garbled(self, message: str) -> TorrelqueConnectionError:
-        return dual_error(TorrelqueConnectionError, exceptions.ConnectionError(f'{self.address}: {message}'))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        gone = exceptions.ConnectionError(f'{self.address}: {exc or "the server closed the connection"}')
-        gone.__cause__ = exc
-        self.fail(cast('TorrelqueConnectionError', as_failure(gone, self.address)))
-
-    def fail(self, error: TorrelqueConnectionError) -> None:
-        """Close the connection. All waiting callers get the error."""
-        if self._failure is None:
-            self._failure = error
-            self._transport.abort()
-            self._raw._reader = self._raw._writer = None  # noqa: SLF001 - otherwise it would warn about them
-            owed, self._owed = self._owed, deque()
-            for request in owed:
-                request.error = cast('TorrelqueConnectionError', renew(error))
-                request.end()
-            self._news.set()
-            if self._watchdog is not None:
-                self._watchdog.cancel()
-
-    async def aclose(self) -> None:
-        """Close the connection. Safe to repeat."""
-        self.fail(self._garbled('the connection was closed'))
-
-
-class _Request:
-    """The calls of one caller, and the replies so far."""
-
-    __slots__ = ('abandoned', 'blocks', 'count', 'done', 'error', 'refused', 'replies', 'seconds')
-
-    def __init__(self, count: int, seconds: float, done: Callable[[_Request], None]) -> None:
-        self.count: int = count
-        self.seconds: float = seconds
-        self.done: Callable[[_Request], None] = done
-        self.replies: list[Reply] = []
-        self.error: TorrelqueConnectionError | None = None
-        self.refused: bool = False
-        self.abandoned: bool = False
-        self.blocks: bool = False
-
-    def end(self) -> None:
-        if not self.abandoned:
-            self.done(self)
-
-    def abandon(self) -> None:
-        self.abandoned = True
-
-
-def _reply_error(message: str) -> TorrelqueReplyError:
-    return as_reply_error(DefaultParser.parse_error(message))  # type: ignore[no-untyped-call]
+    def release(self) -> None:
+        self._raw._reader = self._raw._writer = None  # noqa: SLF001 - otherwise it would warn about them
 
 
 class OwnConnection:
@@ -357,7 +165,7 @@ async def converse(raw: Any, data: bytes, count: int) -> list[Reply]:  # noqa: A
 class RedisPyListener(StreamListener):
     """See :class:`torrelque.transports.base.Listener`."""
 
-    def __init__(self, connection: PipelinedConnection | OwnConnection) -> None:
+    def __init__(self, connection: OpenedConnection | OwnConnection) -> None:
         self._connection = connection
         connection.listen()
 
@@ -386,19 +194,19 @@ class Dialer:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._is_plain = is_plain(source.connection_class)
-        self._open: set[PipelinedConnection | OwnConnection] = set()
+        self._open: set[OpenedConnection | OwnConnection] = set()
 
-    def connections(self) -> Connections[PipelinedConnection | OwnConnection]:
+    def connections(self) -> Connections[OpenedConnection | OwnConnection]:
         """Return connections to the server. None is open yet."""
         timeout = response_timeout_of(self._source.connection_kwargs)
         return Connections(self, timeout, call_later, shares=self._is_plain)
 
-    async def open(self) -> PipelinedConnection | OwnConnection:
+    async def open(self) -> OpenedConnection | OwnConnection:
         raw = made(self._make)
         try:
             with anyio.fail_after(connections.CONNECT_TIMEOUT):
                 await keep_cancelled(raw.connect())
-            connection = (PipelinedConnection if self._is_plain else OwnConnection)(raw)
+            connection = (OpenedConnection if self._is_plain else OwnConnection)(raw)
         except BaseException as error:
             with anyio.CancelScope(shield=True), suppress(exceptions.RedisError, OSError):
                 await raw.disconnect(nowait=True)
@@ -407,11 +215,11 @@ class Dialer:
             if isinstance(error, TimeoutError):
                 raise late_connection() from None
             raise
-        self._open = {other for other in self._open if not isinstance(other, PipelinedConnection) or other.usable}
+        self._open = {other for other in self._open if not isinstance(other, OpenedConnection) or other.usable}
         self._open.add(connection)
         return connection
 
-    async def close(self, connection: PipelinedConnection | OwnConnection) -> None:
+    async def close(self, connection: OpenedConnection | OwnConnection) -> None:
         self._open.discard(connection)
         await connection.aclose()
 
@@ -428,19 +236,19 @@ class Dialer:
             await self.close(connection)
 
     async def converse(
-        self, connection: PipelinedConnection | OwnConnection, packed: Packed, seconds: float
+        self, connection: OpenedConnection | OwnConnection, packed: Packed, seconds: float
     ) -> list[Reply]:
         return await self._checked(
             connection, await connection.execute(packed.data, packed.calls, seconds, blocks=packed.blocks)
         )
 
     def start(
-        self, connection: PipelinedConnection | OwnConnection, packed: Packed, seconds: float, then: Then
+        self, connection: OpenedConnection | OwnConnection, packed: Packed, seconds: float, then: Then
     ) -> Callable[[], None] | None:
-        if not isinstance(connection, PipelinedConnection):
+        if not isinstance(connection, OpenedConnection):
             return None
 
-        def receive(request: _Request) -> None:
+        def receive(request: Request) -> None:
             if request.error is None and not request.refused:
                 then(request.replies)
             else:
@@ -448,12 +256,12 @@ class Dialer:
 
         return connection.start(packed.data, packed.calls, seconds, receive).abandon
 
-    async def _concluded(self, connection: PipelinedConnection, request: _Request) -> list[Reply]:
+    async def _concluded(self, connection: OpenedConnection, request: Request) -> list[Reply]:
         if request.error is not None:
             raise request.error
         return await self._checked(connection, request.replies)
 
-    async def _checked(self, connection: PipelinedConnection | OwnConnection, replies: list[Reply]) -> list[Reply]:
+    async def _checked(self, connection: OpenedConnection | OwnConnection, replies: list[Reply]) -> list[Reply]:
         for reply in replies:
             if isinstance(reply, ANSWERS_THAT_END_A_CONNECTION):
                 await self.close(connection)
