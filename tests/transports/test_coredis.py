@@ -35,7 +35,7 @@ from torrelque.errors import (
 )
 from torrelque.transports import connections as timing
 from torrelque.transports import coredis as adapter
-from torrelque.transports.coredis import CoredisTransport
+from torrelque.transports.coredis import CoredisTransport, TakenConnection
 
 pytestmark = pytest.mark.anyio
 
@@ -55,6 +55,13 @@ async def transport_to(client: coredis.Redis[Any]) -> AsyncIterator[CoredisTrans
 
 def over(server: Server, **settings: Any) -> AbstractAsyncContextManager[CoredisTransport]:  # noqa: ANN401 - Redis's
     return transport_to(coredis.Redis(host='127.0.0.1', port=server.port, **settings))
+
+
+async def test_connections_on_asyncio_are_taken_over(server: Server, anyio_backend_name: str) -> None:
+    async with over(server) as transport:
+        connection = await transport._connections._dialer.open()
+        assert isinstance(connection, TakenConnection) == (anyio_backend_name == 'asyncio')
+        await transport._connections._dialer.close(connection)
 
 
 def over_port(port: int, **settings: Any) -> AbstractAsyncContextManager[CoredisTransport]:  # noqa: ANN401 - as above

@@ -4,6 +4,9 @@ It uses the client's settings and retries, but not its connections: calls share
 one connection, and each blocking call and each subscription has a dedicated one.
 So they cannot exhaust the client's pool, nor it theirs. The connections live in
 the task group of the client's pool, and end with it.
+
+coredis opens the connections. On asyncio, those for calls without TLS over TCP are
+then handed over, because coredis takes two turns of its own tasks for each call.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import copy
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -22,6 +26,7 @@ from anyio.lowlevel import checkpoint_if_cancelled, current_token
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from coredis import exceptions
 from coredis.connection import BaseConnection, TCPLocation, UnixDomainSocketLocation
+from coredis.parser import Parser
 from coredis.patterns.pipeline import Pipeline
 from coredis.pool import BaseConnectionPool, SentinelConnectionPool
 
@@ -37,10 +42,13 @@ from torrelque.errors import (
     parse_code,
 )
 from torrelque.transports import connections
+from torrelque.transports.base import Then
 from torrelque.transports.client import ClientTransport, check_primary
 from torrelque.transports.connections import Connections, Packed, PushListener, is_refused_ping, later_by
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error, leaf
 from torrelque.transports.naming import named
+from torrelque.transports.native.connection import pack_words
+from torrelque.transports.pipelined import PipelinedConnection, Request, transport_of
 from torrelque.transports.repeating import Policy
 from torrelque.transports.resp import encoded, plain
 from torrelque.transports.tls import diagnose, failed_handshake, is_refused, reason_of
@@ -65,6 +73,8 @@ CODES: dict[type[Exception], str] = {
     exceptions.WrongTypeError: 'WRONGTYPE',
 }
 """The error codes that coredis removes from the message."""
+
+PARSER = Parser()
 
 CLOSED = (exceptions.ConnectionError, anyio.BrokenResourceError, anyio.ClosedResourceError)
 
@@ -145,16 +155,51 @@ def _send(connection: BaseConnection, commands: Sequence[Any], seconds: float) -
         raise as_failure(error) from error
 
 
+class TakenConnection(PipelinedConnection):
+    """A connection that coredis has opened, and for which it only waits from then on."""
+
+    def __init__(self, raw: BaseConnection, transport: asyncio.Transport) -> None:
+        self.raw: BaseConnection = raw
+        super().__init__(address_of(raw), transport, ended=False)
+
+    @staticmethod
+    def reply_error(message: str) -> Exception:
+        error = PARSER.parse_error(message)
+        if isinstance(error, (exceptions.ConnectionError, exceptions.InvalidResponse)):
+            return as_failure(error)
+        return as_reply_error(error)
+
+    def lost(self, why: str, cause: Exception | None = None) -> TorrelqueConnectionError:
+        gone = exceptions.ConnectionError(f'{self.address}: {why}')
+        gone.__cause__ = cause
+        return as_failure(gone, self.address)
+
+    def late(self, why: str) -> TorrelqueResponseTimeout:
+        return dual_error(TorrelqueResponseTimeout, TimeoutError(f'{self.address}: {why}'))
+
+    def release(self) -> None:
+        self.raw.invalidate()
+
+
+def taken(raw: BaseConnection) -> TakenConnection | BaseConnection:
+    """Take over a connection, if it is on asyncio, over TCP, and without TLS. Otherwise return it unchanged."""
+    transport = transport_of(raw.stream)
+    return raw if transport is None else TakenConnection(raw, transport)
+
+
 class Dialer:
     """Opens connections with the settings of a client's pool, but outside the pool."""
 
     def __init__(self, pool: BaseConnectionPool[Any]) -> None:
         self._pool = pool
-        self._open: set[BaseConnection] = set()
+        self._open: set[BaseConnection] = set()  # which coredis's tasks keep alive
         self._finalizer: weakref.finalize[Any, Any] | None = None
 
-    async def open(self) -> BaseConnection:
+    async def open(self) -> TakenConnection | BaseConnection:
         """Connect, without retries. Safe to cancel. Raises TorrelqueConnectionError."""
+        return taken(await self._dial())
+
+    async def _dial(self) -> BaseConnection:
         group = self._task_group()
         connection: BaseConnection | None = None
         try:
@@ -182,7 +227,7 @@ class Dialer:
     @asynccontextmanager
     async def listener(self) -> AsyncIterator[CoredisListener]:
         """Open a connection for subscriptions."""
-        connection = await self.open()
+        connection = await self._dial()
         listener = CoredisListener(connection)
         try:
             yield listener
@@ -190,7 +235,10 @@ class Dialer:
             await self.close(connection)
             await listener.aclose()
 
-    async def close(self, connection: BaseConnection) -> None:
+    async def close(self, connection: TakenConnection | BaseConnection) -> None:
+        if isinstance(connection, TakenConnection):
+            await connection.aclose()
+            connection = connection.raw
         self._open.discard(connection)
         connection.invalidate()
 
@@ -203,10 +251,27 @@ class Dialer:
         size = sum([len(word) for command in commands for word in command if type(word) is bytes])
         return Packed(commands, len(commands), size)
 
-    def start(self, *_: object) -> None:
-        """Return None: coredis has no callbacks."""
+    def start(
+        self, connection: TakenConnection | BaseConnection, packed: Packed, seconds: float, then: Then
+    ) -> Callable[[], None] | None:
+        """Return None if coredis sends, because it has no callbacks."""
+        if not isinstance(connection, TakenConnection):
+            return None
 
-    async def converse(self, connection: BaseConnection, packed: Packed, seconds: float) -> list[Reply]:
+        def receive(request: Request) -> None:
+            if request.error is None and not request.refused:
+                then([plain(reply, as_is) for reply in request.replies])
+            else:
+                then(partial(_concluded, request))
+
+        return connection.start(_joined(packed), packed.calls, seconds, receive).abandon
+
+    async def converse(
+        self, connection: TakenConnection | BaseConnection, packed: Packed, seconds: float
+    ) -> list[Reply]:
+        if isinstance(connection, TakenConnection):
+            replies = await connection.execute(_joined(packed), packed.calls, seconds, blocks=packed.blocks)
+            return _values(replies)
         requests = _send(connection, packed.data, seconds)
         replies = [_value(await requests[0])]
         nudges: list[Any] = []
@@ -217,7 +282,7 @@ class Dialer:
             await nudge
         return replies
 
-    def connections(self) -> Connections[BaseConnection]:
+    def connections(self) -> Connections[TakenConnection | BaseConnection]:
         """Return connections to the server. None is open yet."""
         return Connections(self, response_timeout_of(self._pool), later_by(self._start_soon))
 
@@ -248,6 +313,24 @@ class Dialer:
             'max_idle_time': None,  # blocking calls and listeners are idle for long
             'stream_timeout': None,  # each request has its own time-out
         }
+
+
+def _joined(packed: Packed) -> bytes:
+    return b''.join([pack_words(tuple(command)) for command in packed.data])
+
+
+async def _concluded(request: Request) -> list[Reply]:
+    if request.error is not None:
+        raise request.error
+    return _values(request.replies)
+
+
+def _values(replies: Sequence[Reply]) -> list[Reply]:
+    """Return replies in our types. Raises TorrelqueConnectionError if one says that the connection is of no use."""
+    for reply in replies:
+        if isinstance(reply, TorrelqueConnectionError):
+            raise reply
+    return [plain(reply, as_is) for reply in replies]
 
 
 def _close_soon(connections: set[BaseConnection], loop: Any) -> None:  # noqa: ANN401 - an event loop of any kind
@@ -373,7 +456,7 @@ class CoredisTransport(ClientTransport):
             await self._servers().ask_dedicated((call, then), timeout + connections.MARGIN, blocks=True)
         )
 
-    def _servers(self) -> Connections[BaseConnection]:
+    def _servers(self) -> Connections[TakenConnection | BaseConnection]:
         return self._connections
 
     def _policy(self) -> Policy:

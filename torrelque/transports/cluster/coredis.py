@@ -23,7 +23,7 @@ from torrelque.errors import TorrelqueConnectionError, TorrelqueTypeError, Torre
 from torrelque.transports.cluster.client import ClusterClientTransport, ClusterServers
 from torrelque.transports.cluster.topology import CLUSTER_SLOTS, Endpoint, SlotTopology
 from torrelque.transports.connections import Connections
-from torrelque.transports.coredis import Dialer, as_is, response_timeout_of
+from torrelque.transports.coredis import Dialer, TakenConnection, as_is, response_timeout_of
 from torrelque.transports.errors import dual_error
 from torrelque.transports.naming import named
 from torrelque.transports.repeating import Policy
@@ -48,7 +48,7 @@ def _as_theirs(error: TorrelqueConnectionError) -> TorrelqueConnectionError:
     return dual_error(type(error), exceptions.RedisClusterError(str(error)), **error.__dict__)
 
 
-def _connections(pool: ClusterConnectionPool, node: Endpoint) -> Connections[BaseConnection]:
+def _connections(pool: ClusterConnectionPool, node: Endpoint) -> Connections[TakenConnection | BaseConnection]:
     return _NodeDialer(pool, node).connections()
 
 
