@@ -8,8 +8,11 @@ what a queue costs once is not counted.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
+import tracemalloc
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -17,6 +20,7 @@ import anyio
 
 from tests.servers import Server, start
 from torrelque import Torrelque, connect
+from torrelque.transports.native.transport import NativeTransport
 
 SERVERS = 'valkey-9.1', 'redis-7.0'
 PAYLOADS = 60, 1_000, 10_000
@@ -24,6 +28,7 @@ PAYLOADS = 60, 1_000, 10_000
 
 CHUNK = 500
 IDLE_WORKERS = 20
+OBJECTS = 100
 
 State = Callable[[Torrelque, list[Any]], Awaitable[None]]
 
@@ -86,6 +91,8 @@ def main() -> None:
                 print(f'| {label} |', ' | '.join(f'{bytes_:,.0f}' for bytes_ in found), '|')
             print(f'\nidle worker: {anyio.run(_connections, server):.1f} connections; once connected, it and its queue')
             print(f'object add {anyio.run(_bytes_per_worker, server):,.0f} bytes to the server')
+            idle, waiting = anyio.run(_bytes_per_object, server)
+            print(f'idle queue object: {idle:,.0f} bytes of Python; with a consumer that waits {waiting:,.0f}')
         finally:
             server.close()
 
@@ -132,6 +139,34 @@ async def _idle(server: Server) -> tuple[float, float]:
     connections = int(after['connected_clients']) - int(before['connected_clients'])
     taken = int(after['used_memory']) - int(before['used_memory'])
     return connections / IDLE_WORKERS, taken / IDLE_WORKERS
+
+
+async def _bytes_per_object(server: Server) -> tuple[float, float]:
+    """Bytes of this process for a queue object that was used: without a consumer, and with its own connection."""
+    found: list[float] = []
+    async with connect(server.url) as client:
+        for waits in (False, True):
+            async with AsyncExitStack() as stack:
+                await _use(client, stack, 'first', waits=waits)
+                tracemalloc.start()
+                for number in range(OBJECTS):
+                    await _use(client, stack, f'{number}', waits=waits)
+                await anyio.sleep(1)
+                gc.collect()
+                found.append(tracemalloc.get_traced_memory()[0] / OBJECTS)
+                tracemalloc.stop()
+    idle, waiting = found
+    return idle, waiting
+
+
+async def _use(client: NativeTransport, stack: AsyncExitStack, name: str, *, waits: bool) -> None:
+    queue = await stack.enter_async_context(Torrelque(client, queue=name))
+    await queue.enqueue('payload')
+    await queue.release(await queue.dequeue())
+    if waits:
+        group = await stack.enter_async_context(anyio.create_task_group())
+        group.start_soon(queue.dequeue)
+        stack.callback(group.cancel_scope.cancel)
 
 
 async def _wait(server: Server) -> None:
