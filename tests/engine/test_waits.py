@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from random import Random
 from typing import Any
 
 import anyio
@@ -80,6 +81,7 @@ class Bench:
                         await self.clock.sleep(1)
                     else:
                         self.got.append(task.queue)
+                        await queue.release(task)
             await self.ends[name].wait()
 
     async def check(self, *names: str) -> None:
@@ -155,6 +157,35 @@ async def test_an_error_that_concerns_one_key_fails_one_queue(bench: Bench) -> N
     bench.transport.refused = set()
     await bench.clock.advance(20)
     await bench.check()
+
+
+@pytest.mark.parametrize('seed', range(4))
+async def test_no_task_waits_for_a_consumer_that_waits(bench: Bench, seed: int) -> None:
+    """Consumers come and leave, and queues are closed; after each step, no task of a waiting consumer is left."""
+    rng = Random(seed)
+    async with anyio.create_task_group() as group:
+        for _ in range(40):
+            name = rng.choice('abc')
+            match rng.randrange(5):
+                case 0:
+                    bench.scopes[name].cancel()
+                    await bench.clock.advance(0)
+                case 1 if bench.scopes[name].cancel_called:
+                    bench.ends[name].set()
+                    await bench.clock.advance(0)
+                    bench.ends[name] = anyio.Event()
+                    group.start_soon(bench.consume, name)
+                case 2:
+                    await bench.clock.advance(rng.random() * 9)
+                case _:
+                    await bench.queues[name].enqueue_many([1] * rng.randrange(1, 4))
+            await bench.clock.advance(0)
+            for each, queue in bench.queues.items():
+                if not bench.scopes[each].cancel_called:
+                    assert (await queue.get_queue_stats()).pending == 0
+        for name in bench.queues:
+            bench.scopes[name].cancel()
+            bench.ends[name].set()
 
 
 async def test_sharing_ends_with_its_context() -> None:

@@ -195,6 +195,15 @@ class TransportConformance(OnClient):
         ((woken_by, member, *_),) = replies
         assert (woken_by, member) == (key.encode(), b'hint')
 
+    async def test_block_on_several_keys(self, transport: Transport) -> None:
+        tag = unique_key()
+        keys = tuple(f'{{{tag}}}{number}' for number in range(3))
+        for key in (keys[1], keys[2]):
+            await ask(transport, 'ZADD', key, 0, 'hint')
+        for expected in ([keys[1].encode(), b'hint'], [keys[2].encode(), b'hint'], None):
+            reply = await transport.block(Call('BZPOPMIN', keys, ('0.020',)), 0.02)
+            assert (reply and reply[:2]) == expected
+
     async def test_block_holds_up_nothing(self, transport: Transport) -> None:
         seconds = transport.block_limit
         async with anyio.create_task_group() as tasks:
