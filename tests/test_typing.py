@@ -14,6 +14,7 @@ import pytest
 
 from torrelque import (
     EnqueueItem,
+    Source,
     Task,
     TaskId,
     Torrelque,
@@ -100,6 +101,14 @@ def test_workers_take_handlers_of_the_type_of_the_queue() -> None:
     Worker(emails, any_handler, concurrency=1)
     Worker(Torrelque(MemoryTransport()), number_handler, concurrency=1)
     Worker(emails, number_handler, concurrency=1)  # type: ignore[arg-type]
+
+
+def test_queues_of_several_types_need_a_handler_of_any_or_one_each() -> None:
+    transport = MemoryTransport()
+    emails, numbers = Torrelque[Email](transport, queue='emails'), Torrelque[int](transport, queue='numbers')
+    Worker({emails: 6, numbers: 1}, any_handler, concurrency=1)
+    Worker([emails, numbers], any_handler, concurrency=1, strict=True)
+    Worker({emails: Source(email_handler), numbers: Source(number_handler, weight=2)}, concurrency=1)
 
 
 def test_a_task_of_one_type_is_one_of_a_wider_type() -> None:

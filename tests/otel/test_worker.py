@@ -25,7 +25,7 @@ from tests.otel.support import (
     operation,
     parent,
 )
-from torrelque import Reject, Retry, Task, TorrelqueConnectionError, TorrelqueTypeError, Worker, retry
+from torrelque import Reject, Retry, Task, Torrelque, TorrelqueConnectionError, TorrelqueTypeError, Worker, retry
 from torrelque import events as worker_events
 from torrelque.otel import InstrumentedTorrelque, InstrumentedWorker
 from torrelque.testing import VirtualClock
@@ -70,6 +70,24 @@ async def test_a_delivery(telescope: Telescope, queue: InstrumentedTorrelque, cl
     assert telescope.counted('messaging.client.consumed.messages') == {('dequeue', None): 1}
     assert [key for key in telescope.timed('messaging.client.operation.duration') if key[0] == 'dequeue'] == []
     assert telescope.timed('messaging.process.duration')['process', None][0] == 1
+
+
+async def test_several_queues(
+    telescope: Telescope, queue: InstrumentedTorrelque, transport: FailingTransport, clock: VirtualClock
+) -> None:
+    async def handler(task: Task) -> object:
+        return object() if task.queue == 'q' else None  # cannot be serialised
+
+    async with telescope.queue(transport, 'r') as other:
+        await queue.enqueue(1)
+        await other.enqueue(1)
+        worker = InstrumentedWorker({queue: 2, other: 1}, handler, concurrency=2, clock=clock, burst=True)
+        await worker.run()
+    assert {'process q', 'process r'} <= set(telescope.names())
+    (dropped,) = telescope.points('torrelque.worker.results.dropped')
+    assert dropped.attributes['messaging.destination.name'] == 'q'
+    with pytest.raises(TorrelqueTypeError, match='InstrumentedTorrelque'):
+        InstrumentedWorker([queue, Torrelque(transport)], handler, concurrency=1)
 
 
 async def test_failures_and_orders(telescope: Telescope, queue: InstrumentedTorrelque, clock: VirtualClock) -> None:

@@ -101,11 +101,7 @@ class Worker(Generic[Payload]):
 
     def __init__(
         self,
-        queue: Torrelque[Payload]
-        | Sequence[Torrelque[Payload]]
-        | Mapping[Torrelque[Payload], float]
-        | Mapping[Torrelque[Payload], Source]
-        | Mapping[Torrelque[Payload], float | Source],
+        queue: Torrelque[Payload] | Sequence[Torrelque[Any]] | Mapping[Any, float | Source],
         handler: Callable[Concatenate[Task[Payload], ...], Any] | Router | None = None,
         *,
         concurrency: int,
