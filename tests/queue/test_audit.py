@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from tests import servers
+from tests.transports.settings import LOOPS, Setting
 from torrelque import Torrelque, Violation, connect
 from torrelque.core.keys import Keys
 from torrelque.core.operations import PAGE
@@ -23,13 +24,39 @@ Command = Callable[..., Awaitable[Any]]
 KEYS = Keys.of_queue('q')
 
 
-@pytest.fixture(params=['memory', *servers.SERVERS])
-async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
-    if request.param == 'memory':
+# Each server, the event loops in turn: an audit is decided without one, by what servers answer.
+SETTINGS = [
+    Setting('memory', 'asyncio', 'none'),
+    Setting('native', 'trio', 'redis-6.2'),
+    Setting('native', 'asyncio+uvloop', 'redis-7.0'),
+    Setting('native', 'trio', 'redis-8.2'),
+    Setting('native', 'asyncio', 'valkey-9.1'),
+]
+
+
+def test_the_settings_cover_all_servers_and_event_loops() -> None:
+    assert {setting.server for setting in SETTINGS} == {'none', *servers.SERVERS}
+    assert {setting.loop for setting in SETTINGS} == set(LOOPS)
+
+
+@pytest.fixture(params=SETTINGS, ids=str)
+def setting(request: pytest.FixtureRequest) -> Setting:
+    found: Setting = request.param
+    return found
+
+
+@pytest.fixture
+def anyio_backend(setting: Setting) -> Any:  # noqa: ANN401 - a name and the plugin's options for it
+    return LOOPS[setting.loop]
+
+
+@pytest.fixture
+async def transport(setting: Setting) -> AsyncIterator[Transport]:
+    if setting.client == 'memory':
         yield MemoryTransport()
         return
     try:
-        server = servers.shared(request.param)
+        server = servers.shared(setting.server)
     except servers.MissingServerError as error:
         pytest.skip(str(error))
     server.start()
