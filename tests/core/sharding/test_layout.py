@@ -409,6 +409,19 @@ def test_a_new_queue_that_was_cut_off_is_finished_by_another(queue: Queue) -> No
     assert queue.told(4) == [3, 3, 3, 0]
 
 
+def test_an_old_change_is_not_recorded_where_the_newer_one_is_lost(queue: Queue) -> None:
+    """Otherwise the next change would have a generation that the shards have seen already, with other numbers."""
+    queue.open(3)
+    old, new = Layout(FIRST + 1, 2, (3,)), Layout(FIRST + 2, 5, (2, 3))
+    for layout in (old, new):
+        queue.intend(layout)
+        queue.carry_out(layout)
+    queue.server.call(Call('DEL', (MAIN['counters'],)))
+    assert queue.carry_out(old) == new
+    assert queue.read() == (new, None)
+    assert queue.told(5) == [5] * 5
+
+
 def test_an_old_change_that_arrives_late_changes_nothing(queue: Queue) -> None:
     queue.open(3)
     old, new = Layout(FIRST + 1, 5, (3,)), Layout(FIRST + 2, 2, (5, 3))

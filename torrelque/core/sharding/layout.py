@@ -281,12 +281,16 @@ def relayout(scripts: ScriptSet, records: RecordKeys, layout: Layout) -> Operati
             yield from _record(scripts, records.plain, layout, 'set')
     shards = [records.shard(shard) for shard in range(layout.total)]
     pauses = yield from flow.newest(shards)
+    newest = layout
     for keys in shards:
         if flow.revision_of(pauses):
             yield from flow.copy(scripts, keys, pauses)
-        yield from _record(scripts, keys, layout, 'set', keys['bell'], keys['wake'] + b'!')
-    generation, text = yield from _record(scripts, records.main, layout, 'set')
-    return _parse(generation, text)
+        recorded = yield from _record(scripts, keys, layout, 'set', keys['bell'], keys['wake'] + b'!')
+        newest = max(newest, _parse(*recorded))
+    if newest.generation > layout.generation:  # if the queue's own record is lost, it must not get an outdated one
+        return (yield from relayout(scripts, records, newest))
+    recorded = yield from _record(scripts, records.main, layout, 'set')
+    return _parse(*recorded)
 
 
 def copy_flow(scripts: ScriptSet, records: RecordKeys, total: int) -> Operation[None]:
