@@ -75,6 +75,7 @@ STEPS: Mapping[str, Step] = {
     '`giveback`': lambda queue, _: queue.giveback('t'),
     '`reject`': lambda queue, _: queue.reject('t', 'why'),
     '`cancel`': lambda queue, _: queue.cancel('t'),
+    "`cancel`, `running='end'`": lambda queue, _: queue.cancel('t', running='end'),
     '`redrive`': lambda queue, _: queue.redrive('t'),
     '`purge`': lambda queue, _: queue.purge('t'),
     'it is due, or its lease ends': lambda queue, clock: _in_time(queue, clock, limited=False),

@@ -145,7 +145,7 @@ def test_every_key_is_documented() -> None:
     shards = {f'{{q:0}}:{name}' for name in SHARD_NAMES}
     assert (
         keys
-        == (set(LOGICAL_NAMES) - {'task', 'lane', 'schedule'})
+        == (set(LOGICAL_NAMES) - {'task', 'lane', 'schedule', 'cancel'})
         | {'task:<id>', 'lane:<number>', 'schedule:<id>'}
         | shards
     )

@@ -58,6 +58,7 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     ),
     'otel': ('torrelque.otel', 'torrelque.worker.failures', 'torrelque.worker.leases'),
     'worker/burst.py': ('torrelque.worker.loops', 'torrelque.worker.outcomes'),
+    'worker/cancelling.py': ('torrelque.core.models.Running', 'torrelque.worker.failures'),
     'worker/calling.py': (
         'torrelque.core.checks',
         'torrelque.worker.failures',
@@ -68,6 +69,7 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     'worker/feeds.py': (
         'torrelque.core.models.TIME_LIMIT',
         'torrelque.core.models.number_of',
+        'torrelque.worker.cancelling',
         'torrelque.worker.failures',
         'torrelque.worker.leases',
         'torrelque.worker.loops',

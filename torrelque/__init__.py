@@ -19,6 +19,8 @@ from torrelque.core.codec import TorrelqueTaskSerialiser
 from torrelque.core.commands import EnqueueItem, ReleaseItem, RequeueItem
 from torrelque.core.durability import Durability
 from torrelque.core.models import (
+    Cancellation,
+    Deadline,
     Limits,
     Pause,
     Receipt,
@@ -66,7 +68,9 @@ from torrelque.worker.worker import Worker
 
 __all__ = (
     'Burst',
+    'Cancellation',
     'Client',
+    'Deadline',
     'Durability',
     'EnqueueItem',
     'Limits',

@@ -88,6 +88,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'schedules': 'persist pttl type zadd zcard zrange zrem zscan zscore',
         'schedule': '',
         'schedule:*': 'del hexists hmget persist pttl type',
+        'cancel': '',
     },
 }
 """Role -> logical name of a key (with ``:*``, of all keys that begin with the name) -> commands on it."""
@@ -133,10 +134,13 @@ _RECORD = 'hdel hget hmget hset hvals'
 
 _WITHOUT_KEYS: Mapping[str, tuple[str, ...]] = {
     'producer': ('publish',),
-    'consumer': ('publish',),
+    'consumer': ('publish', 'subscribe', 'unsubscribe'),
     'observer': ('subscribe', 'unsubscribe'),
     'operator': ('publish', 'scan'),
 }
+
+_CANCELLING = ('consumer', 'operator')
+"""Those that hear of tasks that are cancelled while they are worked on, and those that cancel them."""
 
 _ON_CLUSTER: Mapping[str, str] = {'publish': 'spublish', 'subscribe': 'ssubscribe', 'unsubscribe': 'sunsubscribe'}
 """Command -> its sharded form, used on a cluster whose servers have it."""
@@ -238,7 +242,8 @@ def rules(
     if cluster:
         renamed = _ON_CLUSTER if sharded_channels else {}
         root = [*(renamed.get(command, command) for command in root), 'asking', 'cluster|slots']
-    words = [*declared, f'&{full["task"]}:*', *(f'+{command}' for command in root)]
+    channels = [f'&{full["task"]}:*', *([f'&{full["cancel"]}'] if role in _CANCELLING else [])]
+    words = [*declared, *channels, *(f'+{command}' for command in root)]
     if durability is not None:
         words.append('+waitaof' if durability.fsynced else '+wait')
     return words + (_selectors(of_pattern) if selectors else _flat(of_pattern))

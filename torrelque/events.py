@@ -9,6 +9,7 @@ from torrelque.core.models import Task
 
 __all__ = (
     'Abandoned',
+    'Cancelled',
     'Disconnected',
     'Finished',
     'GivenBack',
@@ -83,6 +84,13 @@ class GivenBack:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The task was cancelled while its handler ran, which was cancelled as well. It is no longer in the queue."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
 class Abandoned:
     """The handler was cancelled but did not end. Its claim is given back, and its outcome is discarded."""
 
@@ -123,7 +131,7 @@ class Reconnected:
     queue: str = field(default='', kw_only=True, compare=False)
 
 
-Outcome: TypeAlias = Finished | Retried | Rejected | GivenBack
+Outcome: TypeAlias = Finished | Retried | Rejected | GivenBack | Cancelled
 """How a delivery ended."""
 
 WorkerEvent: TypeAlias = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -56,10 +56,13 @@ from torrelque.core.commands import (
 from torrelque.core.durability import Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
+    Cancellation,
+    Deadline,
     Limits,
     Payload,
     Receipt,
     Report,
+    Running,
     Task,
     TorrelqueQueueStats,
     TorrelqueTask,
@@ -70,6 +73,7 @@ from torrelque.core.models import (
 from torrelque.core.presence import WorkerInfo
 from torrelque.core.protocol import Arg, Call, Reply
 from torrelque.core.schedules import Draft, Missed, Schedule
+from torrelque.engine.cancellations import Cancellations
 from torrelque.engine.dead_letters import DeadLetters
 from torrelque.engine.deletion import delete
 from torrelque.engine.dispatch import Dispatcher, Progress
@@ -876,7 +880,7 @@ class Torrelque(Generic[Payload]):
         target = checks.check_target(task_id)
         self._raise(target, await self._dispatcher.one(GIVEBACK, claim_item(target)))
 
-    async def extend(self, task_id: str | Task, timeout: float | None = None) -> float:
+    async def extend(self, task_id: str | Task, timeout: float | None = None) -> Deadline:
         """Renew the lease of a claim, never shortening it.
 
         Safe to repeat.
@@ -886,7 +890,8 @@ class Torrelque(Generic[Payload]):
             timeout: Seconds from now. None or 0 takes the task's own time-out.
 
         Returns:
-            The new deadline, in Unix time on the server's clock.
+            The new deadline, in Unix time on the server's clock. Its ``cancel_asked`` says whether
+            ``cancel(task_id, running='ask')`` was called.
 
         Raises:
             TorrelqueLeaseLostError: The claim of the dequeued task is no longer live. Nothing was changed.
@@ -899,7 +904,7 @@ class Torrelque(Generic[Payload]):
             EXTEND, extend_item(target, checks.check_seconds('timeout', timeout) or None)
         )
         self._raise(target, answer)
-        assert isinstance(answer, float)  # noqa: S101 - what is left when nothing was raised
+        assert isinstance(answer, Deadline)  # noqa: S101 - what is left when nothing was raised
         return answer
 
     async def announce(
@@ -1125,21 +1130,50 @@ class Torrelque(Generic[Payload]):
 
     # Maintenance -----------------------------------------------------------------------------------------------------
 
-    async def cancel(self, task_id: str) -> None:
-        """Remove a pending or delayed task.
+    async def cancel(self, task_id: str, *, running: Running | None = None) -> bool:
+        """Remove a pending or delayed task, or one that is worked on.
 
         This is the only call whose cost grows with the queue, because it has to search for the id.
         Safe to repeat.
 
         Args:
             task_id: The task's id.
+            running: What to do if a consumer works on the task. ``'end'`` ends its claim and removes the
+                task in one step: from then on, nothing that the consumer does to it has any effect here.
+                ``'ask'`` asks the consumer to end it. A `Worker` then cancels the handler, which may shield
+                itself and still return a result. The task is never delivered again: if its claim ends in any
+                other way than by a release or as a dead letter, it is removed. None leaves such a task alone.
+
+        Returns:
+            Whether a consumer was working on the task. If not, it was removed.
 
         Raises:
-            TorrelqueLookupError: The task is neither pending nor delayed. Nothing was changed.
+            TorrelqueLookupError: The task is neither pending nor delayed, nor, with ``running``, worked on.
+                Nothing was changed.
+            TorrelqueValueError: ``running`` has a bad value.
         """
         plain = checks.check_id(task_id)
-        if await self._dispatcher.one(CANCEL, cancel_item(plain)) is not Outcome.OK:
-            raise TorrelqueLookupError(f'no pending or delayed task {str(plain)!r} in queue {self.queue!r}')
+        if running not in (None, 'end', 'ask'):
+            raise TorrelqueValueError(f"running must be 'end', 'ask' or None, got {running!r}")
+        outcome = await self._dispatcher.one(CANCEL, cancel_item(plain, running or ''))
+        if outcome not in (Outcome.OK, Outcome.CLAIMED):
+            places = 'pending or delayed' if running is None else 'pending, delayed or working'
+            raise TorrelqueLookupError(f'no {places} task {str(plain)!r} in queue {self.queue!r}')
+        return outcome is Outcome.CLAIMED
+
+    async def cancellations(self) -> AsyncGenerator[Cancellation | None, None]:
+        """Iterate over the announcements of `cancel` of tasks that are worked on, as they are made.
+
+        A `Worker` listens to them. An announcement is a hint: call `extend` to find out what became of the
+        claim. None means that announcements may have been missed, which is so at the beginning and after each
+        interruption. All iterators of a queue object share a connection with its watchers.
+        """
+        feed = Cancellations(self._dispatcher)
+        try:
+            while True:
+                yield await feed.next()
+        finally:
+            feed.close()
 
     async def redrive(self, task_ids: str | Iterable[str] | None = None, *, limit: int | None = None) -> int:
         """Return dead letters to the back of the queue and reset their delivery counts.
@@ -1387,7 +1421,10 @@ class Torrelque(Generic[Payload]):
     def _raise(target: Receipt | str, answer: Answer) -> None:
         error = claim_error(target, answer)
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback refers to this frame, and to the task in the caller's
 
 
 def _id_of(item: Item) -> str:

@@ -6,7 +6,7 @@ A work is carried out on a stage; it fails if the role is refused anything that 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -223,6 +223,21 @@ async def counts(stage: Stage) -> None:
     assert (await stage.queue.get_queue_stats()).pending == 1
 
 
+async def hears(stage: Stage) -> None:
+    """Of tasks that are cancelled. Another channel keeps the connection, so that one has to be left alone."""
+    await stage.others.enqueue('a', task_id='a')
+    watching = stage.queue.watch('a')
+    await anext(watching)
+    with anyio.fail_after(2):  # who may not subscribe hears nothing
+        async with aclosing(stage.queue.cancellations()) as announcements:
+            assert await anext(announcements) is None
+            await stage.others.dequeue(20)
+            await stage.others.cancel('a', running='ask')
+            assert await anext(announcements) == ('a', 'ask')
+        while stage.command('PUBSUB', 'NUMSUB', 'q:cancel')[1]:  # noqa: ASYNC110 - only the server knows
+            await anyio.sleep(0.001)
+
+
 # Observer -------------------------------------------------------------------------------------------------------------
 
 
@@ -286,6 +301,15 @@ async def cancels(stage: Stage) -> None:
     await stage.others.enqueue('a', task_id='1')
     stage.network.lose = 'cancel'
     await stage.queue.cancel('1')
+    await stage.others.enqueue_many(['b', 'c'])
+    with anyio.fail_after(2):
+        async with aclosing(stage.others.cancellations()) as announcements:
+            assert await anext(announcements) is None
+            one, other = await stage.others.dequeue(20, max_tasks=2)
+            await stage.queue.cancel(one.id, running='ask')
+            await stage.queue.cancel(other.id, running='end')
+            assert await anext(announcements) == (one.id, 'ask')
+            assert await anext(announcements) == (other.id, 'end')
 
 
 async def sweeps(stage: Stage) -> None:
@@ -433,7 +457,18 @@ async def deletes(stage: Stage) -> None:
 
 WORKS: Mapping[str, Sequence[Work]] = {
     'producer': (enqueues, enqueues_again, enqueues_beside_schedules),
-    'consumer': (claims, ends_what_expired, ends_claims, takes_back, loses_a_reply, waits, announces, counts, fires),
+    'consumer': (
+        claims,
+        ends_what_expired,
+        ends_claims,
+        takes_back,
+        loses_a_reply,
+        waits,
+        announces,
+        counts,
+        fires,
+        hears,
+    ),
     'observer': (looks, watches),
     'operator': (
         cancels,

@@ -73,7 +73,8 @@ def test_the_other_items() -> None:
     assert reject_item('id', 'why', 7) == (b'id', '', '', b'why', 7)
     assert extend_item(RECEIPT, None)[3:] == ('',)
     assert extend_item('id', 60) == (b'id', '', '', '60.000000')
-    assert cancel_item('id') == (b'id',)
+    assert cancel_item('id') == (b'id', '')
+    assert cancel_item('id', 'ask') == (b'id', 'ask')
 
 
 @pytest.mark.parametrize('verb', [ENQUEUE, RELEASE, REQUEUE, REJECT, GIVEBACK, CANCEL])

@@ -89,10 +89,10 @@ def test_a_state_in_full() -> None:
     fields = values(
         status=b'4', timeout=b'0.5', result=b'"r"', dequeue_count=b'2', requeue_count=b'1', enqueue_time=b'1',
         last_dequeue_time=b'2', last_requeue_time=b'3', release_time=b'4', max_dequeues=b'2', reason=b'n\xc3\xa9',
-        revision=b'9', expires=b'5.5', on_expiry=b'reject',
+        revision=b'9', expires=b'5.5', on_expiry=b'reject', cancel_time=b'5',
     )  # fmt: skip
     assert state_of(fields) == (
-        TorrelqueTaskStatus.REJECTED, 0.5, b'"r"', 2, 1, 1.0, 2.0, 3.0, 4.0, 2, 'né', 9, None, 5.5, 'reject'
+        TorrelqueTaskStatus.REJECTED, 0.5, b'"r"', 2, 1, 1.0, 2.0, 3.0, 4.0, 2, 'né', 9, None, 5.5, 'reject', 5.0
     )  # fmt: skip
 
 

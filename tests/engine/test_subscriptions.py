@@ -135,7 +135,7 @@ async def test_channels_follow_their_slots() -> None:
                 await until(lambda: transport.opened >= 5)
                 await subscribed(queue, *ids)
                 hub = queue._engine.hub
-                assert {place for place, line in hub._lines.items() if line.channels} == {0, 1}
+                assert {place for (place, _), line in hub._lines.items() if line.channels} == {0, 1}
                 for _ in ids:
                     await release(queue)
         assert len(waits.states) == len(ids)

@@ -311,9 +311,9 @@ class ModelMachine(ScheduleSteps, RuleBasedStateMachine):
     def progress(self, lane: int, items: list[tuple[Target, bytes]]) -> None:
         self._laned('progress', lane, *(word for target, text in items for word in (*self._claim_of(target), text)))
 
-    @step(2, lane=lane_numbers, task_id=ids)
-    def cancel(self, lane: int, task_id: bytes) -> None:
-        self._laned('cancel', lane, task_id)
+    @step(4, lane=lane_numbers, task_id=ids, running=st.sampled_from(('', 'end', 'ask', 'ask')))
+    def cancel(self, lane: int, task_id: bytes, running: str) -> None:
+        self._laned('cancel', lane, task_id, running)
 
     @step(3, lane=lane_numbers, task_ids=st.lists(ids, min_size=1, max_size=3))
     def redrive(self, lane: int, task_ids: list[bytes]) -> None:

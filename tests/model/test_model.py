@@ -124,7 +124,7 @@ CALLS: dict[str, dict[str, Any]] = {
     'enqueue': {'items': [(b'a', b'1', '300', '', '', b'')], 'skip': 0},
     'claim': {'n': 0, 'willing': '0.000000', 'cap': ''},
     'release': {'items': [(Target(0, b'a', 'bare'), (3, '', b''))]},
-    'cancel': {'task_id': b'a'},
+    'cancel': {'task_id': b'a', 'running': 'ask'},
     'redrive': {'task_ids': [b'a']},
     'purge': {'task_ids': [b'a'], 'age': None},
     'flow': {'mode': 'resume', 'end': None, 'reason': b'', 'limits': b''},
@@ -186,6 +186,12 @@ def test_what_is_played_agrees_without_a_fault(name: str) -> None:
         pytest.param('state.expiry and math.min(due', 'nil and math.min(due', id='what expires waits until it is due'),
         pytest.param(
             "redis.call('HSET', counters, 'uses', (features or '') .. 'e')", '', id='nobody knows that tasks expire'
+        ),
+        pytest.param(
+            "has_used('c') and redis.call(", 'nil and redis.call(', id='who is asked to end a task may requeue it'
+        ),
+        pytest.param(
+            "redis.call('HSET', counters, 'uses', (features or '') .. 'c')", '', id='nobody knows that tasks are to end'
         ),
         pytest.param('if number(enqueued, 0) == 0 then', 'if false then', id='tasks beside the shards'),
         pytest.param('if number(claimed, 0) == 0 then', 'if false then', id='consumers beside the shards'),

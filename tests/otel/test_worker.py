@@ -27,6 +27,7 @@ from tests.otel.support import (
 )
 from torrelque import Reject, Retry, Task, Torrelque, TorrelqueConnectionError, TorrelqueTypeError, Worker, retry
 from torrelque import events as worker_events
+from torrelque.core.models import Running
 from torrelque.otel import InstrumentedTorrelque, InstrumentedWorker
 from torrelque.testing import VirtualClock
 
@@ -136,6 +137,24 @@ async def test_each_attempt_is_in_the_trace(
     assert len({trace_of(span) for span in telescope.spans.get_finished_spans()}) == 1
     attempts = [attributes(span)['messaging.torrelque.message.delivery_attempt'] for span in telescope.all('process q')]
     assert attempts == [1, 2]
+
+
+@pytest.mark.parametrize('running', ['end', 'ask'])
+async def test_a_cancelled_task(
+    telescope: Telescope, queue: InstrumentedTorrelque, clock: VirtualClock, running: Running
+) -> None:
+    async def handler(_task: Task) -> None:
+        await clock.sleep(3600)
+
+    task_id = await queue.enqueue(1, task_timeout=600)
+    async with working(queue, handler, clock):
+        await queue.cancel(task_id, running=running)
+        await clock.advance(1)
+    process = telescope.one('process q')
+    kind = failed(process)
+    assert kind is not None
+    assert kind[0] == 'cancelled'
+    assert events(process) == ([('torrelque.cancelled', {})] if running == 'end' else [])
 
 
 async def test_a_lost_claim(telescope: Telescope, queue: InstrumentedTorrelque, clock: VirtualClock) -> None:

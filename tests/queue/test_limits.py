@@ -57,6 +57,11 @@ async def test_no_more_are_claimed_at_once(queue: Torrelque) -> None:
     assert await queue.audit() == []
 
 
+async def give_back_cancelled(queue: Torrelque, task: Task) -> None:
+    assert await queue.cancel(task.id, running='ask')
+    await queue.giveback(task)
+
+
 END: dict[str, Callable[[Torrelque, Task], Awaitable[object]]] = {
     'release': lambda queue, task: queue.release(task),
     'release with a result': lambda queue, task: queue.release(task, result=1),
@@ -64,6 +69,8 @@ END: dict[str, Callable[[Torrelque, Task], Awaitable[object]]] = {
     'requeue with a delay': lambda queue, task: queue.requeue(task, delay=100),
     'reject': lambda queue, task: queue.reject(task, 'no'),
     'giveback': lambda queue, task: queue.giveback(task),
+    'cancel': lambda queue, task: queue.cancel(task.id, running='end'),
+    'giveback, asked to end': give_back_cancelled,
     'a raised limit': lambda queue, _: queue.limit(concurrency=2),
     'no limit': lambda queue, _: queue.limit(),
 }
@@ -201,6 +208,16 @@ async def test_what_is_given_back_does_not_count(queue: Torrelque) -> None:
     await queue.release(task)
     await queue.enqueue('b')
     assert await take(queue) == []
+
+
+@pytest.mark.parametrize('how', ['cancel', 'giveback, asked to end'])
+async def test_a_delivery_that_is_cancelled_counts(queue: Torrelque, how: str) -> None:
+    await fill(queue, 2)
+    await queue.limit(rate=(1, 1000))
+    (task,) = await take(queue)
+    await END[how](queue, task)
+    assert await take(queue) == []
+    assert (await queue.get_queue_stats()).pending == 1
 
 
 async def test_a_refund_leaves_out_the_time_that_has_passed() -> None:

@@ -29,7 +29,7 @@ LANED: dict[str, tuple[Arg, ...]] = {
     'giveback': CLAIM,
     'progress': (*CLAIM, '1 - '),
     'settle': (),
-    'cancel': ('id',),
+    'cancel': ('id', 'ask'),
     'redrive': ('id',),
     'purge': ('id', ''),
     'erase': (1,),

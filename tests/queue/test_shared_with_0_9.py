@@ -100,6 +100,32 @@ async def test_a_given_back_claim_is_not_revived_by_0_9(legacy: Legacy, queue: T
         await queue.release(task)
 
 
+async def test_a_task_that_0_9_works_on_is_ended(legacy: Legacy, queue: Torrelque) -> None:
+    """What 0.9 does to it later does not bring it back."""
+    released, requeued = legacy.enqueue('a'), legacy.enqueue('b')
+    for task_id in (released, requeued):
+        assert legacy.dequeue() is not None
+        assert await queue.cancel(task_id, running='end')
+    assert (await queue.get_queue_stats())[:4] == (0, 0, 0, 0)
+    legacy.release(released, result='late')
+    legacy.requeue(requeued)
+    assert await queue.dequeue_nowait(max_tasks=9) == []
+    assert (await queue.get_task_state(released)).result == 'late'
+    assert (await queue.get_queue_stats())[:4] == (0, 0, 0, 0)
+
+
+async def test_a_task_that_0_9_returns_is_still_asked_for(legacy: Legacy, queue: Torrelque) -> None:
+    task_id = legacy.enqueue('a')
+    assert legacy.dequeue() is not None
+    assert await queue.cancel(task_id, running='ask')
+    legacy.requeue(task_id)
+    task = await queue.dequeue(ENOUGH)
+    assert (await queue.extend(task)).cancel_asked
+    await queue.giveback(task)
+    assert (await queue.get_queue_stats())[:4] == (0, 0, 0, 0)
+    assert await queue.audit() == []
+
+
 async def test_1_0_takes_back_what_0_9_left(legacy: Legacy, queue: Torrelque) -> None:
     """A consumer that died while working, one that died between its two steps."""
     legacy.enqueue('working', timeout=0.001)

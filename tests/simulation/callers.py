@@ -14,6 +14,7 @@ from tests.simulation.operators import operate, redrive_all
 from tests.simulation.pausing import resume_at_last
 from torrelque.core import operations
 from torrelque.core.commands import (
+    CANCEL,
     ENQUEUE,
     EXTEND,
     GIVEBACK,
@@ -24,6 +25,7 @@ from torrelque.core.commands import (
     ClaimedTask,
     Command,
     Item,
+    cancel_item,
     claim_item,
     enqueue_item,
     extend_item,
@@ -127,6 +129,11 @@ def _handle(client: Client, tasks: Sequence[ClaimedTask]) -> Behaviour:
     for _ in range(random.choice((0, 0, 1, 2))):
         yield from _act(client, random.choice((EXTEND, PROGRESS)), tasks)
         yield random.random()
+    cancelling = client.world.config.cancelling
+    if cancelling and random.random() < cancelling:
+        yield from ask(client, CANCEL, [cancel_item(random.choice(tasks).receipt.id, 'ask')])
+        yield random.random()
+        yield from _act(client, EXTEND, tasks)
     if random.random() < 0.05:
         ledger.abandoned.update(key_of(task) for task in tasks)
         return

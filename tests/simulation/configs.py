@@ -79,6 +79,8 @@ class Config:
     faults: Faults = field(default=ALL)
     cancel: float = 0.1
     """Of the calls, those that are cancelled."""
+    cancelling: float = 0.0
+    """Of those who hold tasks, and of operators' cancellations, those that cancel tasks which are worked on."""
     chosen: float = 0.2
     """Of the calls that enqueue, those for whose tasks callers choose ids, which may be queued already."""
     replacing: float = 0.4
@@ -117,9 +119,11 @@ PAUSES: Mapping[str, float] = MappingProxyType({**ACCIDENTS, 'pause': 0.06})
 
 CONFIGS: Mapping[str, Config] = MappingProxyType(
     {
-        'alone': Config(accidents=ACCIDENTS, pauses=True),
+        'alone': Config(accidents=ACCIDENTS, pauses=True, cancelling=0.2),
         'cancel': Config(cancel=0.5, accidents=ACCIDENTS),
-        'mixed': Config(clients=(1, 3), legacy=6, accidents={'kill': 0.01, 'pause': 0.03, 'shut': 0.01}),
+        'mixed': Config(
+            clients=(1, 3), legacy=6, accidents={'kill': 0.01, 'pause': 0.03, 'shut': 0.01}, cancelling=0.2
+        ),
         # Few ids, and most of what is enqueued replaces what waits.
         'debounce': Config(clients=(2, 4), chosen=0.9, replacing=0.8, seconds=20.0, accidents=ACCIDENTS),
         # A hint that dies with a connection costs a slice, of at most eight seconds.
@@ -137,13 +141,23 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
             chosen=0.95,
             accidents=FORGETFUL,
             pauses=True,
+            cancelling=0.2,
         ),
         # A shard is looked at ten times a second by those who have enough to do with others.
-        'shards-calm': Config(clients=(2, 4), shards=(3,), faults=NONE, cancel=0.3, longest_wait=0.3, pauses=True),
-        'limits': Config(faults=NONE, cancel=0.3, longest_wait=0.1, seconds=20.0, limits=True),
-        'limits-faults': Config(accidents=ACCIDENTS, seconds=20.0, pauses=True, limits=True),
+        'shards-calm': Config(
+            clients=(2, 4), shards=(3,), faults=NONE, cancel=0.3, longest_wait=0.3, pauses=True, cancelling=0.2
+        ),
+        'limits': Config(faults=NONE, cancel=0.3, longest_wait=0.1, seconds=20.0, limits=True, cancelling=0.2),
+        'limits-faults': Config(accidents=ACCIDENTS, seconds=20.0, pauses=True, limits=True, cancelling=0.2),
         'limits-shards': Config(
-            clients=(2, 4), shards=(3,), faults=NONE, cancel=0.3, longest_wait=0.3, seconds=20.0, limits=True
+            clients=(2, 4),
+            shards=(3,),
+            faults=NONE,
+            cancel=0.3,
+            longest_wait=0.3,
+            seconds=20.0,
+            limits=True,
+            cancelling=0.2,
         ),
         'later': Config(later=True, seconds=20.0),
         'forks': Config(

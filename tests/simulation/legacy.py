@@ -88,7 +88,10 @@ class LegacyClient:
         lease = self._atomically({task_id}, lambda: self._claim(task_id))
         if lease is None:
             return
+        incarnation = self._world.rules.incarnations.get(task_id)
         yield self._random.random() * 0.8 * lease
+        if task_id not in self._world.server.working() or incarnation != self._world.rules.incarnations.get(task_id):
+            return  # its claim was ended; it would not look, and leave something behind
         if self._random.random() < 0.7:
             self._atomically({task_id}, lambda: self._release(task_id))
         else:

@@ -185,6 +185,56 @@ def progress_of_the_past(patch: pytest.MonkeyPatch) -> None:
     _replace_verb(patch, 'progress', make)
 
 
+def _called_off_goes_back(*names: str) -> Mutant:
+    """A task whose cancellation was asked for is delivered again."""
+
+    def mutate(patch: pytest.MonkeyPatch) -> None:
+        def make(command: Command) -> Command:
+            def mutant(run: Run) -> Any:  # noqa: ANN401 - a reply
+                with pytest.MonkeyPatch.context() as inner:
+                    inner.setattr(State, 'called_off', property(lambda _: False, lambda *_: None), raising=False)
+                    return command(run)
+
+            return mutant
+
+        changed = {**verbs.VERBS, **{name: make(verbs.VERBS[name]) for name in names}}
+        patch.setattr('torrelque.transports.memory.server.VERBS', changed)
+
+    return mutate
+
+
+def no_letter(patch: pytest.MonkeyPatch) -> None:
+    """Nobody looks whether a task is called off, because `uses` does not say that one may be."""
+
+    def make(cancel: Command) -> Command:
+        def mutant(run: Run) -> Any:  # noqa: ANN401 - a reply
+            uses = run.uses
+            reply = cancel(run)
+            if b'c' not in uses and b'c' in run.uses:
+                run.db.hset(run.keys['counters'], {b'uses': uses})
+            return reply
+
+        return mutant
+
+    _replace_verb(patch, 'cancel', make)
+
+
+def ended_claim_lives_on(patch: pytest.MonkeyPatch) -> None:
+    """Who has lost a claim to a cancellation still releases the task of the same id that came after it."""
+
+    def make(cancel: Command) -> Command:
+        def mutant(run: Run) -> Any:  # noqa: ANN401 - a reply
+            score = run.db.zset_at(run.keys['working']).scores.get(run.args[3])
+            reply = cancel(run)
+            if score is not None and reply == [b'OK', b'c'] and run.args[4] == b'end':
+                run.db.zadd(run.keys['working'], {run.args[3]: score})
+            return reply
+
+        return mutant
+
+    _replace_verb(patch, 'cancel', make)
+
+
 def hint_not_put_back(patch: pytest.MonkeyPatch) -> None:
     """The last consumer that leaves takes the hint along."""
 
@@ -269,6 +319,13 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'a wait is an attempt': ('alone', waits_are_attempts),
     'settle undoes nothing': ('alone', settle_undoes_nothing),
     'progress of a lost claim': ('alone', progress_of_the_past),
+    'called off, but requeued': ('alone', _called_off_goes_back('requeue')),
+    'called off, but given back': ('alone', _called_off_goes_back('giveback')),
+    'called off, but taken back by a claim': ('alone', _called_off_goes_back('claim')),
+    'called off, but taken back by others': ('alone', _called_off_goes_back('tick', 'sweep')),
+    'called off, but the holder does not hear of it': ('alone', _called_off_goes_back('extend')),
+    'called off, but not noted as a feature': ('alone', no_letter),
+    'claim ended, but working': ('alone', ended_claim_lives_on),
     'extend shortens': ('alone', shrinking_extend),
     'hint not put back by who leaves': ('calm', hint_not_put_back),
     'hint lost beside a claim': ('calm', hint_lost_beside_a_claim),

@@ -49,7 +49,8 @@ def operate(client: Client) -> Behaviour:
 
 
 def _cancel(client: Client) -> Behaviour:
-    yield from ask(client, CANCEL, [cancel_item(client.world.some_id())])
+    running = client.random.choice(('', 'end', 'ask')) if client.world.config.cancelling else ''
+    yield from ask(client, CANCEL, [cancel_item(client.world.some_id(), running)])
 
 
 def _sweep(client: Client) -> Behaviour:

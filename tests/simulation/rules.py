@@ -19,10 +19,12 @@ Changes = Mapping[bytes, tuple[View, View]]
 Args = Sequence[bytes]
 
 PENDING, WORKING, DELAYED, COMPLETED, REJECTED, EXPIRED = b'0', b'1', b'2', b'3', b'4', b'5'
+EXPIRY, REQUESTS = b'e', b'c'
+"""Letters of features."""
 LANED = frozenset(
     ('enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'progress', 'cancel', 'redrive', 'purge', 'flow')
 )
-TAKEN_BACK = frozenset(('claim', 'tick', 'sweep', 'bare', 'legacy'))
+TAKEN_BACK = frozenset(('claim', 'tick', 'sweep', 'bare', 'legacy', 'cancel'))
 """How a claim may end that its holder did not end: stale, or at the hands of somebody who knew the plain id."""
 
 
@@ -73,7 +75,7 @@ class Rules:
         self.tally: Counter[str] = Counter()
         self.last_claim = 0.0
         self.trimmed = 0
-        self.counters_lost = False  # and that tasks expire, until one is added that does
+        self.counters_lost = False  # and which features were used, until they are used again
         self._answers: dict[tuple[bytes, ...], Reply] = {}
         self._undone: set[tuple[bytes, ...]] = set()
         self.on_claim: Callable[[Sequence[bytes], float], None] = lambda *_: None
@@ -351,7 +353,11 @@ class Rules:
 
         Returns those that were there before, and the other changes: those added are seen as if they were still there.
         """
-        vanished = {task_id for task_id, (old, new) in changes.items() if old.payload is not None and new == NOWHERE}
+        vanished = {
+            task_id
+            for task_id, (old, new) in changes.items()
+            if old.payload is not None and new == NOWHERE and not (old.rejected is None and b'cancel_time' in old.state)
+        }
         buried = [
             task_id
             for task_id, (old, new) in changes.items()
@@ -385,17 +391,16 @@ class Rules:
             stale = old.working is not None and old.working <= now
             due = old.delayed is not None and old.delayed <= now
             require(stale or due, 'took what was neither stale nor due', task_id, old, new)
-            if not self._ended(task_id, old, new):
+            if not (self._is_called_off(task_id, old, new) or self._ended(task_id, old, new)):
                 back = new.pending == 1 and new.dequeue_count == old.dequeue_count
                 require(back, 'returned wrongly', task_id, old, new)
         return set(changes)
 
-    @property
-    def _heeds_expiry(self) -> bool:
-        return self._server.expires or not self.counters_lost
+    def _heeds(self, feature: bytes) -> bool:
+        return self._server.has_used(feature) or not self.counters_lost
 
     def _late(self, view: View) -> bool:
-        return self._heeds_expiry and view.expiry is not None and view.expiry <= float(f'{self._clock():.6f}')
+        return self._heeds(EXPIRY) and view.expiry is not None and view.expiry <= float(f'{self._clock():.6f}')
 
     def _ended(self, task_id: bytes, old: View, new: View) -> bool:
         """Whether a task ends whose turn has come: at its limit as a dead letter, even if it has expired."""
@@ -417,7 +422,7 @@ class Rules:
 
     def _check_delay(self, task_id: bytes, view: View) -> None:
         due = view.delayed is None or view.expiry is None or view.delayed <= view.expiry
-        require(due or not self._heeds_expiry, 'due after it has expired', task_id, view)
+        require(due or not self._heeds(EXPIRY), 'due after it has expired', task_id, view)
 
     def _claimed(
         self, args: Args, width: int, letters: Sequence[int], changes: Changes, *, shared: int = 0, keeps: bool = False
@@ -449,6 +454,8 @@ class Rules:
     def _requeue(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
         done = self._claimed(args, 6, reply[1], changes)
         for task_id, (delay, _, uncounted), old, new in done:
+            if self._is_called_off(task_id, old, new):
+                continue
             placed = new.delayed is not None if delay else new.pending == 1
             require(placed and new.dequeue_count == old.dequeue_count, 'requeued wrongly', task_id, old, new)
             require(new.attempt == old.attempt - bool(uncounted), 'counted wrongly', task_id, old, new)
@@ -468,6 +475,7 @@ class Rules:
             kept = new.rejected is not None and told
             removed = new == NOWHERE and others[task_id][1].rejected is not None
             require(kept or removed, 'rejected wrongly', task_id, old, new)
+            require(b'cancel_time' not in new.state, 'rejected, and to be cancelled', task_id, new)
         return {task_id for task_id, *_ in done} | gone
 
     def _giveback(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
@@ -476,7 +484,16 @@ class Rules:
             self._check_given_back(task_id, old, new)
         return {task_id for task_id, *_ in done}
 
+    def _is_called_off(self, task_id: bytes, old: View, new: View) -> bool:
+        """What its holder was asked to cancel goes nowhere but away."""
+        if self._heeds(REQUESTS) and b'cancel_time' in old.state:
+            require(new == NOWHERE, 'delivered again although it was called off', task_id, old, new)
+            return True
+        return False
+
     def _check_given_back(self, task_id: bytes, old: View, new: View) -> None:
+        if self._is_called_off(task_id, old, new):
+            return
         back = new.pending == 1 and new.dequeue_count == old.dequeue_count - 1
         require(back, 'given back wrongly', task_id, old, new)
         require(b'claim' not in new.state, 'given back with its token', task_id, new)
@@ -485,7 +502,10 @@ class Rules:
     def _extend(self, args: Args, reply: Sequence[bytes], changes: Changes) -> set[bytes]:
         letters = [answer[0] if answer in (b'l', b'u', b'x') else ord('o') for answer in reply]
         done = self._claimed(args, 4, letters, changes, keeps=True)
+        asked = {item[0] for item, answer in zip(_items(args, 4), reply, strict=True) if answer.startswith(b'a')}
         for task_id, _, old, new in done:
+            called_off = self._heeds(REQUESTS) and b'cancel_time' in old.state
+            require((task_id in asked) == called_off, 'told otherwise of a request', task_id, old)
             require(
                 old.working is not None and new.working is not None and new.working >= old.working, 'a lease shrank'
             )
@@ -502,12 +522,18 @@ class Rules:
         return {task_id for task_id, *_ in done}
 
     def _cancel(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
-        task_id = args[3]
-        old = self._before(task_id, changes)
+        task_id, running = args[3:5]
+        old, new = self._before(task_id, changes), self._after(task_id)
         here = old.pending > 0 or old.delayed is not None
-        require(reply[1] == (b'o' if here else b'u'), 'cancel answered wrongly', task_id, reply, old)
-        require(not here or self._after(task_id) == NOWHERE, 'cancelled wrongly', task_id, self._after(task_id))
-        return {task_id} if here else set()
+        claimed = old.working is not None and running != b''
+        expected = b'o' if here else b'c' if claimed else b'u'
+        require(reply[1] == expected, 'cancel answered wrongly', task_id, reply, old)
+        if claimed and running == b'ask':
+            require(new._replace(state={}) == old._replace(state={}), 'a request moved a task', task_id, old, new)
+            require(b'cancel_time' in new.state and new.receipt == old.receipt, 'asked for wrongly', task_id, old, new)
+        elif here or claimed:
+            require(new == NOWHERE, 'cancelled wrongly', task_id, new)
+        return {task_id} if here or claimed else set()
 
     def _redrive(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
         done: set[bytes] = set()

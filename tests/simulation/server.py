@@ -196,10 +196,9 @@ class ObservedShard:
         """Whether features of a later version are used."""
         return b'z' in self.counters.get(b'uses', b'')
 
-    @property
-    def expires(self) -> bool:
-        """Whether it is known that tasks may expire."""
-        return b'e' in self.counters.get(b'uses', b'')
+    def has_used(self, feature: bytes) -> bool:
+        """Whether it is known that this feature was used."""
+        return feature in self.counters.get(b'uses', b'')
 
     @property
     def counters(self) -> Mapping[bytes, bytes]:

@@ -34,7 +34,8 @@ class Conformance(QueueConformance):
     # They make an asynchronous queue of the client.
     test_finding_queues: Any = None
     test_keys_with_other_names: Any = None
-    # Nothing runs in the background.
+    # Nothing runs in the background, and nobody listens.
+    test_cancellations_of_running_tasks_are_announced: Any = None
     test_a_scheduled_sweep: Any = None
 
     def make_queue(self, client: object, queue: str, **options: Any) -> Torrelque:  # noqa: ANN401 - of any type

@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias
 
 from torrelque.core import checks
 from torrelque.core.codec import Serialiser, dump_headers, dump_payload
-from torrelque.core.models import TIME_LIMIT, Payload, Receipt, TorrelqueTaskStatus
+from torrelque.core.models import TIME_LIMIT, Deadline, Payload, Receipt, TorrelqueTaskStatus
 from torrelque.core.protocol import Arg, Reply
 from torrelque.errors import (
     TorrelqueDurabilityError,
@@ -117,6 +117,8 @@ class Outcome(Enum):
     AGAIN = ord('a')
     """Not done: the caller has to send the item again."""
     OK = ord('o')
+    CLAIMED = ord('c')
+    """It was worked on: its claim is ended, or its consumer asked to end it."""
     LOST = ord('l')
     UNKNOWN = ord('u')
     BROKEN = ord('x')
@@ -125,7 +127,7 @@ class Outcome(Enum):
 
 _OUTCOMES = {outcome.value: outcome for outcome in Outcome}  # faster than Outcome(letter) on a hot path
 
-Answer: TypeAlias = 'Outcome | float | TorrelqueDurabilityError | TorrelqueTooLargeError'
+Answer: TypeAlias = 'Outcome | Deadline | TorrelqueDurabilityError | TorrelqueTooLargeError'
 """An outcome, the new deadline of an extended claim, or an error.
 
 An error means that the item was written but not confirmed, or that it is too large for the server.
@@ -174,7 +176,7 @@ class Command:
                 return [_OUTCOMES[letters[0]]] * len(letters) if letters else []
             return [_OUTCOMES[letter] for letter in letters]
         answers: Sequence[bytes] = reply
-        return [_OUTCOMES[answer[0]] if answer in (b'l', b'u', b'x') else float(answer) for answer in answers]
+        return [_OUTCOMES[answer[0]] if answer in (b'l', b'u', b'x') else Deadline.parse(answer) for answer in answers]
 
 
 ENQUEUE = Command('enqueue', own=2, shared=4)
@@ -291,9 +293,9 @@ def progress_item(target: Receipt, value: float, total: float | None, note: str 
     return *claim_item(target), f'{checked:.15g} {"-" if most is None else f"{most:.15g}"} {text}'.encode()
 
 
-def cancel_item(task_id: str) -> Item:
-    """Write a task to cancel."""
-    return (task_id.encode(),)
+def cancel_item(task_id: str, running: str = '') -> Item:
+    """Write a task to cancel, and what to do if it is worked on: ``end``, ``ask``, or nothing."""
+    return task_id.encode(), running
 
 
 def redrive_item(task_id: str, _before: float) -> Item:

@@ -17,11 +17,11 @@ LOGICAL_NAMES: Mapping[str, str] = MappingProxyType(
         for name in (
             'pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'tasks', 'task',
             'wake', 'timer', 'lane', 'epoch', 'rejected', 'counters', 'missing', 'workers', 'schedules',
-            'schedule',
+            'schedule', 'cancel',
         )
     }
 )  # fmt: skip
-"""Maps logical names to keys, without the prefix of the queue's name."""
+"""Maps logical names to keys, without the prefix of the queue's name. ``cancel`` is only a channel."""
 
 
 SHARD_NAMES: Mapping[str, str] = MappingProxyType({'bell': 'bell', 'ring': 'ring'})

@@ -27,7 +27,7 @@ K = TypeVar('K', bound=Hashable)
 
 
 class _Lease:
-    __slots__ = ('begun', 'expires', 'length', 'renew_at', 'renewing')
+    __slots__ = ('again', 'begun', 'expires', 'length', 'renew_at', 'renewing')
 
     def __init__(self, begun: float, expires: float) -> None:
         self.begin(begun, expires)
@@ -38,6 +38,7 @@ class _Lease:
         self.length = expires - begun
         self.renew_at = begun + DUE * self.length
         self.renewing = False
+        self.again = False
 
     @property
     def next_look(self) -> float:
@@ -97,7 +98,19 @@ class Leases(Generic[K]):
         lease = self._leases.get(key)
         if lease is None:
             return math.inf
+        again = lease.again
         lease.begin(sent, sent + lease.length)
+        if again:
+            lease.renew_at = sent
+        return lease.next_look
+
+    def hurry(self, key: K, now: float) -> float:
+        """It is to be renewed now; if that is under way, once more, as the server may have been asked too early."""
+        lease = self._leases.get(key)
+        if lease is None:
+            return math.inf
+        lease.again = lease.renewing
+        lease.renew_at = min(lease.renew_at, now)
         return lease.next_look
 
     def failed(self, key: K, now: float) -> float:

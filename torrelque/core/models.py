@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import IntEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeAlias
 
 from torrelque.errors import TorrelqueUsageError
 
@@ -14,11 +14,14 @@ __all__ = (
     'KIND',
     'STATE_FIELDS',
     'TIME_LIMIT',
+    'Cancellation',
+    'Deadline',
     'Limits',
     'Pause',
     'Payload',
     'Receipt',
     'Report',
+    'Running',
     'Task',
     'TaskId',
     'TaskProgress',
@@ -86,6 +89,31 @@ class Receipt(NamedTuple):
     id: str
     token: str
     dequeue_count: int
+
+
+Running: TypeAlias = Literal['end', 'ask']
+"""What to do about a task that is worked on: end its claim, or ask its consumer to end it."""
+
+
+class Cancellation(NamedTuple):
+    """An announcement that a task was cancelled while it was worked on."""
+
+    task_id: str
+    running: Running
+
+
+class Deadline(float):
+    """When a claim becomes stale, in Unix time on the server's clock."""
+
+    cancel_asked: bool = False
+    """Whether ``cancel(task_id, running='ask')`` was called since the claim began."""
+
+    @classmethod
+    def parse(cls, text: bytes) -> Deadline:
+        self = cls(text.removeprefix(b'a'))
+        if text.startswith(b'a'):
+            self.cancel_asked = True
+        return self
 
 
 class TaskId(str):
@@ -310,6 +338,8 @@ class TorrelqueTaskState(NamedTuple):
     """When the task expires: from then on no consumer gets it."""
     on_expiry: str | None = None
     """``reject`` if it then becomes a dead letter."""
+    cancel_time: float | None = None
+    """When the consumer was asked to end the task, by ``cancel(running='ask')``."""
 
 
 class TorrelqueTask(NamedTuple, Generic[Payload]):
@@ -333,7 +363,7 @@ class TorrelqueTask(NamedTuple, Generic[Payload]):
 STATE_FIELDS = (
     'status', 'timeout', 'result', 'dequeue_count', 'requeue_count', 'enqueue_time', 'last_dequeue_time',
     'last_requeue_time', 'release_time', 'max_dequeues', 'reason', 'revision',
-    'progress', 'expires', 'on_expiry', 'claim',
+    'progress', 'expires', 'on_expiry', 'cancel_time', 'claim',
 )  # fmt: skip
 """The fields of a state's hash, in the order of :class:`TorrelqueTaskState`, and the live claim's token."""
 
@@ -380,7 +410,7 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
     """
     (
         status, timeout, result, dequeues, requeues, enqueued, dequeued, requeued, released, limit, reason, revision,
-        progress, expires, on_expiry, claim,
+        progress, expires, on_expiry, cancelled, claim,
     ) = values  # fmt: skip
     try:
         known = TorrelqueTaskStatus(_count(status, -1))
@@ -402,6 +432,7 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
         progress=_progress(progress, claim, dequeues) if known is TorrelqueTaskStatus.WORKING and progress else None,
         expires=number_of(expires),
         on_expiry=None if on_expiry is None else on_expiry.decode(errors='replace'),
+        cancel_time=number_of(cancelled),
     )
 
 

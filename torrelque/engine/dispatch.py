@@ -169,6 +169,10 @@ class Dispatcher:
         await self.is_changed()
         return (self.runtime.keys,)
 
+    def known_keys(self) -> Sequence[Keys]:
+        """Return the same, as far as it is known without asking the server."""
+        return (self.runtime.keys,)
+
     async def all_keys(self) -> Sequence[Keys]:
         """Return the same, including former shards."""
         return await self.keys()

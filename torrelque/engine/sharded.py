@@ -444,6 +444,9 @@ class ShardedDispatcher(Dispatcher):
         await self.is_changed()
         return tuple(self._keys[: self._ready_layout().total])
 
+    def known_keys(self) -> Sequence[Keys]:
+        return () if self._layout is None else tuple(self._keys[: self._layout.total])
+
     async def all_keys(self) -> Sequence[Keys]:
         keys = await self.keys()
         left = await self._engine.run(sharding.read_totals(self._main))

@@ -27,6 +27,9 @@ BACKOFF = Backoff(0.05, 4.0)
 LINGER = 5.0
 """Seconds for which a connection without subscriptions is kept for the next one."""
 
+REFUSED = 30.0
+"""Seconds until the next attempt of a user who may not subscribe."""
+
 STEADY = 5.0
 """Seconds after which a connection has worked: when it breaks, the back-off starts again."""
 
@@ -35,8 +38,16 @@ class _Cancellable(Protocol):
     def cancel(self) -> None: ...
 
 
+def _is_refusal(error: BaseException) -> bool:
+    return isinstance(error, TorrelqueReplyError) and error.code == 'NOPERM'
+
+
 class Subscription:
     """The unread messages of one watcher.
+
+    Args:
+        channel: The channel.
+        tell: Called whenever ``news`` is set.
 
     Attributes:
         channel: The channel.
@@ -47,24 +58,35 @@ class Subscription:
             read again. Reset when the messages are taken.
     """
 
-    def __init__(self, channel: bytes) -> None:
+    def __init__(self, channel: bytes, tell: Callable[[], None] | None = None) -> None:
         self.channel: bytes = channel
+        self._tell = tell
         self.news: anyio.Event = anyio.Event()
         self.messages: deque[bytes] = deque()
         self.stands: bool = False
         self.may_have_missed: bool = False
 
+    @property
+    def is_listener(self) -> bool:
+        """Whether it is not a watcher's, so that a user may watch tasks and lack the permission for this channel."""
+        return self._tell is not None
+
     def deliver(self, data: bytes) -> None:
         self.messages.append(data)
-        self.news.set()
+        self._set()
 
     def confirm(self) -> None:
         self.stands = self.may_have_missed = True
-        self.news.set()
+        self._set()
 
     def lose(self) -> None:
         self.stands = False
+        self._set()
+
+    def _set(self) -> None:
         self.news.set()
+        if self._tell is not None:
+            self._tell()
 
     def take(self) -> list[bytes]:
         """Return the messages since the last call."""
@@ -95,12 +117,13 @@ class Subscriptions:
         self._forks = forks.count
         self._loop: Any = current_token().native_token
         self._inboxes: dict[bytes, set[Subscription]] = {}
-        self._lines: dict[Hashable, _Line] = {}
+        self._lines: dict[tuple[Hashable, bool], _Line] = {}  # by node, and whether they are of listeners alone
+        self._apart: set[bytes] = set()
         self._line_of: dict[bytes, _Line] = {}
 
-    def open(self, channel: bytes) -> Subscription:
+    def open(self, channel: bytes, tell: Callable[[], None] | None = None) -> Subscription:
         """Subscribe to a channel. Close the subscription afterwards."""
-        inbox = Subscription(channel)
+        inbox = Subscription(channel, tell)
         self._inboxes.setdefault(channel, set()).add(inbox)
         line = self._line_of.get(channel)
         if line is None:
@@ -138,20 +161,37 @@ class Subscriptions:
     def replace(self, line: _Line) -> None:
         """Move channels that now belong to another server."""
         for channel in tuple(line.channels):
-            if self._transport.node_of(channel) != line.node:
+            if self._transport.node_of(channel) != line.key[0]:
                 line.remove(channel)
                 self._assign(channel)
 
+    def separate(self, line: _Line) -> bool:
+        """Give the channels of listeners a connection of their own, because the user may not subscribe to all of them.
+
+        Returns whether any was moved.
+        """
+        moved = [
+            channel
+            for channel in line.channels - self._apart
+            if any(inbox.is_listener for inbox in self._inboxes.get(channel, ()))
+        ]
+        for channel in moved:
+            self._apart.add(channel)
+            line.remove(channel)
+            self._assign(channel)
+        return bool(moved)
+
     def forget(self, line: _Line) -> None:
         """Remove a connection that has ended."""
-        if self._lines.get(line.node) is line:
-            del self._lines[line.node]
+        if self._lines.get(line.key) is line:
+            del self._lines[line.key]
 
     def _assign(self, channel: bytes) -> None:
         node = self._transport.node_of(channel)
-        line = self._lines.get(node)
+        key = node, channel in self._apart
+        line = self._lines.get(key)
         if line is None:
-            line = self._lines[node] = _Line(self, self._transport, node, self._lingers)
+            line = self._lines[key] = _Line(self, self._transport, key, self._lingers)
             line.cancel = self._spawn(line.run).cancel
         self._line_of[channel] = line
         line.add(channel)
@@ -162,10 +202,12 @@ class _Line:
 
     cancel: Callable[[], None]
 
-    def __init__(self, hub: Subscriptions, transport: Transport, node: Hashable, lingers: Callable[[], bool]) -> None:
+    def __init__(
+        self, hub: Subscriptions, transport: Transport, key: tuple[Hashable, bool], lingers: Callable[[], bool]
+    ) -> None:
         self._hub = hub
         self._transport = transport
-        self.node = node
+        self.key = key
         self._lingers = lingers
         self.channels: set[bytes] = set()
         self.standing: set[bytes] = set()
@@ -188,29 +230,33 @@ class _Line:
             while self.channels:
                 begun = self._transport.now()
                 failed = True
+                refused = False
                 try:
                     await self._listen()
                     failed = False
-                except* (TorrelqueConnectionError, TorrelqueReplyError):
-                    pass  # watchers poll meanwhile, or always if the user may not subscribe
+                except* (TorrelqueConnectionError, TorrelqueReplyError) as group:
+                    # Watchers poll meanwhile, or always if the user may not subscribe.
+                    refused = group.subgroup(_is_refusal) is not None
                 except* Exception:
                     if not self._logged:
                         self._logged = True
                         logger.exception('Cannot listen to changes of tasks, retrying; states are read meanwhile')
                 finally:
                     self._lose()
+                if refused and self._hub.separate(self):
+                    continue
                 if failed:
-                    await self._pause(begun)
+                    await self._pause(begun, REFUSED if refused else 0.0)
                     self._hub.replace(self)
         finally:
             self._hub.forget(self)
 
-    async def _pause(self, begun: float) -> None:
-        """Wait before reconnecting, longer after each connection that did not last."""
+    async def _pause(self, begun: float, least: float) -> None:
+        """Wait before reconnecting, longer after each connection that did not last; at least the time given."""
         if self._transport.now() - begun > STEADY:
             self._failures = 0
         self._failures += 1
-        pause = BACKOFF.pause(self._failures, random.random)
+        pause = max(least, BACKOFF.pause(self._failures, random.random))
         await self._transport.pause(anyio.Event(), self._transport.now() + pause)
 
     async def _listen(self) -> None:

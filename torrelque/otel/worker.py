@@ -117,6 +117,8 @@ class _Deliveries:
             if isinstance(event, events.LeaseLost) and (operation := self._operations.get(event.task.receipt)):
                 operation.span.add_event('torrelque.lease_lost')
                 operation.fail(TorrelqueLeaseLostError('the claim was lost while the handler ran'))
+            if isinstance(event, events.Cancelled) and (operation := self._operations.get(event.task.receipt)):
+                operation.span.add_event('torrelque.cancelled')
             if isinstance(event, events.ResultDropped):
                 self._telemetry[event.task.queue].dropped(event.error)
             if on_event is not None:

@@ -17,10 +17,12 @@ from torrelque.core.commands import EnqueueItem, IfExists, Item, OnExpiry, Relea
 from torrelque.core.durability import Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
+    Deadline,
     Limits,
     Payload,
     Receipt,
     Report,
+    Running,
     Task,
     TorrelqueQueueStats,
     TorrelqueTask,
@@ -334,7 +336,7 @@ class Torrelque(Generic[Payload]):
     def giveback(self, task_id: str | Task) -> None:
         self._run(self._queue.giveback(task_id))
 
-    def extend(self, task_id: str | Task, timeout: float | None = None) -> float:
+    def extend(self, task_id: str | Task, timeout: float | None = None) -> Deadline:
         return self._run(self._queue.extend(task_id, timeout))
 
     def announce(self, worker_id: str, *, name: str, concurrency: int, running: int = 0, age: float = 0.0) -> None:
@@ -374,8 +376,8 @@ class Torrelque(Generic[Payload]):
 
     # Keeping order ---------------------------------------------------------------------------------------------------
 
-    def cancel(self, task_id: str) -> None:
-        self._run(self._queue.cancel(task_id))
+    def cancel(self, task_id: str, *, running: Running | None = None) -> bool:
+        return self._run(self._queue.cancel(task_id, running=running))
 
     def redrive(self, task_ids: str | Iterable[str] | None = None, *, limit: int | None = None) -> int:
         return self._run(self._queue.redrive(task_ids, limit=limit))

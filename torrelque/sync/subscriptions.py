@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import anyio
@@ -92,7 +93,8 @@ class BlockingSubscriptions(Subscriptions):
         inner: Any = transport.inner if isinstance(transport, FailoverTransport) else transport
         self._blocking: BlockingTransport = inner
 
-    def open(self, channel: bytes) -> Subscription:
+    def open(self, channel: bytes, tell: Callable[[], None] | None = None) -> Subscription:
+        del tell
         return _Inbox(self._blocking, channel)
 
     def close(self, inbox: Subscription) -> None:

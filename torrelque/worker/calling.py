@@ -85,7 +85,7 @@ class HandlerCaller:
             if error is not None:
                 return await self._judge_unless_cancelled(job, error)
             if job.scope.cancelled_caught:
-                return events.GivenBack(job.task)
+                return job.unfinished()
             return events.Finished(job.task, result)
         finally:
             result = error = None  # from Python 3.12 on, the error's traceback refers to this frame
@@ -132,7 +132,7 @@ class HandlerCaller:
         failure = understand(error)
         decided = failure.rejects or failure.delay is not None or failure.exit is not None
         if not (decided or job.timed_out) and await self._is_cancelled(job):  # it may raise something else
-            return events.GivenBack(job.task)
+            return job.unfinished()
         if failure.exit is not None:
             self._exit(failure.exit, job)
         return None if job.lost else self._judge(job, failure, error)
@@ -153,6 +153,15 @@ class HandlerCaller:
         task, error = job.task, failure.error
         if failure.rejects:
             return events.Rejected(task, failure.reason, error)
+        if job.called_off:  # there is no next delivery
+            if failure.delay is None and failure.exit is None:
+                logger.warning(
+                    'Delivery %d of task:%s failed and was to be cancelled, removing it',
+                    task.dequeue_count,
+                    job.label,
+                    exc_info=for_log(raised),
+                )
+            return events.Cancelled(task)
         if failure.delay is not None:
             return events.Retried(task, failure.delay, error, failure.counts)
         delay = self._ask_policy(job, error, job.handler.retry or self._retry)

@@ -21,6 +21,7 @@ from torrelque import (
     events,
 )
 from torrelque.core.models import TIME_LIMIT, number_of
+from torrelque.worker.cancelling import CancellationListener
 from torrelque.worker.failures import describe, understand
 from torrelque.worker.leases import LeaseKeeper
 from torrelque.worker.loops import Clock
@@ -52,11 +53,12 @@ class Job:
         limit: The time limit, in seconds.
         over: If there is a time limit: set when the handler ends.
         timed_out: Whether the time limit has ended the handler.
+        called_off: Whether the handler was cancelled because its task is to be, unless it is a thread.
         unfit: Why the result cannot be written.
     """
 
     __slots__ = (
-        'ended', 'expires', 'feed', 'handler', 'in_thread', 'limit', 'lost', 'over', 'scope', 'task',
+        'called_off', 'ended', 'expires', 'feed', 'handler', 'in_thread', 'limit', 'lost', 'over', 'scope', 'task',
         'timed_out', 'unfit',
     )  # fmt: skip
 
@@ -72,6 +74,7 @@ class Job:
         self.limit: float = 0.0
         self.over: anyio.Event | None = None
         self.timed_out: bool = False
+        self.called_off: bool = False
         self.unfit: Exception | None = None
 
     @property
@@ -83,6 +86,19 @@ class Job:
     def is_ending(self) -> bool:
         """Whether the handler, or the caller, is being cancelled."""
         return self.scope.cancel_called or anyio.current_effective_deadline() == -math.inf
+
+    def call_off(self) -> None:
+        """Cancel the handler, as its task is to be cancelled. If it shields itself or is a thread, it may finish."""
+        if self.called_off or self.lost or self.timed_out or self.scope.cancel_called:
+            return
+        self.called_off = True
+        logger.info('Delivery %d of task:%s is to be cancelled', self.task.dequeue_count, self.label)
+        if not self.in_thread:
+            self.scope.cancel()
+
+    def unfinished(self) -> events.Outcome:
+        """Return the outcome if the handler was cancelled, but not because of its time limit."""
+        return events.Cancelled(self.task) if self.called_off else events.GivenBack(self.task)
 
     def note_thread(self) -> None:
         """Log that the thread goes on."""
@@ -123,6 +139,7 @@ class Feed:
     keeper: LeaseKeeper[Job]
     writer: OutcomeWriter[Job]
     announcer: Announcer
+    cancellations: CancellationListener
 
     def __init__(self, queue: Torrelque[Any], handler: Callable[..., Any] | Router, share: Share, suffix: str) -> None:
         self.queue: Torrelque[Any] = queue

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 import anyio
+from anyio.abc import TaskGroup
 
 from torrelque import Task, Torrelque, TorrelqueError, TorrelqueLeaseLostError, TorrelqueLookupError
 from torrelque.core.leases import Leases
@@ -44,17 +45,25 @@ class LeaseKeeper(Generic[J]):
         clock: What leases are timed on.
         lose: Called with a job whose claim is gone, or whose lease expired before it could be renewed.
         announcer: Announces the worker as long as leases are kept.
+        call_off: Called at each renewal with a job whose task is to be cancelled.
         suffix: What log messages add to name the queue.
     """
 
     def __init__(
-        self, queue: Torrelque, clock: Clock, lose: Callable[[J], None], announcer: Announcer, suffix: str = ''
+        self,
+        queue: Torrelque,
+        clock: Clock,
+        lose: Callable[[J], None],
+        announcer: Announcer,
+        call_off: Callable[[J], None],
+        suffix: str = '',
     ) -> None:
         self._suffix = suffix
         self._queue = queue
         self._clock = clock
         self._lose = lose
         self._announcer = announcer
+        self._call_off = call_off
         self._leases: Leases[J] = Leases()
         self._news = anyio.Event()
         self._next_look = -math.inf
@@ -68,23 +77,30 @@ class LeaseKeeper(Generic[J]):
         """Stop renewing. Returns when the lease expires; minus infinity if it already has."""
         return self._leases.remove(job)
 
+    def hurry(self, job: J) -> None:
+        """Renew a lease at once, to find out what became of the claim."""
+        self._look_at(self._leases.hurry(job, self._clock.now()))
+
     async def run(self) -> None:
         """Work until cancelled."""
         async with anyio.create_task_group() as renewals:
             while True:
                 now = self._clock.now()
-                for job in self._leases.expired(now):
-                    self._lose(job)
-                for job in self._leases.due(now):
-                    renewals.start_soon(self._renew, job)
-                if self._announcer.due <= now:
-                    self._announcer.due = math.inf  # until it has ended
-                    renewals.start_soon(self._announce)
+                self._start_due(renewals, now)
                 self._news = anyio.Event()
                 # With no lease left, keep the next look: tasks that come and go do not each need one.
                 if self._leases or self._next_look <= now:
                     self._next_look = min(self._leases.timer(), self._announcer.due)
                 await self._clock.pause(self._news, self._next_look)
+
+    def _start_due(self, renewals: TaskGroup, now: float) -> None:
+        for job in self._leases.expired(now):
+            self._lose(job)
+        for job in self._leases.due(now):
+            renewals.start_soon(self._renew, job)
+        if self._announcer.due <= now:
+            self._announcer.due = math.inf  # until it has ended
+            renewals.start_soon(self._announce)
 
     def _look_at(self, moment: float) -> None:
         if moment < self._next_look:
@@ -98,7 +114,7 @@ class LeaseKeeper(Generic[J]):
     async def _renew(self, job: J) -> None:
         sent = self._clock.now()
         try:
-            await self._queue.extend(job.task)
+            deadline = await self._queue.extend(job.task)
         except (TorrelqueLeaseLostError, TorrelqueLookupError):
             if job in self._leases:  # its outcome may have been written meanwhile
                 self._leases.remove(job)
@@ -109,6 +125,8 @@ class LeaseKeeper(Generic[J]):
         else:
             self._failing = False
             self._look_at(self._leases.renewed(job, sent))
+            if deadline.cancel_asked and job in self._leases:
+                self._call_off(job)
 
     def _report(self, job: J, error: Exception) -> None:
         """Log a failure. An absent server is reported elsewhere; anything else is logged once until it is over."""

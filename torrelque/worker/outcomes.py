@@ -276,7 +276,7 @@ class OutcomeWriter(Generic[J]):
                     await self._queue.requeue(task, delay, count=outcome.count)
                 case events.Rejected(task, reason):
                     await self._queue.reject(task, reason)
-                case events.GivenBack(task):
+                case events.GivenBack(task) | events.Cancelled(task):  # what is to be cancelled does not go back
                     await self._queue.giveback(task)
         except TorrelqueDurabilityError as error:
             _note_unconfirmed(error)

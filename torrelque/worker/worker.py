@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from time import monotonic
 from typing import Any, Concatenate, Generic
 
@@ -25,6 +26,7 @@ from torrelque.core import checks
 from torrelque.core.models import Payload
 from torrelque.worker.burst import Burst, Member
 from torrelque.worker.calling import HandlerCaller
+from torrelque.worker.cancelling import CancellationListener
 from torrelque.worker.failures import describe
 from torrelque.worker.feeds import Feed, Job, sharing_waits
 from torrelque.worker.leases import LeaseKeeper
@@ -229,7 +231,8 @@ class Worker(Generic[Payload]):
             running=lambda: feed.running,
             suffix=feed.suffix,
         )
-        feed.keeper = LeaseKeeper(feed.queue, self._clock, self._lose, feed.announcer, feed.suffix)
+        feed.keeper = LeaseKeeper(feed.queue, self._clock, self._lose, feed.announcer, Job.call_off, feed.suffix)
+        feed.cancellations = CancellationListener(feed.queue, partial(self._look_at, feed), feed.suffix)
         feed.writer = OutcomeWriter(
             feed.queue, self._clock, self._result_ttl, self._finished_ttl, self._lose, self._tell, self._note
         )
@@ -254,6 +257,7 @@ class Worker(Generic[Payload]):
                 async with anyio.create_task_group() as helpers:
                     for feed in self._feeds:
                         helpers.start_soon(feed.keeper.run)
+                        helpers.start_soon(feed.cancellations.run)
                     helpers.start_soon(self._end_grace)
                     if self._burst is not None:
                         helpers.start_soon(self._watch_burst, self._burst)
@@ -421,6 +425,8 @@ class Worker(Generic[Payload]):
             if jobs is None:
                 self._shares.withdrawn(claim.share, self._clock.now())
         if jobs is not None:
+            if jobs:
+                feed.cancellations.begin()
             kept = self._shares.answered(claim.share, len(jobs), self._clock.now())
             self._ready += jobs[:kept]
             for job in jobs[kept:]:
@@ -460,6 +466,8 @@ class Worker(Generic[Payload]):
                 self._jobs.add(job)
                 job.feed.running += 1
                 job.feed.keeper.add(job)
+                if job.task.id in job.feed.cancellations:
+                    job.feed.keeper.hurry(job)
                 self._tasks.start(self._deliver, job, f'task:{job.task.id}')
 
     def _end_claiming(self) -> None:
@@ -525,11 +533,22 @@ class Worker(Generic[Payload]):
         if job.lost:
             return
         job.lost = True
-        logger.warning('Delivery %d of task:%s lost its claim, nothing is written', job.task.dequeue_count, job.label)
-        self._tell(events.LeaseLost(job.task))
+        delivery = job.task.dequeue_count
+        if job.feed.cancellations.has_ended(job.task.id):
+            logger.info('Delivery %d of task:%s is cancelled, nothing is written', delivery, job.label)
+            self._tell(events.Cancelled(job.task))
+        else:
+            logger.warning('Delivery %d of task:%s lost its claim, nothing is written', delivery, job.label)
+            self._tell(events.LeaseLost(job.task))
         self._note()
         if not job.in_thread:
             job.scope.cancel()
+
+    def _look_at(self, feed: Feed, task_id: str | None) -> None:
+        """Find out at once what became of a claim, or of all claims of a queue."""
+        for job in self._jobs:
+            if job.feed is feed and task_id in (None, job.task.id):
+                feed.keeper.hurry(job)
 
     # Stopping --------------------------------------------------------------------------------------------------------
 

@@ -56,6 +56,10 @@ def test_cancel(command: Command) -> None:
     command.do(claim_two)
     assert command('cancel', 'c') == (0, 'cancelled 1 task\n', '')
     assert ids(command, 'pending') == set()
+    assert command('cancel', 'a', '--running', 'ask') == (0, 'cancelled 1 task\n', '')
+    assert command('show', 'a', '--json').lines[0]['cancel_time'] == pytest.approx(time.time(), abs=60)
+    assert command('cancel', 'a', 'b', '--running', 'end') == (0, 'cancelled 2 tasks\n', '')
+    assert ids(command, 'working') == set()
 
 
 @pytest.mark.parametrize(('verb', 'wrong', 'status'), [

@@ -18,7 +18,7 @@ PENDING, WORKING, DELAYED, COMPLETED, REJECTED, *_ = TorrelqueTaskStatus
     [
         (PENDING, {'cancel'}),
         (DELAYED, {'cancel'}),
-        (WORKING, {'requeue', 'reject'}),
+        (WORKING, {'requeue', 'reject', 'cancel'}),
         (REJECTED, {'redrive', 'purge'}),
         (COMPLETED, set[str]()),
     ],
@@ -39,13 +39,14 @@ def test_each_has_its_key() -> None:
 
 async def test_what_they_do() -> None:
     async with Torrelque(MemoryTransport(), queue='q') as queue:
-        for name in ('a', 'b', 'c', 'd'):
+        for name in ('a', 'b', 'c', 'e', 'd'):
             await queue.enqueue(name, task_id=name)
-        await queue.dequeue(max_tasks=3)
+        await queue.dequeue(max_tasks=4)
         await ACTIONS['requeue'].do(queue, 'a')
         await ACTIONS['reject'].do(queue, 'b')
         await ACTIONS['reject'].do(queue, 'c')
         await ACTIONS['cancel'].do(queue, 'd')
+        await ACTIONS['cancel'].do(queue, 'e')
         assert (await queue.get_task_state('b')).reason == 'rejected by hand'
         await ACTIONS['redrive'].do(queue, 'b')
         await ACTIONS['purge'].do(queue, 'c')

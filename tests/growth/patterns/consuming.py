@@ -270,6 +270,31 @@ async def cancelled_workers(stage: Stage) -> AsyncIterator[Round]:
         yield play
 
 
+@pattern()
+async def running_tasks_cancelled(stage: Stage) -> AsyncIterator[Round]:
+    begun, ended = Handled(), Handled()
+
+    async def handler(task: Task) -> None:
+        begun.tell()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.tell()
+
+    async with stage.queue() as queue, stage.working(queue, handler):
+
+        async def play() -> None:
+            number = begun.number
+            for running in ('end', 'ask'):
+                number += 1
+                task_id = await queue.enqueue('task')
+                await begun.reach(number)
+                await queue.cancel(task_id, running=running)
+                await ended.reach(number)
+
+        yield play
+
+
 @pattern(rounds=2, warm_up=4)
 async def two_workers_on_one_queue(stage: Stage) -> AsyncIterator[Round]:
     handled = Handled()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Literal
 
 import anyio
 import typer
@@ -74,9 +75,38 @@ async def reject(
     return await _to_each(settings, task_id, lambda queue, each: queue.reject(each, reason), 'rejected')
 
 
-async def cancel(settings: Settings, task_id: IdsArgument) -> int:
-    """Delete pending or delayed tasks."""
-    return await _to_each(settings, task_id, lambda queue, each: queue.cancel(each), 'cancelled')
+class Running(StrEnum):
+    """What to do about tasks that are worked on."""
+
+    END = 'end'
+    ASK = 'ask'
+
+
+HOW: Mapping[Running, Literal['end', 'ask']] = {Running.END: 'end', Running.ASK: 'ask'}
+
+
+async def cancel(
+    settings: Settings,
+    task_id: IdsArgument,
+    running: Annotated[
+        Running | None,
+        typer.Option(
+            show_default=False,
+            help='What to do about tasks that a consumer works on: end its claim, or ask it to end the task.',
+        ),
+    ] = None,
+) -> int:
+    """Delete pending or delayed tasks.
+
+    With --running, also delete tasks that are worked on. With --running end,
+    nothing that a consumer still does to such a task has any effect. With
+    --running ask, its handler is cancelled, but may still finish.
+    """
+
+    async def act(queue: Torrelque, each: str) -> None:
+        await queue.cancel(each, running=None if running is None else HOW[running])
+
+    return await _to_each(settings, task_id, act, 'cancelled')
 
 
 async def _to_each(

@@ -69,10 +69,10 @@ ACTIONS = {
     'cancel': Action(
         'c',
         'Cancel',
-        _WAITING,
+        _WAITING | _WORKING,
         'Remove {} for good?',
         'cancelled: {}',
-        lambda queue, task_id: queue.cancel(task_id),
+        lambda queue, task_id: queue.cancel(task_id, running='end'),
     ),
     'redrive': Action('d', 'Redrive', _REJECTED, '', 'redriven: {}', lambda queue, task_id: queue.redrive([task_id])),
     'purge': Action(

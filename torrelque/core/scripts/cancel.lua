@@ -1,7 +1,8 @@
--- Remove a pending or delayed task. This is the only verb whose cost grows with the queue: it searches pending for the id.
--- KEYS: pending delayed working tasks task wake timer counters lane
--- ARGV: lane nonce sequence id
--- returns: OK and o ok, u unknown, x state of a wrong type
+-- Remove a pending or delayed task. If the task is worked on, do what the caller says: end its claim and remove it, or ask
+-- its holder to end it. This is the only verb whose cost grows with the queue: it searches pending for the id.
+-- KEYS: pending delayed working tasks task wake timer counters cancel lane
+-- ARGV: lane nonce sequence id running (end or ask; '' leaves a task alone that is worked on)
+-- returns: OK and o removed, c it was worked on and is ended or asked for, u unknown, x state of a wrong type
 
 local outcome, answer = enter()
 if outcome then
@@ -9,18 +10,29 @@ if outcome then
 end
 totals()
 look()
-local id = ARGV[4]
-local known = redis.call('HEXISTS', tasks, id) == 1 and not redis.call('ZSCORE', working, id)
+local id, running = ARGV[4], ARGV[5] or ''
+local known, claimed = redis.call('HEXISTS', tasks, id) == 1, redis.call('ZSCORE', working, id)
 local state = read_claim(id)
+local item = { id = id, state = state }
 
 begin_writing()
 local letter = 'u'
 if not state then
   letter = 'x'
-elseif known and (redis.call('ZREM', delayed, id) == 1 or redis.call('LREM', pending, 0, id) > 0) then
-  redis.call('HDEL', tasks, id)
-  redis.call('DEL', state_key(id))
-  redis.pcall('PUBLISH', state_key(id), whole(state.revision + 1) .. ' cancelled')
+elseif known and claimed and running ~= '' then
+  letter = 'c'
+  if running == 'ask' then
+    if not has_used('c') then
+      redis.call('HSET', counters, 'uses', (features or '') .. 'c')
+    end
+    redis.call('HSET', state.key, 'cancel_time', present)
+  else
+    redis.call('ZREM', working, id)
+    remove_cancelled({ item })
+  end
+  redis.pcall('PUBLISH', cancel, running .. ' ' .. id) -- for workers to look at the claim at once
+elseif known and not claimed and (redis.call('ZREM', delayed, id) == 1 or redis.call('LREM', pending, 0, id) > 0) then
+  remove_cancelled({ item })
   letter = 'o'
 end
 hint()

@@ -62,11 +62,14 @@ local event = stale and due and math.min(stale, due) or stale or due
 -- First, plan which tasks return to pending, if any.
 local none = {}
 local plan = { stale = none, due = none, stale_ids = none, due_ids = none, pushed = none, returned = none, dead = none,
-  missing = {}, late = none, stale_count = 0 }
-local returns = event and event <= tonumber(present)
+  called_off = none, missing = {}, late = none, stale_count = 0 }
+local returns, mine = event and event <= tonumber(present), {}
 if returns then
   -- rarely
   plan = plan_return(expired(working, K), expired(delayed, K - fired))
+  for _, item in ipairs(plan.called_off) do
+    mine[item.id] = true
+  end
   -- end
 end
 
@@ -83,7 +86,7 @@ local expires, most = has_used('e'), n + K
 if expires and n > 0 then
   most = math.max(most, MOST)
 end
-local taken, dead, late, looked_at, mine = {}, {}, {}, 0, {}
+local taken, dead, late, looked_at = {}, {}, {}, 0
 local keys, payloads, timeouts, states = {}, {}, {}, {} -- of those that are taken
 while #taken < n and looked_at < most do
   -- Ids in their order from the front of pending, as it will be once the planned ids are pushed.

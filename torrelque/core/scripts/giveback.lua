@@ -1,6 +1,6 @@
 -- End claims as if the tasks had not been delivered: they return to the front of pending, in order, and the delivery does
 -- not count.
--- KEYS: pending delayed working task wake timer counters lane
+-- KEYS: pending delayed working tasks task wake timer counters lane
 -- ARGV: lane nonce sequence, then for each task: id token dequeue_count
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
 
@@ -11,8 +11,9 @@ end
 totals()
 look()
 local items, answers = claimed_items(3, read_claim)
+local kept, called_off = split_called_off(items)
 
 begin_writing()
-give_back(items)
+give_back(kept, called_off)
 hint()
 return leave(table.concat(answers))

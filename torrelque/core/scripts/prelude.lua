@@ -13,7 +13,7 @@ local GRACE = 50            -- ms; how long a timer outlives its event
 local SET_ASIDE = 604800000 -- ms; for how long an id without a payload can be found
 local EXPIRED_TTL = 60000   -- ms; for how long the state of an expired task is kept
 local DEFAULT_TIMEOUT = 300 -- s; for a state whose timeout cannot be read
-local UNKNOWN = '[^%spels]' -- matches the letters of features that this version does not know
+local UNKNOWN = '[^%spelsc]' -- matches the letters of features that this version does not know
 
 local features -- letters of those that the queue uses, if there are any; `totals` reads them
 
@@ -121,6 +121,11 @@ end
 local function due_time(state, delay)
   local due = now + tonumber(delay)
   return stamp(state.expiry and math.min(due, state.expiry.time) or due)
+end
+
+-- Whether the holder of a task was asked to end it.
+local function is_called_off(state)
+  return has_used('c') and redis.call('HMGET', state.key, 'cancel_time')[1]
 end
 
 -- The fields of a task's state that verbs need; nil if the key has a wrong type.
@@ -704,6 +709,37 @@ local function look_aside(ids)
   end
 end
 
+-- Running tasks that are to be cancelled ------------------------------------------------------------------------------
+-- If the holder of such a task releases or rejects it, that counts. Whatever else ends the claim would return the task to
+-- the queue, and removes it instead.
+
+-- Split the items of a verb into those that return to the queue and those to remove. The second list is empty unless
+-- somebody asked for a cancellation.
+local function split_called_off(items)
+  if not has_used('c') then
+    return items, {}
+  end
+  local kept, called_off = {}, {}
+  for _, item in ipairs(items) do
+    local list = is_called_off(item.state) and called_off or kept
+    list[#list + 1] = item
+  end
+  if #called_off > 0 then
+    redis.call('HLEN', tasks)
+  end
+  return kept, called_off
+end
+
+-- Delete tasks that are in no collection any more, and publish that they were cancelled.
+local function remove_cancelled(items)
+  for _, item in ipairs(items) do
+    local state = item.state
+    redis.call('HDEL', tasks, item.id)
+    redis.call('DEL', state.key)
+    redis.pcall('PUBLISH', state.key, whole(state.revision + 1) .. ' cancelled')
+  end
+end
+
 -- Stale claims and due tasks ------------------------------------------------------------------------------------------
 
 local function expired(key, limit)
@@ -725,15 +761,17 @@ local function ends(plan, id, state)
 end
 
 -- Decide, without writing, which tasks return to pending (`pushed`, in order), which become dead letters, which have
--- expired, and which ids are set aside.
+-- expired, which are to be cancelled, and which ids are set aside.
 local function plan_return(stale_ids, due_ids)
   local plan = { stale_ids = stale_ids, due_ids = due_ids, stale = {}, due = {}, pushed = {}, returned = {}, dead = {},
-    missing = {}, late = {}, stale_count = 0 }
+    called_off = {}, missing = {}, late = {}, stale_count = 0 }
   local function decide(id)
     local queued = redis.call('HEXISTS', tasks, id) == 1
     local state = queued and read_state(id)
     if not queued then
       plan.missing[#plan.missing + 1] = id
+    elseif state and is_called_off(state) then
+      plan.called_off[#plan.called_off + 1] = { id = id, state = state }
     elseif not ends(plan, id, state) then
       plan.pushed[#plan.pushed + 1] = id
       plan.returned[id] = state
@@ -757,7 +795,7 @@ local function bury(dead)
   for _, item in ipairs(dead) do
     redis.call('ZADD', rejected, present, item.id)
     if item.state then
-      redis.call('HDEL', item.state.key, 'claim')
+      redis.call('HDEL', item.state.key, 'claim', 'cancel_time')
       transition(item.state, REJECTED, 'reason', item.reason, 'release_time', present)
     end
   end
@@ -802,6 +840,7 @@ local function return_planned(plan)
   variadic('ZREM', working, plan.stale_ids)
   variadic('ZREM', delayed, plan.due_ids)
   set_aside(plan.missing)
+  remove_cancelled(plan.called_off)
   for _, id in ipairs(plan.pushed) do
     local state = plan.returned[id]
     state.requeue_count = state.requeue_count + 1
@@ -855,14 +894,17 @@ local function ids_of(items)
   return ids
 end
 
--- End claims as if the tasks had not been delivered: they return to the front of pending, in order.
-local function give_back(items)
+-- End claims as if the tasks had not been delivered: they return to the front of pending, in order. Both lists are those of
+-- `split_called_off`.
+local function give_back(items, called_off)
   local ids = {}
   for index = #items, 1, -1 do
     ids[#ids + 1] = items[index].id
   end
   variadic('RPUSH', pending, ids) -- first, as only consumers have the right to it: others change nothing
   variadic('ZREM', working, ids)
+  variadic('ZREM', working, ids_of(called_off))
+  remove_cancelled(called_off) -- their deliveries still count for the rate
   for _, item in ipairs(items) do
     redis.call('HDEL', item.state.key, 'claim')
     transition(item.state, PENDING, 'dequeue_count', whole(item.state.dequeue_count - 1))

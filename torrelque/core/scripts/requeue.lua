@@ -1,5 +1,5 @@
 -- Return claimed tasks to the back of pending, or to delayed.
--- KEYS: pending delayed working task wake timer counters lane
+-- KEYS: pending delayed working tasks task wake timer counters lane
 -- ARGV: lane nonce sequence, then for each task: id token dequeue_count delay timeout uncounted (the last three may be '';
 --   uncounted: 1 if this delivery does not count as an attempt)
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
@@ -11,11 +11,13 @@ end
 local requeued = totals('requeued')
 look()
 local items, answers = claimed_items(6, read_state)
+local kept, called_off = split_called_off(items)
 
 begin_writing()
 variadic('ZREM', working, ids_of(items))
+remove_cancelled(called_off)
 local pushed, later = {}, {}
-for _, item in ipairs(items) do
+for _, item in ipairs(kept) do
   local id, state, delay, timeout = item.id, item.state, ARGV[item.at + 3], ARGV[item.at + 4]
   redis.call('HDEL', state.key, 'claim')
   local fields = {}
@@ -39,6 +41,6 @@ for _, item in ipairs(items) do
 end
 variadic('LPUSH', pending, pushed)
 variadic('ZADD', delayed, later)
-add('requeued', requeued, #items)
+add('requeued', requeued, #kept)
 hint()
 return leave(table.concat(answers))

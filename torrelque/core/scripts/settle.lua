@@ -1,6 +1,6 @@
 -- Settle a call whose reply will not come: undo it if it was a claim, and make sure that it does nothing if it has not yet
 -- arrived.
--- KEYS: pending delayed working task wake timer counters lane
+-- KEYS: pending delayed working tasks task wake timer counters lane
 -- ARGV: lane nonce sequence
 -- returns: none if the lane is gone or was used for a later call; aborted; or finished and the call's recorded answer
 
@@ -37,8 +37,9 @@ if ahead == 0 and phase == 'open' then
     end
   end
 end
+local kept, called_off = split_called_off(items)
 begin_writing()
-give_back(items)
+give_back(kept, called_off)
 drop_timer()
 hint()
 record('closed', '')

@@ -137,7 +137,7 @@ class _Stranded:
         except TorrelqueShardsError:
             return False
         script = self._scripts['cancel']
-        removed = yield from Call[Reply](script, keys.of(script), ('', '', '', task_id))
+        removed = yield from Call[Reply](script, keys.of(script), ('', '', '', task_id, ''))
         return bool(removed)
 
 

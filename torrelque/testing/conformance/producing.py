@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import anyio
 import pytest
@@ -11,12 +13,19 @@ import pytest
 from torrelque import Client
 from torrelque.core.codec import TorrelqueTaskSerialiser
 from torrelque.core.commands import EnqueueItem
-from torrelque.core.models import TorrelqueTaskStatus
-from torrelque.errors import TorrelqueExistsError, TorrelqueLookupError
+from torrelque.core.models import Cancellation, TorrelqueTaskStatus
+from torrelque.errors import TorrelqueExistsError, TorrelqueLeaseLostError, TorrelqueLookupError
 from torrelque.queue import Torrelque
-from torrelque.testing.conformance.support import OnQueue, unique
+from torrelque.testing.conformance.support import PATIENCE, OnQueue, unique
 
 __all__ = ('ProducingConformance',)
+
+
+async def _hear(announcements: AsyncGenerator[Cancellation | None, None]) -> Cancellation:
+    """Return the next announcement; some of those before may have been missed."""
+    while (announced := await anext(announcements)) is None:
+        pass
+    return announced
 
 
 class ProducingConformance(OnQueue):
@@ -180,6 +189,46 @@ class ProducingConformance(OnQueue):
         with pytest.raises(TorrelqueLookupError, match=task.id):
             await queue.cancel(task.id)
         await queue.release(task)
+
+    async def test_ending_a_running_task(self, queue: Torrelque) -> None:
+        await queue.enqueue('a')
+        task = await queue.dequeue(20)
+        assert await queue.cancel(task.id, running='end') is True
+        with pytest.raises(TorrelqueLookupError, match=task.id):
+            await queue.get_task_state(task.id)
+        assert await queue.enqueue('b', task_id=str(task.id)) == task.id
+        assert (await queue.dequeue(20)).data == 'b'
+        for call in (queue.release, queue.requeue, queue.giveback, queue.extend):
+            with pytest.raises(TorrelqueLeaseLostError, match=task.id):
+                await call(task)
+        assert (await queue.get_queue_stats())[:4] == (1, 0, 1, 0)
+
+    async def test_asking_for_the_end_of_a_running_task(self, queue: Torrelque) -> None:
+        await queue.enqueue_many(['a', 'b', 'c'])
+        finishes, returns, requeues = [await queue.dequeue(20) for _ in range(3)]
+        for task in (finishes, returns, requeues):
+            assert not (await queue.extend(task)).cancel_asked
+            assert await queue.cancel(task.id, running='ask') is True
+            assert (await queue.extend(task)).cancel_asked
+            assert (await queue.get_task_state(task.id)).cancel_time is not None
+        await queue.release(finishes, result='done')
+        await queue.giveback(returns)
+        await queue.requeue(requeues)
+        assert (await queue.get_task_state(finishes.id)).result == 'done'
+        assert (await queue.get_queue_stats())[:4] == (0, 0, 0, 0)
+        assert await queue.audit() == []
+
+    async def test_cancellations_of_running_tasks_are_announced(self, queue: Torrelque) -> None:
+        await queue.enqueue('a')
+        task = await queue.dequeue(20)
+        with anyio.fail_after(PATIENCE):
+            async with aclosing(queue.cancellations()) as announcements:
+                for _ in range(queue.shards or 1):
+                    assert await anext(announcements) is None
+                await queue.cancel(task.id, running='ask')
+                assert await _hear(announcements) == (task.id, 'ask')
+                await queue.cancel(task.id, running='end')
+                assert await _hear(announcements) == (task.id, 'end')
 
     async def test_queues_do_not_mix(self, client: Client, queue: Torrelque) -> None:
         async with self.make_queue(client, queue.queue + ':other') as other:

@@ -10,8 +10,7 @@ from torrelque.transports.memory.prelude import EXPIRED, PENDING, REJECTED, Run,
 
 __all__ = (
     'BROKEN', 'Claimed', 'Dead', 'Late', 'Plan', 'bury', 'claimed_items', 'end_late', 'give_back', 'look_aside',
-    'plan_return', 'recorded',
-    'set_aside', 'trim',
+    'plan_return', 'recorded', 'remove_called_off', 'set_aside', 'trim',
 )  # fmt: skip
 
 SET_ASIDE = 604_800_000
@@ -103,11 +102,24 @@ def recorded(run: Run, answer: bytes) -> Iterator[tuple[Claimed, bytes]]:
 def give_back(run: Run, items: Sequence[Claimed]) -> None:
     """End claims as if the tasks had not been delivered: to the front of pending, in order."""
     run.db.zrem(run.keys['working'], [item.id for item in items])
+    items = remove_called_off(run, items)  # their deliveries still count for the rate
     states = [run.db.hash_at(run.state_key(item.id)) for item in items]
     run.uncount_deliveries([fields.get(b'last_dequeue_time', b'') for fields in states])
     for item in items:
         run.transition(item.id, item.state, PENDING, {b'dequeue_count': whole(item.state.dequeue_count - 1)})
     run.db.rpush(run.keys['pending'], [item.id for item in reversed(items)])
+
+
+def remove_called_off(run: Run, items: Sequence[Claimed], *, every: bool = False) -> list[Claimed]:
+    """Remove those whose cancellation was asked for while they were worked on, or ``every`` one. Returns the others."""
+    called_off = [item for item in items if every or item.state.called_off]
+    if called_off:
+        run.db.hash_at(run.keys['tasks'])
+    for item in called_off:
+        run.db.hdel(run.keys['tasks'], (item.id,))
+        run.db.delete((run.state_key(item.id),))
+        run.announce(item.id, item.state.revision + 1, b'cancelled')
+    return [item for item in items if item not in called_off]
 
 
 # Stale claims and due tasks -----------------------------------------------------------------------------------------
@@ -127,6 +139,7 @@ class Plan:
     states: dict[bytes, State] = field(default_factory=dict)
     dead: list[Dead] = field(default_factory=list)
     late: list[Late] = field(default_factory=list)
+    called_off: list[Claimed] = field(default_factory=list)
     missing: list[bytes] = field(default_factory=list)
     stale_count: int = 0
 
@@ -146,6 +159,7 @@ class Plan:
         run.db.zrem(run.keys['working'], self.stale)
         run.db.zrem(run.keys['delayed'], self.due)
         set_aside(run, self.missing)
+        remove_called_off(run, self.called_off)
         for task_id in self.pushed:
             state = self.states[task_id]
             state.requeue_count += 1
@@ -169,7 +183,9 @@ def plan_return(run: Run, *, stale: int = 0, due: int = 0) -> Plan:
             plan.missing.append(task_id)
             continue
         state = run.read_state(task_id)
-        if not plan.ends(run, task_id, state) and state is not None:
+        if state is not None and state.called_off:
+            plan.called_off.append(Claimed(task_id, state))
+        elif not plan.ends(run, task_id, state) and state is not None:
             plan.pushed.append(task_id)
             plan.states[task_id] = state
     plan.stale_count = sum(task_id in plan.stale for task_id in plan.pushed)
@@ -204,6 +220,7 @@ def bury(run: Run, dead: Sequence[Dead]) -> None:
     for item in dead:
         run.db.zadd(run.keys['rejected'], {item.id: float(stamp(run.now))})
         if item.state is not None:
+            run.db.hdel(run.state_key(item.id), (b'cancel_time',))
             run.transition(item.id, item.state, REJECTED, {b'reason': item.reason, b'release_time': stamp(run.now)})
 
 

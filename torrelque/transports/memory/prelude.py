@@ -50,8 +50,11 @@ GRACE = 50
 DEFAULT_TIMEOUT = 300.0
 """Seconds; for a state whose time-out cannot be read."""
 
-FEATURES = frozenset(b' pels')
-"""Letters of the features that this version knows: p a pause, e tasks that expire, l limits, s schedules."""
+FEATURES = frozenset(b' pelsc')
+"""Letters of the features that this version knows.
+
+p: pauses; e: tasks that expire; l: limits; s: schedules; c: running tasks that are to be cancelled.
+"""
 
 SPECIAL = frozenset((b'dequeue_count', b'revision', b'max_dequeues', b'dequeue_base', b'headers'))
 """Fields that a task does not have that waits for its first delivery and has nothing special about it."""
@@ -94,11 +97,11 @@ class State:
     """A task's state as far as the verbs need it."""
 
     __slots__ = (
-        'claim', 'dequeue_base', 'dequeue_count', 'expires', 'headers', 'is_special', 'max_dequeues', 'rejects',
-        'requeue_count', 'revision', 'status', 'timeout',
+        'called_off', 'claim', 'dequeue_base', 'dequeue_count', 'expires', 'headers', 'is_special', 'max_dequeues',
+        'rejects', 'requeue_count', 'revision', 'status', 'timeout',
     )  # fmt: skip
 
-    def __init__(self, fields: Mapping[bytes, bytes], *, may_expire: bool) -> None:
+    def __init__(self, fields: Mapping[bytes, bytes], uses: bytes) -> None:
         self.status: bytes | None = fields.get(b'status')
         self.claim: bytes | None = fields.get(b'claim')
         self.dequeue_count: float = number(fields.get(b'dequeue_count'), 0.0)
@@ -108,8 +111,9 @@ class State:
         self.max_dequeues: float | None = number(fields.get(b'max_dequeues'), None)
         self.dequeue_base: float = number(fields.get(b'dequeue_base'), 0.0)
         self.headers: bytes = fields.get(b'headers', b'')
-        self.expires: float | None = number(fields.get(b'expires'), None) if may_expire else None
+        self.expires: float | None = number(fields.get(b'expires'), None) if b'e' in uses else None
         self.rejects: bool = fields.get(b'on_expiry') == b'reject'
+        self.called_off: bool = b'c' in uses and b'cancel_time' in fields
         is_plain = self.status == PENDING and self.expires is None and fields.keys().isdisjoint(SPECIAL)
         self.is_special: bool = not is_plain
 
@@ -228,7 +232,7 @@ class Run:
     def read_state(self, task_id: bytes) -> State | None:
         """None where the key is of a wrong type."""
         try:
-            return State(self.db.hash_at(self.state_key(task_id)), may_expire=self.has_used(b'e'))
+            return State(self.db.hash_at(self.state_key(task_id)), self.uses)
         except TorrelqueReplyError:
             return None
 
@@ -244,6 +248,10 @@ class Run:
         """When a task is due that is to be delayed: no later than it expires, to end then."""
         due = self.now + float(delay)
         return float(stamp(due if expires is None else min(due, expires)))
+
+    def announce_cancel(self, running: bytes, task_id: bytes) -> None:
+        """Have the workers look at a claim at once."""
+        self._publish(self.keys['cancel'], b'%b %b' % (running, task_id))
 
     def announce(self, task_id: bytes, revision: float, status: bytes) -> None:
         """Tell the watchers."""

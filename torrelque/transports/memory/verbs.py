@@ -25,6 +25,7 @@ from torrelque.transports.memory.claims import (
     look_aside,
     plan_return,
     recorded,
+    remove_called_off,
     trim,
 )
 from torrelque.transports.memory.enqueueing import enqueue
@@ -174,6 +175,7 @@ class _Choice:
         self.dead: list[Dead] = []
         self.late: list[Late] = []
         self.looked_at = 0
+        called_off = {item.id for item in plan.called_off}
         front = chain(reversed(db.list_at(keys['pending'])), plan.pushed)
         most = max(n + K, MOST) if run.has_used(b'e') else n + K
         for task_id in islice(front, most if n else 0):
@@ -184,7 +186,7 @@ class _Choice:
             if payload is None:
                 plan.missing.append(task_id)
                 continue
-            if task_id in self.payloads:
+            if task_id in self.payloads or task_id in called_off:
                 continue
             known = plan.states.get(task_id)
             state = known or run.read_state(task_id)
@@ -266,6 +268,7 @@ def requeue(run: Run) -> bytes:
     db, keys = run.db, run.keys
     items, answers = claimed_items(run, 6)
     db.zrem(keys['working'], [item.id for item in items])
+    items = remove_called_off(run, items)
     for item in items:
         delay, timeout, uncounted = item.more
         fields = {b'timeout': timeout} if timeout else {}
@@ -310,7 +313,8 @@ def extend(run: Run) -> Reply:
     latest: dict[bytes, float] = {}
     for item in items:
         timeout = number(item.more[0], item.state.timeout)
-        answers[item.place] = deadline = stamp(max(latest.get(item.id, item.score), run.now + timeout))
+        deadline = stamp(max(latest.get(item.id, item.score), run.now + timeout))
+        answers[item.place] = b'a' * item.state.called_off + deadline
         latest[item.id] = float(deadline)
         run.db.zadd(run.keys['working'], {item.id: float(deadline)})
     return answers
@@ -407,17 +411,25 @@ def undequeue(run: Run) -> Reply:
 
 @laned()
 def cancel(run: Run) -> bytes:
-    """Remove one pending or delayed task."""
-    db, keys, task_id = run.db, run.keys, run.args[3]
-    known = task_id in db.hash_at(keys['tasks']) and task_id not in db.zset_at(keys['working']).scores
+    """Remove one pending or delayed task, or, if the caller says so, one that is worked on."""
+    db, keys, task_id, running = run.db, run.keys, *run.args[3:5]
+    known, claimed = task_id in db.hash_at(keys['tasks']), task_id in db.zset_at(keys['working']).scores
     state = run.read_state(task_id)
     if state is None:
         return b'x'
-    if not (known and (db.zrem(keys['delayed'], (task_id,)) or db.lrem(keys['pending'], 0, task_id))):
+    if claimed and known and running:
+        if running == b'ask':
+            if not run.has_used(b'c'):
+                db.hset(keys['counters'], {b'uses': run.uses + b'c'})
+            db.hset(run.state_key(task_id), {b'cancel_time': stamp(run.now)})
+        else:
+            db.zrem(keys['working'], (task_id,))
+            remove_called_off(run, [Claimed(task_id, state)], every=True)
+        run.announce_cancel(running, task_id)
+        return b'c'
+    if claimed or not (known and (db.zrem(keys['delayed'], (task_id,)) or db.lrem(keys['pending'], 0, task_id))):
         return b'u'
-    db.hdel(keys['tasks'], (task_id,))
-    db.delete((run.state_key(task_id),))
-    run.announce(task_id, state.revision + 1, b'cancelled')
+    remove_called_off(run, [Claimed(task_id, state)], every=True)
     return b'o'
 
 
