@@ -15,6 +15,7 @@
     plots         the plots, in an environment with matplotlib
     publishing    puts both into docs/performance/
     profiling     where the time of one task goes
+    flow          what flow control costs, beside a plain task
 
 What runs in a measurement's process (measure, rows, metering, systems) is imported in
 environments without this project, so it imports nothing of it but in ``systems.use_current``.

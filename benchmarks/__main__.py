@@ -4,6 +4,7 @@ commands:
   run       measure; a full run also rewrites docs/performance/ (the default, and what make bench does)
   report    write the last results to docs/performance/, whatever they are
   profile   measure where the time of one task goes, by layer and by script
+  flow      measure what limits, expiry, cancellation and so on cost, beside a plain task
 
 To see what a change gains, compare it with the revision before it. Both take turns, so that other load on the machine
 affects both alike. The change is the working tree, or the revision that --with names:
@@ -28,7 +29,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import profiling, report
+from benchmarks import flow, profiling, report
 from benchmarks.compare import QUICK_SECONDS, SECONDS, compare
 from benchmarks.environments import FOLDER, ROOT
 from benchmarks.plan import (
@@ -65,6 +66,11 @@ def main() -> int:
         text = profiling.tables()
         (PAGES / 'profile.md').write_text(text)
         print(text)
+    if options.command == 'flow':
+        text = flow.table(flow.measure(options.rounds or (flow.QUICK_TURNS if options.quick else flow.TURNS)))
+        if not options.quick:
+            (PAGES / 'flow.md').write_text(text)
+        print(text)
     return 0
 
 
@@ -74,7 +80,7 @@ def _parse() -> argparse.Namespace:
         description=(__doc__ or '').format(rows=textwrap.fill(', '.join(ROWS), 110, subsequent_indent='  ')),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('command', nargs='?', default='run', choices=('run', 'report', 'profile'))
+    parser.add_argument('command', nargs='?', default='run', choices=('run', 'report', 'profile', 'flow'))
     parser.add_argument(
         '--quick', action='store_true', help='about 5 minutes: fewer systems, less of each row; comparing: 20 s a row'
     )

@@ -33,7 +33,7 @@ Result = dict[str, Any]
 Settings = Mapping[str, float]
 
 
-async def _call_for(
+async def call_for(
     settings: Settings, call: Callable[[], Awaitable[int]], meter: Meter, callers: int = CALLERS
 ) -> Result:
     """Let callers make one call after the other, and measure for some seconds. A call returns its number of tasks."""
@@ -99,7 +99,7 @@ async def floor(system: System, meter: Meter, settings: Settings) -> Result:
         return 1
 
     await call()
-    return await _call_for(settings, call, meter)
+    return await call_for(settings, call, meter)
 
 
 async def enqueue(system: System, meter: Meter, settings: Settings) -> Result:
@@ -113,7 +113,7 @@ async def enqueue(system: System, meter: Meter, settings: Settings) -> Result:
         await system.enqueue(task)
         return 1
 
-    return await _call_for(settings, call, meter)
+    return await call_for(settings, call, meter)
 
 
 async def enqueue_100(system: System, meter: Meter, settings: Settings) -> Result:
@@ -127,7 +127,7 @@ async def _enqueue_many(system: System, meter: Meter, settings: Settings, count:
         await system.enqueue_many(tasks)
         return count
 
-    return await _call_for(settings, call, meter, callers)
+    return await call_for(settings, call, meter, callers)
 
 
 async def lifecycle(system: System, meter: Meter, settings: Settings) -> Result:
@@ -152,7 +152,7 @@ async def _lifecycle(system: System, meter: Meter, settings: Settings, callers: 
         await system.lifecycle(task)
         return 1
 
-    return await _call_for(settings, call, meter, callers)
+    return await call_for(settings, call, meter, callers)
 
 
 async def _lifecycle_many(system: System, meter: Meter, settings: Settings, count: int, callers: int) -> Result:
@@ -161,7 +161,7 @@ async def _lifecycle_many(system: System, meter: Meter, settings: Settings, coun
     async def call() -> int:
         return await system.lifecycle_many(tasks)
 
-    return await _call_for(settings, call, meter, callers)
+    return await call_for(settings, call, meter, callers)
 
 
 async def _preload(system: System, count: int, delay: float | None = None) -> None:
