@@ -12,6 +12,7 @@ import anyio
 
 from tests import servers
 from tests.chaos.crews import ENOUGH, release
+from tests.chaos.flow import controlled_flow
 from tests.chaos.ledger import Ledger, read
 from tests.chaos.measured import due_at_once, idle_crowd, severed_connections
 from tests.chaos.nursery import Nursery
@@ -159,6 +160,7 @@ SCENARIOS: dict[str, Callable[[Stage, float], None]] = {
         broken_connections,
         cancelled_dequeues,
         stopped_workers,
+        controlled_flow,
         severed_connections,
         due_at_once,
         idle_crowd,

@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -68,11 +69,13 @@ class Report:
     stranded: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
     miscounted: list[str] = field(default_factory=list)
+    uncontrolled: list[str] = field(default_factory=list)
     audited: list[str] = field(default_factory=list)
 
     @property
     def violations(self) -> list[str]:
-        return [*self.lost, *self.duplicates, *self.stranded, *self.stale, *self.miscounted, *self.audited]
+        faults = self.lost, self.duplicates, self.stranded, self.stale, self.miscounted, self.uncontrolled, self.audited
+        return [each for found in faults for each in found]
 
     @property
     def exceeded(self) -> list[str]:
@@ -85,7 +88,8 @@ class Report:
     def __str__(self) -> str:
         found = {
             'lost': len(self.lost), 'duplicates': len(self.duplicates), 'stranded': len(self.stranded),
-            'stale effects': len(self.stale), 'miscounted': len(self.miscounted), 'found by audits': len(self.audited),
+            'stale effects': len(self.stale), 'miscounted': len(self.miscounted),
+            'not permitted': len(self.uncontrolled), 'found by audits': len(self.audited),
         }  # fmt: skip
         figures = ', '.join(f'{name} {number}' for name, number in {**self.figures, **found}.items())
         measures = ''.join(f'\n    {name}: {measure}' for name, measure in self.measures.items())
@@ -183,14 +187,17 @@ class Stage:
                 self.report.measure('slowest script', microseconds / 1e6, SLOWEST)
         self.server.command('SLOWLOG', 'RESET')
 
-    def settle(self, *queues: str) -> None:
-        """One healthy consumer gets each queue to itself; then the books are compared with what is left."""
+    def settle(self, *queues: str, removed: Callable[[], Collection[str]] = tuple) -> None:
+        """One healthy consumer gets each queue to itself; then the books are compared with what is left.
+
+        ``removed``: returns the tasks that were cancelled; called when the queues are drained.
+        """
         results: dict[str, Claim] = {}
         self.note_slow_scripts()
         for queue in queues or (QUEUE,):
             with Ledger(self.ledgers, f'drain-{queue}') as ledger:
                 try:
-                    results |= anyio.run(self._drain, queue, ledger)
+                    results |= anyio.run(self._drain, queue, ledger, removed)
                 except TimeoutError:
                     self.report.stranded.append(f'{queue} was not drained in {ENOUGH} s: {self._left(queue)}')
                 else:
@@ -203,10 +210,12 @@ class Stage:
             redeliveries=books.redeliveries,
             refused=books.events['lost'],
         )
-        self.report.lost = books.lost(results)
+        gone = removed()
+        self.report.lost = [task_id for task_id in books.lost(results) if task_id not in gone]
         self.report.duplicates += books.duplicates(results)
+        self.report.duplicates += [f'{each}: cancelled, but released' for each in gone if each in books.released]
 
-    async def _drain(self, queue: str, ledger: Ledger) -> dict[str, Claim]:
+    async def _drain(self, queue: str, ledger: Ledger, removed: Callable[[], Collection[str]]) -> dict[str, Claim]:
         with anyio.fail_after(ENOUGH):
             async with connect(self.server.url) as client, Torrelque(client, queue=queue) as consumer:
                 await self.audit(consumer)
@@ -223,7 +232,7 @@ class Stage:
                 await self.audit(consumer)
                 completed = TorrelqueTaskStatus.COMPLETED
                 results = {task_id: tuple(state.result) async for task_id, state in consumer.tasks(completed)}
-        if not stats.total_enqueued == stats.total_completed == len(results):
+        if not stats.total_enqueued - len(removed()) == stats.total_completed == len(results):
             self.report.miscounted.append(f'{len(results)} tasks were released, but the queue counted {stats}')
         return results
 
