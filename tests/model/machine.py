@@ -36,6 +36,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], ...]] = {
     'lost': (('LREM', 'pending', '0', 'id'), ('ZREM', 'working', 'id')),
     'deadline': (('ZADD', 'working', 'inf', 'id'),),
     'expiring': (('HSET', 'tasks', 'id', '1'),),  # over a result that is kept
+    'ignored': (('HSET', 'task', 'expires', '9e9', 'cancel_time', '1'), ('HDEL', 'counters', 'uses')),
     'result': (('HDEL', 'tasks', 'id'), ('HSET', 'task', 'result', '1')),
 }
 """What an audit repairs of a task: commands that bring it about."""

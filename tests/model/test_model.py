@@ -63,6 +63,15 @@ PLAYS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ('a_payload_is_gone', {'task_id': b'2:x:'}),
         ('wipe_states', {'task_ids': [b'2:x:'], 'others': True}),
     ],
+    'old rates stay': [
+        ('flow', {'lane': 0, 'mode': 'limit', 'end': None, 'reason': b'', 'limits': b'- 3 10000000 3'}),
+        ('enqueue', TASK_A),
+        ('enqueue', {**TASK_A, 'items': [(b'b', b'1', '300', '', '', b'')]}),
+        ('claim', {'lane': 0, 'n': 1, 'willing': '0.000000', 'cap': ''}),
+        ('flow', {'lane': 0, 'mode': 'limit', 'end': None, 'reason': b'', 'limits': b'- 1 250000 1'}),
+        ('time_passes', {'seconds': 0.25}),
+        ('claim', {'lane': 0, 'n': 1, 'willing': '0.000000', 'cap': ''}),
+    ],
     'writes before a look at what may be of a wrong type': [
         ('a_key_is_of_a_wrong_type', {'name': 'pending'}),
         ('enqueue', TASK_A),
@@ -209,6 +218,7 @@ def test_what_is_played_agrees_without_a_fault(name: str) -> None:
         pytest.param('told[index] = state and', 'told[index] = false and', id='tasks vanish in silence'),
         pytest.param("variadic('ZADD', missing, scores)", '', id='ids without a payload are dropped'),
         pytest.param("redis.call('ZREM', missing, id)", '', id='what came back stays set aside'),
+        pytest.param("if letters ~= '' then", 'if false then', id='an ignored task stays ignored'),
         pytest.param(' - kept or 0', ' or 0', id='a repair of what is listed twice leaves none'),
         pytest.param(
             "redis.call('LLEN', pending)\nif #later",

@@ -196,6 +196,24 @@ async def test_a_state_that_would_expire_under_its_task_stays(queue: Torrelque, 
     assert await command('PTTL', KEYS.state('1')) == -1
 
 
+@pytest.mark.parametrize('feature', ['expiry', 'cancellation'])
+async def test_a_task_whose_end_is_ignored_ends_after_all(queue: Torrelque, command: Command, feature: str) -> None:
+    """As after the server lost the queue's counters."""
+    if feature == 'expiry':
+        await queue.enqueue('a', task_id='1', expires_in=0.001)
+    else:
+        await queue.enqueue('a', task_id='1')
+        task = await queue.dequeue(5)
+        await queue.cancel('1', running='ask')
+    await command('HDEL', KEYS['counters'], 'uses')
+    assert [found.detail for found in await queue.audit()] == [f'its {feature} is ignored']
+    await assert_repaired(queue, 'ignored', '1')
+    if feature == 'cancellation':
+        assert (await queue.extend(task)).cancel_asked
+        await queue.giveback(task)
+    assert await drain(queue) == []
+
+
 @pytest.mark.parametrize('score', ['inf', '-inf'])
 async def test_a_claim_for_ever_gets_the_deadline_of_its_task(queue: Torrelque, command: Command, score: str) -> None:
     await queue.enqueue('a', task_id='1', task_timeout=100)

@@ -23,7 +23,7 @@ from torrelque.transports.native import NativeTransport
 
 pytestmark = pytest.mark.anyio
 
-LETTERS = 'pelc'
+LETTERS = 'pelsc'
 """Letters of the features, in the order in which versions began to know them."""
 
 ENOUGH = 20  # seconds, on a machine under load
@@ -51,15 +51,24 @@ async def use_cancellation(queue: Torrelque, held: Task) -> None:
     await queue.cancel(held.id, running='ask')
 
 
+async def use_schedule(queue: Torrelque, _: Task) -> None:
+    await queue.schedule('nightly', task='scheduled', every=3600)
+
+
 USES: Mapping[str, Callable[[Torrelque, Task], Awaitable[None]]] = {
     'p': use_pause,
     'e': use_expiry,
     'l': use_limits,
+    's': use_schedule,
     'c': use_cancellation,
 }
 """What a client does that knows the feature; it holds a task."""
 
-ENDS: Mapping[str, Callable[[Torrelque], Awaitable[None]]] = {'p': Torrelque.resume, 'l': Torrelque.limit}
+ENDS: Mapping[str, Callable[[Torrelque], Awaitable[object]]] = {
+    'p': Torrelque.resume,
+    'l': Torrelque.limit,
+    's': lambda queue: queue.unschedule('nightly'),
+}
 """After which the feature is not in use any more. The others leave their letter behind."""
 
 

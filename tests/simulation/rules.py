@@ -565,7 +565,9 @@ class Rules:
         return done
 
     def _repair(self, args: Args, reply: int, changes: Changes) -> set[bytes]:
-        """Nothing is ever wrong here, but that a hint is left when no task is."""
+        """Nothing is ever wrong here, but that a hint is left when no task is, and that features are forgotten."""
+        if args[0] == b'ignored' and self.counters_lost:
+            return set()
         require(not reply or args[0] == b'leftover', 'repaired what was whole', args, changes)
         require(not reply or not self._server.tasks(), 'took for a leftover what was in use', args)
         return set()

@@ -319,7 +319,7 @@ class World:
                 audit(self.scripts, keys, operators.RESULT_TTL, repair=False),
                 lambda batch: [self.execute(call) for call in batch],
             )
-            require(not found, 'an audit found something', found)
+            require(not operators.unexpected(self, found), 'an audit found something', found)
 
     def _worked_off(self) -> bool:
         return self.scheduler.now > self.network.last_arrival and not self.server.queued()

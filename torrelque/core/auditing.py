@@ -50,6 +50,8 @@ class Violation:
     - ``'state'``: a task without a state, or with one of a wrong type;
     - ``'status'``: a task whose state has another status than its collection;
     - ``'expiring'``: a task whose state expires;
+    - ``'ignored'``: a task that expires, or is to end, and nobody looks, because the record of what the queue uses
+      was lost;
     - ``'deadline'``: a claimed task without a finite deadline;
     - ``'result'``: a result that does not expire;
     - ``'stray'``: a state without a task that is not a result;
@@ -95,6 +97,7 @@ class _Facts(NamedTuple):
     result: int
     expires: int
     aside: int
+    letters: bytes
 
     @property
     def places(self) -> list[str]:
@@ -329,10 +332,14 @@ class _Audit:
                 return keys
 
 
-REPAIRABLE = frozenset(
-    {'lost', 'twice', 'ghost', 'expiring', 'deadline', 'result', 'lane', 'timer', 'workers', 'key', 'flow', 'schedule'},
-)
+REPAIRABLE = frozenset((
+    'lost', 'twice', 'ghost', 'expiring', 'ignored', 'deadline', 'result', 'lane', 'timer', 'workers', 'key', 'flow',
+    'schedule',
+))  # fmt: skip
 
+
+IGNORED = {'e': 'its expiry is ignored', 'c': 'its cancellation is ignored'}
+"""By the letters of features."""
 
 WELL_FORMED = re.compile(rb'[0-9-]+ [0-9-]+ [0-9-]+ [0-9-]+')
 """Limits."""
@@ -388,6 +395,8 @@ def _judge_task(facts: _Facts, places: list[str]) -> Iterator[tuple[str, str]]:
         yield 'status', f'is in {places[0]}, but has the status {facts.status.decode(errors="replace")!r}'
     if facts.expires:
         yield 'expiring', 'its state expires'
+    if facts.letters and not facts.rejected:
+        yield 'ignored', ' and '.join(IGNORED[letter] for letter in facts.letters.decode())
     if facts.working == 2:  # noqa: PLR2004 - the script's word for it
         yield 'deadline', 'is claimed for ever'
 

@@ -4,9 +4,9 @@
 -- returns: 1 if no task is left, 1 if there is a hint, how many ids are marked as undequeued, then for each id a list:
 --   1 if it has a payload, how often it is in pending and in dequeueing, 1 if it is in working (2: without a finite
 --   deadline), in delayed, in rejected, the type of its state, the state's status or '', 1 if the state has a result, 1 if
---   the state expires, 1 if it was set aside; of schedules, whose ids follow the word schedules instead: 1 if the queue knows
---   that it has some or has none, then for each id 1 if it is listed, the type of its key, 1 if it has a payload, 1 if it
---   expires
+--   the state expires, 1 if it was set aside, and the letters of features that its state uses and the queue does not; of
+--   schedules, whose ids follow the word schedules instead: 1 if the queue knows that it has some or has none, then for each
+--   id 1 if it is listed, the type of its key, 1 if it has a payload, 1 if it expires
 
 local listed, prefix = totals('schedules', 'schedule')
 if ARGV[1] == 'schedules' then
@@ -39,16 +39,17 @@ for index, id in ipairs(ids) do
   -- ZSCORE instead of ZMSCORE: every call that ends a claim begins with ZMSCORE, so users without permission for it are
   -- stopped before anything has changed.
   local deadline = redis.call('ZSCORE', working, id)
-  local kind, status, result = redis.call('TYPE', state_key(id)).ok, '', 0
+  local kind, status, result, letters = redis.call('TYPE', state_key(id)).ok, '', 0, ''
   if kind == 'hash' then
     status = redis.call('HGET', state_key(id), 'status') or ''
     result = redis.call('HEXISTS', state_key(id), 'result')
+    letters = unnoted(id)
   end
   reply[#reply + 1] = {
     redis.call('HEXISTS', tasks, id), occurrences(pending, id), occurrences(dequeueing, id),
     not deadline and 0 or string.find(deadline, 'inf') and 2 or 1, due[index] and 1 or 0, dead[index] and 1 or 0,
     kind, status, result, redis.call('PTTL', state_key(id)) >= 0 and 1 or 0,
-    aside[index] and 1 or 0,
+    aside[index] and 1 or 0, letters,
   }
 end
 return reply

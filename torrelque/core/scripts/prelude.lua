@@ -105,6 +105,17 @@ local function has_used(letter)
   return features and string.find(features, letter, 1, true)
 end
 
+-- The letters of features that a task's state uses and the queue does not: its record of them was lost.
+local function unnoted(id)
+  local letters = ''
+  for letter, name in string.gmatch('e expires c cancel_time', '(%a) (%S+)') do
+    if not has_used(letter) and redis.call('HEXISTS', state_key(id), name) == 1 then
+      letters = letters .. letter
+    end
+  end
+  return letters
+end
+
 -- When a task expires, and whether it becomes a dead letter then; nil if it does not expire.
 local function read_expiry(key)
   local values = has_used('e') and redis.call('HMGET', key, 'expires', 'on_expiry')

@@ -147,6 +147,16 @@ function repairs.schedule()
   return kept or not listed
 end
 
+-- A task whose expiry, or whose request to end, no script looks at.
+function repairs.ignored()
+  local letters = payload and kind == 'hash' and unnoted(id) or ''
+  if letters ~= '' then
+    features = (features or '') .. letters
+    redis.call('HSET', counters, 'uses', features)
+  end
+  return letters ~= ''
+end
+
 -- A key that is left over though there are no tasks.
 function repairs.leftover()
   if redis.call('HLEN', tasks) + depth + redis.call('LLEN', dequeueing) + redis.call('ZCARD', working)

@@ -59,7 +59,14 @@ def _facts(run: Run, task_id: bytes, *, deep: bool) -> Reply:
         int(b'result' in fields),
         int(db.pttl(state) >= 0),
         int(task_id in db.zset_at(keys['missing']).scores),
+        _unnoted(run, fields),
     ]
+
+
+def _unnoted(run: Run, fields: Mapping[bytes, bytes]) -> bytes:
+    """The letters of features that a task's state uses and the queue does not."""
+    names = {b'e': b'expires', b'c': b'cancel_time'}
+    return b''.join(letter for letter, name in names.items() if name in fields and not run.has_used(letter))
 
 
 def repair(run: Run) -> Reply:
@@ -217,6 +224,16 @@ def _facts_of_schedule(run: Run, schedule_id: bytes) -> Reply:
     return [int(is_listed), kind.encode(), int(has_payload), int(db.pttl(key) >= 0)]
 
 
+def _ignored(run: Run, task_id: bytes) -> bool:
+    """A task whose expiry, or whose request to end, no verb looks at."""
+    state = run.state_key(task_id)
+    known = _has_payload(run, task_id) and run.db.type_at(state) == 'hash'
+    letters = _unnoted(run, run.db.hash_at(state)) if known else b''
+    if letters:
+        run.db.hset(run.keys['counters'], {b'uses': run.uses + letters})
+    return bool(letters)
+
+
 def _leftover(run: Run, name: bytes) -> bool:
     """What is left over when no task is."""
     if not is_drained(run) or name not in (b'wake', b'undequeued'):
@@ -237,5 +254,6 @@ _REPAIRS: Mapping[bytes, Callable[[Run, bytes], bool]] = {
     b'key': _key,
     b'flow': _flow,
     b'schedule': _schedule,
+    b'ignored': _ignored,
     b'leftover': _leftover,
 }
