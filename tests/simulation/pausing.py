@@ -48,7 +48,9 @@ def change(client: Client, item: Item) -> Any:  # noqa: ANN401 - a behaviour tha
     world = client.world
     answers = yield from ask(client, flow.FLOW, [item])
     if answers and world.config.shards:
-        ticket = yield client.perform(sharding.copy_flow(world.scripts, shards.RECORDS, 1))
+        assert isinstance(client, shards.ShardedClient)
+        copying = sharding.copy_flow(world.scripts, shards.RECORDS, client.layout.total)
+        ticket = yield client.perform(copying)
         if not succeeded(client, ticket):
             return None
     return answers
