@@ -384,6 +384,11 @@ async def test_a_server_that_does_not_answer_holds_slots_for_a_second_only(plant
             await plant.fill(low=3)
             await plant.clock.advance(0)
             assert plant.started == ['low'] * 6
+            del elsewhere.execute
+            await plant.clock.advance(40)
+            await far.enqueue(1)
+            await plant.clock.advance(0)
+            assert plant.started == [*['low'] * 6, 'far']
 
 
 async def test_all_queues_come_back(plant: Plant) -> None:
@@ -433,7 +438,7 @@ async def test_one_queue_of_several_is_like_a_queue_alone(plant: Plant) -> None:
 
 @pytest.mark.parametrize('where', ['valkey-9.1', 'redis-6.2'])
 async def test_one_blocked_client_for_three_queues(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('torrelque.core.consumers.SLICE', 1.0)
+    monkeypatch.setattr('torrelque.core.consumers.SLICE', 0.5)
     try:
         server = servers.shared(where)
     except servers.MissingServerError as error:
