@@ -16,6 +16,9 @@
     publishing    puts both into docs/performance/
     profiling     where the time of one task goes
     flow          what flow control costs, beside a plain task
+    scale         what shards and servers cost, a command of its own; so are the next two
+    sizing        what tasks and idle objects hold
+    neighbours    how long large calls delay others
 
 What runs in a measurement's process (measure, rows, metering, systems) is imported in
 environments without this project, so it imports nothing of it but in ``systems.use_current``.
