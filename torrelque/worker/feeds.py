@@ -205,6 +205,8 @@ class Feed:
         except Exception as error:  # noqa: BLE001 - judged below
             away = self._note_failed_claim(error, away=False)
             tasks = await self._until_back(error, away)
+        if tasks:
+            self.cancellations.begin()
         return [Job(task, self) for task in tasks]
 
     async def _until_back(self, error: Exception, away: bool) -> list[Task[Any]]:

@@ -425,8 +425,6 @@ class Worker(Generic[Payload]):
             if jobs is None:
                 self._shares.withdrawn(claim.share, self._clock.now())
         if jobs is not None:
-            if jobs:
-                feed.cancellations.begin()
             kept = self._shares.answered(claim.share, len(jobs), self._clock.now())
             self._ready += jobs[:kept]
             for job in jobs[kept:]:
