@@ -501,7 +501,7 @@ class Torrelque(Generic[Payload]):
             missed: What to do with times at which no consumer was there. ``'skip'`` adds a task for the last of them
                 only, ``'all'`` one for each.
             overlap: Whether to add a task while the last one is still queued or being worked on. If not, that time is
-                skipped.
+                skipped. Contradicts ``missed='all'``.
             owner: Only calls with the same owner may then change the schedule; see `set_schedules`.
             task_timeout: As in `enqueue`, as are the following.
             delay: Seconds, from the schedule's time.

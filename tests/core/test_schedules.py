@@ -27,12 +27,12 @@ def test_an_interval_as_arguments() -> None:
 
 def test_a_cron_expression_as_arguments() -> None:
     made = draft(
-        task=1, cron='0 7 * * *', tz='Europe/Vienna', owner='app', missed='all', overlap=False, task_timeout=5, delay=2,
+        task=1, cron='0 7 * * *', tz='Europe/Vienna', owner='app', missed='all', task_timeout=5, delay=2,
         max_dequeues=3, headers={'a': 'b'}, time_limit=4, expires_in=60, on_expiry='reject',
     )  # fmt: skip
     headers = b'{"a":"b","torrelque.time_limit":"4"}'
     assert made.write((1.0, 2.5)) == (
-        b'x', 'set', 'app', '0 7 * * *', 'Europe/Vienna', '', 'all', 0, b'1', '5', '2.000000', 3, headers, '60.000000',
+        b'x', 'set', 'app', '0 7 * * *', 'Europe/Vienna', '', 'all', 1, b'1', '5', '2.000000', 3, headers, '60.000000',
         'reject', '1 2.5',
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from tests.simulation.ledger import key_of
 from tests.simulation.limiting import lift_at_last
 from tests.simulation.operators import operate, redrive_all
 from tests.simulation.pausing import resume_at_last
+from tests.simulation.scheduling import remove_at_last
 from torrelque.core import operations
 from torrelque.core.commands import (
     CANCEL,
@@ -196,6 +197,7 @@ def drain(client: Client) -> Behaviour:
     """Work everything off; sometimes the dead letters, too."""
     yield from resume_at_last(client)
     yield from lift_at_last(client)
+    yield from remove_at_last(client)
     if client.random.random() < 0.5:
         yield from redrive_all(client, math.inf)
     for _ in range(2):  # what 0.9 left in dequeueing is returned by the second of two sweeps

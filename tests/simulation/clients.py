@@ -66,7 +66,7 @@ class Client:
         session = Session(
             SCRIPTS, KEYS, nonce=nonce, clock=self.clock, jitter=self.random.random,
             block_limit=self.random.choice((8.0, 8.0, 2.5)), max_rejected=self.max_rejected,
-            behind=self.queues_behind,
+            behind=self.queues_behind, upcoming=self.world.upcoming,
         )  # fmt: skip
         session._consumers._least_beside = 1  # as few as wait here
         return session

@@ -103,6 +103,8 @@ class Config:
     """Whether operators pause the queue, and resume it."""
     limits: bool = False
     """Whether operators set limits, and lift them."""
+    schedules: bool = False
+    """Whether operators keep schedules."""
     later: bool = False
     """Whether at some moment somebody begins to use the queue with a feature of a later version."""
     failovers: Failovers | None = None
@@ -159,6 +161,17 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
             limits=True,
             cancelling=0.2,
         ),
+        'schedules': Config(
+            clients=(2, 4),
+            faults=NONE,
+            cancel=0.3,
+            longest_wait=0.1,
+            seconds=20.0,
+            pauses=True,
+            limits=True,
+            schedules=True,
+        ),
+        'schedules-faults': Config(clients=(2, 4), accidents=ACCIDENTS, seconds=20.0, pauses=True, schedules=True),
         'later': Config(later=True, seconds=20.0),
         'forks': Config(
             clients=(1, 3), workers=(0, 1), accidents={**ACCIDENTS, 'fork': 0.03}, faults=replace(ALL, ancient=0.02)

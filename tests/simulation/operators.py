@@ -11,6 +11,7 @@ from tests.simulation.clients import Behaviour, Client
 from tests.simulation.limiting import limit_for_a_while
 from tests.simulation.pausing import pause_for_a_while, resume
 from tests.simulation.rules import require
+from tests.simulation.scheduling import fire, keep, remove
 from torrelque.core import operations
 from torrelque.core.auditing import Violation, audit
 from torrelque.core.commands import (
@@ -45,6 +46,8 @@ def operate(client: Client) -> Behaviour:
         acts += [pause_for_a_while, resume]
     if client.world.config.limits:
         acts += [limit_for_a_while] * 3
+    if client.world.config.schedules:
+        acts += [*[keep] * 8, remove, fire, fire]
     yield from client.random.choice(acts)(client)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from tests.simulation.server import NOWHERE, ObservedShard, View
 from torrelque.core.protocol import Arg, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError
+
+if TYPE_CHECKING:
+    from tests.simulation.scheduling import ScheduleRules
 
 __all__ = ('ClaimRecord', 'Key', 'Rules', 'Violation', 'require')
 
@@ -21,8 +24,22 @@ Args = Sequence[bytes]
 PENDING, WORKING, DELAYED, COMPLETED, REJECTED, EXPIRED = b'0', b'1', b'2', b'3', b'4', b'5'
 EXPIRY, REQUESTS = b'e', b'c'
 """Letters of features."""
+_OF_CLAIMS = (b'claim', b'dequeue_count', b'last_dequeue_time', b'revision')
 LANED = frozenset(
-    ('enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'progress', 'cancel', 'redrive', 'purge', 'flow')
+    (
+        'enqueue',
+        'claim',
+        'release',
+        'requeue',
+        'reject',
+        'giveback',
+        'progress',
+        'cancel',
+        'redrive',
+        'purge',
+        'flow',
+        'schedule',
+    )
 )
 TAKEN_BACK = frozenset(('claim', 'tick', 'sweep', 'bare', 'legacy', 'cancel'))
 """How a claim may end that its holder did not end: stale, or at the hands of somebody who knew the plain id."""
@@ -74,12 +91,14 @@ class Rules:
         self.replaced: Counter[bytes] = Counter()
         self.tally: Counter[str] = Counter()
         self.last_claim = 0.0
+        self._last_added: dict[bytes, bytes] = {}  # by schedule: the id of its last task
         self.trimmed = 0
         self.counters_lost = False  # and which features were used, until they are used again
         self._answers: dict[tuple[bytes, ...], Reply] = {}
         self._undone: set[tuple[bytes, ...]] = set()
         self.on_claim: Callable[[Sequence[bytes], float], None] = lambda *_: None
         self.on_return: Callable[[bytes], None] = lambda _: None
+        self.on_fire: ScheduleRules | None = None
         self._verbs: Mapping[str, Callable[[Args, Any, Changes], set[bytes]]] = {
             'enqueue': self._enqueue,
             'claim': self._claim,
@@ -98,6 +117,7 @@ class Rules:
             'sweep': self._sweep,
             'undequeue': self._undequeue,
             'flow': self._flow,
+            'schedule': self._schedule,
         }
 
     @property
@@ -310,6 +330,7 @@ class Rules:
         now = self._clock() + 1e-6
         gone, changes = self._trimmed(args[5:], changes)
         taken = _tasks(reply)
+        changes, added = self._scheduled(changes, taken)
         require(len(taken) <= int(args[3]), 'claimed more than was asked for', taken)
         for task_id, (payload, count, deadline, headers, attempt) in taken.items():
             old, new = self._before(task_id, changes), self._after(task_id)
@@ -333,7 +354,56 @@ class Rules:
             if old.pending:
                 require(self._ended(task_id, old, new), 'a claim put away', task_id, old, new)
         self._returned({task_id: change for task_id, change in others.items() if not change[0].pending})
-        return set(changes) | gone
+        return set(changes) | gone | added
+
+    def _scheduled(self, changes: Changes, taken: Collection[bytes]) -> tuple[Changes, set[bytes]]:
+        """Schedules add tasks before all else.
+
+        Returns the other changes, where those that were taken look as if they had been pending, and the added ids.
+        """
+        added = {task_id for task_id, (old, new) in changes.items() if old.payload is None and new.payload is not None}
+        slots: dict[bytes, list[float]] = {}
+        others = dict(changes)
+        if added:
+            self.last_claim = self._clock()  # it may take a while to make up for what was missed
+        for task_id in added:
+            new = changes[task_id][1]
+            name, at, slot = task_id.rpartition(b'@')
+            require(bool(at) and self.on_fire is not None, 'a claim added a task', task_id)
+            slots.setdefault(name, []).append(float(slot))
+            self._count_incarnation(task_id)
+            state = {field: value for field, value in new.state.items() if field not in _OF_CLAIMS}
+            others[task_id] = View(new.payload, pending=1, state=state), new
+            if task_id not in taken:
+                del others[task_id]
+        for name, times in slots.items():
+            schedule = self._server.schedule(name)
+            assert self.on_fire is not None
+            self.on_fire.fired(name, schedule, sorted(times), self._clock(), self._last_of(name, changes))
+            self._last_added[name] = schedule.get(b'last', b'')
+        return others, added
+
+    def _last_of(self, name: bytes, changes: Changes) -> View | None:
+        """The task that a schedule added before, if it was still queued."""
+        view = self._before(self._last_added.get(name, b''), changes)
+        return view if view.payload is not None and view.rejected is None else None
+
+    def _schedule(self, args: Args, reply: Any, changes: Changes) -> set[bytes]:  # noqa: ANN401 - by its mode
+        """A schedule is kept or removed, or adds one task by hand."""
+        name, mode, *words = args[3:]
+        if mode != b'fire':
+            if mode != b'refill' and self.on_fire is not None:
+                self.on_fire.changed(name)
+                if reply[1] == b'n':
+                    self._last_added.pop(name, None)
+            return set()
+        if reply[1] != b'o':
+            return set()
+        (task_id,) = changes
+        require(task_id.startswith(name + b'@'), 'fired otherwise', task_id, words)
+        self._count_incarnation(task_id)
+        self._last_added[name] = task_id
+        return {task_id}
 
     def _tick(self, args: Args, reply: object, changes: Changes) -> set[bytes]:
         gone, others = self._trimmed(args[2:], changes)

@@ -242,14 +242,20 @@ class ObservedShard:
         dead = self.rejected()
         return [task_id for task_id in self.tasks() if task_id not in dead]
 
-    def first_event(self) -> float | None:
-        """When the first task is due, or the first claim stale."""
+    def schedule(self, name: bytes) -> Mapping[bytes, bytes]:
+        """The fields of a schedule; none if there is none."""
+        return dict(self._db.hash_at(b'%b:%b' % (self._keys['schedule'], name)))
+
+    def first_event(self, now: float) -> float | None:
+        """When the first task is due, the first claim stale, or the first schedule fires."""
         firsts = [self._db.zset_at(self._keys[name]).first() for name in ('delayed', 'working')]
+        if not self.paused(now):
+            firsts.append(self._db.zset_at(self._keys['schedules']).first())
         return min((first[0] for first in firsts if first is not None), default=None)
 
     def to_be_had(self, now: float) -> bool:
         """Whether a claim would find something, or something to return."""
-        event = self.first_event()
+        event = self.first_event(now)
         there = bool(self.pending()) and not self.paused(now) and self.permits(now)
         return there or (event is not None and event <= now)
 

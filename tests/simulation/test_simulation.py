@@ -15,6 +15,7 @@ from tests.simulation import (
     mutants_flow,
     mutants_limits,
     mutants_nodes,
+    mutants_schedules,
     mutants_shards,
     mutants_waiting,
 )
@@ -34,7 +35,8 @@ SEEDS, PART = 100, 20
 """Of each kind of world, and how many of them are one test."""
 
 FEWER = {
-    'debounce': 60, 'limits': 40, 'limits-faults': 20, 'limits-shards': 20, 'shards': 40, 'shards-calm': 20,
+    'debounce': 60, 'limits': 40, 'limits-faults': 20, 'limits-shards': 20, 'schedules': 20,
+    'schedules-faults': 20, 'shards': 40, 'shards-calm': 20,
     'moves': 60, 'moves-shards': 40,
 }  # fmt: skip
 """Of these, which take their time on real servers, too; many more are run by hand."""
@@ -49,6 +51,7 @@ MUTANTS = (
     | mutants_limits.MUTANTS
     | mutants_waiting.MUTANTS
     | mutants_nodes.MUTANTS
+    | mutants_schedules.MUTANTS
     | mutants_shards.MUTANTS
 )
 

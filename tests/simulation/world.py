@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
-from tests.simulation import callers, limiting, operators, pausing, shards, workers
+from tests.simulation import callers, limiting, operators, pausing, scheduling, shards, workers
 from tests.simulation.choices import Choice, Choices, Dice
 from tests.simulation.clients import SCRIPTS, Client
 from tests.simulation.configs import NONE, Config
@@ -77,6 +77,7 @@ class World:
             limits = limiting.LimitRules(part.server)
             part.on_claim = partial(_all_of, (self.pauses.check, limits.check))
             part.on_return = limits.returned
+            part.on_fire = scheduling.ScheduleRules(self.pauses)
         make_network = MovingNetwork if moves else FailingNetwork if failovers else Network
         self.network = make_network(
             self.scheduler, self.random, self.choices, self.server, self.execute, trace and self.tell, config.faults
@@ -107,6 +108,9 @@ class World:
         return rules, Ledger(rules, legacy=bool(self.config.legacy), calm=calm)
 
     # What clients need ---------------------------------------------------------
+
+    upcoming = staticmethod(scheduling.upcoming)
+    """Computes times of schedules."""
 
     chosen = CHOSEN
     """Ids that callers choose, again and again."""
@@ -345,7 +349,12 @@ class World:
         for shard, rules in zip(self.server.shards, self.rules.parts, strict=True):
             if waits and shard.to_be_had(self.server_time()):
                 since = max(self._idle_since.setdefault(rules, now), rules.last_claim - self.beginning)
-                require(now - since <= longest, 'a task waits beside a consumer', shard.pending(), shard.first_event())
+                require(
+                    now - since <= longest,
+                    'a task waits beside a consumer',
+                    shard.pending(),
+                    shard.first_event(self.server_time()),
+                )
             else:
                 self._idle_since.pop(rules, None)
         self._check_underway()

@@ -20,7 +20,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from torrelque.cli import top
-from torrelque.cli.commands import enqueue, exporter, inspect, maintain, operate, serve, show, worker
+from torrelque.cli.commands import enqueue, exporter, inspect, maintain, operate, schedules, serve, show, worker
 from torrelque.cli.errors import reported
 from torrelque.cli.exit_codes import Exit, fail, require
 from torrelque.cli.settings import JsonOption, QueueOption, Settings, ShardsOption, UrlOption, only_one, verb
@@ -110,6 +110,14 @@ add(operate.purge, 'torrelque purge --older-than 7d')
 add(maintain.pause, "torrelque pause --reason 'migration 114' --wait --timeout 5m", 'torrelque pause --for 30m')
 add(maintain.resume, 'torrelque resume')
 add(maintain.limit, 'torrelque limit --concurrency 50 --rate 100/1m', 'torrelque limit --none')
+add(schedules.schedules, 'torrelque schedules --queue mail')
+add(
+    schedules.schedule,
+    """torrelque schedule report '{"kind": "daily"}' --cron '0 7 * * mon-fri'""",
+    "torrelque schedule ping '{}' --every 30s --no-overlap",
+)
+add(schedules.unschedule, 'torrelque unschedule report')
+add(schedules.fire, 'torrelque fire report')
 add(maintain.sweep, 'torrelque sweep')
 add(maintain.audit, 'torrelque audit --repair')
 add(maintain.reshard, 'torrelque reshard 16 --queue mail')

@@ -251,12 +251,12 @@ def examine(key: bytes) -> Operation[FoundQueue | None]:
 
     A key that the user may not read is taken for a queue's.
     """
-    fields = ('shards', 'intended', 'paused', 'limits', *_TOTALS)
+    fields = ('shards', 'intended', 'paused', 'limits', 'uses', *_TOTALS)
     replies = yield [Call[bytes | None]('HGET', (key,), (field,)) for field in fields]
     name = ''
     try:
         name = key.removesuffix(_COUNTERS).decode()
-        shards, intended, paused, limits, *totals = [raise_error(reply) for reply in replies]
+        shards, intended, paused, limits, uses, *totals = [raise_error(reply) for reply in replies]
     except UnicodeDecodeError:
         return None
     except TorrelqueReplyError as error:
@@ -266,7 +266,8 @@ def examine(key: bytes) -> Operation[FoundQueue | None]:
             return FoundQueue(name, None)
         raise
     recorded = _first_number(shards) or _first_number((intended or b'').partition(b' ')[2])
-    if not name or not (recorded or paused or limits or any(number_of(total) for total in totals)):
+    is_used = recorded or paused or limits or b's' in (uses or b'') or any(number_of(total) for total in totals)
+    if not name or not is_used:
         return None
     return FoundQueue(name, recorded)
 

@@ -174,6 +174,9 @@ def draft(
     if given['missed'] not in ('skip', 'all'):
         raise TorrelqueValueError(f"missed must be 'skip' or 'all', got {given['missed']!r}")
     later = checks.check_seconds('delay', given['delay'], negative=True)
+    overlap = checks.check_flag('overlap', given['overlap'])
+    if given['missed'] == 'all' and not overlap:
+        raise TorrelqueValueError("missed='all' contradicts overlap=False, which adds at most one task at a time")
     timeout, delay, limit = enqueue_words(
         *defaults, given['task_timeout'], max(0.0, later or 0.0), given['max_dequeues']
     )
@@ -187,7 +190,7 @@ def draft(
         timing.tz,
         '' if timing.every is None else _text(timing.every),
         given['missed'],
-        int(checks.check_flag('overlap', given['overlap'])),
+        int(overlap),
         dump_payload(serialiser, given['task']),
         timeout,
         delay,

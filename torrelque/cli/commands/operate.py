@@ -71,7 +71,7 @@ async def reject(
         str, typer.Option('--reason', '-r', metavar='TEXT', help='The reason to keep with the dead letters.')
     ] = 'rejected by an operator',
 ) -> int:
-    """Take tasks away from their consumers and make them dead letters."""
+    """Take tasks from their consumers and make them dead letters."""
     return await _to_each(settings, task_id, lambda queue, each: queue.reject(each, reason), 'rejected')
 
 

@@ -481,7 +481,7 @@ end
 -- up for; and the times that are left.
 local function split_slots(schedule, most)
   local due, left, present_slot = {}, slots_in(schedule.next), microseconds(now)
-  local all, every = schedule.missed == 'all', microseconds(number(schedule.every, 0))
+  local all, every = schedule.missed == 'all' and schedule.overlap ~= '0', microseconds(number(schedule.every, 0))
   if every > 0 then
     local anchor, first = microseconds(number(schedule.anchor, 0)), left[1] or present_slot + every
     local last = anchor + math.floor((present_slot - anchor) / every) * every

@@ -92,7 +92,7 @@ def read_schedule(run: Run, key: bytes) -> Fields | None:
 def _split(run: Run, fields: Mapping[bytes, bytes], most: int) -> tuple[list[float], list[float]]:
     """The slots that are due, at most ``most``, and the times that are left."""
     left, now = slots_in(fields.get(b'next', b'')), microseconds(run.now)
-    makes_up = fields.get(b'missed') == b'all'
+    makes_up = fields.get(b'missed') == b'all' and fields.get(b'overlap') != b'0'
     every = microseconds(number(fields.get(b'every'), 0.0))
     due: list[float] = []
     if every > 0:

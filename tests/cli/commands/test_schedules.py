@@ -1,0 +1,38 @@
+"""`torrelque schedule`, `schedules`, `unschedule` and `fire`."""
+
+from __future__ import annotations
+
+from tests.cli.support import Command
+
+
+def test_schedules(command: Command) -> None:
+    assert command('schedules').out == ''
+    assert command('schedule', 'ping', '{"a": 1}', '--every', '1h', '--no-overlap') == (0, 'scheduled ping\n', '')
+    report = ['schedule', 'report', '"daily"', '--cron', '0 7 * * mon-fri', '--tz', 'Europe/Vienna', '-H', 'a=b']
+    assert command(*report, '--missed', 'all', '--max-dequeues', '3', '--task-timeout', '1m').status == 0
+    assert command(*report, '--json').lines == [{'queue': 'trq', 'id': 'report', 'scheduled': True}]
+    out = command('schedules').out
+    assert 'every 3600 s' in out
+    assert '0 7 * * mon-fri Europe/Vienna' in out
+    found = {fields['id']: fields for fields in command('schedules', '--json').lines}
+    assert found['ping']['task'] == {'a': 1}
+    assert (found['ping']['every'], found['ping']['overlap'], found['ping']['cron']) == (3600, False, None)
+    assert (found['report']['task'], found['report']['missed'], found['report']['headers']) == (
+        'daily',
+        'skip',
+        {'a': 'b'},
+    )
+    fired = command('fire', 'ping').out.strip()
+    assert fired.startswith('ping@')
+    assert command('fire', 'report', '--json').lines[0]['id'].startswith('report@')
+    assert 'trq' in command('queues').out
+    assert command('unschedule', 'ping') == (0, 'unscheduled ping\n', '')
+    command.assert_refused(['unschedule', 'ping'], 1, "no schedule 'ping' in queue 'trq'")
+    command.assert_refused(['schedule', 'x', 'a'], 2, 'the payload is not JSON: .*')
+    command.assert_refused(['schedule', 'x', '1'], 2, 'give either cron or every, .*')
+    command.assert_refused(['schedule', 'x', '1', '--cron', '* *'], 2, r"cron is not a cron expression .*, got '\* \*'")
+
+
+def test_a_queue_with_nothing_but_a_schedule_is_found(command: Command) -> None:
+    command('schedule', 'ping', '1', '--every', '1h')
+    assert 'trq' in command('queues').out
