@@ -189,6 +189,17 @@ class Feed:
         self._away = away
         self._tell = tell
 
+    def announce_as(self, name: str, concurrency: int) -> None:
+        """Have the worker listed on this queue, with a name and the number of slots that it may take."""
+        self.announcer = Announcer(
+            self.queue,
+            self._clock,
+            name=name,
+            concurrency=concurrency,
+            running=lambda: self.running,
+            suffix=self.suffix,
+        )
+
     async def claim(self, many: int, *, waits: bool) -> list[Job]:
         """Claim tasks, and wait for them or take what is available now. While the server is away, try again.
 

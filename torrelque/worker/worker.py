@@ -32,7 +32,7 @@ from torrelque.worker.feeds import Feed, Job, sharing_waits
 from torrelque.worker.leases import LeaseKeeper
 from torrelque.worker.loops import Clock, LoopClock, open_tasks, start_dedicated
 from torrelque.worker.outcomes import OutcomeWriter
-from torrelque.worker.presence import Announcer, default_name
+from torrelque.worker.presence import default_name
 from torrelque.worker.router import Router, check_plain_function, check_time_limit
 from torrelque.worker.shares import Claim, Share, Shares
 from torrelque.worker.signals import HANG_UP, received
@@ -223,14 +223,7 @@ class Worker(Generic[Payload]):
     def _set_up(self, feed: Feed) -> None:
         """Prepare a queue for a run."""
         feed.begin(self._clock, lambda: self._room_of(feed), self._be_away, self._tell)
-        feed.announcer = Announcer(
-            feed.queue,
-            self._clock,
-            name=self._name or default_name(),
-            concurrency=self._shares.most(feed.share),
-            running=lambda: feed.running,
-            suffix=feed.suffix,
-        )
+        feed.announce_as(self._name or default_name(), self._shares.most(feed.share))
         feed.keeper = LeaseKeeper(feed.queue, self._clock, self._lose, feed.announcer, Job.call_off, feed.suffix)
         feed.cancellations = CancellationListener(feed.queue, partial(self._look_at, feed), feed.suffix)
         feed.writer = OutcomeWriter(
