@@ -257,7 +257,7 @@ def _set_times(run: Run, schedule_id: bytes, key: bytes, fields: Fields, slots: 
 
 
 def _put(run: Run, schedule_id: bytes, key: bytes, words: Sequence[bytes]) -> bytes:
-    fields = dict(zip(KEPT, words, strict=True))
+    fields: Fields = dict(zip(KEPT, words, strict=True))
     _set_times(run, schedule_id, key, fields, slots_in(fields[b'next']))
     _mark_used(run)
     return b'o'

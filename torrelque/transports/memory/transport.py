@@ -45,7 +45,7 @@ class MemoryTransport(Transport):
 
     in_order = True
     queues_behind = True
-    gathering = 0.0
+    gathering: float = 0.0
 
     def __init__(self, *, clock: VirtualClock | None = None, server: MemoryServer | None = None) -> None:
         self._clock = clock
