@@ -57,6 +57,22 @@ async def test_a_full_server_can_be_drained(fresh_server: Callable[..., Server],
         assert (await queue.dequeue(ENOUGH)).data == 'yes'
 
 
+@pytest.mark.parametrize('name', SERVERS)
+async def test_schedules_on_a_full_server(fresh_server: Callable[..., Server], name: str) -> None:
+    server = fresh_server(name=name)
+    async with connect(server.url) as client, Torrelque(client, queue='q') as queue:
+        await queue.schedule('kept', 1, every=0.05)
+        before = [each async for each in queue.schedules()]
+        server.config(maxmemory=1, maxmemory_policy='noeviction')
+        for attempt in (queue.schedule('new', 1, every=1), queue.schedule('kept', 2, every=1), queue.fire('kept')):
+            with pytest.raises(TorrelqueReplyError, match="used memory > 'maxmemory'"):
+                await attempt
+        assert [each async for each in queue.schedules()] == before
+        await queue.release(await queue.dequeue(ENOUGH))  # it goes on adding tasks, as they are worked off
+        await queue.unschedule('kept')
+        assert [each async for each in queue.schedules()] == []
+
+
 async def test_a_user_without_rights(fresh_server: Callable[..., Server]) -> None:
     server = fresh_server()
     server.command('ACL', 'SETUSER', 'reader', 'on', '>secret', '~*', '&*', '+@read', '+@connection', '-@write')

@@ -22,7 +22,7 @@ from torrelque import (
     TorrelqueValueError,
 )
 from torrelque.core.protocol import Call
-from torrelque.testing import MemoryTransport, VirtualClock
+from torrelque.testing import MemoryServer, MemoryTransport, VirtualClock
 from torrelque.transports.native import NativeTransport
 
 pytestmark = pytest.mark.anyio
@@ -330,6 +330,22 @@ async def test_bad_ids_and_lists(shop: Shop) -> None:
         await shop.queue.set_schedules(['x'], owner='app')  # type: ignore[arg-type]  # on purpose
     with pytest.raises(TorrelqueLookupError, match="no schedule 'x' in queue 'trq'"):
         await shop.queue.unschedule('x')
+
+
+async def test_a_clock_that_goes_back() -> None:
+    """No time comes twice, and none is added before its time."""
+    now = [START + 0.0]
+    async with Torrelque(MemoryTransport(server=MemoryServer(lambda: now[0]))) as queue:
+        await queue.schedule('x', 1, every=10)
+        await queue.schedule('y', 1, cron='* * * * *')
+        got: list[str] = []
+        for moment in (10, 45, 5, 30, 44, 50, 41, 50, 61, 20, 61):
+            now[0] = START + moment
+            for task in await queue.dequeue_nowait(max_tasks=9):
+                got.append(str(task.id))
+                await queue.release(task)
+        assert len(got) == len({*got})
+        assert sorted(got) == [f'x@{START + after}' for after in (10, 40, 50, 60)] + [f'y@{START + 40}']
 
 
 async def test_a_deletion_includes_schedules(shop: Shop) -> None:

@@ -311,6 +311,20 @@ def test_a_watch_that_is_dropped_closes_its_connection(client: redis.Redis, queu
     queue.release(task)
 
 
+def test_schedules(queue: sync.Torrelque) -> None:
+    queue.schedule('x', {'a': 1}, every=0.05)
+    queue.set_schedules({'y': {'task': 2, 'cron': '* * * * * *'}}, owner='app')
+    got = set[str]()
+    while {task_id[0] for task_id in got} != {'x', 'y'}:
+        task = queue.dequeue(PATIENCE)
+        assert str(task.id) not in got
+        got.add(str(task.id))
+        queue.release(task)
+    assert queue.fire('x').startswith('x@')
+    assert {each.id: each.owner for each in queue.schedules()} == {'x': None, 'y': 'app'}
+    queue.unschedule('x')
+
+
 def test_in_a_pipeline(client: redis.Redis, queue: sync.Torrelque) -> None:
     with client.pipeline() as pipeline:
         pipeline.set(f'{queue.queue}:mine', 1)
