@@ -168,7 +168,11 @@ async def test_periodic_tasks() -> None:
     await names['check']()
     async with Torrelque(MemoryTransport()) as queue, anyio.create_task_group() as group:
         await names['follow'](queue, 1)
-        (task,) = await queue.dequeue_nowait(max_tasks=9)
+        await names['remind_daily'](queue)
+        fired = await queue.fire('remind:17')
+        assert (await queue.get_task(fired)).headers == {'torrelque.kind': 'remind'}
+        await queue.unschedule('remind:17')
+        task, _ = await queue.dequeue_nowait(max_tasks=9)
         assert task.data == {'user': 1}
         group.start_soon(names['main'], queue)
         with anyio.fail_after(10):
