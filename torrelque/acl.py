@@ -24,6 +24,9 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
     'producer': {
         **_LANES,
         'pending': 'llen lpush',
+        'pending:*': 'llen lpush',
+        'groups': 'zadd zcard',
+        'groups:*': 'hmget llen lpush scard zadd zrange zrem zscore',
         'working': 'zcard zrange',
         'delayed': 'zadd zcard zrange',
         'rejected': '',
@@ -38,6 +41,12 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
     'consumer': {
         **_LANES,
         'pending': 'lindex llen lpush lrange ltrim rpush',
+        'pending:*': 'llen lpush lrange ltrim rpush',
+        'groups': 'zadd zcard zrange zrem zscore',
+        'groups:*': (
+            'hdel hlen hmget hset lindex llen lpush lrange ltrim rpush sadd scard srem '
+            'zadd zcard zrange zrangebyscore zrem zscan zscore'
+        ),
         'working': 'zadd zcard zmscore zrange zrangebyscore zrem zscore',
         'delayed': 'zadd zcard zmscore zrange zrangebyscore zrem',
         'rejected': 'zadd zcard zmscore',
@@ -55,6 +64,9 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
     },
     'observer': {
         'pending': 'lindex llen',
+        'pending:*': 'lindex llen',
+        'groups': 'zcard zrange zscan',
+        'groups:*': 'hmget lindex llen scard zcard zrange zscan',
         'working': 'zcard zscan zscore',
         'delayed': 'zcard zscan zscore',
         'rejected': 'zcard zscan',
@@ -72,6 +84,12 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'lane': 'del',
         'lane:*': 'del get pexpire pttl set',
         'pending': 'llen lpos lpush lrange lrem ltrim persist pttl type',
+        'pending:*': 'llen lpos lrange lrem ltrim',
+        'groups': 'del zadd zcard zrange zrem zscore',
+        'groups:*': (
+            'del exists hdel hlen hmget hset llen lpos lpush lrange lrem ltrim rpush scard srem '
+            'zadd zcard zrange zrangebyscore zrem zscan zscore'
+        ),
         'dequeueing': 'llen lpos lrange lrem ltrim persist pttl type',
         'undequeued': 'del persist pttl sadd scard spop srem sscan type',
         'working': 'persist pttl type zadd zcard zrange zrangebyscore zrem zscan zscore',
@@ -98,10 +116,13 @@ _CAPPED: Mapping[str, str] = {'rejected': 'zadd zcard zmscore zrangebyscore zrem
 
 _REPLACING: Mapping[str, str] = {
     'pending': 'lpos lrem',
+    'pending:*': 'lpos lrem',
+    'groups': 'zrem zscore',
+    'groups:*': 'lpos lrem',
     'working': 'zscore',
     'delayed': 'zrem zscore',
     'rejected': 'zscore',
-    'task:*': 'hincrby',
+    'task:*': 'hincrby hmget',
 }
 """Further permissions of a producer that replaces tasks."""
 
@@ -122,10 +143,16 @@ _UNDECLARED: Mapping[str, frozenset[str]] = {
 """Keys that no script of a role declares, unless it keeps schedules."""
 
 _OF_SHARDS: Mapping[str, Mapping[str, str]] = {
-    'producer': {'bell': 'get', 'ring': 'zadd zrem'},
-    'consumer': {'bell': 'get set', 'ring': 'bzpopmin zadd zrem', 'tasks': 'exists', 'schedules': 'exists'},
+    'producer': {'bell': 'get', 'ring': 'zadd zrem', 'groups:*': 'hlen hscan hset zcard'},
+    'consumer': {
+        'bell': 'get set',
+        'ring': 'bzpopmin zadd zrem',
+        'tasks': 'exists',
+        'schedules': 'exists',
+        'groups:*': 'hscan',
+    },
     'observer': {'task:*': 'exists'},
-    'operator': {'bell': 'del get', 'ring': 'del zadd zrem', 'schedule:*': 'hset'},
+    'operator': {'bell': 'del get', 'ring': 'del zadd zrem', 'schedule:*': 'hset', 'groups:*': 'hscan'},
 }
 """Further permissions on a queue with shards."""
 
@@ -180,7 +207,7 @@ def rules(
     or queues. The function sends nothing.
 
     >>> rules('observer', 'email')[:3]
-    ['~email:pending', '~email:working', '~email:delayed']
+    ['~email:pending', '~email:groups', '~email:working']
 
     Args:
         role: One of `ROLES`.

@@ -138,6 +138,7 @@ class _Audit:
         self._on_cluster = on_cluster
         self._seen = seen
         self._found: list[Violation] = []
+        self._uses = b''  # letters of the features that the queue uses
 
     def run(self) -> Operation[list[Violation]]:
         yield from self._check_keys()
@@ -185,6 +186,7 @@ class _Audit:
         counters = self._keys['counters']
         values = yield from Call[Sequence[bytes | None]]('HMGET', (counters,), ('uses', 'paused', 'limits'))
         uses, till, limits = [value or b'' for value in values]
+        self._uses = uses
         details = [
             *_judge_record('pause', till, till == b'inf' or number_of(till) is not None, has_letter=b'p' in uses),
             *_judge_record('limit', limits, WELL_FORMED.fullmatch(limits) is not None, has_letter=b'l' in uses),
@@ -281,16 +283,28 @@ class _Audit:
 
         Pages count from the end that consumers take from, so new tasks do not shift them.
         """
-        counts = Counter[bytes](), Counter[bytes]()
-        for name, count in zip(('pending', 'dequeueing'), counts, strict=True):
-            last = 0
-            while wanted is not None or self._exists(name):
-                page = yield from Call[Reply]('LRANGE', (self._keys[name],), (-last - PAGE, -last - 1))
-                count.update(each for each in page if wanted is None or each in wanted)
-                last += PAGE
-                if len(page) < PAGE:
-                    break
-        return counts
+        pending, dequeueing = Counter[bytes](), Counter[bytes]()
+        for key in (yield from self._lines()):
+            yield from self._read_list(key, pending, wanted)
+        yield from self._read_list(self._keys['dequeueing'], dequeueing, wanted)
+        return pending, dequeueing
+
+    def _lines(self) -> Operation[list[bytes]]:
+        """Return the lists in which tasks wait: pending, its levels, and those of groups."""
+        pending = self._keys['pending']
+        lines = [pending, *[b'%b:%b' % (pending, level) for level in (b'high', b'low') if b'h' in self._uses]]
+        if b'g' in self._uses:
+            lines += sorted((yield from self._keys_beginning(self._keys.of_groups('pending') + b':')))
+        return lines
+
+    def _read_list(self, key: bytes, counts: Counter[bytes], wanted: Collection[bytes] | None) -> Operation[None]:
+        last = 0
+        while wanted is not None or self._seen is None or key in self._seen:
+            page = yield from Call[Reply]('LRANGE', (key,), (-last - PAGE, -last - 1))
+            counts.update(each for each in page if wanted is None or each in wanted)
+            last += PAGE
+            if len(page) < PAGE:
+                break
 
     def _narrow(self, ids: Iterable[bytes], lists: tuple[Counter[bytes], Counter[bytes]]) -> Operation[set[bytes]]:
         """Return the ids that look wrong."""
@@ -341,7 +355,7 @@ REPAIRABLE = frozenset((
 IGNORED = {'e': 'its expiry is ignored', 'c': 'its cancellation is ignored'}
 """By the letters of features."""
 
-WELL_FORMED = re.compile(rb'[0-9-]+ [0-9-]+ [0-9-]+ [0-9-]+')
+WELL_FORMED = re.compile(rb'[0-9-]+ [0-9-]+ [0-9-]+ [0-9-]+(?: strict)?')
 """Limits."""
 
 

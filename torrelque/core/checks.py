@@ -13,11 +13,13 @@ from torrelque.core.models import Receipt, Task, TaskId
 from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
 
 __all__ = (
+    'EVERY_GROUP',
     'check_amount',
     'check_count',
     'check_duration',
     'check_flag',
     'check_given',
+    'check_group',
     'check_headers',
     'check_id',
     'check_moment',
@@ -37,6 +39,12 @@ LONGEST = 1e9
 
 LONGEST_NOTE = 500
 """Maximum number of characters of a note, which is written up to ten times a second."""
+
+LONGEST_GROUP = 256
+"""Maximum number of characters of a group's name, which is part of keys."""
+
+EVERY_GROUP = '*'
+"""Stands for the default of all groups where limits are set."""
 
 LATEST = 1e11
 """A Unix time over three thousand years from now. A later time is in milliseconds, or a mistake."""
@@ -110,6 +118,18 @@ def check_amount(name: str, value: Any, *, least: float | None = None) -> float:
         wanted = 'a finite number from 0' if least is None else f'a finite number above {least:g}'
         raise TorrelqueValueError(f'{name} must be {wanted}, got {value!r}')
     return number
+
+
+def check_group(name: str, value: Any) -> str:  # noqa: ANN401
+    """Check the name of a group: a string of at most `LONGEST_GROUP` characters, other than `EVERY_GROUP`."""
+    text = check_text(name, value)
+    if len(text) > LONGEST_GROUP:
+        raise TorrelqueValueError(
+            f'{name} must have at most {LONGEST_GROUP} characters, got {len(text)}: {text[:40]!r}...'
+        )
+    if text == EVERY_GROUP:
+        raise TorrelqueValueError(f'{name} must not be {EVERY_GROUP!r}, which stands for the default of all groups')
+    return text
 
 
 def check_note(name: str, value: Any) -> str:  # noqa: ANN401

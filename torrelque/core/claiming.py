@@ -72,9 +72,12 @@ def claim(
         offset = (executed(float(time)) if executed else sent) - float(time)
         tasks = []
         for task_id, payload, deadline, more in zip(*[iter(values)] * 4, strict=True):
+            lease, _, line = deadline.partition(b' ')  # more follows if the task is in a group
             count, attempt, headers = more.split(b' ', 2) if more else (1, 1, b'')
-            receipt, end = Receipt(task_id.decode(), token, int(count)), float(deadline)
-            tasks.append(ClaimedTask(receipt, payload, end, headers, end + offset, max(1, int(attempt))))
+            receipt, end = Receipt(task_id.decode(), token, int(count)), float(lease)
+            group, fence = _parse_line(line) if line else (None, None)
+            counted = max(1, int(attempt))
+            tasks.append(ClaimedTask(receipt, payload, end, headers, end + offset, counted, group, fence))
         return Claim(tasks, float(alarm) if alarm else None, bool(again), float(time))
 
     while True:
@@ -91,3 +94,9 @@ def claim(
             answer.again = True
             lanes.claim_limit += 1  # the next tasks may be smaller
         return answer
+
+
+def _parse_line(text: bytes) -> tuple[str, int]:
+    """Return the group of a task, and the number of its claim."""
+    fence, _, group = text.partition(b' ')
+    return group.decode(errors='replace'), int(fence)

@@ -32,6 +32,7 @@ __all__ = (
     'EXTEND',
     'GIVEBACK',
     'MAX_ITEMS',
+    'NO_LINE',
     'PROGRESS',
     'PURGE',
     'REDRIVE',
@@ -45,9 +46,11 @@ __all__ = (
     'Expiry',
     'IfExists',
     'Item',
+    'Line',
     'Moment',
     'OnExpiry',
     'Outcome',
+    'Priority',
     'ReleaseItem',
     'RequeueItem',
     'cancel_item',
@@ -61,6 +64,8 @@ __all__ = (
     'exists_error',
     'expiry_words',
     'extend_item',
+    'group_of',
+    'line_words',
     'new_item',
     'only_replacing',
     'progress_item',
@@ -85,6 +90,16 @@ Expiry: TypeAlias = tuple[str, str]
 
 NEVER: Expiry = ('', '')
 
+Line: TypeAlias = tuple[bytes, str]
+"""The group and the level of a task, as arguments; empty for none."""
+
+NO_LINE: Line = (b'', '')
+
+Priority: TypeAlias = Literal['high', 'normal', 'low']
+"""The priority of a task among those without a group."""
+
+_BEFORE_LINE = 9
+"""Words of an item to enqueue before its group."""
 
 IfExists: TypeAlias = Literal['ignore', 'raise', 'replace']
 """What to do if there is a task with the id of a new one."""
@@ -207,6 +222,8 @@ class ClaimedTask(NamedTuple):
         headers: The serialised headers.
         expires: When the lease ends at the earliest, on the client's clock: counted from before the claim was sent.
         attempt: The number of this delivery since the task was enqueued or last redriven, from 1.
+        group: The group of the task; None for none.
+        fence: The number of the claim within its group; None without a group.
     """
 
     receipt: Receipt
@@ -215,6 +232,8 @@ class ClaimedTask(NamedTuple):
     headers: bytes
     expires: float
     attempt: int
+    group: str | None = None
+    fence: int | None = None
 
 
 def seconds(value: float | None) -> str:
@@ -262,12 +281,20 @@ def _kept(ttl: float | None, result: bytes | None) -> tuple[Arg, bytes]:
     return (-milliseconds, b'') if result is None else (milliseconds, result)
 
 
-def requeue_item(target: Receipt | str, delay: float | None, timeout: float | None, *, count: bool = True) -> Item:
+def requeue_item(
+    target: Receipt | str, delay: float | None, timeout: float | None, *, count: bool = True, group: bool = False
+) -> Item:
     """Write a claim to requeue, with a delay and a new time-out in seconds; None for none.
 
-    Without ``count``, this delivery does not count as an attempt.
+    Without ``count``, this delivery does not count as an attempt. With ``group``, the group waits for the delay.
     """
-    return *claim_item(target), seconds(delay), '' if timeout is None else f'{timeout:.15g}', '' if count else 1
+    return *claim_item(target), *_requeue_words(delay, timeout, count=count, group=group)
+
+
+def _requeue_words(
+    delay: float | None, timeout: float | None, *, count: bool, group: bool
+) -> tuple[Arg, Arg, Arg, Arg]:
+    return seconds(delay), '' if timeout is None else f'{timeout:.15g}', '' if count else 1, 'group' if group else ''
 
 
 def reject_item(target: Receipt | str, reason: str, max_rejected: int | None = None) -> Item:
@@ -327,6 +354,8 @@ class EnqueueItem(Generic[Payload]):
     expires_in: float | None = None
     expires_at: Moment | float | None = None
     on_expiry: OnExpiry | None = None
+    group: str | None = None
+    priority: Priority | None = None
 
 
 @dataclass(slots=True)
@@ -337,6 +366,7 @@ class RequeueItem:
     delay: float | None = None
     task_timeout: float | None = None
     count: bool = True
+    group: bool = False
 
 
 @dataclass(slots=True)
@@ -377,6 +407,7 @@ def new_item(
     *,
     replace: bool = False,
     expiry: Expiry = NEVER,
+    line: Line = NO_LINE,
 ) -> Item:
     """Check and write a task to enqueue.
 
@@ -389,11 +420,14 @@ def new_item(
         headers: The task's headers.
         replace: Whether it replaces a waiting task with this id.
         expiry: What `expiry_words` returned.
+        line: What `line_words` returned.
     """
     checked = new_id() if task_id is None else str(checks.check_text('task_id', task_id))
     written = b'' if headers is None else dump_headers(checks.check_headers(headers))
     item = checked.encode(), dump_payload(serialiser, task), *words, written
-    return (*item, _REPLACE if replace else '', *expiry) if replace or expiry is not NEVER else item
+    if not replace and expiry is NEVER and line is NO_LINE:
+        return item
+    return *item, _REPLACE if replace else '', *expiry, *(() if line is NO_LINE else line)
 
 
 def expiry_words(
@@ -416,6 +450,25 @@ def expiry_words(
     if on_expiry is not None:
         raise TorrelqueValueError(f'on_expiry={on_expiry!r} needs expires_in or expires_at')
     return NEVER
+
+
+def line_words(group: str | None, priority: Priority | None) -> Line:
+    """Check and write the group and the priority of a task."""
+    if group is None:
+        if priority not in (None, 'high', 'normal', 'low'):
+            raise TorrelqueValueError(f"priority must be 'high', 'normal' or 'low', got {priority!r}")
+        return NO_LINE if priority in (None, 'normal') else (b'', str(priority))
+    if priority is not None:
+        raise TorrelqueValueError(
+            f'a task has either a group or a priority, got group={group!r} and priority={priority!r}: '
+            'limit(group=..., weight=...) sets the share of a group'
+        )
+    return checks.check_group('group', group).encode(), ''
+
+
+def group_of(item: Item) -> bytes:
+    """Return the group of an item to enqueue; empty for none."""
+    return bytes(item[_BEFORE_LINE]) if len(item) > _BEFORE_LINE else b''  # type: ignore[arg-type]  # it is bytes
 
 
 def only_replacing(item: Item) -> Item | None:
@@ -455,12 +508,16 @@ def with_time_limit(headers: Mapping[str, str] | None, time_limit: float | None)
     return {**(checks.check_headers(headers) or {}), TIME_LIMIT: f'{checks.check_duration("time_limit", time_limit):g}'}
 
 
-def requeue_words(delay: float | None, task_timeout: float | None, *, count: bool = True) -> tuple[Arg, Arg, Arg]:
+def requeue_words(
+    delay: float | None, task_timeout: float | None, *, count: bool = True, group: bool = False
+) -> tuple[Arg, Arg, Arg, Arg]:
     """Check and write what follows the claim of a task to requeue."""
     checks.check_flag('count', count)
     delay = checks.check_seconds('delay', delay, negative=True) or None
     timeout = checks.check_seconds('task_timeout', task_timeout) or None
-    return seconds(delay), '' if timeout is None else f'{timeout:.15g}', '' if count else 1
+    if checks.check_flag('group', group) and (delay is None or delay <= 0):
+        raise TorrelqueValueError(f'group=True needs a delay above 0, for which the group waits, got {delay!r}')
+    return _requeue_words(delay, timeout, count=count, group=group)
 
 
 def release_words(

@@ -23,8 +23,8 @@ from torrelque.core.scripts import ScriptSet
 from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
 
 __all__ = (
-    'FLOW', 'RESUME', 'Load', 'Record', 'copy', 'limits_item', 'limits_of', 'load', 'newest', 'pause_item', 'read',
-    'revision_of',
+    'FLOW', 'MOST', 'RESUME', 'Load', 'Record', 'copy', 'limits_item', 'limits_of', 'load', 'newest', 'pause_item',
+    'rate_words', 'read', 'revision_of',
 )  # fmt: skip
 
 FLOW = Command('flow', limit=1)
@@ -49,21 +49,23 @@ def pause_item(reason: str | None, until: Any) -> Item:  # noqa: ANN401 - the ty
     return 'pause', f'{end:.6f}', b'' if reason is None else checks.check_text('reason', reason).encode()
 
 
-def limits_item(concurrency: Any, rate: Any, burst: Any) -> Item:  # noqa: ANN401 - the type is what is checked
+def limits_item(concurrency: Any, rate: Any, burst: Any, strict: Any = None) -> Item:  # noqa: ANN401 - as above
     """Check and write the limits of a queue; None is no limit."""
     if type(concurrency) is int and concurrency == 0:
         raise TorrelqueValueError('concurrency must be at least 1, got 0: to stop all deliveries, use pause()')
-    words = [b'-'] * 4
-    if concurrency is not None:
-        words[0] = b'%d' % checks.check_count('concurrency', concurrency, most=MOST)
-    if rate is not None:
-        words[1:] = _rate_words(rate, burst)
-    elif burst is not None:
-        raise TorrelqueTypeError(f'burst is of a rate, got burst={burst!r} and rate=None')
+    slots = b'-' if concurrency is None else b'%d' % checks.check_count('concurrency', concurrency, most=MOST)
+    words = [slots, *rate_words(rate, burst)]
+    if strict is not None and checks.check_flag('strict', strict):
+        words.append(b'strict')
     return 'limit', b'' if words == [b'-'] * 4 else b' '.join(words)
 
 
-def _rate_words(rate: Any, burst: Any) -> list[bytes]:  # noqa: ANN401
+def rate_words(rate: Any, burst: Any) -> list[bytes]:  # noqa: ANN401
+    """Check and write a rate and its burst: deliveries, microseconds, and deliveries at once; each - for none."""
+    if rate is None:
+        if burst is not None:
+            raise TorrelqueTypeError(f'burst is of a rate, got burst={burst!r} and rate=None')
+        return [b'-'] * 3
     if not isinstance(rate, (tuple, list)) or len(rate) != len(('deliveries', 'seconds')):
         raise TorrelqueTypeError(f'rate must be a number of deliveries and of seconds, such as (100, 60), got {rate!r}')
     count = checks.check_count('the deliveries of rate', rate[0], most=MOST)

@@ -17,7 +17,7 @@ LOGICAL_NAMES: Mapping[str, str] = MappingProxyType(
         for name in (
             'pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'tasks', 'task',
             'wake', 'timer', 'lane', 'epoch', 'rejected', 'counters', 'missing', 'workers', 'schedules',
-            'schedule', 'cancel',
+            'schedule', 'cancel', 'groups',
         )
     }
 )  # fmt: skip
@@ -76,6 +76,10 @@ class Keys:
     def state_of(self, task_id: bytes) -> bytes:
         """Return the same for an id in bytes."""
         return b'%b:%b' % (self._encoded['task'], task_id)
+
+    def of_groups(self, what: str) -> bytes:
+        """Return a key with records of groups: what they are is part of its name."""
+        return b'%b:%b' % (self._encoded['groups'], what.encode())
 
     def ids_in(self, keys: Iterable[bytes]) -> list[str]:
         """Return the ids of the tasks whose states are among these keys."""

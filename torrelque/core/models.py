@@ -16,6 +16,8 @@ __all__ = (
     'TIME_LIMIT',
     'Cancellation',
     'Deadline',
+    'GroupCounts',
+    'GroupInfo',
     'Limits',
     'Pause',
     'Payload',
@@ -30,6 +32,7 @@ __all__ = (
     'TorrelqueTaskState',
     'TorrelqueTaskStatus',
     'add_stats',
+    'make_group_limits',
     'make_limits',
     'make_pause',
     'make_state',
@@ -155,6 +158,10 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
             from 1, without those that do not count (``Retry(count=False)``). Delivery limits
             and retry policies use it.
         queue: The name of the queue that it is from.
+        group: The group that the task belongs to; None for none.
+        fence: Of a task in a group: a number that is greater than that of every earlier claim of a task of
+            the group. Have a database refuse writes with a smaller number than one that it has seen. None
+            for other tasks.
     """
 
     receipt: Receipt
@@ -163,6 +170,8 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
     headers: Mapping[str, str]
     attempt: int
     queue: str
+    group: str | None
+    fence: int | None
     _report: Report | None
 
     def __new__(
@@ -175,6 +184,8 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
         attempt: int | None = None,
         report: Report | None = None,
         queue: str = '',
+        group: str | None = None,
+        fence: int | None = None,
     ) -> Task[Payload_co]:
         self = super().__new__(cls, (TaskId(receipt), data))
         self.receipt = receipt
@@ -184,6 +195,8 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
         self.attempt = receipt.dequeue_count if attempt is None else attempt
         self.queue = queue
         self._report = report
+        self.group = group
+        self.fence = fence
         return self
 
     @property
@@ -203,9 +216,8 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
 
     def with_data(self, data: Any) -> Task[Any]:  # noqa: ANN401 - any payload
         """Return a copy with another payload."""
-        return Task(
-            self.receipt, data, self.deadline, self.expires, self.headers, self.attempt, self._report, self.queue
-        )
+        known = self.deadline, self.expires, self.headers, self.attempt, self._report, self.queue
+        return Task(self.receipt, data, *known, self.group, self.fence)
 
     def progress(self, value: float, total: float | None = None, note: str | None = None) -> Awaitable[None]:
         """Report how far the work on this task has come: ``await task.progress(40, 100, 'resizing')``.
@@ -239,8 +251,8 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
         return self.receipt.dequeue_count
 
     def __reduce__(self) -> tuple[type[Task[Any]], tuple[Any, ...]]:
-        given = self.receipt, self.data, self.deadline, self.expires, dict(self.headers), self.attempt
-        return Task, (*given, None, self.queue)
+        known = self.deadline, self.expires, dict(self.headers), self.attempt, None, self.queue
+        return Task, (self.receipt, self.data, *known, self.group, self.fence)
 
 
 class Pause(NamedTuple):
@@ -261,6 +273,42 @@ class Limits(NamedTuple):
     """How many deliveries in how many seconds."""
     burst: int | None = None
     """How many of these deliveries may take place at once."""
+    weight: int | None = None
+    """Of a group: its share compared with that of other groups; None is 1."""
+    ordered: bool = False
+    """Of a group: whether its tasks run one at a time, in order."""
+    dead: str | None = None
+    """Of a group: ``'hold'`` if a dead letter holds the group; otherwise others go on."""
+    strict: bool = False
+    """Of a queue: whether a task of a lower priority waits until there is none of a higher one."""
+
+
+class GroupCounts(NamedTuple):
+    """How many groups of a queue have waiting tasks."""
+
+    ready: int
+    """Those from which a consumer can take a task."""
+    blocked: int
+    """Those with as many running tasks as they may have."""
+    held: int
+    """Those that wait for a time: for their rate, a retry or a dead letter."""
+
+
+class GroupInfo(NamedTuple):
+    """A group of a queue, as it was when it was read. Times are Unix times on the server's clock."""
+
+    name: str
+    waiting: int
+    """How many tasks wait, without those that are not due yet."""
+    working: int
+    """How many tasks are claimed."""
+    state: str
+    """``'ready'`` if a consumer can take a task; ``'blocked'`` if as many run as may; ``'held'`` if the group waits
+    for a time, or for a dead letter; ``'idle'`` if no task waits."""
+    since: float | None = None
+    """Since when it is blocked; None in other states."""
+    until: float | None = None
+    """When it is no longer held; None in other states, and if a dead letter holds it."""
 
 
 class TorrelqueQueueStats(NamedTuple):
@@ -287,6 +335,12 @@ class TorrelqueQueueStats(NamedTuple):
     """The pause in force; None if the queue is not paused."""
     limits: Limits | None = None
     """The limits of the whole queue; None if it has none."""
+    pending_high: int = 0
+    """Pending tasks of high priority."""
+    pending_low: int = 0
+    """Pending tasks of low priority."""
+    groups: GroupCounts | None = None
+    """How many groups have waiting tasks; None if none has."""
 
 
 def add_stats(parts: Sequence[TorrelqueQueueStats]) -> TorrelqueQueueStats:
@@ -296,12 +350,19 @@ def add_stats(parts: Sequence[TorrelqueQueueStats]) -> TorrelqueQueueStats:
     sums = {
         name: sum(getattr(part, name) for part in parts)
         for name in TorrelqueQueueStats._fields
-        if name not in ('oldest_pending_age', 'paused', 'limits')
+        if name not in ('oldest_pending_age', 'paused', 'limits', 'groups')
     }
     ages = [part.oldest_pending_age for part in parts if part.oldest_pending_age is not None]
     paused = next((part.paused for part in parts if part.paused is not None), None)
     limits = next((part.limits for part in parts if part.limits is not None), None)
-    return TorrelqueQueueStats(oldest_pending_age=max(ages, default=None), paused=paused, limits=limits, **sums)
+    groups = [part.groups for part in parts if part.groups is not None]
+    return TorrelqueQueueStats(
+        oldest_pending_age=max(ages, default=None),
+        paused=paused,
+        limits=limits,
+        groups=GroupCounts(*map(sum, zip(*groups, strict=True))) if groups else None,
+        **sums,
+    )
 
 
 class TaskProgress(NamedTuple):
@@ -340,6 +401,10 @@ class TorrelqueTaskState(NamedTuple):
     """``reject`` if it then becomes a dead letter."""
     cancel_time: float | None = None
     """When the consumer was asked to end the task, by ``cancel(running='ask')``."""
+    group: str | None = None
+    """The group that the task belongs to."""
+    priority: str = 'normal'
+    """``high``, ``normal`` or ``low``."""
 
 
 class TorrelqueTask(NamedTuple, Generic[Payload]):
@@ -363,7 +428,7 @@ class TorrelqueTask(NamedTuple, Generic[Payload]):
 STATE_FIELDS = (
     'status', 'timeout', 'result', 'dequeue_count', 'requeue_count', 'enqueue_time', 'last_dequeue_time',
     'last_requeue_time', 'release_time', 'max_dequeues', 'reason', 'revision',
-    'progress', 'expires', 'on_expiry', 'cancel_time', 'claim',
+    'progress', 'expires', 'on_expiry', 'cancel_time', 'group', 'level', 'claim',
 )  # fmt: skip
 """The fields of a state's hash, in the order of :class:`TorrelqueTaskState`, and the live claim's token."""
 
@@ -393,10 +458,38 @@ def make_pause(until: bytes, since: bytes, reason: bytes) -> Pause | None:
 
 def make_limits(text: bytes) -> Limits | None:
     """Parse the record of limits; None if there are none. What is malformed is no limit, as for the scripts."""
-    words = (text.split() + [b''] * 4)[:4]
-    concurrency, count, period, burst = (int(word) if word.isdigit() else 0 for word in words)
-    rate = (count, period / 1_000_000) if count and period and burst else None
-    return Limits(concurrency or None, rate, burst if rate else None) if concurrency or rate else None
+    words = (text.split() + [b''] * 5)[:5]
+    limits = Limits(_whole(words[0]) or None, *_rate(*words[1:4]), strict=words[4] == b'strict')
+    return None if limits == Limits() else limits
+
+
+def make_group_limits(own: bytes, default: bytes) -> Limits:
+    """Parse the records of a group's limits and of the default; return what is in force for the group.
+
+    What its own record does not name is as in the default. What is malformed is no limit, as for the scripts.
+    """
+    records = [(text.split() + [b'-'] * 8)[1:8] for text in (own, default)]
+    if records[0][1] == b'-':
+        records[0][1:4] = records[1][1:4]  # a rate and its burst belong together
+    words = [word if word != b'-' else other for word, other in zip(*records, strict=True)]
+    concurrency, count, period, burst, weight, ordered, dead = words
+    return Limits(
+        _whole(concurrency),
+        *_rate(count, period, burst),
+        weight=_whole(weight) or None,
+        ordered=ordered == b'1',
+        dead='hold' if dead == b'hold' else None,
+    )
+
+
+def _whole(word: bytes) -> int | None:
+    return int(word) if word.isdigit() else None
+
+
+def _rate(count: bytes, period: bytes, burst: bytes) -> tuple[tuple[int, float] | None, int | None]:
+    """Parse a rate and its burst; None for both if there is none."""
+    number, time, most = _whole(count), _whole(period), _whole(burst)
+    return ((number, time / 1_000_000), most) if number and time and most else (None, None)
 
 
 def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
@@ -410,7 +503,7 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
     """
     (
         status, timeout, result, dequeues, requeues, enqueued, dequeued, requeued, released, limit, reason, revision,
-        progress, expires, on_expiry, cancelled, claim,
+        progress, expires, on_expiry, cancelled, group, level, claim,
     ) = values  # fmt: skip
     try:
         known = TorrelqueTaskStatus(_count(status, -1))
@@ -433,6 +526,8 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
         expires=number_of(expires),
         on_expiry=None if on_expiry is None else on_expiry.decode(errors='replace'),
         cancel_time=number_of(cancelled),
+        group=None if group is None else group.decode(errors='replace'),
+        priority='normal' if level is None else level.decode(errors='replace'),
     )
 
 

@@ -11,6 +11,7 @@ from torrelque.core.commands import cap
 from torrelque.core.keys import Keys
 from torrelque.core.models import (
     STATE_FIELDS,
+    GroupCounts,
     TorrelqueQueueStats,
     TorrelqueTask,
     TorrelqueTaskState,
@@ -60,10 +61,10 @@ def _call(scripts: ScriptSet, keys: Keys, name: str, *args: str | int | bytes) -
 def queue_stats(scripts: ScriptSet, keys: Keys) -> Operation[TorrelqueQueueStats]:
     """Read a queue's counts and totals at one moment."""
     reply = yield from _call(scripts, keys, 'stats')
-    counts, age, totals, (*pause, limits) = reply[:5], reply[5], reply[6:12], reply[12:]
-    return TorrelqueQueueStats._make(
-        [*counts, float(age) if age else None, *map(int, totals), make_pause(*pause), make_limits(limits)]
-    )
+    counts, age, totals, pause = reply[:5], reply[5], reply[6:12], make_pause(*reply[12:15])
+    limits, levels, groups = make_limits(reply[15]), map(int, reply[16:18]), GroupCounts(*map(int, reply[18:21]))
+    known = float(age) if age else None, *map(int, totals), pause, limits, *levels, groups if any(groups) else None
+    return TorrelqueQueueStats._make([*counts, *known])
 
 
 def _state_call(keys: Keys, task_id: str, *more: str) -> Call[Reply]:
@@ -279,13 +280,15 @@ def _first_number(text: bytes | None) -> int | None:
 
 def wipe(scripts: ScriptSet, keys: Keys) -> Operation[bool]:
     """Remove all keys of a queue without tasks, in bounded steps. Returns False if tasks were added, and stops."""
-    for logical, what in (('task', 'states'), ('lane', 'lanes')):
+    for logical, what in (('task', 'states'), ('lane', 'lanes'), ('groups', 'groups')):
         prefix, cursor = keys[logical] + b':', b'0'
         while True:
             cursor, found = yield from scan_keys(prefix, literally(prefix) + b'*', cursor)
             names = [key.removeprefix(prefix) for key in found]
             if what == 'lanes':
                 names = [name for name in names if name.isdigit()]  # others belong to a queue with a similar name
+            elif what == 'groups':
+                names = [name for name in names if name.startswith((b'pending:', b'working:', b'rejected:'))]
             for first in range(0, len(names), PAGE):
                 yield from _call(scripts, keys, 'wipe', what, *names[first : first + PAGE])
             if cursor == b'0':

@@ -20,7 +20,7 @@ __all__ = ('SHARD_VERBS', 'VERBS', 'ScriptSet', 'load')
 VERBS = (
     'mint', 'enqueue', 'claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'progress', 'settle', 'tick',
     'sweep', 'undequeue', 'cancel', 'redrive', 'purge', 'stats', 'page', 'inspect', 'repair', 'erase', 'wipe', 'drop',
-    'announce', 'workers', 'flow', 'schedule',
+    'announce', 'workers', 'flow', 'regulate', 'groups', 'schedule',
 )  # fmt: skip
 
 SHARD_VERBS = ('survey', 'layout', 'clear')
@@ -41,6 +41,10 @@ RARE = re.compile(r'^ *-- rarely\n(.*?)^ *-- end\n', re.MULTILINE | re.DOTALL)
 
 def _read(name: str) -> str:
     return resources.files(__name__).joinpath(name).read_text(encoding='utf-8')
+
+
+def _prelude() -> str:
+    return re.sub(r'^-- include (\w+)$', lambda line: _read(f'{line[1]}.lua'), _read('prelude.lua'), flags=re.MULTILINE)
 
 
 def _declared_keys(source: str) -> tuple[str, ...]:
@@ -119,9 +123,9 @@ def load(server: str | None = None, *, on_cluster: bool = False, sharded: bool =
     """
     shared = server or _read('server.lua')
     if on_cluster:
-        shared += _read('cluster.lua') + _by_shard(_read('prelude.lua'))
+        shared += _read('cluster.lua') + _by_shard(_prelude())
     else:
-        shared += _read('prelude.lua')
+        shared += _prelude()
     if sharded:
         shared += _read('bells.lua')
     definitions, scripts = _Shared(shared), {}

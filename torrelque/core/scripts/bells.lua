@@ -13,12 +13,12 @@ local function summon(left)
 end
 
 local function hint(empty, left, event)
-  left = left or redis.call('LLEN', pending)
-  local free = not (features and string.find(features, '[pl]')) -- of pauses and limits
-  local up = left > 0 and free
+  local free = not (features and string.find(features, left and not touched and '[pl]' or '[plgh]')) -- of pauses and limits
+  left = left or free and redis.call('LLEN', pending)
+  local up = free and left > 0
   if not up then
     -- rarely
-    left = not free and permitted(left) or 0
+    left = free and 0 or available(left)
     event = left == 0 and (event or earliest())
     up = left > 0 or (event and (event <= now or (event <= now + HORIZON and not covered(event))))
     -- end

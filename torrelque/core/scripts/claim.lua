@@ -1,13 +1,14 @@
 -- Let schedules that are due add their tasks, return at most 20 stale and 20 due tasks to pending (as many due ones fewer as
 -- schedules add), then claim up to n tasks for the caller. Expired tasks end.
--- KEYS: pending delayed working tasks task wake timer counters rejected missing lane
+-- KEYS: pending delayed working tasks task wake timer counters rejected missing groups lane
 -- ARGV: lane nonce sequence n willing (how long the caller will go on waiting, in seconds; 0 if it does not wait), then the
 --   maximum number of dead letters, if there is a cap
 -- returns: SHARDED and the number of shards if the queue has shards and the caller assumes none. Otherwise OK, seconds until
 --   the event that the caller now handles or '', 1 if a limit was reached before n tasks were found (else 0; in a list with
---   the schedules that need more times, if any do), the server's time, then for each task: id payload deadline, and its
---   dequeue_count, attempt (the number of this delivery since the task was enqueued or last redriven) and headers, separated
---   by blanks; '' for a first delivery without headers
+--   the schedules that need more times, if any do), the server's time, then for each task: id payload deadline (of a task
+--   with a group, deadline, fence and group, separated by blanks), and its dequeue_count, attempt (the number of this
+--   delivery since the task was enqueued or last redriven) and headers, separated by blanks; '' for a first delivery without
+--   headers
 
 local K = 20
 local MOST = 210 -- ids that are read where tasks expire: with the stale and due ones, no more than 250
@@ -27,6 +28,10 @@ if outcome == 'OK' then
     if state and is_live(score, state.claim, state.dequeue_count, token(), count) then
       local n = #reply
       reply[n + 1], reply[n + 2], reply[n + 3] = id, payload, stamp(tonumber(score))
+      local group = redis.call('HMGET', state.key, 'fence', 'group')
+      if group[1] and group[2] then
+        reply[n + 3] = reply[n + 3] .. ' ' .. group[1] .. ' ' .. group[2]
+      end
       reply[n + 4] = count .. ' ' .. whole(tonumber(count) - state.dequeue_base) .. ' ' .. (state.headers or '')
     end
   end
@@ -40,7 +45,9 @@ elseif outcome then
   return { outcome }
 end
 
-local claimed, requeued, refused = totals('claimed', 'requeued', 'rejected')
+local claimed, requeued, refused, turns, level_turns, fence, recheck = totals('claimed', 'requeued', 'rejected', 'turn',
+  'levels', 'fence', 'recheck')
+recheck = recheck ~= '' and recheck
 if number(claimed, 0) == 0 then
   -- rarely
   local shards = shards_of()
@@ -64,7 +71,38 @@ local none = {}
 local plan = { stale = none, due = none, stale_ids = none, due_ids = none, pushed = none, returned = none, dead = none,
   called_off = none, missing = {}, late = none, stale_count = 0 }
 local returns, mine = event and event <= tonumber(present), {}
-if returns then
+local returned_most, has_returned = false, false
+local lines, pick, settle, final_look, write -- what is known of the lines, and the functions that serve them
+if has_lines() then
+  -- rarely
+  local till = next_held()
+  if till then
+    event = math.min(event or till, till)
+    returns = event <= tonumber(present)
+  end
+  -- end
+end
+if (returns or recheck) and has_lines() then
+  -- rarely
+  -- A step of its own: what returns is written before lines are read.
+  look()
+  redis.call('ZCARD', rejected)
+  local ended = plan_return(expired(working, K), expired(delayed, K - fired))
+  look_aside(ended.missing)
+  begin_writing(ARGV[6])
+  local buried = return_planned(ended)
+  add('requeued', requeued, ended.stale_count)
+  add('rejected', refused, buried)
+  refused = whole(number(refused, 0) + buried)
+  trim(ARGV[6], buried)
+  if recheck then
+    recheck_some(recheck)
+  end
+  place_touched()
+  returned_most = #ended.stale_ids == K or #ended.due_ids == K - fired or #ended.held == K
+  returns, has_returned = false, true
+  -- end
+elseif returns then
   -- rarely
   plan = plan_return(expired(working, K), expired(delayed, K - fired))
   for _, item in ipairs(plan.called_off) do
@@ -79,7 +117,17 @@ if bound then
   n = permitted(n, #plan.stale_ids)
   -- end
 end
-local front = redis.call('LRANGE', pending, -(n + 2), -1) -- two more than are wanted: whether any are left
+if n > 0 and has_lines() then
+  -- rarely
+  lines = open_lines(n, has_used('l') and restrictions().strict, turns, level_turns)
+  fence = math.max(number(fence, 0), microseconds(now) - 1)
+  pick, settle, final_look, write = pick_ids, settle_id, look_back, write_lines
+  -- end
+end
+local front = none
+if not lines then
+  front = redis.call('LRANGE', pending, -(n + 2), -1) -- two more than are wanted: whether any are left
+end
 local length = #front < n + 2 and #front -- of pending, once its end was seen
 
 local expires, most = has_used('e'), n + K
@@ -87,22 +135,27 @@ if expires and n > 0 then
   most = math.max(most, MOST)
 end
 local taken, dead, late, looked_at = {}, {}, {}, 0
-local keys, payloads, timeouts, states = {}, {}, {}, {} -- of those that are taken
+local keys, payloads, timeouts, states, names = {}, {}, {}, {}, {} -- of those that are taken
+local misplaced = {} -- those that are in another line than their own
 while #taken < n and looked_at < most do
   -- Ids in their order from the front of pending, as it will be once the planned ids are pushed.
   local count, ids, part = math.min(n - #taken, most - looked_at), {}, front
-  if looked_at > 0 then
-    part = none
-    if not length or looked_at < length then
-      part = redis.call('LRANGE', pending, -(looked_at + count), -(looked_at + 1))
-      length = length or #part < count and looked_at + #part
+  if lines then
+    ids = pick(lines, count)
+  else
+    if looked_at > 0 then
+      part = none
+      if not length or looked_at < length then
+        part = redis.call('LRANGE', pending, -(looked_at + count), -(looked_at + 1))
+        length = length or #part < count and looked_at + #part
+      end
     end
-  end
-  for index = #part, math.max(1, #part - count + 1), -1 do
-    ids[#ids + 1] = part[index]
-  end
-  while length and #ids < count and plan.pushed[looked_at + 1 + #ids - length] do
-    ids[#ids + 1] = plan.pushed[looked_at + 1 + #ids - length]
+    for index = #part, math.max(1, #part - count + 1), -1 do
+      ids[#ids + 1] = part[index]
+    end
+    while length and #ids < count and plan.pushed[looked_at + 1 + #ids - length] do
+      ids[#ids + 1] = plan.pushed[looked_at + 1 + #ids - length]
+    end
   end
   if #ids == 0 then
     break
@@ -111,12 +164,16 @@ while #taken < n and looked_at < most do
   local found = read('HMGET', tasks, ids)
   for index = 1, #ids do
     local id = ids[index]
-    local key, state = prefix .. id, plan.returned[id]
+    local key, state, place, line = prefix .. id, plan.returned[id], #taken + 1, nil
+    if lines then
+      line = lines.picked[index].line.name
+    end
     if not found[index] then
       plan.missing[#plan.missing + 1] = id
     elseif not mine[id] then
-      local values = state or redis.pcall('HMGET', key, 'status', 'timeout', 'dequeue_count', 'revision', 'max_dequeues',
-        'dequeue_base', 'headers')
+      local values = state or not lines and redis.pcall('HMGET', key, 'status', 'timeout', 'dequeue_count', 'revision',
+        'max_dequeues', 'dequeue_base', 'headers') or redis.pcall('HMGET', key, 'status', 'timeout', 'dequeue_count',
+        'revision', 'max_dequeues', 'dequeue_base', 'headers', 'group')
       local elsewhere, timeout, expiry = false, values[2], nil
       if expires and not state and not values.err then
         -- rarely
@@ -125,7 +182,7 @@ while #taken < n and looked_at < most do
       end
       -- Usually the task is pending, was never delivered, and has no special fields.
       if values[1] ~= PENDING or values[3] or values[4] or values[5] or values[6] or values[7]
-        or expiry then
+        or expiry or (lines and values[8] ~= (line or false)) then
         -- rarely
         -- A state that says pending is trusted. With another status, the id may also be in another collection.
         elsewhere = values[1] ~= PENDING and (
@@ -153,24 +210,41 @@ while #taken < n and looked_at < most do
           mine[id] = true
           late[#late + 1] = { id = id, state = state }
           elsewhere = true
+        elseif not elsewhere and lines and values[8] ~= (line or false) then
+          -- Another program moved it: a sweep of 0.9 knows no groups.
+          mine[id], elsewhere = true, true
+          if type(redis.pcall('LLEN', (line_of(id)))) ~= 'number' then
+            dead[#dead + 1] = { id = id, state = state, reason = 'the list of its group has a wrong type' }
+          else
+            misplaced[#misplaced + 1] = id
+          end
         end
         timeout = state and state.timeout
         -- end
       end
       if not elsewhere then
-        local place = #taken + 1
         mine[id] = true
         taken[place], keys[place], payloads[place], timeouts[place] = id, key, found[index], timeout
-        states[place] = state
+        states[place], names[place] = state, line
       end
+    end
+    if lines then
+      settle(lines, index, id, taken[place])
     end
   end
 end
+local left -- pending afterwards, or lines with tasks, as far as that is known
+if lines then
+  local time
+  left, time = final_look(lines)
+  left = not rechecking and left or nil
+  event = time and math.min(event or time, time) or event
+end
 redis.call('ZMSCORE', working, '') -- never an id: who may take tasks may do this, and an operator may not
 local short = #taken < n
-  and (#plan.stale_ids == K or #plan.due_ids == K - fired or looked_at == most)
-local left -- pending afterwards, as far as that is known
-if not returns then
+  and (#plan.stale_ids == K or #plan.due_ids == K - fired or looked_at == most or returned_most or rechecking
+    or (lines and lines.is_short))
+if not returns and not has_lines() then
   left = length and length - looked_at or looked_at <= n and 2 or nil
 end
 
@@ -182,7 +256,7 @@ if returns or #dead > 0 or #late > 0 or #plan.missing > 0 then
   look_aside(plan.missing)
   begin_writing(ARGV[6])
   local buried = return_planned(plan) + #dead
-  if looked_at > 0 then
+  if looked_at > 0 and not lines then
     redis.call('LTRIM', pending, 0, -(looked_at + 1))
   end
   bury(dead)
@@ -195,9 +269,19 @@ else
   if looked_at == 0 or ARGV[6] then
     begin_writing(ARGV[6])
   end
-  if looked_at > 0 then
+  if looked_at > 0 and not lines then
     redis.call('LTRIM', pending, 0, -(looked_at + 1)) -- a removal as well
   end
+end
+local fields
+if lines then
+  fields = write(lines)
+end
+if #misplaced > 0 then
+  -- rarely
+  leave_groups(misplaced) -- a stale one is still counted there
+  join_lines(misplaced, 'back')
+  -- end
 end
 drop_timer()
 local reply, receipts, scores, deadlines, mark = { 'OK', '', short and 1 or 0, present }, {}, {}, {}, token()
@@ -217,15 +301,29 @@ for index = 1, #taken do
     event = math.min(event or math.huge, now + lease)
   end
   scores[2 * index - 1], scores[2 * index] = deadline, id
-  redis.call('HSET', key, 'status', WORKING, 'revision', revision, 'claim', mark, 'last_dequeue_time', present,
-    'dequeue_count', delivery)
+  if names[index] then
+    fence = fence + 1
+    fields.fence = whole(fence)
+    redis.call('HSET', key, 'status', WORKING, 'revision', revision, 'claim', mark, 'last_dequeue_time', present,
+      'dequeue_count', delivery, 'fence', fields.fence)
+    deadline = deadline .. ' ' .. fields.fence .. ' ' .. names[index]
+  else
+    redis.call('HSET', key, 'status', WORKING, 'revision', revision, 'claim', mark, 'last_dequeue_time', present,
+      'dequeue_count', delivery)
+  end
   redis.pcall('PUBLISH', key, revision .. ' ' .. WORKING)
   receipts[index] = delivery .. ':' .. #id .. ':' .. id
   local at = 4 * index
   reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, payloads[index], deadline, more
 end
 variadic('ZADD', working, scores)
-add('claimed', claimed, #taken)
+if lines then
+  -- rarely
+  write_counters(fields, claimed, #taken)
+  -- end
+else
+  add('claimed', claimed, #taken)
+end
 if bound then
   -- rarely
   count_deliveries(#taken)
@@ -242,6 +340,6 @@ if #taken == 0 then
   reply[2] = alarm and stamp(alarm) or ''
   -- end
 end
-hint(#taken == 0, left, not (returns or bound or schedules) and event)
+hint(#taken == 0, left, not (returns or bound or has_returned or schedules) and event)
 record('open', 'c' .. table.concat(receipts))
 return reply

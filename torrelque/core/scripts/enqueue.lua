@@ -1,11 +1,11 @@
 -- Add tasks to the back of pending, or to delayed, or replace waiting ones. If the id of a task is already queued, nothing
 -- changes for it, unless its item says so.
--- KEYS: pending delayed working tasks task wake timer counters rejected lane
--- ARGV: lane nonce sequence, words per item (2, 6 or 9); if 2, what all items share: timeout delay max_dequeues headers (the
+-- KEYS: pending delayed working tasks task wake timer counters rejected groups lane
+-- ARGV: lane nonce sequence, words per item (2, 6, 9 or 11); if 2, what all items share: timeout delay max_dequeues headers (the
 --   last three may be ''); then for each task: id payload, and if 6 its own timeout delay max_dequeues headers, and if 9 also
 --   replace to replace a waiting task with that id, only to do that and not to add a task, or ''; when it expires, as Unix time
---   or with a plus in seconds from now, or ''; reject to make it a dead letter then, or ''; then, in a queue with shards, the
---   layout's generation
+--   or with a plus in seconds from now, or ''; reject to make it a dead letter then, or ''; and if 11 also its group or '', and
+--   its level, high, low or ''; then, in a queue with shards, the layout's generation
 -- returns: OK and a letter for each task: n new, e existing, r replaced, w not replaced because a consumer works on it, d not
 --   replaced because it is a dead letter, u nothing to replace, a not done and to be sent again; RESHARDED if another
 --   generation is recorded; SHARDED and the number of shards if the queue has shards and the caller assumes none
@@ -16,7 +16,7 @@ if outcome then
   return again(outcome, answer)
   -- end
 end
-local enqueued, generation = totals('enqueued', 'generation')
+local enqueued, generation, turns = totals('enqueued', 'generation', 'turn')
 local width = tonumber(ARGV[4])
 local begin = width == 2 and 9 or 5
 local count = math.floor((#ARGV - begin + 1) / width)
@@ -42,10 +42,16 @@ any = exist(states) -- mostly none of the ids has ever been used, and none need 
 local answers, fresh, payloads, pushed, later, seen = {}, {}, {}, {}, {}, {}
 local revisions, postponed, advanced -- of tasks that are replaced
 local expiries, any_expires
+local letters, joined = '', nil -- of features that are used for the first time; ids that join other lines than pending
 if width > 6 then
   -- rarely
   -- A call may contain an id several times: each item is answered as if it were a call, and the last one done is written.
-  local plans, order, searched = {}, {}, nil
+  local plans, order, searched, by_key = {}, {}, nil, {}
+  joined = {}
+  local function line_of_item(at)
+    local group, level = width > 9 and ARGV[at + 9] or '', width > 9 and ARGV[at + 10] or ''
+    return group ~= '' and group_key('pending', group) or level ~= '' and pending .. ':' .. level or pending, group, level
+  end
   for index = 1, count do
     local at = begin + (index - 1) * width
     local id, mode, delays = ARGV[at], ARGV[at + 6], ARGV[at + 3] ~= ''
@@ -59,14 +65,20 @@ if width > 6 then
     elseif mode ~= '' then
       plan.place = plan.place or not plan.queued and 'none' or redis.call('ZSCORE', delayed, id) and 'delayed'
         or redis.call('ZSCORE', working, id) and 'w' or redis.call('ZSCORE', rejected, id) and 'd' or 'pending'
-      local moves = plan.place == 'pending' and delays
+      if plan.place == 'pending' and not plan.key then
+        plan.key, plan.group = pending, nil
+        if has_lines() then
+          plan.key, plan.group = line_of(id)
+        end
+      end
+      local moves = plan.place == 'pending' and (delays or plan.key ~= line_of_item(at))
       if plan.place == 'w' or plan.place == 'd' then
         letter = plan.place
       elseif plan.again or (moves and searched and searched ~= plan) then
         letter, plan.again = 'a', true -- one search per call, because it takes time proportional to pending
       else
         if moves and not searched then
-          searched, plan.held = plan, not redis.call('LPOS', pending, id) -- by a 0.9 consumer that is about to claim it
+          searched, plan.held = plan, not redis.call('LPOS', plan.key, id) -- by a 0.9 consumer that is about to claim it
         end
         letter = moves and plan.held and 'w' or 'r'
       end
@@ -91,13 +103,27 @@ if width > 6 then
     any_expires = any_expires or expiry
     fresh[place], revisions[place] = plan.index, plan.queued
     payloads[2 * place - 1], payloads[2 * place] = id, ARGV[at + 1]
+    local key, group, level = line_of_item(at)
+    letters = letters .. (group ~= '' and 'g' or '') .. (level ~= '' and 'h' or '')
+    if plan.place == 'pending' and (delay ~= '' or plan.key ~= key) then
+      postponed = plan
+    end
     if delay ~= '' then
       later[#later + 1] = due_time({ expiry = expiry }, delay)
       later[#later + 1] = id
-      postponed = plan.place == 'pending' and id or postponed
-    elseif plan.place ~= 'pending' then -- there it keeps its place
-      pushed[#pushed + 1] = id
+    elseif plan.place ~= 'pending' or plan.key ~= key then -- there it keeps its place
       advanced[#advanced + 1] = plan.place == 'delayed' and id or nil
+      if key == pending then
+        pushed[#pushed + 1] = id
+      else
+        local part = by_key[key]
+        if not part then
+          part = { key = key, group = group ~= '' and group, was_empty = redis.call('LLEN', key) == 0 }
+          by_key[key] = part
+          joined[#joined + 1] = part
+        end
+        part[#part + 1] = id
+      end
     end
   end
   -- end
@@ -124,7 +150,15 @@ else
 end
 
 -- The first write needs memory. On a full server, or on a key of a wrong type, the script fails here with nothing done.
-redis.call('LLEN', pending)
+local waiting = redis.call('LLEN', pending)
+local ready = 0 -- groups that can be served
+if joined then
+  -- rarely
+  if #joined > 0 or has_used('g') then
+    ready = redis.call('ZCARD', groups)
+  end
+  -- end
+end
 if #later > 0 then
   redis.call('ZCARD', delayed)
 end
@@ -140,7 +174,10 @@ if revisions then
     end
   end
   if postponed then
-    redis.call('LREM', pending, 0, postponed)
+    redis.call('LREM', postponed.key, 0, postponed.id)
+    if postponed.group then
+      touch(postponed.group)
+    end
   end
   variadic('ZREM', delayed, advanced)
   -- end
@@ -159,11 +196,12 @@ for place = 1, #fresh do
   local key, at = states[index], width == 2 and 5 or begin + (index - 1) * width + 2
   local timeout, limit, headers = ARGV[at], ARGV[at + 2], ARGV[at + 3]
   local status = ARGV[at + 1] == '' and PENDING or DELAYED
-  local revision, expiry = nil, nil
+  local revision, expiry, line = nil, nil, nil
   if revisions then
     revision, expiry = revisions[place], expiries[place]
+    line = width > 9 and (ARGV[at + 7] ~= '' and 'group' or ARGV[at + 8] ~= '' and 'level')
   end
-  if limit == '' and headers == '' and not (revision or expiry) then
+  if limit == '' and headers == '' and not (revision or expiry or line) then
     redis.call('HSET', key, 'status', status, 'timeout', timeout, 'enqueue_time', present)
   else
     local fields = { 'status', status, 'timeout', timeout, 'enqueue_time', present }
@@ -182,6 +220,9 @@ for place = 1, #fresh do
         fields[#fields + 1], fields[#fields + 2] = 'on_expiry', ARGV[at + 6]
       end
     end
+    if line then
+      fields[#fields + 1], fields[#fields + 2] = line, ARGV[line == 'group' and at + 7 or at + 8]
+    end
     redis.call('HSET', key, unpack(fields))
   end
   redis.pcall('PUBLISH', key, (revision or '1') .. ' ' .. status)
@@ -191,12 +232,32 @@ for first = 1, #pushed, CHUNK do
   left = redis.call('LPUSH', pending, unpack(pushed, first, math.min(first + CHUNK - 1, #pushed)))
 end
 variadic('ZADD', delayed, later)
-if any_expires then
+if joined then
   -- rarely
-  if not has_used('e') then
-    redis.call('HSET', counters, 'uses', (features or '') .. 'e')
+  for _, part in ipairs(joined) do
+    for first = 1, #part, CHUNK do
+      redis.call('LPUSH', part.key, unpack(part, first, math.min(first + CHUNK - 1, #part)))
+    end
+    if part.group and part.was_empty then
+      touch(part.group, 'nowhere')
+    end
   end
+  left = left or waiting
+  letters = (any_expires and 'e' or '') .. letters
+  local uses = features or ''
+  for letter in string.gmatch(letters, '[egh]') do
+    uses = uses .. (string.find(uses, letter, 1, true) and '' or letter)
+  end
+  if uses ~= (features or '') then
+    redis.call('HSET', counters, 'uses', uses)
+    features = uses
+  end
+  virtual = number(string.match(turns or '', '^%S+'), 0)
+  ready = ready + place_touched()
+  left = not postponed and not has_used('h') and left + ready or nil
   -- end
+elseif has_lines() then
+  left = nil
 end
 add('enqueued', enqueued, count_new)
 hint(false, left)

@@ -1,6 +1,6 @@
 -- A step of deleting a queue: remove up to 250 of its schedules, or of its tasks from one collection, and return whether any
 -- are left.
--- KEYS: pending dequeueing working delayed tasks task wake timer rejected counters schedules schedule lane
+-- KEYS: pending dequeueing working delayed tasks task wake timer rejected counters schedules schedule groups lane
 -- ARGV: lane nonce sequence, then 1 to remove tasks, or 0 only to check
 -- returns: OK and e if there are schedules, tasks or ids without a task, o if not
 
@@ -15,23 +15,38 @@ look()
 
 -- Only one collection per step, so that no task is removed in part.
 local ids, list, set = {}, nil, nil
-for _, key in ipairs({ pending, dequeueing }) do
+for _, key in ipairs({ pending, dequeueing, pending .. ':high', pending .. ':low' }) do
   if #ids == 0 then
     ids, list = redis.call('LRANGE', key, -MOST, -1), key
   end
 end
+local name
+for _, key in ipairs({ groups, groups .. ':blocked', groups .. ':held' }) do
+  if #ids == 0 and not name then
+    name = redis.call('ZRANGE', key, 0, 0)[1]
+  end
+end
+local broken
+if name then
+  list = group_key('pending', name)
+  ids = redis.pcall('LRANGE', list, -MOST, -1)
+  broken = mistyped(ids)
+  ids = broken and {} or ids
+end
 for _, key in ipairs({ working, delayed, rejected }) do
-  if #ids == 0 then
+  if #ids == 0 and not name then
     ids, list, set = redis.call('ZRANGE', key, 0, MOST - 1), nil, key
   end
 end
-if #ids == 0 then
+if #ids == 0 and not name then
   ids, set = redis.call('HRANDFIELD', tasks, MOST), nil
 end
 redis.call('HLEN', tasks)
+redis.call('LLEN', dequeueing)
+redis.call('ZCARD', rejected)
 local schedule_ids = redis.call('ZRANGE', schedules, 0, MOST - 1) -- they go first, because they add tasks
 if #schedule_ids > 0 then
-  ids, list, set = {}, nil, nil
+  ids, list, set, name, broken = {}, nil, nil, nil, nil
 end
 local states, told = {}, {}
 for index, id in ipairs(ARGV[4] == '1' and ids or {}) do
@@ -46,7 +61,14 @@ if ARGV[4] == '1' then
   for _, id in ipairs(schedule_ids) do
     redis.call('DEL', schedule .. ':' .. id)
   end
-  if list then
+  leave_groups(ids)
+  release_groups(ids)
+  if name then
+    touch(name)
+  end
+  if broken then
+    redis.call('DEL', list)
+  elseif list then
     redis.call('LTRIM', list, 0, -(#ids + 1))
   elseif set then
     variadic('ZREM', set, ids)
@@ -60,7 +82,7 @@ if ARGV[4] == '1' then
   end
 end
 hint()
-local left = redis.call('HLEN', tasks) + redis.call('LLEN', pending) + redis.call('LLEN', dequeueing)
+local left = count_lines() + redis.call('HLEN', tasks) + redis.call('LLEN', dequeueing)
   + redis.call('ZCARD', working) + redis.call('ZCARD', delayed) + redis.call('ZCARD', rejected)
-  + redis.call('ZCARD', schedules)
+  + size_of('ZCARD', groups .. ':blocked') + size_of('ZCARD', groups .. ':held') + redis.call('ZCARD', schedules)
 return leave(left > 0 and 'e' or 'o')

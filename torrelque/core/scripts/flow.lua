@@ -1,5 +1,5 @@
 -- Pause or resume a queue, set its limits, or copy the record of both from another shard.
--- KEYS: pending delayed working wake timer counters lane
+-- KEYS: pending delayed working wake timer counters groups lane
 -- ARGV: lane nonce sequence, then pause, its end (Unix time, or inf) and its reason ('' keeps that of a pause in force);
 --   resume; limit and the limits: how many claims at once, how many deliveries in how many microseconds, and in a burst, each
 --   - for none, or '' for no limits; or copy and the record of the other shard: revision, the end of the pause, its beginning,

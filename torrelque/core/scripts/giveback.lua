@@ -1,6 +1,6 @@
 -- End claims as if the tasks had not been delivered: they return to the front of pending, in order, and the delivery does
 -- not count.
--- KEYS: pending delayed working tasks task wake timer counters lane
+-- KEYS: pending delayed working tasks task wake timer counters groups lane
 -- ARGV: lane nonce sequence, then for each task: id token dequeue_count
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
 

@@ -1,5 +1,5 @@
 -- Describe a queue and some of its tasks at one moment.
--- KEYS: pending dequeueing undequeued working delayed tasks task wake rejected missing counters schedules schedule
+-- KEYS: pending dequeueing undequeued working delayed tasks task wake rejected missing counters schedules schedule groups
 -- ARGV: deep (also search the lists for the ids, which takes time in proportion to their length) or shallow, then the ids
 -- returns: 1 if no task is left, 1 if there is a hint, how many ids are marked as undequeued, then for each id a list:
 --   1 if it has a payload, how often it is in pending and in dequeueing, 1 if it is in working (2: without a finite
@@ -23,7 +23,18 @@ if ARGV[1] == 'schedules' then
 end
 
 local function occurrences(list, id)
-  return ARGV[1] == 'deep' and #redis.call('LPOS', list, id, 'COUNT', 0) or 0
+  local found = ARGV[1] == 'deep' and redis.pcall('LPOS', list, id, 'COUNT', 0) or {}
+  return mistyped(found) and 0 or #found
+end
+
+-- How often an id is in pending, and in the line of its group or level.
+local function waits(id)
+  local count = occurrences(pending, id)
+  if has_lines() then
+    local line = line_of(id)
+    count = count + (line == pending and 0 or occurrences(line, id))
+  end
+  return count
 end
 
 local ids = {}
@@ -32,6 +43,9 @@ for at = 2, #ARGV do
 end
 local left = redis.call('HLEN', tasks) + redis.call('LLEN', pending) + redis.call('LLEN', dequeueing)
   + redis.call('ZCARD', working) + redis.call('ZCARD', delayed) + redis.call('ZCARD', rejected)
+if has_lines() then
+  left = left + count_lines() + size_of('ZCARD', groups .. ':blocked') + size_of('ZCARD', groups .. ':held')
+end
 local reply = { left == 0 and 1 or 0, redis.call('EXISTS', wake), redis.call('SCARD', undequeued) }
 local due, dead = read('ZMSCORE', delayed, ids), read('ZMSCORE', rejected, ids)
 local aside = read('ZMSCORE', missing, ids)
@@ -46,7 +60,7 @@ for index, id in ipairs(ids) do
     letters = unnoted(id)
   end
   reply[#reply + 1] = {
-    redis.call('HEXISTS', tasks, id), occurrences(pending, id), occurrences(dequeueing, id),
+    redis.call('HEXISTS', tasks, id), waits(id), occurrences(dequeueing, id),
     not deadline and 0 or string.find(deadline, 'inf') and 2 or 1, due[index] and 1 or 0, dead[index] and 1 or 0,
     kind, status, result, redis.call('PTTL', state_key(id)) >= 0 and 1 or 0,
     aside[index] and 1 or 0, letters,

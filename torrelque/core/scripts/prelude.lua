@@ -13,7 +13,7 @@ local GRACE = 50            -- ms; how long a timer outlives its event
 local SET_ASIDE = 604800000 -- ms; for how long an id without a payload can be found
 local EXPIRED_TTL = 60000   -- ms; for how long the state of an expired task is kept
 local DEFAULT_TIMEOUT = 300 -- s; for a state whose timeout cannot be read
-local UNKNOWN = '[^%spelsc]' -- matches the letters of features that this version does not know
+local UNKNOWN = '[^%spelghsc]' -- matches the letters of features that this version does not know
 
 local features -- letters of those that the queue uses, if there are any; `totals` reads them
 
@@ -290,6 +290,14 @@ local function in_force(uses, till)
   end
 end
 
+-- Set the rate of limits, if there is one: so many deliveries per period of microseconds.
+local function set_rate(limits, count, period, burst)
+  count, period = number(count, 0), number(period, 0)
+  if burst and count >= 1 and period >= 1 then
+    limits.burst, limits.interval = burst, math.ceil(period / count)
+  end
+end
+
 -- The limits of a queue, or a shard's share of them: `slots` for claims at once; `interval` between deliveries in
 -- microseconds, the `burst`, and the theoretical arrival time of the next delivery (`arrival`, GCRA). `values`: uses, limits,
 -- arrival, shards. Each shard gets at least 1 of what is divided.
@@ -306,12 +314,10 @@ local function parse_limits(values, key)
     local total = number(text, 0)
     return total >= 1 and math.max(1, math.floor(total / shards) + (shard < total % shards and 1 or 0)) or nil
   end
-  local slots, count, period, burst = string.match(values[2] or '', '^(%S+) (%S+) (%S+) (%S+)$')
-  count, period = number(count, 0), number(period, 0)
-  limits.slots, limits.burst = share(slots), share(burst)
-  if limits.burst and count >= 1 and period >= 1 then
-    limits.interval = math.ceil(period * shards / count)
-  end
+  local slots, count, period, burst = string.match(values[2] or '', '^(%S+) (%S+) (%S+) (%S+)')
+  limits.slots = share(slots)
+  set_rate(limits, count, number(period, 0) * shards, share(burst))
+  limits.strict = string.find(values[2] or '', ' strict$') and true
   return limits
 end
 
@@ -361,15 +367,6 @@ local function permitted(count, freed)
   return pause and 0 or math.min(count, (allowed_by(limits, claimed - (freed or 0))))
 end
 
--- When consumers may take again what they may not take now, if it is known and there is anything. A claim that ends is known
--- only then: the script that ends it hints.
-local function reprieve()
-  local limits, pause = restrictions()
-  local _, time = allowed_by(limits, 0)
-  time = pause and math.max(pause, time or pause) or time
-  return time and time < math.huge and redis.call('LLEN', pending) > 0 and time or nil
-end
-
 local function set_arrival(time)
   limits.arrival = time
   redis.call('HSET', counters, 'arrival', whole(time))
@@ -386,24 +383,40 @@ local function count_deliveries(count)
   end
 end
 
--- Take deliveries back that were none, except for the time in which others could not take place because of them.
--- Deliveries before the limits were set were not counted.
-local function uncount_deliveries(items)
-  local limits, spared, counts = restrictions(), 0, {}
-  if not limits.interval then
-    return
-  end
+-- How many microseconds sooner the next delivery may take place if these deliveries were none, except for the time in which
+-- others could not take place because of them. Deliveries before the limits were set were not counted.
+local function spare(limits, items, since)
+  local spared, counts = 0, {}
   for _, item in ipairs(items) do
     local time = microseconds(number(redis.call('HMGET', item.state.key, 'last_dequeue_time')[1], 0))
     counts[time] = (counts[time] or 0) + 1
   end
-  local since = number(redis.call('HMGET', counters, 'limited_since')[1], 0)
   for time, count in pairs(counts) do
     local left = count * limits.interval - math.max(0, microseconds(now) - time)
     spared = spared + (time > since and math.max(0, left) or 0)
   end
+  return spared
+end
+
+local function uncount_deliveries(items)
+  local limits = restrictions()
+  local spared = limits.interval
+    and spare(limits, items, number(redis.call('HMGET', counters, 'limited_since')[1], 0)) or 0
   if spared > 0 then
     set_arrival(microseconds(now) + math.max(0, ahead(limits) - spared))
+  end
+end
+
+-- include lines
+
+-- When consumers may take again what they may not take now, if it is known and there is anything. A claim that ends is known
+-- only then: the script that ends it hints.
+local function reprieve()
+  local limits, pause = restrictions()
+  local _, time = allowed_by(limits, 0)
+  time = pause and math.max(pause, time or pause) or time
+  if time and time < math.huge then
+    return (has_lines() and count_lines() or redis.call('LLEN', pending)) > 0 and time or nil
   end
 end
 
@@ -599,6 +612,11 @@ local function look()
   depth = redis.call('LLEN', pending)
   redis.call('ZCARD', delayed)
   redis.call('ZCARD', working)
+  if has_lines() then
+    -- rarely
+    look_at_lines()
+    -- end
+  end
 end
 
 local function minder()
@@ -625,12 +643,11 @@ local function earliest()
   local stale = redis.pcall('ZRANGE', working, 0, 0, 'WITHSCORES')[2]
   due, stale = tonumber(due), tonumber(stale)
   local event = due and stale and math.min(due, stale) or due or stale
-  local time = features and string.find(features, '[pl]') and reprieve()
-  event = time and math.min(event or time, time) or event
-  if features and string.find(features, 's', 1, true) then
+  if features and string.find(features, '[plghs]') then
     -- rarely
-    time = next_slot()
-    event = time and math.min(event or time, time) or event
+    for _, time in pairs({ string.find(features, '[pl]') and reprieve(), next_held(), has_used('s') and next_slot() }) do
+      event = time and math.min(event or time, time) or event
+    end
     -- end
   end
   return event
@@ -670,18 +687,29 @@ local function summon(left)
   end
 end
 
+-- How many tasks consumers may take now, or lines of which they may take one. `left` is the number of pending tasks, or in a
+-- queue with lines that of lines with tasks, if it is known and no group has to be placed.
+local function available(left)
+  if touched then
+    place_touched()
+    left = nil
+  end
+  left = left or has_lines() and count_lines() or redis.call('LLEN', pending)
+  return string.find(features, '[pl]') and permitted(left) or left
+end
+
 -- Every script that may have made work for idle consumers ends with this. `left` is the number of pending tasks, and `event`
 -- the earliest event, if the caller knows them. `empty` means that a claim found nothing.
 local function hint(empty, left, event)
-  left = left or redis.call('LLEN', pending)
-  local free = not (features and string.find(features, '[pl]')) -- of pauses and limits
-  if left > 1 and free then
+  local free = not (features and string.find(features, left and not touched and '[pl]' or '[plgh]')) -- of pauses and limits
+  left = left or free and redis.call('LLEN', pending)
+  if free and left > 1 then
     redis.pcall('ZADD', wake, 0, '0', 1, '1')
-  elseif left == 1 and free then
+  elseif free and left == 1 then
     redis.pcall('ZADD', wake, 0, '0')
   else
     -- rarely
-    left = not free and permitted(left) or 0
+    left = free and 0 or available(left)
     event = left == 0 and (event or earliest())
     if left > 0 then
       summon(left)
@@ -776,6 +804,11 @@ end
 local function plan_return(stale_ids, due_ids)
   local plan = { stale_ids = stale_ids, due_ids = due_ids, stale = {}, due = {}, pushed = {}, returned = {}, dead = {},
     called_off = {}, missing = {}, late = {}, stale_count = 0 }
+  if has_lines() then
+    -- rarely
+    plan.held = has_used('g') and expired(groups .. ':held', 20) or {}
+    -- end
+  end
   local function decide(id)
     local queued = redis.call('HEXISTS', tasks, id) == 1
     local state = queued and read_state(id)
@@ -805,6 +838,11 @@ end
 local function bury(dead)
   for _, item in ipairs(dead) do
     redis.call('ZADD', rejected, present, item.id)
+    if has_used('g') then
+      -- rarely
+      hold_group(item.id)
+      -- end
+    end
     if item.state then
       redis.call('HDEL', item.state.key, 'claim', 'cancel_time')
       transition(item.state, REJECTED, 'reason', item.reason, 'release_time', present)
@@ -841,14 +879,46 @@ local function trim(cap, added)
     for index, id in ipairs(ids) do
       states[index] = state_key(id)
     end
+    if has_used('g') then
+      -- rarely
+      release_groups(ids)
+      -- end
+    end
     variadic('ZREM', rejected, ids)
     variadic('HDEL', tasks, ids)
     remove_keys(states)
   end
 end
 
+-- Every script ends claims with this, before it deletes their states.
+local function leave_working(ids)
+  variadic('ZREM', working, ids)
+  if has_lines() then
+    -- rarely
+    leave_groups(ids)
+    -- end
+  end
+end
+
+-- Let tasks wait again: at the `back`, at the `front` in the order given, or where they `return` to (see join_lines).
+local function line_up(ids, where)
+  if has_lines() then
+    -- rarely
+    join_lines(ids, where)
+    -- end
+  elseif where == 'front' then
+    local reversed = {}
+    for index = #ids, 1, -1 do
+      reversed[#reversed + 1] = ids[index]
+    end
+    variadic('RPUSH', pending, reversed)
+  else
+    variadic('LPUSH', pending, ids)
+  end
+end
+
 local function return_planned(plan)
-  variadic('ZREM', working, plan.stale_ids)
+  leave_working(plan.stale_ids)
   variadic('ZREM', delayed, plan.due_ids)
   set_aside(plan.missing)
   remove_cancelled(plan.called_off)
@@ -858,7 +928,13 @@ local function return_planned(plan)
     redis.call('HDEL', state.key, 'claim')
     transition(state, PENDING, 'last_requeue_time', present, 'requeue_count', whole(state.requeue_count))
   end
-  variadic('LPUSH', pending, plan.pushed)
+  if plan.held then
+    -- rarely
+    return_to_lines(plan)
+    -- end
+  else
+    variadic('LPUSH', pending, plan.pushed)
+  end
   bury(plan.dead)
   return #plan.dead + end_late(plan.late)
 end
@@ -908,13 +984,10 @@ end
 -- End claims as if the tasks had not been delivered: they return to the front of pending, in order. Both lists are those of
 -- `split_called_off`.
 local function give_back(items, called_off)
-  local ids = {}
-  for index = #items, 1, -1 do
-    ids[#ids + 1] = items[index].id
-  end
-  variadic('RPUSH', pending, ids) -- first, as only consumers have the right to it: others change nothing
-  variadic('ZREM', working, ids)
-  variadic('ZREM', working, ids_of(called_off))
+  local ids = ids_of(items)
+  line_up(ids, 'front') -- first, as only consumers have the right to it: others change nothing
+  leave_working(ids)
+  leave_working(ids_of(called_off))
   remove_cancelled(called_off) -- their deliveries still count for the rate
   for _, item in ipairs(items) do
     redis.call('HDEL', item.state.key, 'claim')
@@ -922,5 +995,10 @@ local function give_back(items, called_off)
   end
   if has_used('l') then
     uncount_deliveries(items)
+  end
+  if has_lines() then
+    -- rarely
+    uncount_in_groups(items)
+    -- end
   end
 end

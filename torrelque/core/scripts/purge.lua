@@ -1,5 +1,5 @@
 -- Delete dead letters.
--- KEYS: pending delayed working tasks task wake timer rejected counters lane
+-- KEYS: pending delayed working tasks task wake timer rejected counters groups lane
 -- ARGV: lane nonce sequence, then for each: id before (only if rejected no later than this Unix time; '' for any time)
 -- returns: OK and a letter for each: o ok, u no dead letter, or one that was rejected later
 
@@ -29,6 +29,11 @@ for index, id in ipairs(ids) do
 end
 
 begin_writing()
+if has_used('g') then
+  -- rarely
+  release_groups(gone)
+  -- end
+end
 variadic('ZREM', rejected, gone)
 variadic('HDEL', tasks, gone)
 remove_keys(states)

@@ -1,5 +1,6 @@
--- Return dead letters to the back of pending. Their deliveries count from 0 again, and they do not expire.
--- KEYS: pending delayed working tasks task wake timer rejected counters lane
+-- Return dead letters to the back of pending, or to the front of a group that they hold. Their deliveries count from 0 again,
+-- and they do not expire.
+-- KEYS: pending delayed working tasks task wake timer rejected counters groups lane
 -- ARGV: lane nonce sequence, then an id for each
 -- returns: OK and a letter for each: o ok, u no dead letter, x state of a wrong type
 
@@ -30,11 +31,26 @@ for index, id in ipairs(ids) do
 end
 
 begin_writing()
+local back, front = ids_of(items), {}
+if has_lines() then
+  -- rarely
+  local holding, others = release_groups(back), {}
+  for _, id in ipairs(back) do
+    table.insert(holding[id] and front or others, id)
+  end
+  back = others
+  -- end
+end
 variadic('ZREM', rejected, ids_of(items))
 for _, item in ipairs(items) do
   redis.call('HDEL', item.state.key, 'claim', 'reason', 'release_time', 'expires', 'on_expiry')
   transition(item.state, PENDING, 'dequeue_base', whole(item.state.dequeue_count))
 end
-variadic('LPUSH', pending, ids_of(items))
+line_up(back, 'back')
+if #front > 0 then
+  -- rarely
+  line_up(front, 'front')
+  -- end
+end
 hint()
 return leave(table.concat(answers))

@@ -1,5 +1,5 @@
 -- Move claimed tasks to the dead letters, with their payloads.
--- KEYS: pending delayed working tasks task wake timer counters rejected lane
+-- KEYS: pending delayed working tasks task wake timer counters rejected groups lane
 -- ARGV: lane nonce sequence, then for each task: id token dequeue_count reason cap (the maximum number of dead letters, or
 --   ''; the first item's counts)
 -- returns: OK and a letter for each task: o ok, l claim lost, u unknown, x state of a wrong type
@@ -15,7 +15,7 @@ redis.call('HLEN', tasks)
 local items, answers = claimed_items(5, read_claim)
 
 begin_writing(ARGV[8])
-variadic('ZREM', working, ids_of(items))
+leave_working(ids_of(items))
 for _, item in ipairs(items) do
   item.reason = ARGV[item.at + 3]
 end

@@ -1,6 +1,6 @@
 -- Remove finished tasks. With a result, or on request, keep the state for a while. Only where claims are limited does this
 -- make work for other consumers, so otherwise there is no hint.
--- KEYS: tasks working task counters pending wake lane
+-- KEYS: tasks working task counters pending wake groups lane
 -- ARGV: lane nonce sequence, words per item (3 or 6); if 3, what all items share: status ttl result; then for each task:
 --   id token dequeue_count, and if 6 its own status ttl result (ttl in ms, negative if there is no result, '' to keep
 --   nothing)
@@ -13,8 +13,9 @@ if outcome then
   -- end
 end
 local completed, refused = totals('completed', 'rejected')
-local waiting = 0 -- for the end of another claim
-if features and string.find(features, 'l', 1, true) then
+local waiting -- for the end of another claim
+local limited = features and string.find(features, 'l', 1, true)
+if limited then
   -- rarely
   waiting = redis.call('LLEN', pending)
   -- end
@@ -26,17 +27,21 @@ for at = begin, #ARGV, width do
   ids[#ids + 1] = ARGV[at]
 end
 local scores, count = read('ZMSCORE', working, ids), 0
+local grouped = features and string.find(features, 'g', 1, true)
+local names = {} -- the groups of those that are done
 local done, keys, revisions = {}, {}, {}
 for index = 1, #ids do
   local id, at, letter = ids[index], begin + (index - 1) * width, nil
   if scores[index] and not seen[id] then
     local key = prefix .. id
-    local values = redis.pcall('HMGET', key, 'claim', 'dequeue_count', 'revision')
+    local values = not grouped and redis.pcall('HMGET', key, 'claim', 'dequeue_count', 'revision')
+      or redis.pcall('HMGET', key, 'claim', 'dequeue_count', 'revision', 'group')
     if values.err then
       letter = mistyped(values) and 'x'
     elseif is_live(scores[index], values[1], values[2], ARGV[at + 1], ARGV[at + 2]) then
       letter, seen[id], count = 'o', true, count + 1
       done[count], keys[count], places[count], revisions[count] = id, key, at, values[3]
+      names[count] = values[4]
     end
   end
   answers[index] = letter or (ARGV[at + 1] == '' and 'u' or 'l')
@@ -71,9 +76,18 @@ end
 remove_keys(gone)
 add('completed', completed, count - refusals)
 add('rejected', refused, refusals)
-if waiting > 0 then
+if grouped then
   -- rarely
-  local left = permitted(waiting)
+  for index = 1, count do
+    if names[index] then
+      leave_group(names[index], done[index])
+    end
+  end
+  -- end
+end
+if touched or limited then
+  -- rarely
+  local left = available(not has_lines() and waiting or nil)
   if left > 0 then
     summon(left)
   end

@@ -1,5 +1,5 @@
 -- Repair one violation that an audit found, if it is still there. Safe to repeat; it loses no task.
--- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing workers schedules schedule lane
+-- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing workers schedules schedule groups lane
 -- ARGV: the kind of violation, its task, lane or key, and how long to keep a state without a task (ms)
 -- returns: 1 if something was changed
 

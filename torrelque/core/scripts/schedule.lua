@@ -1,5 +1,5 @@
 -- Add or change a schedule, give it more times, remove it, or have it add a task now.
--- KEYS: pending delayed working tasks task wake timer counters rejected schedules schedule lane
+-- KEYS: pending delayed working tasks task wake timer counters rejected schedules schedule groups lane
 -- ARGV: lane nonce sequence, the schedule's id, then
 --   set and its owner or '', cron, time zone, every in seconds (either cron or every is ''), missed (skip or all), overlap (0
 --   or 1), payload, timeout, delay, max_dequeues, headers, expires_in, on_expiry (the last five may be ''), and for cron its

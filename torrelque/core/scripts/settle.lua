@@ -1,6 +1,6 @@
 -- Settle a call whose reply will not come: undo it if it was a claim, and make sure that it does nothing if it has not yet
 -- arrived.
--- KEYS: pending delayed working tasks task wake timer counters lane
+-- KEYS: pending delayed working tasks task wake timer counters groups lane
 -- ARGV: lane nonce sequence
 -- returns: none if the lane is gone or was used for a later call; aborted; or finished and the call's recorded answer
 

@@ -3,15 +3,15 @@
 -- KEYS: ring counters
 -- ARGV: for how many milliseconds they ring there (0 if the caller does not wait any more; then shards with tasks ring for
 --   other clients), how many shards one command may look at, the bell that all shards share (empty if each has one), what
---   the keys tasks pending delayed working timer wake counters bell schedules have after the shard's name, then the shards'
---   names
+--   the keys tasks pending delayed working timer wake counters bell schedules groups have after the shard's name, then the
+--   shards' names
 -- returns: the layout's generation as recorded on the shard of the declared keys, or ''; then for each shard that has
 --   something, separated by blanks, its place among the names, =, and how many tasks are available; e if an event is near
 --   that no client handles; x if it could not be read, because its slot is not on this server
 
 local lifetime, together, shared = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] ~= '' and ARGV[3]
 local TASKS, LISTED, LATER, CLAIMED, TIMER, WAKE, TOTALS, BELL = 4, 5, 6, 7, 8, 9, 10, 11 -- places in ARGV
-local SCHEDULES, NAMES = 12, 13
+local SCHEDULES, GROUPS, NAMES = 12, 13, 14
 
 local function first_time(key)
   return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
@@ -23,13 +23,22 @@ local function finding_of(shard)
   local event = due and stale and math.min(due, stale) or due or stale
   local finding = redis.call('LLEN', shard .. ARGV[LISTED])
   local values = redis.call('HMGET', counters, 'uses', 'limits', 'arrival', 'shards', 'paused')
-  local till = in_force(values[1], values[5])
-  if string.find(values[1] or '', 's', 1, true) then
+  local uses, till = values[1] or '', in_force(values[1], values[5])
+  if string.find(uses, 's', 1, true) then
     local slot = tonumber(redis.pcall('ZRANGE', shard .. ARGV[SCHEDULES], 0, 0, 'WITHSCORES')[2])
     slot = slot and math.max(slot, till or slot)
     event = slot and slot < math.huge and math.min(event or slot, slot) or event
   end
-  if finding > 0 and string.find(values[1] or '', '[pl]') then
+  if string.find(uses, 'h', 1, true) then
+    finding = finding + redis.call('LLEN', shard .. ARGV[LISTED] .. ':high')
+      + redis.call('LLEN', shard .. ARGV[LISTED] .. ':low')
+  end
+  if string.find(uses, 'g', 1, true) then
+    finding = finding + redis.call('ZCARD', shard .. ARGV[GROUPS])
+    local time = first_time(shard .. ARGV[GROUPS] .. ':held')
+    event = time and time < math.huge and math.min(event or time, time) or event
+  end
+  if finding > 0 and string.find(uses, '[pl]') then
     local limits = parse_limits(values, counters)
     local most, time = allowed_by(limits, limits.slots and redis.call('ZCARD', shard .. ARGV[CLAIMED]))
     time = till and math.max(till, time or till) or time

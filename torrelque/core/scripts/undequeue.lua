@@ -1,6 +1,6 @@
 -- A step of the sweep for tasks that a 0.9 consumer moved to dequeueing and did not claim. Those that two consecutive sweeps
 -- see there return to pending. The client compares, in pages; this script carries out a page.
--- KEYS: pending delayed working dequeueing undequeued wake timer counters lane
+-- KEYS: pending delayed working dequeueing undequeued wake timer counters groups lane
 -- ARGV: how many ids to return to pending, how many to record as seen, then these ids, then ids to forget
 -- returns: how many were returned
 

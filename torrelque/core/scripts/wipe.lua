@@ -1,6 +1,6 @@
 -- A step of deleting a queue without tasks: remove its other keys. Safe to repeat.
--- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing workers schedules lane
--- ARGV: states, lanes or rest; then ids or numbers of lanes, at most 250
+-- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing workers schedules groups lane
+-- ARGV: states, lanes, groups or rest; then ids, numbers of lanes, or what follows the prefix in a group's keys, at most 250
 -- returns: 0 if it is done, 1 if there is more, 2 if there are tasks or schedules again, so that the rest stays
 
 local MOST = 250
@@ -42,8 +42,20 @@ function commands.lanes()
   return 0
 end
 
+-- The keys of single groups, which no index names any more. Those of a queue whose name begins like them stay.
+function commands.groups()
+  local gone = {}
+  for index = 2, #ARGV do
+    if redis.call('EXISTS', groups .. ':counters') == 0 then
+      gone[#gone + 1] = groups .. ':' .. ARGV[index]
+    end
+  end
+  remove_keys(gone)
+  return 0
+end
+
 function commands.rest()
-  if redis.call('HLEN', tasks) + redis.call('LLEN', pending) + redis.call('LLEN', dequeueing)
+  if count_lines() + redis.call('HLEN', tasks) + redis.call('LLEN', dequeueing)
     + redis.call('ZCARD', working) + redis.call('ZCARD', delayed) + redis.call('ZCARD', rejected)
     + redis.call('ZCARD', schedules) > 0 then
     return 2
@@ -54,6 +66,9 @@ function commands.rest()
   end
   for _, key in ipairs({ undequeued, missing, workers, wake, timer, epoch, counters }) do
     redis.call('DEL', key) -- one by one, as a right is of one key
+  end
+  for _, index in ipairs({ '', ':blocked', ':held', ':idle', ':limits', ':arrivals' }) do
+    redis.call('DEL', groups .. index)
   end
   return 0
 end

@@ -13,10 +13,10 @@ import re
 from binascii import crc32
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
-from typing import NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple
 
-from torrelque.core import flow
+from torrelque.core import flow, groups
 from torrelque.core.keys import Keys
 from torrelque.core.operations import raised
 from torrelque.core.protocol import Arg, Call, Operation, Reply
@@ -281,10 +281,12 @@ def relayout(scripts: ScriptSet, records: RecordKeys, layout: Layout) -> Operati
             yield from _record(scripts, records.plain, layout, 'set')
     shards = [records.shard(shard) for shard in range(layout.total)]
     pauses = yield from flow.newest(shards)
+    limits = yield from groups.newest_limits(shards)
     newest = layout
     for keys in shards:
         if flow.revision_of(pauses):
             yield from flow.copy(scripts, keys, pauses)
+        yield from groups.copy_limits(scripts, keys, limits)
         recorded = yield from _record(scripts, keys, layout, 'set', keys['bell'], keys['wake'] + b'!')
         newest = max(newest, _parse(*recorded))
     if newest.generation > layout.generation:  # if the queue's own record is lost, it must not get an outdated one
@@ -293,19 +295,30 @@ def relayout(scripts: ScriptSet, records: RecordKeys, layout: Layout) -> Operati
     return _parse(*recorded)
 
 
-def copy_flow(scripts: ScriptSet, records: RecordKeys, total: int) -> Operation[None]:
-    """Copy the record of a pause from the first shard to all others, of which ``total`` are known. Safe to repeat.
+def copy_flow(scripts: ScriptSet, records: RecordKeys, total: int, group: bytes | None = None) -> Operation[None]:
+    """Copy the record of a pause, or of a group's limits, from the first shard to all others. Safe to repeat.
 
     A change of the layout that begins later copies it to new shards.
+
+    Args:
+        scripts: The scripts.
+        records: The keys that record the layout.
+        total: How many shards are known.
+        group: The group; None for the record of the whole queue.
     """
-    record, done = (yield from flow.read(records.shard(0))), 1
+    first, done = records.shard(0), 1
+    copy: Callable[[Keys], Operation[Any]]
+    if group is None:
+        copy = partial(flow.copy, scripts, record=(yield from flow.read(first)))
+    else:
+        copy = partial(groups.copy_limits, scripts, records=(yield from groups.read_limits(first, [group])))
     while True:
         layouts = yield from read_layout(records.main)
         total = max(total, *(layout.total for layout in layouts if layout is not None), 0)
         if done >= total:
             return
         for shard in range(done, total):
-            yield from flow.copy(scripts, records.shard(shard), record)
+            yield from copy(records.shard(shard))
         done = total
 
 

@@ -12,7 +12,7 @@ from torrelque.core.protocol import Arg
 
 __all__ = ('LOOKED_AT', 'Node', 'Partner', 'Shard', 'name_of', 'tails_of')
 
-LOOKED_AT = ('tasks', 'pending', 'delayed', 'working', 'timer', 'wake', 'counters', 'bell', 'schedules')
+LOOKED_AT = ('tasks', 'pending', 'delayed', 'working', 'timer', 'wake', 'counters', 'bell', 'schedules', 'groups')
 """The keys of each shard that a survey uses."""
 
 

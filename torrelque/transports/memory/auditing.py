@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from torrelque.core.protocol import Reply
+from torrelque.errors import TorrelqueReplyError
+from torrelque.transports.memory import groups
 from torrelque.transports.memory.claims import set_aside
 from torrelque.transports.memory.prelude import GRACE, HORIZON, LANE_TTL, PENDING, Run, State, number, stamp
 from torrelque.transports.memory.schedules import read_schedule, slots_in
 
 __all__ = ('inspect', 'is_drained', 'repair')
 
-_WELL_FORMED = re.compile(rb'[0-9-]+ [0-9-]+ [0-9-]+ [0-9-]+')
+_WELL_FORMED = re.compile(rb'[0-9-]+ [0-9-]+ [0-9-]+ [0-9-]+(?: strict)?')
 """Limits."""
 
 PLACES = (
@@ -38,7 +41,7 @@ def inspect(run: Run) -> Reply:
 def is_drained(run: Run) -> bool:
     """Whether no task is left, nor an id without one."""
     db, keys = run.db, run.keys
-    lists = [len(db.list_at(keys[name])) for name in ('pending', 'dequeueing')]
+    lists = [run.left(), len(db.list_at(keys['pending'])), len(db.list_at(keys['dequeueing'])), groups.count(run)]
     sets = [len(db.zset_at(keys[name])) for name in ('working', 'delayed', 'rejected')]
     return not any((len(db.hash_at(keys['tasks'])), *lists, *sets))
 
@@ -51,7 +54,8 @@ def _facts(run: Run, task_id: bytes, *, deep: bool) -> Reply:
     deadline = db.zset_at(keys['working']).scores.get(task_id)
     return [
         int(task_id in db.hash_at(keys['tasks'])),
-        *(db.list_at(keys[name]).count(task_id) if deep else 0 for name in ('pending', 'dequeueing')),
+        _occurrences(run, task_id) if deep else 0,
+        db.list_at(keys['dequeueing']).count(task_id) if deep else 0,
         0 if deadline is None else 2 if math.isinf(deadline) else 1,
         *(int(task_id in db.zset_at(keys[name]).scores) for name in ('delayed', 'rejected')),
         kind.encode(),
@@ -61,6 +65,15 @@ def _facts(run: Run, task_id: bytes, *, deep: bool) -> Reply:
         int(task_id in db.zset_at(keys['missing']).scores),
         _unnoted(run, fields),
     ]
+
+
+def _occurrences(run: Run, task_id: bytes) -> int:
+    state = run.read_state(task_id)
+    count = 0
+    for key in groups.lists(run, state):
+        with suppress(TorrelqueReplyError):
+            count += run.db.list_at(key).count(task_id)
+    return count
 
 
 def _unnoted(run: Run, fields: Mapping[bytes, bytes]) -> bytes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from torrelque.transports.memory import groups
 from torrelque.transports.memory.prelude import EXPIRED, PENDING, REJECTED, Run, State, number, stamp, whole
 
 __all__ = (
@@ -100,14 +101,22 @@ def recorded(run: Run, answer: bytes) -> Iterator[tuple[Claimed, bytes]]:
 
 
 def give_back(run: Run, items: Sequence[Claimed]) -> None:
-    """End claims as if the tasks had not been delivered: to the front of pending, in order."""
-    run.db.zrem(run.keys['working'], [item.id for item in items])
+    """End claims as if the tasks had not been delivered: to the front of their lines, in order."""
+    groups.leave(run, [item.id for item in items])
     items = remove_called_off(run, items)  # their deliveries still count for the rate
-    states = [run.db.hash_at(run.state_key(item.id)) for item in items]
-    run.uncount_deliveries([fields.get(b'last_dequeue_time', b'') for fields in states])
+    times = [run.db.hash_at(run.state_key(item.id)).get(b'last_dequeue_time', b'') for item in items]
+    run.uncount_deliveries(times)
+    groups.uncount_deliveries(
+        run, [(item.state.group, time) for item, time in zip(items, times, strict=True) if item.state.group]
+    )
     for item in items:
         run.transition(item.id, item.state, PENDING, {b'dequeue_count': whole(item.state.dequeue_count - 1)})
-    run.db.rpush(run.keys['pending'], [item.id for item in reversed(items)])
+    groups.push(run, tasks_of(reversed(items)), front=True)
+
+
+def tasks_of(items: Iterable[Claimed]) -> list[tuple[bytes, State]]:
+    """Their ids and states."""
+    return [(item.id, item.state) for item in items]
 
 
 def remove_called_off(run: Run, items: Sequence[Claimed], *, every: bool = False) -> list[Claimed]:
@@ -142,6 +151,7 @@ class Plan:
     called_off: list[Claimed] = field(default_factory=list)
     missing: list[bytes] = field(default_factory=list)
     stale_count: int = 0
+    held: list[bytes] = field(default_factory=list)
 
     def ends(self, run: Run, task_id: bytes, state: State | None) -> bool:
         """Whether a task whose turn has come ends: at its limit as a dead letter, which keeps its payload, or late."""
@@ -156,7 +166,7 @@ class Plan:
 
     def carry_out(self, run: Run) -> int:
         """Do it, and return how many dead letters there are more."""
-        run.db.zrem(run.keys['working'], self.stale)
+        groups.leave(run, self.stale)
         run.db.zrem(run.keys['delayed'], self.due)
         set_aside(run, self.missing)
         remove_called_off(run, self.called_off)
@@ -169,7 +179,11 @@ class Plan:
                 PENDING,
                 {b'last_requeue_time': stamp(run.now), b'requeue_count': whole(state.requeue_count)},
             )
-        run.db.lpush(run.keys['pending'], self.pushed)
+        tasks = [(task_id, self.states[task_id]) for task_id in self.pushed]
+        groups.push_back(run, tasks[: self.stale_count])
+        groups.push(run, tasks[self.stale_count :])
+        for name in self.held:
+            groups.touch(run, name)
         bury(run, self.dead)
         return len(self.dead) + end_late(run, self.late)
 
@@ -188,6 +202,7 @@ def plan_return(run: Run, *, stale: int = 0, due: int = 0) -> Plan:
         elif not plan.ends(run, task_id, state) and state is not None:
             plan.pushed.append(task_id)
             plan.states[task_id] = state
+    plan.held = groups.held(run, 20)
     plan.stale_count = sum(task_id in plan.stale for task_id in plan.pushed)
     return plan
 
@@ -219,6 +234,7 @@ def bury(run: Run, dead: Sequence[Dead]) -> None:
     """To the dead letters, payload kept."""
     for item in dead:
         run.db.zadd(run.keys['rejected'], {item.id: float(stamp(run.now))})
+        groups.bury(run, item.id)
         if item.state is not None:
             run.db.hdel(run.state_key(item.id), (b'cancel_time',))
             run.transition(item.id, item.state, REJECTED, {b'reason': item.reason, b'release_time': stamp(run.now)})
@@ -248,6 +264,7 @@ def trim(run: Run, cap: Sequence[bytes], added: int) -> None:
     surplus = min(len(rejected) - int(cap[0]), added + 20)
     if surplus > 0:
         ids = [member for _, member in rejected.between(-math.inf, math.inf, surplus)]
+        groups.unbury(run, ids)
         db.zrem(keys['rejected'], ids)
         db.hdel(keys['tasks'], ids)
         db.delete([run.state_key(task_id) for task_id in ids])

@@ -5,8 +5,11 @@ from __future__ import annotations
 from itertools import islice
 
 from torrelque.core.protocol import Reply
+from torrelque.errors import TorrelqueReplyError
+from torrelque.transports.memory import groups
 from torrelque.transports.memory.auditing import is_drained
-from torrelque.transports.memory.prelude import Run, laned
+from torrelque.transports.memory.laned import laned
+from torrelque.transports.memory.prelude import Run
 
 __all__ = ('erase', 'wipe')
 
@@ -24,6 +27,8 @@ def erase(run: Run) -> bytes:
         db.delete([b'%b:%b' % (keys['schedule'], schedule_id) for schedule_id in schedules])
     elif run.args[3] == b'1':
         ids = _take(run)
+        groups.leave_groups(run, ids)
+        groups.unbury(run, ids)
         db.hdel(keys['tasks'], ids)
         states = [run.read_state(task_id) for task_id in ids]
         db.delete([run.state_key(task_id) for task_id in ids])
@@ -36,17 +41,34 @@ def erase(run: Run) -> bytes:
 def _take(run: Run) -> list[bytes]:
     """Ids of one collection, removed from it; of the payloads once all others are empty."""
     db, keys = run.db, run.keys
-    for name in ('pending', 'dequeueing'):
-        ids = list(db.list_at(keys[name]))[-MOST:]
+    for key in (keys['pending'], keys['dequeueing'], keys['pending'] + b':high', keys['pending'] + b':low'):
+        ids = list(db.list_at(key))[-MOST:]
         if ids:
-            db.rpop(keys[name], len(ids))
+            db.rpop(key, len(ids))
             return ids
+    for key in (keys['groups'], *(groups.key_of(run, kind) for kind in (b'blocked', b'held'))):
+        first = db.zset_at(key).first()
+        if first is not None:
+            return _take_group(run, first[1])
     for name in ('working', 'delayed', 'rejected'):
         ids = [member for _, member in db.zset_at(keys[name]).between(float('-inf'), float('inf'), MOST)]
         if ids:
             db.zrem(keys[name], ids)
             return ids
     return list(islice(db.hash_at(keys['tasks']), MOST))
+
+
+def _take_group(run: Run, name: bytes) -> list[bytes]:
+    """The same of a group."""
+    groups.touch(run, name)
+    key = groups.list_of(run, name)
+    try:
+        ids = list(run.db.list_at(key))[-MOST:]
+    except TorrelqueReplyError:
+        run.db.delete((key,))
+        return []
+    run.db.rpop(key, len(ids))
+    return ids
 
 
 def wipe(run: Run) -> Reply:
@@ -58,6 +80,9 @@ def wipe(run: Run) -> Reply:
         db.delete([run.state_key(task_id) for task_id in words if _is_left_over(run, task_id)])
     elif what == b'lanes':
         db.delete([b'%b:%b' % (keys['lane'], number) for number in words])
+    elif what == b'groups':
+        if db.type_at(keys['groups'] + b':counters') == 'none':  # another queue's
+            db.delete([b'%b:%b' % (keys['groups'], word) for word in words])
     elif not is_drained(run) or db.zset_at(keys['schedules']).scores:
         return 2
     else:
@@ -66,6 +91,8 @@ def wipe(run: Run) -> Reply:
             db.srem(keys['undequeued'], marks[:MOST])
             return 1
         db.delete([keys[name] for name in ('undequeued', 'missing', 'workers', 'wake', 'timer', 'epoch', 'counters')])
+        kinds = (b'blocked', b'held', b'idle', b'limits', b'arrivals')
+        db.delete([keys['groups'], *(groups.key_of(run, kind) for kind in kinds)])
     return 0
 
 

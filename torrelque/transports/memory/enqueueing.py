@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueReplyError
+from torrelque.transports.memory import groups
 from torrelque.transports.memory.keyspace import Keyspace
-from torrelque.transports.memory.prelude import DELAYED, PENDING, Run, laned, number, stamp, whole
+from torrelque.transports.memory.laned import laned
+from torrelque.transports.memory.prelude import DELAYED, PENDING, Run, number, stamp, whole
 
 __all__ = ('enqueue',)
 
@@ -45,6 +48,10 @@ def _add(run: Run) -> bytes:
     db, keys = run.db, run.keys
     plan = _Enqueue(run)
     db.list_at(keys['pending'])
+    joined = [groups.list_of(run, item.group, item.level) for task_id, item in plan.fresh.items() if not item.delay]
+    were_empty = {key for key in joined if not db.list_at(key)}
+    if set(joined) - {keys['pending']} or (run.has_used(b'g') and int(run.args[3]) > 6):  # noqa: PLR2004
+        db.zset_at(keys['groups'])
     if plan.delays:
         db.zset_at(keys['delayed'])
     db.hset(keys['tasks'], {task_id: item.payload for task_id, item in plan.fresh.items()})
@@ -57,18 +64,37 @@ def _add(run: Run) -> bytes:
             fields[b'revision'] = whole(revision)
         db.hset(key, fields)
         run.announce(task_id, revision, fields[b'status'])
-        if place == 'pending' and item.delay:
-            db.lrem(keys['pending'], 0, task_id)
-        if item.delay:
-            db.zadd(keys['delayed'], {task_id: run.due_time(_expiry(run, item), item.delay)})
-        elif place != 'pending':
-            if place:
-                db.zrem(keys['delayed'], [task_id])
-            db.lpush(keys['pending'], (task_id,))
-    if any(item.expires for item in plan.fresh.values()) and not run.has_used(b'e'):
-        db.hset(keys['counters'], {b'uses': db.hash_at(keys['counters']).get(b'uses', b'') + b'e'})
+        _put(run, plan, task_id, item, were_empty)
+    for letter in _letters(plan.fresh.values()):
+        groups.use(run, letter)
     run.count(enqueued=len(plan.fresh.keys() - plan.places.keys()))
     return b''.join(plan.answers)
+
+
+def _put(run: Run, plan: _Enqueue, task_id: bytes, item: _New, were_empty: Collection[bytes]) -> None:
+    """Add the id to its line or to delayed, and take it from where it waits."""
+    db, delayed, place = run.db, run.keys['delayed'], plan.places.get(task_id)
+    line, new_line = plan.lines.get(task_id), groups.list_of(run, item.group, item.level)
+    stays = place == 'pending' and not item.delay and line == new_line
+    if place == 'pending' and line is not None and not stays:
+        db.lrem(line, 0, task_id)
+        if plan.groups[task_id]:
+            groups.touch(run, plan.groups[task_id])
+    if item.delay:
+        db.zadd(delayed, {task_id: run.due_time(_expiry(run, item), item.delay)})
+    elif not stays:
+        if place:
+            db.zrem(delayed, [task_id])
+        db.lpush(new_line, (task_id,))
+        if item.group and new_line in were_empty:
+            groups.touch(run, item.group, 'nowhere')
+
+
+def _letters(items: Iterable[_New]) -> list[bytes]:
+    """The letters of the features that tasks use."""
+    letters = b'e' * any(item.expires for item in items)
+    letters += b''.join(b'g' * bool(item.group) + b'h' * bool(item.level) for item in items)
+    return [bytes([letter]) for letter in dict.fromkeys(letters)]
 
 
 class _New(NamedTuple):
@@ -83,6 +109,8 @@ class _New(NamedTuple):
     mode: bytes = b''
     expires: bytes = b''
     on_expiry: bytes = b''
+    group: bytes = b''
+    level: bytes = b''
 
 
 def _expiry(run: Run, item: _New) -> float | None:
@@ -100,6 +128,8 @@ def _fields(run: Run, item: _New) -> dict[bytes, bytes]:
         b'headers': item.headers,
         b'expires': b'' if expires is None else stamp(expires),
         b'on_expiry': b'' if expires is None else item.on_expiry,
+        b'group': item.group,
+        b'level': b'' if item.group else item.level,
     }
     return {name: value for name, value in fields.items() if value}
 
@@ -120,6 +150,8 @@ class _Enqueue:
         self._searched: bytes | None = None
         self._held = False
         self._there: dict[bytes, str] = {}
+        self.lines: dict[bytes, bytes] = {}
+        self.groups: dict[bytes, bytes] = {}
         self.fresh: dict[bytes, _New] = {}
         self.answers = [self._answer(item) for item in items]
         self.places = {task_id: self._there[task_id] for task_id in self.fresh if task_id in self._queued}
@@ -140,14 +172,21 @@ class _Enqueue:
         place = self._there.setdefault(item.id, self._place(item.id))
         if place in ('w', 'd'):
             return place.encode()
-        moves = place == 'pending' and bool(item.delay)
+        self._find_line(item.id)
+        line = groups.list_of(self._run, item.group, item.level)
+        moves = place == 'pending' and (bool(item.delay) or self.lines[item.id] != line)
         if item.id in self._again or (moves and self._searched not in (None, item.id)):
             self._again.add(item.id)
             return b'a'
         if moves and self._searched is None:  # it may be in the hands of a 0.9 consumer, which is about to claim it
             self._searched = item.id
-            self._held = item.id not in self._run.db.list_at(self._run.keys['pending'])
+            self._held = item.id not in self._run.db.list_at(self.lines[item.id])
         return b'w' if moves and self._held else b'r'
+
+    def _find_line(self, task_id: bytes) -> None:
+        state = self._run.read_state(task_id) if task_id in self._queued else None
+        self.groups[task_id], level = (state.group, state.level) if state else (b'', b'')
+        self.lines[task_id] = groups.list_of(self._run, self.groups[task_id], level)
 
     def _place(self, task_id: bytes) -> str:
         if task_id not in self._queued:

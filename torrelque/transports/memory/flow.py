@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 
-from torrelque.transports.memory.prelude import Run, laned, microseconds, number, stamp, whole
+from torrelque.core.protocol import Reply
+from torrelque.transports.memory import groups
+from torrelque.transports.memory.laned import laned
+from torrelque.transports.memory.prelude import Run, microseconds, number, stamp, whole
 
-__all__ = ('PAUSE', 'flow')
+__all__ = ('PAUSE', 'flow', 'regulate')
 
 PAUSE = (b'paused', b'paused_since', b'paused_reason')
 """What is recorded of a pause: when it ends, when it began, and why."""
@@ -42,3 +46,46 @@ def flow(run: Run) -> bytes:
         run.db.hset(counters, {b'uses': uses, **new})
         run.count_deliveries(0)
     return b'o'
+
+
+def regulate(run: Run) -> Reply:
+    """Set the limits of a group, or of each group; or judge some groups again of which that changed something."""
+    if run.args[3] != b'recheck':
+        return _regulate(run)
+    run.check_features()
+    run.look()
+    run.look_at_lines(always=True)
+    _, kind, _ = run.args[3:]
+    for name in run.db.zset_at(groups.key_of(run, kind)).scores:
+        groups.touch(run, name)
+    if set(run.uses) & set(b'plgh'):
+        groups.place_touched(run)
+    run.hint()
+    return b'0'
+
+
+@laned()
+def _regulate(run: Run) -> bytes:
+    mode, name, text = run.args[3:]
+    run.look_at_lines(always=True)
+    limits, counters = groups.key_of(run, b'limits'), run.db.hash_at(run.keys['counters'])
+    known = _revision(run.db.hash_at(limits).get(name, b''))
+    if mode == b'limit':
+        text = b'%b %b' % (whole(max(known + 1, math.floor(run.now * 1000))), text)
+    if _revision(text) > known:
+        if re.fullmatch(rb'[0-9]+[ -]+', text) and not counters.get(b'shards'):
+            run.db.hdel(limits, (name,))
+        else:
+            run.db.hset(limits, {name: text})
+        groups.use(run, b'g')
+        if name == groups.DEFAULT:
+            run.rechecks = True
+            run.db.hset(run.keys['counters'], {b'recheck': b'blocked 0'})
+        else:
+            groups.touch(run, name)
+    return b'o'
+
+
+def _revision(record: bytes) -> float:
+    match = re.match(rb'[0-9]+', record)
+    return number(match and match[0], 0.0)

@@ -26,10 +26,10 @@ __all__ = (
     'WORKING',
     'Command',
     'Limits',
+    'Rate',
     'Record',
     'Run',
     'State',
-    'laned',
     'microseconds',
     'number',
     'stamp',
@@ -50,10 +50,10 @@ GRACE = 50
 DEFAULT_TIMEOUT = 300.0
 """Seconds; for a state whose time-out cannot be read."""
 
-FEATURES = frozenset(b' pelsc')
+FEATURES = frozenset(b' pelghsc')
 """Letters of the features that this version knows.
 
-p: pauses; e: tasks that expire; l: limits; s: schedules; c: running tasks that are to be cancelled.
+p: pauses; e: tasks that expire; l: limits; g: groups; h: levels; s: schedules; c: cancellations of running tasks.
 """
 
 SPECIAL = frozenset((b'dequeue_count', b'revision', b'max_dequeues', b'dequeue_base', b'headers'))
@@ -62,7 +62,7 @@ SPECIAL = frozenset((b'dequeue_count', b'revision', b'max_dequeues', b'dequeue_b
 _MOST = 9e15
 """Up to here the whole numbers among the floats have no gaps."""
 
-_LIMITS = re.compile(rb'(\S+) (\S+) (\S+) (\S+)')
+_LIMITS = re.compile(rb'(\S+) (\S+) (\S+) (\S+)(?: strict)?')
 _SHARD = re.compile(rb'.*:(\d+)\}', re.DOTALL)
 
 _RECORD = re.compile(rb'(\d+) (\S+) ([A-Za-z]+) (.*)', re.DOTALL)
@@ -97,11 +97,11 @@ class State:
     """A task's state as far as the verbs need it."""
 
     __slots__ = (
-        'called_off', 'claim', 'dequeue_base', 'dequeue_count', 'expires', 'headers', 'is_special', 'max_dequeues',
-        'rejects', 'requeue_count', 'revision', 'status', 'timeout',
+        'called_off', 'claim', 'dequeue_base', 'dequeue_count', 'expires', 'fence', 'group', 'headers', 'is_special',
+        'level', 'max_dequeues', 'rejects', 'requeue_count', 'revision', 'status', 'timeout',
     )  # fmt: skip
 
-    def __init__(self, fields: Mapping[bytes, bytes], uses: bytes) -> None:
+    def __init__(self, fields: Mapping[bytes, bytes], uses: bytes = b'') -> None:
         self.status: bytes | None = fields.get(b'status')
         self.claim: bytes | None = fields.get(b'claim')
         self.dequeue_count: float = number(fields.get(b'dequeue_count'), 0.0)
@@ -113,6 +113,11 @@ class State:
         self.headers: bytes = fields.get(b'headers', b'')
         self.expires: float | None = number(fields.get(b'expires'), None) if b'e' in uses else None
         self.rejects: bool = fields.get(b'on_expiry') == b'reject'
+        has_lines = b'g' in uses or b'h' in uses
+        self.group: bytes = fields.get(b'group', b'') if has_lines else b''
+        level = fields.get(b'level', b'') if has_lines and not self.group else b''
+        self.level: bytes = level if level in (b'high', b'low') else b''
+        self.fence: bytes = fields.get(b'fence', b'0')
         self.called_off: bool = b'c' in uses and b'cancel_time' in fields
         is_plain = self.status == PENDING and self.expires is None and fields.keys().isdisjoint(SPECIAL)
         self.is_special: bool = not is_plain
@@ -140,34 +145,19 @@ class Record(NamedTuple):
         return match and cls(int(match[1]), match[2], match[3], match[4])
 
 
-class Limits:
-    """The limits of a queue, or a shard's share of them, as scripts read them.
+class Rate:
+    """How many tasks may be claimed at once, and in a time.
 
     ``slots`` for claims at once; ``interval`` between deliveries in microseconds, 0 for none; the ``burst``; and the
     theoretical ``arrival`` time of the next delivery (GCRA).
     """
 
-    def __init__(self, fields: Mapping[bytes, bytes], key: bytes, now: float) -> None:
-        self.now: float = microseconds(now)
-        self.arrival: float = number(fields.get(b'arrival'), 0.0)
+    def __init__(self, now: float, arrival: float) -> None:
+        self.now: float = now
+        self.arrival: float = arrival
         self.slots: float | None = None
         self.burst: float | None = None
         self.interval: float = 0.0
-        match = _LIMITS.fullmatch(fields.get(b'limits', b''))
-        if match is None or b'l' not in fields.get(b'uses', b''):
-            return
-        self._shards = max([1.0, *map(float, re.findall(rb'[0-9]+', fields.get(b'shards', b'')))])
-        place = _SHARD.match(key)
-        self._shard = float(place[1]) if place else 0.0
-        slots, count, period = match[1], number(match[2], 0.0), number(match[3], 0.0)
-        self.slots, self.burst = self._share(slots), self._share(match[4])
-        if self.burst and count >= 1 and period >= 1:
-            self.interval = float(math.ceil(period * self._shards / count))
-
-    def _share(self, text: bytes) -> float | None:
-        total = number(text, 0.0)
-        more = self._shard < total % self._shards
-        return max(1.0, math.floor(total / self._shards) + more) if total >= 1 else None
 
     @property
     def ahead(self) -> float:
@@ -188,6 +178,31 @@ class Limits:
         return count, time
 
 
+class Limits(Rate):
+    """The limits of a queue, or a shard's share of them, as scripts read them."""
+
+    def __init__(self, fields: Mapping[bytes, bytes], key: bytes, now: float) -> None:
+        super().__init__(microseconds(now), number(fields.get(b'arrival'), 0.0))
+        self.is_strict: bool = False
+        match = _LIMITS.fullmatch(fields.get(b'limits', b''))
+        if match is None or b'l' not in fields.get(b'uses', b''):
+            return
+        self._shards = max([1.0, *map(float, re.findall(rb'[0-9]+', fields.get(b'shards', b'')))])
+        place = _SHARD.match(key)
+        self._shard = float(place[1]) if place else 0.0
+        slots, count, period = match[1], number(match[2], 0.0), number(match[3], 0.0)
+        self.is_strict = fields[b'limits'].endswith(b' strict')
+        self.slots: float | None = self._share(slots)
+        self.burst: float | None = self._share(match[4])
+        if self.burst and count >= 1 and period >= 1:
+            self.interval: float = float(math.ceil(period * self._shards / count))
+
+    def _share(self, text: bytes) -> float | None:
+        total = number(text, 0.0)
+        more = self._shard < total % self._shards
+        return max(1.0, math.floor(total / self._shards) + more) if total >= 1 else None
+
+
 class Run:
     """One call of a script: its ``keys`` by their logical names, its ``args``, and the steps that verbs share.
 
@@ -196,7 +211,7 @@ class Run:
     pipeline of the user's own.
     """
 
-    __slots__ = ('_publish', 'args', 'db', 'keys', 'now')
+    __slots__ = ('_publish', 'args', 'db', 'keys', 'now', 'rechecks', 'touched')
 
     def __init__(
         self,
@@ -209,6 +224,10 @@ class Run:
         self.keys: Mapping[str, bytes] = keys
         self.args: Sequence[bytes] = args
         self.now: float = db.now
+        self.touched: dict[bytes, str] = {}
+        """Groups that may belong elsewhere now, and where they are, if that is known."""
+        self.rechecks: bool = False
+        """Whether more groups have to be placed again, because the default limits changed."""
         self._publish = publish
 
     def items(self, width: int, shared: int = 0) -> list[Sequence[bytes]]:
@@ -382,12 +401,31 @@ class Run:
         most, _ = self.limits().allowed(claimed - freed)
         return int(min(count, most))
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether tasks may wait elsewhere than in pending."""
+        return self.has_used(b'g') or self.has_used(b'h')
+
+    def left(self) -> int:
+        """How many tasks are waiting, as far as consumers need to know: of each group that can be served, one."""
+        pending = self.keys['pending']
+        if not self.has_lines:
+            return len(self.db.list_at(pending))
+        levels = (b'', b':high', b':low') if self.has_used(b'h') else (b'',)
+        count = 0
+        for level in levels:
+            with suppress(TorrelqueReplyError):
+                count += len(self.db.list_at(pending + level))
+        with suppress(TorrelqueReplyError):
+            count += len(self.db.zset_at(self.keys['groups'])) if self.has_used(b'g') else 0
+        return count + (self.rechecks and self.has_used(b'g'))
+
     def reprieve(self) -> float | None:
         """When consumers may take again what they may not take now, if it is known and there is anything.
 
         A claim that ends is known only then: the verb that ends it hints.
         """
-        if not (self.is_bound and self.db.list_at(self.keys['pending'])):
+        if not (self.is_bound and self.left()):
             return None
         till, (_, time) = self.paused_until(), self.limits().allowed(0)
         if till is not None:
@@ -437,6 +475,17 @@ class Run:
         for name in ('delayed', 'working', 'rejected'):
             if name in self.keys:
                 self.db.zset_at(self.keys[name])
+        self.look_at_lines(always=False)
+
+    def look_at_lines(self, *, always: bool) -> None:
+        """The same for the keys of all groups and of the levels. ``always``: even if there never was a group."""
+        for level in (b':high', b':low') if self.has_used(b'h') else ():
+            self.db.list_at(self.keys['pending'] + level)
+        if always or self.has_used(b'g'):
+            for kind in (b'', b':blocked', b':held', b':idle'):
+                self.db.zset_at(self.keys['groups'] + kind)
+            for kind in (b':limits', b':arrivals'):
+                self.db.hash_at(self.keys['groups'] + kind)
 
     def earliest(self, schedules: bytes | None = None) -> float | None:
         """The first time at which a task is due, a claim is stale, a schedule fires or pending tasks are free again.
@@ -445,7 +494,9 @@ class Run:
         """
         firsts = [self._first(self.keys[name]) for name in ('delayed', 'working')]
         firsts += [self.reprieve(), self._next_slot(schedules)]
-        return min((first for first in firsts if first is not None), default=None)
+        if self.has_used(b'g'):
+            firsts.append(self._first(self.keys['groups'] + b':held'))
+        return min((first for first in firsts if first is not None and first < math.inf), default=None)
 
     def schedule_keys(self) -> tuple[bytes, bytes] | None:
         """The key of all schedules, and what the keys of each begin with, as the verb that keeps them recorded them."""
@@ -502,7 +553,7 @@ class Run:
 
     def summon(self) -> None:
         """Wake idle consumers if they may take pending tasks."""
-        if self.permitted(len(self.db.list_at(self.keys['pending']))) > 0:
+        if self.permitted(self.left()) > 0:
             self.hint()
 
     def hint(self, *, empty: bool = False, event: float | None = None) -> None:
@@ -510,7 +561,7 @@ class Run:
 
         ``event``: the earliest, where it is known.
         """
-        wake, left = self.keys['wake'], self.permitted(len(self.db.list_at(self.keys['pending'])))
+        wake, left = self.keys['wake'], self.permitted(self.left())
         if 'bell' in self.keys:
             self._ring(left, event, empty=empty)
             return
@@ -554,27 +605,3 @@ def _time(text: bytes) -> float | None:
 
 
 Command: TypeAlias = Callable[[Run], Reply]
-
-
-def laned(*, looks: bool = True, hints: bool = True) -> Callable[[Callable[[Run], bytes]], Command]:
-    """A verb made safe to repeat by a lane. The body does it and answers a letter an item.
-
-    ``looks``: it does not itself check the types of what it writes; ``hints``: it may make work for consumers.
-    """
-
-    def decorate(body: Callable[[Run], bytes]) -> Command:
-        def verb(run: Run) -> Reply:
-            seen = run.enter()
-            if seen is not None:
-                return run.again(*seen)
-            run.check_features()
-            if looks:
-                run.look()
-            answer = body(run)
-            if hints:
-                run.hint()
-            return run.leave(answer)
-
-        return verb
-
-    return decorate

@@ -9,7 +9,8 @@ from typing import NamedTuple, TypeAlias
 
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueReplyError
-from torrelque.transports.memory.prelude import DELAYED, PENDING, Run, laned, microseconds, number, stamp, whole
+from torrelque.transports.memory.laned import laned
+from torrelque.transports.memory.prelude import DELAYED, PENDING, Run, microseconds, number, stamp, whole
 
 __all__ = ('fire_due', 'read_schedule', 'schedule', 'slots_in')
 

@@ -64,7 +64,7 @@ def clear(run: Run) -> Reply:
     return [b'OK']
 
 
-_TAILS = ('tasks', 'pending', 'delayed', 'working', 'timer', 'wake', 'counters', 'bell', 'schedules')
+_TAILS = ('tasks', 'pending', 'delayed', 'working', 'timer', 'wake', 'counters', 'bell', 'schedules', 'groups')
 
 
 def survey(run: Run) -> Reply:
@@ -117,7 +117,8 @@ def _finding(shard: Run) -> bytes:
     db, keys = shard.db, shard.keys
     for each in ('delayed', 'working'):
         db.zset_at(keys[each])
-    left = len(db.list_at(keys['pending']))
+    db.list_at(keys['pending'])
+    left = shard.left()
     if left:
         left = shard.permitted(left)
     event = shard.earliest(keys['schedules'])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from types import MappingProxyType
 
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueReplyError
-from torrelque.transports.memory import auditing, deleting, flow, schedules, shards
+from torrelque.transports.memory import auditing, deleting, flow, groups, schedules, shards
 from torrelque.transports.memory.claims import (
     BROKEN,
     Claimed,
@@ -26,9 +26,13 @@ from torrelque.transports.memory.claims import (
     plan_return,
     recorded,
     remove_called_off,
+    set_aside,
+    tasks_of,
     trim,
 )
+from torrelque.transports.memory.commands import score_text
 from torrelque.transports.memory.enqueueing import enqueue
+from torrelque.transports.memory.laned import laned
 from torrelque.transports.memory.prelude import (
     DELAYED,
     LANE_TTL,
@@ -39,11 +43,11 @@ from torrelque.transports.memory.prelude import (
     Record,
     Run,
     State,
-    laned,
     number,
     stamp,
     whole,
 )
+from torrelque.transports.memory.serving import Serving
 
 __all__ = ('VERBS',)
 
@@ -125,40 +129,96 @@ def claim(run: Run) -> Reply:
     event = run.earliest()
     returns = event is not None and event <= float(stamp(run.now))
     plan = plan_return(run, stale=K, due=K - fired) if returns else Plan({}, {})
-    choice = _Choice(run, plan, run.permitted(int(n), len(plan.stale)), K - fired)
-    look_aside(run, plan.missing)
-    if plan.dead or choice.dead or plan.late or choice.late or cap:
-        db.zset_at(keys['rejected'])
-    buried = plan.carry_out(run) + len(choice.dead)
-    db.rpop(keys['pending'], choice.looked_at)
-    bury(run, choice.dead)
-    buried += end_late(run, choice.late)
+    if run.has_lines:
+        choice, buried, fields = _take_from_lines(run, plan, int(n), cap, K - fired)
+        requeued = 0
+    else:
+        choice = _Choice(run, plan, run.permitted(int(n), len(plan.stale)), K - fired)
+        look_aside(run, plan.missing)
+        if plan.dead or choice.dead or plan.late or choice.late or cap:
+            db.zset_at(keys['rejected'])
+        buried = plan.carry_out(run) + len(choice.dead)
+        db.rpop(keys['pending'], choice.looked_at)
+        bury(run, choice.dead)
+        buried += end_late(run, choice.late)
+        fields, requeued = {}, plan.stale_count
     run.drop_timer()
-    short = int(choice.short)
-    reply: list[Reply] = [b'OK', b'', [short, *wanted] if wanted else short, stamp(run.now)]
+    reply: list[Reply] = [b'OK', b'', [int(choice.short), *wanted] if wanted else int(choice.short), stamp(run.now)]
     receipts = []
     for task in choice.taken:
         state, deadline, count = task.state, stamp(run.now + task.state.timeout), whole(task.state.dequeue_count + 1)
         db.zadd(keys['working'], {task.id: float(deadline)})
         event = min(event or math.inf, run.now + state.timeout)
-        run.transition(
-            task.id,
-            state,
-            WORKING,
-            {b'claim': run.token, b'last_dequeue_time': stamp(run.now), b'dequeue_count': count},
-            claimed=True,
-        )
+        noted = {b'claim': run.token, b'last_dequeue_time': stamp(run.now), b'dequeue_count': count}
+        if state.group:
+            noted[b'fence'] = state.fence
+        run.transition(task.id, state, WORKING, noted, claimed=True)
         receipts.append(b'%b:%d:%b' % (count, len(task.id), task.id))
-        reply += [task.id, choice.payloads[task.id], deadline, _more(task, count)]
+        reply += [task.id, choice.payloads[task.id], _lease(deadline, state), _more(task, count)]
     run.count_deliveries(len(choice.taken))
-    run.count(claimed=len(choice.taken), requeued=plan.stale_count, rejected=buried)
+    run.count(claimed=len(choice.taken), requeued=requeued, rejected=buried)
+    if choice.taken:
+        db.hset(keys['counters'], fields)
     trim(run, cap, buried)
     alarm = None if choice.taken else run.take_timer(float(willing))
+    groups.place_touched(run)
     run.hint(empty=not choice.taken, event=None if returns or run.uses else event)
     if alarm is not None:
         reply[1] = stamp(alarm)
     run.record(b'open', b'c' + b''.join(receipts))
     return reply
+
+
+def _take_from_lines(
+    run: Run, plan: Plan, n: int, cap: Sequence[bytes], most_due: int
+) -> tuple[_Choice, int, dict[bytes, bytes]]:
+    """Return what is to be returned, then take tasks from the lines in their turns.
+
+    Also returns how many dead letters there are more, and what is to be noted in the counters.
+    """
+    db, keys = run.db, run.keys
+    if plan.stale or plan.due or plan.held or db.hash_at(keys['counters']).get(b'recheck'):
+        run.look()
+        look_aside(run, plan.missing)
+        buried = plan.carry_out(run)
+        run.count(requeued=plan.stale_count, rejected=buried)
+        trim(run, cap, buried)
+        groups.recheck(run)
+        groups.place_touched(run)
+    choice, rest = _Choice(run, Plan({}, {}), 0, K), Plan({}, {})
+    n = run.permitted(n)
+    most = max(n + K, MOST) if run.has_used(b'e') else n + K
+    serving = Serving(run, n, is_strict=run.limits().is_strict) if n > 0 else None
+    while serving and len(choice.taken) < n and choice.looked_at < most:
+        ids = serving.pick(min(n - len(choice.taken), most - choice.looked_at))
+        if not ids:
+            break
+        choice.looked_at += len(ids)
+        for place, task_id in enumerate(ids):
+            is_taken = choice.take(task_id, rest, serving.name_of(place))
+            serving.settle(place, task_id, is_taken=is_taken)
+    if choice.dead or choice.late or cap:
+        db.zset_at(keys['rejected'])
+    if serving:
+        serving.look_back()
+    look_aside(run, rest.missing)
+    set_aside(run, rest.missing)
+    bury(run, choice.dead)
+    buried = len(choice.dead) + end_late(run, choice.late)
+    fields = serving.write() if serving else {}
+    groups.leave_groups(run, [task_id for task_id, _ in choice.misplaced])
+    groups.push(run, choice.misplaced)
+    for task in choice.taken:
+        if serving and task.state.group:
+            fields[b'fence'] = task.state.fence = serving.next_fence()
+    choice.short = len(choice.taken) < n and (
+        K in (len(plan.stale), len(plan.held))
+        or len(plan.due) == most_due
+        or run.rechecks
+        or choice.looked_at == most
+        or (serving is not None and serving.is_short)
+    )
+    return choice, buried, fields
 
 
 class _Choice:
@@ -169,42 +229,55 @@ class _Choice:
     """
 
     def __init__(self, run: Run, plan: Plan, n: int, most_due: int) -> None:
-        db, keys = run.db, run.keys
+        self._run = run
         self.taken: list[Claimed] = []
         self.payloads: dict[bytes, bytes] = {}
         self.dead: list[Dead] = []
         self.late: list[Late] = []
+        self.misplaced: list[tuple[bytes, State]] = []
         self.looked_at = 0
-        called_off = {item.id for item in plan.called_off}
-        front = chain(reversed(db.list_at(keys['pending'])), plan.pushed)
+        self._called_off = {item.id for item in plan.called_off}
+        front = chain(reversed(run.db.list_at(run.keys['pending'])), plan.pushed)
         most = max(n + K, MOST) if run.has_used(b'e') else n + K
         for task_id in islice(front, most if n else 0):
             if len(self.taken) == n:
                 break
             self.looked_at += 1
-            payload = db.hash_at(keys['tasks']).get(task_id)
-            if payload is None:
-                plan.missing.append(task_id)
-                continue
-            if task_id in self.payloads or task_id in called_off:
-                continue
-            known = plan.states.get(task_id)
-            state = known or run.read_state(task_id)
-            if known:
-                known.is_special = True
-            if (known or state is None or state.status != PENDING) and _is_elsewhere(run, plan, task_id):
-                continue
-            self.payloads[task_id] = payload
-            reason = BROKEN if state is None else state.exhausted()
-            if state is None or reason is not None:
-                self.dead.append(Dead(task_id, state, reason or b''))
-            elif run.is_late(state):
-                self.late.append(Late(task_id, state))
-            else:
-                self.taken.append(Claimed(task_id, state))
+            self.take(task_id, plan)
         self.short = len(self.taken) < n and (
             len(plan.stale) == K or len(plan.due) == most_due or self.looked_at == most
         )
+
+    def take(self, task_id: bytes, plan: Plan, group: bytes | None = None) -> bool:
+        """Look at one task of a line, and whether it is taken."""
+        run = self._run
+        payload = run.db.hash_at(run.keys['tasks']).get(task_id)
+        if payload is None:
+            plan.missing.append(task_id)
+            return False
+        if task_id in self.payloads or task_id in self._called_off:
+            return False
+        known = plan.states.get(task_id)
+        state = known or run.read_state(task_id)
+        if known:
+            known.is_special = True
+        if (known or state is None or state.status != PENDING) and _is_elsewhere(run, plan, task_id):
+            return False
+        self.payloads[task_id] = payload
+        reason = BROKEN if state is None else state.exhausted()
+        if state is None or reason is not None:
+            self.dead.append(Dead(task_id, state, reason or b''))
+        elif run.is_late(state):
+            self.late.append(Late(task_id, state))
+        elif group is not None and state.group != group:  # another program moved it: a sweep of 0.9 knows no groups
+            if run.db.type_at(groups.list_of(run, state.group, state.level)) in ('list', 'none'):
+                self.misplaced.append((task_id, state))
+            else:
+                self.dead.append(Dead(task_id, state, b'the list of its group has a wrong type'))
+        else:
+            self.taken.append(Claimed(task_id, state))
+            return True
+        return False
 
 
 def _is_elsewhere(run: Run, plan: Plan, task_id: bytes) -> bool:
@@ -225,22 +298,29 @@ def _more(task: Claimed, count: bytes, *, always: bool = False) -> bytes:
     return b'%b %.0f %b' % (count, float(count) - state.dequeue_base, state.headers)
 
 
+def _lease(deadline: bytes, state: State) -> bytes:
+    """Until when a task is leased; of one in a group also its fence and the group."""
+    return b'%b %b %b' % (deadline, state.fence, state.group) if state.group else deadline
+
+
 def _claimed_before(run: Run, answer: bytes) -> Reply:
     """A repeat answers what the caller still holds of the first answer. If that is nothing, the caller claims again."""
     tasks = run.db.hash_at(run.keys['tasks']) if len(answer) > 1 else {}
     reply: list[Reply] = []
     for task, count in recorded(run, answer):
         if task.id in tasks:
-            reply += [task.id, tasks[task.id], stamp(task.score), _more(task, count, always=True)]
+            reply += [task.id, tasks[task.id], _lease(stamp(task.score), task.state), _more(task, count, always=True)]
     run.refresh_lane()
     return [b'OK', b'', 0 if reply else 1, stamp(run.now), *reply]
 
 
-@laned(looks=False, hints=False)
+@laned(looks=False, hints=False, places=False)
 def release(run: Run) -> bytes:
     """Remove tasks that were worked off; with a result, or if asked to, keep the state for a while."""
     db, keys = run.db, run.keys
-    is_limited = run.has_used(b'l') and bool(db.list_at(keys['pending']))
+    is_limited = run.has_used(b'l')
+    if is_limited:
+        db.list_at(keys['pending'])
     items, answers = claimed_items(run, 6, shared=3)
     if items:
         db.hdel(keys['tasks'], [item.id for item in items])
@@ -257,33 +337,52 @@ def release(run: Run) -> bytes:
             run.announce(item.id, item.state.revision + 1, status)
             db.delete((key,))
     run.count(completed=len(items) - refused, rejected=refused)
-    if is_limited:
+    for item in items:
+        groups.release(run, item.id, item.state)
+    if run.touched or is_limited:
+        groups.place_touched(run)
         run.summon()
     return b''.join(answers)
 
 
 @laned()
 def requeue(run: Run) -> bytes:
-    """Return claimed tasks to the back of pending, or to delayed."""
+    """Return claimed tasks to their lines, or to delayed; in an ordered group they are first, and others wait."""
     db, keys = run.db, run.keys
-    items, answers = claimed_items(run, 6)
-    db.zrem(keys['working'], [item.id for item in items])
+    items, answers = claimed_items(run, len(REQUEUED))
+    groups.leave(run, [item.id for item in items])
     items = remove_called_off(run, items)
+    pushed, passed, waiting, later = list[Claimed](), list[Claimed](), list[Claimed](), dict[bytes, float]()
     for item in items:
-        delay, timeout, uncounted = item.more
-        fields = {b'timeout': timeout} if timeout else {}
+        delay, timeout, uncounted, hold = item.more
+        state, fields = item.state, {b'timeout': timeout} if timeout else {}
         if uncounted:
-            fields[b'dequeue_base'] = whole(min(item.state.dequeue_base + 1, item.state.dequeue_count))
-        if delay:
-            run.transition(item.id, item.state, DELAYED, fields)
-            db.zadd(keys['delayed'], {item.id: run.due_time(item.state.expires, delay)})
+            fields[b'dequeue_base'] = whole(min(state.dequeue_base + 1, state.dequeue_count))
+        waits = False
+        if run.has_used(b'g') and state.group and delay and hold != b'pass':
+            waits = hold == b'group' or groups.is_ordered(run, state)
+        if delay and not waits:
+            run.transition(item.id, state, DELAYED, fields)
+            later[item.id] = run.due_time(state.expires, delay)
         else:
+            (waiting if waits else passed if hold == b'pass' else pushed).append(item)
             fields[b'last_requeue_time'] = stamp(run.now)
-            fields[b'requeue_count'] = whole(item.state.requeue_count + 1)
-            run.transition(item.id, item.state, PENDING, fields)
-            db.lpush(keys['pending'], (item.id,))
+            fields[b'requeue_count'] = whole(state.requeue_count + 1)
+            run.transition(item.id, state, PENDING, fields)
+    groups.push_back(run, tasks_of(pushed))
+    groups.push(run, tasks_of(passed))
+    groups.push(run, tasks_of(reversed(waiting)), front=True)
+    for item in waiting:
+        delay, _, _, hold = item.more
+        is_own = hold != b'group'
+        until = run.due_time(item.state.expires, delay) if is_own else run.now + float(delay)
+        groups.hold(run, item.state.group, until, item.id if is_own else b'')
+    db.zadd(keys['delayed'], later)
     run.count(requeued=len(items))
     return b''.join(answers)
+
+
+REQUEUED = ('id', 'token', 'dequeue_count', 'delay', 'timeout', 'uncounted', 'hold')
 
 
 @laned()
@@ -291,7 +390,7 @@ def reject(run: Run) -> bytes:
     """Move claimed tasks to the dead letters, payload kept."""
     run.db.hash_at(run.keys['tasks'])
     items, answers = claimed_items(run, 5)
-    run.db.zrem(run.keys['working'], [item.id for item in items])
+    groups.leave(run, [item.id for item in items])
     bury(run, [Dead(item.id, item.state, item.more[0]) for item in items])
     run.count(rejected=len(items))
     trim(run, run.args[7:8], len(items))
@@ -347,6 +446,7 @@ def settle(run: Run) -> Reply:
         run.refresh_lane()
         return [b'finished', record.answer[1:]]
     give_back(run, [item for item, _ in recorded(run, record.answer)] if done else [])
+    groups.place_touched(run)
     run.drop_timer()
     run.hint()
     run.record(b'closed', b'')  # a call that has yet to arrive finds this, and does nothing
@@ -362,8 +462,11 @@ def tick(run: Run) -> Reply:
     buried = plan.carry_out(run)
     run.count(requeued=plan.stale_count, rejected=buried)
     trim(run, run.args[2:], buried)
+    if run.has_lines:
+        groups.recheck(run)
     run.drop_timer()
     alarm = run.take_timer(float(run.args[1]))
+    groups.place_touched(run)
     run.hint()
     return b'' if alarm is None else stamp(alarm)
 
@@ -372,24 +475,29 @@ def sweep(run: Run) -> Reply:
     """Return stale claims or due tasks to pending, or end those at the front of pending that have expired."""
     run.check_features()
     run.look()
-    (kind, *cap), pending = run.args, run.keys['pending']
+    kind, *cap = run.args
     plan = plan_return(run, stale=SWEEP if kind == b'stale' else 0, due=SWEEP if kind == b'due' else 0)
     look_aside(run, plan.missing)
-    sought = kind == b'expired' and run.has_used(b'e')
-    front = list(islice(reversed(run.db.list_at(pending)), SWEEP)) if sought else []
-    gone = []
-    for task_id in dict.fromkeys(front):
-        state = run.read_state(task_id) if task_id in run.db.hash_at(run.keys['tasks']) else None
-        if state is not None and state.status == PENDING and run.is_late(state) and plan.ends(run, task_id, state):
-            gone.append(task_id)
-    for task_id in gone:
-        run.db.lrem(pending, -1, task_id)
+    levels = (b'', b'high', b'low') if run.has_used(b'h') else (b'',)
+    lists = [groups.list_of(run, b'', level) for level in levels] if kind == b'expired' and run.has_used(b'e') else []
+    gone, is_full = dict[bytes, bytes](), False
+    for key in lists:
+        front = list(islice(reversed(run.db.list_at(key)), SWEEP // len(lists)))
+        for task_id in front:
+            state = run.read_state(task_id) if task_id in run.db.hash_at(run.keys['tasks']) else None
+            if state is None or state.status != PENDING or not run.is_late(state) or task_id in gone:
+                continue
+            gone[task_id] = key
+            is_full = is_full or len(front) == SWEEP // len(lists)
+            plan.ends(run, task_id, state)
+    for task_id, key in gone.items():
+        run.db.lrem(key, -1, task_id)
     buried = plan.carry_out(run)
     run.count(requeued=plan.stale_count, rejected=buried)
     trim(run, cap, buried)
+    groups.place_touched(run)
     run.hint()
-    more = SWEEP in (len(plan.stale), len(plan.due)) or (len(front) == SWEEP and bool(gone))
-    return [len(plan.pushed) + len(plan.late), int(more)]
+    return [len(plan.pushed) + len(plan.late), int(SWEEP in (len(plan.stale), len(plan.due)) or is_full)]
 
 
 def undequeue(run: Run) -> Reply:
@@ -417,17 +525,20 @@ def cancel(run: Run) -> bytes:
     state = run.read_state(task_id)
     if state is None:
         return b'x'
+    line = groups.list_of(run, state.group, state.level)
     if claimed and known and running:
         if running == b'ask':
             if not run.has_used(b'c'):
                 db.hset(keys['counters'], {b'uses': run.uses + b'c'})
             db.hset(run.state_key(task_id), {b'cancel_time': stamp(run.now)})
         else:
-            db.zrem(keys['working'], (task_id,))
+            groups.leave(run, [task_id])
             remove_called_off(run, [Claimed(task_id, state)], every=True)
         run.announce_cancel(running, task_id)
         return b'c'
-    if claimed or not (known and (db.zrem(keys['delayed'], (task_id,)) or db.lrem(keys['pending'], 0, task_id))):
+    if known and db.list_at(line) and state.group:
+        groups.touch(run, state.group)
+    if claimed or not (known and (db.zrem(keys['delayed'], (task_id,)) or db.lrem(line, 0, task_id))):
         return b'u'
     remove_called_off(run, [Claimed(task_id, state)], every=True)
     return b'o'
@@ -448,11 +559,13 @@ def redrive(run: Run) -> bytes:
         else:
             dead[task_id] = state
             answers.append(b'o')
+    held = groups.unbury(run, dead)
     db.zrem(keys['rejected'], dead)
     for task_id, state in dead.items():
         db.hdel(run.state_key(task_id), (b'reason', b'release_time', b'expires', b'on_expiry'))
         run.transition(task_id, state, PENDING, {b'dequeue_base': whole(state.dequeue_count)})
-    db.lpush(keys['pending'], list(dead))
+    groups.push(run, [each for each in dead.items() if each[0] not in held])
+    groups.push(run, [each for each in reversed(dead.items()) if each[0] in held], front=True)
     return b''.join(answers)
 
 
@@ -470,6 +583,7 @@ def purge(run: Run) -> bytes:
         answers.append(b'o' if fits else b'u')
         if fits:
             gone[task_id] = None
+    groups.unbury(run, gone)
     db.zrem(keys['rejected'], gone)
     db.hdel(keys['tasks'], gone)
     db.delete([run.state_key(task_id) for task_id in gone])
@@ -479,30 +593,70 @@ def purge(run: Run) -> bytes:
 def stats(run: Run) -> Reply:
     """Count, at one moment."""
     db, keys = run.db, run.keys
-    refused, pending = len(db.zset_at(keys['rejected'])), db.list_at(keys['pending'])
+    refused, lines, front = (
+        len(db.zset_at(keys['rejected'])),
+        [len(db.list_at(keys['pending'])), 0, 0],
+        [keys['pending']],
+    )
+    working, delayed, queued = (len(db.zset_at(keys['working'])), len(db.zset_at(keys['delayed'])), 0)
+    queued = len(db.hash_at(keys['tasks'])) - refused
     counters = db.hash_at(keys['counters'])
+    if run.has_used(b'h'):
+        front += [groups.list_of(run, b'', level) for level in (b'high', b'low')]
+        lines = [len(db.list_at(key)) for key in front]
+    pending, indexes = sum(lines), [0, 0, 0]
+    if run.has_used(b'g'):
+        places = [keys['groups'], *(groups.key_of(run, kind) for kind in (b'blocked', b'held'))]
+        indexes = [len(db.zset_at(key)) for key in places]
+        pending = max(0, queued - working - delayed)
+        for key in places[:2]:
+            front += [groups.list_of(run, name) for _, name in db.zset_at(key).ordered()[:20]]
     return [
-        len(db.hash_at(keys['tasks'])) - refused,
-        len(pending),
-        len(db.zset_at(keys['working'])),
-        len(db.zset_at(keys['delayed'])),
+        queued,
+        pending,
+        working,
+        delayed,
         refused,
-        _age(run, pending[-1]) if pending else b'',
+        _age(run, front),
         *(whole(number(counters.get(name), 0.0)) for name in COUNTERS),
         *(b'' if run.paused_until() is None else counters.get(name, b'') for name in flow.PAUSE),
         counters.get(b'limits', b'') if run.has_used(b'l') else b'',
+        *lines[1:],
+        *indexes,
     ]
 
 
 COUNTERS = (b'enqueued', b'claimed', b'completed', b'requeued', b'rejected', b'expired')
 
 
-def _age(run: Run, task_id: bytes) -> bytes:
-    try:
-        enqueued = number(run.db.hash_at(run.state_key(task_id)).get(b'enqueue_time'), None)
-    except TorrelqueReplyError:
-        return b''
-    return b'' if enqueued is None else stamp(max(0.0, run.now - enqueued))
+def _age(run: Run, lists: Sequence[bytes]) -> bytes:
+    """Of the oldest among the tasks at the front of these lists."""
+    times = []
+    for key in lists:
+        waiting = run.db.list_at(key)
+        with suppress(TorrelqueReplyError):
+            state = run.db.hash_at(run.state_key(waiting[-1])) if waiting else {}
+            times.append(number(state.get(b'enqueue_time'), None))
+    known = [time for time in times if time is not None]
+    return stamp(max(0.0, run.now - min(known))) if known else b''
+
+
+def list_groups(run: Run) -> Reply:
+    """A step through the groups in an index, or those with claimed tasks only; here one step shows them all."""
+    run.check_features()
+    kind, _, _ = run.args
+    key = run.keys[kind.decode()] if kind in (b'working', b'groups') else groups.key_of(run, kind)
+    reply: list[Reply] = [b'0']
+    seen = set[bytes]()
+    for score, member in run.db.zset_at(key).ordered():
+        state = run.read_state(member) if kind == b'working' else None
+        name = member if kind != b'working' else state.group if state else b''
+        waiting = groups.size(run, groups.list_of(run, name)) if name else 0
+        if name and name not in seen and not (kind == b'working' and waiting):
+            claimed = groups.size(run, groups.key_of(run, b'working', name))
+            reply += [name, waiting, claimed, b'' if kind == b'working' else score_text(score)]
+        seen.add(name)
+    return reply
 
 
 def page(run: Run) -> Reply:
@@ -541,6 +695,8 @@ VERBS: Mapping[str, Command] = MappingProxyType(
         'erase': deleting.erase,
         'wipe': deleting.wipe,
         'flow': flow.flow,
+        'regulate': flow.regulate,
+        'groups': list_groups,
         'schedule': schedules.schedule,
         'survey': shards.survey,
         'layout': shards.layout,
