@@ -21,6 +21,8 @@ from torrelque.core.durability import Durability
 from torrelque.core.models import (
     Cancellation,
     Deadline,
+    GroupCounts,
+    GroupInfo,
     Limits,
     Pause,
     Receipt,
@@ -73,6 +75,8 @@ __all__ = (
     'Deadline',
     'Durability',
     'EnqueueItem',
+    'GroupCounts',
+    'GroupInfo',
     'Limits',
     'Pause',
     'Receipt',

@@ -55,13 +55,15 @@ class ResultDropped:
 class Retried:
     """The handler raised ``error``, and the task was requeued. It is due after ``delay`` seconds.
 
-    ``count`` is False if the delivery does not count as an attempt, see :class:`~torrelque.retry.Retry`.
+    ``count`` is False if the delivery does not count as an attempt, and ``group`` is True if the group of the task
+    waits as well, see :class:`~torrelque.retry.Retry`.
     """
 
     task: Task
     delay: float
     error: Exception
     count: bool = True
+    group: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,15 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
-from torrelque.core import checks, flow, operations, presence, schedules
+from torrelque.core import checks, operations, presence, schedules
 from torrelque.core.auditing import Violation
-from torrelque.core.backoff import Backoff
 from torrelque.core.codec import JSON, Serialiser, dump_payload, load_headers
 from torrelque.core.commands import (
     CANCEL,
     ENQUEUE,
     EXTEND,
     GIVEBACK,
+    NO_LINE,
     PURGE,
     REDRIVE,
     REJECT,
@@ -32,12 +32,13 @@ from torrelque.core.commands import (
     EnqueueItem,
     IfExists,
     Item,
+    Line,
     OnExpiry,
     Outcome,
+    Priority,
     ReleaseItem,
     RequeueItem,
     cancel_item,
-    cap,
     check_if_exists,
     claim_error,
     claim_item,
@@ -45,6 +46,7 @@ from torrelque.core.commands import (
     exists_error,
     expiry_words,
     extend_item,
+    line_words,
     new_item,
     purge_item,
     redrive_item,
@@ -58,7 +60,6 @@ from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
     Cancellation,
     Deadline,
-    Limits,
     Payload,
     Receipt,
     Report,
@@ -78,6 +79,7 @@ from torrelque.engine.dead_letters import DeadLetters
 from torrelque.engine.deletion import delete
 from torrelque.engine.dispatch import Dispatcher, Progress
 from torrelque.engine.engine import Engine
+from torrelque.engine.flow import FlowControl
 from torrelque.engine.listing import Listing
 from torrelque.engine.progress import Reporter
 from torrelque.engine.runtime import Runtime
@@ -91,7 +93,6 @@ from torrelque.errors import (
     TorrelqueDurabilityError,
     TorrelqueLookupError,
     TorrelqueReplyError,
-    TorrelqueTimeoutError,
     TorrelqueTypeError,
     TorrelqueUsageError,
     TorrelqueValueError,
@@ -104,13 +105,10 @@ __all__ = ('Torrelque',)
 
 T = TypeVar('T')
 
-IDLE_BACKOFF = Backoff(0.02, 0.5)
-"""Pauses between looks at a paused queue, until no task is claimed."""
-
 logger: logging.Logger = logging.getLogger('torrelque')
 
 
-class Torrelque(Generic[Payload]):
+class Torrelque(FlowControl, Generic[Payload]):
     """A work queue.
 
     The class is generic in its payloads: ``Torrelque[Email](client, serialiser=...)`` has tasks whose ``data``
@@ -284,6 +282,8 @@ class Torrelque(Generic[Payload]):
         expires_in: float | None = None,
         expires_at: datetime | float | None = None,
         on_expiry: OnExpiry | None = None,
+        group: str | None = None,
+        priority: Priority | None = None,
     ) -> str:
         """Add a task to the back of the queue, or for later.
 
@@ -314,6 +314,11 @@ class Torrelque(Generic[Payload]):
             on_expiry: What to do with a task that expires. ``'drop'``, the default, ends it with the status
                 EXPIRED; ``'reject'`` makes it a dead letter with the reason ``expired``, which does not
                 expire again when it is redriven.
+            group: The group that the task belongs to, such as a tenant or a key whose tasks are to run in
+                order; at most 256 characters. Consumers take from groups in turn; `limit` limits and
+                orders them. In a queue with shards, a task in a group cannot have your own ``task_id``.
+            priority: Of a task without a group: ``'high'``, ``'normal'`` or ``'low'``. Of those that wait, 16
+                of high, 4 of normal and 1 of low priority are delivered in turn. None is normal.
 
         Returns:
             The id of the task.
@@ -331,17 +336,19 @@ class Torrelque(Generic[Payload]):
             checks.check_given('task_id', task_id, "if_exists='replace'")
         words = enqueue_words(self.task_timeout, self.max_dequeues, task_timeout, delay, max_dequeues)
         expiry = expiry_words(expires_in, expires_at, on_expiry, delay)
+        line = NO_LINE if group is None and priority is None else self._line(group, priority, task_id)
         if time_limit is not None:
             headers = with_time_limit(headers, time_limit)
         item = new_item(
             self._serialiser,
-            self._dispatcher.new_id,
+            self._dispatcher.new_id if group is None else partial(self._dispatcher.new_id, group),
             task,
             words,
             task_id,
             headers,
             replace=mode == 'replace',
             expiry=expiry,
+            line=line,
         )
         if pipeline is not None:
             if mode == 'raise':
@@ -350,22 +357,33 @@ class Torrelque(Generic[Payload]):
                 )
             await self._append(pipeline, ENQUEUE, item, fenced=False)
         else:
-            answer, item = await self._enqueue(item, drawn=task_id is None)
+            answer, item = await self._enqueue(item, drawn=task_id is None, group=group)
             if isinstance(answer, TorrelqueDurabilityError):
                 raise answer
             if answer is not Outcome.NEW and (error := exists_error(item, answer, mode)) is not None:
                 raise error
         return str(item[0], 'utf-8')  # type: ignore[arg-type]  # it is bytes
 
-    async def _enqueue(self, item: Item, *, drawn: bool) -> tuple[Answer, Item]:
-        """Add a task. If the id was drawn here and its shard does not answer, draw another."""
+    async def _enqueue(self, item: Item, *, drawn: bool, group: str | None) -> tuple[Answer, Item]:
+        """Add a task. Draw another id if its shard does not answer, or is no longer that of its group."""
         while True:
             try:
-                return await self._dispatcher.one(ENQUEUE, item), item
+                answer = await self._dispatcher.one(ENQUEUE, item)
+                if answer is not Outcome.AGAIN:
+                    return answer, item
             except (TorrelqueConnectionError, TorrelqueReplyError) as error:
-                if not (drawn and self._dispatcher.may_go_elsewhere(error)):
+                if not (drawn and group is None and self._dispatcher.may_go_elsewhere(error)):
                     raise
-                item = (self._dispatcher.new_id().encode(), *item[1:])
+            item = (self._dispatcher.new_id(group).encode(), *item[1:])
+
+    def _line(self, group: str | None, priority: Priority | None, task_id: str | None) -> Line:
+        """Check and write the group and the priority of a task."""
+        if group is not None and task_id is not None and self.shards is not None:
+            raise TorrelqueValueError(
+                f'in a queue with shards a task in a group cannot have an id of its own, got {task_id!r}: '
+                'the group decides on which shard it is'
+            )
+        return line_words(group, priority)
 
     async def enqueue_many(
         self,
@@ -380,6 +398,8 @@ class Torrelque(Generic[Payload]):
         expires_in: float | None = None,
         expires_at: datetime | float | None = None,
         on_expiry: OnExpiry | None = None,
+        group: str | None = None,
+        priority: Priority | None = None,
     ) -> list[str | Exception]:
         """Add many tasks, up to 250 per round trip.
 
@@ -399,6 +419,8 @@ class Torrelque(Generic[Payload]):
             expires_in: As in `enqueue`, as are ``expires_at`` and ``on_expiry``. An EnqueueItem has its own.
             expires_at: A datetime with a time zone, or a Unix time.
             on_expiry: ``'drop'`` or ``'reject'``.
+            group: As in `enqueue`, as is ``priority``. An EnqueueItem has its own.
+            priority: ``'high'``, ``'normal'`` or ``'low'``.
 
         Returns:
             For each item its id, or the exception if it was not added.
@@ -411,7 +433,9 @@ class Torrelque(Generic[Payload]):
         defaults, new_id, serialiser = (self.task_timeout, self.max_dequeues), self._dispatcher.new_id, self._serialiser
         common = enqueue_words(*defaults, task_timeout, delay, max_dequeues)
         expiry = expiry_words(expires_in, expires_at, on_expiry, delay)
-        more = ('', *expiry) if any(expiry) else ()
+        line = self._line(group, priority, None)
+        more = ('', *expiry, *(line if any(line) else ())) if any(expiry) or any(line) else ()
+        new_here = partial(new_id, group)
         general = check_if_exists(if_exists, replace)
 
         def mode_of(item: EnqueueItem[Payload]) -> IfExists:
@@ -422,20 +446,27 @@ class Torrelque(Generic[Payload]):
 
         def write(item: Payload | EnqueueItem[Payload]) -> Item:
             if not isinstance(item, EnqueueItem):
-                return new_id().encode(), dump_payload(serialiser, item), *common, b'', *more
+                return new_here().encode(), dump_payload(serialiser, item), *common, b'', *more
             words = enqueue_words(*defaults, item.task_timeout, item.delay, item.max_dequeues)
             headers = with_time_limit(item.headers, item.time_limit)
             replaces = mode_of(item) == 'replace'
-            expiry = expiry_words(item.expires_in, item.expires_at, item.on_expiry, item.delay)
             return new_item(
-                serialiser, new_id, item.task, words, item.task_id, headers, replace=replaces, expiry=expiry
+                serialiser,
+                partial(new_id, item.group),
+                item.task,
+                words,
+                item.task_id,
+                headers,
+                replace=replaces,
+                expiry=expiry_words(item.expires_in, item.expires_at, item.on_expiry, item.delay),
+                line=self._line(item.group, item.priority, item.task_id),
             )
 
         entries = [*items]
         written = await self._dispatcher.write_all(entries, write)
         answers = await self._dispatcher.many(ENQUEUE, written, on_progress)
         if answers.count(Outcome.NEW) < len(answers):
-            await self._enqueue_elsewhere(entries, written, answers)
+            await self._enqueue_elsewhere(entries, written, answers, group)
             for at, entry in enumerate(entries):
                 if isinstance(entry, EnqueueItem):
                     answers[at] = exists_error(written[at], answers[at], mode_of(entry)) or answers[at]
@@ -445,16 +476,17 @@ class Torrelque(Generic[Payload]):
         ]
 
     async def _enqueue_elsewhere(
-        self, entries: Sequence[object], written: list[Item], answers: list[Answer | Exception]
+        self, entries: Sequence[object], written: list[Item], answers: list[Answer | Exception], common: str | None
     ) -> None:
-        """Give another id to those whose id was drawn here and whose shard does not answer."""
+        """Give another id to those whose shard does not answer, or is no longer that of their group."""
         for at, answer in enumerate(answers):
             entry = entries[at]
-            drawn = not (isinstance(entry, EnqueueItem) and entry.task_id is not None)
-            if isinstance(answer, Exception) and drawn and self._dispatcher.may_go_elsewhere(answer):
-                new = (self._dispatcher.new_id().encode(), *written[at][1:])
+            task_id, group = (entry.task_id, entry.group) if isinstance(entry, EnqueueItem) else (None, common)
+            lost = isinstance(answer, Exception) and self._dispatcher.may_go_elsewhere(answer)
+            if answer is Outcome.AGAIN or (lost and task_id is None and group is None):
+                new = (self._dispatcher.new_id(group).encode(), *written[at][1:])
                 try:
-                    answers[at], written[at] = await self._enqueue(new, drawn=True)
+                    answers[at], written[at] = await self._enqueue(new, drawn=True, group=group)
                 except (TorrelqueConnectionError, TorrelqueReplyError) as error:
                     answers[at] = error
 
@@ -676,11 +708,8 @@ class Torrelque(Generic[Payload]):
                 self._dispatcher.fire_and_forget(REJECT, item)
             else:
                 headers = load_headers(task.headers)
-                tasks.append(
-                    Task(
-                        task.receipt, data, task.deadline, task.expires, headers, task.attempt, self._report, self.queue
-                    )
-                )
+                known = task.deadline, task.expires, headers, task.attempt, self._report, self.queue
+                tasks.append(Task(task.receipt, data, *known, task.group, task.fence))
         return tasks
 
     # Ending claims ---------------------------------------------------------------------------------------------------
@@ -693,10 +722,12 @@ class Torrelque(Generic[Payload]):
         task_timeout: float | None = None,
         pipeline: object = None,
         count: bool = True,
+        group: bool = False,
     ) -> None:
         """Return a claimed task to the back of the queue, or for later.
 
-        Safe to repeat: a second call finds no live claim and changes nothing.
+        A task of an ordered group keeps its place, and the group waits for it. Safe to repeat: a second
+        call finds no live claim and changes nothing.
 
         Args:
             task_id: The dequeued task, or an id. For an id without a live claim the call logs a
@@ -706,6 +737,8 @@ class Torrelque(Generic[Payload]):
             pipeline: As in `enqueue`.
             count: Whether this delivery was an attempt. If not, the next one has the same ``attempt``, and
                 ``max_dequeues`` does not count it.
+            group: Whether the whole group of the task waits for the ``delay``, for example because a
+                service said so. A task without a group waits alone.
 
         Raises:
             TorrelqueLeaseLostError: The claim of the dequeued task is no longer live. Nothing was changed.
@@ -713,7 +746,7 @@ class Torrelque(Generic[Payload]):
             TorrelqueValueError: An argument has a bad value.
         """
         target = checks.check_target(task_id)
-        item = (*claim_item(target), *requeue_words(delay, task_timeout, count=count))
+        item = (*claim_item(target), *requeue_words(delay, task_timeout, count=count, group=group))
         if pipeline is not None:
             await self._append(pipeline, REQUEUE, item, fenced=isinstance(task_id, Task))
         else:
@@ -727,6 +760,7 @@ class Torrelque(Generic[Payload]):
         task_timeout: float | None = None,
         on_progress: Progress | None = None,
         count: bool = True,
+        group: bool = False,
     ) -> list[Exception | None]:
         """Requeue many tasks, up to 250 per round trip.
 
@@ -738,7 +772,8 @@ class Torrelque(Generic[Payload]):
             delay: Seconds until the tasks are due. None, 0 or a negative number is now.
             task_timeout: New time-out in seconds. None or 0 keeps the tasks'.
             on_progress: Called as ``on_progress(done, total)`` after each round trip.
-            count: As in `requeue`.
+            count: As in `requeue`, as is ``group``.
+            group: Whether the groups of the tasks wait as well.
 
         Returns:
             For each item None, or the exception if it was not requeued.
@@ -747,12 +782,13 @@ class Torrelque(Generic[Payload]):
             TorrelqueTypeError: An argument has a bad type.
             TorrelqueValueError: An argument has a bad value.
         """
-        common = requeue_words(delay, task_timeout, count=count)
+        common = requeue_words(delay, task_timeout, count=count, group=group)
 
         def write(item: str | Task | RequeueItem) -> Item:
             words = common
             if isinstance(item, RequeueItem):
-                words, item = requeue_words(item.delay, item.task_timeout, count=item.count), item.task
+                words = requeue_words(item.delay, item.task_timeout, count=item.count, group=item.group)
+                item = item.task
             target = checks.check_target(item)
             targets.append(target)
             return *claim_item(target), *words
@@ -1217,92 +1253,6 @@ class Torrelque(Generic[Payload]):
         if (task_ids is None) == (age is None):
             raise TorrelqueTypeError(f'purge takes either task ids or older_than, got {task_ids!r} and {older_than!r}')
         return await self._dead_letters.do(PURGE, purge_item, task_ids, age or 0.0, limit)
-
-    async def pause(
-        self,
-        reason: str | None = None,
-        *,
-        until: datetime | float | None = None,
-        wait: bool = False,
-        timeout: float | None = None,
-    ) -> None:
-        """Pause the queue for all consumers: from now on nobody is given a task, until it is resumed.
-
-        Running tasks go on, and so does enqueueing. The pause is kept on the server, so it survives restarts.
-        Consumers of 0.9 ignore it. A later call replaces the end. Safe to cancel and to repeat.
-
-        Args:
-            reason: Is shown wherever the queue is. None keeps the reason of a pause in force.
-            until: When the pause ends, by the server's clock: a datetime with a time zone, or a Unix time. None
-                lasts until `resume`.
-            wait: Return once no task is claimed any more.
-            timeout: Seconds to wait at most. None or 0 sets no limit.
-
-        Raises:
-            TorrelqueTypeError: An argument has a bad type. Nothing was changed, as with the next one.
-            TorrelqueValueError: An argument has a bad value, such as an end in the past.
-            TorrelqueTimeoutError: Tasks were still claimed after ``timeout``. The queue stays paused.
-            TorrelqueUsageError: The queue was resumed, or the pause ended, before the wait was over.
-        """
-        item = flow.pause_item(reason, until)
-        if timeout is not None and not wait:
-            raise TorrelqueTypeError(f'timeout is of wait=True, got timeout={timeout!r} and wait={wait!r}')
-        seconds = checks.check_wait('timeout', timeout)
-        waits = checks.check_flag('wait', wait)
-        if await self._dispatcher.change_flow(item) is not Outcome.OK:
-            raise TorrelqueValueError(f'until must be in the future by the clock of the server, got {until!r}')
-        if waits:
-            await self._wait_until_idle(seconds)
-
-    async def _wait_until_idle(self, seconds: float) -> None:
-        """Wait until no task is claimed, while the queue is paused."""
-        deadline, rounds = self._transport.now() + seconds, 0
-        while True:
-            loads = await self._dispatcher.each(lambda keys: flow.load(self._scripts, keys, *cap(self.max_rejected)))
-            working = sum(load.working for load in loads)
-            if not working:
-                return
-            if any(load.pause is None for load in loads):
-                raise TorrelqueUsageError(f'queue {self.queue!r} was resumed while {working} tasks were still claimed')
-            left = deadline - self._transport.now()
-            if left <= 0:
-                raise TorrelqueTimeoutError(
-                    f'{working} tasks were still claimed after {seconds:g} s; the queue stays paused'
-                )
-            rounds += 1
-            await self._engine.rest(min(left, IDLE_BACKOFF.pause(rounds, lambda: 0.0)))
-
-    async def resume(self) -> None:
-        """End a pause: consumers take tasks again, within milliseconds. Safe to cancel and to repeat."""
-        await self._dispatcher.change_flow(flow.RESUME)
-
-    async def limit(
-        self, *, concurrency: int | None = None, rate: tuple[int, float] | None = None, burst: int | None = None
-    ) -> None:
-        """Set the limits of the whole queue: how many tasks may run at once, and how many may start in a time.
-
-        Each call sets all limits: those that it does not name are removed. They hold for all consumers on
-        all machines, are kept on the server and survive restarts. A lower limit stops no running task. Consumers of
-        0.9 ignore limits. With shards, each has its share of the limits, but at least 1. Safe to cancel and to
-        repeat.
-
-        Args:
-            concurrency: How many tasks may be claimed at once. None sets no limit. To let none start, use `pause`.
-            rate: How many deliveries in how many seconds, such as ``(100, 60)``. Every delivery counts, also
-                that of a retry; a task that is given back does not. After a burst, one task may start every
-                seconds/deliveries. None sets no limit.
-            burst: How many tasks may start at once when none has started for a while. 1 spaces them evenly. None
-                is the number of deliveries of ``rate``.
-
-        Raises:
-            TorrelqueTypeError: An argument has a bad type. Nothing was changed, as with the next one.
-            TorrelqueValueError: An argument has a bad value.
-        """
-        await self._dispatcher.change_flow(flow.limits_item(concurrency, rate, burst))
-
-    async def limits(self) -> Limits:
-        """Return the limits of the queue, as `limit` set them."""
-        return flow.limits_of(await self._dispatcher.read_flow())
 
     async def reshard(self, shards: int) -> bool:
         """Change the number of shards while the queue is in use.

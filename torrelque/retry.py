@@ -35,15 +35,20 @@ class Retry(Exception):  # noqa: N818 - an order, not an error
         count: Whether this delivery counts as an attempt. If it is False, the task only waits: the next delivery
             has the same ``Task.attempt``, so back-off continues where it was, and ``max_dequeues`` does not count
             this one. There is no limit to how often a task waits.
+        group: Whether the whole group of the task waits, for example because a service replied "429 Too Many
+            Requests". A task without a group waits alone.
 
     Raises:
-        TorrelqueTypeError: ``delay`` is not a number, or ``count`` is not a bool.
-        TorrelqueValueError: ``delay`` is negative or not finite.
+        TorrelqueTypeError: ``delay`` is not a number, or ``count`` or ``group`` is not a bool.
+        TorrelqueValueError: ``delay`` is negative or not finite, or 0 with ``group=True``.
     """
 
-    def __init__(self, delay: float = 0.0, *, count: bool = True) -> None:
+    def __init__(self, delay: float = 0.0, *, count: bool = True, group: bool = False) -> None:
         self.delay: float = checks.check_duration('delay', delay)
         self.count: bool = checks.check_flag('count', count)
+        self.group: bool = checks.check_flag('group', group)
+        if group and not self.delay:
+            raise TorrelqueValueError(f'group=True needs a delay above 0, for which the group waits, got {delay!r}')
         super().__init__(f'to be tried again in {self.delay:g} s')
 
 

@@ -94,6 +94,7 @@ def demo(
 add(inspect.stats, 'torrelque stats --queue mail')
 add(inspect.queues, 'torrelque queues --json', options=('url', 'json'))
 add(inspect.workers, 'torrelque workers --queue mail')
+add(inspect.groups, 'torrelque groups --queue mail')
 add(inspect.tasks, 'torrelque tasks --status working --older-than 30m')
 add(show.show, 'torrelque show mail-1')
 add(show.watch, 'torrelque watch mail-1 --timeout 10m')
@@ -101,6 +102,7 @@ add(
     enqueue.enqueue,
     """torrelque enqueue '{"addr": "joe@doe.com"}' --task-id mail-1""",
     'torrelque enqueue --file tasks.jsonl --task-id load-17',
+    """torrelque enqueue '{"order": 17}' --group acme""",
 )
 add(operate.requeue, 'torrelque requeue mail-1 --delay 5m')
 add(operate.reject, "torrelque reject mail-1 --reason 'no such address'")
@@ -109,7 +111,12 @@ add(operate.redrive, 'torrelque redrive --all --limit 10')
 add(operate.purge, 'torrelque purge --older-than 7d')
 add(maintain.pause, "torrelque pause --reason 'migration 114' --wait --timeout 5m", 'torrelque pause --for 30m')
 add(maintain.resume, 'torrelque resume')
-add(maintain.limit, 'torrelque limit --concurrency 50 --rate 100/1m', 'torrelque limit --none')
+add(
+    maintain.limit,
+    'torrelque limit --concurrency 50 --rate 100/1m',
+    "torrelque limit --group '*' --concurrency 2",
+    'torrelque limit --none',
+)
 add(schedules.schedules, 'torrelque schedules --queue mail')
 add(
     schedules.schedule,

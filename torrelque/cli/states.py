@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from torrelque import (
+    GroupCounts,
     Limits,
     Pause,
     Torrelque,
@@ -22,6 +23,7 @@ from torrelque.cli.payloads import show_bytes
 __all__ = (
     'STYLES',
     'deliveries',
+    'groups_text',
     'last_change',
     'limits_text',
     'notes',
@@ -56,7 +58,8 @@ def stats_fields(queue: str, stats: TorrelqueQueueStats) -> dict[str, Any]:
     """Return statistics as a JSON object."""
     paused = None if stats.paused is None else stats.paused._asdict()
     limits = None if stats.limits is None else stats.limits._asdict()
-    return {'queue': queue, **stats._asdict(), 'paused': paused, 'limits': limits}
+    groups = None if stats.groups is None else stats.groups._asdict()
+    return {'queue': queue, **stats._asdict(), 'paused': paused, 'limits': limits, 'groups': groups}
 
 
 def pause_text(pause: Pause) -> str:
@@ -73,13 +76,26 @@ def limits_text(limits: Limits | None) -> str:
         count, seconds = limits.rate
         burst = '' if limits.burst == count else f' in bursts of {limits.burst:,}'
         parts.append(f'{count:,} per {seconds:g} s{burst}')
-    return f'at most {", ".join(parts)}' if parts else ''
+    texts = [f'at most {", ".join(parts)}' if parts else '']
+    texts += ['one at a time, in order'] if limits.ordered else []
+    texts += [] if limits.weight is None else [f'weight {limits.weight:,}']
+    texts += ['held by dead letters'] if limits.dead == 'hold' else []
+    texts += ['priorities are strict'] if limits.strict else []
+    return '; '.join(filter(None, texts))
+
+
+def groups_text(groups: GroupCounts | None) -> str:
+    """Describe how many groups have waiting tasks; '' if none has."""
+    if groups is None:
+        return ''
+    counts = ', '.join(f'{count:,} {state}' for state, count in groups._asdict().items() if count)
+    return f'groups with waiting tasks: {counts}'
 
 
 def notes(stats: TorrelqueQueueStats) -> str:
-    """Describe what keeps tasks from consumers: a pause, and limits."""
+    """Describe what keeps tasks from consumers: a pause, limits, and groups."""
     paused = '' if stats.paused is None else pause_text(stats.paused)
-    return '; '.join(filter(None, (paused, limits_text(stats.limits))))
+    return '; '.join(filter(None, (paused, limits_text(stats.limits), groups_text(stats.groups))))
 
 
 def last_change(state: TorrelqueTaskState) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 from django import conf
@@ -78,6 +78,7 @@ class Backend(BaseTaskBackend):
     supports_defer: bool = True
     supports_async_task: bool = True
     supports_get_result: bool = True
+    supports_priority: bool = True
 
     def __init__(self, alias: str, params: Mapping[str, Any]) -> None:
         super().__init__(alias, params)
@@ -157,7 +158,7 @@ class Backend(BaseTaskBackend):
         if task.run_after is not None:
             now = django_timezone.now() if django_timezone.is_aware(task.run_after) else datetime.now()  # noqa: DTZ005
             delay = (task.run_after - now).total_seconds()
-        self.queue_of(task.queue_name).enqueue(payload, task_id=task_id, delay=delay)
+        self.queue_of(task.queue_name).enqueue(payload, task_id=task_id, delay=delay, priority=_level(task.priority))
         object.__setattr__(result, 'enqueued_at', django_timezone.now())
         signals.task_enqueued.send(type(self), task_result=result)
         return result
@@ -235,6 +236,11 @@ def failure_of(error: BaseException, traceback: str) -> str:
     """Return the reason for a dead letter: the type, the message and the traceback of the error."""
     path = f'{type(error).__module__}.{type(error).__qualname__}'
     return f'{path}: {error}\n\n{traceback[-TRACEBACK:]}'.encode(errors='replace').decode()
+
+
+def _level(priority: int) -> Literal['high', 'low'] | None:
+    """Return the level for one of Django's priorities, from -100 to 100; 0 is the default."""
+    return None if not priority else 'high' if priority > 0 else 'low'
 
 
 def _time(seconds: float | None) -> datetime | None:

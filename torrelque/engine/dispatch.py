@@ -11,6 +11,7 @@ from typing import TypeVar
 from torrelque.core.auditing import Violation, audit
 from torrelque.core.commands import Answer, Command, Item, Outcome
 from torrelque.core.flow import FLOW, Record, read
+from torrelque.core.groups import DEFAULT, REGULATE, recheck
 from torrelque.core.keys import Keys
 from torrelque.core.merging import split
 from torrelque.core.models import TorrelqueQueueStats
@@ -139,10 +140,21 @@ class Dispatcher:
         (answer,) = await self._engine.submit(FLOW, [item])
         return answer
 
+    async def limit_group(self, item: Item) -> None:
+        """Set the limits of a group, or of each that has none of its own. Safe to repeat, like `change_flow`."""
+        await self.is_changed()
+        await self._engine.submit(REGULATE, [item])
+        if item[1] == DEFAULT:
+            await self._engine.run(recheck(self.runtime.scripts, self.first))
+
     async def read_flow(self) -> Record:
         """Read the record of a pause and of limits."""
+        return await self.read_first(read)
+
+    async def read_first(self, make: Callable[[Keys], Operation[T]]) -> T:
+        """Run an operation on the first shard, which records what concerns all."""
         await self.is_changed()
-        return await self._engine.run(read(self.first))
+        return await self._engine.run(make(self.first))
 
     async def bring_home(self, schedule_id: str) -> Keys:
         """Move a schedule to the shard that its id now belongs to, and return the keys of that shard."""
@@ -155,8 +167,9 @@ class Dispatcher:
         del error
         return False
 
-    def new_id(self) -> str:
-        """Return a random id."""
+    def new_id(self, group: str | None = None) -> str:
+        """Return a random id for a task, of a group if it has one."""
+        del group
         return random_id()
 
     @property

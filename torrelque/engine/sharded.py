@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from torrelque.core.auditing import Violation, audit
 from torrelque.core.backoff import Backoff
-from torrelque.core.commands import ENQUEUE, Answer, Command, Item, Outcome, enqueue_in, only_replacing
+from torrelque.core.commands import ENQUEUE, Answer, Command, Item, Outcome, enqueue_in, group_of, only_replacing
 from torrelque.core.consumers import SLICE
 from torrelque.core.flow import FLOW
 from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, shard_name, shard_of_name, tagged
@@ -343,8 +343,18 @@ class ShardedDispatcher(Dispatcher):
         await self.is_changed()
         (answer,) = await self._engine.submit(FLOW, [item], 0)
         if answer is Outcome.OK:
-            await self._engine.run(sharding.copy_flow(self._scripts, self._records, self._ready_layout().total))
+            await self._copy_flow()
         return answer
+
+    async def limit_group(self, item: Item) -> None:
+        await super().limit_group(item)
+        name = item[1]
+        assert isinstance(name, bytes)  # noqa: S101 - as written
+        await self._copy_flow(name)
+
+    async def _copy_flow(self, group: bytes | None = None) -> None:
+        total = self._ready_layout().total
+        await self._engine.run(sharding.copy_flow(self._scripts, self._records, total, group))
 
     async def scan_nodes(self) -> Sequence[Arg | None]:
         await self.is_changed()
@@ -358,7 +368,7 @@ class ShardedDispatcher(Dispatcher):
         totals = await self._engine.run(sharding.read_totals(self._main))
         total = self._ready_layout().total
         return [
-            TorrelqueQueueStats._make((0, 0, 0, 0, 0, None, *each, None, None))
+            TorrelqueQueueStats._make((0, 0, 0, 0, 0, None, *each, None, None, 0, 0, None))
             for shard, each in totals.items()
             if shard >= total
         ]
@@ -369,11 +379,15 @@ class ShardedDispatcher(Dispatcher):
 
     # Homes ----------------------------------------------------------------------------------------------------------
 
-    def new_id(self) -> str:
-        """Return an id for the shard whose turn it is. Tasks added in the same turn go to one shard, in one call."""
+    def new_id(self, group: str | None = None) -> str:
+        """Return an id for the shard of a group, or for the shard whose turn it is.
+
+        Tasks added in the same turn go to one shard, in one call.
+        """
         self._probe_soon()
-        shard = self._turns.take(self._engine.turns, self._shards)
-        return sharding.write_id(random_id(), shard, self._shards)
+        shards = self._shards
+        shard = self._turns.take(self._engine.turns, shards) if group is None else sharding.home_of(group, shards)
+        return sharding.write_id(random_id(), shard, shards)
 
     def _server_of(self, shard: int) -> Hashable:
         return self.runtime.transport.node_of(self._keys[shard]['pending'])
@@ -527,7 +541,10 @@ class ShardedDispatcher(Dispatcher):
         return answer
 
     async def _add(self, items: Sequence[Item], shard: int) -> list[Answer]:
-        """Enqueue items on their home, unless they are queued on a former one."""
+        """Enqueue items on their home, unless they are queued on a former one.
+
+        `Outcome.AGAIN` is the answer for those whose group has another home by now.
+        """
         command, layout = self._enqueue, self._ready_layout()
         elsewhere: dict[int, list[bytes]] = {}
         if layout.former:
@@ -542,10 +559,16 @@ class ShardedDispatcher(Dispatcher):
                 sharding.clear_former(self._scripts, self._keys[home], layout.generation, ids)
             )
             queued.update({task_id: home for task_id, is_queued in zip(ids, found, strict=True) if is_queued})
-        new = [item for item in items if item[0] not in queued]
+        strays = {item[0] for item in items if _is_astray(item, layout)}
+        new = [item for item in items if item[0] not in queued and item[0] not in strays]
         answers = iter(await self._submit(command, new, shard) if new else ())
         return [
-            await self._replace(item, queued[item[0]], shard) if item[0] in queued else next(answers) for item in items
+            Outcome.AGAIN
+            if item[0] in strays
+            else await self._replace(item, queued[item[0]], shard)
+            if item[0] in queued
+            else next(answers)
+            for item in items
         ]
 
     async def _replace(self, item: Item, former: int, shard: int) -> Answer:
@@ -627,3 +650,10 @@ class ShardedDispatcher(Dispatcher):
 
     def fire_and_forget(self, command: Command, item: Item) -> None:
         self._engine.fire_and_forget(command, [item], self._homes(command, item)[0])
+
+
+def _is_astray(item: Item, layout: Layout) -> bool:
+    """Whether an item's id was drawn for a former home of its group, and has to be drawn again."""
+    group, task_id = group_of(item), item[0]
+    assert isinstance(task_id, bytes)  # noqa: S101 - all items begin with an encoded id
+    return bool(group) and sharding.home_of(group, layout.shards) != sharding.home_of(task_id, layout.shards)

@@ -27,8 +27,10 @@ from torrelque import (
 from torrelque.otel.hooks import Invocation, hooked
 from torrelque.otel.telemetry import (
     DELAY,
+    GROUP,
     MESSAGE_COUNT,
     MESSAGE_ID,
+    PRIORITY,
     REASON,
     Attributes,
     Command,
@@ -45,7 +47,7 @@ __all__ = ('InstrumentedTorrelque',)
 
 CREATE = Command('enqueue', 'create', SpanKind.PRODUCER)
 ENQUEUE = Command('enqueue', 'send', SpanKind.PRODUCER)
-SHARED_OPTIONS = ('task_timeout', 'delay', 'max_dequeues', 'expires_in', 'expires_at', 'on_expiry')
+SHARED_OPTIONS = ('task_timeout', 'delay', 'max_dequeues', 'expires_in', 'expires_at', 'on_expiry', 'group', 'priority')
 """Arguments of `enqueue_many` that apply to items without their own fields."""
 
 DEQUEUE = Command('dequeue', 'receive')
@@ -107,12 +109,10 @@ class InstrumentedTorrelque(Torrelque):
 
     @contextmanager
     def _sending(self, call: Invocation) -> Iterator[None]:
-        headers, delay = call.arguments['headers'], call.arguments['delay']
+        headers = call.arguments['headers']
         command = ENQUEUE if call.arguments['pipeline'] is None else CREATE
         origin = _origin(headers)
-        operation = self._telemetry.start(
-            _kind_for(command, [origin]), {DELAY: delay} if isinstance(delay, (int, float)) else {}, _links([origin])
-        )
+        operation = self._telemetry.start(_kind_for(command, [origin]), _given(call.arguments), _links([origin]))
         if origin is None:
             call.arguments['headers'] = _with_context(headers, _carrier(operation))
         with self._counting_errors(command, 1), operation.calling():
@@ -221,6 +221,16 @@ class InstrumentedTorrelque(Torrelque):
         release_many = hooked(Torrelque.release_many, _settling_many)
         reject = hooked(Torrelque.reject, _settling)
         giveback = hooked(Torrelque.giveback, _settling)
+
+
+def _given(arguments: Mapping[str, Any]) -> Attributes:
+    """Return attributes for arguments of `enqueue`, which are checked later."""
+    delay = arguments['delay']
+    attributes: Attributes = {DELAY: delay} if isinstance(delay, (int, float)) else {}
+    for name, value in ((GROUP, arguments['group']), (PRIORITY, arguments['priority'])):
+        if isinstance(value, str):
+            attributes[name] = value
+    return attributes
 
 
 def _origin(headers: Any) -> SpanContext | None:  # noqa: ANN401 - they are checked later

@@ -45,6 +45,8 @@ MESSAGE_COUNT = 'messaging.batch.message_count'
 ATTEMPT = 'messaging.torrelque.message.delivery_attempt'
 DELAY = 'messaging.torrelque.message.delay'
 REASON = 'messaging.torrelque.message.reject_reason'
+GROUP = 'messaging.torrelque.message.group'
+PRIORITY = 'messaging.torrelque.message.priority'
 
 Attributes = dict[str, str | int | float]
 
@@ -256,7 +258,8 @@ def error_type(error: BaseException) -> str:
 def describe(task: object) -> Attributes:
     """Return the attributes of a claimed task or a task's id."""
     if isinstance(task, Task):
-        return {MESSAGE_ID: str(task.id), ATTEMPT: task.attempt}
+        group: Attributes = {} if task.group is None else {GROUP: task.group}
+        return {MESSAGE_ID: str(task.id), ATTEMPT: task.attempt, **group}
     return {MESSAGE_ID: str(task)} if isinstance(task, str) else {}
 
 

@@ -13,11 +13,12 @@ from redis import Redis, RedisCluster
 from torrelque import queue as asynchronous
 from torrelque.core.auditing import Violation
 from torrelque.core.codec import JSON, Serialiser
-from torrelque.core.commands import EnqueueItem, IfExists, Item, OnExpiry, ReleaseItem, RequeueItem
+from torrelque.core.commands import EnqueueItem, IfExists, Item, OnExpiry, Priority, ReleaseItem, RequeueItem
 from torrelque.core.durability import Durability
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.models import (
     Deadline,
+    GroupInfo,
     Limits,
     Payload,
     Receipt,
@@ -151,6 +152,8 @@ class Torrelque(Generic[Payload]):
         expires_in: float | None = None,
         expires_at: datetime | float | None = None,
         on_expiry: OnExpiry | None = None,
+        group: str | None = None,
+        priority: Priority | None = None,
     ) -> str:
         return self._run(
             self._queue.enqueue(
@@ -167,6 +170,8 @@ class Torrelque(Generic[Payload]):
                 expires_in=expires_in,
                 expires_at=expires_at,
                 on_expiry=on_expiry,
+                group=group,
+                priority=priority,
             )
         )
 
@@ -183,6 +188,8 @@ class Torrelque(Generic[Payload]):
         expires_in: float | None = None,
         expires_at: datetime | float | None = None,
         on_expiry: OnExpiry | None = None,
+        group: str | None = None,
+        priority: Priority | None = None,
     ) -> list[str | Exception]:
         return self._run(
             self._queue.enqueue_many(
@@ -196,6 +203,8 @@ class Torrelque(Generic[Payload]):
                 expires_in=expires_in,
                 expires_at=expires_at,
                 on_expiry=on_expiry,
+                group=group,
+                priority=priority,
             )
         )
 
@@ -279,8 +288,11 @@ class Torrelque(Generic[Payload]):
         task_timeout: float | None = None,
         pipeline: object = None,
         count: bool = True,
+        group: bool = False,
     ) -> None:
-        self._run(self._queue.requeue(task_id, delay, task_timeout=task_timeout, pipeline=pipeline, count=count))
+        self._run(
+            self._queue.requeue(task_id, delay, task_timeout=task_timeout, pipeline=pipeline, count=count, group=group)
+        )
 
     def requeue_many(
         self,
@@ -290,10 +302,11 @@ class Torrelque(Generic[Payload]):
         task_timeout: float | None = None,
         on_progress: Progress | None = None,
         count: bool = True,
+        group: bool = False,
     ) -> list[Exception | None]:
         return self._run(
             self._queue.requeue_many(
-                items, delay=delay, task_timeout=task_timeout, on_progress=on_progress, count=count
+                items, delay=delay, task_timeout=task_timeout, on_progress=on_progress, count=count, group=group
             )
         )
 
@@ -401,12 +414,35 @@ class Torrelque(Generic[Payload]):
         self._run(self._queue.resume())
 
     def limit(
-        self, *, concurrency: int | None = None, rate: tuple[int, float] | None = None, burst: int | None = None
+        self,
+        *,
+        group: str | None = None,
+        concurrency: int | None = None,
+        rate: tuple[int, float] | None = None,
+        burst: int | None = None,
+        weight: int | None = None,
+        ordered: bool | None = None,
+        dead: Literal['hold', 'pass'] | None = None,
+        strict: bool | None = None,
     ) -> None:
-        self._run(self._queue.limit(concurrency=concurrency, rate=rate, burst=burst))
+        self._run(
+            self._queue.limit(
+                group=group,
+                concurrency=concurrency,
+                rate=rate,
+                burst=burst,
+                weight=weight,
+                ordered=ordered,
+                dead=dead,
+                strict=strict,
+            )
+        )
 
-    def limits(self) -> Limits:
-        return self._run(self._queue.limits())
+    def limits(self, group: str | None = None) -> Limits:
+        return self._run(self._queue.limits(group))
+
+    def groups(self) -> Iterator[GroupInfo]:
+        return _Blocking(self._inner, self._queue.groups())
 
     def reshard(self, shards: int) -> bool:
         return self._run(self._queue.reshard(shards))
@@ -522,9 +558,9 @@ class _BlockingShardedDispatcher(ShardedDispatcher):
         assert isinstance(engine, BlockingEngine)  # noqa: S101 - as the runtime has made it
         return engine.crew.lock
 
-    def new_id(self) -> str:
+    def new_id(self, group: str | None = None) -> str:
         with self._lock:
-            return super().new_id()
+            return super().new_id(group)
 
     def _adopt(self, layout: Layout) -> None:
         with self._lock:

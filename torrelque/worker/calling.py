@@ -163,7 +163,7 @@ class HandlerCaller:
                 )
             return events.Cancelled(task)
         if failure.delay is not None:
-            return events.Retried(task, failure.delay, error, failure.counts)
+            return events.Retried(task, failure.delay, error, failure.counts, failure.group)
         delay = self._ask_policy(job, error, job.handler.retry or self._retry)
         shown = None if failure.exit else for_log(raised)
         if delay is None:

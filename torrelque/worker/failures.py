@@ -44,6 +44,8 @@ class Failure(NamedTuple):
     """Delay of the `Retry` that the handler raised, if it did."""
     counts: bool = True
     """Whether the delivery counts as an attempt."""
+    group: bool = False
+    """Whether the group of the task waits as well."""
     exit: SystemExit | KeyboardInterrupt | None = None
     """The exception if the handler raised it to end the process."""
 
@@ -73,6 +75,9 @@ def understand(error: BaseException) -> Failure:
         reason=sendable('; '.join(describe(leaf) for leaf in leaves)[:LONGEST_REASON]),
         delay=None if longest is None else delays[longest],
         counts=longest is None or any(getattr(leaf, 'count', True) is not False for leaf in leaves),
+        group=bool(
+            longest is not None and delays[longest] and any(_attribute(leaf, 'group') is True for leaf in leaves)
+        ),
         exit=ending,
     )
 

@@ -273,7 +273,7 @@ class OutcomeWriter(Generic[J]):
                         task, result=result, result_ttl=self._result_ttl, finished_ttl=self._finished_ttl
                     )
                 case events.Retried(task, delay):
-                    await self._queue.requeue(task, delay, count=outcome.count)
+                    await self._queue.requeue(task, delay, count=outcome.count, group=outcome.group)
                 case events.Rejected(task, reason):
                     await self._queue.reject(task, reason)
                 case events.GivenBack(task) | events.Cancelled(task):  # what is to be cancelled does not go back

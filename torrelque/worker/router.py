@@ -143,6 +143,8 @@ class Kind(Generic[P, R]):
         max_dequeues: int | None = None,
         headers: Mapping[str, str] | None = None,
         time_limit: float | None = None,
+        group: str | None = None,
+        priority: Literal['high', 'normal', 'low'] | None = None,
     ) -> EnqueueItem[Any]:
         """Create an item for :meth:`torrelque.Torrelque.enqueue_many`.
 
@@ -154,12 +156,15 @@ class Kind(Generic[P, R]):
             max_dequeues: Deliveries after which the task becomes a dead letter.
             headers: Strings that travel with the task.
             time_limit: Seconds that the function may take; overrides the limits of the kind and of the worker.
+            group: The group that the task belongs to.
+            priority: The priority of a task without a group.
 
         Returns:
             The item.
         """
         named = {**(headers or {}), KIND: self.name}
-        return EnqueueItem(self._dump(payload), task_timeout, delay, task_id, max_dequeues, named, time_limit)
+        options = (task_timeout, delay, task_id, max_dequeues, named, time_limit)
+        return EnqueueItem(self._dump(payload), *options, group=group, priority=priority)
 
     async def enqueue(
         self,
@@ -178,6 +183,8 @@ class Kind(Generic[P, R]):
         expires_in: float | None = None,
         expires_at: datetime | float | None = None,
         on_expiry: Literal['drop', 'reject'] | None = None,
+        group: str | None = None,
+        priority: Literal['high', 'normal', 'low'] | None = None,
     ) -> str:
         """Add a task of this kind. Arguments, result and errors are those of :meth:`torrelque.Torrelque.enqueue`.
 
@@ -196,6 +203,8 @@ class Kind(Generic[P, R]):
             expires_in: Seconds after which the task is no longer delivered.
             expires_at: The same as a moment: a datetime with a time zone, or a Unix time.
             on_expiry: Whether to ``'drop'`` a task that expires, or to ``'reject'`` it.
+            group: The group that the task belongs to.
+            priority: The priority of a task without a group.
 
         Returns:
             The task's id.
@@ -214,6 +223,8 @@ class Kind(Generic[P, R]):
             expires_in=expires_in,
             expires_at=expires_at,
             on_expiry=on_expiry,
+            group=group,
+            priority=priority,
         )
 
     async def result(self, queue: Torrelque[Any], task_id: str, timeout: float | None = None) -> R:

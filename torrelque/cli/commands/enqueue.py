@@ -35,6 +35,14 @@ class IfExists(Enum):
     REPLACE = 'replace'
 
 
+class Priority(Enum):
+    """Values of ``priority`` in `Torrelque.enqueue`."""
+
+    HIGH = 'high'
+    NORMAL = 'normal'
+    LOW = 'low'
+
+
 class OnExpiry(Enum):
     """Values of ``on_expiry`` in `Torrelque.enqueue`."""
 
@@ -109,6 +117,14 @@ async def enqueue(
         OnExpiry | None,
         typer.Option(show_default=False, help='What to do with an expired task. Defaults to drop.'),
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option('--group', '-g', metavar='NAME', show_default=False, help='The group that the task belongs to.'),
+    ] = None,
+    priority: Annotated[
+        Priority | None,
+        typer.Option(show_default=False, help='The priority of a task without a group. Defaults to normal.'),
+    ] = None,
     header: Annotated[
         list[str] | None,
         typer.Option('--header', '-H', metavar='NAME=VALUE', show_default=False, help='A header; repeatable.'),
@@ -133,6 +149,8 @@ async def enqueue(
         'expires_in': expires_in,
         'on_expiry': None if on_expiry is None else on_expiry.value,
         'if_exists': None if if_exists is None else if_exists.value,
+        'group': group,
+        'priority': None if priority is None else priority.value,
         'headers': parse_headers(header or ()) or None,
     }
     if task not in (None, '-'):

@@ -21,6 +21,7 @@ from torrelque.cli.settings import Settings, UnreadableQueueError, read_stats
 from torrelque.cli.states import (
     STYLES,
     deliveries,
+    groups_text,
     last_change,
     limits_text,
     notes,
@@ -31,7 +32,7 @@ from torrelque.cli.states import (
 )
 from torrelque.cli.units import age
 
-__all__ = ('queues', 'stats', 'tasks', 'workers')
+__all__ = ('groups', 'queues', 'stats', 'tasks', 'workers')
 
 COLUMNS = ('id', 'status', 'changed', 'tries', 'note')
 
@@ -68,6 +69,11 @@ async def stats(settings: Settings) -> None:
         out.print(f'The queue is {pause_text(counts.paused)}.', style='yellow', soft_wrap=True)
     if limits := limits_text(counts.limits):
         out.print(f'The queue has limits: {limits}.', soft_wrap=True)
+    if counts.pending_high or counts.pending_low:
+        levels = f'{counts.pending_high:,} have high priority, {counts.pending_low:,} low priority'
+        out.print(f'Of the pending tasks, {levels}.')
+    if counts.groups is not None:
+        out.print(f'The queue has {groups_text(counts.groups)}.', soft_wrap=True)
     if counts.oldest_pending_age is not None:
         out.print(f'The oldest pending task was enqueued {age(counts.oldest_pending_age)} ago.')
 
@@ -132,6 +138,40 @@ async def workers(settings: Settings) -> None:
         times = age(now - worker.since), f'{age(now - worker.seen)} ago'
         table.add_row(printable(worker.name), printable(worker.host), f'{worker.pid}', times[0], busy, times[1])
     print_table(table, cut=0)
+
+
+async def groups(
+    settings: Settings,
+    *,
+    waiting: Annotated[bool, typer.Option('--waiting', help='Only groups with waiting tasks.')] = False,
+) -> None:
+    """List the groups that have waiting or claimed tasks, in no particular order.
+
+    Groups are read in bounded steps while the queue is in use. A group is ready if
+    a consumer can take its next task; blocked if as many of its tasks run as may;
+    held if it waits for its rate, for a task that is tried again, or for a dead
+    letter; and idle if no task of it waits.
+    """
+    async with settings.open_known_queue() as queue:
+        now, count = await queue.get_server_time(), 0
+        async for group in queue.groups():
+            if waiting and not group.waiting:
+                continue
+            if settings.json:
+                print_json(group._asdict(), flush=False)
+            else:
+                if not count:
+                    _print_group('group', 'waiting', 'working', 'state', '')
+                note = '' if group.since is None else f'for {age(now - group.since)}'
+                note = note if group.until is None else f'for {age(group.until - now)} more'
+                _print_group(printable(group.name), f'{group.waiting:,}', f'{group.working:,}', group.state, note)
+            count += 1
+    if not count and not settings.json:
+        errors().print('no such groups', style='dim')
+
+
+def _print_group(name: str, waiting: str, working: str, state: str, note: str) -> None:
+    print_line(f'{name:32}  {waiting:>9}  {working:>7}  {state:7}  {note}'.rstrip(), flush=False)
 
 
 async def tasks(

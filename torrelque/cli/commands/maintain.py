@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from enum import Enum
+from typing import Annotated, Any
 
 import anyio
 import typer
@@ -16,6 +17,13 @@ from torrelque.cli.settings import Settings
 from torrelque.cli.states import limits_text
 
 __all__ = ('audit', 'delete', 'limit', 'pause', 'reshard', 'resume', 'sweep')
+
+
+class Dead(Enum):
+    """Values of ``dead`` in `Torrelque.limit`."""
+
+    HOLD = 'hold'
+    PASS = 'pass'  # noqa: S105 - no password
 
 
 async def pause(
@@ -68,6 +76,12 @@ async def resume(settings: Settings) -> None:
 async def limit(
     settings: Settings,
     *,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            '--group', '-g', metavar='NAME', show_default=False, help="A group; '*' is the default for each group."
+        ),
+    ] = None,
     concurrency: Annotated[
         int | None, typer.Option(metavar='N', show_default=False, help='How many tasks may run at once.')
     ] = None,
@@ -79,25 +93,55 @@ async def limit(
         int | None,
         typer.Option(metavar='N', show_default=False, help='With --rate: how many may start at once.'),
     ] = None,
-    none: Annotated[bool, typer.Option('--none', help='Remove all limits.')] = False,
+    weight: Annotated[
+        int | None,
+        typer.Option(
+            metavar='N', show_default=False, help='With --group: its share, compared with that of other groups.'
+        ),
+    ] = None,
+    ordered: Annotated[
+        bool | None,
+        typer.Option(
+            '--ordered/--unordered', show_default=False, help='With --group: whether one task runs at a time, in order.'
+        ),
+    ] = None,
+    dead: Annotated[
+        Dead | None,
+        typer.Option(show_default=False, help='With --group: whether dead letters hold the group. Defaults to pass.'),
+    ] = None,
+    strict: Annotated[
+        bool | None,
+        typer.Option('--strict', show_default=False, help='Serve a lower priority only if no higher one waits.'),
+    ] = None,
+    none: Annotated[bool, typer.Option('--none', help='Remove all limits of the queue, or of the group.')] = False,
 ) -> None:
-    """Set the limits of the queue, or show them.
+    """Set the limits of the queue or of a group, or show them.
 
     The limits hold for all consumers together, and survive restarts. Each call
     sets all limits: those that it does not name are removed. Running tasks continue.
+    What the limits of a group do not name is as in the default of each group.
     """
-    given = (concurrency, rate, burst) != (None, None, None)
-    parsed = None if rate is None else parse_rate(rate)
+    options: dict[str, Any] = {
+        'concurrency': concurrency,
+        'rate': None if rate is None else parse_rate(rate),
+        'burst': burst,
+        'weight': weight,
+        'ordered': ordered,
+        'dead': None if dead is None else dead.value,
+        'strict': strict,
+    }
+    given = any(value is not None for value in options.values())
     if given and none:
-        raise Refusal('--none goes with no other option', Exit.USAGE)
+        raise Refusal('--none goes with no option but --group', Exit.USAGE)
     async with settings.open_known_queue() as queue:
         if given or none:
-            await queue.limit(concurrency=concurrency, rate=parsed, burst=burst)
-        limits = await queue.limits()
+            await queue.limit(group=group, **options)
+        limits = await queue.limits(group)
     if settings.json:
-        print_json({'queue': settings.queue, **limits._asdict()})
+        print_json({'queue': settings.queue, 'group': group, **limits._asdict()})
     else:
-        print_line(f'queue {printable(settings.queue)}: {limits_text(limits) or "no limits"}')
+        of = '' if group is None else f', group {printable(group)}'
+        print_line(f'queue {printable(settings.queue)}{of}: {limits_text(limits) or "no limits"}')
 
 
 async def sweep(settings: Settings) -> None:

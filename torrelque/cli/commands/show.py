@@ -79,6 +79,8 @@ def _print(queue: str, task: TorrelqueTask, now: float, holder: str | None) -> N
     facts.add_row('status', Text(name_of(state.status), style=STYLES[state.status]))
     if holder is not None:
         facts.add_row('held by', printable(holder))
+    for name, value in _line(state):
+        facts.add_row(name, printable(value))
     if state.reason is not None:
         facts.add_row('reason', printable(state.reason))
     facts.add_row('tries', deliveries(state))
@@ -101,6 +103,13 @@ def _print(queue: str, task: TorrelqueTask, now: float, holder: str | None) -> N
             encoding, text = render(data)
             out.print(f'{name} ({encoding})', style='dim')
             out.print(Text('\n'.join(f'  {line}' for line in text.splitlines())), soft_wrap=True)
+
+
+def _line(state: TorrelqueTaskState) -> list[tuple[str, str]]:
+    """Return the group or the priority of a task, if it has one."""
+    if state.group is not None:
+        return [('group', state.group)]
+    return [] if state.priority == 'normal' else [('priority', state.priority)]
 
 
 def _history(task: TorrelqueTask) -> list[tuple[float, str]]:

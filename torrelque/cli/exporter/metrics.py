@@ -10,7 +10,7 @@ from typing import NamedTuple
 import anyio
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from torrelque import Limits, Torrelque, TorrelqueError, TorrelqueQueueStats, Transport, WorkerInfo
+from torrelque import GroupCounts, Limits, Torrelque, TorrelqueError, TorrelqueQueueStats, Transport, WorkerInfo
 from torrelque import queues as find_queues
 from torrelque.cli.output import errors
 from torrelque.cli.presence import try_workers
@@ -184,11 +184,31 @@ def families(found: Mapping[str, Found | None] | None, begun: float) -> Iterator
         'How many deliveries of the queue may take place per second, if that is limited.',
         {name: each.rate[0] / each.rate[1] for name, each in limits.items() if each.rate is not None},
     )
+    yield from _lines(known)
     for total, description in TOTALS.items():
         counter = CounterMetricFamily(f'torrelque_{total}', description, labels=('queue',))
         for name, stats in known.items():
             counter.add_metric((name,), getattr(stats, f'total_{total}'))
         yield counter
+
+
+def _lines(known: Mapping[str, TorrelqueQueueStats]) -> Iterator[Metric]:
+    """Yield metrics of priorities and groups. A group has no series of its own, as there may be any number of them."""
+    priorities = GaugeMetricFamily(
+        'torrelque_pending', 'Pending tasks by priority; those in groups are normal.', labels=('queue', 'priority')
+    )
+    for name, stats in known.items():
+        high, low = stats.pending_high, stats.pending_low
+        for priority, count in (('high', high), ('normal', max(0, stats.pending - high - low)), ('low', low)):
+            priorities.add_metric((name, priority), count)
+    yield priorities
+    groups = GaugeMetricFamily(
+        'torrelque_groups', 'Groups with waiting tasks, by what their next task waits for.', labels=('queue', 'state')
+    )
+    for name, stats in known.items():
+        for state, count in (stats.groups or GroupCounts(0, 0, 0))._asdict().items():
+            groups.add_metric((name, state), count)
+    yield groups
 
 
 def _gauge(name: str, description: str, values: Mapping[str, float]) -> Metric:

@@ -52,7 +52,7 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f'{__name__}.{module}'
-        for module in ('support', 'transport', 'producing', 'consuming', 'claims', 'observing', 'crowds')
+        for module in ('support', 'transport', 'producing', 'consuming', 'grouping', 'claims', 'observing', 'crowds')
     )
 )
 

@@ -13,7 +13,7 @@ import pytest
 from torrelque import Client
 from torrelque.core.codec import TorrelqueTaskSerialiser
 from torrelque.core.commands import EnqueueItem
-from torrelque.core.models import Task, TaskId, TorrelqueTaskStatus
+from torrelque.core.models import Limits, Task, TaskId, TorrelqueTaskStatus
 from torrelque.errors import TorrelqueLeaseLostError, TorrelqueLookupError, TorrelqueTimeoutError
 from torrelque.queue import Torrelque
 from torrelque.testing.conformance.support import PATIENCE, OnQueue, eventually, unique
@@ -55,7 +55,7 @@ class ConsumingConformance(OnQueue):
         await queue.release_many(held)
         assert len(await queue.dequeue_nowait(max_tasks=5)) == 1
         await queue.limit(concurrency=2)
-        assert await queue.limits() == (await queue.get_queue_stats()).limits == (2, None, None)
+        assert await queue.limits() == (await queue.get_queue_stats()).limits == Limits(2)
         assert len(await queue.dequeue_nowait(max_tasks=5)) == 1
         await queue.limit()
         assert len(await queue.dequeue_nowait(max_tasks=5)) == 1

@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from torrelque import TorrelqueTaskStatus
 from torrelque.cli.output import printable
-from torrelque.cli.states import limits_text, pause_text
+from torrelque.cli.states import groups_text, limits_text, pause_text
 from torrelque.cli.top.monitor import Watched
 from torrelque.cli.top.sampling import History, bars
 from torrelque.cli.top.styles import CALM, IN, OUT, STATUS, WARN
@@ -66,6 +66,8 @@ def _title(watched: Watched) -> Text:
         title.append(f'  {pause_text(watched.stats.paused)}', style=WARN)
     if watched.stats is not None and (limits := limits_text(watched.stats.limits)):
         title.append(f'  {limits}', style=CALM)
+    if watched.stats is not None and (groups := groups_text(watched.stats.groups)):
+        title.append(f'  {groups}', style=CALM)
     workers = watched.workers
     if workers:
         running, slots = (sum(each) for each in zip(*((one.running, one.concurrency) for one in workers), strict=True))

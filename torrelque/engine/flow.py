@@ -1,0 +1,178 @@
+"""Flow control: pauses and limits of a queue and of its groups. The part of the public queue class for them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Literal
+
+from torrelque.core import checks, flow, groups
+from torrelque.core.backoff import Backoff
+from torrelque.core.commands import Outcome, cap
+from torrelque.core.keys import Keys
+from torrelque.core.models import GroupInfo, Limits
+from torrelque.engine.dispatch import Dispatcher
+from torrelque.engine.listing import Listing
+from torrelque.engine.runtime import Runtime
+from torrelque.errors import TorrelqueTimeoutError, TorrelqueTypeError, TorrelqueUsageError, TorrelqueValueError
+
+__all__ = ('FlowControl',)
+
+IDLE_BACKOFF = Backoff(0.02, 0.5)
+"""Pauses between looks at a paused queue, until no task is claimed."""
+
+
+class FlowControl:
+    """The methods of `torrelque.Torrelque` that pause a queue, and limit it and its groups."""
+
+    queue: str
+    max_rejected: int | None
+    _runtime: Runtime
+    _dispatcher: Dispatcher
+
+    async def pause(
+        self,
+        reason: str | None = None,
+        *,
+        until: datetime | float | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Pause the queue for all consumers: from now on nobody is given a task, until it is resumed.
+
+        Running tasks go on, and so does enqueueing. The pause is kept on the server, so it survives restarts.
+        Consumers of 0.9 ignore it. A later call replaces the end. Safe to cancel and to repeat.
+
+        Args:
+            reason: Is shown wherever the queue is. None keeps the reason of a pause in force.
+            until: When the pause ends, by the server's clock: a datetime with a time zone, or a Unix time. None
+                lasts until `resume`.
+            wait: Return once no task is claimed any more.
+            timeout: Seconds to wait at most. None or 0 sets no limit.
+
+        Raises:
+            TorrelqueTypeError: An argument has a bad type. Nothing was changed, as with the next one.
+            TorrelqueValueError: An argument has a bad value, such as an end in the past.
+            TorrelqueTimeoutError: Tasks were still claimed after ``timeout``. The queue stays paused.
+            TorrelqueUsageError: The queue was resumed, or the pause ended, before the wait was over.
+        """
+        item = flow.pause_item(reason, until)
+        if timeout is not None and not wait:
+            raise TorrelqueTypeError(f'timeout is of wait=True, got timeout={timeout!r} and wait={wait!r}')
+        seconds = checks.check_wait('timeout', timeout)
+        waits = checks.check_flag('wait', wait)
+        if await self._dispatcher.change_flow(item) is not Outcome.OK:
+            raise TorrelqueValueError(f'until must be in the future by the clock of the server, got {until!r}')
+        if waits:
+            await self._wait_until_idle(seconds)
+
+    async def _wait_until_idle(self, seconds: float) -> None:
+        """Wait until no task is claimed, while the queue is paused."""
+        now, scripts = self._runtime.transport.now, self._runtime.scripts
+        deadline, rounds = now() + seconds, 0
+        while True:
+            loads = await self._dispatcher.each(lambda keys: flow.load(scripts, keys, *cap(self.max_rejected)))
+            working = sum(load.working for load in loads)
+            if not working:
+                return
+            if any(load.pause is None for load in loads):
+                raise TorrelqueUsageError(f'queue {self.queue!r} was resumed while {working} tasks were still claimed')
+            left = deadline - now()
+            if left <= 0:
+                raise TorrelqueTimeoutError(
+                    f'{working} tasks were still claimed after {seconds:g} s; the queue stays paused'
+                )
+            rounds += 1
+            await self._runtime.engine.rest(min(left, IDLE_BACKOFF.pause(rounds, lambda: 0.0)))
+
+    async def resume(self) -> None:
+        """End a pause: consumers take tasks again, within milliseconds. Safe to cancel and to repeat."""
+        await self._dispatcher.change_flow(flow.RESUME)
+
+    async def limit(
+        self,
+        *,
+        group: str | None = None,
+        concurrency: int | None = None,
+        rate: tuple[int, float] | None = None,
+        burst: int | None = None,
+        weight: int | None = None,
+        ordered: bool | None = None,
+        dead: Literal['hold', 'pass'] | None = None,
+        strict: bool | None = None,
+    ) -> None:
+        """Limit how many tasks may run at once, and how many may start in a time: of the whole queue, or of a group.
+
+        Each call sets all limits of the queue or of the group: those that it does not name are removed. They hold
+        for all consumers on all machines, are kept on the server and survive restarts. A lower limit stops no
+        running task. Consumers of 0.9 ignore limits. With shards, each has its share of the limits of the whole
+        queue, but at least 1; those of a group hold exactly. Safe to cancel and to repeat.
+
+        Args:
+            group: The group to limit; ``'*'`` sets the default for each group. What a group's own limits do not
+                name is as in the default. None limits the whole queue; those limits hold in addition.
+            concurrency: How many tasks may be claimed at once. None sets no limit. A group with 0 is paused. To let
+                none of the queue start, use `pause`.
+            rate: How many deliveries in how many seconds, such as ``(100, 60)``. Every delivery counts, also
+                that of a retry; a task that is given back does not. After a burst, one task may start every
+                seconds/deliveries. None sets no limit.
+            burst: How many tasks may start at once when none has started for a while. 1 spaces them evenly. None
+                is the number of deliveries of ``rate``.
+            weight: Of a group, from 1 to 1000: its share of the deliveries compared with that of other groups
+                with waiting tasks. None is 1, which is also the weight of all tasks without a group together.
+            ordered: Of a group: whether its tasks run one at a time, in the order in which they were enqueued or
+                became due. A task that is tried again keeps its place, and the group waits for it.
+            dead: Of a group: ``'hold'`` lets it wait after a task has become a dead letter, until all of them are
+                redriven or purged. ``'pass'``, the default, lets it go on.
+            strict: Of the whole queue: deliver no task of a lower priority while one of a higher priority waits.
+                None or False serve high, normal and low 16:4:1.
+
+        Raises:
+            TorrelqueTypeError: An argument has a bad type. Nothing was changed, as with the next one.
+            TorrelqueValueError: An argument has a bad value, or is not of the whole queue, or not of a group.
+        """
+        if group is None:
+            for name, value in (('weight', weight), ('ordered', ordered), ('dead', dead)):
+                if value is not None:
+                    raise TorrelqueValueError(f'{name} is of a group, got {name}={value!r} and group=None')
+            await self._dispatcher.change_flow(flow.limits_item(concurrency, rate, burst, strict))
+        else:
+            if strict is not None:
+                raise TorrelqueValueError(f'strict is of the whole queue, got strict={strict!r} and group={group!r}')
+            await self._dispatcher.limit_group(
+                groups.limits_item(group, concurrency, rate, burst, weight, ordered, dead)
+            )
+
+    async def limits(self, group: str | None = None) -> Limits:
+        """Return the limits of the queue as `limit` set them, or those in force for a group.
+
+        Args:
+            group: The group; ``'*'`` for the default of each group. None for the whole queue.
+
+        Raises:
+            TorrelqueTypeError: ``group`` is not a string.
+            TorrelqueValueError: It cannot be the name of a group.
+        """
+        if group is None:
+            return flow.limits_of(await self._dispatcher.read_flow())
+        name = group if group == checks.EVERY_GROUP else checks.check_group('group', group)
+        return await self._dispatcher.read_first(lambda keys: groups.read_group_limits(keys, name))
+
+    def groups(self) -> AsyncIterator[GroupInfo]:
+        """Iterate over the groups that have waiting or claimed tasks, each once, in no particular order.
+
+        Works in bounded steps while the queue is in use. A group that changes its state meanwhile may be
+        missing. You can stop iterating at any point.
+        """
+        known: set[str] = set()
+
+        async def sources() -> list[tuple[Keys, str]]:
+            return [(keys, place) for keys in await self._dispatcher.keys() for place in groups.PLACES]
+
+        async def page(source: tuple[Keys, str], cursor: bytes) -> tuple[bytes, list[GroupInfo]]:
+            cursor, found = await self._runtime.engine.run(groups.list_groups(self._runtime.scripts, *source, cursor))
+            new = [info for info in found if info.name not in known]
+            known.update(info.name for info in new)
+            return cursor, new
+
+        return Listing(sources, page)
