@@ -23,7 +23,7 @@ from tests.pasted import run_pytest
 from tests.servers import Server
 from tests.test_docs import DOCS, blocks
 from tests.transports.settings import CLIENTS
-from torrelque import Torrelque, TorrelqueLookupError, TorrelqueReplyError, Worker, shards_of
+from torrelque import Limits, Torrelque, TorrelqueLookupError, TorrelqueReplyError, Worker, shards_of
 from torrelque.cli.app import app
 from torrelque.testing import MemoryServer, MemoryTransport, VirtualClock
 
@@ -380,6 +380,30 @@ def test_the_probe_for_kubernetes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert status == 1
         assert re.fullmatch(r'torrelque: process \d+ is stuck: its event loop has not run for 1m\w*\n', said)
     assert check() == (1, 'torrelque: no worker runs here\n')
+
+
+# Groups and priorities ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+async def test_groups_and_priorities(capsys: pytest.CaptureFixture[str]) -> None:
+    names = await run_shown('groups')
+    async with Torrelque(MemoryTransport(), queue='q') as queue:
+        for number in range(3):
+            await names['order_came'](queue, 'acme', {'number': number})
+        await names['weigh'](queue)
+        await names['set_limits'](queue)
+        assert await queue.limits('acme') == Limits(5, (100, 60.0), 100)
+        await names['set_order'](queue)
+        await queue.limit(group='acme')
+        await names['changed'](queue, 17, {'account': 17})
+        tasks = await queue.dequeue_nowait(max_tasks=9)
+        assert {task.group for task in tasks} == {'acme', 'account:17'}
+        await names['show'](queue)
+        assert capsys.readouterr().out.startswith('acme blocked 2 1 ')
+        for mail in (False, True):
+            await names['send'](queue, {'mail': mail}, mail)
+        assert [task.data for task in await queue.dequeue_nowait(max_tasks=2)] == [{'mail': True}, {'mail': False}]
 
 
 # Recipes --------------------------------------------------------------------------------------------------------------

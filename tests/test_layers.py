@@ -330,6 +330,7 @@ OTHERWISE_TESTED = {
     'cli/commands/supervisor.py': 'cli/commands/test_worker.py',
     'core/sharding/auditing.py': 'queue/test_audit.py',
     'django': 'django/test_backend.py',
+    'engine/flow.py': 'queue/test_limits.py',
     'engine/sharded.py': 'queue/sharding/test_shards.py',
     'otel/queue.py': 'otel/test_producing.py',
     'otel/telemetry.py': 'otel/test_consuming.py',

@@ -98,10 +98,17 @@ async def test_each_role_can_do_its_work(nodes: Sequence[Server]) -> None:
         assert await operator.redrive() == 2
         assert await operator.sweep() == (0, 0, 0)
         assert await operator.audit() == []
+        await operator.limit(group='*', concurrency=1)
+        await producer.enqueue_many(range(2), group='g')
+        (grouped,) = [task for task in await consumer.dequeue_nowait(max_tasks=9) if task.group]
+        assert [info.state async for info in observer.groups()] == ['blocked']
+        await operator.limit(group='*')
+        await consumer.giveback(grouped)
+        await operator.limit(group='g', weight=2)
         assert await operator.reshard(5) is False  # results are where they were
         assert (await observer.get_task_state('a')).result == 'done'
         await producer.enqueue('data', task_id='b')
-        assert len(await consumer.dequeue_nowait(max_tasks=9)) == 5
+        assert len(await consumer.dequeue_nowait(max_tasks=9)) == 3
         await consumer.requeue('b')
         await operator.cancel('b')
     elsewhere = {('operator', f'{QUEUE}:delayed'), ('operator', f'{{{QUEUE}}}:delayed')}

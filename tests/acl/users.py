@@ -95,8 +95,10 @@ _ROLE_OF_SCRIPT = {
         ('claim', 'release', 'requeue', 'reject', 'giveback', 'extend', 'progress', 'settle', 'tick', 'announce'),
         'consumer',
     ),
-    **dict.fromkeys(('stats', 'page', 'workers'), 'observer'),
-    **dict.fromkeys(('cancel', 'redrive', 'purge', 'sweep', 'undequeue', 'inspect', 'repair', 'flow'), 'operator'),
+    **dict.fromkeys(('stats', 'page', 'workers', 'groups'), 'observer'),
+    **dict.fromkeys(
+        ('cancel', 'redrive', 'purge', 'sweep', 'undequeue', 'inspect', 'repair', 'flow', 'regulate'), 'operator'
+    ),
 }
 _ROLE_OF_COMMAND = {
     **dict.fromkeys(('HGET', 'HMGET', 'ZSCORE', 'TIME'), 'observer'),

@@ -16,6 +16,7 @@ import pytest
 from tests.queue.transports import runs
 from torrelque import (
     EnqueueItem,
+    Limits,
     Torrelque,
     TorrelqueConnectionError,
     TorrelqueExistsError,
@@ -112,9 +113,33 @@ async def replaces(stage: Stage) -> None:
     for delay in (None, 60, 60, None):
         await stage.queue.enqueue('b', task_id='1', delay=delay, replace=True)
     assert (await stage.others.get_queue_stats())[:4] == (1, 1, 0, 0)
+    for line in ({'priority': 'low'}, {'group': 'g'}, {'group': 'g', 'delay': 60}, {'group': 'h'}, {}):
+        await stage.queue.enqueue('b', task_id='1', replace=True, **line)
+    assert (await stage.others.get_queue_stats())[:4] == (1, 1, 0, 0)
     await stage.others.reject(await stage.others.dequeue(20), 'why')
     with pytest.raises(TorrelqueExistsError):
         await stage.queue.enqueue('c', task_id='1', replace=True)
+
+
+async def enqueues_in_lines(stage: Stage) -> None:
+    await stage.others.limit(group='blocked', concurrency=1)
+    await stage.others.limit(group='held', rate=(1, 3600))
+    await stage.others.limit(group='dead', dead='hold')
+    for group in ('blocked', 'held', 'dead', 'ready'):
+        await stage.others.enqueue('a', group=group)
+    _, dead, held, ready = await stage.others.dequeue(20, max_tasks=4)
+    await stage.others.release_many([held, ready])
+    await stage.others.reject(dead, 'why')
+    await stage.queue.enqueue_many(['a', 'b'], group='ready')
+    for group in ('blocked', 'held', 'dead', 'new'):
+        await stage.queue.enqueue('b', group=group)
+    await stage.queue.enqueue('c', group='new', delay=60)
+    await stage.queue.enqueue('d', priority='high')
+    await stage.queue.enqueue('e', priority='low')
+    assert (await stage.others.get_queue_stats()).groups == (2, 1, 2)
+    for _ in range(9):
+        await stage.others.dequeue_nowait()
+    await stage.queue.enqueue('f', group='blocked')  # none can be taken: the script looks at what comes next
 
 
 # Consumer -------------------------------------------------------------------------------------------------------------
@@ -223,6 +248,47 @@ async def counts(stage: Stage) -> None:
     assert (await stage.queue.get_queue_stats()).pending == 1
 
 
+async def serves_groups(stage: Stage) -> None:
+    await stage.others.limit(group='ordered', ordered=True, dead='hold')
+    await stage.others.limit(group='rated', rate=(1, 0.05))
+    for group in ('ordered', 'rated', 'plain'):
+        await stage.others.enqueue_many(range(6), group=group)
+    stage.command('HSET', 'q:counters', 'recheck', 'blocked 0')  # as if the caller of `limit` had been cancelled
+    ordered, plain, rated = await stage.queue.dequeue_nowait(max_tasks=3)
+    await stage.queue.requeue(ordered, 0.001)
+    await stage.queue.requeue(plain, 0.001, group=True)
+    await stage.queue.giveback(rated)
+    await anyio.sleep(0.002)
+    for end in (stage.queue.giveback, stage.queue.release, lambda task: stage.queue.reject(task, 'why')):
+        for task in await stage.queue.dequeue_nowait(max_tasks=2):
+            await end(task)
+    assert len(await stage.queue.dequeue_nowait(max_tasks=2)) == 2
+    stage.network.lose = 'claim'
+    with pytest.raises(TorrelqueConnectionError):
+        await stage.queue.dequeue_nowait(max_tasks=9)
+
+
+async def serves_priorities(stage: Stage) -> None:
+    for priority in ('low', 'normal', 'high'):
+        await stage.others.enqueue_many([priority] * 3, priority=priority)
+    tasks = await stage.queue.dequeue_nowait(max_tasks=6)
+    for task in tasks:
+        await (stage.queue.giveback(task) if task.data == 'high' else stage.queue.requeue(task))
+    assert (await stage.others.get_queue_stats())[:4] == (9, 9, 0, 0)
+
+
+async def takes_back_groups(stage: Stage) -> None:
+    await stage.others.limit(group='g', ordered=True, dead='hold')
+    await stage.others.enqueue_many(['a', 'b'], group='g', task_timeout=0.001)
+    await stage.others.enqueue('late', group='h', expires_in=0.001)
+    await stage.others.enqueue('due', group='h', delay=0.001)
+    await stage.others.enqueue('last', group='i', task_timeout=0.001, max_dequeues=1)
+    await stage.queue.dequeue_nowait(max_tasks=3)
+    await anyio.sleep(0.002)
+    assert 'a' in [task.data for task in await stage.queue.dequeue_nowait(max_tasks=9)]
+    assert (await stage.others.get_queue_stats()).rejected == 1
+
+
 async def hears(stage: Stage) -> None:
     """Of tasks that are cancelled. Another channel keeps the connection, so that one has to be left alone."""
     await stage.others.enqueue('a', task_id='a')
@@ -259,6 +325,21 @@ async def looks(stage: Stage) -> None:
     assert [worker.id async for worker in stage.queue.workers()] == ['w']
     await stage.others.schedule('x', 1, every=60)
     assert [each.id async for each in stage.queue.schedules()] == ['x']
+
+
+async def looks_at_groups(stage: Stage) -> None:
+    await stage.others.limit(group='g', concurrency=1)
+    await stage.others.limit(group='h', rate=(1, 3600))
+    for group in 'ghi':
+        await stage.others.enqueue_many(['a', 'b'], group=group)
+    await stage.others.enqueue('a', priority='low')
+    await stage.others.enqueue('a', group='j')
+    tasks = await stage.others.dequeue_nowait(max_tasks=5)
+    assert len(tasks) == 5
+    infos = {info.name: info.state async for info in stage.queue.groups()}
+    assert infos == {'g': 'blocked', 'h': 'held', 'i': 'ready', 'j': 'idle'}
+    assert await stage.queue.limits('g') == Limits(1)
+    assert (await stage.queue.get_queue_stats()).groups == (1, 1, 1)
 
 
 async def watches(stage: Stage) -> None:
@@ -423,8 +504,59 @@ async def limits(stage: Stage) -> None:
     (task,) = await stage.others.dequeue_nowait(max_tasks=4)
     await stage.others.giveback(task)
     await stage.others.enqueue('b')
-    assert await stage.queue.limits() == (1, (3, 3600.0), 3)
+    assert await stage.queue.limits() == Limits(1, (3, 3600.0), 3)
     await stage.queue.limit()
+
+
+async def limits_groups(stage: Stage) -> None:
+    for group in 'ab':
+        await stage.others.enqueue_many(range(4), group=group)
+    await stage.others.enqueue('later', delay=60)
+    stage.network.repeat = True
+    await stage.queue.limit(group='*', concurrency=1)
+    await stage.queue.limit(group='a', rate=(1, 3600), dead='hold')
+    stage.network.repeat = False
+    tasks = await stage.others.dequeue_nowait(max_tasks=9)
+    await stage.queue.limit(group='*', concurrency=2, rate=(1, 3600))
+    await stage.queue.limit(group='a')
+    await stage.queue.limit(group='*')
+    assert (await stage.queue.limits('a'), len(tasks)) == (Limits(), 2)
+
+
+async def moves_tasks_of_groups(stage: Stage) -> None:
+    await stage.others.limit(group='g', ordered=True, dead='hold')
+    await stage.others.enqueue_many(range(3), group='g')
+    cancelled = await stage.others.enqueue('cancelled', group='g')
+    low = await stage.others.enqueue('low', priority='low')
+    for task_id in (cancelled, low):
+        await stage.queue.cancel(task_id)
+    for _ in range(2):
+        (task,) = await stage.others.dequeue_nowait()
+        await stage.others.reject(task, 'why')
+        await stage.queue.redrive()
+    (task,) = await stage.others.dequeue_nowait()
+    await stage.others.reject(task, 'why')
+    assert await stage.queue.purge(older_than=0) == 1
+    items = [EnqueueItem('stale', group='h', task_timeout=0.001), EnqueueItem('due', group='h', delay=0.001)]
+    await stage.others.enqueue_many([*items, EnqueueItem('late', group='i', expires_in=0.001)])
+    await stage.others.dequeue_nowait(max_tasks=2)
+    await anyio.sleep(0.002)
+    await stage.queue.sweep()
+
+
+async def audits_groups(stage: Stage) -> None:
+    await stage.others.limit(group='held', rate=(1, 3600))
+    for group in ('held', 'ready'):
+        await stage.others.enqueue_many(range(4), group=group)
+    await stage.others.enqueue_many(['a', 'b'], priority='low')
+    await stage.others.dequeue_nowait(max_tasks=3)
+    assert await stage.queue.audit(repair=True) == []
+    for words in ('ZREM q:groups ready', 'ZADD q:groups:blocked 1 nobody', 'SADD q:groups:working:ready ghost'):
+        stage.command(*words.split())
+    await stage.queue.audit(repair=True)
+    assert await stage.queue.audit() == []
+    await stage.queue.delete(force=True)
+    assert stage.command('KEYS', 'q:*') == []
 
 
 async def deletes(stage: Stage) -> None:
@@ -456,12 +588,15 @@ async def deletes(stage: Stage) -> None:
 
 
 WORKS: Mapping[str, Sequence[Work]] = {
-    'producer': (enqueues, enqueues_again, enqueues_beside_schedules),
+    'producer': (enqueues, enqueues_again, enqueues_in_lines, enqueues_beside_schedules),
     'consumer': (
         claims,
         ends_what_expired,
         ends_claims,
         takes_back,
+        serves_groups,
+        serves_priorities,
+        takes_back_groups,
         loses_a_reply,
         waits,
         announces,
@@ -469,13 +604,16 @@ WORKS: Mapping[str, Sequence[Work]] = {
         fires,
         hears,
     ),
-    'observer': (looks, watches),
+    'observer': (looks, looks_at_groups, watches),
     'operator': (
         cancels,
         sweeps,
         sweeps_what_expired,
         pauses,
         limits,
+        limits_groups,
+        moves_tasks_of_groups,
+        audits_groups,
         unschedules,
         works_off_dead_letters,
         audits,

@@ -135,3 +135,17 @@ def test_an_error_is_raised_before_anything_else_is_sent() -> None:
     batch = next(operation)
     with pytest.raises(TorrelqueReplyError, match='NOPERM'):
         operation.send([TorrelqueReplyError('NOPERM no')] * len(batch))
+
+
+def test_tasks_of_groups_and_levels_are_found_where_they_wait(watched: Watched) -> None:
+    watched.command('HSET', KEYS['counters'], 'uses', 'gh')
+    for task_id, field, value, key in (
+        ('a', 'group', 'g', KEYS.of_groups('pending') + b':g'),
+        ('b', 'level', 'high', KEYS['pending'] + b':high'),
+        ('c', 'level', 'low', KEYS['pending'] + b':low'),
+    ):
+        watched.add(task_id, listed=False)
+        watched.command('HSET', KEYS.state(task_id), field, value)
+        watched.command('LPUSH', key, task_id)
+    assert watched.audit() == []
+    assert {args[0] for args in watched.made('inspect')} == {'shallow'}, 'nobody was looked for in the lists'

@@ -65,8 +65,8 @@ def test_release_items_keep_results_in_whole_milliseconds_but_at_least_one() -> 
 
 
 def test_the_other_items() -> None:
-    assert requeue_item(RECEIPT, None, None)[3:] == ('', '', '')
-    assert requeue_item(RECEIPT, 2, 60, count=False)[3:] == ('2.000000', '60', 1)
+    assert requeue_item(RECEIPT, None, None)[3:] == ('', '', '', '')
+    assert requeue_item(RECEIPT, 2, 60, count=False, group=True)[3:] == ('2.000000', '60', 1, 'group')
     assert progress_item(RECEIPT, 1, 3, 'né')[3:] == ('1 3 né'.encode(),)
     assert progress_item(RECEIPT, 0.5, None, None)[3:] == (b'0.5 - ',)
     assert reject_item(RECEIPT, 'né')[3:] == ('né'.encode(), '')

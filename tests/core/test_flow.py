@@ -42,6 +42,8 @@ def test_an_end_that_is_none(bad: Any) -> None:  # noqa: ANN401 - on purpose
         ((50, None, None), b'50 - - -', Limits(50)),
         ((None, (100, 60), None), b'- 100 60000000 100', Limits(None, (100, 60.0), 100)),
         ((5, [3, 0.5], 1), b'5 3 500000 1', Limits(5, (3, 0.5), 1)),
+        ((None, None, None, True), b'- - - - strict', Limits(strict=True)),
+        ((2, None, None, False), b'2 - - -', Limits(2)),
     ],
 )
 def test_limits_as_arguments(arguments: tuple[Any, Any, Any], text: bytes, limits: Limits) -> None:

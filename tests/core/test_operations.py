@@ -7,7 +7,7 @@ import pytest
 from tests.core.support import KEYS, SCRIPTS, end, names, only
 from torrelque.core import operations
 from torrelque.core.keys import LOGICAL_NAMES, Keys
-from torrelque.core.models import STATE_FIELDS, TorrelqueTaskStatus
+from torrelque.core.models import STATE_FIELDS, Limits, TorrelqueTaskStatus
 from torrelque.core.operations import PAGE, FoundQueue
 from torrelque.errors import TorrelqueReplyError
 
@@ -18,14 +18,17 @@ def test_stats() -> None:
     operation = operations.queue_stats(SCRIPTS, KEYS)
     assert names(next(operation)) == ['stats']
     reply = [5, 2, 1, 2, 1, b'0.5', b'9', b'8', b'7', b'6', b'5', b'4', b'inf', b'1.5', b'why', b'2 - - -']
-    stats = end(operation, [reply])
-    assert stats == (5, 2, 1, 2, 1, 0.5, 9, 8, 7, 6, 5, 4, (1.5, None, 'why'), (2, None, None))
+    stats = end(operation, [[*reply, 1, 0, 3, 2, 0]])
+    limits = Limits(2)
+    known = 5, 2, 1, 2, 1, 0.5, 9, 8, 7, 6, 5, 4, (1.5, None, 'why'), limits, 1, 0, (3, 2, 0)
+    assert tuple(stats) == known
 
 
 def test_stats_of_an_empty_queue_have_no_age() -> None:
     operation = operations.queue_stats(SCRIPTS, KEYS)
     next(operation)
-    assert end(operation, [[0, 0, 0, 0, 0, b'', *[b'0'] * 6, b'', b'', b'', b'']]).oldest_pending_age is None
+    stats = end(operation, [[0, 0, 0, 0, 0, b'', *[b'0'] * 6, b'', b'', b'', b'', 0, 0, 0, 0, 0]])
+    assert (stats.oldest_pending_age, stats.groups) == (None, None)
 
 
 def test_states_of_many_tasks_take_one_round() -> None:

@@ -139,6 +139,15 @@ def test_later() -> None:
     assert result.started_at >= due - timedelta(seconds=0.1)
 
 
+def test_priorities() -> None:
+    for priority, level in ((-100, 'low'), (0, 'normal'), (1, 'high'), (100, 'high')):
+        result = jobs.none.using(priority=priority).enqueue()
+        queue = backend().queue_of('default')
+        assert queue.get_task_state(result.id).priority == level
+        assert backend().get_result(result.id).status == READY
+        queue.cancel(result.id)
+
+
 def test_from_asynchronous_code() -> None:
     @async_to_sync
     async def enqueue() -> Any:  # noqa: ANN401 - Django's

@@ -213,8 +213,8 @@ class ModelMachine(ScheduleSteps, RuleBasedStateMachine):
     def the_next_event_comes(self, later: float) -> None:
         events = [
             score
-            for name in ('working', 'delayed', 'schedules')
-            for kind, content, _ in [self._snapshot.get(KEYS[name], ('none', {}, None))]
+            for key in (KEYS['working'], KEYS['delayed'], KEYS['schedules'], KEYS['groups'] + b':held')
+            for kind, content, _ in [self._snapshot.get(key, ('none', {}, None))]
             if kind == 'zset'
             for score in content.values()
             if score < EPOCH * 2
@@ -289,7 +289,8 @@ class ModelMachine(ScheduleSteps, RuleBasedStateMachine):
         ),
     )
     def requeue(self, lane: int, items: list[tuple[Target, str, str, str]]) -> None:
-        self._laned('requeue', lane, *(word for target, *rest in items for word in (*self._claim_of(target), *rest)))
+        words = (word for target, *rest in items for word in (*self._claim_of(target), *rest, ''))
+        self._laned('requeue', lane, *words)
 
     @step(3, lane=lane_numbers, items=st.lists(targets, min_size=1, max_size=3), cap=caps)
     def reject(self, lane: int, items: list[Target], cap: Arg) -> None:
@@ -456,7 +457,7 @@ class ModelMachine(ScheduleSteps, RuleBasedStateMachine):
     def pipeline_of_the_users_own(self, mode: str, whose: Target, item: tuple[Arg, ...], more: tuple[str, ...]) -> None:
         claim = self._claim_of(whose)
         self._verb('enqueue', '', mode, '', *ENQUEUE.arguments([(*item, '', b'', *more)]))
-        self._verb('requeue', '', mode, '', *claim, '', '', '')
+        self._verb('requeue', '', mode, '', *claim, '', '', '', '')
         self._verb('release', '', mode, '', *RELEASE.arguments([(*claim, 3, '', b'')]))
 
     # Connections -------------------------------------------------------------

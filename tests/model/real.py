@@ -184,12 +184,11 @@ def comparable(call: Call[Any], reply: Reply) -> object:
     """A reply without what may differ from server to server."""
     if isinstance(reply, TorrelqueReplyError):
         return 'WRONGTYPE' if 'WRONGTYPE' in str(reply) else reply.code
-    if isinstance(call.command, Script) and call.command.name == 'page':
+    if isinstance(call.command, Script) and call.command.name == 'groups' and isinstance(reply, list):
+        return reply[0], sorted(zip(*[iter(reply[1:])] * 4, strict=True))
+    if call.command in ('SCAN', 'SSCAN') or (isinstance(call.command, Script) and call.command.name == 'page'):
         cursor, *found = reply
-        return cursor, sorted(found)
-    if call.command in ('SCAN', 'SSCAN'):
-        cursor, found = reply
-        return cursor, sorted(found)
+        return cursor, sorted(found if isinstance(call.command, Script) else found[0])
     if call.command == 'ZMSCORE':
         return [score and float(score) for score in reply]
     if call.command == 'ZPOPMIN':

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests import servers
+from tests.model.grouped import GroupedMachine
 from tests.model.machine import ModelMachine, Target
 from tests.model.real import RealServer, clocked_scripts
 from tests.model.sharded import ShardedMachine
@@ -36,6 +37,7 @@ settings.register_profile('long', settings.get_profile('ci'), max_examples=100_0
 PROFILE_NAME = os.environ.get('HYPOTHESIS_PROFILE', 'ci')
 PROFILE = settings.get_profile(PROFILE_NAME)
 SHORT = PROFILE if PROFILE_NAME != 'ci' else settings(PROFILE, max_examples=100)
+SHORTER = PROFILE if PROFILE_NAME != 'ci' else settings(PROFILE, max_examples=25)
 UNSHRUNK = settings(settings.get_profile('ci'), max_examples=1500, phases=[Phase.generate])
 """To find a fault: as many examples as it takes."""
 
@@ -137,6 +139,7 @@ CALLS: dict[str, dict[str, Any]] = {
     'redrive': {'task_ids': [b'a']},
     'purge': {'task_ids': [b'a'], 'age': None},
     'flow': {'mode': 'resume', 'end': None, 'reason': b'', 'limits': b''},
+    'regulate': {'name': b'g', 'text': b'1 - - - - - -'},
     'erase': {'force': 0},
     'unschedule': {'name': b'r', 'owner': b''},
 }
@@ -146,7 +149,7 @@ CALLS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize('name', ['redis-6.2', 'valkey-9.1'])
 def test_a_call_that_arrives_again_on_a_lane_of_the_same_number_does_nothing(name: str, first: str) -> None:
     """The number was given out again once the queue was deleted; what was recorded since is another call's answer."""
-    with machine_of(started(name), clocked_scripts()) as machine:
+    with machine_of(started(name), clocked_scripts(), GroupedMachine) as machine:
         for second, arguments in CALLS.items():
             state = machine()
             state.begin()
@@ -244,6 +247,27 @@ def test_a_fault_is_found(old: str, new: str, request: pytest.FixtureRequest) ->
     name = request.node.callspec.id
     with machine_of(started('valkey-9.1'), mutated(old, new)) as machine, pytest.raises(AssertionError):
         look_for(name, machine)
+
+
+@pytest.mark.timeout(300 if PROFILE_NAME == 'ci' else 0)
+@pytest.mark.parametrize('name', ['redis-6.2', 'valkey-9.1'])
+def test_agrees_with_a_real_server_about_groups(name: str) -> None:
+    with machine_of(started(name), clocked_scripts(), GroupedMachine) as machine:
+        run_state_machine_as_test(machine, settings=SHORTER)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ('old', 'new'),
+    [
+        pytest.param("redis.pcall('SREM', group_key('working', name), id)", '', id='claims that ended hold slots'),
+        pytest.param('keep_tag(name, line.tag)', '', id='returning groups enter at the turn'),
+        pytest.param("(where == 'return' and name", "(where == 'never' and name", id='ordered tasks lose their place'),
+    ],
+)
+def test_a_fault_of_groups_is_found(old: str, new: str) -> None:
+    with machine_of(started('valkey-9.1'), mutated(old, new), GroupedMachine) as machine, pytest.raises(AssertionError):
+        run_state_machine_as_test(seed(0)(machine), settings=UNSHRUNK)
 
 
 @pytest.mark.timeout(300 if PROFILE_NAME == 'ci' else 0)

@@ -114,7 +114,7 @@ def test_what_is_listed_is_told() -> None:
     assert rows('Metrics') == re.findall(r"'((?:messaging\.(?:client|process)|torrelque\.worker)\.[\w.]+)',", source)
     written = {
         telemetry.MESSAGE_ID, telemetry.MESSAGE_COUNT, telemetry.ATTEMPT, telemetry.DELAY, telemetry.REASON,
-        telemetry.ERROR_TYPE,
+        telemetry.GROUP, telemetry.PRIORITY, telemetry.ERROR_TYPE,
     }  # fmt: skip
     assert {name for name in rows('Spans') if '.' in name} == written
     assert telemetry.SCHEMA.removeprefix('https://opentelemetry.io/schemas/').rpartition('.')[0] in section('Spans')

@@ -50,6 +50,15 @@ async def test_a_task(telescope: Telescope, queue: InstrumentedTorrelque) -> Non
     assert task.headers == {'mine': 'stays', 'traceparent': traceparent(span)}
 
 
+async def test_a_group_and_a_priority(telescope: Telescope, queue: InstrumentedTorrelque) -> None:
+    await queue.enqueue(1, group='acme')
+    assert attributes(telescope.one('enqueue q'))['messaging.torrelque.message.group'] == 'acme'
+    await queue.dequeue()
+    assert attributes(telescope.one('dequeue q'))['messaging.torrelque.message.group'] == 'acme'
+    await queue.enqueue(1, priority='low')
+    assert attributes(telescope.all('enqueue q')[-1])['messaging.torrelque.message.priority'] == 'low'
+
+
 async def test_what_is_counted(telescope: Telescope, queue: InstrumentedTorrelque) -> None:
     await queue.enqueue(1)
     await queue.enqueue_many([2, 3])
@@ -98,11 +107,12 @@ async def test_many_tasks(telescope: Telescope, queue: InstrumentedTorrelque) ->
 async def test_many_tasks_share_their_options(queue: InstrumentedTorrelque) -> None:
     shared = {field.name for field in fields(EnqueueItem)} & {*signature(Torrelque.enqueue_many).parameters}
     assert shared - {'if_exists', 'replace'} == {*SHARED_OPTIONS}, 'those two hold for items with ids of their own'
-    (task_id,) = await queue.enqueue_many([1], task_timeout=7, delay=5, expires_in=60, on_expiry='reject')
+    options = {'task_timeout': 7, 'delay': 5, 'expires_in': 60}
+    (task_id,) = await queue.enqueue_many([1], on_expiry='reject', group='acme', **options)  # type: ignore[arg-type]
     state = (await queue.get_task(str(task_id))).state
     assert state.timeout == 7
     assert state.expires is not None
-    assert state.on_expiry == 'reject'
+    assert (state.on_expiry, state.group) == ('reject', 'acme')
 
 
 async def test_what_is_refused_was_not_sent(telescope: Telescope, queue: InstrumentedTorrelque) -> None:

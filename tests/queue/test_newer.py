@@ -18,7 +18,7 @@ from torrelque.core.sharding.partners import LOOKED_AT
 from torrelque.errors import TorrelqueReplyError, is_transient
 
 KEYS = Keys.of_queue('q')
-READ_ONLY = {'stats', 'page', 'workers'}
+READ_ONLY = {'stats', 'page', 'workers', 'groups'}
 CLAIM: tuple[Arg, ...] = ('id', '', '')
 LANED: dict[str, tuple[Arg, ...]] = {
     'enqueue': ENQUEUE.arguments([('new', b'1', '300', '', '', b'')]),
@@ -34,6 +34,7 @@ LANED: dict[str, tuple[Arg, ...]] = {
     'purge': ('id', ''),
     'erase': (1,),
     'flow': ('resume',),
+    'regulate': ('limit', 'g', '- - - - - - -'),
     'schedule': ('x', 'remove', ''),
 }
 """Arguments after the lane's."""

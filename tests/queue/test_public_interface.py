@@ -40,9 +40,10 @@ SIGNATURES = {
         'failover_timeout=None, shards=None, result_serialiser=None'
     ),
     'enqueue': 'task, *, task_timeout=None, delay=None, pipeline=None | task_id=None, max_dequeues=None, '
-    'headers=None, time_limit=None, if_exists=None, replace=False, expires_in=None, expires_at=None, on_expiry=None',
+    'headers=None, time_limit=None, if_exists=None, replace=False, expires_in=None, expires_at=None, on_expiry=None, '
+    'group=None, priority=None',
     'dequeue': 'timeout=None, *, max_tasks=1',
-    'requeue': 'task_id, delay=None, *, task_timeout=None, pipeline=None | count=True',
+    'requeue': 'task_id, delay=None, *, task_timeout=None, pipeline=None | count=True, group=False',
     'release': 'task_id, *, result=None, result_ttl=None, status=COMPLETED, pipeline=None | finished_ttl=None',
     'watch': 'task_id, *, timeout=None',
     'sweep': '',

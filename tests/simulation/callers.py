@@ -8,11 +8,13 @@ from typing import Any
 
 from tests.simulation.asking import ask, nobody, succeeded
 from tests.simulation.clients import Behaviour, Client
+from tests.simulation.grouping import GROUPS, LEVELS, lift_groups_at_last
 from tests.simulation.ledger import key_of
 from tests.simulation.limiting import lift_at_last
 from tests.simulation.operators import operate, redrive_all
 from tests.simulation.pausing import resume_at_last
 from tests.simulation.scheduling import remove_at_last
+from tests.simulation.shards import id_beside
 from torrelque.core import operations
 from torrelque.core.commands import (
     CANCEL,
@@ -59,7 +61,7 @@ def live(client: Client, name: str) -> Behaviour:
 
 def _produce(client: Client) -> Behaviour:
     random = client.random
-    payloads = [client.world.new_id().encode() for _ in range(random.choice((1, 1, 1, 2, 5)))]
+    payloads = [client.world.new_id().encode() for _ in range(random.choice(client.world.config.at_once))]
     chosen = random.random() < client.world.config.chosen
     while not (yield from _enqueue(client, payloads, chosen=chosen)) and random.random() < 0.7:
         yield random.random()
@@ -84,12 +86,24 @@ def _enqueue(client: Client, payloads: Sequence[bytes], *, chosen: bool) -> Any:
             f'+{random.random() * expiry:.6f}' if expiry else '',
             random.choice(('', 'reject')),
         )
-        items.append((*item, *more) if any(more[:2]) else item)
+        line = _some_line(client)
+        if line[0] and client.world.config.shards:
+            ids[-1] = id_beside(client.world, line[0])
+            item = (ids[-1].encode(), *item[1:])
+        items.append((*item, *more, *line) if any((*more[:2], *line)) else item)
         ledger.enqueues(payload)
     answers = yield from ask(client, ENQUEUE, items)
     for task_id, payload, answer in zip(ids, payloads, answers or (), strict=False):
         ledger.enqueued(task_id, payload, answer, unique=not chosen, confirmed=client.confirms)
     return answers is not None
+
+
+def _some_line(client: Client) -> tuple[bytes, bytes]:
+    """The group and the level of a task."""
+    random, config = client.random, client.world.config
+    if config.groups and random.random() < config.groups:
+        return random.choice(GROUPS), b''
+    return b'', random.choice(LEVELS) if config.levels and random.random() < config.levels else b''
 
 
 def _consume(client: Client) -> Behaviour:
@@ -173,7 +187,7 @@ def _item(client: Client, verb: Command, target: Any) -> Item:  # noqa: ANN401 -
         return release_item(target, status, ttl, random.choice((None, b'result')))
     if verb is REQUEUE:
         delay = random.choice((None, None, random.uniform(0, 10)))
-        return requeue_item(target, delay, random.choice((None, 5)), count=random.random() < 0.8)
+        return *requeue_item(target, delay, random.choice((None, 5)), count=random.random() < 0.8)[:-1], _hold(client)
     if verb is REJECT:
         return reject_item(target, 'a reason', client.max_rejected)
     if verb is PROGRESS:
@@ -181,6 +195,11 @@ def _item(client: Client, verb: Command, target: Any) -> Item:  # noqa: ANN401 -
     if verb is EXTEND:
         return extend_item(target, random.choice((None, 1, 20)))
     return claim_item(target)
+
+
+def _hold(client: Client) -> str:
+    """Whether the group of a task that is requeued waits, or others of an ordered one pass."""
+    return client.random.choice(('', '', '', 'group', 'pass')) if client.world.config.groups else ''
 
 
 def wait_for_work(client: Client) -> Behaviour:
@@ -197,6 +216,7 @@ def drain(client: Client) -> Behaviour:
     """Work everything off; sometimes the dead letters, too."""
     yield from resume_at_last(client)
     yield from lift_at_last(client)
+    yield from lift_groups_at_last(client)
     yield from remove_at_last(client)
     if client.random.random() < 0.5:
         yield from redrive_all(client, math.inf)

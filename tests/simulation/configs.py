@@ -79,6 +79,8 @@ class Config:
     faults: Faults = field(default=ALL)
     cancel: float = 0.1
     """Of the calls, those that are cancelled."""
+    at_once: tuple[int, ...] = (1, 1, 1, 2, 5)
+    """How many tasks one call enqueues."""
     cancelling: float = 0.0
     """Of those who hold tasks, and of operators' cancellations, those that cancel tasks which are worked on."""
     chosen: float = 0.2
@@ -101,6 +103,10 @@ class Config:
     """Clients of 0.9."""
     pauses: bool = False
     """Whether operators pause the queue, and resume it."""
+    groups: float = 0.0
+    """Of the tasks, those that are in a group; then operators set limits of groups, too."""
+    levels: float = 0.0
+    """Of the tasks without a group, those with a level."""
     limits: bool = False
     """Whether operators set limits, and lift them."""
     schedules: bool = False
@@ -116,6 +122,7 @@ class Config:
 ACCIDENTS: Mapping[str, float] = MappingProxyType({'kill': 0.02, 'pause': 0.03, 'shut': 0.03})
 FORGETFUL: Mapping[str, float] = MappingProxyType({**ACCIDENTS, 'forget': 0.05})
 CAPS = (None, 1, 4)
+MANY = (1, 3, 6, 10)
 NEWCOMERS: Mapping[str, float] = MappingProxyType({'kill': 0.06, 'pause': 0.03, 'shut': 0.06})
 PAUSES: Mapping[str, float] = MappingProxyType({**ACCIDENTS, 'pause': 0.06})
 
@@ -172,6 +179,32 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
             schedules=True,
         ),
         'schedules-faults': Config(clients=(2, 4), accidents=ACCIDENTS, seconds=20.0, pauses=True, schedules=True),
+        'groups': Config(
+            faults=NONE,
+            cancel=0.3,
+            longest_wait=0.1,
+            seconds=12.0,
+            groups=0.7,
+            levels=0.5,
+            pauses=True,
+            chosen=0.3,
+            at_once=MANY,
+        ),
+        'groups-faults': Config(
+            accidents=ACCIDENTS, seconds=12.0, groups=0.8, levels=0.2, limits=True, caps=CAPS, at_once=MANY
+        ),
+        'groups-shards': Config(
+            clients=(2, 4),
+            shards=(3,),
+            faults=NONE,
+            cancel=0.3,
+            longest_wait=0.3,
+            seconds=12.0,
+            groups=0.8,
+            levels=0.2,
+            chosen=0.0,
+            at_once=MANY,
+        ),
         'later': Config(later=True, seconds=20.0),
         'forks': Config(
             clients=(1, 3), workers=(0, 1), accidents={**ACCIDENTS, 'fork': 0.03}, faults=replace(ALL, ancient=0.02)

@@ -63,5 +63,7 @@ def limit_for_a_while(client: Client) -> Behaviour:
 
 def lift_at_last(client: Client) -> Behaviour:
     """Calls of which nobody waits for the answer any more do nothing after that."""
-    while client.world.config.limits and not (yield from change(client, flow.limits_item(None, None, None))):
+    while (client.world.config.limits or client.world.config.groups) and not (
+        yield from change(client, flow.limits_item(None, None, None))
+    ):
         yield 1.0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.simulation.asking import ask, succeeded
 from tests.simulation.clients import Behaviour, Client
+from tests.simulation.grouping import be_strict_for_a_while, limit_groups_for_a_while
 from tests.simulation.limiting import limit_for_a_while
 from tests.simulation.pausing import pause_for_a_while, resume
 from tests.simulation.rules import require
@@ -46,6 +47,8 @@ def operate(client: Client) -> Behaviour:
         acts += [pause_for_a_while, resume]
     if client.world.config.limits:
         acts += [limit_for_a_while] * 3
+    if client.world.config.groups:
+        acts += [*[limit_groups_for_a_while] * 4, *[be_strict_for_a_while] * 2]
     if client.world.config.schedules:
         acts += [*[keep] * 8, remove, fire, fire]
     yield from client.random.choice(acts)(client)

@@ -13,7 +13,7 @@ from torrelque.errors import TorrelqueReplyError
 if TYPE_CHECKING:
     from tests.simulation.scheduling import ScheduleRules
 
-__all__ = ('ClaimRecord', 'Key', 'Rules', 'Violation', 'require')
+__all__ = ('Args', 'Changes', 'ClaimRecord', 'Key', 'Rules', 'Violation', 'items_of', 'require', 'tasks_of')
 
 Key = tuple[bytes, bytes, int]
 """A receipt: id, token, dequeue_count."""
@@ -38,6 +38,7 @@ LANED = frozenset(
         'redrive',
         'purge',
         'flow',
+        'regulate',
         'schedule',
     )
 )
@@ -98,6 +99,7 @@ class Rules:
         self._undone: set[tuple[bytes, ...]] = set()
         self.on_claim: Callable[[Sequence[bytes], float], None] = lambda *_: None
         self.on_return: Callable[[bytes], None] = lambda _: None
+        self.on_call: Callable[[str, Args, Any, Changes, float], None] = lambda *_: None
         self.on_fire: ScheduleRules | None = None
         self._verbs: Mapping[str, Callable[[Args, Any, Changes], set[bytes]]] = {
             'enqueue': self._enqueue,
@@ -117,6 +119,7 @@ class Rules:
             'sweep': self._sweep,
             'undequeue': self._undequeue,
             'flow': self._flow,
+            'regulate': lambda *_: set(),  # no task is touched
             'schedule': self._schedule,
         }
 
@@ -154,6 +157,7 @@ class Rules:
             allowed = self._laned(name, args, reply, changes)
         self._only(name, changes, allowed)
         self._end_claims(name, changes)
+        self.on_call(name, args, reply, changes, self._clock())
 
     def judge_legacy(self, ids: set[bytes] | None) -> None:
         """0.9 did something to these ids; None: it swept."""
@@ -263,12 +267,12 @@ class Rules:
         if name != 'claim':
             require(reply == first, 'a repeat was answered differently', name, reply, first)
         elif len(reply) > 4:
-            answered, before = _tasks(reply), _tasks(first)
+            answered, before = tasks_of(reply), tasks_of(first)
             require(answered.keys() <= before.keys(), 'a repeated claim answered other tasks', reply, first)
-            for task_id, (payload, count, _, _, attempt) in answered.items():
+            for task_id, (payload, count, _, _, attempt, *more) in answered.items():
                 told, now = before[task_id], self._after(task_id)
                 require(
-                    (payload, count, attempt) == (*told[:2], told[4]) and now.receipt == (_token(args), count),
+                    (payload, count, attempt, *more) == (*told[:2], *told[4:]) and now.receipt == (_token(args), count),
                     'a repeated claim answered a task that is not its own any more', task_id, now,
                 )  # fmt: skip
         else:
@@ -285,7 +289,7 @@ class Rules:
             return set()
         self._undone.add(lane)
         claims = {
-            task_id: (_token(args), count) for task_id, (_, count, *_) in _tasks(self._answers.get(lane, ())).items()
+            task_id: (_token(args), count) for task_id, (_, count, *_) in tasks_of(self._answers.get(lane, ())).items()
         }
         mine = {task_id for task_id, (old, _) in changes.items() if old.receipt == claims.get(task_id, b'')}
         for task_id in mine:
@@ -300,7 +304,7 @@ class Rules:
         """One task an id: each item is answered as if it was alone, and the last one that is done counts."""
         done: dict[bytes, Args] = {}
         moved: set[bytes] = set()
-        for letter, item in zip(reply[1], _items(args, 6, 4), strict=True):
+        for letter, item in zip(reply[1], items_of(args, 6, 4), strict=True):
             task_id, old = item[0], self._before(item[0], changes)
             expected = _replacing(item, old, moved) if item[6:7] not in ([], [b'']) else b'e'
             if old.payload is None and task_id not in done:
@@ -309,11 +313,13 @@ class Rules:
             if letter in b'nr':
                 done[task_id] = item
         for task_id, (_, payload, _, delay, *more) in done.items():
+            line = (*more[5:7], b'', b'')[:2]
             view, old = self._after(task_id), self._before(task_id, changes)
             placed = view.delayed is not None if delay else view.pending == 1
             placed = placed or (view.dequeueing == 1 and not delay)
             clean = not {b'claim', b'result', b'dequeue_count', b'release_time', b'dequeue_base'} & view.state.keys()
-            require(view.payload == payload and placed and clean, 'enqueued wrongly', task_id, view)
+            told = (view.state.get(b'group', b''), view.state.get(b'level', b'')) == line
+            require(view.payload == payload and placed and clean and told, 'enqueued wrongly', task_id, view)
             expires = more[3] if len(more) > 3 else b''
             require((view.expiry is not None) == bool(expires), 'expires, or not, as nobody wants it', task_id, view)
             if expires:
@@ -329,10 +335,10 @@ class Rules:
     def _claim(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
         now = self._clock() + 1e-6
         gone, changes = self._trimmed(args[5:], changes)
-        taken = _tasks(reply)
+        taken = tasks_of(reply)
         changes, added = self._scheduled(changes, taken)
         require(len(taken) <= int(args[3]), 'claimed more than was asked for', taken)
-        for task_id, (payload, count, deadline, headers, attempt) in taken.items():
+        for task_id, (payload, count, deadline, headers, attempt, *_) in taken.items():
             old, new = self._before(task_id, changes), self._after(task_id)
             there = old.pending or any(score is not None and score <= now for score in (old.working, old.delayed))
             require(bool(there), 'claimed what was not available', task_id, old)
@@ -502,7 +508,7 @@ class Rules:
         A claim that is named again is live still if the verb ``keeps`` claims.
         """
         done: dict[bytes, tuple[bytes, Args, View, View]] = {}
-        for letter, (task_id, token, count, *more) in zip(letters, _items(args, width, shared), strict=True):
+        for letter, (task_id, token, count, *more) in zip(letters, items_of(args, width, shared), strict=True):
             old = self._before(task_id, changes)
             live = old.working is not None and (not token or old.receipt == (token, int(count)))
             expected = b'o' if live and (keeps or task_id not in done) else b'l' if token else b'u'
@@ -522,11 +528,15 @@ class Rules:
         return {task_id for task_id, *_ in done}
 
     def _requeue(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
-        done = self._claimed(args, 6, reply[1], changes)
-        for task_id, (delay, _, uncounted), old, new in done:
+        done = self._claimed(args, 7, reply[1], changes)
+        for task_id, (delay, _, uncounted, hold), old, new in done:
             if self._is_called_off(task_id, old, new):
                 continue
-            placed = new.delayed is not None if delay else new.pending == 1
+            group = old.state.get(b'group', b'')
+            keeps_place = bool(group) and (
+                (hold == b'group' and delay) or (hold != b'pass' and self._server.is_ordered(group))
+            )
+            placed = new.delayed is not None if delay and not keeps_place else new.pending == 1
             require(placed and new.dequeue_count == old.dequeue_count, 'requeued wrongly', task_id, old, new)
             require(new.attempt == old.attempt - bool(uncounted), 'counted wrongly', task_id, old, new)
             claim = self.claims.get((task_id, *old.receipt)) if old.receipt and uncounted else None
@@ -572,7 +582,7 @@ class Rules:
     def _extend(self, args: Args, reply: Sequence[bytes], changes: Changes) -> set[bytes]:
         letters = [answer[0] if answer in (b'l', b'u', b'x') else ord('o') for answer in reply]
         done = self._claimed(args, 4, letters, changes, keeps=True)
-        asked = {item[0] for item, answer in zip(_items(args, 4), reply, strict=True) if answer.startswith(b'a')}
+        asked = {item[0] for item, answer in zip(items_of(args, 4), reply, strict=True) if answer.startswith(b'a')}
         for task_id, _, old, new in done:
             called_off = self._heeds(REQUESTS) and b'cancel_time' in old.state
             require((task_id in asked) == called_off, 'told otherwise of a request', task_id, old)
@@ -607,7 +617,7 @@ class Rules:
 
     def _redrive(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
         done: set[bytes] = set()
-        for letter, (task_id,) in zip(reply[1], _items(args, 1), strict=True):
+        for letter, (task_id,) in zip(reply[1], items_of(args, 1), strict=True):
             old, new = self._before(task_id, changes), self._after(task_id)
             dead = old.rejected is not None and task_id not in done
             require(letter == b'uo'[dead], 'redrive answered wrongly', task_id, chr(letter), old)
@@ -625,7 +635,7 @@ class Rules:
 
     def _purge(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:
         done: set[bytes] = set()
-        for letter, (task_id, before) in zip(reply[1], _items(args, 2), strict=True):
+        for letter, (task_id, before) in zip(reply[1], items_of(args, 2), strict=True):
             score = self._before(task_id, changes).rejected
             dead = score is not None and task_id not in done and (not before or score <= float(before))
             require(letter == b'uo'[dead], 'purge answered wrongly', task_id, before, chr(letter), score)
@@ -664,8 +674,11 @@ def _token(args: Args) -> bytes:
     return b':'.join(args[:3])
 
 
-def _items(args: Args, width: int, shared: int = 0) -> list[Args]:
-    """``shared``: as many of the words of each item may come once, in front of all. Some may have more words."""
+def items_of(args: Args, width: int, shared: int = 0) -> list[Args]:
+    """The arguments of each item.
+
+    ``shared``: as many of the words of each item may come once, in front of all. Some may have more words.
+    """
     if not shared:
         return [args[at : at + width] for at in range(3, len(args), width)]
     own = int(args[3])
@@ -675,12 +688,13 @@ def _items(args: Args, width: int, shared: int = 0) -> list[Args]:
     return [[*rest[at : at + own], *common] for at in range(0, len(rest) - own + 1, own)]
 
 
-def _tasks(reply: Sequence[Any]) -> dict[bytes, tuple[bytes, int, float, bytes, int]]:
-    """Of a claim's reply: by id, payload, dequeue_count, deadline, headers and attempt."""
+def tasks_of(reply: Sequence[Any]) -> dict[bytes, tuple[bytes, int, float, bytes, int, bytes, int]]:
+    """Of a claim's reply: by id, payload, dequeue_count, deadline, headers, attempt, group and fence."""
     tasks = {}
     for task_id, payload, deadline, more in zip(*[iter(reply[4:])] * 4, strict=True):
         count, attempt, headers = more.split(b' ', 2) if more else (b'1', b'1', b'')
-        tasks[task_id] = payload, int(count), float(deadline), headers, int(attempt)
+        end, fence, group = deadline.split(b' ', 2) if b' ' in deadline else (deadline, b'0', b'')
+        tasks[task_id] = payload, int(count), float(end), headers, int(attempt), group, int(fence)
     return tasks
 
 
@@ -695,10 +709,12 @@ def _base(view: View) -> int:
 
 def _replacing(item: Args, old: View, moved: set[bytes]) -> bytes:
     """How an item may be answered that is to replace a task."""
-    task_id, _, _, delay, *_ = item
+    task_id, _, _, delay, *more = item
+    line = (*more[5:7], b'', b'')[:2]
+    moves = delay or line != (old.state.get(b'group', b''), old.state.get(b'level', b''))
     if old.working is not None or old.rejected is not None:
         return b'w' if old.working is not None else b'd'
-    if delay and (old.pending or old.dequeueing):
+    if moves and (old.pending or old.dequeueing):
         moved.add(task_id)
-    done = b'w' if delay and old.dequeueing else b'r'
+    done = b'w' if moves and old.dequeueing else b'r'
     return done + b'a' if moved - {task_id} else done

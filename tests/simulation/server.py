@@ -10,7 +10,17 @@ from torrelque.core.keys import Keys
 from torrelque.transports.memory.keyspace import Keyspace
 from torrelque.transports.memory.server import MemoryServer
 
-__all__ = ('KEYS', 'NOWHERE', 'ObservedKeyspace', 'ObservedServer', 'ObservedShard', 'Share', 'View')
+__all__ = (
+    'KEYS',
+    'NOWHERE',
+    'ObservedKeyspace',
+    'ObservedServer',
+    'ObservedShard',
+    'Share',
+    'Terms',
+    'View',
+    'terms_of',
+)
 
 KEYS = Keys.of_queue('q')
 _PLACES = ('pending', 'dequeueing', 'working', 'delayed', 'rejected')
@@ -68,15 +78,25 @@ class ObservedKeyspace(Keyspace):
         self._places: dict[bytes, set[bytes]] = {}
         self._tasks: dict[bytes, set[bytes]] = {}
         self._states: list[tuple[bytes, set[bytes]]] = []
+        self._lists: list[tuple[bytes, int]] = []  # of groups and levels, with their shards
+        self.lists: list[set[bytes]] = [{keys['pending']} for keys in shards]
+        """In which tasks have waited."""
         for keys, touched in zip(shards, self.touched, strict=True):
             self._places.update({keys[name]: touched for name in _PLACES})
             self._tasks[keys['tasks']] = touched
             self._states.append((keys.state(''), touched))
+            self._lists += [
+                (prefix, len(self._states) - 1) for prefix in (keys['groups'] + b':pending:', keys['pending'] + b':')
+            ]
 
     def _touch(self, key: bytes, ids: Iterable[bytes]) -> None:
         if key in self._places:
             self._places[key].update(ids)
             return
+        for prefix, shard in self._lists:
+            if key.startswith(prefix):
+                self.touched[shard].update(ids)
+                self.lists[shard].add(key)
         for prefix, touched in self._states:
             if key.startswith(prefix):
                 touched.add(key[len(prefix) :])
@@ -147,7 +167,7 @@ class Share:
         self.slots = self.interval = self.burst = math.inf
         if b'l' not in counters.get(b'uses', b''):
             return
-        concurrency, count, period, burst = counters[b'limits'].split()
+        concurrency, count, period, burst = counters[b'limits'].split()[:4]
         if concurrency != b'-':
             self.slots = _share(int(concurrency), number, shards)
         if count != b'-':
@@ -157,6 +177,39 @@ class Share:
 
 def _share(total: int, number: int, shards: int) -> int:
     return max(1, len(range(number, total, shards)))
+
+
+class Terms(NamedTuple):
+    """The limits of a group."""
+
+    slots: float
+    interval: float
+    burst: float
+    weight: float
+    ordered: bool
+    dead: bool
+
+
+def terms_of(records: Mapping[bytes, bytes], group: bytes) -> Terms:
+    """Those of a group, where it says nothing those of each."""
+    words = []
+    for name in (group, b'*'):
+        record = records.get(name, b'').split()[1:]
+        words.append(record if len(record) == 7 else [b'-'] * 7)
+    own, default = words
+    slots, weight, ordered, dead = (
+        theirs if mine == b'-' else mine for mine, theirs in ((own[at], default[at]) for at in (0, 4, 5, 6))
+    )
+    count, period, burst = (default if own[1] == b'-' else own)[1:4]
+    most = math.inf if slots == b'-' else int(slots)
+    return Terms(
+        min(most, 1) if ordered == b'1' else most,
+        math.inf if count == b'-' else math.ceil(int(period) / int(count)),
+        math.inf if count == b'-' else int(burst),
+        1.0 if weight == b'-' else int(weight),
+        ordered == b'1',
+        dead == b'hold',
+    )
 
 
 class ObservedShard:
@@ -182,7 +235,7 @@ class ObservedShard:
         key = keys.state('') + task_id
         return View(
             db.hash_at(keys['tasks']).get(task_id),
-            db.list_at(keys['pending']).count(task_id),
+            self._occurrences(task_id),
             db.list_at(keys['dequeueing']).count(task_id),
             db.zset_at(keys['working']).scores.get(task_id),
             db.zset_at(keys['delayed']).scores.get(task_id),
@@ -190,6 +243,70 @@ class ObservedShard:
             dict(db.hash_at(key)),
             db.pttl(key) >= 0,
         )
+
+    def _occurrences(self, task_id: bytes) -> int:
+        return sum(self._db.list_at(key).count(task_id) for key in self._db.lists[self._number])
+
+    # Groups --------------------------------------------------------------------
+
+    def groups(self) -> set[bytes]:
+        """Those with waiting or claimed tasks."""
+        prefix = self._keys['groups'] + b':pending:'
+        waiting = {key[len(prefix) :] for key in self._db.lists[self._number] if key.startswith(prefix)}
+        claimed = (self.state(task_id).get(b'group') for task_id in self.working())
+        return waiting | {group for group in claimed if group is not None}
+
+    def state(self, task_id: bytes) -> Mapping[bytes, bytes]:
+        return self._db.hash_at(self._keys.state('') + task_id)
+
+    def group_limits(self) -> Mapping[bytes, bytes]:
+        return self._db.hash_at(self._keys['groups'] + b':limits')
+
+    def is_ordered(self, group: bytes) -> bool:
+        records = [self.group_limits().get(name, b'').split() for name in (group, b'*')]
+        return next((words[6] == b'1' for words in records if len(words) == 8 and words[6] != b'-'), False)
+
+    def group_index(self, kind: str) -> Mapping[bytes, float]:
+        """Groups that are ready (''), blocked, held or idle, with their scores."""
+        return self._db.zset_at(self._keys['groups'] + (f':{kind}' if kind else '').encode()).scores
+
+    def group_pending(self, group: bytes) -> Sequence[bytes]:
+        return self._db.list_at(self._keys['groups'] + b':pending:' + group)
+
+    def group_working(self, group: bytes) -> set[bytes]:
+        return self._db.set_at(self._keys['groups'] + b':working:' + group)
+
+    def level_pending(self, level: bytes) -> Sequence[bytes]:
+        return self._db.list_at(self._keys['pending'] + (b':' + level if level else b''))
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether the levels are served strictly in order."""
+        return b'l' in self.counters.get(b'uses', b'') and self.counters[b'limits'].endswith(b' strict')
+
+    def ungrouped(self) -> Sequence[bytes]:
+        """Tasks without a group that wait."""
+        pending = self._keys['pending']
+        return [
+            task_id for key in (pending, pending + b':high', pending + b':low') for task_id in self._db.list_at(key)
+        ]
+
+    def may_go(self, group: bytes, now: float) -> bool:
+        """Whether a task of a group waits that its limits permit."""
+        db, prefix = self._db, self._keys['groups']
+        waiting = self.group_pending(group)
+        arrival, until, first = db.hash_at(prefix + b':arrivals').get(group, b'0 0 ').split(b' ', 2)
+        if not waiting or (float(until) > now * 1e6 and first in (b'', waiting[-1])):
+            return False
+        terms = terms_of(self.group_limits(), group)
+        ahead = float(arrival) - now * 1e6
+        return (
+            len(self.group_working(group)) < terms.slots
+            and not (terms.dead and db.set_at(prefix + b':rejected:' + group))
+            and (terms.interval == math.inf or ahead <= (terms.burst - 1) * terms.interval)
+        )
+
+    # Flow ----------------------------------------------------------------------
 
     @property
     def newer(self) -> bool:
@@ -256,7 +373,8 @@ class ObservedShard:
     def to_be_had(self, now: float) -> bool:
         """Whether a claim would find something, or something to return."""
         event = self.first_event(now)
-        there = bool(self.pending()) and not self.paused(now) and self.permits(now)
+        waiting = bool(self.pending() or self.ungrouped()) or any(self.may_go(group, now) for group in self.groups())
+        there = waiting and not self.paused(now) and self.permits(now)
         return there or (event is not None and event <= now)
 
 

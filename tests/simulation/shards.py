@@ -13,6 +13,7 @@ from tests.simulation.server import NOWHERE, ObservedServer, View
 from torrelque.core import operations, scripts
 from torrelque.core.commands import CANCEL, ENQUEUE, PURGE, REDRIVE, Command, Item, Outcome, enqueue_in, only_replacing
 from torrelque.core.flow import FLOW
+from torrelque.core.groups import REGULATE
 from torrelque.core.keys import LOGICAL_NAMES, SHARD_NAMES, Keys, shard_name
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Arg, Call, Reply, Script, blocking_drive
@@ -32,6 +33,7 @@ __all__ = (
     'ShardedClient',
     'ShardedRules',
     'client_of',
+    'id_beside',
     'lose_record',
     'open_queue',
     'uneven',
@@ -94,6 +96,12 @@ def lose_record(world: World) -> None:
 def uneven(world: World, name: str) -> str:
     """An id that belongs to one shard more likely than to another."""
     return sharding.write_id(f'{name}-{crc32(name.encode()):012x}', world.random.choice(UNEVEN), 3)
+
+
+def id_beside(world: World, group: bytes) -> str:
+    """An id that belongs to the shard of a group."""
+    count = world.config.shards[0]
+    return sharding.write_id(f'{world.new_id()}-{0:011x}', sharding.home_of(group, count), count)
 
 
 def client_of(nonce: str) -> str:
@@ -175,7 +183,7 @@ class ShardedClient(Client):
     # Calls ---------------------------------------------------------------------
 
     def submit(self, verb: Command, items: Sequence[Item]) -> Generator[Ticket, Any, Any]:
-        if verb is FLOW:
+        if verb in (FLOW, REGULATE):
             assert isinstance(self.session, ShardedSession)
             return (yield self.session.submit(verb, items, nobody, 0))
         result = Ticket((), nobody)

@@ -13,6 +13,7 @@ from tests.simulation import (
     mutants_beyond,
     mutants_enqueue,
     mutants_flow,
+    mutants_groups,
     mutants_limits,
     mutants_nodes,
     mutants_schedules,
@@ -37,7 +38,7 @@ SEEDS, PART = 100, 20
 FEWER = {
     'debounce': 60, 'limits': 40, 'limits-faults': 20, 'limits-shards': 20, 'schedules': 20,
     'schedules-faults': 20, 'shards': 40, 'shards-calm': 20,
-    'moves': 60, 'moves-shards': 40,
+    'moves': 60, 'moves-shards': 40, 'groups': 20, 'groups-faults': 20, 'groups-shards': 20,
 }  # fmt: skip
 """Of these, which take their time on real servers, too; many more are run by hand."""
 
@@ -48,6 +49,7 @@ MUTANTS = (
     | mutants_beyond.MUTANTS
     | mutants_enqueue.MUTANTS
     | mutants_flow.MUTANTS
+    | mutants_groups.MUTANTS
     | mutants_limits.MUTANTS
     | mutants_waiting.MUTANTS
     | mutants_nodes.MUTANTS

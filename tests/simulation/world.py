@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
-from tests.simulation import callers, limiting, operators, pausing, scheduling, shards, workers
+from tests.simulation import callers, grouping, limiting, operators, pausing, scheduling, shards, workers
 from tests.simulation.choices import Choice, Choices, Dice
 from tests.simulation.clients import SCRIPTS, Client
 from tests.simulation.configs import NONE, Config
@@ -78,6 +78,10 @@ class World:
             part.on_claim = partial(_all_of, (self.pauses.check, limits.check))
             part.on_return = limits.returned
             part.on_fire = scheduling.ScheduleRules(self.pauses)
+            if config.groups:
+                of_groups = grouping.GroupRules(part.server, part)
+                part.on_call = of_groups.check
+                part.on_return = partial(_both, limits.returned, of_groups.returned)
         make_network = MovingNetwork if moves else FailingNetwork if failovers else Network
         self.network = make_network(
             self.scheduler, self.random, self.choices, self.server, self.execute, trace and self.tell, config.faults
@@ -96,6 +100,7 @@ class World:
         if config.shards:
             self.servers = self.random.choice((1, 2))
             shards.open_queue(self)
+        grouping.order_one_group(self)
 
     def _make_rules(self) -> tuple[Rules, Ledger]:
         if self.config.failovers and not self.config.shards:
@@ -333,6 +338,8 @@ class World:
         allowed = {shards.MAIN['counters']} if self.config.shards else set()
         for keys, rules in zip(self.keys, self.rules.parts, strict=True):
             dead = {task_id for task_id, view in rules.shadow.items() if view.rejected is not None}
+            allowed |= {keys['groups'] + kind for kind in (b':idle', b':arrivals', b':limits')}
+            allowed |= {keys['groups'] + b':rejected:' + rules.server.state(each).get(b'group', b'') for each in dead}
             allowed |= {keys[name] for name in LEFT} | {keys['task'] + b':' + task_id for task_id in dead}
             if keys['tasks'] in left:
                 tasks = left[keys['tasks']][1]
@@ -376,6 +383,11 @@ class World:
 def _all_of(checks: Sequence[Callable[[Sequence[bytes], float], None]], taken: Sequence[bytes], now: float) -> None:
     for check in checks:
         check(taken, now)
+
+
+def _both(first: Callable[[bytes], None], second: Callable[[bytes], None], task_id: bytes) -> None:
+    first(task_id)
+    second(task_id)
 
 
 def _owner(token: bytes) -> str:

@@ -84,6 +84,8 @@ class TestClusterConformance(OnCluster):
 class Sharded(Conformance):
     # Tasks of different shards have no order, which these are about or count on.
     test_first_in_first_out: Any = None
+    test_groups_take_turns: Any = None
+    test_priorities: Any = None
     test_giveback_undoes_the_claim: Any = None
     test_many_at_once: Any = None
     test_requeue_to_the_back: Any = None

@@ -42,7 +42,7 @@ NOT_HERE = {'aclose', 'cancellations', 'share_waits', 'schedule_sweep', 'unsched
 
 
 def public(kind: type) -> dict[str, Any]:
-    return {name: value for name, value in vars(kind).items() if inspect.isfunction(value) and name[0] != '_'}
+    return {name: value for name, value in inspect.getmembers(kind, inspect.isfunction) if name[0] != '_'}
 
 
 def eventually(condition: Callable[[], Any]) -> None:

@@ -76,6 +76,17 @@ def test_a_retry_counts_unless_all_say_that_it_does_not() -> None:
     assert understand(ExceptionGroup('', [Retry(5, count=False), ValueError('a')])).counts
 
 
+def test_a_retry_of_a_group() -> None:
+    assert not understand(Retry(5)).group
+    assert not understand(ValueError('a')).group
+    assert understand(Retry(5, group=True)).group
+    assert understand(ExceptionGroup('', [Retry(5), Retry(3, group=True)])).group
+    assert not understand(ExceptionGroup('', [Retry(5, group=True), ValueError('a')])).group
+    spoilt = Retry(5, group=True)
+    spoilt.delay = 0
+    assert not understand(spoilt).group, 'for no time'
+
+
 @pytest.mark.parametrize('delay', [-1, LONGEST_DELAY * 2, float('nan'), 'soon', None])
 def test_a_delay_that_was_spoilt_is_none(delay: object) -> None:
     error = Retry(5)

@@ -84,6 +84,18 @@ async def test_each_kind_has_its_function(bench: Bench) -> None:
     assert await send(JOE) == JOE.to, 'it can be called as the function that it is'
 
 
+async def test_groups_and_priorities(bench: Bench) -> None:
+    router = Router()
+
+    @router.task('count')
+    async def count(number: int) -> None: ...
+
+    first = await count.enqueue(bench.queue, 1, group='g')
+    items = [count.item(2, group='h'), count.item(3, priority='low')]
+    states = [await bench.queue.get_task_state(str(each)) for each in [first, *await bench.queue.enqueue_many(items)]]
+    assert [(state.group, state.priority) for state in states] == [('g', 'normal'), ('h', 'normal'), (None, 'low')]
+
+
 async def test_tasks_that_no_function_handles_are_rejected(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     router = Router()
 

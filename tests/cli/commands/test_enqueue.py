@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -52,6 +53,16 @@ def test_options(command: Command) -> None:
     assert task.due == pytest.approx(task.state.enqueue_time + 7200)
     assert task.state.expires == pytest.approx(task.state.enqueue_time + 86_400)
     assert task.state.on_expiry == 'reject'
+
+
+def test_a_group_and_a_priority(command: Command) -> None:
+    (line,) = command('enqueue', '"x"', '--group', 'acme', '--json').lines
+    assert command('enqueue', '"y"', '--priority', 'high', '--task-id', 'y') == (0, 'y\n', '')
+    assert command.do(lambda queue: queue.get_task_state(line['id'])).group == 'acme'
+    assert command.do(lambda queue: queue.get_task_state('y')).priority == 'high'
+    assert re.search(r'^group +acme', command('show', line['id']).out, re.MULTILINE)
+    assert re.search(r'^priority +high', command('show', 'y').out, re.MULTILINE)
+    command.assert_refused(['enqueue', '1', '--group', 'a', '--priority', 'low'], 2, 'a task has either a group or .*')
 
 
 def test_if_it_exists(command: Command, tmp_path: Path) -> None:

@@ -56,6 +56,32 @@ def test_stats(command: Command) -> None:
     assert 'oldest pending task was enqueued 3m2' in out
 
 
+async def fill_groups(queue: Torrelque) -> None:
+    await queue.limit(group='*', concurrency=1)
+    await queue.enqueue_many([1, 2], group='acme')
+    await queue.dequeue()
+    await queue.enqueue(1, group='globex')
+    await queue.enqueue(1, priority='low')
+
+
+def test_groups(command: Command) -> None:
+    command.do(fill)
+    assert command('groups') == (0, '', 'no such groups\n')
+    command.do(lambda queue: queue.delete(force=True))
+    command.do(fill_groups)
+    head, *found = [line.split() for line in command('groups').out.splitlines()]
+    assert head == ['group', 'waiting', 'working', 'state']
+    assert sorted(line[:4] for line in found) == [['acme', '1', '1', 'blocked'], ['globex', '1', '0', 'ready']]
+    lines = command('groups', '--waiting', '--json').lines
+    assert {line['name']: line['state'] for line in lines} == {'acme': 'blocked', 'globex': 'ready'}
+    assert all(set(line) == {'name', 'waiting', 'working', 'state', 'since', 'until'} for line in lines)
+    out = command('stats').out
+    assert 'The queue has groups with waiting tasks: 1 ready, 1 blocked.' in out
+    assert 'Of the pending tasks, 0 have high priority, 1 low priority.' in out
+    assert 'groups with waiting tasks: 1 ready, 1 blocked' in ' '.join(command('queues').out.split())
+    assert command('stats', '--json').lines[0]['groups'] == {'ready': 1, 'blocked': 1, 'held': 0}
+
+
 def test_stats_for_programs(command: Command) -> None:
     command.do(fill)
     (found,) = command('stats', '--json').lines

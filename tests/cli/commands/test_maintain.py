@@ -45,16 +45,33 @@ def test_limit(command: Command) -> None:
     assert f'The queue has limits: {text}.' in command('stats').out
     assert text in command('queues').out
     (fields,) = command('stats', '--json').lines
-    assert fields['limits'] == {'concurrency': 50, 'rate': [100, 60.0], 'burst': 100}
+    none = {'weight': None, 'ordered': False, 'dead': None, 'strict': False}
+    assert fields['limits'] == {'concurrency': 50, 'rate': [100, 60.0], 'burst': 100, **none}
     (fields,) = command('limit', '--rate', '5/s', '--burst', '1', '--json').lines
-    assert fields == {'queue': 'trq', 'concurrency': None, 'rate': [5, 1.0], 'burst': 1}
+    assert fields == {'queue': 'trq', 'group': None, 'concurrency': None, 'rate': [5, 1.0], 'burst': 1, **none}
     assert command('limit').out == 'queue trq: at most 5 per 1 s in bursts of 1\n'
-    command.assert_refused(['limit', '--concurrency', '5', '--none'], 2, '--none goes with no other option')
+    command.assert_refused(['limit', '--concurrency', '5', '--none'], 2, '--none goes with no option but --group')
     command.assert_refused(['limit', '--rate', 'fast'], 2, "--rate expects N/TIME such as 100/1m or 5/s, got 'fast'")
     command.assert_refused(['limit', '--concurrency', '0'], 2, 'concurrency must be at least 1, got 0: .*')
     command.assert_refused(['limit', '--burst', '5'], 2, 'burst is of a rate, .*')
     assert command('limit', '--none').out == 'queue trq: no limits\n'
     assert command('stats', '--json').lines[0]['limits'] is None
+
+
+def test_limits_of_a_group(command: Command) -> None:
+    command.do(claim_two)
+    text = 'at most 2 at once, 5 per 1 s; one at a time, in order; weight 3; held by dead letters'
+    words = ['--concurrency', '1', '--rate', '5/s', '--ordered', '--weight', '3', '--dead', 'hold']
+    assert command('limit', '--group', '*', *words).out == f'queue trq, group *: {text.replace("2", "1", 1)}\n'
+    assert command('limit', '-g', 'acme', '--concurrency', '2').out == f'queue trq, group acme: {text}\n'
+    ended = command('limit', '-g', 'acme', '--unordered', '--dead', 'pass')
+    assert ended.out == 'queue trq, group acme: at most 1 at once, 5 per 1 s; weight 3\n'
+    assert command('limit', '-g', 'acme', '--none').out.startswith('queue trq, group acme: at most 1')
+    assert command('limit', '-g', '*', '--none').out == 'queue trq, group *: no limits\n'
+    assert command('limit', '--strict').out == 'queue trq: priorities are strict\n'
+    command.assert_refused(['limit', '--weight', '2'], 2, 'weight is of a group, .*')
+    command.assert_refused(['limit', '-g', 'acme', '--strict'], 2, 'strict is of the whole queue, .*')
+    command.assert_refused(['limit', '-g', 'acme', '--ordered', '--concurrency', '2'], 2, 'ordered=True lets one .*')
 
 
 async def release_all(queue: Torrelque) -> None:

@@ -139,6 +139,20 @@ async def test_limits(command: Command) -> None:
         assert found['rate_limit', 'mail'] == pytest.approx(100 / 60)
 
 
+async def test_priorities_and_groups(command: Command) -> None:
+    async def prepare(queue: Torrelque) -> None:
+        await queue.limit(group='b', concurrency=0)
+        await queue.enqueue_many([1, 2], group='a')
+        await queue.enqueue(1, group='b')
+        await queue.enqueue(1, priority='high')
+
+    await on(command.url, 'mail', prepare)
+    async with exporting(command.url) as exporter:
+        found = await exporter.scrape()
+        assert [found['pending', priority, 'mail'] for priority in ('high', 'normal', 'low')] == [1, 3, 0]
+        assert [found['groups', 'mail', state] for state in ('ready', 'blocked', 'held')] == [1, 1, 0]
+
+
 async def test_what_is_told_of_a_queue(command: Command) -> None:
     await on(command.url, 'mail', fill)
     async with exporting(command.url) as exporter:
@@ -162,6 +176,12 @@ async def test_what_is_told_of_a_queue(command: Command) -> None:
         ('rejected_total', 'mail'): 1,
         ('expired_total', 'mail'): 0,
         ('paused', 'mail', ''): 0,
+        ('pending', 'high', 'mail'): 0,
+        ('pending', 'normal', 'mail'): 1,
+        ('pending', 'low', 'mail'): 0,
+        ('groups', 'mail', 'ready'): 0,
+        ('groups', 'mail', 'blocked'): 0,
+        ('groups', 'mail', 'held'): 0,
     }
 
 
