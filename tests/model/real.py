@@ -186,8 +186,10 @@ def comparable(call: Call[Any], reply: Reply) -> object:
         return 'WRONGTYPE' if 'WRONGTYPE' in str(reply) else reply.code
     if isinstance(call.command, Script) and call.command.name == 'groups' and isinstance(reply, list):
         return reply[0], sorted(zip(*[iter(reply[1:])] * 4, strict=True))
-    if call.command in ('SCAN', 'SSCAN') or (isinstance(call.command, Script) and call.command.name == 'page'):
+    if call.command in ('SCAN', 'SSCAN', 'ZSCAN') or (isinstance(call.command, Script) and call.command.name == 'page'):
         cursor, *found = reply
+        if call.command == 'ZSCAN':
+            found = [zip(found[0][::2], map(float, found[0][1::2]), strict=True)]
         return cursor, sorted(found if isinstance(call.command, Script) else found[0])
     if call.command == 'ZMSCORE':
         return [score and float(score) for score in reply]
