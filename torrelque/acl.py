@@ -84,10 +84,10 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'lane': 'del',
         'lane:*': 'del get pexpire pttl set',
         'pending': 'llen lpos lpush lrange lrem ltrim persist pttl type',
-        'pending:*': 'llen lpos lrange lrem ltrim',
+        'pending:*': 'llen lrange lrem ltrim',
         'groups': 'del zadd zcard zrange zrem zscore',
         'groups:*': (
-            'del exists hdel hlen hmget hset llen lpos lpush lrange lrem ltrim rpush scard srem '
+            'del exists hdel hlen hmget hset llen lpush lrange lrem ltrim rpush scard srem '
             'zadd zcard zrange zrangebyscore zrem zscan zscore'
         ),
         'dequeueing': 'llen lpos lrange lrem ltrim persist pttl type',
