@@ -152,7 +152,7 @@ def strict_is_not_strict(patch: pytest.MonkeyPatch) -> None:
 MUTANTS: dict[str, tuple[str, Mutant]] = {
     'the hint counts pending tasks only': ('groups', the_hint_counts_pending_tasks_only),
     'stale claims hold the slots of groups': ('groups', stale_claims_hold_their_slots),
-    'returning groups enter at the turn': ('groups', returning_groups_enter_at_the_turn),
+    'returning groups enter at the turn': ('groups-faults', returning_groups_enter_at_the_turn),
     'any number of a group at once': ('groups', any_number_at_once),
     'deliveries of groups do not count': ('groups', deliveries_of_groups_do_not_count),
     'a held group goes on too late': ('groups', a_rate_is_judged_too_late),
