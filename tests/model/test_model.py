@@ -224,8 +224,8 @@ def test_what_is_played_agrees_without_a_fault(name: str) -> None:
         pytest.param("if letters ~= '' then", 'if false then', id='an ignored task stays ignored'),
         pytest.param(' - kept or 0', ' or 0', id='a repair of what is listed twice leaves none'),
         pytest.param(
-            "redis.call('LLEN', pending)\nif #later",
-            'if #later',
+            "local waiting = redis.call('LLEN', pending)\n",
+            'local waiting = 0\n',
             id='writes before a look at what may be of a wrong type',
         ),
         pytest.param('return pause and 0 or', 'return', id='a pause is not heeded'),
