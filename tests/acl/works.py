@@ -113,7 +113,8 @@ async def replaces(stage: Stage) -> None:
     for delay in (None, 60, 60, None):
         await stage.queue.enqueue('b', task_id='1', delay=delay, replace=True)
     assert (await stage.others.get_queue_stats())[:4] == (1, 1, 0, 0)
-    for line in ({'priority': 'low'}, {'group': 'g'}, {'group': 'g', 'delay': 60}, {'group': 'h'}, {}):
+    lines: list[dict[str, Any]] = [{'priority': 'low'}, {'group': 'g'}, {'group': 'g', 'delay': 60}, {'group': 'h'}, {}]
+    for line in lines:
         await stage.queue.enqueue('b', task_id='1', replace=True, **line)
     assert (await stage.others.get_queue_stats())[:4] == (1, 1, 0, 0)
     await stage.others.reject(await stage.others.dequeue(20), 'why')

@@ -188,9 +188,9 @@ def comparable(call: Call[Any], reply: Reply) -> object:
         return reply[0], sorted(zip(*[iter(reply[1:])] * 4, strict=True))
     if call.command in ('SCAN', 'SSCAN', 'ZSCAN') or (isinstance(call.command, Script) and call.command.name == 'page'):
         cursor, *found = reply
-        if call.command == 'ZSCAN':
-            found = [zip(found[0][::2], map(float, found[0][1::2]), strict=True)]
-        return cursor, sorted(found if isinstance(call.command, Script) else found[0])
+        ids = found if isinstance(call.command, Script) else found[0]
+        scores = zip(ids[::2], map(float, ids[1::2]), strict=True) if call.command == 'ZSCAN' else ()
+        return cursor, sorted(scores) or sorted(ids)
     if call.command == 'ZMSCORE':
         return [score and float(score) for score in reply]
     if call.command == 'ZPOPMIN':

@@ -102,8 +102,9 @@ class LinesQueue:
         )
 
     def claim(self, count: int = 1) -> list[ClaimedTask]:
-        self.last = self.run(claim(self.lanes, count, 0.0, self.lane, 0.0))
-        return self.last.tasks
+        last: Claim = self.run(claim(self.lanes, count, 0.0, self.lane, 0.0))
+        self.last = last
+        return last.tasks
 
     def take(self, count: int = 1) -> str:
         """Claim, and return the ids joined by blanks."""

@@ -74,18 +74,21 @@ class Group(Rate):
         self.holds_dead: bool = dead == b'hold'
         revisions = [match and match[0] for match in map(_DIGITS.match, records)]
         self.since: float = 1000 * (max(number(revision, 0.0) for revision in revisions) + 1)
-        self.slots = number(slots, None)
+        most = number(slots, None)
         if self.is_ordered:
-            self.slots = 1.0 if self.slots is None else min(self.slots, 1.0)
+            most = 1.0 if most is None else min(most, 1.0)
+        self.slots: float | None = most
         if burst is not None and count >= 1 and period >= 1:
-            self.burst, self.interval = burst, float(math.ceil(period / count))
+            self.burst: float | None = burst
+            self.interval: float = float(math.ceil(period / count))
         self.until: float = 0.0
         self.first: bytes = b''
         self.is_recorded: bool = False
         match = _ARRIVAL.fullmatch(_hash(run, key_of(run, b'arrivals')).get(name, b''))
         if match:
             self.is_recorded = True
-            self.arrival, self.until, self.first = number(match[1], 0.0), number(match[2], 0.0), match[3]
+            self.arrival: float = number(match[1], 0.0)
+            self.until, self.first = number(match[2], 0.0), match[3]
 
     def held_until(self, run: Run) -> float:
         """Until when it is held now."""

@@ -61,7 +61,8 @@ class Serving:
         self._is_strict = is_strict
         fields = run.db.hash_at(run.keys['counters'])
         match = _TURN.fullmatch(fields.get(b'turn', b''))
-        self.turn, own = [number(word, 0.0) for word in match.groups()] if match else (0.0, 0.0)
+        turn, own = [number(word, 0.0) for word in match.groups()] if match else (0.0, 0.0)
+        self.turn: float = turn
         words = fields.get(b'levels', b'').split(b' ')
         inner, *tags = [number(word, 0.0) if word.isdigit() else 0.0 for word in words]
         if len(tags) != len(COSTS):
@@ -83,7 +84,7 @@ class Serving:
         self._passed: list[bytes] = []
         self._indexes: dict[bytes, tuple[bytes | None, float]] = {}
         self._seen, self._most, self._is_complete, self._bound = 0, n + 2 + MORE, not self._is_grouped, 0.0
-        self.is_short = False
+        self.is_short: bool = False
         self._insert(self._plain)
         if self._is_grouped:
             self._read_names(n + 2)  # whether any are left
