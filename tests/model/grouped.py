@@ -138,8 +138,11 @@ class GroupedMachine(ModelMachine):
     @step(
         1,
         GROUPED_STEPS,
-        field=st.sampled_from(('turn', 'levels', 'fence')),
-        value=st.sampled_from((b'', b'x', b'1 2', b'3 2', b'1 2 3 4', b'0 0 0 0', b'4000000000000009', b'1.5 2.25')),
+        field=st.sampled_from(('turn', 'levels', 'fence', 'recheck')),
+        value=st.sampled_from(
+            (b'', b'x', b'held x', b'held 0', b'blocked 0', b'1 2', b'3 2', b'1 2 3 4', b'0 0 0 0', b'4000000000000009',
+             b'1.5 2.25')
+        ),  # fmt: skip
     )
     def turns_hold_anything(self, field: str, value: bytes) -> None:
         self._command('HSET', KEYS['counters'], field, value)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 
+import anyio
 import pytest
 
 from tests.servers import Server
 from torrelque import Task, Torrelque, TorrelqueReplyError, connect
+from torrelque.acl import rules
 
 pytestmark = pytest.mark.anyio
 
@@ -81,6 +84,25 @@ async def test_a_user_without_rights(fresh_server: Callable[..., Server]) -> Non
             with pytest.raises(TorrelqueReplyError) as caught:
                 await attempt
             assert caught.value.code == 'NOPERM'
+
+
+@pytest.mark.parametrize('right', ['zrem', 'zscore'])
+async def test_an_operator_who_may_not_place_groups(fresh_server: Callable[..., Server], right: str) -> None:
+    """Calls that could never make progress raise instead of going on for ever."""
+    server = fresh_server()
+    words = [re.sub(rf'(?<=^\(~q:groups )(.*?)\+{right}\b', r'\1', word) for word in rules('operator', 'q')]
+    assert words != rules('operator', 'q')
+    server.command('ACL', 'SETUSER', 'ops', 'reset', 'on', '>secret', *words)
+    async with connect(server.url) as client, Torrelque(client, queue='q') as queue:
+        await queue.enqueue_many(['a', 'b'], group='g')
+    async with connect(server.url.replace('//', '//ops:secret@')) as client, Torrelque(client, queue='q') as queue:
+        calls = (queue.delete(force=True), queue.sweep(), queue.limit(group='g', concurrency=0), queue.cancel('x'))
+        before = snapshot(server)
+        for call in calls:
+            with pytest.raises(TorrelqueReplyError) as caught, anyio.fail_after(ENOUGH):
+                await call
+            assert caught.value.code == 'NOPERM'
+        assert snapshot(server) == before
 
 
 VERBS: dict[str, Callable[[Torrelque, Task], Awaitable[object]]] = {

@@ -20,6 +20,7 @@ from torrelque import (
     Torrelque,
     TorrelqueTaskStatus,
     TorrelqueTypeError,
+    TorrelqueUsageError,
     TorrelqueValueError,
     Worker,
 )
@@ -380,6 +381,14 @@ async def test_bad_limits(memory: Torrelque, arguments: dict[str, Any], kind: ty
     with pytest.raises(kind, match=message):
         await memory.limit(**arguments)
     assert await memory.limits() == await memory.limits('*') == Limits()
+
+
+async def test_a_queue_that_is_not_empty_counts_all_its_tasks(memory: Torrelque) -> None:
+    await memory.enqueue_many(range(3), group='g')
+    await memory.enqueue('x', priority='low')
+    await take(memory, 1)
+    with pytest.raises(TorrelqueUsageError, match='has 3 pending, 1 claimed and 0 delayed'):
+        await memory.delete()
 
 
 async def test_bad_calls_write_nothing(memory: Torrelque) -> None:

@@ -304,8 +304,9 @@ def count_listed(keys: Keys) -> Operation[list[int]]:
     An operator's role does not permit `queue_stats`.
     """
     sets = [Call[Reply]('ZCARD', (keys[name],)) for name in ('working', 'delayed', 'rejected', 'schedules')]
-    replies = yield [Call[Reply]('LLEN', (keys['pending'],)), *sets]
-    return [int(reply) for reply in raised(replies)]
+    replies = yield [Call[Reply]('LLEN', (keys['pending'],)), Call[Reply]('HLEN', (keys['tasks'],)), *sets]
+    pending, tasks, *others = map(int, raised(replies))
+    return [max(pending, tasks - sum(others[:3])), *others]  # those of groups and levels are in other lists
 
 
 def server_time(keys: Keys) -> Operation[float]:

@@ -12,7 +12,7 @@ if outcome then
   return again(outcome, answer)
 end
 local revision, till, since, reason, text = totals('flow', 'paused', 'paused_since', 'paused_reason', 'limits')
-look()
+look(true)
 local mode, new = ARGV[4], { '0', till or '', since or '', reason or '', text or '' }
 if mode == 'copy' then
   new = { unpack(ARGV, 5) }

@@ -206,6 +206,14 @@ local function look_at_lines(all)
   end
 end
 
+-- Users without permission to place groups are stopped here, before any write.
+local function look_for_permission()
+  if has_used('g') then
+    redis.call('ZSCORE', groups, '') -- never a group
+    redis.call('ZREM', groups, '')
+  end
+end
+
 -- The lines of which consumers may take a task: all tasks without a group, and each group.
 local function count_lines()
   local left = size_of('LLEN', pending)
@@ -222,6 +230,10 @@ end
 -- claim and tick takes a step.
 local function recheck_some(recheck)
   local index, cursor = string.match(recheck, '^(%a+) (%d+)$')
+  if (index ~= 'blocked' and index ~= 'held') or #cursor > 18 then
+    redis.call('HSET', counters, 'recheck', '') -- anybody may have written it
+    return
+  end
   local part = redis.call('ZSCAN', groups .. ':' .. index, cursor, 'COUNT', 100)
   for at = 1, #part[2], 2 do
     touch(part[2][at])

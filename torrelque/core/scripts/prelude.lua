@@ -608,13 +608,16 @@ local depth -- length of pending before the script wrote anything
 
 -- Read the collections that rare verbs may write, so that a key of a wrong type is an error before any write. Common verbs
 -- read these keys anyway, or begin with a write to one. The hint and the timer cannot fail a script.
-local function look()
+local function look(places_no_group)
   depth = redis.call('LLEN', pending)
   redis.call('ZCARD', delayed)
   redis.call('ZCARD', working)
   if has_lines() then
     -- rarely
     look_at_lines()
+    if not places_no_group then
+      look_for_permission()
+    end
     -- end
   end
 end

@@ -12,7 +12,7 @@ if outcome then
   return again(outcome, answer)
 end
 local shards = totals('shards')
-look()
+look(ARGV[4] == 'copy') -- which all roles do
 look_at_lines(true)
 local mode, name, text = ARGV[4], ARGV[5], ARGV[6]
 if mode == 'recheck' then

@@ -20,7 +20,7 @@ if outcome then
   return again(outcome, answer)
 end
 local enqueued, generation, schedules_name, schedule_name = totals('enqueued', 'generation', 'schedules', 'schedule')
-look()
+look(true)
 redis.call('ZCARD', rejected)
 local id, mode = ARGV[4], ARGV[5]
 if mode ~= 'refill' then

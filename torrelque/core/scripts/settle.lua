@@ -14,7 +14,7 @@ if ahead < 0 then
   return { 'none' }
 end
 totals()
-look()
+look(true) -- producers do this as well
 if ahead == 0 and phase == 'open' and string.sub(answer, 1, 1) ~= 'c' then
   begin_writing()
   drop_timer()

@@ -5,7 +5,7 @@
 -- returns: how many were returned
 
 totals()
-look()
+look(true)
 redis.call('LLEN', dequeueing)
 redis.call('SCARD', undequeued)
 local to_return, to_mark = tonumber(ARGV[1]), tonumber(ARGV[2])

@@ -29,6 +29,9 @@ _RECORD = re.compile(rb'\S+ (\S+) (\S+) (\S+) (\S+) (\S+) (\S+) (\S+)')
 _ARRIVAL = re.compile(rb'([0-9]+) ([0-9]+) (.*)', re.DOTALL)
 """When the rate permits the next delivery of a group, until when that is held, and while which task is its first."""
 
+_RECHECK = re.compile(rb'(blocked|held) [0-9]{1,18}')
+"""Which index is next to be placed again, and from which cursor on."""
+
 _DIGITS = re.compile(rb'[0-9]+')
 
 
@@ -201,8 +204,9 @@ def recheck(run: Run) -> None:
     text = run.db.hash_at(run.keys['counters']).get(b'recheck', b'')
     if not text:
         return
-    kind, _ = text.split(b' ')
-    for _, name in run.db.zset_at(key_of(run, kind)).ordered():
+    match = _RECHECK.fullmatch(text)
+    kind = match[1] if match else b''
+    for _, name in run.db.zset_at(key_of(run, kind)).ordered() if match else ():
         touch(run, name)
     run.rechecks = kind == b'blocked'
     run.db.hset(run.keys['counters'], {b'recheck': b'held 0' if run.rechecks else b''})
