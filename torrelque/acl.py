@@ -84,11 +84,11 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'lane': 'del',
         'lane:*': 'del get pexpire pttl set',
         'pending': 'llen lpos lpush lrange lrem ltrim persist pttl type',
-        'pending:*': 'llen lrange lrem ltrim',
-        'groups': 'del zadd zcard zrange zrem zscore',
+        'pending:*': 'llen lpos lpush lrange lrem ltrim persist pttl type',
+        'groups': 'del persist pttl type zadd zcard zrange zrem zscan zscore',
         'groups:*': (
-            'del exists hdel hlen hmget hset llen lpush lrange lrem ltrim rpush scard srem '
-            'zadd zcard zrange zrangebyscore zrem zscan zscore'
+            'del exists hdel hlen hmget hset llen lpos lpush lrange lrem ltrim persist pttl rpush sadd scard '
+            'sismember srem sscan type zadd zcard zrange zrangebyscore zrem zscan zscore'
         ),
         'dequeueing': 'llen lpos lrange lrem ltrim persist pttl type',
         'undequeued': 'del persist pttl sadd scard spop srem sscan type',

@@ -549,13 +549,29 @@ async def audits_groups(stage: Stage) -> None:
     await stage.others.limit(group='held', rate=(1, 3600))
     for group in ('held', 'ready'):
         await stage.others.enqueue_many(range(4), group=group)
-    await stage.others.enqueue_many(['a', 'b'], priority='low')
-    await stage.others.dequeue_nowait(max_tasks=3)
+    for task_id in ('low-1', 'low-2', 'low-3'):
+        await stage.others.enqueue('x', priority='low', task_id=task_id)
+    (task,) = [each for each in await stage.others.dequeue_nowait(max_tasks=3) if each.group == 'ready']
+    await stage.others.enqueue('x', group='other')
+    await stage.others.enqueue('x', group='ready', task_id='twice')
     assert await stage.queue.audit(repair=True) == []
-    for words in ('ZREM q:groups ready', 'ZADD q:groups:blocked 1 nobody', 'SADD q:groups:working:ready ghost'):
+    for words in (
+        'ZREM q:groups ready',
+        'ZADD q:groups:blocked 1 nobody',
+        'SADD q:groups:working:ready ghost',
+        f'SREM q:groups:working:{task.group} {task.id}',
+        'LPUSH q:groups:pending:ready twice',
+        'LREM q:pending:low 0 low-2',
+        'PEXPIRE q:groups 60000',
+        'PEXPIRE q:groups:limits 60000',
+        'PEXPIRE q:pending:low 60000',
+    ):
         stage.command(*words.split())
-    await stage.queue.audit(repair=True)
+    found = await stage.queue.audit(repair=True)
+    assert {each.kind for each in found if each.repaired} == {'key', 'lost', 'twice', 'group'}
+    assert all(each.repaired for each in found), found
     assert await stage.queue.audit() == []
+    stage.command('SADD', 'q:groups:working:gone', 'ghost')
     await stage.queue.delete(force=True)
     assert stage.command('KEYS', 'q:*') == []
 

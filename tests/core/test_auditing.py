@@ -137,6 +137,28 @@ def test_an_error_is_raised_before_anything_else_is_sent() -> None:
         operation.send([TorrelqueReplyError('NOPERM no')] * len(batch))
 
 
+def test_a_group_that_is_placed_meanwhile_is_not_said_to_be_repaired(watched: Watched) -> None:
+    watched.command('HSET', KEYS['counters'], 'uses', 'g')
+    watched.add('a', listed=False)
+    watched.command('HSET', KEYS.state('a'), 'group', 'g')
+    watched.command('LPUSH', KEYS.of_groups('pending') + b':g', 'a')
+
+    def place(call: Call[Reply]) -> None:
+        if name_of(call) == 'repair':
+            watched.command('ZADD', KEYS['groups'], '0', 'g')
+
+    watched.before = place
+    assert [(found.kind, found.repaired) for found in watched.audit(repair=True)] == [('group', False)]
+
+
+def test_groups_are_looked_at_in_pages(watched: Watched) -> None:
+    watched.command('HSET', KEYS['counters'], 'uses', 'g')
+    for number in range(PAGE + 3):
+        watched.command('ZADD', KEYS['groups'], '0', str(number))
+    assert {found.kind for found in watched.audit()} == {'group'}
+    assert [len(args) - 1 for args in watched.made('inspect') if args[0] == 'groups'] == [PAGE, 3]
+
+
 def test_tasks_of_groups_and_levels_are_found_where_they_wait(watched: Watched) -> None:
     watched.command('HSET', KEYS['counters'], 'uses', 'gh')
     for task_id, field, value, key in (
@@ -147,5 +169,6 @@ def test_tasks_of_groups_and_levels_are_found_where_they_wait(watched: Watched) 
         watched.add(task_id, listed=False)
         watched.command('HSET', KEYS.state(task_id), field, value)
         watched.command('LPUSH', key, task_id)
+    watched.command('ZADD', KEYS['groups'], '0', 'g')
     assert watched.audit() == []
-    assert {args[0] for args in watched.made('inspect')} == {'shallow'}, 'nobody was looked for in the lists'
+    assert {args[0] for args in watched.made('inspect')} == {'shallow', 'groups'}, 'nobody was looked for in the lists'

@@ -46,6 +46,10 @@ texts = st.sampled_from(
         b'0 - - - - 1 -', b'x - - - - - -', b'- 1 - 1 0 - -', b'1 2 3',
     )
 )  # fmt: skip
+turns = st.sampled_from(
+    (b'', b'x', b'held x', b'held 0', b'blocked 0', b'1 2', b'3 2', b'1 2 3 4', b'0 0 0 0', b'4000000000000009',
+     b'1.5 2.25')
+)  # fmt: skip
 keys_of_groups = st.sampled_from(
     (*INDEXES, *(PREFIX + name for name in (b'limits', b'arrivals')),
      *(PREFIX + kind + b':g' for kind in (b'pending', b'working', b'rejected')),
@@ -101,6 +105,22 @@ class GroupedMachine(ModelMachine):
     def list_groups(self, place: str) -> None:
         self._verb('groups', place, 0, 100)
 
+    @step(4, GROUPED_STEPS, names=st.lists(groups, min_size=1, max_size=3))
+    def inspect_groups(self, names: list[Arg]) -> None:
+        self._verb('inspect', 'groups', *names)
+
+    @step(2, GROUPED_STEPS, kind=st.sampled_from(('working', 'rejected')), name=groups)
+    def inspect_members(self, kind: str, name: Arg) -> None:
+        self._verb('inspect', 'members', kind, name, '0')
+
+    @step(4, GROUPED_STEPS, name=groups)
+    def repair_a_group(self, name: Arg) -> None:
+        self._verb('repair', 'group', name, 60_000)
+
+    @step(4, GROUPED_STEPS, kind=st.sampled_from(('working', 'rejected', 'claimed')), task_id=ids, name=groups)
+    def repair_what_a_group_counts(self, kind: str, task_id: Arg, name: Arg) -> None:
+        self._verb('repair', 'group', task_id, 60_000, kind, *(() if kind == 'claimed' else (name,)))
+
     @step(1, GROUPED_STEPS, lane=lane_numbers, strict=st.booleans())
     def levels_are_strict(self, lane: int, strict: bool) -> None:
         self._laned('flow', lane, 'limit', b'- - - - strict' if strict else b'')
@@ -139,10 +159,7 @@ class GroupedMachine(ModelMachine):
         1,
         GROUPED_STEPS,
         field=st.sampled_from(('turn', 'levels', 'fence', 'recheck')),
-        value=st.sampled_from(
-            (b'', b'x', b'held x', b'held 0', b'blocked 0', b'1 2', b'3 2', b'1 2 3 4', b'0 0 0 0', b'4000000000000009',
-             b'1.5 2.25')
-        ),  # fmt: skip
+        value=turns,
     )
     def turns_hold_anything(self, field: str, value: bytes) -> None:
         self._command('HSET', KEYS['counters'], field, value)
@@ -160,6 +177,10 @@ class GroupedMachine(ModelMachine):
     )
     def a_group_is_listed_anywhere(self, group: bytes, index: bytes, score: str) -> None:
         self._command('ZADD', index, score, group)
+
+    @step(2, GROUPED_STEPS, task_id=ids, group=groups, kind=st.sampled_from((b'working:', b'rejected:')))
+    def a_group_counts_anything(self, task_id: bytes, group: bytes, kind: bytes) -> None:
+        self._command('SADD', PREFIX + kind + group, task_id)
 
     @step(1, GROUPED_STEPS, key=keys_of_groups)
     def a_key_of_groups_is_of_a_wrong_type(self, key: bytes) -> None:

@@ -222,7 +222,7 @@ def test_what_is_played_agrees_without_a_fault(name: str) -> None:
         pytest.param("variadic('ZADD', missing, scores)", '', id='ids without a payload are dropped'),
         pytest.param("redis.call('ZREM', missing, id)", '', id='what came back stays set aside'),
         pytest.param("if letters ~= '' then", 'if false then', id='an ignored task stays ignored'),
-        pytest.param(' - kept or 0', ' or 0', id='a repair of what is listed twice leaves none'),
+        pytest.param(' and 0 or kept)', ' and 0 or 0)', id='a repair of what is listed twice leaves none'),
         pytest.param(
             "local waiting = redis.call('LLEN', pending)\n",
             'local waiting = 0\n',

@@ -256,6 +256,90 @@ async def test_more_than_a_page(queue: Torrelque, command: Command) -> None:
     assert (await queue.get_queue_stats()).pending == count
 
 
+# Groups --------------------------------------------------------------------------------------------------------------
+
+
+def of_groups(what: str) -> bytes:
+    return KEYS.of_groups(what)
+
+
+DAMAGES: dict[str, tuple[str | None, list[tuple[Arg, ...]]]] = {
+    'nowhere': (None, [('ZREM', KEYS['groups'], 'g')]),
+    'in two indexes': (None, [('ZADD', of_groups('blocked'), '1', 'g')]),
+    'without tasks': (None, [('ZADD', of_groups('held'), 'inf', 'nobody')]),
+    'blocked': (None, [('ZREM', KEYS['groups'], 'g'), ('ZADD', of_groups('blocked'), '1', 'g')]),
+    'held': (None, [('ZREM', KEYS['groups'], 'g'), ('ZADD', of_groups('held'), 'inf', 'g')]),
+    'a claim that is none': ('x', [('SADD', of_groups('working:g'), 'x')]),
+    "another group's claim": ('1', [('SADD', of_groups('working:h'), '1')]),
+    'a claim that waits': ('2', [('SADD', of_groups('working:g'), '2')]),
+    'a claim that does not count': ('1', [('SREM', of_groups('working:g'), '1')]),
+    'a dead letter that is none': ('x', [('SADD', of_groups('rejected:g'), 'x')]),
+}
+
+
+@pytest.mark.parametrize('damage', DAMAGES)
+async def test_a_group_is_placed_again(queue: Torrelque, command: Command, damage: str) -> None:
+    for task_id in ('1', '2', '3'):
+        await queue.enqueue(task_id, task_id=task_id, group='g')
+    (task,) = await queue.dequeue_nowait()
+    task_id, calls = DAMAGES[damage]
+    for words in calls:
+        await command(*words)  # type: ignore[arg-type]
+    await assert_repaired(queue, 'group', task_id)
+    await queue.release(task)
+    assert await drain(queue) == ['2', '3']
+    assert await command('EXISTS', of_groups('working:g'), of_groups('rejected:g'), KEYS['groups']) == 0
+
+
+async def test_an_id_that_blocks_its_group_for_ever(queue: Torrelque, command: Command) -> None:
+    await queue.limit(group='g', concurrency=1)
+    await command('SADD', of_groups('working:g'), 'x')
+    await queue.enqueue('a', group='g')
+    assert await queue.dequeue_nowait() == []
+    await assert_repaired(queue, 'group', 'x')
+    assert (await queue.dequeue(5)).data == 'a'
+
+
+@pytest.mark.parametrize('line', [{'group': 'g'}, {'priority': 'low'}])
+async def test_tasks_of_groups_and_levels_are_repaired_in_their_line(
+    queue: Torrelque, command: Command, line: dict[str, Any]
+) -> None:
+    key = of_groups('pending:g') if 'group' in line else KEYS['pending'] + b':low'
+    for task_id in ('1', '2'):
+        await queue.enqueue(task_id, task_id=task_id, **line)
+    await command('LREM', key, 0, '2')
+    await assert_repaired(queue, 'lost', '2')
+    await command('LPUSH', KEYS['pending'], '1')
+    await command('LPUSH', key, '1')
+    await assert_repaired(queue, 'twice', '1')
+    assert await command('LRANGE', key, 0, -1) == [b'2', b'1']
+    await command('LPUSH', key, 'x')
+    await command('HSET', KEYS.state('x'), 'status', '0', *(('group', 'g') if 'group' in line else ('level', 'low')))
+    await assert_repaired(queue, 'ghost', 'x')
+    await command('HDEL', KEYS['counters'], 'uses')
+    assert {each.detail for each in await queue.audit()} == {f'its {next(iter(line))} is ignored'}
+    assert [found[0] for found in await kinds(queue, repair=True)] == ['ignored'] * 2
+    assert await queue.audit() == []
+    assert await drain(queue) == ['1', '2']
+
+
+async def test_a_record_of_a_group_of_a_wrong_type_is_told(queue: Torrelque, command: Command) -> None:
+    await queue.enqueue('a', group='g')
+    await command('SET', of_groups('working:g'), 'a string')
+    assert [each.detail for each in await queue.audit(repair=True)] == ['is of a wrong type, not a set']
+
+
+async def test_levels_of_a_queue_whose_name_begins_like_groups_are_left_alone(
+    queue: Torrelque, transport: Transport
+) -> None:
+    await queue.enqueue('a', group='g')
+    async with Torrelque(transport, queue='q:groups') as other:
+        await other.enqueue('b', priority='high')
+        assert await queue.audit(repair=True) == []
+        assert await drain(queue) == ['a']
+        assert await drain(other) == ['b']
+
+
 # Keys ----------------------------------------------------------------------------------------------------------------
 
 

@@ -29,6 +29,8 @@ TYPES = {
     'pending': b'list', 'dequeueing': b'list', 'undequeued': b'set', 'working': b'zset', 'delayed': b'zset',
     'tasks': b'hash', 'wake': b'zset', 'timer': b'string', 'epoch': b'string', 'rejected': b'zset',
     'counters': b'hash', 'missing': b'zset', 'workers': b'hash', 'schedules': b'zset',
+    'pending:high': b'list', 'pending:low': b'list', 'groups': b'zset', 'groups:blocked': b'zset',
+    'groups:held': b'zset', 'groups:idle': b'zset', 'groups:limits': b'hash', 'groups:arrivals': b'hash',
 }  # fmt: skip
 
 FINAL = (b'3', b'4')
@@ -50,8 +52,10 @@ class Violation:
     - ``'state'``: a task without a state, or with one of a wrong type;
     - ``'status'``: a task whose state has another status than its collection;
     - ``'expiring'``: a task whose state expires;
-    - ``'ignored'``: a task that expires, or is to end, and nobody looks, because the record of what the queue uses
-      was lost;
+    - ``'ignored'``: a task that expires, or is to end, or has a group or a priority, and nobody looks, because the
+      record of what the queue uses was lost;
+    - ``'group'``: a group that consumers do not find though tasks wait in it, or the reverse; a group that waits for
+      nothing; or a record of a group that names a claim or a dead letter that is none, or lacks a claim;
     - ``'deadline'``: a claimed task without a finite deadline;
     - ``'result'``: a result that does not expire;
     - ``'stray'``: a state without a task that is not a result;
@@ -98,6 +102,7 @@ class _Facts(NamedTuple):
     expires: int
     aside: int
     letters: bytes
+    uncounted: int
 
     @property
     def places(self) -> list[str]:
@@ -116,6 +121,7 @@ class _Fault(NamedTuple):
 
     violation: Violation
     subject: bytes
+    more: tuple[bytes, ...] = ()
 
 
 class _Audit:
@@ -149,6 +155,8 @@ class _Audit:
         yield from self._check_lanes()
         yield from self._check_workers()
         yield from self._check_tasks()
+        if b'g' in uses:
+            yield from self._check_groups()
         if self._repair:
             yield from self._tidy()
         return self._found
@@ -159,7 +167,7 @@ class _Audit:
     def _report(self, fault: _Fault) -> Operation[None]:
         violation = fault.violation
         if self._repair and violation.kind in REPAIRABLE:
-            repaired = yield from self._call('repair', violation.kind, fault.subject, self._ttl)
+            repaired = yield from self._call('repair', violation.kind, fault.subject, self._ttl, *fault.more)
             violation = replace(violation, repaired=bool(repaired))
         self._found.append(violation)
 
@@ -169,10 +177,10 @@ class _Audit:
         names = [name for name in TYPES if self._exists(name)]
         if not names:
             return
-        replies = _all((yield [Call[Reply](word, (self._keys[name],)) for word in ('TYPE', 'PTTL') for name in names]))
+        replies = _all((yield [Call[Reply](word, (self._key(name),)) for word in ('TYPE', 'PTTL') for name in names]))
         types, expiries = replies[: len(names)], replies[len(names) :]
         for name, kind, expiry in zip(names, types, expiries, strict=True):
-            key, wanted = self._keys[name].decode(), TYPES[name]
+            key, wanted = self._key(name).decode(), TYPES[name]
             if (kind if isinstance(kind, bytes) else str(kind).encode()) not in (wanted, b'none'):
                 self._found.append(Violation('key', key, None, f'is of a wrong type, {kind!r}'))
             elif name in ('timer', 'workers') and expiry == -1:
@@ -242,6 +250,46 @@ class _Audit:
         drained, hint, marks = yield from self._call('inspect', 'shallow')
         for name in [*['wake'] * hint, *['undequeued'] * bool(marks)] if drained else ():
             yield from self._call('repair', 'leftover', name.encode(), self._ttl)
+
+    # Groups ------------------------------------------------------------------
+
+    def _check_groups(self) -> Operation[None]:
+        """Check in which indexes groups are, and their records of claims and dead letters."""
+        names: set[bytes] = set()
+        for kind in ('pending', 'working', 'rejected'):
+            prefix = self._keys.of_groups(kind) + b':'
+            found = sorted(key.removeprefix(prefix) for key in (yield from self._keys_beginning(prefix)))
+            names.update(found)
+            for name in found if kind != 'pending' else ():
+                yield from self._check_members(kind, name)
+        for index in ('groups', 'groups:blocked', 'groups:held'):
+            cursor = b'0'
+            while self._exists(index):
+                cursor, scores = yield from Call[Reply]('ZSCAN', (self._key(index),), (cursor, 'COUNT', PAGE))
+                names.update(scores[::2])
+                if cursor == b'0':
+                    break
+        for part in _pages(sorted(names), PAGE):
+            facts = yield from self._call('inspect', 'groups', *part)
+            for name, each in zip(part, facts, strict=True):
+                for detail in _judge_group(*each):
+                    key = (self._keys.of_groups('pending') + b':' + name).decode(errors='replace')
+                    yield from self._report(_Fault(Violation('group', key, None, detail), name))
+
+    def _check_members(self, kind: str, name: bytes) -> Operation[None]:
+        """Check a group's record of its claims or of the dead letters that hold it."""
+        key = (self._keys.of_groups(kind) + b':' + name).decode(errors='replace')
+        detail = 'is no claim of this group' if kind == 'working' else 'is no dead letter of this group'
+        cursor = b'0'
+        while True:
+            cursor, *strays = yield from self._call('inspect', 'members', kind, name, cursor)
+            for task_id in strays:
+                violation = Violation('group', key, task_id.decode(errors='replace'), detail)
+                yield from self._report(_Fault(violation, task_id, (kind.encode(), name)))
+            if not cursor:
+                self._found.append(Violation('key', key, None, 'is of a wrong type, not a set'))
+            if cursor in (b'', b'0'):
+                break
 
     # Tasks -------------------------------------------------------------------
 
@@ -328,11 +376,16 @@ class _Audit:
         if not self._on_cluster:  # a 0.9 release left the id, and the payload will not come back
             facts = facts._replace(aside=0)
         for kind, detail in _judge(facts):
-            yield _Fault(Violation(kind, key, readable, detail), task_id)
+            yield _Fault(Violation(kind, key, readable, detail), task_id, (b'claimed',) if kind == 'group' else ())
 
     def _exists(self, name: str) -> bool:
         """Whether a key may exist. A key that was not seen did not exist throughout."""
-        return self._seen is None or self._keys[name] in self._seen
+        return self._seen is None or self._key(name) in self._seen
+
+    def _key(self, name: str) -> bytes:
+        """Return the key of a logical name, and what may follow that."""
+        logical, _, part = name.partition(':')
+        return self._keys[logical] + b':' + part.encode() if part else self._keys[logical]
 
     def _keys_beginning(self, prefix: bytes) -> Operation[set[bytes]]:
         if self._seen is not None:
@@ -348,11 +401,14 @@ class _Audit:
 
 REPAIRABLE = frozenset((
     'lost', 'twice', 'ghost', 'expiring', 'ignored', 'deadline', 'result', 'lane', 'timer', 'workers', 'key', 'flow',
-    'schedule',
+    'schedule', 'group',
 ))  # fmt: skip
 
 
-IGNORED = {'e': 'its expiry is ignored', 'c': 'its cancellation is ignored'}
+IGNORED = {
+    'e': 'its expiry is ignored', 'c': 'its cancellation is ignored', 'g': 'its group is ignored',
+    'h': 'its priority is ignored',
+}  # fmt: skip
 """By the letters of features."""
 
 WELL_FORMED = re.compile(rb'[0-9-]+ [0-9-]+ [0-9-]+ [0-9-]+(?: strict)?')
@@ -377,6 +433,16 @@ def _judge_schedule(is_listed: int, kind: bytes, has_payload: int, expires: int)
         yield 'is not listed'
     elif has_payload and expires:
         yield 'expires'
+
+
+def _judge_group(places: int, wanted: int, is_stuck: int) -> Iterator[str]:
+    """Yield what is wrong with where a group is."""
+    if places < wanted:
+        yield 'has waiting tasks, and consumers do not find it'
+    elif places > wanted:
+        yield f'is in {places} indexes of groups' if wanted else 'has no waiting tasks, and is in an index of groups'
+    elif is_stuck:
+        yield 'waits though consumers could take a task'
 
 
 def _judge(facts: _Facts) -> Iterator[tuple[str, str]]:
@@ -413,6 +479,8 @@ def _judge_task(facts: _Facts, places: list[str]) -> Iterator[tuple[str, str]]:
         yield 'ignored', ' and '.join(IGNORED[letter] for letter in facts.letters.decode())
     if facts.working == 2:  # noqa: PLR2004 - the script's word for it
         yield 'deadline', 'is claimed for ever'
+    if facts.uncounted:
+        yield 'group', 'its claim does not count for its group'
 
 
 def _pages(ids: Sequence[bytes], size: int) -> Iterator[Sequence[bytes]]:

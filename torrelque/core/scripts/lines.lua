@@ -146,13 +146,18 @@ local function keep_tag(name, tag)
   end
 end
 
+-- Read where a group belongs.
+local function read_index(group, waiting)
+  group.waiting = waiting or size_of('LLEN', group_key('pending', group.name))
+  group.claimed = group.slots and size_of('SCARD', group_key('working', group.name)) or 0
+  read_arrival(group)
+  return index_of(group)
+end
+
 -- Put a group into the index where it belongs. Returns whether it can be served.
 local function place_group(name, was)
   local group = group_of(name)
-  group.waiting = was == 'nowhere' and 1 or size_of('LLEN', group_key('pending', name))
-  group.claimed = group.slots and size_of('SCARD', group_key('working', name)) or 0
-  read_arrival(group)
-  local index, score = index_of(group)
+  local index, score = read_index(group, was == 'nowhere' and 1 or nil)
   local tag = was == 'anywhere' and redis.pcall('ZSCORE', groups, name)
   tag = type(tag) == 'string' and tag
   if index ~= 'blocked' and was ~= 'nowhere' then

@@ -107,9 +107,10 @@ end
 
 -- The letters of features that a task's state uses and the queue does not: its record of them was lost.
 local function unnoted(id)
+  local values = redis.call('HMGET', state_key(id), 'expires', 'cancel_time', 'group', 'level')
   local letters = ''
-  for letter, name in string.gmatch('e expires c cancel_time', '(%a) (%S+)') do
-    if not has_used(letter) and redis.call('HEXISTS', state_key(id), name) == 1 then
+  for index, letter in ipairs({ 'e', 'c', 'g', 'h' }) do
+    if values[index] and values[index] ~= '' and not has_used(letter) then
       letters = letters .. letter
     end
   end
@@ -408,6 +409,7 @@ local function uncount_deliveries(items)
 end
 
 -- include lines
+-- include checks
 
 -- When consumers may take again what they may not take now, if it is known and there is anything. A claim that ends is known
 -- only then: the script that ends it hints.

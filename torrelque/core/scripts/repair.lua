@@ -1,6 +1,7 @@
 -- Repair one violation that an audit found, if it is still there. Safe to repeat; it loses no task.
 -- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing workers schedules schedule groups lane
--- ARGV: the kind of violation, its task, lane or key, and how long to keep a state without a task (ms)
+-- ARGV: the kind of violation, its task, lane, key or group, and how long to keep a state without a task (ms); if a group
+--   counts what it should not, then also working or rejected, and the group; if it does not count a claim, the word claimed
 -- returns: 1 if something was changed
 
 totals()
@@ -20,7 +21,29 @@ local places = { pending = pending, dequeueing = dequeueing, undequeued = undequ
   delayed = delayed, tasks = tasks, wake = wake, counters = counters, epoch = epoch, rejected = rejected,
   schedules = schedules }
 local WELL_FORMED = '^[%d-]+ [%d-]+ [%d-]+ [%d-]+$' -- limits
+for _, name in ipairs({ 'blocked', 'held', 'idle', 'limits', 'arrivals' }) do
+  places['groups:' .. name] = groups .. ':' .. name
+end
+places['groups'], places['pending:high'], places['pending:low'] = groups, pending .. ':high', pending .. ':low'
 local repairs = {}
+local own, own_group = line_of(id) -- the list in which the task waits, if it does, and its group if it has one
+
+-- How often a task is in a list.
+local function occurrences(list)
+  local found = redis.pcall('LPOS', list, id, 'COUNT', 0)
+  return mistyped(found) and 0 or #found
+end
+
+-- How often the task is in pending, and in its own list if that is another one.
+local function count_waiting()
+  return occurrences(pending), own ~= pending and occurrences(own) or 0
+end
+
+local function touch_own_group()
+  if own_group and has_used('g') then
+    touch(own_group)
+  end
+end
 
 -- An id in a collection without a payload, which cannot be delivered. It is set aside, as a claim does.
 function repairs.ghost()
@@ -30,28 +53,42 @@ function repairs.ghost()
   if kind == 'hash' and lasts then
     expire(state_key(id), ttl)
   end
+  leave_groups({ id })
+  release_groups({ id })
   local removed = redis.call('LREM', pending, 0, id) + redis.call('LREM', dequeueing, 0, id)
     + redis.call('ZREM', working, id) + redis.call('ZREM', delayed, id) + redis.call('ZREM', rejected, id)
+  local apart = own ~= pending and redis.pcall('LREM', own, 0, id)
+  removed = removed + (type(apart) == 'number' and apart or 0)
   set_aside(removed > 0 and { id } or {})
   return removed > 0
 end
 
--- An id that is in pending twice, or in pending and elsewhere, so that claims would skip it. The first one stays.
+-- An id that waits twice, or waits and is elsewhere, so that claims would skip it. The first one in its own list stays.
 function repairs.twice()
   local kept = (deadline or due or dead) and 0 or 1
-  local surplus = payload and #redis.call('LPOS', pending, id, 'COUNT', 0) - kept or 0
-  return surplus > 0 and redis.call('LREM', pending, surplus, id) > 0
+  local waits, waits_apart = count_waiting()
+  local surplus, surplus_apart = waits - (waits_apart > 0 and 0 or kept), waits_apart - kept
+  if payload and surplus > 0 then
+    redis.call('LREM', pending, surplus, id)
+  end
+  if payload and surplus_apart > 0 then
+    redis.call('LREM', own, surplus_apart, id)
+  end
+  touch_own_group()
+  return payload and (surplus > 0 or surplus_apart > 0)
 end
 
 -- A task in no collection, which would never be delivered.
 function repairs.lost()
   local state = payload and (kind == 'hash' or kind == 'none') and read_state(id)
-  if not state or deadline or due or dead or redis.call('LPOS', pending, id) or redis.call('LPOS', dequeueing, id) then
+  local waits, waits_apart = count_waiting()
+  if not state or deadline or due or dead or waits + waits_apart > 0 or redis.call('LPOS', dequeueing, id) then
     return false
   end
+  leave_groups({ id })
   redis.call('HDEL', state.key, 'claim')
   transition(state, PENDING)
-  redis.call('LPUSH', pending, id)
+  line_up({ id }, 'back')
   redis.call('ZREM', missing, id)
   return true
 end
@@ -147,12 +184,41 @@ function repairs.schedule()
   return kept or not listed
 end
 
--- A task whose expiry, or whose request to end, no script looks at.
+-- A group that is in no index though tasks wait, or the reverse; that waits for nothing; that counts what is no claim or dead
+-- letter of its own; or that does not count a claim.
+function repairs.group()
+  local kind, name = ARGV[4], ARGV[5]
+  if not has_used('g') then
+    return false
+  elseif not kind then
+    local count, wanted, stuck = misplaced(id)
+    if count == wanted and stuck == 0 then
+      return false
+    end
+    touch(id)
+  elseif kind == 'claimed' then
+    if not deadline or not is_uncounted(id) then
+      return false
+    end
+    redis.pcall('SADD', group_key('working', own_group), id)
+    touch(own_group)
+  else
+    if not is_stray(kind, name, id) then
+      return false
+    end
+    redis.pcall('SREM', group_key(kind, name), id)
+    touch(name)
+  end
+  return true
+end
+
+-- A task whose expiry, whose request to end, whose group or whose priority no script looks at.
 function repairs.ignored()
   local letters = payload and kind == 'hash' and unnoted(id) or ''
   if letters ~= '' then
     features = (features or '') .. letters
     redis.call('HSET', counters, 'uses', features)
+    touch_own_group()
   end
   return letters ~= ''
 end

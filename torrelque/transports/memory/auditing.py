@@ -21,7 +21,8 @@ _WELL_FORMED = re.compile(rb'[0-9-]+ [0-9-]+ [0-9-]+ [0-9-]+(?: strict)?')
 
 PLACES = (
     'pending', 'dequeueing', 'undequeued', 'working', 'delayed', 'tasks', 'wake', 'counters', 'epoch', 'rejected',
-    'schedules',
+    'schedules', 'groups', *(f'groups:{name}' for name in ('blocked', 'held', 'idle', 'limits', 'arrivals')),
+    'pending:high', 'pending:low',
 )  # fmt: skip
 """Keys that never expire."""
 
@@ -33,6 +34,10 @@ def inspect(run: Run) -> Reply:
     mode, *ids = run.args
     if mode == b'schedules':
         return [int(_knows_schedules(run)), *(_facts_of_schedule(run, schedule_id) for schedule_id in ids)]
+    if mode == b'groups':
+        return [groups.misplaced(run, name) for name in ids]
+    if mode == b'members':
+        return _strays(run, *ids)
     drained = is_drained(run)
     there = [int(db.type_at(keys['wake']) != 'none'), len(db.set_at(keys['undequeued']))]
     return [int(drained), *there, *(_facts(run, task_id, deep=mode == b'deep') for task_id in ids)]
@@ -64,22 +69,44 @@ def _facts(run: Run, task_id: bytes, *, deep: bool) -> Reply:
         int(db.pttl(state) >= 0),
         int(task_id in db.zset_at(keys['missing']).scores),
         _unnoted(run, fields),
+        int(deadline is not None and groups.is_uncounted(run, task_id)),
     ]
 
 
+def _strays(run: Run, kind: bytes, name: bytes, _: bytes) -> Reply:
+    try:
+        members = sorted(run.db.set_at(groups.key_of(run, kind, name)))
+    except TorrelqueReplyError:
+        return [b'']
+    return [b'0', *(task_id for task_id in members if groups.is_stray(run, kind, name, task_id))]
+
+
 def _occurrences(run: Run, task_id: bytes) -> int:
-    state = run.read_state(task_id)
-    count = 0
-    for key in groups.lists(run, state):
-        with suppress(TorrelqueReplyError):
-            count += run.db.list_at(key).count(task_id)
-    return count
+    return sum(_count(run, key, task_id) for key in {run.keys['pending'], _line(run, task_id)})
+
+
+def _group_of(run: Run, task_id: bytes) -> bytes:
+    state = run.state_key(task_id)
+    return run.db.hash_at(state).get(b'group', b'') if run.db.type_at(state) == 'hash' else b''
+
+
+def _line(run: Run, task_id: bytes) -> bytes:
+    """The list in which a task waits, if it does, even if the queue does not know of its groups and levels."""
+    state = run.state_key(task_id)
+    level = run.db.hash_at(state).get(b'level', b'') if run.db.type_at(state) == 'hash' else b''
+    return groups.list_of(run, _group_of(run, task_id), level if level in groups.LEVELS else b'')
+
+
+def _count(run: Run, key: bytes, task_id: bytes) -> int:
+    with suppress(TorrelqueReplyError):
+        return run.db.list_at(key).count(task_id)
+    return 0
 
 
 def _unnoted(run: Run, fields: Mapping[bytes, bytes]) -> bytes:
     """The letters of features that a task's state uses and the queue does not."""
-    names = {b'e': b'expires', b'c': b'cancel_time'}
-    return b''.join(letter for letter, name in names.items() if name in fields and not run.has_used(letter))
+    names = {b'e': b'expires', b'c': b'cancel_time', b'g': b'group', b'h': b'level'}
+    return b''.join(letter for letter, name in names.items() if fields.get(name) and not run.has_used(letter))
 
 
 def repair(run: Run) -> Reply:
@@ -91,8 +118,9 @@ def repair(run: Run) -> Reply:
     run.db.hash_at(run.keys['tasks'])
     run.db.zset_at(run.keys['missing'])
     run.db.zset_at(run.keys['schedules'])
-    fault, subject, _ = run.args
+    fault, subject = run.args[:2]
     changed = _REPAIRS[fault](run, subject)
+    groups.place_touched(run)
     if fault != b'leftover':
         run.hint()
     return int(changed)
@@ -113,7 +141,11 @@ def _ghost(run: Run, task_id: bytes) -> bool:
     db, state = run.db, run.state_key(task_id)
     if db.type_at(state) == 'hash' and db.pttl(state) == -1:
         db.pexpire(state, int(run.args[2]))
+    groups.leave_groups(run, [task_id])
+    groups.unbury(run, [task_id])
     removed = [db.lrem(run.keys[name], 0, task_id) for name in ('pending', 'dequeueing')]
+    own = _line(run, task_id)
+    removed += [db.lrem(own, 0, task_id)] if _count(run, own, task_id) else []
     removed += [db.zrem(run.keys[name], (task_id,)) for name in ('working', 'delayed', 'rejected')]
     set_aside(run, [task_id] if any(removed) else [])
     return any(removed)
@@ -121,19 +153,35 @@ def _ghost(run: Run, task_id: bytes) -> bool:
 
 def _twice(run: Run, task_id: bytes) -> bool:
     """In pending more than once, or elsewhere, too."""
-    pending = run.keys['pending']
-    surplus = run.db.list_at(pending).count(task_id) - (0 if _in_sorted_set(run, task_id) else 1)
-    return _has_payload(run, task_id) and surplus > 0 and run.db.lrem(pending, surplus, task_id) > 0
+    pending, own = run.keys['pending'], _line(run, task_id)
+    kept = 0 if _in_sorted_set(run, task_id) else 1
+    apart = _count(run, own, task_id) if own != pending else 0
+    surplus = {pending: run.db.list_at(pending).count(task_id) - (0 if apart else kept)}
+    if own != pending:
+        surplus[own] = apart - kept
+    removed = [
+        run.db.lrem(key, count, task_id) for key, count in surplus.items() if count > 0 and _has_payload(run, task_id)
+    ]
+    _touch(run, task_id)
+    return any(removed)
+
+
+def _touch(run: Run, task_id: bytes) -> None:
+    """The group of a task has to be placed again."""
+    name = _group_of(run, task_id)
+    if name and run.has_used(b'g'):
+        groups.touch(run, name)
 
 
 def _lost(run: Run, task_id: bytes) -> bool:
     """In no collection: nobody would be given it."""
     state = _readable_state(run, task_id)
-    listed = any(task_id in run.db.list_at(run.keys[name]) for name in ('pending', 'dequeueing'))
+    listed = task_id in run.db.list_at(run.keys['dequeueing']) or _occurrences(run, task_id) > 0
     if state is None or listed or _in_sorted_set(run, task_id):
         return False
+    groups.leave_groups(run, [task_id])
     run.transition(task_id, state, PENDING, {})
-    run.db.lpush(run.keys['pending'], (task_id,))
+    groups.push(run, [(task_id, state)])
     run.db.zrem(run.keys['missing'], (task_id,))
     return True
 
@@ -181,7 +229,9 @@ def _let_expire(run: Run, key: bytes, milliseconds: int) -> bool:
 
 def _key(run: Run, name: bytes) -> bool:
     """A key that would expire with all that is in it."""
-    return name.decode() in PLACES and run.db.persist(run.keys[name.decode()])
+    place, colon, part = name.decode().partition(':')
+    known = name.decode() in PLACES
+    return known and run.db.persist(run.keys[place] + (colon + part).encode())
 
 
 def _flow(run: Run, _: bytes) -> bool:
@@ -238,13 +288,31 @@ def _facts_of_schedule(run: Run, schedule_id: bytes) -> Reply:
 
 
 def _ignored(run: Run, task_id: bytes) -> bool:
-    """A task whose expiry, or whose request to end, no verb looks at."""
+    """A task whose expiry, whose request to end, whose group or whose priority no verb looks at."""
     state = run.state_key(task_id)
     known = _has_payload(run, task_id) and run.db.type_at(state) == 'hash'
     letters = _unnoted(run, run.db.hash_at(state)) if known else b''
     if letters:
         run.db.hset(run.keys['counters'], {b'uses': run.uses + letters})
+        _touch(run, task_id)
     return bool(letters)
+
+
+def _group(run: Run, subject: bytes) -> bool:
+    """A group that is not where it belongs, or what it counts that is not so, or does not count."""
+    kind, *name = run.args[3:] or (b'',)
+    if not run.has_used(b'g'):
+        return False
+    if not kind:
+        count, wanted, stuck = groups.misplaced(run, subject)
+        if count == wanted and not stuck:
+            return False
+        groups.touch(run, subject)
+        return True
+    if kind == b'claimed':
+        is_claimed = subject in run.db.zset_at(run.keys['working']).scores
+        return is_claimed and groups.is_uncounted(run, subject) and groups.recount(run, subject)
+    return groups.is_stray(run, kind, name[0], subject) and groups.uncount(run, kind, name[0], subject)
 
 
 def _leftover(run: Run, name: bytes) -> bool:
@@ -268,5 +336,6 @@ _REPAIRS: Mapping[bytes, Callable[[Run, bytes], bool]] = {
     b'flow': _flow,
     b'schedule': _schedule,
     b'ignored': _ignored,
+    b'group': _group,
     b'leftover': _leftover,
 }

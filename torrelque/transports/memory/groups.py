@@ -13,9 +13,9 @@ from torrelque.errors import TorrelqueReplyError
 from torrelque.transports.memory.prelude import Rate, Run, State, microseconds, number, stamp, whole
 
 __all__ = (
-    'DEFAULT', 'Group', 'bury', 'count', 'held', 'hold', 'is_ordered', 'keep_tag', 'key_of', 'leave', 'leave_groups',
-    'list_of', 'lists', 'place_touched', 'push', 'push_back', 'read_turn', 'recheck', 'release', 'size', 'touch',
-    'unbury', 'uncount_deliveries', 'use',
+    'DEFAULT', 'LEVELS', 'Group', 'bury', 'count', 'held', 'hold', 'is_ordered', 'is_stray', 'is_uncounted', 'keep_tag',
+    'key_of', 'leave', 'leave_groups', 'list_of', 'misplaced', 'place_touched', 'push', 'push_back', 'read_turn',
+    'recheck', 'recount', 'release', 'size', 'touch', 'unbury', 'uncount', 'uncount_deliveries', 'use',
 )  # fmt: skip
 
 LEVELS = (b'high', b'low')
@@ -323,10 +323,61 @@ def uncount_deliveries(run: Run, deliveries: Iterable[tuple[bytes, bytes]]) -> N
             group.save(run)
 
 
-def lists(run: Run, state: State | None) -> list[bytes]:
-    """The lists in which a task may wait: pending and its own."""
-    own = list_of(run, state.group, state.level) if state is not None else run.keys['pending']
-    return [run.keys['pending'], *([own] if own != run.keys['pending'] else [])]
+# For an audit ---------------------------------------------------------------------------------------------------------
+
+
+def misplaced(run: Run, name: bytes) -> list[int]:
+    """In how many indexes a group is, in how many it should be, and whether it waits for nothing."""
+    scores = [
+        run.db.zset_at(key).scores.get(name)
+        for key in (run.keys['groups'], *(key_of(run, kind) for kind in (b'blocked', b'held')))
+    ]
+    count = sum(score is not None for score in scores)
+    if name in LEVELS and run.db.exists(key_of(run, b'counters')):  # of another queue
+        return [count, count, 0]
+    waiting = size(run, list_of(run, name))
+    index, _ = Group(run, name).index(run, waiting, size(run, key_of(run, b'working', name)))
+    waits = scores[1] is not None or (scores[2] is not None and scores[2] > run.now)
+    rechecked = run.db.hash_at(run.keys['counters']).get(b'recheck')
+    return [count, int(waiting > 0), int(waits and index == b'' and not rechecked)]
+
+
+def is_stray(run: Run, kind: bytes, name: bytes, task_id: bytes) -> bool:
+    """Whether a group counts a claim or a dead letter that is none of its own."""
+    listed = task_id in run.db.zset_at(run.keys[kind.decode()]).scores
+    state = run.read_state(task_id)
+    is_own = listed and state is not None and state.group == name
+    return not is_own and _is_member(run, key_of(run, kind, name), task_id) is True
+
+
+def is_uncounted(run: Run, task_id: bytes) -> bool:
+    """Whether the group of a claimed task does not count it."""
+    state = run.read_state(task_id) if run.has_used(b'g') else None
+    if state is None or not state.group:
+        return False
+    return _is_member(run, key_of(run, b'working', state.group), task_id) is False
+
+
+def _is_member(run: Run, key: bytes, task_id: bytes) -> bool | None:
+    with suppress(TorrelqueReplyError):
+        return task_id in run.db.set_at(key)
+    return None
+
+
+def recount(run: Run, task_id: bytes) -> bool:
+    """The group of a claimed task counts it."""
+    state = run.read_state(task_id)
+    if state is not None:
+        run.db.sadd(key_of(run, b'working', state.group), [task_id])
+        touch(run, state.group)
+    return True
+
+
+def uncount(run: Run, kind: bytes, name: bytes, task_id: bytes) -> bool:
+    """A group counts a claim or a dead letter no more."""
+    run.db.srem(key_of(run, kind, name), (task_id,))
+    touch(run, name)
+    return True
 
 
 def count(run: Run) -> int:
