@@ -282,10 +282,10 @@ async def test_a_group_is_placed_again(queue: Torrelque, command: Command, damag
     for task_id in ('1', '2', '3'):
         await queue.enqueue(task_id, task_id=task_id, group='g')
     (task,) = await queue.dequeue_nowait()
-    task_id, calls = DAMAGES[damage]
+    culprit, calls = DAMAGES[damage]
     for words in calls:
-        await command(*words)  # type: ignore[arg-type]
-    await assert_repaired(queue, 'group', task_id)
+        await command(*words)
+    await assert_repaired(queue, 'group', culprit)
     await queue.release(task)
     assert await drain(queue) == ['2', '3']
     assert await command('EXISTS', of_groups('working:g'), of_groups('rejected:g'), KEYS['groups']) == 0

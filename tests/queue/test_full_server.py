@@ -102,7 +102,7 @@ async def test_groups_and_priorities_on_a_full_server(fresh_server: Callable[...
         await queue.reject(rejected, 'why')
         assert await queue.redrive() == 1
         assert await queue.audit(repair=True) == []
-        data = []
+        data: list[int] = []
         while len(data) < 6:
             task = await queue.dequeue(ENOUGH)
             data.append(task.data)

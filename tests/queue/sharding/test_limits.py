@@ -99,7 +99,7 @@ async def test_an_audit_finds_shards_that_know_no_limits(place: Place, monkeypat
     async with place.queue(3) as queue:
         await fill(queue)
         with monkeypatch.context() as patch:
-            patch.setattr(flow, 'copy', lambda *_: iter(()))
+            patch.setattr(flow, 'copy', lambda *_, **__: iter(()))
             await queue.limit(concurrency=3)
         assert [each.kind for each in await queue.audit(repair=True)] == ['record', 'record']
         assert await queue.audit() == []
