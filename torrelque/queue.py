@@ -510,6 +510,8 @@ class Torrelque(FlowControl, Generic[Payload]):
         time_limit: float | None = None,
         expires_in: float | None = None,
         on_expiry: OnExpiry | None = None,
+        group: str | None = None,
+        priority: Priority | None = None,
     ) -> None:
         """Have the queue add a task at regular times, or change that schedule.
 
@@ -542,6 +544,9 @@ class Torrelque(FlowControl, Generic[Payload]):
             time_limit: Seconds.
             expires_in: Seconds, from the schedule's time.
             on_expiry: ``'drop'`` or ``'reject'``.
+            group: The group of its tasks. Not in a queue with shards, where the schedule's id decides on which shard
+                its tasks are.
+            priority: ``'high'``, ``'normal'`` or ``'low'``.
 
         Raises:
             TorrelqueTypeError: An argument has a bad type. Nothing was changed, as with the next two.
@@ -563,10 +568,17 @@ class Torrelque(FlowControl, Generic[Payload]):
             'time_limit': time_limit,
             'expires_in': expires_in,
             'on_expiry': on_expiry,
+            'group': group,
+            'priority': priority,
         }
         await self._schedules.set(self._schedule_of(schedule_id, options), owner)
 
     def _schedule_of(self, schedule_id: str, options: Mapping[str, Any]) -> Draft:
+        if self.shards is not None and options.get('group') is not None:
+            raise TorrelqueValueError(
+                f'in a queue with shards a schedule cannot have a group, got {options["group"]!r}: '
+                "the schedule's id decides on which shard its tasks are"
+            )
         return schedules.draft(schedule_id, options, self._serialiser, (self.task_timeout, self.max_dequeues))
 
     async def set_schedules(self, wanted: Mapping[str, Mapping[str, Any]], *, owner: str) -> None:

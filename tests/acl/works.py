@@ -106,6 +106,11 @@ async def schedules(stage: Stage) -> None:
     await stage.queue.fire('y')
     await stage.queue.unschedule('y')
     assert [task.data for task in await stage.others.dequeue_nowait()] == [1]
+    await stage.queue.schedule('z', 2, every=60, group='g')
+    await stage.queue.fire('z')
+    await stage.queue.schedule('z', 2, every=60)  # in a queue that has groups
+    await stage.queue.fire('z')
+    assert [task.group for task in await stage.others.dequeue_nowait(max_tasks=9)] == [None, 'g']
 
 
 async def replaces(stage: Stage) -> None:

@@ -21,19 +21,20 @@ def draft(**options: Any) -> schedules.Draft:  # noqa: ANN401 - whatever a calle
 def test_an_interval_as_arguments() -> None:
     made = draft(task={'a': 1}, every=0.5)
     assert made.timing == ('', '', 0.5)
-    words = (b'x', 'set', '', '', '', '0.5', 'skip', 1, b'{"a": 1}', '300', '', '', b'', '', '', '')
+    words = (b'x', 'set', '', '', '', '0.5', 'skip', 1, b'{"a": 1}', '300', '', '', b'', '', '', b'', '', '')
     assert made.write(()) == words
+    assert draft(task=1, every=1, group='é').write(())[-3:] == ('é'.encode(), '', '')
 
 
 def test_a_cron_expression_as_arguments() -> None:
     made = draft(
         task=1, cron='0 7 * * *', tz='Europe/Vienna', owner='app', missed='all', task_timeout=5, delay=2,
-        max_dequeues=3, headers={'a': 'b'}, time_limit=4, expires_in=60, on_expiry='reject',
+        max_dequeues=3, headers={'a': 'b'}, time_limit=4, expires_in=60, on_expiry='reject', priority='low',
     )  # fmt: skip
     headers = b'{"a":"b","torrelque.time_limit":"4"}'
     assert made.write((1.0, 2.5)) == (
         b'x', 'set', 'app', '0 7 * * *', 'Europe/Vienna', '', 'all', 1, b'1', '5', '2.000000', 3, headers, '60.000000',
-        'reject', '1 2.5',
+        'reject', b'', 'low', '1 2.5',
     )  # fmt: skip
 
 
@@ -60,6 +61,7 @@ def test_a_schedule_is_read() -> None:
     found = schedules.make_schedule('x', values, JSON.loads)
     assert (found.task, found.next, found.every, found.missed, found.overlap) == ({'a': 1}, None, None, 'skip', True)
     assert (found.task_timeout, found.headers, found.max_dequeues) == (300, {}, None)
+    assert (found.group, found.priority) == (None, 'normal')
 
 
 @pytest.mark.parametrize(('missed', 'after'), [(b'skip', 1500), (b'all', 1000)])

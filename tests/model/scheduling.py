@@ -32,7 +32,7 @@ timings = st.sampled_from(
 )
 fields = st.sampled_from(
     ('next', 'next', 'every', 'anchor', 'upto', 'last', 'revision', 'delay', 'expires_in', 'max_dequeues', 'overlap',
-     'missed', 'timeout')
+     'missed', 'timeout', 'group', 'level')
 )  # fmt: skip
 
 
@@ -69,6 +69,9 @@ class ScheduleSteps:
         overlap=st.sampled_from((1, 1, 0)),
         delay=st.sampled_from(('', '', '0.250000', '5.000000')),
         more=st.sampled_from((('', b'', '', ''), ('2', b'{"a": "b"}', '', ''), ('', b'', '3.000000', 'reject'))),
+        line=st.sampled_from(
+            (('', ''), ('', ''), ('', 'high'), ('', 'low'), (b'g', ''), (b'g', ''), (b'\xff 1 \n', ''))
+        ),
         generation=st.sampled_from(('', '', '', '0', '1')),
     )
     def schedule(
@@ -82,10 +85,11 @@ class ScheduleSteps:
         overlap: int,
         delay: str,
         more: tuple[Arg, ...],
+        line: tuple[Arg, ...],
         generation: str,
     ) -> None:
         times = '' if timing[2] else self._times(offsets)
-        said: list[Arg] = [owner, *timing, missed, overlap, b'1', '5', delay, *more, times]
+        said: list[Arg] = [owner, *timing, missed, overlap, b'1', '5', delay, *more, *line, times]
         self._laned('schedule', lane, name, 'set', *said, *([generation] if generation else []))
 
     @step(3, name=names, is_current=st.sampled_from((True, True, True, False)), offsets=offsets)

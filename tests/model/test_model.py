@@ -74,6 +74,26 @@ PLAYS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ('time_passes', {'seconds': 0.25}),
         ('claim', {'lane': 0, 'n': 1, 'willing': '0.000000', 'cap': ''}),
     ],
+    'a schedule does not place a group': [
+        (
+            'schedule',
+            {
+                'lane': 0,
+                'name': b'r',
+                'owner': b'',
+                'timing': ('', '', '5'),
+                'offsets': (),
+                'missed': 'skip',
+                'overlap': 1,
+                'delay': '',
+                'more': ('', b'', '', ''),
+                'line': (b'g', ''),
+                'generation': '',
+            },
+        ),
+        ('time_passes', {'seconds': 5.5}),
+        ('claim', {'lane': 0, 'n': 1, 'willing': '0.000000', 'cap': ''}),
+    ],
     'writes before a look at what may be of a wrong type': [
         ('a_key_is_of_a_wrong_type', {'name': 'pending'}),
         ('enqueue', TASK_A),
@@ -236,6 +256,7 @@ def test_what_is_played_agrees_without_a_fault(name: str) -> None:
         pytest.param('waiting > 0 then', 'false then', id='a slot is free and nobody hears of it'),
         pytest.param("letter = 'u'\nend\n", 'end\n', id='a pause that is over'),
         pytest.param('number(new[1], 0) > number(revision, 0)', 'true', id='old records of a pause overwrite new ones'),
+        pytest.param("== 0 then\ntouch(name, 'nowhere')", '== 9 then\n', id='a schedule does not place a group'),
         pytest.param(
             'elsewhere = values[1] ~= PENDING and (', 'elsewhere = false and (', id='claims what is elsewhere'
         ),

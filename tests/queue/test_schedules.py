@@ -201,6 +201,56 @@ async def test_options_of_the_tasks(shop: Shop) -> None:
     assert [each async for each, _ in shop.queue.rejected()] == [f'x@{START + 60}']
 
 
+async def test_groups_and_priorities(shop: Shop) -> None:
+    await shop.queue.limit(group='*', ordered=True)
+    for number in (1, 2, 3):
+        await shop.queue.schedule(f'g{number}', number, every=60, group='acme')
+    await shop.queue.schedule('low', 4, every=60, priority='low')
+    await shop.queue.schedule('high', 5, every=60, priority='high')
+    await shop.queue.schedule('later', 6, every=60, group='late', delay=5)
+    assert ((await shop.schedule('g1')).group, (await shop.schedule('low')).priority) == ('acme', 'low')
+    assert ((await shop.schedule('low')).group, (await shop.schedule('g1')).priority) == (None, 'normal')
+    assert await shop.queue.dequeue_nowait() == []
+    await shop.clock.advance(61)
+    tasks = await shop.queue.dequeue_nowait(max_tasks=9)
+    assert sorted((task.data, task.group) for task in tasks) == [(1, 'acme'), (4, None), (5, None)]
+    stats = await shop.queue.get_queue_stats()
+    assert stats.groups is not None
+    assert (stats.groups.blocked, stats.delayed) == (1, 1)
+    await shop.clock.advance(5)
+    (late,) = await shop.queue.dequeue_nowait(max_tasks=9)
+    assert (late.data, late.group) == (6, 'late')
+    for expected in (2, 3):
+        await shop.queue.release(next(task for task in tasks if task.group))
+        tasks = await shop.queue.dequeue_nowait(max_tasks=9)
+        assert [task.data for task in tasks] == [expected]
+    assert [await shop.queue.fire(name) for name in ('g1', 'g2')]
+    assert await shop.queue.dequeue_nowait() == []  # the group is at its limit
+    assert await shop.queue.audit() == []
+
+
+async def test_the_group_of_a_schedule_changes(shop: Shop) -> None:
+    for line in ({'group': 'a'}, {'priority': 'high'}, {'group': 'b'}, {}):
+        await shop.queue.set_schedules({'x': {'task': 1, 'every': 60, **line}}, owner='app')
+        await shop.queue.fire('x')
+        await shop.clock.advance(0.001)
+    tasks = await shop.queue.dequeue_nowait(max_tasks=9)
+    assert sorted(task.group or '' for task in tasks) == ['', '', 'a', 'b']
+    assert sorted([(await shop.queue.get_task_state(task)).priority for task in tasks]) == ['high', *['normal'] * 3]
+
+
+async def test_no_groups_with_shards(shop: Shop) -> None:
+    async with Torrelque(MemoryTransport(server=shop.server, clock=shop.clock), queue='s', shards=2) as queue:
+        with pytest.raises(TorrelqueValueError, match="with shards a schedule cannot have a group, got 'a'"):
+            await queue.schedule('x', 1, every=5, group='a')
+        with pytest.raises(TorrelqueValueError, match="with shards a schedule cannot have a group, got 'a'"):
+            await queue.set_schedules({'x': {'task': 1, 'every': 5, 'group': 'a'}}, owner='app')
+        await queue.schedule('x', 1, every=5, priority='high')
+        await shop.clock.advance(6)
+        (task,) = await queue.dequeue_nowait()
+        assert (await queue.get_task_state(task)).priority == 'high'
+
+
 async def test_fire(shop: Shop) -> None:
     await shop.queue.schedule('x', {'a': 1}, every=3600)
     await shop.queue.pause()
@@ -289,6 +339,13 @@ async def test_set_schedules(shop: Shop) -> None:
         ({'every': 5, 'expires_in': 3, 'delay': 4}, r'expires_in must be more than delay \(4\.0 s\), got 3'),
         ({'every': 5, 'owner': ''}, 'owner must not be empty'),
         ({'every': 5, 'max_dequeues': 0}, 'max_dequeues must be at least 1, got 0'),
+        (
+            {'every': 5, 'group': 'a', 'priority': 'low'},
+            "either a group or a priority, got group='a' and priority='low'",
+        ),
+        ({'every': 5, 'group': '*'}, "group must not be '\\*', which"),
+        ({'every': 5, 'group': ''}, 'group must not be empty'),
+        ({'every': 5, 'priority': 'urgent'}, "priority must be 'high', 'normal' or 'low', got 'urgent'"),
     ],
 )
 async def test_bad_values(shop: Shop, options: dict[str, Any], said: str) -> None:
@@ -307,6 +364,7 @@ async def test_bad_values(shop: Shop, options: dict[str, Any], said: str) -> Non
         ({'every': True}, 'every must be a number of seconds, got True'),
         ({'cron': 5}, 'cron must be a string, got 5'),
         ({'cron': '* * * * *', 'tz': UTC}, r'tz must be a string, got datetime\.timezone\.utc'),
+        ({'every': 5, 'group': 5}, 'group must be a string, got 5'),
         ({'every': 5, 'overlap': 1}, 'overlap must be True or False, got 1'),
         ({'every': 5, 'headers': [1]}, r'headers must map strings to strings, got \[1\]'),
     ],
@@ -389,6 +447,26 @@ async def test_on_a_server(queue: Torrelque, client: NativeTransport) -> None:
     assert await queue.audit() == []
     await queue.delete(force=True)
     assert await client.execute([Call('KEYS', args=('*',))]) == [[]]
+
+
+async def test_a_group_of_a_schedule_on_a_server(queue: Torrelque) -> None:
+    got: list[tuple[object, str | None]] = []
+
+    async def consume() -> None:
+        for _ in range(2):
+            task = await queue.dequeue(ENOUGH)
+            got.append((task.data, task.group))
+            await queue.release(task)
+
+    with anyio.fail_after(ENOUGH):
+        async with anyio.create_task_group() as group:
+            group.start_soon(consume)
+            await anyio.sleep(0.05)
+            await queue.schedule('x', 1, every=3600, group='g')
+            await queue.schedule('y', 2, every=0.2, priority='low')
+            await queue.fire('x')
+    assert got == [(1, 'g'), (2, None)]
+    assert await queue.audit() == []
 
 
 async def test_a_schedule_wakes_an_idle_consumer(queue: Torrelque) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.simulation.asking import ask, nobody, succeeded
 from tests.simulation.clients import Behaviour, Client
-from tests.simulation.grouping import GROUPS, LEVELS, lift_groups_at_last
+from tests.simulation.grouping import lift_groups_at_last, some_line
 from tests.simulation.ledger import key_of
 from tests.simulation.limiting import lift_at_last
 from tests.simulation.operators import operate, redrive_all
@@ -86,7 +86,7 @@ def _enqueue(client: Client, payloads: Sequence[bytes], *, chosen: bool) -> Any:
             f'+{random.random() * expiry:.6f}' if expiry else '',
             random.choice(('', 'reject')),
         )
-        line = _some_line(client)
+        line = some_line(client)
         if line[0] and client.world.config.shards:
             ids[-1] = id_beside(client.world, line[0])
             item = (ids[-1].encode(), *item[1:])
@@ -96,14 +96,6 @@ def _enqueue(client: Client, payloads: Sequence[bytes], *, chosen: bool) -> Any:
     for task_id, payload, answer in zip(ids, payloads, answers or (), strict=False):
         ledger.enqueued(task_id, payload, answer, unique=not chosen, confirmed=client.confirms)
     return answers is not None
-
-
-def _some_line(client: Client) -> tuple[bytes, bytes]:
-    """The group and the level of a task."""
-    random, config = client.random, client.world.config
-    if config.groups and random.random() < config.groups:
-        return random.choice(GROUPS), b''
-    return b'', random.choice(LEVELS) if config.levels and random.random() < config.levels else b''
 
 
 def _consume(client: Client) -> Behaviour:

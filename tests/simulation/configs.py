@@ -178,7 +178,9 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
             limits=True,
             schedules=True,
         ),
-        'schedules-faults': Config(clients=(2, 4), accidents=ACCIDENTS, seconds=20.0, pauses=True, schedules=True),
+        'schedules-faults': Config(
+            clients=(2, 4), accidents=ACCIDENTS, seconds=20.0, pauses=True, schedules=True, groups=0.5, levels=0.3
+        ),
         'groups': Config(
             faults=NONE,
             cancel=0.3,

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 __all__ = (
-    'GROUPS', 'LEVELS', 'GroupRules', 'be_strict_for_a_while', 'lift_groups_at_last', 'limit_groups_for_a_while',
-    'order_one_group',
+    'LEVELS', 'GroupRules', 'be_strict_for_a_while', 'lift_groups_at_last', 'limit_groups_for_a_while',
+    'order_one_group', 'some_line',
 )  # fmt: skip
 
 ORDERED = b'ordered'
@@ -84,7 +84,7 @@ class GroupRules:
             self._note_retries(args, reply[1], changes, now)
         for task_id in changes if name == 'enqueue' else ():  # replaced, and at once
             self._retried.pop(task_id, None)
-        for task_id in _in_order(name, args, reply, changes, self._buried):
+        for task_id in self._in_order(name, args, reply, changes):
             self._follow(task_id, *changes[task_id])
         self._note_lines(now)
 
@@ -227,6 +227,28 @@ class GroupRules:
         for task_id in ids:
             self._numbers.pop(task_id, None)
 
+    def _in_order(self, name: str, args: Args, reply: Sequence[Any], changes: Changes) -> Sequence[bytes]:
+        """The tasks that changed, in the order in which they join their lines."""
+        done: list[bytes] = []
+        if name == 'enqueue' and changes:
+            items = zip(reply[1], items_of(args, 6, 4), strict=True)
+            done = [item[0] for letter, item in items if letter in b'nr']
+        elif name == 'redrive':
+            done = list(args[3:])
+        elif name == 'claim':  # schedules add theirs in an order of their own, before those that are due return
+            new = {task_id for task_id, (old, _) in changes.items() if old.payload is None}
+            done = [task_id for group in GROUPS for task_id in reversed(self._shard.group_pending(group))]
+            done = [task_id for task_id in done if task_id in new]
+
+        def key(task_id: bytes) -> tuple[float, float, bytes]:
+            old, _ = changes[task_id]
+            place = done.index(task_id) if task_id in done else 0
+            if name == 'claim' and task_id in done:
+                place -= len(done)
+            return (-place if task_id in self._buried else place), old.delayed or 0.0, task_id
+
+        return sorted(changes, key=key)
+
     # Fairness ------------------------------------------------------------------
 
     def _check_fairness(self, taken: Mapping[bytes, bytes], changes: Changes) -> None:
@@ -272,23 +294,12 @@ def _pass(passed: Passed, served: Sequence[bytes], weight: Callable[[bytes], flo
         passed.pop(line, None)
 
 
-def _in_order(
-    name: str, args: Args, reply: Sequence[Any], changes: Changes, buried: Collection[bytes]
-) -> Sequence[bytes]:
-    """The tasks that changed, in the order in which they join their lines."""
-    done: list[bytes] = []
-    if name == 'enqueue' and changes:
-        items = zip(reply[1], items_of(args, 6, 4), strict=True)
-        done = [item[0] for letter, item in items if letter in b'nr']
-    elif name == 'redrive':
-        done = list(args[3:])
-
-    def key(task_id: bytes) -> tuple[float, float, bytes]:
-        old, _ = changes[task_id]
-        place = done.index(task_id) if task_id in done else 0
-        return (-place if task_id in buried else place), old.delayed or 0.0, task_id
-
-    return sorted(changes, key=key)
+def some_line(client: Client) -> tuple[bytes, bytes]:
+    """The group and the level of a task."""
+    random, config = client.random, client.world.config
+    if config.groups and random.random() < config.groups:
+        return random.choice(GROUPS), b''
+    return b'', random.choice(LEVELS) if config.levels and random.random() < config.levels else b''
 
 
 def _set(client: Client, group: bytes, words: bytes) -> Any:  # noqa: ANN401 - a behaviour that returns whether it is done

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 
 from tests.simulation.mutants import Mutant
-from torrelque.transports.memory import schedules
-from torrelque.transports.memory.prelude import Run
+from torrelque.transports.memory import groups, schedules
+from torrelque.transports.memory.prelude import Run, State
 
 __all__ = ('MUTANTS',)
 
@@ -70,6 +70,20 @@ def nobody_looks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Run, '_next_slot', lambda *_: None)
 
 
+def a_group_is_not_placed(patch: pytest.MonkeyPatch) -> None:
+    """The first task of a group that a schedule adds does not put the group among those that can be served."""
+
+    def mutant(run: Run, task_id: bytes, state: State) -> None:
+        run.db.lpush(groups.list_of(run, state.group, state.level), (task_id,))
+
+    patch.setattr(groups, 'join', mutant)
+
+
+def beside_its_group(patch: pytest.MonkeyPatch) -> None:
+    """Tasks of schedules wait in pending, whatever group they have."""
+    patch.setattr(groups, 'join', lambda run, task_id, _: run.db.lpush(run.keys['pending'], (task_id,)))
+
+
 MUTANTS: dict[str, tuple[str, Mutant]] = {
     'a time stays': ('schedules', a_time_stays),
     'all missed times made up for': ('schedules', all_times_made_up_for),
@@ -77,6 +91,8 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'a schedule fires before its time': ('schedules', before_its_time),
     'a schedule overlaps': ('schedules', overlaps),
     'a schedule fires in a pause': ('schedules', in_a_pause),
+    'a schedule does not place a group': ('schedules-faults', a_group_is_not_placed),
+    'a schedule adds tasks beside their group': ('schedules-faults', beside_its_group),
     'nobody looks when a schedule fires': ('schedules', nobody_looks),
 }
 """By name: the world that has to notice, and the mutation."""

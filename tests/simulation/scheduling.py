@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from tests.simulation.asking import ask
 from tests.simulation.clients import Behaviour, Client
+from tests.simulation.grouping import some_line
 from tests.simulation.pausing import Pauses
 from tests.simulation.rules import require
 from tests.simulation.server import View
@@ -82,7 +83,7 @@ def keep(client: Client) -> Behaviour:
     item: Item = (
         name.encode(), 'set', '', cron, 'UTC' if is_cron else '', '' if is_cron else random.choice(EVERY),
         missed, overlap, PAYLOAD, '5',
-        random.choice(('', '', '', '1.500000')), random.choice(('', '', 2)), b'', '', '',
+        random.choice(('', '', '', '1.500000')), random.choice(('', '', 2)), b'', '', '', *some_line(client),
         ' '.join(f'{time:.6f}' for time in times),
     )  # fmt: skip
     if (yield from ask(client, SCHEDULE, [item])):

@@ -18,7 +18,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeAlias
 
 from torrelque.core import checks
 from torrelque.core.codec import Serialiser, dump_headers, dump_payload, load_headers
-from torrelque.core.commands import Command, Item, enqueue_words, expiry_words, with_time_limit
+from torrelque.core.commands import Command, Item, enqueue_words, expiry_words, line_words, with_time_limit
 from torrelque.core.keys import Keys
 from torrelque.core.models import Payload, number_of
 from torrelque.core.operations import raise_error, raised
@@ -52,19 +52,19 @@ DEFAULTS: Mapping[str, object] = MappingProxyType(
     {
         'task': _MISSING, 'cron': None, 'tz': None, 'every': None, 'missed': 'skip', 'overlap': True, 'owner': None,
         'task_timeout': None, 'delay': None, 'max_dequeues': None, 'headers': None, 'time_limit': None,
-        'expires_in': None, 'on_expiry': None,
+        'expires_in': None, 'on_expiry': None, 'group': None, 'priority': None,
     }
 )  # fmt: skip
 """The arguments of a schedule, and their defaults."""
 
 FIELDS = (
     'payload', 'cron', 'tz', 'every', 'next', 'last', 'missed', 'overlap', 'owner', 'timeout', 'delay', 'max_dequeues',
-    'headers', 'expires_in', 'on_expiry',
+    'headers', 'expires_in', 'on_expiry', 'group', 'level',
 )  # fmt: skip
 
 KEPT = (
     'owner', 'cron', 'tz', 'every', 'missed', 'overlap', 'payload', 'timeout', 'delay', 'max_dequeues', 'headers',
-    'expires_in', 'on_expiry', 'anchor', 'next', 'upto', 'last', 'revision',
+    'expires_in', 'on_expiry', 'group', 'level', 'anchor', 'next', 'upto', 'last', 'revision',
 )  # fmt: skip
 """What moves with a schedule to another shard."""
 
@@ -98,6 +98,8 @@ class Schedule(NamedTuple, Generic[Payload]):
     headers: Mapping[str, str]
     expires_in: float | None
     on_expiry: str | None
+    group: str | None
+    priority: str
 
 
 class Timing(NamedTuple):
@@ -198,6 +200,7 @@ def draft(
         b'' if headers is None else dump_headers(checks.check_headers(headers)),
         expires.removeprefix('+'),
         action,
+        *line_words(given['group'], given['priority']),
     )
     return Draft(name, timing, lambda times: (*item, ' '.join(map(_text, times))))
 
@@ -277,6 +280,8 @@ def make_schedule(name: str, values: Sequence[bytes | None], load: Callable[[byt
         headers=load_headers(known['headers']),
         expires_in=number_of(known['expires_in']),
         on_expiry=text['on_expiry'] or None,
+        group=text['group'] or None,
+        priority=text['level'] or 'normal',
     )
 
 

@@ -228,6 +228,8 @@ class Torrelque(Generic[Payload]):
         time_limit: float | None = None,
         expires_in: float | None = None,
         on_expiry: OnExpiry | None = None,
+        group: str | None = None,
+        priority: Priority | None = None,
     ) -> None:
         return self._run(
             self._queue.schedule(
@@ -246,6 +248,8 @@ class Torrelque(Generic[Payload]):
                 time_limit=time_limit,
                 expires_in=expires_in,
                 on_expiry=on_expiry,
+                group=group,
+                priority=priority,
             )
         )
 

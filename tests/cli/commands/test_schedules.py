@@ -26,6 +26,17 @@ def test_schedules(command: Command) -> None:
     assert fired.startswith('ping@')
     assert command('fire', 'report', '--json').lines[0]['id'].startswith('report@')
     assert 'trq' in command('queues').out
+    assert command('schedule', 'grouped', '1', '--every', '1h', '--group', 'acme').status == 0
+    assert command('schedule', 'low', '1', '--every', '1h', '--priority', 'low').status == 0
+    found = {fields['id']: (fields['group'], fields['priority']) for fields in command('schedules', '--json').lines}
+    assert found == {
+        'ping': (None, 'normal'),
+        'report': (None, 'normal'),
+        'grouped': ('acme', 'normal'),
+        'low': (None, 'low'),
+    }
+    for name in ('grouped', 'low'):
+        command('unschedule', name)
     assert command('unschedule', 'ping') == (0, 'unscheduled ping\n', '')
     command.assert_refused(['unschedule', 'ping'], 1, "no schedule 'ping' in queue 'trq'")
     command.assert_refused(['schedule', 'x', 'a'], 2, 'the payload is not JSON: .*')

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from torrelque import Schedule
+from torrelque.cli.commands.enqueue import Priority
 from torrelque.cli.exit_codes import Exit
 from torrelque.cli.jsonlines import check_json
 from torrelque.cli.output import errors, make_table, print_json, print_line, print_table, printable
@@ -92,6 +93,14 @@ async def schedule(
         int | None,
         typer.Option(min=1, metavar='N', show_default=False, help='Make a task a dead letter after N deliveries.'),
     ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option('--group', '-g', metavar='NAME', show_default=False, help='The group of its tasks.'),
+    ] = None,
+    priority: Annotated[
+        Priority | None,
+        typer.Option(show_default=False, help='The priority of its tasks without a group. Defaults to normal.'),
+    ] = None,
     header: Annotated[
         list[str] | None,
         typer.Option('--header', '-H', metavar='NAME=VALUE', show_default=False, help='A header; repeatable.'),
@@ -114,6 +123,8 @@ async def schedule(
             overlap=not no_overlap,
             task_timeout=task_timeout,
             max_dequeues=max_dequeues,
+            group=group,
+            priority=None if priority is None else priority.value,
             headers=parse_headers(header or ()) or None,
         )
     _print_done(settings, 'scheduled', schedule_id)

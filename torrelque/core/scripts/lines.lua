@@ -47,14 +47,18 @@ local function exactly(tag)
   return string.format('%.17g', tag)
 end
 
--- The list in which a task waits, and its group if it has one.
-local function line_of(id)
-  local values = redis.pcall('HMGET', state_key(id), 'group', 'level')
-  local name, level = values[1], values[2]
+-- The list of a group or of a level, and the group if there is one.
+local function line_for(name, level)
   if name and name ~= '' then
     return group_key('pending', name), name
   end
   return (level == 'high' or level == 'low') and pending .. ':' .. level or pending
+end
+
+-- The list in which a task waits, and its group if it has one.
+local function line_of(id)
+  local values = redis.pcall('HMGET', state_key(id), 'group', 'level')
+  return line_for(values[1], values[2])
 end
 
 -- The words of a group's limits. A word that its own record lacks is that of the default.
@@ -335,9 +339,28 @@ local function hold_until(name, time, id)
   touch(name)
 end
 
+-- Push ids to a line. If its list has a wrong type, they go to pending, where a claim finds them.
+local function push_to(command, key, ids)
+  for first = 1, #ids, CHUNK do
+    local last = math.min(first + CHUNK - 1, #ids)
+    local answer = redis.pcall(command, key, unpack(ids, first, last))
+    if type(answer) == 'table' and answer.err then
+      redis.call(command, pending, unpack(ids, first, last))
+    end
+  end
+end
+
+-- Add a new task to the back of its line.
+local function join_line(id, group, level)
+  local key, name = line_for(group, level)
+  if name and redis.pcall('LLEN', key) == 0 then
+    touch(name, 'nowhere')
+  end
+  push_to('LPUSH', key, { id })
+end
+
 -- Add tasks to their lines: at the `back`, at the `front` in the order given, or where they `return` to, which is the front of
--- an ordered group and the back of others. If the list of a group has a wrong type, they go to pending, where a claim finds
--- them.
+-- an ordered group and the back of others.
 local function join_lines(ids, where)
   local parts, by_key = {}, {}
   for _, id in ipairs(ids) do
@@ -360,13 +383,7 @@ local function join_lines(ids, where)
     for index = 1, part.in_front and math.floor(count / 2) or 0 do
       part[index], part[count + 1 - index] = part[count + 1 - index], part[index]
     end
-    for first = 1, count, CHUNK do
-      local last = math.min(first + CHUNK - 1, count)
-      local answer = redis.pcall(command, part.key, unpack(part, first, last))
-      if type(answer) == 'table' and answer.err then
-        redis.call(command, pending, unpack(part, first, last))
-      end
-    end
+    push_to(command, part.key, part)
   end
 end
 

@@ -464,7 +464,7 @@ end
 -- The fields of a schedule; nil if it has no payload or the key has a wrong type.
 local function read_schedule(key)
   local names = { 'payload', 'timeout', 'delay', 'max_dequeues', 'headers', 'expires_in', 'on_expiry', 'every', 'anchor',
-    'next', 'missed', 'overlap', 'last', 'cron', 'tz', 'owner', 'revision', 'upto' }
+    'next', 'missed', 'overlap', 'last', 'cron', 'tz', 'owner', 'revision', 'upto', 'group', 'level' }
   local values, schedule = redis.pcall('HMGET', key, unpack(names)), {}
   if mistyped(values) or not values[1] then
     return nil
@@ -528,7 +528,15 @@ local function plan_task(plan, id, schedule, slot)
   end
 end
 
--- Add the tasks that schedules have planned. Times in their options count from the slot.
+-- Note that the queue uses a feature.
+local function note_use(letter)
+  if not has_used(letter) then
+    features = (features or '') .. letter
+    redis.call('HSET', counters, 'uses', features)
+  end
+end
+
+-- Add the tasks that schedules have planned. Times in their options count from the slot. The caller places the groups.
 local function push_scheduled(tasks_due, enqueued)
   for _, task_due in ipairs(tasks_due) do
     local id, slot, schedule = task_due.id, task_due.slot / 1000000, task_due.schedule
@@ -545,10 +553,12 @@ local function push_scheduled(tasks_due, enqueued)
       if schedule.on_expiry ~= '' then
         fields[#fields + 1], fields[#fields + 2] = 'on_expiry', schedule.on_expiry
       end
-      if not has_used('e') then
-        features = (features or '') .. 'e'
-        redis.call('HSET', counters, 'uses', features)
-      end
+      note_use('e')
+    end
+    local line = schedule.group ~= '' and 'group' or schedule.level ~= '' and 'level'
+    if line then
+      fields[#fields + 1], fields[#fields + 2] = line, schedule[line]
+      note_use(line == 'group' and 'g' or 'h')
     end
     redis.call('HSETNX', tasks, id, schedule.payload) -- consumers may add tasks, but not replace payloads
     redis.call('DEL', key)
@@ -556,6 +566,10 @@ local function push_scheduled(tasks_due, enqueued)
     redis.pcall('PUBLISH', key, '1 ' .. fields[2])
     if later then
       redis.call('ZADD', delayed, stamp(due), id)
+    elseif line then
+      -- rarely
+      join_line(id, schedule.group, schedule.level)
+      -- end
     else
       redis.call('LPUSH', pending, id)
     end
@@ -582,6 +596,9 @@ local function fire_due()
     if not schedule then
       gone[#gone + 1] = id
     elseif #plan.tasks < SLOTS then
+      if schedule.group ~= '' then
+        redis.call('ZCARD', groups)
+      end
       local due, left = split_slots(schedule, SLOTS - #plan.tasks)
       for _, slot in ipairs(due) do
         plan_task(plan, id, schedule, slot)
@@ -600,6 +617,11 @@ local function fire_due()
     redis.call('HSET', each.key, 'next', each.next, 'last', each.last)
   end
   push_scheduled(plan.tasks, enqueued)
+  if touched then
+    -- rarely
+    place_touched()
+    -- end
+  end
   return #plan.tasks, wanted
 end
 

@@ -2,8 +2,9 @@
 -- KEYS: pending delayed working tasks task wake timer counters rejected schedules schedule groups lane
 -- ARGV: lane nonce sequence, the schedule's id, then
 --   set and its owner or '', cron, time zone, every in seconds (either cron or every is ''), missed (skip or all), overlap (0
---   or 1), payload, timeout, delay, max_dequeues, headers, expires_in, on_expiry (the last five may be ''), and for cron its
---   next times (otherwise ''); then, in a queue with shards, the layout's generation;
+--   or 1), payload, timeout, delay, max_dequeues, headers, expires_in, on_expiry, group, level (the last seven may be '', and
+--   at most one of group and level is not), and for cron its next times (otherwise ''); then, in a queue with shards, the
+--   layout's generation;
 --   refill and the revision, and the next times after those that it has;
 --   remove and the owner that it must have, or '' for any;
 --   fire and the time;
@@ -13,14 +14,16 @@
 
 local MOST = 32 -- times that are known ahead
 local KEPT = { 'owner', 'cron', 'tz', 'every', 'missed', 'overlap', 'payload', 'timeout', 'delay', 'max_dequeues', 'headers',
-  'expires_in', 'on_expiry', 'anchor', 'next', 'upto', 'last', 'revision' }
+  'expires_in', 'on_expiry', 'group', 'level', 'anchor', 'next', 'upto', 'last', 'revision' }
 
 local outcome, answer = enter()
 if outcome then
   return again(outcome, answer)
 end
 local enqueued, generation, schedules_name, schedule_name = totals('enqueued', 'generation', 'schedules', 'schedule')
-look(true)
+redis.call('LLEN', pending)
+redis.call('ZCARD', delayed)
+redis.call('ZCARD', working)
 redis.call('ZCARD', rejected)
 local id, mode = ARGV[4], ARGV[5]
 if mode ~= 'refill' then
@@ -59,7 +62,7 @@ local modes = {}
 
 function modes.set()
   local new, fields, same = {}, {}, old ~= nil
-  for index = 1, 13 do -- the first ones, which the caller says
+  for index = 1, 15 do -- the first ones, which the caller says
     local name = KEPT[index]
     new[name] = ARGV[5 + index]
     same = same and old[name] == new[name]
@@ -79,7 +82,7 @@ function modes.set()
       slots[1] = slots[1] + microseconds(tonumber(new.every))
     end
   end
-  slots, upto = extend_times(slots, upto, ARGV[19])
+  slots, upto = extend_times(slots, upto, ARGV[21])
   fields[#fields + 1], fields[#fields + 2] = 'upto', slot_text(upto)
   if not same then
     fields[#fields + 1] = 'revision'
@@ -124,6 +127,9 @@ function modes.fire()
   if redis.call('HEXISTS', tasks, new) == 1 then
     return 'd'
   end
+  if old.group ~= '' then
+    redis.call('ZCARD', groups)
+  end
   redis.call('HSETNX', tasks, new, old.payload) -- the first write needs memory
   redis.call('HSET', key, 'last', new)
   push_scheduled({ { id = new, slot = slot, schedule = old } }, enqueued)
@@ -147,12 +153,12 @@ function modes.put()
   for index, name in ipairs(KEPT) do
     fields[2 * index - 1], fields[2 * index] = name, ARGV[5 + index]
   end
-  set_times(fields, slots_in(ARGV[20]))
+  set_times(fields, slots_in(ARGV[22]))
   mark_used()
   return 'o'
 end
 
-if mode == 'set' and ARGV[20] and number(generation, 0) ~= tonumber(ARGV[20]) then
+if mode == 'set' and ARGV[22] and number(generation, 0) ~= tonumber(ARGV[22]) then
   return refuse('RESHARDED')
 end
 local letter = modes[mode]()

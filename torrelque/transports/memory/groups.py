@@ -13,9 +13,9 @@ from torrelque.errors import TorrelqueReplyError
 from torrelque.transports.memory.prelude import Rate, Run, State, microseconds, number, stamp, whole
 
 __all__ = (
-    'DEFAULT', 'LEVELS', 'Group', 'bury', 'count', 'held', 'hold', 'is_ordered', 'is_stray', 'is_uncounted', 'keep_tag',
-    'key_of', 'leave', 'leave_groups', 'list_of', 'misplaced', 'place_touched', 'push', 'push_back', 'read_turn',
-    'recheck', 'recount', 'release', 'size', 'touch', 'unbury', 'uncount', 'uncount_deliveries', 'use',
+    'DEFAULT', 'LEVELS', 'Group', 'bury', 'count', 'held', 'hold', 'is_ordered', 'is_stray', 'is_uncounted', 'join',
+    'keep_tag', 'key_of', 'leave', 'leave_groups', 'list_of', 'misplaced', 'place_touched', 'push', 'push_back',
+    'read_turn', 'recheck', 'recount', 'release', 'size', 'touch', 'unbury', 'uncount', 'uncount_deliveries', 'use',
 )  # fmt: skip
 
 LEVELS = (b'high', b'low')
@@ -246,12 +246,24 @@ def push(run: Run, tasks: Iterable[tuple[bytes, State]], *, front: bool = False)
     """Put tasks into their lines, one after the other, to the back or to the front."""
     for task_id, state in tasks:
         place = run.db.rpush if front else run.db.lpush
-        try:
-            place(list_of(run, state.group, state.level), (task_id,))
-        except TorrelqueReplyError:  # of a wrong type: a claim finds it
-            place(run.keys['pending'], (task_id,))
+        _push_to(run, place, list_of(run, state.group, state.level), task_id)
         if state.group:
             touch(run, state.group)
+
+
+def join(run: Run, task_id: bytes, state: State) -> None:
+    """Put a new task at the back of its line."""
+    key = list_of(run, state.group, state.level)
+    if state.group and run.db.type_at(key) == 'none':
+        touch(run, state.group, 'nowhere')
+    _push_to(run, run.db.lpush, key, task_id)
+
+
+def _push_to(run: Run, place: Callable[[bytes, Sequence[bytes]], object], key: bytes, task_id: bytes) -> None:
+    try:
+        place(key, (task_id,))
+    except TorrelqueReplyError:  # of a wrong type: a claim finds it
+        place(run.keys['pending'], (task_id,))
 
 
 def push_back(run: Run, tasks: Sequence[tuple[bytes, State]]) -> None:

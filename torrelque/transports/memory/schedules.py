@@ -9,8 +9,9 @@ from typing import NamedTuple, TypeAlias
 
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueReplyError
+from torrelque.transports.memory import groups
 from torrelque.transports.memory.laned import laned
-from torrelque.transports.memory.prelude import DELAYED, PENDING, Run, microseconds, number, stamp, whole
+from torrelque.transports.memory.prelude import DELAYED, PENDING, Run, State, microseconds, number, stamp, whole
 
 __all__ = ('fire_due', 'read_schedule', 'schedule', 'slots_in')
 
@@ -28,7 +29,7 @@ DRY = 5
 
 FIELDS = (
     b'owner', b'cron', b'tz', b'every', b'missed', b'overlap', b'payload', b'timeout', b'delay', b'max_dequeues',
-    b'headers', b'expires_in', b'on_expiry',
+    b'headers', b'expires_in', b'on_expiry', b'group', b'level',
 )  # fmt: skip
 """What a caller says of a schedule, in the order of the arguments."""
 
@@ -126,8 +127,11 @@ def _push(run: Run, tasks_due: Sequence[_Due]) -> None:
         if fields.get(b'expires_in'):
             state[b'expires'] = stamp(time + number(fields[b'expires_in'], 0.0))
             state |= {name: fields[name] for name in (b'on_expiry',) if fields.get(name)}
-            if not run.has_used(b'e'):
-                db.hset(keys['counters'], {b'uses': run.uses + b'e'})
+            groups.use(run, b'e')
+        line = next((name for name in (b'group', b'level') if fields.get(name)), None)
+        if line:
+            state[line] = fields[line]
+            groups.use(run, b'g' if line == b'group' else b'h')
         key = run.state_key(task_id)
         db.hset(keys['tasks'], {task_id: fields[b'payload']})
         db.delete((key,))
@@ -136,8 +140,13 @@ def _push(run: Run, tasks_due: Sequence[_Due]) -> None:
         if due > run.now:
             db.zadd(keys['delayed'], {task_id: float(stamp(due))})
         else:
-            db.lpush(keys['pending'], (task_id,))
+            groups.join(run, task_id, State(state, run.uses))
     run.count(enqueued=len(tasks_due))
+
+
+def _look_at_groups(run: Run, fields: Fields) -> None:
+    if fields.get(b'group'):
+        run.db.zset_at(run.keys['groups'])
 
 
 def fire_due(run: Run) -> tuple[int, list[bytes]]:
@@ -160,6 +169,7 @@ def fire_due(run: Run) -> tuple[int, list[bytes]]:
         if fields is None:
             gone.append(schedule_id)
         elif len(plan.tasks) < SLOTS:
+            _look_at_groups(run, fields)
             slots, left = _split(run, fields, SLOTS - len(plan.tasks))
             for slot in slots:
                 plan.add(schedule_id, fields, slot)
@@ -172,6 +182,7 @@ def fire_due(run: Run) -> tuple[int, list[bytes]]:
         text = b' '.join(map(slot_text, left))
         db.hset(prefix + schedule_id, {b'next': text, b'last': fields.get(b'last', b'')})
     _push(run, plan.tasks)
+    groups.place_touched(run)
     return len(plan.tasks), wanted
 
 
@@ -187,8 +198,9 @@ def schedule(run: Run) -> Reply:
 
 
 def _look(run: Run) -> None:
-    run.look()
-    run.db.zset_at(run.keys['schedules'])
+    run.db.list_at(run.keys['pending'])
+    for name in ('delayed', 'working', 'rejected', 'schedules'):
+        run.db.zset_at(run.keys[name])
 
 
 @laned(looks=False)
@@ -296,6 +308,7 @@ def _fire(run: Run, schedule_id: bytes, key: bytes, old: Fields, words: Sequence
     new = b'%b@%b' % (schedule_id, slot_text(slot))
     if new in run.db.hash_at(run.keys['tasks']):
         return b'd'
+    _look_at_groups(run, old)
     run.db.hset(key, {b'last': new})
     _push(run, [_Due(new, slot, old)])
     return b'o'
