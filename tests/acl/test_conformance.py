@@ -55,7 +55,10 @@ class TestConformance(QueueConformance):
             keys = {name: self.keys[name].removeprefix(f'{self.queue}:') for name in LOGICAL_NAMES}
             for role in acl.ROLES:
                 server.command(
-                    'ACL', 'SETUSER', role, *rules(server, role, self.queue, keys, capped=True, replacing=True)
+                    'ACL',
+                    'SETUSER',
+                    role,
+                    *rules(server, role, self.queue, keys, capped=True, replacing=True, scheduling=True),
                 )
 
         monkeypatch.setattr(Torrelque, '__init__', init_and_grant)

@@ -41,7 +41,7 @@ class Threaded:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as above
         value = getattr(self._queue, name)
-        if name in ('tasks', 'rejected', 'watch', 'workers', 'groups'):
+        if name in ('tasks', 'rejected', 'watch', 'workers', 'groups', 'schedules'):
             return lambda *args, **options: _Iterator(self._run, value(*args, **options))
         return partial(self._run, value) if callable(value) else value
 

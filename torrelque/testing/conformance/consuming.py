@@ -141,6 +141,29 @@ class ConsumingConformance(OnQueue):
         with anyio.fail_after(PATIENCE):
             assert [(await queue.dequeue()).data for _ in range(3)] == [0.01, 0.02, 0.03]
 
+    async def test_a_waiting_consumer_gets_what_a_schedule_adds(self, client: Client, queue: Torrelque) -> None:
+        got: list[str] = []
+
+        async def consume(queue: Torrelque) -> None:
+            while len(got) < 2:
+                task = await queue.dequeue(PATIENCE)
+                got.append(str(task.id))
+                await queue.release(task)
+
+        async with self.make_queue(client, queue.queue) as other:
+            with anyio.fail_after(PATIENCE):
+                async with anyio.create_task_group() as tasks:
+                    for each in (queue, other):
+                        tasks.start_soon(consume, each)
+                    await queue.schedule('ping', {'a': 1}, every=0.05)
+            (schedule,) = [each async for each in queue.schedules()]
+            assert (schedule.id, schedule.task, schedule.every) == ('ping', {'a': 1}, 0.05)
+            assert schedule.last in got
+            await queue.unschedule('ping')
+        times = [task_id.partition('@')[2] for task_id in got]
+        assert len({*times}) == len(got)
+        assert got == [f'ping@{time}' for time in times]
+
     async def test_a_waiting_consumer_gets_what_becomes_stale(self, queue: Torrelque) -> None:
         await queue.enqueue('a', task_timeout=0.05)
         lost = await queue.dequeue(20)
