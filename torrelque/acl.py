@@ -263,7 +263,8 @@ def rules(
     for name, commands in rights.items():
         logical, colon, star = name.partition(':')
         of_pattern[f'~{full[logical]}{colon}{star}'] = commands
-    hidden = {f'~{full[name]}' for name in _UNDECLARED.get(role, ()) if selectors and not scheduling}
+    undeclared = () if scheduling else _UNDECLARED.get(role, ())
+    hidden = {f'~{full[name]}' for name in undeclared if selectors or not rights[name]}
     declared = [pattern for pattern in of_pattern if not pattern.endswith(':*') and pattern not in hidden]
     root = ['evalsha', 'script|load', 'time', *_WITHOUT_KEYS[role], *(('eval', 'exec', 'multi') if pipelines else ())]
     if cluster:
