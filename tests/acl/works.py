@@ -251,7 +251,9 @@ async def announces(stage: Stage) -> None:
 
 async def counts(stage: Stage) -> None:
     await stage.others.enqueue('pending')
-    assert (await stage.queue.get_queue_stats()).pending == 1
+    await stage.others.schedule('x', 1, every=60)
+    stats = await stage.queue.get_queue_stats()
+    assert (stats.pending, stats.schedules) == (1, 1)
 
 
 async def serves_groups(stage: Stage) -> None:
@@ -330,6 +332,7 @@ async def looks(stage: Stage) -> None:
     await stage.others.announce('w', name='worker', concurrency=1)
     assert [worker.id async for worker in stage.queue.workers()] == ['w']
     await stage.others.schedule('x', 1, every=60)
+    assert (await stage.queue.get_queue_stats()).schedules == 1
     assert [each.id async for each in stage.queue.schedules()] == ['x']
 
 

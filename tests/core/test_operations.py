@@ -18,16 +18,16 @@ def test_stats() -> None:
     operation = operations.queue_stats(SCRIPTS, KEYS)
     assert names(next(operation)) == ['stats']
     reply = [5, 2, 1, 2, 1, b'0.5', b'9', b'8', b'7', b'6', b'5', b'4', b'inf', b'1.5', b'why', b'2 - - -']
-    stats = end(operation, [[*reply, 1, 0, 3, 2, 0]])
+    stats = end(operation, [[*reply, 1, 0, 3, 2, 0, 4]])
     limits = Limits(2)
-    known = 5, 2, 1, 2, 1, 0.5, 9, 8, 7, 6, 5, 4, (1.5, None, 'why'), limits, 1, 0, (3, 2, 0)
+    known = 5, 2, 1, 2, 1, 0.5, 9, 8, 7, 6, 5, 4, (1.5, None, 'why'), limits, 1, 0, (3, 2, 0), 4
     assert tuple(stats) == known
 
 
 def test_stats_of_an_empty_queue_have_no_age() -> None:
     operation = operations.queue_stats(SCRIPTS, KEYS)
     next(operation)
-    stats = end(operation, [[0, 0, 0, 0, 0, b'', *[b'0'] * 6, b'', b'', b'', b'', 0, 0, 0, 0, 0]])
+    stats = end(operation, [[0, 0, 0, 0, 0, b'', *[b'0'] * 6, b'', b'', b'', b'', 0, 0, 0, 0, 0, 0]])
     assert (stats.oldest_pending_age, stats.groups) == (None, None)
 
 

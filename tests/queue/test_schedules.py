@@ -277,6 +277,7 @@ async def test_a_call_that_changes_nothing_has_no_effect(shop: Shop) -> None:
     found = {each.id: each async for each in shop.queue.schedules()}
     assert (found['x'].task, found['x'].next) == (2, START + 30)
     assert found['y'].next == START + 400
+    assert (await shop.queue.get_queue_stats()).schedules == 2
     (task,) = await shop.queue.dequeue_nowait(max_tasks=9)  # its time came before it changed
     assert (task.id, task.data) == (f'x@{START + 30}', 2)
 

@@ -10,7 +10,7 @@ calls and is sent their replies. Running one needs no event loop::
     >>> call.command.name
     'stats'
     >>> try:
-    ...     work.send([[2, 1, 1, 0, 0, b'0.5', b'9', b'8', b'7', *3 * [b'0'], *4 * [b''], *5 * [b'0']]])
+    ...     work.send([[2, 1, 1, 0, 0, b'0.5', b'9', b'8', b'7', *3 * [b'0'], *4 * [b''], *6 * [b'0']]])
     ... except StopIteration as end:
     ...     end.value.pending
     1

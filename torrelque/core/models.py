@@ -341,6 +341,7 @@ class TorrelqueQueueStats(NamedTuple):
     """Pending tasks of low priority."""
     groups: GroupCounts | None = None
     """How many groups have waiting tasks; None if none has."""
+    schedules: int = 0
 
 
 def add_stats(parts: Sequence[TorrelqueQueueStats]) -> TorrelqueQueueStats:

@@ -64,7 +64,7 @@ def queue_stats(scripts: ScriptSet, keys: Keys) -> Operation[TorrelqueQueueStats
     counts, age, totals, pause = reply[:5], reply[5], reply[6:12], make_pause(*reply[12:15])
     limits, levels, groups = make_limits(reply[15]), map(int, reply[16:18]), GroupCounts(*map(int, reply[18:21]))
     known = float(age) if age else None, *map(int, totals), pause, limits, *levels, groups if any(groups) else None
-    return TorrelqueQueueStats._make([*counts, *known])
+    return TorrelqueQueueStats._make([*counts, *known, int(reply[21])])
 
 
 def _state_call(keys: Keys, task_id: str, *more: str) -> Call[Reply]:

@@ -35,6 +35,8 @@ def test_schedules(command: Command) -> None:
         'grouped': ('acme', 'normal'),
         'low': (None, 'low'),
     }
+    assert 'The queue has schedules: 4.' in command('stats').out
+    assert command('stats', '--json').lines[0]['schedules'] == 4
     for name in ('grouped', 'low'):
         command('unschedule', name)
     assert command('unschedule', 'ping') == (0, 'unscheduled ping\n', '')

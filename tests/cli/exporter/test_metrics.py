@@ -182,6 +182,7 @@ async def test_what_is_told_of_a_queue(command: Command) -> None:
         ('groups', 'mail', 'ready'): 0,
         ('groups', 'mail', 'blocked'): 0,
         ('groups', 'mail', 'held'): 0,
+        ('schedules', 'mail'): 0,
     }
 
 

@@ -74,6 +74,8 @@ async def stats(settings: Settings) -> None:
         out.print(f'Of the pending tasks, {levels}.')
     if counts.groups is not None:
         out.print(f'The queue has {groups_text(counts.groups)}.', soft_wrap=True)
+    if counts.schedules:
+        out.print(f'The queue has schedules: {counts.schedules:,}.')
     if counts.oldest_pending_age is not None:
         out.print(f'The oldest pending task was enqueued {age(counts.oldest_pending_age)} ago.')
 

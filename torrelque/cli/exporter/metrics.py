@@ -185,6 +185,9 @@ def families(found: Mapping[str, Found | None] | None, begun: float) -> Iterator
         {name: each.rate[0] / each.rate[1] for name, each in limits.items() if each.rate is not None},
     )
     yield from _lines(known)
+    yield _gauge('torrelque_schedules', 'Schedules of the queue.', {
+        name: stats.schedules for name, stats in known.items()
+    })  # fmt: skip
     for total, description in TOTALS.items():
         counter = CounterMetricFamily(f'torrelque_{total}', description, labels=('queue',))
         for name, stats in known.items():

@@ -27,7 +27,7 @@ redis.call('ZCARD', working)
 redis.call('ZCARD', rejected)
 local id, mode = ARGV[4], ARGV[5]
 if mode ~= 'refill' then
-  redis.call('ZCARD', schedules) -- who may keep schedules may do that, and consumers may not
+  redis.call('ZCOUNT', schedules, 0, 0) -- only those who may keep schedules may do that
 end
 local key = schedule .. ':' .. id
 local score = redis.call('ZSCORE', schedules, id)

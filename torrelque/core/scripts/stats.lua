@@ -5,11 +5,12 @@
 -- returns: tasks except dead letters, pending, working, delayed, rejected, age of the oldest pending in seconds or '',
 --   then the totals: enqueued, claimed, completed, requeued, rejected, expired; then when a pause ends (inf: when
 --   the queue is resumed), when it began and its reason, or three times '' if the queue is not paused; then the limits or '', how many
---   tasks are pending with high and with low priority, and how many groups can be served, are blocked and are held
+--   tasks are pending with high and with low priority, how many groups can be served, are blocked and are held, and how many
+--   schedules there are
 
 local refused = redis.call('ZCARD', rejected)
 local values = redis.call('HMGET', counters, 'enqueued', 'claimed', 'completed', 'requeued', 'rejected', 'expired', 'uses',
-  'paused', 'paused_since', 'paused_reason', 'limits')
+  'paused', 'paused_since', 'paused_reason', 'limits', 'schedules')
 features = values[7] ~= '' and values[7]
 local count, claimed, later = redis.call('LLEN', pending), redis.call('ZCARD', working), redis.call('ZCARD', delayed)
 local queued, lists = redis.call('HLEN', tasks) - refused, { pending }
@@ -49,4 +50,5 @@ reply[#reply + 1] = has_used('l') and values[11] or ''
 for _, size in ipairs({ high, low, ready, blocked, held }) do
   reply[#reply + 1] = size
 end
+reply[#reply + 1] = has_used('s') and values[12] and redis.call('ZCARD', values[12]) or 0
 return reply

@@ -156,6 +156,7 @@ class ConsumingConformance(OnQueue):
                     for each in (queue, other):
                         tasks.start_soon(consume, each)
                     await queue.schedule('ping', {'a': 1}, every=0.05)
+            assert (await queue.get_queue_stats()).schedules == 1
             (schedule,) = [each async for each in queue.schedules()]
             assert (schedule.id, schedule.task, schedule.every) == ('ping', {'a': 1}, 0.05)
             assert schedule.last in got

@@ -623,6 +623,7 @@ def stats(run: Run) -> Reply:
         counters.get(b'limits', b'') if run.has_used(b'l') else b'',
         *lines[1:],
         *indexes,
+        len(db.zset_at(counters[b'schedules'])) if run.has_used(b's') and b'schedules' in counters else 0,
     ]
 
 
