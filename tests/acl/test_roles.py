@@ -330,7 +330,7 @@ MAY_WITHOUT_SELECTORS: Mapping[str, set[str]] = {
     'producer': LOOKING,
     'consumer': {*ADDING, *DEAD, 'task'},
     'observer': set(),
-    'operator': {*ADDING, *ENDINGS - {'giveback'}, 'dequeue', 'task', 'announce'},
+    'operator': {*ADDING, *ENDINGS, 'dequeue', 'task', 'announce', 'schedule'},
 }
 """Besides. An operator that dequeues sweeps, and is refused the rest."""
 
