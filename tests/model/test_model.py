@@ -52,6 +52,7 @@ SEEDS = {
 
 
 TASK_A = {'lane': 0, 'items': [(b'a', b'1', '300', '', '', b'')], 'skip': 0}
+GROUPED_TASK = {'lane': 0, 'items': [(b'a', b'1', '300', '', '', b'', '', '', '', (b'g', b''))]}
 PLAYS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     'what came back stays set aside': [
         ('enqueue', TASK_A),
@@ -97,6 +98,17 @@ PLAYS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     'writes before a look at what may be of a wrong type': [
         ('a_key_is_of_a_wrong_type', {'name': 'pending'}),
         ('enqueue', TASK_A),
+    ],
+    'audits believe that groups wait for something': [
+        ('regulate', {'lane': 0, 'name': b'g', 'text': b'0 - - - - - -'}),
+        ('enqueue_in_lines', GROUPED_TASK),
+        ('inspect_groups', {'names': [b'g']}),
+    ],
+    "audits believe in other groups' claims": [
+        ('enqueue_in_lines', GROUPED_TASK),
+        ('claim', {'lane': 0, 'n': 1, 'willing': '0.000000', 'cap': ''}),
+        ('a_group_counts_anything', {'task_id': b'a', 'group': b'h', 'kind': b'working:'}),
+        ('inspect_members', {'kind': 'working', 'name': b'h'}),
     ],
 }
 """The steps of a machine in which a fault shows that random ones seldom find."""
@@ -189,7 +201,7 @@ def test_announcements_agree_whatever_the_id() -> None:
 
 @pytest.mark.parametrize('name', PLAYS)
 def test_what_is_played_agrees_without_a_fault(name: str) -> None:
-    with machine_of(started('valkey-9.1'), clocked_scripts()) as machine:
+    with machine_of(started('valkey-9.1'), clocked_scripts(), GroupedMachine) as machine:
         play(machine, name)
 
 
@@ -282,11 +294,14 @@ def test_agrees_with_a_real_server_about_groups(name: str) -> None:
         pytest.param("redis.pcall('SREM', group_key('working', name), id)", '', id='claims that ended hold slots'),
         pytest.param('keep_tag(name, line.tag)', '', id='returning groups enter at the turn'),
         pytest.param("(where == 'return' and name", "(where == 'never' and name", id='ordered tasks lose their place'),
+        pytest.param("and index == 'ready' and (not", 'and (not', id='audits believe that groups wait for something'),
+        pytest.param('not (score and own == name)', 'not score', id="audits believe in other groups' claims"),
     ],
 )
-def test_a_fault_of_groups_is_found(old: str, new: str) -> None:
+def test_a_fault_of_groups_is_found(old: str, new: str, request: pytest.FixtureRequest) -> None:
+    fault = request.node.callspec.id
     with machine_of(started('valkey-9.1'), mutated(old, new), GroupedMachine) as machine, pytest.raises(AssertionError):
-        run_state_machine_as_test(seed(0)(machine), settings=UNSHRUNK)
+        look_for(fault, machine)
 
 
 @pytest.mark.timeout(300 if PROFILE_NAME == 'ci' else 0)
