@@ -307,7 +307,8 @@ def _set(client: Client, group: bytes, words: bytes) -> Any:  # noqa: ANN401 - a
     world = client.world
     done = bool((yield from ask(client, REGULATE, [('limit', group, words)])))
     if done and world.config.shards:
-        copied = yield client.perform(sharding.copy_flow(world.scripts, shards.RECORDS, len(world.keys), group))
+        copying = sharding.copy_flow(world.scripts, shards.records_of(world), len(world.keys), group)
+        copied = yield client.perform(copying)
         done = succeeded(client, copied)
     if done and group == b'*':
         ticket = yield client.perform(recheck(world.scripts, world.keys[0]))

@@ -49,7 +49,7 @@ def change(client: Client, item: Item) -> Any:  # noqa: ANN401 - a behaviour tha
     answers = yield from ask(client, flow.FLOW, [item])
     if answers and world.config.shards:
         assert isinstance(client, shards.ShardedClient)
-        copying = sharding.copy_flow(world.scripts, shards.RECORDS, client.layout.total)
+        copying = sharding.copy_flow(world.scripts, shards.records_of(world), client.layout.total)
         ticket = yield client.perform(copying)
         if not succeeded(client, ticket):
             return None

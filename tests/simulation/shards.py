@@ -34,8 +34,10 @@ __all__ = (
     'ShardedRules',
     'client_of',
     'id_beside',
+    'keys_of',
     'lose_record',
     'open_queue',
+    'records_of',
     'uneven',
 )
 
@@ -50,9 +52,6 @@ TOGETHER = tuple(
 )
 """The same for a queue on one server, whose shards share a bell."""
 
-RECORDS = RecordKeys(MAIN, None, KEYS.__getitem__)
-"""There are no clients here that know of no shards: `tests/core/test_sharding.py` has them."""
-
 SHARD_OF_WAKE = {keys['wake']: shard for shard, keys in enumerate(KEYS)}
 
 UNEVEN = (0, 0, 0, 0, 0, 0, 1, 1, 2)
@@ -62,12 +61,13 @@ TRIES = 5
 
 
 def keys_of(world: World) -> Sequence[Keys]:
-    """Of all shards, as clients of this world know them."""
+    """Of all shards, as all who call the server of this world know them: they ring where its consumers wait."""
     failovers = world.config.failovers
     return TOGETHER if world.servers == 1 and not (failovers and failovers.moves) else KEYS
 
 
 def records_of(world: World) -> RecordKeys:
+    """There are no clients here that know of no shards: `tests/core/test_sharding.py` has them."""
     return RecordKeys(MAIN, None, keys_of(world).__getitem__)
 
 
@@ -82,7 +82,7 @@ def lose_record(world: World) -> None:
     layout, begun = blocking_drive(sharding.read_layout(MAIN), server.execute)
     if layout is None or begun is not None:
         return
-    shards: list[Keys] = list(KEYS[: layout.total])
+    shards = list(keys_of(world)[: layout.total])
     told = [server._db.hash_at(keys['counters']).get(b'generation') for keys in shards]
     keys: Keys = world.random.choice([*shards, *([MAIN] if told == [b'%d' % layout.generation] * len(told) else [])])
     world.tell(f'the record {keys["counters"]!r} is lost')
@@ -234,7 +234,8 @@ class ShardedClient(Client):
             for place in before:
                 task_id = items[at][0]
                 assert isinstance(task_id, bytes)
-                ticket = yield self.perform(sharding.clear_former(SCRIPTS, KEYS[place], layout.generation, [task_id]))
+                keys = keys_of(self.world)[place]
+                ticket = yield self.perform(sharding.clear_former(SCRIPTS, keys, layout.generation, [task_id]))
                 if ticket is CANCELLED or ticket.error is not None:
                     return ticket if ticket is CANCELLED else ticket.error
                 if ticket.value == [True]:
@@ -313,7 +314,7 @@ def _reshard(client: ShardedClient) -> Behaviour:
 
 def _is_drained(client: ShardedClient, layout: Layout) -> Generator[Ticket, Any, bool]:
     """Whether every task and every result is at home."""
-    for shard, keys in enumerate(KEYS[: layout.total]):
+    for shard, keys in enumerate(keys_of(client.world)[: layout.total]):
         for scan in (partial(operations.scan_tasks, SCRIPTS, keys, None), partial(operations.scan_results, keys)):
             cursor = b''
             while cursor != b'0':
@@ -368,7 +369,8 @@ class ShardedRules(Rules):
             require(len(places) <= 1, 'a task on two shards', task_id)
 
     def check_all(self) -> None:
-        layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, RECORDS, len(self._parts)), self._execute)
+        records = RecordKeys(MAIN, None, KEYS.__getitem__)  # opening a layout rings nowhere
+        layout, _ = blocking_drive(sharding.open_layout(SCRIPTS, records, len(self._parts)), self._execute)
         for shard, part in enumerate(self._parts):
             part.check_all()
             for task_id, view in part.shadow.items():

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.simulation import callers
+from tests.simulation import callers, pausing
 from tests.simulation.configs import NONE, Config
 from tests.simulation.mutants_shards import shards_never_looked_at_while_busy
 from tests.simulation.shards import KEYS, MAIN, SCRIPTS, ShardedClient, keys_of
 from tests.simulation.world import World
+from torrelque.core import flow
 from torrelque.core.commands import Outcome, enqueue_in, enqueue_item
 from torrelque.core.lanes import Lanes
 from torrelque.core.protocol import Call, Script, blocking_drive
@@ -103,6 +104,20 @@ def test_a_pending_task_is_taken_at_once_on_whatever_shard(make: Callable[[], Qu
         late.append(queue.taken(shard)[-1] - begin)
     assert max(late) < SOON
     assert len(queue.claims) == SHARDS
+
+
+def test_a_task_is_taken_at_once_when_its_shard_is_resumed(make: Callable[[], Queue]) -> None:
+    """By a copy of the record, which rings where the clients wait."""
+    queue = make()
+    client = queue.world.clients[0]
+    client.spawn(pausing.change(client, flow.pause_item(None, None)))
+    queue.run(2)
+    queue.enqueue(SHARDS - 1, None)
+    queue.run(1)
+    assert not queue.claims
+    client.spawn(pausing.change(client, flow.RESUME))
+    queue.run(1)
+    assert len(queue.claims) == 1
 
 
 def test_delayed_tasks_are_taken_each_when_it_is_due(make: Callable[[], Queue]) -> None:

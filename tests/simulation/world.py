@@ -66,7 +66,7 @@ class World:
         self.scheduler = Scheduler(self.random)
         self.trace = trace
         self.scripts = shards.SCRIPTS if config.shards else SCRIPTS
-        self.keys: Sequence[Keys] = shards.KEYS[: max(config.shards)] if config.shards else (KEYS,)
+        self.servers = 1
         failovers = config.failovers
         moves = failovers is not None and failovers.moves
         self.nodes: Nodes | None = None
@@ -95,7 +95,6 @@ class World:
         self.working_off = False
         self._ids: list[str] = []
         self._idle_since: dict[Rules, float] = {}
-        self.servers = 1
         self._uses = b''
         if config.shards:
             self.servers = self.random.choice((1, 2))
@@ -151,6 +150,11 @@ class World:
 
     def some_id(self) -> str:
         return self.random.choice((*self.chosen, *self._ids[-20:]))
+
+    @property
+    def keys(self) -> Sequence[Keys]:
+        """Those of the queue, or of each of its shards."""
+        return shards.keys_of(self)[: max(self.config.shards)] if self.config.shards else (KEYS,)
 
     def some_keys(self) -> Keys:
         """Those of one shard, if there are several."""
