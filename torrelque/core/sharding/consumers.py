@@ -380,7 +380,8 @@ class ShardedConsumers:
             if answer.alarm is not None:
                 shard.alarm = self._clock() + answer.alarm
             full = answer.again or len(answer.tasks) == asked
-            shard.expected = max(1, shard.expected - asked) if full else shard.seen
+            # A ring that came meanwhile may be for tasks that were added after the server ran the claim.
+            shard.expected = max(1, shard.expected - asked) if full or shard.hinted else shard.seen
             self._end_claim(shard)
             self._hand_out(answer.tasks)
             return True
@@ -504,8 +505,8 @@ class ShardedConsumers:
             for at in node.members & self._stirred:
                 shard = self._shards[at]
                 shard.seen = found.get(at, 0)
-                if not shard.busy and not shard.hinted:
-                    shard.expected = shard.seen
+                if not shard.busy:
+                    shard.expected = max(shard.seen, shard.expected if shard.hinted else 0)
             self._hand_out(())
         self._on_generation(generation)
         return True
