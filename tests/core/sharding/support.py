@@ -28,14 +28,14 @@ GONE = TorrelqueConnectionError('gone')
 class Machine:
     """Shards 0 and 1 are on one server, 2 and 3 on another, unless ``places`` says otherwise."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, spread: bool = True) -> None:
         self.clock = Clock()
         self.returned: list[str] = []
         self.told: list[int] = []
         self.lost: list[tuple[Sequence[int], Exception | None]] = []
         self.places: list[Hashable] = ['a', 'a', 'b', 'b']
         self.spread = ShardedConsumers(
-            self._place, self.clock, lambda: 0.0, self._give_back, self.told.append, on_lost=self._lost
+            self._place, self.clock, lambda: 0.0, self._give_back, self.told.append, on_lost=self._lost, spread=spread
         )
         for shard in range(SHARDS):
             self.spread.add(Lanes(SCRIPTS, KEYS[shard], f'n{shard}'), KEYS[shard])

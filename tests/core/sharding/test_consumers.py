@@ -11,8 +11,7 @@ from tests.core.support import end, end_by, names
 from torrelque.core.consumers import MAX_FAILURES, SLICE
 from torrelque.core.keys import Keys, shard_name
 from torrelque.core.lanes import Lanes
-from torrelque.core.machine import Wait
-from torrelque.core.protocol import Batch, Interrupted, Operation
+from torrelque.core.protocol import Batch, Interrupted
 from torrelque.core.sharding.consumers import FAIRNESS, REGISTERED
 from torrelque.core.sharding.partners import LOOKED_AT
 from torrelque.errors import TorrelqueError, TorrelqueReplyError, TorrelqueTimeoutError
@@ -85,52 +84,6 @@ def test_a_shard_that_rings_is_claimed_from_without_a_survey(machine: Machine) -
     assert ids(ticket) == ['a']
     there.then.ended(KEYS[3]['wake'] + b'+')  # the second member of a shard with several
     assert set(machine.start()) == {(3, 'tick')}  # nobody waits here: others are to be rung
-
-
-def claim_while_a_wait_runs(machine: Machine) -> tuple[Operation[bool], Wait]:
-    """A claim from shard 0 that a survey caused, and the wait on its server that began before."""
-    machine.join()
-    here, _ = machine.rest()
-    machine.join()
-    machine.survey('1 0', '0 0')
-    claims = machine.start()
-    assert set(claims) == {(0, 'claim')}
-    return claims[0, 'claim'][0], here
-
-
-def test_a_ring_that_overtakes_the_answer_of_a_claim_is_not_forgotten(machine: Machine) -> None:
-    """The server may have run the claim before the task was added that the ring is for."""
-    claim, here = claim_while_a_wait_runs(machine)
-    here.then.ended(KEYS[0]['wake'])
-    answer(claim)
-    claims = machine.start()
-    assert set(claims) == {(0, 'claim')}
-    assert machine.spread.waits() == []
-    answer(claims[0, 'claim'][0])
-    assert machine.start() == {}
-    assert [wait.key for wait in machine.spread.waits()] == [KEYS[0]['ring']]
-
-
-def test_a_ring_that_overtakes_the_end_of_a_connection_is_not_forgotten(machine: Machine) -> None:
-    claim, here = claim_while_a_wait_runs(machine)
-    here.then.ended(KEYS[0]['wake'])
-    assert names(claim.throw(Interrupted(GONE))) == ['settle']
-    end_by(claim, Interrupted(GONE))
-    machine.clock.now = machine.spread.timer()
-    end(machine.start()[0, 'survey'][0], found('1 0'))
-    assert set(machine.start()) == {(0, 'claim')}
-
-
-def test_a_ring_that_overtakes_a_refusal_is_not_forgotten(machine: Machine) -> None:
-    claim, here = claim_while_a_wait_runs(machine)
-    here.then.ended(KEYS[0]['wake'])
-    assert not end_by(claim, TorrelqueReplyError('CLUSTERDOWN Hash slot not served'))
-    machine.clock.now = machine.spread.timer()
-    answer(machine.start()[0, 'claim'][0])  # it asks for one task, to find out whether the shard answers again
-    answer(machine.start()[0, 'claim'][0])
-    machine.join()
-    machine.survey('1 0', '0 0')
-    assert set(machine.start()) == {(0, 'claim')}
 
 
 def test_after_a_slice_that_server_is_surveyed_again(machine: Machine) -> None:

@@ -468,6 +468,7 @@ class ShardedConsumers:
             self._surveyed_at = now
         for node in self._nodes.values():
             if node.look is Look.WANTED and now >= node.not_before:
+                node.return_to_slot(now)
                 node.look, node.surveyed_at = Look.RUNNING, now
                 self._surveyed_at = now
                 self._surveys += 1
@@ -490,7 +491,8 @@ class ShardedConsumers:
                 where = self._node_with(lead)
                 if where is not None:  # otherwise the shard is no longer used
                     where.failures += 1
-                    where.lead += 1
+                    if self._spread:
+                        where.leave_slot(self._clock())
                     self._lose(where, cause)
             return False
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from torrelque.core.consumers import Hint, Look
+from torrelque.core.consumers import SLICE, Hint, Look
 from torrelque.core.keys import Keys
 from torrelque.core.lanes import Lane, Lanes
 from torrelque.core.protocol import Arg
@@ -78,11 +78,12 @@ class Shard(Partner):
 class Node(Partner):
     """A server, and the shards that it holds."""
 
-    __slots__ = ('done', 'hint', 'lead', 'look', 'looked_at', 'members', 'shards', 'surveyed_at')
+    __slots__ = ('done', 'hint', 'lead', 'lead_at', 'look', 'looked_at', 'members', 'shards', 'surveyed_at')
 
     def __init__(self, shards: Sequence[int], looked_at: Sequence[Arg]) -> None:
         super().__init__()
         self.lead: int = 0  # counts up to the shard whose slot gets the surveys and waits
+        self.lead_at: float = -math.inf  # when a survey by way of that slot failed
         self.shards: Sequence[int] = shards
         self.members: frozenset[int] = frozenset(shards)
         self.looked_at: Sequence[Arg] = looked_at  # what a survey is given
@@ -101,6 +102,19 @@ class Node(Partner):
             self.hint = Hint.TAKEN
         elif self.hint is Hint.BLOCKING:
             self.hint = Hint.ELSEWHERE
+
+    def leave_slot(self, now: float) -> None:
+        """Survey by way of the next shard's slot, because the server may no longer have this one."""
+        self.lead += 1
+        self.lead_at = now
+
+    def return_to_slot(self, now: float) -> None:
+        """Survey by way of the first shard's slot again.
+
+        Shards ring only where the last survey came from, so all clients are to wait there, except after failures.
+        """
+        if self.lost is None and self.hint is not Hint.BLOCKING and now - self.lead_at > SLICE / 2:
+            self.lead = 0
 
     @property
     def first(self) -> int:
