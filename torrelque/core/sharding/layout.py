@@ -13,7 +13,7 @@ import re
 from binascii import crc32
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 from torrelque.core import flow, groups
@@ -307,18 +307,15 @@ def copy_flow(scripts: ScriptSet, records: RecordKeys, total: int, group: bytes 
         group: The group; None for the record of the whole queue.
     """
     first, done = records.shard(0), 1
-    copy: Callable[[Keys], Operation[Any]]
-    if group is None:
-        copy = partial(flow.copy, scripts, record=(yield from flow.read(first)))
-    else:
-        copy = partial(groups.copy_limits, scripts, records=(yield from groups.read_limits(first, [group])))
+    copy: Callable[[ScriptSet, Keys, Any], Operation[Any]] = flow.copy if group is None else groups.copy_limits
+    record: Any = yield from (flow.read(first) if group is None else groups.read_limits(first, [group]))
     while True:
         layouts = yield from read_layout(records.main)
         total = max(total, *(layout.total for layout in layouts if layout is not None), 0)
         if done >= total:
             return
         for shard in range(done, total):
-            yield from copy(records.shard(shard))
+            yield from copy(scripts, records.shard(shard), record)
         done = total
 
 
