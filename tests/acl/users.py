@@ -135,7 +135,7 @@ class RoleTransport(Transport):
         return await self._of_role['consumer'].block(call, timeout)
 
     def listen(self) -> AbstractAsyncContextManager[Listener]:
-        return self._of_role['observer'].listen()
+        return self._of_role['consumer'].listen()  # hears of transitions, as an observer does, and of cancellations
 
 
 @asynccontextmanager

@@ -63,6 +63,7 @@ def broken_connections(stage: Stage, seconds: float) -> None:
     with Proxy(stage.server.port, stage.report.seed) as proxy:
         for _ in 2 * COMBINATIONS:
             stage.serve(url=proxy.url)
+        stage.until_one_works()
         time.sleep(seconds)
         stage.nursery.kill_all()
         proxy.finish()

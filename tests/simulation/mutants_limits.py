@@ -60,7 +60,7 @@ def too_large_a_refund(patch: pytest.MonkeyPatch) -> None:
 
 
 def cancelled_deliveries_refunded(patch: pytest.MonkeyPatch) -> None:
-    """What is given back after its cancellation was asked for is taken back as if nobody had worked on it."""
+    """What ends after its cancellation was asked for is taken back as if nobody had worked on it."""
     remove = claims.remove_called_off
 
     def mutant(run: Run, items: Sequence[claims.Claimed], *, every: bool = False) -> list[claims.Claimed]:
@@ -70,6 +70,7 @@ def cancelled_deliveries_refunded(patch: pytest.MonkeyPatch) -> None:
         return remove(run, items, every=every)
 
     patch.setattr(claims, 'remove_called_off', mutant)
+    patch.setattr(verbs, 'remove_called_off', mutant)
 
 
 def the_next_delivery_missed(patch: pytest.MonkeyPatch) -> None:

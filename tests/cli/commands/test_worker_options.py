@@ -62,6 +62,7 @@ number = 5
 OF_COMMAND_ONLY = {
     'settings', 'loop', 'attempts', 'retry_delay', 'retry_max', 'serialiser', 'result_serialiser', 'max_rejected',
     'log_level', 'processes', 'reload', 'otel', 'probe',
+    'weight',
 }  # fmt: skip
 OF_WORKER_ONLY = {
     'context': '--lifespan gives it, and a module can import what need not be opened',

@@ -147,7 +147,7 @@ async def groups(
     *,
     waiting: Annotated[bool, typer.Option('--waiting', help='Only groups with waiting tasks.')] = False,
 ) -> None:
-    """List the groups that have waiting or claimed tasks, in no particular order.
+    """List the groups of tasks that wait or are claimed, unordered.
 
     Groups are read in bounded steps while the queue is in use. A group is ready if
     a consumer can take its next task; blocked if as many of its tasks run as may;
