@@ -158,13 +158,6 @@ class Stage:
         with suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, self.server.pid, -10)
 
-    def until_one_works(self) -> None:
-        """Wait until one of the processes has enqueued something. Raises AssertionError if none ever does."""
-        deadline = time.monotonic() + ENOUGH
-        while not any(self.count(name, 'enqueued') for name in self.nursery.names):
-            assert time.monotonic() < deadline, f'none of them did anything in {ENOUGH} s'
-            time.sleep(0.02)
-
     def until_all_work(self) -> float:
         """How long it takes from now until each process has enqueued or claimed something."""
         begun = time.monotonic()
