@@ -58,14 +58,15 @@ class Feature:
         prepare: Called with the new queue.
         options: Keyword arguments of each ``enqueue``.
         numbered: Whether the caller chooses the ids.
+        groups: Over how many groups the tasks are spread.
         finish: What the consumer does with a task.
-
     """
 
     name: str
     prepare: Callable[[Torrelque], Awaitable[object]] = nothing
     options: Mapping[str, Any] = field(default_factory=dict)
     numbered: bool = False
+    groups: int = 0
     finish: Callable[[Torrelque, Task], Awaitable[object]] = release
 
 
@@ -79,6 +80,19 @@ FEATURES: Sequence[Feature] = (
     Feature('both limits', lambda queue: queue.limit(concurrency=MANY, rate=(MANY, 1))),
     Feature("after a `cancel(running='ask')`", ask),
     Feature("ended by `cancel(running='end')`", finish=end),
+    Feature("`priority='high'`", options={'priority': 'high'}),
+    Feature('`group=`, 1,000 groups', groups=1000),
+    Feature(
+        "the same with `limit(group='*', concurrency=)`",
+        lambda queue: queue.limit(group='*', concurrency=MANY),
+        groups=1000,
+    ),
+    Feature(
+        "the same with `limit(group='*', ordered=True)`",
+        lambda queue: queue.limit(group='*', ordered=True),
+        groups=1000,
+    ),
+    Feature('a plain task beside a schedule', lambda queue: queue.schedule('hourly', task={}, every=3600)),
 )
 """The first is what the others are compared with. No limit is reached: what is measured is looking at it."""
 
@@ -92,8 +106,10 @@ async def _lifecycles(url: str, info: ServerInfo, feature: Feature, settings: Se
         await feature.prepare(queue)
 
         async def call() -> int:
-            task_id = f'{next(numbers)}' if feature.numbered else None
-            await queue.enqueue(task, task_id=task_id, **feature.options)
+            number = next(numbers)
+            task_id = f'{number}' if feature.numbered else None
+            group = f'{number % feature.groups}' if feature.groups else None
+            await queue.enqueue(task, task_id=task_id, group=group, **feature.options)
             await feature.finish(queue, await queue.dequeue())
             return 1
 
