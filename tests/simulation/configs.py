@@ -223,6 +223,27 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
             accidents=NEWCOMERS,
             failovers=Failovers(moves=True),
         ),
+        'groups-moves': Config(
+            clients=(2, 3),
+            callers=(2, 4),
+            seconds=12.0,
+            groups=0.7,
+            levels=0.2,
+            faults=FEW,
+            accidents=NEWCOMERS,
+            failovers=Failovers(moves=True),
+        ),
+        # A fence may fall where writes are lost and the new server's clock is behind.
+        'groups-failover': Config(
+            clients=(2, 3),
+            callers=(2, 4),
+            seconds=12.0,
+            groups=0.7,
+            levels=0.2,
+            faults=FEW,
+            accidents=NEWCOMERS,
+            failovers=Failovers(),
+        ),
         'moves-shards': Config(
             clients=(2, 3),
             callers=(2, 4),

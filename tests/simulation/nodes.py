@@ -177,6 +177,8 @@ class Nodes:
         world.tell(f'fail-over: {lag:.6f} s are lost, the clock is off by {self.skew:.3f} s, down for {outage:.3f} s')
         world.server._db = state.db
         world.ledger.failed_over(state.facts)
+        for rules in world.group_rules:
+            rules.forget()
         self._states = [self._take()]
         self._replicate_later()
         waiting, self._waiting = self._waiting, []

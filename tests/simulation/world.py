@@ -73,6 +73,7 @@ class World:
         self.server = (MovingServer if moves else make_server)(self.server_time, self.keys)
         self.rules, self.ledger = self._make_rules()
         self.pauses = pausing.Pauses()
+        self.group_rules: list[grouping.GroupRules] = []
         for part in self.rules.parts:
             limits = limiting.LimitRules(part.server)
             part.on_claim = partial(_all_of, (self.pauses.check, limits.check))
@@ -80,6 +81,7 @@ class World:
             part.on_fire = scheduling.ScheduleRules(self.pauses)
             if config.groups:
                 of_groups = grouping.GroupRules(part.server, part)
+                self.group_rules.append(of_groups)
                 part.on_call = of_groups.check
                 part.on_return = partial(_both, limits.returned, of_groups.returned)
         make_network = MovingNetwork if moves else FailingNetwork if failovers else Network
