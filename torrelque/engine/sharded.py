@@ -366,9 +366,9 @@ class ShardedDispatcher(Dispatcher):
 
     async def totals_elsewhere(self) -> list[TorrelqueQueueStats]:
         totals = await self._engine.run(sharding.read_totals(self._main))
-        total = self._ready_layout().total
+        total, none = self._ready_layout().total, TorrelqueQueueStats(0, 0, 0, 0)
         return [
-            TorrelqueQueueStats._make((0, 0, 0, 0, 0, None, *each, None, None, 0, 0, None))
+            TorrelqueQueueStats._make((*none[:6], *each, *none[6 + len(each) :]))
             for shard, each in totals.items()
             if shard >= total
         ]
