@@ -606,7 +606,7 @@ class Torrelque(FlowControl, Generic[Payload]):
         await self._schedules.replace(drafts, owner)
 
     async def unschedule(self, schedule_id: str) -> None:
-        """Remove a schedule, whoever owns it. Tasks that it has added stay. Safe to cancel and to repeat.
+        """Remove a schedule, also of another owner. Tasks that it has added stay. Safe to cancel and to repeat.
 
         Args:
             schedule_id: The id of the schedule.

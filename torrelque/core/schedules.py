@@ -103,7 +103,7 @@ class Schedule(NamedTuple, Generic[Payload]):
 
 
 class Timing(NamedTuple):
-    """When a schedule fires: ``cron`` in the zone ``tz``, or ``every`` so many seconds."""
+    """When a schedule fires: ``cron`` in the zone ``tz``, or each ``every`` seconds."""
 
     cron: str
     tz: str

@@ -8,7 +8,7 @@ local function in_force(uses, till)
   end
 end
 
--- Set the rate of limits, if there is one: so many deliveries per period of microseconds.
+-- Set the rate of limits, if there is one: `count` deliveries per period in microseconds.
 local function set_rate(limits, count, period, burst)
   count, period = number(count, 0), number(period, 0)
   if burst and count >= 1 and period >= 1 then
