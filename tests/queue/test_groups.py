@@ -10,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.queue.test_limits import check_that_the_next_starts
 from torrelque import (
     EnqueueItem,
     GroupCounts,
@@ -158,21 +159,7 @@ END: dict[str, Callable[[Torrelque, Task], Awaitable[object]]] = {
 async def test_the_next_task_of_a_group_starts_at_once(queue: Torrelque, client: NativeTransport, how: str) -> None:
     await queue.limit(group='*', concurrency=1)
     await queue.enqueue_many([1, 2], group='g')
-    held = await queue.dequeue(ENOUGH)
-    got: list[Any] = []
-
-    async def consume(other: Torrelque) -> None:
-        got.append(await other.dequeue(ENOUGH))
-
-    async with Torrelque(client, queue='q') as other, anyio.create_task_group() as group:
-        group.start_soon(consume, other)
-        await anyio.sleep(0.05)  # it blocks on the server
-        assert got == []
-        await END[how](queue, held)
-        with anyio.fail_after(SOON):
-            while not got:  # noqa: ASYNC110 - it is another object's
-                await anyio.sleep(0.001)
-    assert await queue.audit() == []
+    await check_that_the_next_starts(queue, client, END[how])
 
 
 async def test_a_default_reaches_many_blocked_groups(memory: Torrelque) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 import pytest
@@ -62,7 +62,9 @@ async def give_back_cancelled(queue: Torrelque, task: Task) -> None:
     await queue.giveback(task)
 
 
-END: dict[str, Callable[[Torrelque, Task], Awaitable[object]]] = {
+End: TypeAlias = Callable[[Torrelque, Task], Awaitable[object]]
+
+END: dict[str, End] = {
     'release': lambda queue, task: queue.release(task),
     'release with a result': lambda queue, task: queue.release(task, result=1),
     'requeue': lambda queue, task: queue.requeue(task),
@@ -76,10 +78,8 @@ END: dict[str, Callable[[Torrelque, Task], Awaitable[object]]] = {
 }
 
 
-@pytest.mark.parametrize('how', END)
-async def test_the_next_task_starts_at_once(queue: Torrelque, client: NativeTransport, how: str) -> None:
-    await fill(queue, 2)
-    await queue.limit(concurrency=1)
+async def check_that_the_next_starts(queue: Torrelque, client: NativeTransport, end: End) -> None:
+    """The end of the one claim that is permitted wakes a consumer that waits."""
     held = await queue.dequeue(ENOUGH)
     got: list[Any] = []
 
@@ -90,11 +90,18 @@ async def test_the_next_task_starts_at_once(queue: Torrelque, client: NativeTran
         group.start_soon(consume, other)
         await anyio.sleep(0.05)  # it blocks on the server
         assert got == []
-        await END[how](queue, held)
+        await end(queue, held)
         with anyio.fail_after(SOON):
             while not got:  # noqa: ASYNC110 - it is another object's
                 await anyio.sleep(0.001)
     assert await queue.audit() == []
+
+
+@pytest.mark.parametrize('how', END)
+async def test_the_next_task_starts_at_once(queue: Torrelque, client: NativeTransport, how: str) -> None:
+    await fill(queue, 2)
+    await queue.limit(concurrency=1)
+    await check_that_the_next_starts(queue, client, END[how])
 
 
 async def test_a_stale_claim_counts_until_another_takes_its_place() -> None:

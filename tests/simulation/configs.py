@@ -125,6 +125,9 @@ CAPS = (None, 1, 4)
 MANY = (1, 3, 6, 10)
 NEWCOMERS: Mapping[str, float] = MappingProxyType({'kill': 0.06, 'pause': 0.03, 'shut': 0.06})
 PAUSES: Mapping[str, float] = MappingProxyType({**ACCIDENTS, 'pause': 0.06})
+GROUPS_ON_NODES = Config(
+    clients=(2, 3), callers=(2, 4), seconds=12.0, groups=0.7, levels=0.2, faults=FEW, accidents=NEWCOMERS
+)
 
 CONFIGS: Mapping[str, Config] = MappingProxyType(
     {
@@ -223,27 +226,9 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
             accidents=NEWCOMERS,
             failovers=Failovers(moves=True),
         ),
-        'groups-moves': Config(
-            clients=(2, 3),
-            callers=(2, 4),
-            seconds=12.0,
-            groups=0.7,
-            levels=0.2,
-            faults=FEW,
-            accidents=NEWCOMERS,
-            failovers=Failovers(moves=True),
-        ),
+        'groups-moves': replace(GROUPS_ON_NODES, failovers=Failovers(moves=True)),
         # A fence may fall where writes are lost and the new server's clock is behind.
-        'groups-failover': Config(
-            clients=(2, 3),
-            callers=(2, 4),
-            seconds=12.0,
-            groups=0.7,
-            levels=0.2,
-            faults=FEW,
-            accidents=NEWCOMERS,
-            failovers=Failovers(),
-        ),
+        'groups-failover': replace(GROUPS_ON_NODES, failovers=Failovers()),
         'moves-shards': Config(
             clients=(2, 3),
             callers=(2, 4),

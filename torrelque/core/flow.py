@@ -49,7 +49,7 @@ def pause_item(reason: str | None, until: Any) -> Item:  # noqa: ANN401 - the ty
     return 'pause', f'{end:.6f}', b'' if reason is None else checks.check_text('reason', reason).encode()
 
 
-def limits_item(concurrency: Any, rate: Any, burst: Any, strict: Any = None) -> Item:  # noqa: ANN401 - as above
+def limits_item(concurrency: Any, rate: Any, burst: Any, strict: Any = None) -> Item:  # noqa: ANN401 - they are checked
     """Check and write the limits of a queue; None is no limit."""
     if type(concurrency) is int and concurrency == 0:
         raise TorrelqueValueError('concurrency must be at least 1, got 0: to stop all deliveries, use pause()')

@@ -86,7 +86,7 @@ class Machine:
 
 
 def found(text: str) -> list[Any]:
-    """The answer of a survey that found so many tasks on each shard of a server."""
+    """The answer of a survey that found this number of tasks on each shard of a server."""
     each = [f'{place}={finding}' for place, finding in enumerate(text.split()) if finding != '0']
     return [[b'', ' '.join(each).encode()]]
 
