@@ -42,7 +42,8 @@ BLOCKS = read_blocks()
 PROGRAMS = [block for block in BLOCKS if block.language == 'python' and 'def test_' not in block.text]
 TESTS = [block for block in BLOCKS if block.language == 'python' and 'def test_' in block.text]
 CONSUMER, WORKER, *FINITE = sorted(
-    PROGRAMS, key=lambda block: ('while True' not in block.text or 'trio' in block.text, 'torrelque.Worker(' not in block.text)
+    PROGRAMS,
+    key=lambda block: ('while True' not in block.text or 'trio' in block.text, 'torrelque.Worker(' not in block.text),
 )
 
 
