@@ -129,8 +129,11 @@ def test_delete_an_empty_queue(command: Command) -> None:
     async def use(queue: Torrelque) -> None:
         await queue.enqueue('task')
         await queue.release(await queue.dequeue())
+        await queue.schedule('hourly', 'task', every=3600)
 
     command.do(use)
+    command.assert_refused(['delete', 'trq'], 1, "queue 'trq' has 1 schedule: --force deletes them as well")
+    command.do(lambda queue: queue.unschedule('hourly'))
     ended = command('delete', 'trq', stdin='')
     assert (ended.status, ended.err) == (
         2,
