@@ -93,6 +93,7 @@ from torrelque.errors import (
     TorrelqueDurabilityError,
     TorrelqueLookupError,
     TorrelqueReplyError,
+    TorrelqueTimeoutError,
     TorrelqueTypeError,
     TorrelqueUsageError,
     TorrelqueValueError,
@@ -659,7 +660,9 @@ class Torrelque(FlowControl, Generic[Payload]):
             of at least one task, and of as many as are available.
 
         Raises:
-            TorrelqueTimeoutError: No task arrived in time.
+            TorrelqueTimeoutError: No task arrived in time. A call that waits for the server's answer then ends at most
+                two seconds later; what it may have claimed is given back, at the latest when the lease ends.
+            TorrelqueConnectionError: The server cannot be reached, and ``timeout`` has not passed.
         """
         tasks = await self._claim(max_tasks, timeout)
         return tasks if max_tasks > 1 else tasks[0]
@@ -677,14 +680,18 @@ class Torrelque(FlowControl, Generic[Payload]):
             At least one task, and as many as are available.
 
         Raises:
-            TorrelqueTimeoutError: No task arrived in time.
+            TorrelqueTimeoutError: No task arrived in time. A call that waits for the server's answer then ends at most
+                two seconds later; what it may have claimed is given back, at the latest when the lease ends.
+            TorrelqueConnectionError: The server cannot be reached, and ``timeout`` has not passed.
         """
         return await self._claim(max_tasks, timeout)
 
     async def _claim(self, max_tasks: int, timeout: float | None) -> list[Task[Payload]]:
         deadline = self._transport.now() + checks.check_wait('timeout', timeout)
         checks.check_count('max_tasks', max_tasks)
-        await self._dispatcher.ready()
+        if self.shards is not None:
+            with self._engine.limit(deadline, lambda: TorrelqueTimeoutError('no task in time')):
+                await self._dispatcher.ready()
         while True:
             tasks = self._load(await self._engine.dequeue(max_tasks, deadline))
             if tasks:
@@ -1105,7 +1112,9 @@ class Torrelque(FlowControl, Generic[Payload]):
 
         Raises:
             TorrelqueLookupError: The task is unknown.
-            TorrelqueTimeoutError: The task did not end in time.
+            TorrelqueTimeoutError: The task did not end in time, or the server did not answer: a call that waits for
+                its answer ends at most two seconds later.
+            TorrelqueConnectionError: The server could not be reached at first, and ``timeout`` has not passed.
         """
         plain, seconds = str(checks.check_id(task_id)), checks.check_wait('timeout', timeout)
         return States(Watcher(self._dispatcher, plain, seconds), self._with_result)
@@ -1123,7 +1132,9 @@ class Torrelque(FlowControl, Generic[Payload]):
         Raises:
             TorrelqueLookupError: The task is unknown, was cancelled, or was released
                 without a result while the connection was down.
-            TorrelqueTimeoutError: The task did not end in time.
+            TorrelqueTimeoutError: The task did not end in time, or the server did not answer: a call that waits for
+                its answer ends at most two seconds later.
+            TorrelqueConnectionError: The server could not be reached at first, and ``timeout`` has not passed.
         """
         plain, seconds = str(checks.check_id(task_id)), checks.check_wait('timeout', timeout)
         watcher = Watcher(self._dispatcher, plain, seconds)

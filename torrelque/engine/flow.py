@@ -53,7 +53,8 @@ class FlowControl:
         Raises:
             TorrelqueTypeError: An argument has a bad type. Nothing was changed, as with the next one.
             TorrelqueValueError: An argument has a bad value, such as an end in the past.
-            TorrelqueTimeoutError: Tasks were still claimed after ``timeout``. The queue stays paused.
+            TorrelqueTimeoutError: Tasks were still claimed after ``timeout``, and the queue stays paused; or the server
+                did not answer in time. The message says whether the queue is paused.
             TorrelqueUsageError: The queue was resumed, or the pause ended, before the wait was over.
         """
         item = flow.pause_item(reason, until)
@@ -61,15 +62,23 @@ class FlowControl:
             raise TorrelqueTypeError(f'timeout is of wait=True, got timeout={timeout!r} and wait={wait!r}')
         seconds = checks.check_wait('timeout', timeout)
         waits = checks.check_flag('wait', wait)
-        if await self._dispatcher.change_flow(item) is not Outcome.OK:
-            raise TorrelqueValueError(f'until must be in the future by the clock of the server, got {until!r}')
-        if waits:
-            await self._wait_until_idle(seconds)
+        deadline, paused = self._runtime.transport.now() + seconds, False
 
-    async def _wait_until_idle(self, seconds: float) -> None:
+        def late() -> TorrelqueTimeoutError:
+            rest = 'the queue stays paused' if paused else 'the queue may be paused or not'
+            return TorrelqueTimeoutError(f'the server did not answer within {seconds:g} s; {rest}')
+
+        with self._runtime.engine.limit(deadline, late):
+            if await self._dispatcher.change_flow(item) is not Outcome.OK:
+                raise TorrelqueValueError(f'until must be in the future by the clock of the server, got {until!r}')
+            paused = True
+            if waits:
+                await self._wait_until_idle(seconds, deadline)
+
+    async def _wait_until_idle(self, seconds: float, deadline: float) -> None:
         """Wait until no task is claimed, while the queue is paused."""
         now, scripts = self._runtime.transport.now, self._runtime.scripts
-        deadline, rounds = now() + seconds, 0
+        rounds = 0
         while True:
             loads = await self._dispatcher.each(lambda keys: flow.load(scripts, keys, *cap(self.max_rejected)))
             working = sum(load.working for load in loads)
