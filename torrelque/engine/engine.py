@@ -560,7 +560,7 @@ class Engine:
         """Log an error, unless it is the same as the last one."""
         if repr(error) != self._reported:
             self._reported = repr(error)
-            logger.error('Unexpected error in the background, going on', exc_info=error)
+            logger.error('Unexpected error in the background, continuing', exc_info=error)
 
     async def _block(self, wait: Wait) -> None:
         """Wait on the server."""

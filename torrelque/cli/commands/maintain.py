@@ -39,7 +39,7 @@ async def pause(
             '--for', metavar=TIME, parser=parse_time, show_default=False, help='Resume the queue after this time.'
         ),
     ] = None,
-    wait: Annotated[bool, typer.Option('--wait', help='Wait until no task is being worked on.')] = False,
+    wait: Annotated[bool, typer.Option('--wait', help='Wait until no task is running.')] = False,
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -59,7 +59,7 @@ async def pause(
     if settings.json:
         print_json({'queue': settings.queue, 'paused': True, 'until': until})
     else:
-        idle = '; no task is being worked on' if wait else ''
+        idle = '; no task is running' if wait else ''
         print_line(f'paused queue {printable(settings.queue)}{idle}')
 
 
