@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.choices import Moment
@@ -12,6 +12,7 @@ from tests.simulation.server import KEYS
 from torrelque.core import scripts
 from torrelque.core.combinators import together
 from torrelque.core.commands import ClaimedTask, Command, Item
+from torrelque.core.keys import Keys
 from torrelque.core.machine import Wait
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Interrupted, Operation, Reply
@@ -100,6 +101,30 @@ class Client:
     def sessions(self) -> Sequence[Session]:
         """One for each shard."""
         return (self.session,) if isinstance(self.session, Session) else self.session._sessions
+
+    @property
+    def accidents(self) -> Mapping[str, float]:
+        """What befalls it, and how often a second."""
+        return self.world.config.accidents
+
+    def befall(self, accident: str) -> bool:
+        """Have an accident. Returns whether it is gone, and somebody takes its place."""
+        match accident:
+            case 'pause':
+                self.pause(self.random.choice((1, 10, 60)) * self.random.random())
+            case 'kill':
+                self.kill()
+            case 'shut':
+                self.shut_down()
+        return accident != 'pause'
+
+    def serves(self, shard: int) -> bool:
+        """Whether its consumers get tasks of this shard, or queue."""
+        return True
+
+    def some_keys(self) -> Keys:
+        """Those of its queue, or of one shard."""
+        return self.world.some_keys()
 
     @property
     def waits(self) -> bool:

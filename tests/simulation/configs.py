@@ -90,7 +90,8 @@ class Config:
     accidents: Mapping[str, float] = field(default_factory=dict)
     """How often a second each client is killed, paused, shut down, or forks; who is gone is replaced after a while.
 
-    With ``forget`` a record of how many shards there are is lost."""
+    With ``forget`` a record of how many shards there are is lost. With ``reopen``, one of several queue objects of a
+    process is closed, and another opened."""
     behind: float = 0.7
     """Of the clients, those whose transport can send a claim behind a wait."""
     expiring: float = 0.1
@@ -99,6 +100,8 @@ class Config:
     """How many dead letters clients keep, each of them one of these."""
     shards: tuple[int, ...] = ()
     """How many shards the queue may have, at first the first of these; callers change it if there are several."""
+    queues: int = 0
+    """How many queues each process uses, with one shared wait; 0 where each client has the only queue."""
     legacy: int = 0
     """Clients of 0.9."""
     pauses: bool = False
@@ -128,6 +131,8 @@ PAUSES: Mapping[str, float] = MappingProxyType({**ACCIDENTS, 'pause': 0.06})
 GROUPS_ON_NODES = Config(
     clients=(2, 3), callers=(2, 4), seconds=12.0, groups=0.7, levels=0.2, faults=FEW, accidents=NEWCOMERS
 )
+QUEUES = Config(clients=(1, 3), callers=(0, 2), workers=(0, 1), seconds=20.0, faults=FEW, chosen=0.0, queues=3)
+CUTTING: Mapping[str, float] = MappingProxyType({'kill': 0.05, 'shut': 0.05, 'reopen': 0.05})
 
 CONFIGS: Mapping[str, Config] = MappingProxyType(
     {
@@ -210,6 +215,10 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
             chosen=0.0,
             at_once=MANY,
         ),
+        'queues': replace(QUEUES, cancel=0.3, faults=NONE, longest_wait=0.3),
+        # A hint that dies with a connection costs the slice of a round.
+        'queues-cuts': replace(QUEUES, cancel=0.3, faults=CUTS, accidents=CUTTING, longest_wait=8.5),
+        'queues-faults': replace(QUEUES, accidents=ACCIDENTS),
         'later': Config(later=True, seconds=20.0),
         'forks': Config(
             clients=(1, 3), workers=(0, 1), accidents={**ACCIDENTS, 'fork': 0.03}, faults=replace(ALL, ancient=0.02)

@@ -125,7 +125,9 @@ class FailingNetwork(Network):
         if isinstance(receive, Exchange):
             self._scheduler.after(self.delay(), receive.broke)
 
-    def wait(self, key: bytes, seconds: float, receive: Told, behind: Call[Any] | None = None) -> Callable[[], None]:
+    def wait(
+        self, key: bytes | Sequence[bytes], seconds: float, receive: Told, behind: Call[Any] | None = None
+    ) -> Callable[[], None]:
         """A wait ends, unheard, with the server on which it began."""
         term = self.nodes.term
         if self.nodes.is_down():

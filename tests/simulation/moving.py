@@ -219,8 +219,11 @@ class MovingNetwork(FailingNetwork):
         self._tell_of(f'refused ({refusal})', [call])
         return TorrelqueReplyError(refusal)
 
-    def wait(self, key: bytes, seconds: float, receive: Told, behind: Call[Any] | None = None) -> Callable[[], None]:
+    def wait(
+        self, key: bytes | Sequence[bytes], seconds: float, receive: Told, behind: Call[Any] | None = None
+    ) -> Callable[[], None]:
         """What came before the slot moved is heard of; afterwards nothing comes any more."""
+        assert isinstance(key, bytes)
         return nothing if self.nodes.is_down(key) else Network.wait(self, key, seconds, receive, behind)
 
     def run_behind(self, call: Call[Any], term: int) -> Reply:

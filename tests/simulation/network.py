@@ -16,7 +16,7 @@ __all__ = ('Network', 'name_of')
 
 Execute = Callable[[Call[Any]], Reply]
 Told = Callable[['bytes | None', Reply], object]
-"""Receives the hint, if one came, and the reply to the call behind the wait."""
+"""Receives the hint, if one came, or its key, of a wait on several, and the reply to the call behind the wait."""
 
 LATE = 0.1
 """Seconds that a server may take to notice that the time of a wait is over."""
@@ -113,8 +113,12 @@ class Network:
         else:
             self._scheduler.after(delay, lambda: receive(replies))
 
-    def wait(self, key: bytes, seconds: float, receive: Told, behind: Call[Any] | None = None) -> Callable[[], None]:
-        """Block on a hint. ``receive`` is told which came, if any, or never called. Returns what breaks the connection.
+    def wait(
+        self, key: bytes | Sequence[bytes], seconds: float, receive: Told, behind: Call[Any] | None = None
+    ) -> Callable[[], None]:
+        """Block on a hint, or on those of several queues. Returns what breaks the connection.
+
+        ``receive`` is told which came, if any, or never called.
 
         The server does not notice at once that a connection broke: until then it may still pop the hint for it, and
         run the call ``behind`` the wait, and pass on its reply, too.
@@ -141,7 +145,14 @@ class Network:
 class _Blocked:
     """One wait on the server, which pops the hint for it or answers after its time."""
 
-    def __init__(self, network: Network, key: bytes, seconds: float, receive: Told, behind: Call[Any] | None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        key: bytes | Sequence[bytes],
+        seconds: float,
+        receive: Told,
+        behind: Call[Any] | None,
+    ) -> None:
         self._behind = behind
         self._term = network.term
         self._network = network
@@ -154,11 +165,18 @@ class _Blocked:
     def arrive(self) -> None:
         if self._noticed:
             return
-        scheduler, random = self._network._scheduler, self._network._random
-        scheduler.after(self._seconds + random.uniform(0, LATE), self._time_out)  # servers notice late
-        end = self._network._server.wait(self._key, lambda reply: self._answer(reply[1]))
+        scheduler = self._network._scheduler
+        scheduler.after(self._seconds + self._late(), self._time_out)
+        which = 1 if isinstance(self._key, bytes) else 0
+        end = self._network._server.wait(self._key, lambda reply: self._answer(reply[which]))
         if not self._over:
             self._end = end
+
+    def _late(self) -> float:
+        """How long the server takes to notice the end: ends of one moment it notices at once."""
+        if isinstance(self._key, bytes):
+            return self._network._random.uniform(0, LATE)
+        return LATE - (self._network._scheduler.now + self._seconds) % LATE
 
     def break_off(self) -> None:
         if self._broken:

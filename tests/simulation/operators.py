@@ -26,6 +26,7 @@ from torrelque.core.commands import (
     purge_item,
     redrive_item,
 )
+from torrelque.core.keys import Keys
 from torrelque.core.protocol import Batch, Operation
 from torrelque.errors import TorrelqueNewerError
 
@@ -60,11 +61,11 @@ def _cancel(client: Client) -> Behaviour:
 
 
 def _sweep(client: Client) -> Behaviour:
-    yield from _perform(client, operations.sweep(client.world.scripts, client.world.some_keys(), client.max_rejected))
+    yield from _perform(client, operations.sweep(client.world.scripts, client.some_keys(), client.max_rejected))
 
 
 def _audit(client: Client) -> Behaviour:
-    found = yield from _perform(client, _begin_audit(client.world))
+    found = yield from _perform(client, _begin_audit(client.world, client.some_keys()))
     if found is not None:
         _check_audit(client.world, found)
 
@@ -79,7 +80,7 @@ def audit_all_along(world: World) -> None:
 
 
 def _audit_well(world: World) -> None:
-    operation = _begin_audit(world)
+    operation = _begin_audit(world, world.some_keys())
 
     def step(batch: Batch) -> None:
         try:
@@ -96,8 +97,8 @@ def _audit_well(world: World) -> None:
     step(next(operation))
 
 
-def _begin_audit(world: World) -> Operation[list[Violation]]:
-    return audit(world.scripts, world.some_keys(), RESULT_TTL, repair=world.random.random() < 0.5)
+def _begin_audit(world: World, keys: Keys) -> Operation[list[Violation]]:
+    return audit(world.scripts, keys, RESULT_TTL, repair=world.random.random() < 0.5)
 
 
 def _check_audit(world: World, found: list[Violation]) -> None:
@@ -137,7 +138,7 @@ def _purge_old(client: Client) -> Behaviour:
 
 
 def _do_to_some(client: Client, verb: Command, write: Write) -> Behaviour:
-    ids, keys = [client.world.some_id() for _ in range(client.random.choice((1, 1, 3)))], client.world.some_keys()
+    ids, keys = [client.world.some_id() for _ in range(client.random.choice((1, 1, 3)))], client.some_keys()
     known = yield from _perform(client, operations.rejected_before(keys, math.inf, 20))
     if known:
         ids += client.random.sample(known, min(len(known), 2))
@@ -152,7 +153,7 @@ def _do_to_some(client: Client, verb: Command, write: Write) -> Behaviour:
 
 
 def _do_to_oldest(client: Client, verb: Command, write: Write, age: float, most: float) -> Behaviour:
-    keys = client.world.some_keys()
+    keys = client.some_keys()
     now = yield from _perform(client, operations.server_time(keys))
     done = 0
     while now is not None and done < most:

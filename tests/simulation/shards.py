@@ -331,8 +331,11 @@ class ShardedRules(Rules):
     """Those of each shard, which have one account of claims, and: a task is on one shard, where it may be."""
 
     def __init__(self, parts: Sequence[Rules], server: ObservedServer) -> None:
-        self._parts = parts
         self._execute = server.execute
+        self._join(parts, KEYS)
+
+    def _join(self, parts: Sequence[Rules], keys_of_parts: Sequence[Keys]) -> None:
+        self._parts = parts
         first = parts[0]
         for part in parts[1:]:
             part.claims, part.incarnations = first.claims, first.incarnations
@@ -343,7 +346,7 @@ class ShardedRules(Rules):
         self.replaced = first.replaced
         self.shadow: Mapping[bytes, View] = _Shadows(parts)  # type: ignore[assignment]  # it is only read
         self._of_key: dict[Arg | None, Rules] = {
-            key: part for keys, part in zip(KEYS, parts, strict=False) for key in _all_of(keys)
+            key: part for keys, part in zip(keys_of_parts, parts, strict=False) for key in _all_of(keys)
         }
 
     @property

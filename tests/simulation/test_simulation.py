@@ -18,6 +18,7 @@ from tests.simulation import (
     mutants_nodes,
     mutants_schedules,
     mutants_shards,
+    mutants_sharing,
     mutants_waiting,
 )
 from tests.simulation.clients import SCRIPTS
@@ -39,6 +40,7 @@ FEWER = {
     'debounce': 60, 'limits': 40, 'limits-faults': 20, 'limits-shards': 20, 'schedules': 20,
     'schedules-faults': 20, 'shards': 40, 'shards-calm': 20,
     'moves': 60, 'moves-shards': 40, 'groups': 20, 'groups-faults': 20, 'groups-shards': 20,
+    'queues': 20, 'queues-cuts': 20, 'queues-faults': 20,
 }  # fmt: skip
 """Of these, which take their time on real servers, too; many more are run by hand."""
 
@@ -55,6 +57,7 @@ MUTANTS = (
     | mutants_nodes.MUTANTS
     | mutants_schedules.MUTANTS
     | mutants_shards.MUTANTS
+    | mutants_sharing.MUTANTS
 )
 
 

@@ -6,7 +6,18 @@ from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
-from tests.simulation import callers, grouping, limiting, operators, pausing, scheduling, shards, workers
+from tests.simulation import (
+    callers,
+    grouping,
+    limiting,
+    operators,
+    pausing,
+    scheduling,
+    shards,
+    shares,
+    sharing,
+    workers,
+)
 from tests.simulation.choices import Choice, Choices, Dice
 from tests.simulation.clients import SCRIPTS, Client
 from tests.simulation.configs import NONE, Config
@@ -109,7 +120,10 @@ class World:
             failing = RulesOfReplicas(shard, self.server_time)
             return failing, LedgerOfReplicas(failing, lambda: self.scheduler.now, self.chosen)
         parts = [Rules(shard, self.server_time, legacy=bool(self.config.legacy)) for shard in self.server.shards]
-        rules = shards.ShardedRules(parts, self.server) if self.config.shards else parts[0]
+        if self.config.queues:
+            rules: Rules = sharing.RulesOfQueues(parts)
+        else:
+            rules = shards.ShardedRules(parts, self.server) if self.config.shards else parts[0]
         calm = self.config.faults is NONE and not self.config.accidents
         return rules, Ledger(rules, legacy=bool(self.config.legacy), calm=calm)
 
@@ -155,7 +169,9 @@ class World:
 
     @property
     def keys(self) -> Sequence[Keys]:
-        """Those of the queue, or of each of its shards."""
+        """Those of the queue, or of each of its shards, or of each queue."""
+        if self.config.queues:
+            return sharing.KEYS[: self.config.queues]
         return shards.keys_of(self)[: max(self.config.shards)] if self.config.shards else (KEYS,)
 
     def some_keys(self) -> Keys:
@@ -186,7 +202,16 @@ class World:
         self._drain()
 
     def add_client(self, nonce: str) -> None:
-        self._people(self.make_client(nonce))
+        for client in self.make_clients(nonce):
+            self.people(client)
+
+    def make_clients(self, nonce: str) -> Sequence[Client]:
+        """A client, or one for each queue in a process."""
+        if not self.config.queues:
+            return [self.make_client(nonce)]
+        members = sharing.Process(self, nonce).members
+        self.clients += members
+        return members
 
     def make_client(self, nonce: str) -> Client:
         sharded, patient = bool(self.config.shards), self.nodes is not None
@@ -200,13 +225,14 @@ class World:
         self.clients.append(client)
         return client
 
-    def _people(self, client: Client) -> None:
+    def people(self, client: Client) -> None:
         """Callers and workers for a client, and what will befall it."""
         for number in range(self.random.randint(*self.config.callers)):
             client.spawn(callers.live(client, f'{client.nonce}/{number}'))
+        employ = shares.employ if self.config.queues else workers.employ
         for number in range(self.random.randint(*self.config.workers)):
-            client.spawn(workers.employ(client, f'{client.nonce}/w{number}'))
-        for accident, rate in self.config.accidents.items():
+            client.spawn(employ(client, f'{client.nonce}/w{number}'))
+        for accident, rate in client.accidents.items():
             self._plan(client, accident, rate)
 
     def _trouble(self) -> None:
@@ -216,7 +242,7 @@ class World:
             self.network.faults = self.config.faults
             for client in self.clients:
                 if client.available:
-                    self._people(client)
+                    self.people(client)
         self.legacy_clients = [LegacyClient(self, f'old{number}') for number in range(self.config.legacy)]
         for legacy_client in self.legacy_clients:
             self._plan(legacy_client, 'kill', self.config.accidents.get('kill', 0))
@@ -256,21 +282,15 @@ class World:
         if accident == 'forget':
             shards.lose_record(self)
             return
-        if accident == 'pause':
-            client.pause(self.random.choice((1, 10, 60)) * self.random.random())
-            return
         if accident == 'fork':
             child = fork(client, f'{client.nonce}&{self.scheduler.now:.6f}')
             self.clients.append(child)
             child.spawn(callers.inherit(child))
-            self._people(child)
+            self.people(child)
             return
-        if accident == 'kill':
-            client.kill()
-        else:
-            client.shut_down()
-        successor = f'{client.nonce}+'
-        self.scheduler.after(self.random.random() * 5, lambda: None if self.ending else self.add_client(successor))
+        if client.befall(accident):
+            successor = f'{client.nonce}+'
+            self.scheduler.after(self.random.random() * 5, lambda: None if self.ending else self.add_client(successor))
 
     def _rest(self) -> None:
         """The network works, callers come to an end: nothing is left in working for nobody."""
@@ -309,8 +329,9 @@ class World:
         """One consumer that behaves gets everything, as soon as it is available; nothing else is left."""
         self.tell('drain')
         self.working_off = True
-        client = self.make_client('last')
-        client.spawn(callers.drain(client))
+        last = self.make_clients('last')
+        for client in last:
+            client.spawn(callers.drain(client))
         self.scheduler.run(self.network.last_arrival)
         events = [*self.server.working().values(), *self.server.delayed().values(), self.server_time()]
         spread = self.nodes.spread if self.nodes else 0.0
@@ -319,8 +340,9 @@ class World:
         require(not self.server.queued(), 'not worked off in time', self.server.queued(), self.server.working())
         self.scheduler.run(self.scheduler.now + SLICE + 1)  # a hint that is left over is taken down by who waits
         self.working_off = False
-        for caller in list(client.callers):
-            caller.cancel()
+        for client in last:
+            for caller in list(client.callers):
+                caller.cancel()
         self.scheduler.run()
         self.rules.check_all()
         self._audit()
@@ -358,8 +380,9 @@ class World:
         """Nothing waits for longer than that while somebody waits for it."""
         if self.ending:
             return
-        waits, now = any(client.waits for client in self.clients if client.available), self.scheduler.now
-        for shard, rules in zip(self.server.shards, self.rules.parts, strict=True):
+        waiting, now = [client for client in self.clients if client.available and client.waits], self.scheduler.now
+        for number, (shard, rules) in enumerate(zip(self.server.shards, self.rules.parts, strict=True)):
+            waits = any(client.serves(number) for client in waiting)
             if waits and shard.to_be_had(self.server_time()):
                 since = max(self._idle_since.setdefault(rules, now), rules.last_claim - self.beginning)
                 require(
