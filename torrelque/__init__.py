@@ -2,15 +2,16 @@
 
 The layers, from the outside in::
 
-    worker      Worker, a consumer of a queue (with retry and events); uses only what users can
-    queue       Torrelque, the facade (with observing, watching, sweeping, items)
-    transports  one adapter for each client, and the engine that runs the core over any of them
-    core        what the queue decides, without I/O; the server-side scripts
-    errors      the exceptions of all
+    worker      Worker, Router, retry policies and events; uses only public names
+    queue       Torrelque, the queue
+    engine      runs the core over a transport, on an event loop
+    transports  an adapter for each client
+    core        all decisions, without I/O; the server-side scripts
+    errors      the exceptions
 
-``embedded`` is a server for demonstrations, ``testing`` what users' tests import,
-``cli`` the ``torrelque`` command, ``otel`` a queue and a worker that tell
-OpenTelemetry what they do.
+``sync`` has the queue for synchronous code, ``django`` a backend of Django's Tasks,
+``otel`` a queue and a worker that report to OpenTelemetry, ``testing`` a server in
+memory, ``embedded`` a server for development, and ``cli`` the ``torrelque`` command.
 """
 
 from torrelque import events, retry, serialisers

@@ -47,15 +47,15 @@ class Violation:
     - ``'lost'``: a task in no collection, which would never be delivered;
     - ``'twice'``: a task in more than one collection, or listed more than once;
     - ``'ghost'``: an id in a collection, without a payload;
-    - ``'missing'``: an id that was set aside because its payload was missing when its turn came. Only on a cluster,
-      where the payload may still be on another node; once it is back, the task is ``'lost'``, and repaired;
+    - ``'missing'``: an id that was set aside because its payload was missing when its turn came. This happens on a
+      cluster, where the payload may be on another node. Once it is back, the task is ``'lost'``, and repaired;
     - ``'state'``: a task without a state, or with one of a wrong type;
-    - ``'status'``: a task whose state has another status than its collection;
+    - ``'status'``: a task whose status does not fit its collection;
     - ``'expiring'``: a task whose state expires;
-    - ``'ignored'``: a task that expires, or is to end, or has a group or a priority, and nobody looks, because the
-      record of what the queue uses was lost;
-    - ``'group'``: a group that consumers do not find though tasks wait in it, or the reverse; a group that waits for
-      nothing; or a record of a group that names a claim or a dead letter that is none, or lacks a claim;
+    - ``'ignored'``: a task whose expiry, cancellation, group or priority is ignored, because the record of the
+      queue's features was lost;
+    - ``'group'``: a group with waiting tasks that consumers do not find, or the reverse; a group that is blocked or
+      held without a reason; or a wrong record of a group's claims or dead letters;
     - ``'deadline'``: a claimed task without a finite deadline;
     - ``'result'``: a result that does not expire;
     - ``'stray'``: a state without a task that is not a result;

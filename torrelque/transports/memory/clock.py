@@ -37,9 +37,8 @@ class _Timer(NamedTuple):
 class VirtualClock:
     """A clock for tests: time stands still until :meth:`advance`.
 
-    ``start`` is its first time, in Unix seconds. Give it to a
-    :class:`MemoryTransport`; delays, leases, time-outs of dequeue, scheduled
-    sweeps and expiry then all count on it, so hours pass in a millisecond, and
+    Pass it to a :class:`MemoryTransport`. Delays, leases, time-outs of dequeue,
+    schedules and expiry then follow it, so hours pass in a millisecond, and
     always in the same order::
 
         clock = VirtualClock()
@@ -50,8 +49,14 @@ class VirtualClock:
             await clock.advance(1)
             [task] = await queue.dequeue_nowait()
 
-    What else waits, such as ``anyio.sleep``, still waits for real time: code
-    under test that sleeps can be given :meth:`sleep` instead.
+    Everything else, such as ``anyio.sleep``, still waits for real time. Pass
+    :meth:`sleep` to code under test that sleeps.
+
+    Args:
+        start: The first time, in Unix seconds.
+
+    Raises:
+        TorrelqueValueError: ``start`` is negative or not finite.
     """
 
     def __init__(self, start: float = 1_700_000_000.0) -> None:
@@ -66,21 +71,27 @@ class VirtualClock:
         self._advancing = False
 
     def time(self) -> float:
-        """The time, in Unix seconds, to the microsecond."""
+        """Return the time, in Unix seconds, to the microsecond."""
         return _exact(self._start + self._now)
 
     def now(self) -> float:
-        """Seconds since the start, as timers count them."""
+        """Return the seconds since the start, as timers count them."""
         return self._now
 
     async def advance(self, seconds: float) -> None:
-        """Let so much time pass, and everything happen that is due in it, in order.
+        """Let time pass, and everything happen that becomes due, in order.
 
         At each moment at which something is due, time stops until the tasks have
-        settled, that is until none of them does anything on a transport of this
-        clock for a while (they are given some dozens of rounds of the event
-        loop). With 0 it only lets them settle. One task may advance at a time.
-        Cancelling leaves the time where it has come to.
+        settled, that is until none of them uses a transport of this clock for
+        some dozens of turns of the event loop. If the call is cancelled, the
+        clock stays at the time that it has reached.
+
+        Args:
+            seconds: How much time passes. With 0, the tasks only settle.
+
+        Raises:
+            TorrelqueValueError: ``seconds`` is negative or not finite.
+            TorrelqueUsageError: Another task is advancing this clock.
         """
         if not (math.isfinite(seconds) and seconds >= 0):
             raise TorrelqueValueError(f'time goes forward by a finite number of seconds, got {seconds!r}')
@@ -99,11 +110,11 @@ class VirtualClock:
             self._advancing = False
 
     async def sleep(self, seconds: float) -> None:
-        """Return when the clock has been advanced by so much."""
+        """Wait until the clock has been advanced by this number of seconds. Safe to cancel."""
         await self.pause(anyio.Event(), self._now + seconds)
 
     async def pause(self, event: anyio.Event, until: float) -> None:
-        """Return when the event is set, or :meth:`now` has reached ``until``."""
+        """Wait until the event is set or :meth:`now` has reached ``until``. Safe to cancel."""
         self.stir()
         with anyio.CancelScope() as scope:
             cancel_timer = self.call_at(until, scope.cancel)
@@ -113,7 +124,7 @@ class VirtualClock:
                 cancel_timer()
 
     def call_at(self, moment: float, callback: Callable[[], object]) -> Callable[[], None]:
-        """Have ``callback`` called when :meth:`now` has reached ``moment``. Returns a function that prevents it."""
+        """Call ``callback`` when :meth:`now` has reached ``moment``. Returns a function that prevents it."""
         if moment <= self._now:
             callback()
             return _nothing
@@ -125,7 +136,7 @@ class VirtualClock:
         return partial(self._cancel, number)
 
     def stir(self) -> None:
-        """Something was done, so what it leads to is waited for before time goes on."""
+        """Record that something was done, so that its consequences are awaited before time passes."""
         self._activity += 1
 
     def _cancel(self, number: int) -> None:

@@ -20,15 +20,17 @@ C = TypeVar('C', bound=Callable[..., object])
 
 
 class MemoryServer:
-    """Answers as a real server does, with plain functions: no event loop, no I/O, no threads.
+    """Answers like a real server, with plain functions: no event loop, no I/O, no threads.
 
-    ``clock`` gives the server's time in Unix seconds, of which it knows the microseconds. :meth:`call` executes one
-    call of the core, a script by the Python model of its verb. For example::
+    :meth:`call` executes one call of the core, and a script by the Python model of its verb. For example::
 
         server = MemoryServer()
         server.call(Call('SET', (b'greeting',), (b'hello',)))
         assert server.call(Call('GET', (b'greeting',))) == b'hello'
         stats = blocking_drive(queue_stats(scripts, keys), server.execute)
+
+    Args:
+        clock: Returns the server's time, in Unix seconds. It is rounded to microseconds.
     """
 
     replicas: int = 0
@@ -47,7 +49,7 @@ class MemoryServer:
     # Calls -------------------------------------------------------------------
 
     def call(self, call: Call[Reply]) -> Reply:
-        """Execute one call and return its reply, unparsed. What a server refuses is a TorrelqueReplyError as a value.
+        """Execute one call and return its reply, unparsed. A refusal is a TorrelqueReplyError as a value.
 
         Callbacks run before this returns; they must not call the server.
         """
@@ -69,7 +71,7 @@ class MemoryServer:
         return [self.call(call) for call in batch]
 
     def snapshot(self) -> dict[bytes, Plain]:
-        """Type, content and expiry (Unix milliseconds or None) of each key, as plain values to compare or keep."""
+        """Return the type, content and expiry (Unix milliseconds or None) of each key, as plain values."""
         self._db.move_to(round(self._clock(), 6))
         return self._db.snapshot()
 

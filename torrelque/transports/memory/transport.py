@@ -23,10 +23,10 @@ __all__ = ('MemoryTransport',)
 
 
 class MemoryTransport(Transport):
-    """A queue without a server, for tests: give it to ``Torrelque`` in place of a client.
+    """A server in memory, for tests: pass it to ``Torrelque`` in place of a client.
 
-    It behaves as a real server does (model tests hold it against four), on
-    asyncio and Trio, and keeps everything in this process:
+    It behaves like a real server (model tests compare it with four), on asyncio
+    and Trio, and keeps everything in this process:
 
     >>> import asyncio
     >>> from torrelque import Torrelque
@@ -38,9 +38,12 @@ class MemoryTransport(Transport):
     'tea'
 
     Queue objects share their tasks if they share a transport, or if their
-    transports share a :class:`MemoryServer`, given as ``server``. With
-    ``clock=VirtualClock()`` time stands still until the test advances it, see
-    there; without, time is real. ``transport.server.snapshot()`` shows all keys.
+    transports share a server. ``transport.server.snapshot()`` returns all keys.
+
+    Args:
+        clock: A :class:`VirtualClock`, which stands still until the test advances
+            it. None is real time.
+        server: The server. None makes a new one.
     """
 
     in_order = True
