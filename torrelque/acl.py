@@ -132,7 +132,7 @@ _SCHEDULING: Mapping[str, str] = {
     'rejected': 'zcard',
     'schedules': 'zadd zcard zcount zrange zrem zscan zscore',
     'schedule': '',
-    'schedule:*': 'del hmget hset',
+    'schedule:*': 'del hmget hset persist pexpire',
 }
 """Further permissions of a producer that keeps schedules."""
 
@@ -148,11 +148,12 @@ _OF_SHARDS: Mapping[str, Mapping[str, str]] = {
         'bell': 'get set',
         'ring': 'bzpopmin zadd zrem',
         'tasks': 'exists',
-        'schedules': 'exists',
+        'schedules': 'exists zcard',
+        'schedule:*': 'del persist pexpire',
         'groups:*': 'hscan',
     },
     'observer': {'task:*': 'exists'},
-    'operator': {'bell': 'del get', 'ring': 'del zadd zrem', 'schedule:*': 'hset', 'groups:*': 'hscan'},
+    'operator': {'bell': 'del get', 'ring': 'del zadd zrem', 'schedule:*': 'hset pexpire', 'groups:*': 'hscan'},
 }
 """Further permissions on a queue with shards."""
 

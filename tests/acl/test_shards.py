@@ -13,6 +13,11 @@ from tests import clusters, servers
 from tests.acl.users import PASSWORD, has_selectors, make_user, password_url, refusals
 from tests.servers import Server
 from torrelque import Torrelque, TorrelqueReplyError, TorrelqueTaskStatus, TorrelqueValueError, acl, connect
+from torrelque.core.keys import shard_name
+from torrelque.core.protocol import Call
+from torrelque.core.schedules import hold_item
+from torrelque.core.sharding.layout import home_of
+from torrelque.engine.placing import ShardedSchedules
 
 pytestmark = [pytest.mark.anyio, pytest.mark.server]
 
@@ -111,8 +116,26 @@ async def test_each_role_can_do_its_work(nodes: Sequence[Server]) -> None:
         assert len(await consumer.dequeue_nowait(max_tasks=9)) == 3
         await consumer.requeue('b')
         await operator.cancel('b')
+        await _move_a_schedule(nodes, consumer, operator)
     elsewhere = {('operator', f'{QUEUE}:delayed'), ('operator', f'{{{QUEUE}}}:delayed')}
     assert all_refusals(nodes) <= elsewhere  # the audit looks for tasks that were added without shards
+
+
+async def _move_a_schedule(nodes: Sequence[Server], consumer: Torrelque, operator: Torrelque) -> None:
+    """As a consumer does, when it finds that a move was interrupted, and an operator."""
+    async with opened(nodes, '', shards=5) as queue:
+        await queue.schedule('s', 1, every=3600, group='g')
+        schedules, name = queue._schedules, shard_name(QUEUE, home_of('g', 5))
+        assert isinstance(schedules, ShardedSchedules)
+        places = await schedules._look('s', 0)
+        await schedules._submit(hold_item('s', max(place.rank for place in places), 1 << 52), home_of('g', 5))
+        await queue._transport.execute([Call('ZADD', (f'{name}:schedules',), (1, 's'))])
+        assert await consumer.dequeue_nowait() == []
+        with anyio.fail_after(20):
+            while any(place.is_held for place in await schedules._look('s', 0)):  # noqa: ASYNC110 - only servers know
+                await anyio.sleep(0.01)
+    await operator.reshard(4)
+    await operator.unschedule('s')
 
 
 async def test_an_observer_opens_no_new_queue(nodes: Sequence[Server]) -> None:

@@ -42,7 +42,9 @@ def test_other_items() -> None:
     assert schedules.remove_item('x', 'app') == (b'x', 'remove', 'app')
     assert schedules.fire_item('x', 1.25) == (b'x', 'fire', '1.25')
     assert schedules.slot_id('x', 1_700_000_000.0) == 'x@1700000000'
-    assert schedules.schedule_in(7).arguments([schedules.hold_item('x')]) == (b'x', 'hold', 7)
+    assert schedules.remove_item('x', '', 5) == (b'x', 'remove', '', 5)
+    assert schedules.hold_item('x', 4, 5) == (b'x', 'hold', 4, 5)
+    assert schedules.slot_id('x', 1.0, '@~0000abcd') == 'x@~0000abcd@1'
 
 
 @pytest.mark.parametrize('bad', ['', 'a@b', b'x', None])
@@ -74,7 +76,7 @@ def test_a_refill(missed: bytes, after: int) -> None:
 
     operation = schedules.refill(SCRIPTS, KEYS, b'x', upcoming)
     assert names(next(operation)) == ['HMGET', 'TIME']
-    (call,) = operation.send([[b'* * * * *', b'UTC', missed, b'1000', b'9'], [b'1500', b'600000']])
+    (call,) = operation.send([[b'* * * * *', b'UTC', missed, b'1000', b'9', None], [b'1500', b'600000']])
     assert call.args == ('', '', '', b'x', 'refill', b'9', '2000 2060.5')
     assert asked == [('* * * * *', 'UTC', after, schedules.AHEAD)]
 
@@ -84,4 +86,4 @@ def test_no_refill(cron: bytes | None) -> None:
     """It is gone, or there are no more times, or this process cannot compute them."""
     operation = schedules.refill(SCRIPTS, KEYS, b'x', lambda *_: ())
     next(operation)
-    end(operation, [[cron, b'UTC', None, b'1000', b'9'], [b'1500', b'0']])
+    end(operation, [[cron, b'UTC', None, b'1000', b'9', None], [b'1500', b'0']])

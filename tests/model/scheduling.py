@@ -30,9 +30,10 @@ timings = st.sampled_from(
         ('0 7 * * *', 'UTC', ''),
     )
 )
+ranks = st.sampled_from((3, 10**15, 4 * 10**15, 4 * 10**15 + 1, 8 * 10**15))
 fields = st.sampled_from(
     ('next', 'next', 'every', 'anchor', 'upto', 'last', 'revision', 'delay', 'expires_in', 'max_dequeues', 'overlap',
-     'missed', 'timeout', 'group', 'level')
+     'missed', 'timeout', 'group', 'level', 'mark', 'held')
 )  # fmt: skip
 
 
@@ -73,6 +74,8 @@ class ScheduleSteps:
             (('', ''), ('', ''), ('', 'high'), ('', 'low'), (b'g', ''), (b'g', ''), (b'\xff 1 \n', ''))
         ),
         generation=st.sampled_from(('', '', '', '0', '1')),
+        rank=ranks,
+        is_current=st.sampled_from((True, True, True, False)),
     )
     def schedule(
         self,
@@ -87,30 +90,52 @@ class ScheduleSteps:
         more: tuple[Arg, ...],
         line: tuple[Arg, ...],
         generation: str,
+        rank: int,
+        is_current: bool,
     ) -> None:
+        seen = self._fields_of(name).get(b'revision', b'0') if is_current else 5
+        placing: list[Arg] = [generation, rank, seen, '@~0000abcd'] if generation else []
         times = '' if timing[2] else self._times(offsets)
         said: list[Arg] = [owner, *timing, missed, overlap, b'1', '5', delay, *more, *line, times]
-        self._laned('schedule', lane, name, 'set', *said, *([generation] if generation else []))
+        self._laned('schedule', lane, name, 'set', *said, *placing)
 
     @step(3, name=names, is_current=st.sampled_from((True, True, True, False)), offsets=offsets)
     def refill(self, name: bytes, is_current: bool, offsets: tuple[float, ...]) -> None:
         revision = self._fields_of(name).get(b'revision', b'') if is_current else b'7'
         self._verb('schedule', '', '', '', name, 'refill', revision, self._times(offsets))
 
-    @step(2, lane=lane_numbers, name=names, owner=owners)
-    def unschedule(self, lane: int, name: bytes, owner: bytes) -> None:
-        self._laned('schedule', lane, name, 'remove', owner)
+    @step(2, lane=lane_numbers, name=names, owner=owners, rank=st.one_of(st.none(), ranks))
+    def unschedule(self, lane: int, name: bytes, owner: bytes, rank: int | None) -> None:
+        self._laned('schedule', lane, name, 'remove', owner, *([] if rank is None else [rank]))
 
     @step(2, lane=lane_numbers, name=names, offset=st.sampled_from((0.0, 0.0, -1.5, 3.0)))
     def fire(self, lane: int, name: bytes, offset: float) -> None:
         self._laned('schedule', lane, name, 'fire', f'{self._now + offset:.6f}')
 
-    @step(1, lane=lane_numbers, name=names, offsets=offsets)
-    def a_schedule_moves(self, lane: int, name: bytes, offsets: tuple[float, ...]) -> None:
-        self._laned('schedule', lane, name, 'hold')
+    @step(2, lane=lane_numbers, name=names, rank=ranks, is_current=st.sampled_from((True, True, True, False)))
+    def hold(self, lane: int, name: bytes, rank: int, is_current: bool) -> None:
+        revision = self._fields_of(name).get(b'revision', b'') if is_current else b'7'
+        self._laned('schedule', lane, name, 'hold', revision, rank)
+
+    @step(2, lane=lane_numbers, name=names, offsets=offsets, rank=ranks)
+    def a_schedule_arrives(self, lane: int, name: bytes, offsets: tuple[float, ...], rank: int) -> None:
         found = self._fields_of(name)
-        found[b'next'] = self._times(offsets).encode()
+        found |= {b'next': self._times(offsets).encode(), b'revision': b'%d' % rank}
         self._laned('schedule', lane, name, 'put', *(found.get(field.encode(), b'') for field in KEPT))
+
+    @step(1, lane=lane_numbers, name=names, rank=ranks)
+    def retire(self, lane: int, name: bytes, rank: int) -> None:
+        self._laned('schedule', lane, name, 'retire', '', rank)
+
+    @step(2, lane=lane_numbers, name=names, is_current=st.sampled_from((True, True, True, False)))
+    def activate(self, lane: int, name: bytes, is_current: bool) -> None:
+        self._laned(
+            'schedule',
+            lane,
+            name,
+            'activate',
+            self._fields_of(name).get(b'revision', b'') if is_current else b'7',
+        )
 
     @step(2, name=names, field=fields, value=odd_numbers)
     def a_schedule_holds_anything(self, name: bytes, field: str, value: bytes) -> None:

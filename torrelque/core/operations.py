@@ -280,7 +280,7 @@ def _first_number(text: bytes | None) -> int | None:
 
 def wipe(scripts: ScriptSet, keys: Keys) -> Operation[bool]:
     """Remove all keys of a queue without tasks, in bounded steps. Returns False if tasks were added, and stops."""
-    for logical, what in (('task', 'states'), ('lane', 'lanes'), ('groups', 'groups')):
+    for logical, what in (('task', 'states'), ('schedule', 'schedules'), ('lane', 'lanes'), ('groups', 'groups')):
         prefix, cursor = keys[logical] + b':', b'0'
         while True:
             cursor, found = yield from scan_keys(prefix, literally(prefix) + b'*', cursor)

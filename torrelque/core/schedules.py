@@ -27,9 +27,9 @@ from torrelque.core.scripts import ScriptSet
 from torrelque.errors import TorrelqueTypeError, TorrelqueValueError
 
 __all__ = (
-    'AHEAD', 'SCHEDULE', 'Draft', 'Missed', 'Schedule', 'Timing', 'Upcoming', 'check_id', 'check_mapping', 'draft',
-    'fire_item', 'hold_item', 'make_schedule', 'put_item', 'read_kept', 'read_owner', 'refill', 'remove_item',
-    'scan_schedules', 'schedule_in', 'slot_id',
+    'AHEAD', 'SCHEDULE', 'Draft', 'Missed', 'Place', 'Schedule', 'Timing', 'Upcoming', 'activate_item', 'check_id',
+    'check_mapping', 'draft', 'fire_item', 'hold_item', 'make_schedule', 'place_words', 'put_item', 'read_owner',
+    'read_place', 'refill', 'remove_item', 'retire_item', 'scan_schedules', 'slot_id',
 )  # fmt: skip
 
 AHEAD = 32
@@ -59,23 +59,18 @@ DEFAULTS: Mapping[str, object] = MappingProxyType(
 
 FIELDS = (
     'payload', 'cron', 'tz', 'every', 'next', 'last', 'missed', 'overlap', 'owner', 'timeout', 'delay', 'max_dequeues',
-    'headers', 'expires_in', 'on_expiry', 'group', 'level',
+    'headers', 'expires_in', 'on_expiry', 'group', 'level', 'held',
 )  # fmt: skip
 
 KEPT = (
     'owner', 'cron', 'tz', 'every', 'missed', 'overlap', 'payload', 'timeout', 'delay', 'max_dequeues', 'headers',
-    'expires_in', 'on_expiry', 'group', 'level', 'anchor', 'next', 'upto', 'last', 'revision',
+    'expires_in', 'on_expiry', 'group', 'level', 'mark', 'anchor', 'next', 'upto', 'last', 'revision',
 )  # fmt: skip
 """What moves with a schedule to another shard."""
 
 
-def schedule_in(generation: int) -> Command:
-    """Return the command that adds a schedule only while the layout of the shards has this generation."""
-    return Command(SCHEDULE.name, limit=1, trailer=(generation,))
-
-
 class Schedule(NamedTuple, Generic[Payload]):
-    """A schedule, as set by `Torrelque.schedule`. Times are Unix times on the server's clock."""
+    """A schedule. Times are Unix times on the server's clock."""
 
     id: str
     task: Payload
@@ -86,9 +81,9 @@ class Schedule(NamedTuple, Generic[Payload]):
     every: float | None
     """Seconds between two times."""
     next: float | None
-    """When it adds the next task; None if that time is not computed yet."""
+    """When it fires next; None if its next times have yet to be computed."""
     last: str | None
-    """The id of the last task that it added."""
+    """The id of the task that it added last."""
     missed: str
     overlap: bool
     owner: str | None
@@ -133,7 +128,7 @@ def _timing_of(cron: Any, tz: Any, every: Any) -> Timing:  # noqa: ANN401 - the 
         raise TorrelqueValueError(f'give either cron or every, got cron={cron!r} and every={every!r}')
     if every is not None:
         if tz is not None:
-            raise TorrelqueValueError(f'tz needs cron, got tz={tz!r} and every={every!r}')
+            raise TorrelqueValueError(f'tz is the time zone of cron, got tz={tz!r} and every={every!r}')
         seconds = checks.check_duration('every', every)
         if seconds < SHORTEST:
             raise TorrelqueValueError(f'every must be at least {SHORTEST:g} seconds, got {every!r}')
@@ -148,6 +143,7 @@ class Draft(NamedTuple):
     """
 
     name: str
+    group: bytes
     timing: Timing
     write: Callable[[Sequence[float]], Item]
 
@@ -184,6 +180,7 @@ def draft(
     )
     expires, action = expiry_words(given['expires_in'], None, given['on_expiry'], later)
     headers = with_time_limit(given['headers'], given['time_limit'])
+    group, level = line_words(given['group'], given['priority'])
     item: Item = (
         name.encode(),
         'set',
@@ -200,14 +197,15 @@ def draft(
         b'' if headers is None else dump_headers(checks.check_headers(headers)),
         expires.removeprefix('+'),
         action,
-        *line_words(given['group'], given['priority']),
+        group,
+        level,
     )
-    return Draft(name, timing, lambda times: (*item, ' '.join(map(_text, times))))
+    return Draft(name, group, timing, lambda times: (*item, ' '.join(map(_text, times))))
 
 
-def remove_item(name: str, owner: str = '') -> Item:
-    """Write a schedule to remove; with an ``owner``, only if it has it."""
-    return name.encode(), 'remove', owner
+def remove_item(name: str, owner: str = '', *rank: int) -> Item:
+    """Write a schedule to remove; with an ``owner``, only if it has it. In a queue with shards, a rank follows."""
+    return name.encode(), 'remove', owner, *rank
 
 
 def fire_item(name: str, time: float) -> Item:
@@ -215,19 +213,62 @@ def fire_item(name: str, time: float) -> Item:
     return name.encode(), 'fire', _text(time)
 
 
-def hold_item(name: str) -> Item:
-    """Write a schedule that is about to move to another shard."""
-    return name.encode(), 'hold'
-
-
-def put_item(name: str, values: Sequence[bytes]) -> Item:
-    """Write a schedule that moves here, with what `read_kept` read."""
-    return name.encode(), 'put', *values
-
-
-def slot_id(name: str, time: float) -> str:
+def slot_id(name: str, time: float, mark: str = '') -> str:
     """Return the id of the task that a schedule adds at a time."""
-    return f'{name}@{_text(time)}'
+    return f'{name}{mark}@{_text(time)}'
+
+
+# In a queue with shards -----------------------------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """What a shard has of a schedule.
+
+    Attributes:
+        rank: The highest rank that the shard has seen; 0 for none.
+        kept: The values of the schedule; empty if it is not there.
+        is_held: Whether it does not fire until it is moved or activated.
+    """
+
+    rank: int
+    kept: Sequence[bytes]
+    is_held: bool
+
+    def value(self, name: str) -> bytes:
+        """Return one of the values."""
+        return self.kept[KEPT.index(name)]
+
+
+def read_place(keys: Keys, name: str) -> Operation[Place]:
+    """Read what a shard has of a schedule."""
+    *values, held = yield from Call[Reply]('HMGET', (_key(keys, name.encode()),), (*KEPT, 'held'))
+    kept = [value or b'' for value in values] if values[KEPT.index('payload')] is not None else []
+    return Place(int(number_of(values[-1]) or 0), kept, bool(held))
+
+
+def place_words(generation: int, rank: int, seen: int, mark: str) -> Item:
+    """Return what follows an item that adds or changes a schedule, on a shard that has ``seen`` this rank last."""
+    return generation, rank, seen, mark
+
+
+def hold_item(name: str, revision: int, rank: int) -> Item:
+    """Write a schedule that is not to fire until it is moved or activated, if it has this revision."""
+    return name.encode(), 'hold', revision, rank
+
+
+def put_item(name: str, values: Sequence[bytes], rank: int) -> Item:
+    """Write a schedule that moves here. It is held."""
+    return name.encode(), 'put', *values[:-1], rank
+
+
+def retire_item(name: str, rank: int) -> Item:
+    """Write a schedule that is elsewhere, and whose calls with a lower rank are to be refused here."""
+    return name.encode(), 'retire', '', rank
+
+
+def activate_item(name: str, rank: int) -> Item:
+    """Write a schedule that was held with this rank, and is to fire again."""
+    return name.encode(), 'activate', rank
 
 
 def _text(time: float) -> str:
@@ -285,12 +326,6 @@ def make_schedule(name: str, values: Sequence[bytes | None], load: Callable[[byt
     )
 
 
-def read_kept(keys: Keys, name: str) -> Operation[list[bytes] | None]:
-    """Read what moves with a schedule to another shard; None if there is nothing."""
-    values = yield from Call[Reply]('HMGET', (_key(keys, name.encode()),), KEPT)
-    return None if values[KEPT.index('payload')] is None else [value or b'' for value in values]
-
-
 def read_owner(keys: Keys, name: str) -> Operation[str | None]:
     """Read who owns a schedule; None if nobody does."""
     (owner,) = yield from Call[Reply]('HMGET', (_key(keys, name.encode()),), ('owner',))
@@ -300,18 +335,21 @@ def read_owner(keys: Keys, name: str) -> Operation[str | None]:
 # More times -----------------------------------------------------------------------------------------------------------
 
 
-def refill(scripts: ScriptSet, keys: Keys, name: bytes, upcoming: Upcoming) -> Operation[None]:
+def refill(scripts: ScriptSet, keys: Keys, name: bytes, upcoming: Upcoming) -> Operation[bool]:
     """Give a cron schedule more times. Safe to repeat and to delay: times that it has are not added twice.
 
     Times that passed meanwhile are only added if missed ones are made up for. A schedule that has changed since it was
     read refuses them.
+
+    Returns:
+        False if the schedule is held, because a move to another shard was interrupted.
     """
-    fields = ('cron', 'tz', 'missed', 'upto', 'revision')
+    fields = ('cron', 'tz', 'missed', 'upto', 'revision', 'held')
     batch = [Call[Reply]('HMGET', (_key(keys, name),), fields), Call[Reply]('TIME', near=keys['pending'])]
     values, time = raised((yield batch))
-    cron, tz, missed, upto, revision = [value or b'' for value in values]
-    if not cron:
-        return
+    cron, tz, missed, upto, revision, held = [value or b'' for value in values]
+    if held or not cron:
+        return not held
     after = number_of(upto) or 0.0
     if missed != b'all':
         after = max(after, math.floor(int(time[0]) + int(time[1]) / 1e6))
@@ -320,3 +358,4 @@ def refill(scripts: ScriptSet, keys: Keys, name: bytes, upcoming: Upcoming) -> O
         script = scripts['schedule']
         args = ('', '', '', name, 'refill', revision, ' '.join(map(_text, times)))
         yield from Call[Reply](script, keys.of(script), args)
+    return True

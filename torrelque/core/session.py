@@ -55,6 +55,7 @@ class Session:
         in_order: Whether the server receives calls in the order in which they are sent.
         behind: Whether the driver can send a call behind a wait.
         upcoming: Computes times of schedules; None leaves that to other clients.
+        on_held: Called with schedules that do not fire until they have moved to another shard.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Session:
         in_order: bool = True,
         behind: bool = False,
         upcoming: Upcoming | None = None,
+        on_held: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.nonce: str = nonce
         self._clock = clock
@@ -78,6 +80,7 @@ class Session:
         self._scripts = scripts
         self._keys = keys
         self._upcoming = upcoming
+        self._on_held = on_held
         self._max_rejected = max_rejected
         self._lanes = Lanes(scripts, keys, nonce)
         self._merger = Merger()
@@ -341,8 +344,10 @@ class Session:
             yield from self._lanes.settle_all()
             while self._lanes.needy:
                 schedule, _ = self._lanes.needy.popitem()  # if this fails, a later claim reports it again
-                if self._upcoming is not None:
+                if self._upcoming is not None and not (
                     yield from refill(self._scripts, self._keys, schedule, self._upcoming)
+                ):
+                    self._on_held(schedule.decode(errors='replace'))
             while self._owed:
                 items = self._owed[: GIVEBACK.limit]
                 yield from self._lanes.call(GIVEBACK.name, GIVEBACK.arguments(items), GIVEBACK.parse)

@@ -1,4 +1,4 @@
-"""Listens to announcements of cancellations of running tasks."""
+"""Listens to what is announced of tasks that are cancelled while they are worked on."""
 
 from __future__ import annotations
 

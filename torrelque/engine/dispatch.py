@@ -156,12 +156,6 @@ class Dispatcher:
         await self.is_changed()
         return await self._engine.run(make(self.first))
 
-    async def bring_home(self, schedule_id: str) -> Keys:
-        """Move a schedule to the shard that its id now belongs to, and return the keys of that shard."""
-        del schedule_id
-        await self.is_changed()
-        return self.runtime.keys
-
     def may_go_elsewhere(self, error: Exception) -> bool:
         """Whether a new task may go to another shard after this error, because it was certainly not added."""
         del error

@@ -108,8 +108,14 @@ class Runtime:
         """Set the function that makes the engine's sessions. Call this before the engine is used."""
         self._make_session = make_session
 
-    def session_of(self, keys: Keys, nonce: str) -> Session:
-        """Return a session for the queue's or a shard's keys."""
+    def session_of(self, keys: Keys, nonce: str, on_held: Callable[[str], object] = lambda _: None) -> Session:
+        """Return a session for the queue's or a shard's keys.
+
+        Args:
+            keys: The keys.
+            nonce: Text without blanks that no other session has.
+            on_held: Called with schedules that do not fire until they have moved to another shard.
+        """
         durability = self._options.durability
         return Session(
             self.scripts,
@@ -123,6 +129,7 @@ class Runtime:
             in_order=self.transport.in_order,
             behind=self.transport.queues_behind,
             upcoming=upcoming,
+            on_held=on_held,
         )
 
     async def close_transport(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Generic
 
 from torrelque.core import schedules
-from torrelque.core.commands import Outcome
+from torrelque.core.commands import Answer, Outcome
 from torrelque.core.keys import Keys
 from torrelque.core.models import Payload
 from torrelque.core.operations import server_time
@@ -35,10 +35,14 @@ class Schedules(Generic[Payload]):
     async def set(self, draft: Draft, owner: str | None) -> None:
         """Add or change a schedule. Safe to repeat."""
         _check_cron(draft.timing)
-        keys = await self._dispatcher.bring_home(draft.name)
-        item = draft.write(await self._times(keys, draft.timing))
-        if await self._dispatcher.one(SCHEDULE, item) is Outcome.WORKING:
-            await self._check_owner(keys, draft.name, owner)
+        if await self._set(draft, owner) is Outcome.WORKING:
+            await self._check_owner(draft.name, owner)
+
+    async def _set(self, draft: Draft, owner: str | None) -> Answer:
+        del owner
+        await self._dispatcher.is_changed()
+        item = draft.write(await self._times(self._dispatcher.first, draft.timing))
+        return await self._dispatcher.one(SCHEDULE, item)
 
     async def _times(self, keys: Keys, timing: Timing) -> Sequence[float]:
         if timing.every is not None:
@@ -49,39 +53,49 @@ class Schedules(Generic[Payload]):
             raise TorrelqueValueError(f'cron must match a time within 50 years, got {timing.cron!r}')
         return times
 
-    async def _check_owner(self, keys: Keys, name: str, owner: str | None) -> None:
+    async def _check_owner(self, name: str, owner: str | None) -> None:
         """Raise if another owner holds a schedule."""
-        held = await self._dispatcher.runtime.engine.run(schedules.read_owner(keys, name))
+        held = await self._owner_of(name)
         if held not in (None, owner):
             mine = 'not to this caller, who named no owner' if owner is None else f'not to {owner!r}'
             raise TorrelqueUsageError(f'schedule {name!r} belongs to owner {held!r}, {mine}: nothing was changed')
+
+    async def _owner_of(self, name: str) -> str | None:
+        return await self._dispatcher.read_first(lambda keys: schedules.read_owner(keys, name))
 
     async def replace(self, drafts: Sequence[Draft], owner: str) -> None:
         """Have an owner hold exactly these schedules. Nothing is changed if another owner holds one of them."""
         for draft in drafts:
             _check_cron(draft.timing)
         for draft in drafts:
-            await self._check_owner(await self._dispatcher.bring_home(draft.name), draft.name, owner)
+            await self._check_owner(draft.name, owner)
         for draft in drafts:
             await self.set(draft, owner)
         wanted = {draft.name for draft in drafts}
         async for found in self.list():
             if found.owner == owner and found.id not in wanted:
-                await self._dispatcher.one(SCHEDULE, schedules.remove_item(found.id, owner))
+                await self._remove(found.id, owner)
 
     async def remove(self, name: str) -> None:
         """Remove a schedule."""
-        await self._dispatcher.bring_home(name)
-        if await self._dispatcher.one(SCHEDULE, schedules.remove_item(name)) is not Outcome.OK:
+        if await self._remove(name) is not Outcome.OK:
             raise self._unknown(name)
+
+    async def _remove(self, name: str, owner: str = '') -> Answer:
+        await self._dispatcher.is_changed()
+        return await self._dispatcher.one(SCHEDULE, schedules.remove_item(name, owner))
 
     async def fire(self, name: str) -> str:
         """Have a schedule add a task now, and return the task's id."""
-        keys = await self._dispatcher.bring_home(name)
-        time = await self._dispatcher.runtime.engine.run(server_time(keys))
-        if await self._dispatcher.one(SCHEDULE, schedules.fire_item(name, time)) is Outcome.UNKNOWN:
+        task_id = await self._fire(name)
+        if task_id is None:
             raise self._unknown(name)
-        return schedules.slot_id(name, time)
+        return task_id
+
+    async def _fire(self, name: str) -> str | None:
+        time = await self._dispatcher.read_first(server_time)
+        answer = await self._dispatcher.one(SCHEDULE, schedules.fire_item(name, time))
+        return None if answer is Outcome.UNKNOWN else schedules.slot_id(name, time)
 
     def _unknown(self, name: str) -> TorrelqueLookupError:
         return TorrelqueLookupError(f'no schedule {name!r} in queue {self._dispatcher.runtime.name!r}')

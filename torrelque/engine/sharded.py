@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import random
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -20,15 +20,7 @@ from torrelque.core.merging import split
 from torrelque.core.models import TorrelqueQueueStats
 from torrelque.core.operations import are_known, queue_stats, scan_tasks
 from torrelque.core.protocol import Arg, Call, Operation, Reply
-from torrelque.core.schedules import (
-    SCHEDULE,
-    hold_item,
-    put_item,
-    read_kept,
-    remove_item,
-    scan_schedules,
-    schedule_in,
-)
+from torrelque.core.schedules import scan_schedules
 from torrelque.core.sharding import layout as sharding
 from torrelque.core.sharding.layout import MAX_SHARDS, Layout, RecordKeys
 from torrelque.core.sharding.scanning import scan_shards
@@ -89,7 +81,6 @@ class ShardedDispatcher(Dispatcher):
         self._scripts = runtime.scripts
         self._session: ShardedSession | None = None
         self._enqueue = enqueue_in(0)
-        self._schedule = schedule_in(0)
         self._layout: Layout | None = None
         self._following = False
         self._follow_after = -math.inf
@@ -99,6 +90,8 @@ class ShardedDispatcher(Dispatcher):
         self._probe_at = -math.inf
         self._opening = runtime.make_lock()
         self._openers = 0
+        self._settling: set[str] = set()
+        self.settle_schedule: Callable[[str], Awaitable[object]] = _settle_nothing
         self._know(shards)
 
     def _keys_at(self, prefix: str, **shared: str) -> Keys:
@@ -183,7 +176,7 @@ class ShardedDispatcher(Dispatcher):
             self._adopt(newest)
         return self._ready_layout() != known
 
-    async def _catch_up(self) -> None:
+    async def catch_up(self) -> None:
         """Recover after a shard refused a call: this object's layout is old, or the shard has lost its record."""
         if not await self._reload():
             await self._reload(again=True)
@@ -195,7 +188,6 @@ class ShardedDispatcher(Dispatcher):
             self._session.resize(self._keys[: layout.total])
             self._engine.step_soon()
         self._enqueue = enqueue_in(layout.generation)
-        self._schedule = schedule_in(layout.generation)
         self._layout = layout
         self._turns.restart()
 
@@ -209,7 +201,7 @@ class ShardedDispatcher(Dispatcher):
 
     async def _follow(self) -> None:
         try:
-            await self._catch_up()
+            await self.catch_up()
         except Exception:
             logger.warning('Cannot read how many shards queue %r has', self.runtime.name, exc_info=True)
             self._follow_after = self.runtime.transport.now() + SLICE
@@ -220,7 +212,9 @@ class ShardedDispatcher(Dispatcher):
         """Return a session for all shards."""
         nonce, transport = os.urandom(8).hex(), self.runtime.transport
         self._session = ShardedSession(
-            lambda shard: self.runtime.session_of(self._keys[shard], sharding.nonce_of(nonce, shard)),
+            lambda shard: self.runtime.session_of(
+                self._keys[shard], sharding.nonce_of(nonce, shard), self._settle_soon
+            ),
             self._keys,
             node_of=transport.node_of,
             on_generation=self._compare_generation,
@@ -268,33 +262,33 @@ class ShardedDispatcher(Dispatcher):
             await self._engine.run(sharding.intend(self._scripts, self._main, wanted))
         raise TorrelqueUsageError(f'the number of shards of queue {self.runtime.name!r} is being changed by others')
 
-    async def bring_home(self, schedule_id: str) -> Keys:
-        await self.is_changed()
-        home, *former = self._ready_layout().homes(schedule_id)
-        for shard in former:
-            await self._move_schedule(schedule_id, shard, home)
-        return self._keys[home]
-
     async def _bring_all_home(self, layout: Layout) -> None:
         for shard, keys in enumerate(self._keys[: layout.total]):
             cursor, first = b'0', True
             while first or cursor != b'0':
                 first = False
                 cursor, found = await self._engine.run(scan_schedules(keys, cursor))
-                for schedule_id, _ in found:
-                    home = sharding.home_of(schedule_id, layout.shards)
-                    if home != shard:
-                        await self._move_schedule(schedule_id, shard, home)
+                for schedule_id, values in found:
+                    *_, group, _, held = values
+                    if held or sharding.home_of(group or schedule_id, layout.shards) != shard:
+                        await self.settle_schedule(schedule_id)
 
-    async def _move_schedule(self, schedule_id: str, shard: int, home: int) -> None:
-        """Move a schedule to another shard. If that is interrupted, it does not fire until it is moved again."""
-        (held,) = await self._engine.submit(SCHEDULE, [hold_item(schedule_id)], shard)
-        if held is not Outcome.OK:
+    def _settle_soon(self, schedule_id: str) -> None:
+        """Complete the move of a schedule in the background."""
+        if schedule_id in self._settling:
             return
-        kept = await self._engine.run(read_kept(self._keys[shard], schedule_id))
-        if kept is not None:
-            await self._engine.submit(SCHEDULE, [put_item(schedule_id, kept)], home)
-        await self._engine.submit(SCHEDULE, [remove_item(schedule_id)], shard)
+        self._settling.add(schedule_id)
+        self._engine.spawn(partial(self._settle, schedule_id))
+
+    async def _settle(self, schedule_id: str) -> None:
+        try:
+            await self.settle_schedule(schedule_id)
+        except Exception:
+            logger.warning(
+                'Cannot move schedule %r of queue %r to its shard', schedule_id, self.runtime.name, exc_info=True
+            )
+        finally:
+            self._settling.discard(schedule_id)
 
     async def _is_drained(self, layout: Layout) -> bool:
         """Return whether every task and result is at home. Nothing is added to former homes, so that stays true."""
@@ -516,7 +510,7 @@ class ShardedDispatcher(Dispatcher):
             except TorrelqueShardsError:
                 if not last:
                     raise
-                await self._catch_up()
+                await self.catch_up()
             else:
                 if answer is not Outcome.UNKNOWN or not last or not await self.is_changed(layout):
                     return answer
@@ -531,8 +525,6 @@ class ShardedDispatcher(Dispatcher):
                 self._miss(first, error)
                 raise
             return answer
-        if command is SCHEDULE:
-            command = self._schedule
         (answer,) = await self._submit(command, [item], first)
         for shard in others:
             if answer is not Outcome.UNKNOWN:
@@ -636,7 +628,7 @@ class ShardedDispatcher(Dispatcher):
                     if answer is Outcome.UNKNOWN and self._homes(command, items[at]) != [shard]:
                         answers[at] = await self._one_of_many(command, items[at])
         except TorrelqueShardsError:
-            await self._catch_up()
+            await self.catch_up()
             return [await self._one_of_many(command, item) for item in items]
         return answers
 
@@ -650,6 +642,10 @@ class ShardedDispatcher(Dispatcher):
 
     def fire_and_forget(self, command: Command, item: Item) -> None:
         self._engine.fire_and_forget(command, [item], self._homes(command, item)[0])
+
+
+async def _settle_nothing(_schedule_id: str) -> None:
+    """Move no schedules: nothing keeps any."""
 
 
 def _is_astray(item: Item, layout: Layout) -> bool:

@@ -70,6 +70,12 @@ def test_a_home_is_the_same_for_good() -> None:
     assert [sharding.home_of('a task', number) for number in (1, 2, 3, 16, 1000)] == [0, 1, 1, 1, 305]
     assert sharding.home_of(b'a task', 16) == sharding.home_of('a task', 16) == crc32(b'a task') % 16
     assert sharding.home_of('é', 16) == sharding.home_of('é'.encode(), 16)
+    assert sharding.home_of('s1@1700000005', 16) == sharding.home_of('s1@5.25', 16) == sharding.home_of('s1', 16)
+    assert sharding.mark_of(b'acme') == f'@~{crc32(b"acme"):08x}'
+    for number in (3, 16, 1000):
+        of_group = sharding.home_of('acme', number)
+        assert sharding.home_of(f's1{sharding.mark_of(b"acme")}@1700000005.5', number) == of_group
+    assert sharding.mark_of(b'') == ''
 
 
 def test_random_ids_are_spread_evenly() -> None:

@@ -40,7 +40,7 @@ end
 -- The fields of a schedule; nil if it has no payload or the key has a wrong type.
 local function read_schedule(key)
   local names = { 'payload', 'timeout', 'delay', 'max_dequeues', 'headers', 'expires_in', 'on_expiry', 'every', 'anchor',
-    'next', 'missed', 'overlap', 'last', 'cron', 'tz', 'owner', 'revision', 'upto', 'group', 'level' }
+    'next', 'missed', 'overlap', 'last', 'cron', 'tz', 'owner', 'revision', 'upto', 'group', 'level', 'mark', 'held' }
   local values, schedule = redis.pcall('HMGET', key, unpack(names)), {}
   if mistyped(values) or not values[1] then
     return nil
@@ -96,7 +96,7 @@ local function plan_task(plan, id, schedule, slot)
   if overlaps then
     return
   end
-  local new = id .. '@' .. slot_text(slot)
+  local new = id .. schedule.mark .. '@' .. slot_text(slot)
   schedule.last = new
   if not plan.queued[new] and redis.call('HEXISTS', tasks, new) == 0 then
     plan.queued[new] = true
@@ -154,7 +154,7 @@ local function push_scheduled(tasks_due, enqueued)
 end
 
 -- Have the schedules that are due add their tasks. This is complete before the script goes on. Returns how many tasks there
--- are, and the schedules that need more times.
+-- are, and the schedules that need more times, or to be moved.
 local function fire_due()
   local key, prefix = schedule_keys()
   local plan, fired, wanted, gone, scores = { tasks = {}, queued = {} }, {}, {}, {}, {}
@@ -171,6 +171,9 @@ local function fire_due()
     local schedule = read_schedule(prefix .. id)
     if not schedule then
       gone[#gone + 1] = id
+    elseif schedule.held == '1' then -- until it has moved to another shard, which the client has to see to
+      scores[#scores + 1], scores[#scores + 2] = stamp(now + DRY), id
+      wanted[#wanted + 1] = id
     elseif #plan.tasks < SLOTS then
       if schedule.group ~= '' then
         redis.call('ZCARD', groups)

@@ -1,6 +1,6 @@
 -- A step of deleting a queue without tasks: remove its other keys. Safe to repeat.
--- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing workers schedules groups lane
--- ARGV: states, lanes, groups or rest; then ids, numbers of lanes, or what follows the prefix in a group's keys, at most 250
+-- KEYS: pending dequeueing undequeued working delayed tasks task wake timer counters epoch rejected missing workers schedules schedule groups lane
+-- ARGV: states, schedules, lanes, groups or rest; then ids, numbers of lanes, or what follows the prefix in a group's keys, at most 250
 -- returns: 0 if it is done, 1 if there is more, 2 if there are tasks or schedules again, so that the rest stays
 
 local MOST = 250
@@ -26,6 +26,20 @@ function commands.states()
     local key = state_key(id)
     if redis.call('TYPE', key).ok == 'hash' and redis.call('HEXISTS', key, 'status') == 1
       and redis.call('HEXISTS', tasks, id) == 0 and not is_anothers(id) then
+      gone[#gone + 1] = key
+    end
+  end
+  remove_keys(gone)
+  return 0
+end
+
+-- Ranks that shards have seen of schedules which are elsewhere, or removed.
+function commands.schedules()
+  local gone = {}
+  for index = 2, #ARGV do
+    local key = schedule .. ':' .. ARGV[index]
+    if redis.call('TYPE', key).ok == 'hash' and redis.call('HEXISTS', key, 'revision') == 1
+      and redis.call('HEXISTS', key, 'payload') == 0 then
       gone[#gone + 1] = key
     end
   end

@@ -35,6 +35,7 @@ __all__ = (
     'intend',
     'is_marked',
     'keep_totals',
+    'mark_of',
     'nonce_of',
     'open_layout',
     'read_layout',
@@ -49,7 +50,7 @@ MAX_SHARDS = 1000
 """Maximum number of shards. One call looks at all of those on a server."""
 
 _SIGN = '~'
-_SLOT = re.compile(rb'@[0-9]+(\.[0-9]+)?\Z')  # what a schedule appends to its id
+_SLOT = re.compile(rb'(?:@~([0-9a-f]{8}))?@[0-9]+(?:\.[0-9]+)?\Z')  # what a schedule appends to its id
 _DIGITS = 12
 """Number of octal digits at the end of an id that decide on its shard: 36 bits, enough for any CRC-32."""
 
@@ -84,11 +85,20 @@ class Layout(NamedTuple):
 
 
 def home_of(task_id: str | bytes, shards: int) -> int:
-    """Return the shard that a task or a schedule belongs to. The tasks of a schedule belong to the same one."""
+    """Return the shard that a task, a group, or a schedule without a group belongs to.
+
+    The tasks of a schedule belong to the shard of the schedule, or of its group, whose mark they have.
+    """
     plain = task_id.encode() if isinstance(task_id, str) else task_id
-    if b'@' in plain:
-        plain = _SLOT.sub(b'', plain)
-    return crc32(plain) % shards
+    slot = _SLOT.search(plain) if b'@' in plain else None
+    if slot is None:
+        return crc32(plain) % shards
+    return (int(slot[1], 16) if slot[1] else crc32(plain[: slot.start()])) % shards
+
+
+def mark_of(group: bytes) -> str:
+    """Return what follows the id of a schedule with a group in the ids of its tasks, which have the group's home."""
+    return f'@~{crc32(group):08x}' if group else ''
 
 
 def write_id(random: str, shard: int, shards: int) -> str:

@@ -78,6 +78,10 @@ def wipe(run: Run) -> Reply:
     db, keys = run.db, run.keys
     if what == b'states':
         db.delete([run.state_key(task_id) for task_id in words if _is_left_over(run, task_id)])
+    elif what == b'schedules':
+        of_schedules = [b'%b:%b' % (keys['schedule'], word) for word in words]
+        hashes = [key for key in of_schedules if db.type_at(key) == 'hash']
+        db.delete([key for key in hashes if b'revision' in db.hash_at(key) and b'payload' not in db.hash_at(key)])
     elif what == b'lanes':
         db.delete([b'%b:%b' % (keys['lane'], number) for number in words])
     elif what == b'groups':

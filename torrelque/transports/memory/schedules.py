@@ -11,7 +11,17 @@ from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueReplyError
 from torrelque.transports.memory import groups
 from torrelque.transports.memory.laned import laned
-from torrelque.transports.memory.prelude import DELAYED, PENDING, Run, State, microseconds, number, stamp, whole
+from torrelque.transports.memory.prelude import (
+    DELAYED,
+    LANE_TTL,
+    PENDING,
+    Run,
+    State,
+    microseconds,
+    number,
+    stamp,
+    whole,
+)
 
 __all__ = ('fire_due', 'read_schedule', 'schedule', 'slots_in')
 
@@ -33,7 +43,7 @@ FIELDS = (
 )  # fmt: skip
 """What a caller says of a schedule, in the order of the arguments."""
 
-KEPT = (*FIELDS, b'anchor', b'next', b'upto', b'last', b'revision')
+KEPT = (*FIELDS, b'mark', b'anchor', b'next', b'upto', b'last', b'revision')
 """What moves with a schedule to another shard."""
 
 Fields: TypeAlias = dict[bytes, bytes]
@@ -60,7 +70,7 @@ class _Plan:
         tasks, last = self._run.db.hash_at(self._run.keys['tasks']), fields.get(b'last', b'')
         if fields.get(b'overlap') == b'0' and last and self._is_known(last):
             return
-        fields[b'last'] = new = b'%b@%b' % (schedule_id, slot_text(slot))
+        fields[b'last'] = new = slot_id(schedule_id, fields, slot)
         if new not in self._new and new not in tasks:
             self._new.add(new)
             self.tasks.append(_Due(new, slot, fields))
@@ -75,6 +85,11 @@ class _Plan:
 def slot_text(slot: float) -> bytes:
     """A slot as Unix time, with decimals only if it has any."""
     return re.sub(rb'\.?0+$', b'', stamp(slot / 1_000_000))
+
+
+def slot_id(schedule_id: bytes, fields: Mapping[bytes, bytes], slot: float) -> bytes:
+    """The id of the task for a slot."""
+    return b'%b%b@%b' % (schedule_id, fields.get(b'mark', b''), slot_text(slot))
 
 
 def slots_in(text: bytes) -> list[float]:
@@ -144,13 +159,23 @@ def _push(run: Run, tasks_due: Sequence[_Due]) -> None:
     run.count(enqueued=len(tasks_due))
 
 
+def _look_before(run: Run) -> None:
+    run.db.list_at(run.keys['pending'])
+    run.db.hash_at(run.keys['tasks'])
+    for name in ('delayed', 'rejected', 'missing'):
+        run.db.zset_at(run.keys[name])
+
+
 def _look_at_groups(run: Run, fields: Fields) -> None:
     if fields.get(b'group'):
         run.db.zset_at(run.keys['groups'])
 
 
 def fire_due(run: Run) -> tuple[int, list[bytes]]:
-    """Have the schedules that are due add their tasks: how many there are, and schedules that need more times."""
+    """Have the schedules that are due add their tasks.
+
+    Returns how many there are, and the schedules that need more times, or to be moved.
+    """
     names = run.schedule_keys()
     if names is None or run.paused_until() is not None:
         return 0, []
@@ -158,16 +183,17 @@ def fire_due(run: Run) -> tuple[int, list[bytes]]:
     fired: dict[bytes, tuple[Fields, list[float]]] = {}
     gone: list[bytes] = []
     wanted: list[bytes] = []
+    held: list[bytes] = []
     due = db.zset_at(key).between(-math.inf, float(stamp(run.now)), SLOTS)
     if due:
-        db.list_at(run.keys['pending'])
-        db.hash_at(run.keys['tasks'])
-        for name in ('delayed', 'rejected', 'missing'):
-            db.zset_at(run.keys[name])
+        _look_before(run)
     for _, schedule_id in due:
         fields = read_schedule(run, prefix + schedule_id)
         if fields is None:
             gone.append(schedule_id)
+        elif fields.get(b'held'):
+            held.append(schedule_id)
+            wanted.append(schedule_id)
         elif len(plan.tasks) < SLOTS:
             _look_at_groups(run, fields)
             slots, left = _split(run, fields, SLOTS - len(plan.tasks))
@@ -177,6 +203,7 @@ def fire_due(run: Run) -> tuple[int, list[bytes]]:
             if not fields.get(b'every') and len(left) < LOW:
                 wanted.append(schedule_id)
     db.zrem(key, gone)
+    db.zadd(key, dict.fromkeys(held, float(stamp(run.now + DRY))))
     for schedule_id, (fields, left) in fired.items():
         db.zadd(key, {schedule_id: float(stamp(left[0] / 1_000_000 if left else run.now + DRY))})
         text = b' '.join(map(slot_text, left))
@@ -187,12 +214,13 @@ def fire_due(run: Run) -> tuple[int, list[bytes]]:
 
 
 def schedule(run: Run) -> Reply:
-    """Add or change a schedule, give it more times, remove it, or have it add a task now."""
+    """Add or change a schedule, give it more times, remove it, move it, or have it add a task now."""
     mode, words = run.args[4], run.args[5:]
     if run.enter() is None and mode == b'set' and len(words) > len(FIELDS) + 1:
         run.check_features()
         _look(run)
-        if number(run.db.hash_at(run.keys['counters']).get(b'generation'), 0.0) != int(words[-1]):
+        generation = words[len(FIELDS) + 1]
+        if number(run.db.hash_at(run.keys['counters']).get(b'generation'), 0.0) != int(generation):
             return run.refuse(b'RESHARDED')
     return _schedule(run)
 
@@ -213,9 +241,9 @@ def _schedule(run: Run) -> bytes:
     if mode == b'set':
         return _set(run, task_id, key, old, words)
     if mode == b'put':
-        return b'e' if old is not None else _put(run, task_id, key, words)
-    if mode in (b'remove', b'hold'):
-        return _MODES[mode](run, task_id, key, old, words) if is_listed else b'u'
+        return _put(run, task_id, key, words)
+    if mode in (b'remove', b'retire'):
+        return _remove(run, task_id, key, old, words, is_listed=is_listed)
     return b'u' if old is None else _MODES[mode](run, task_id, key, old, words)
 
 
@@ -223,6 +251,9 @@ def _set(run: Run, schedule_id: bytes, key: bytes, old: Fields | None, words: Se
     new = dict(zip(FIELDS, words, strict=False))
     if old is not None and old.get(b'owner', b'') not in (b'', new[b'owner']):
         return b'w'
+    _, *placing = words[len(FIELDS) + 1 :] or (b'',)
+    if placing and _last_rank(run, key) != float(placing[1]):
+        return b'a'
     is_same = old is not None and all(old.get(name, b'') == value for name, value in new.items())
     more: Fields = {}
     slots, upto = list[float](), microseconds(run.now)
@@ -240,7 +271,11 @@ def _set(run: Run, schedule_id: bytes, key: bytes, old: Fields | None, words: Se
     if not is_same:
         earlier = 0.0 if old is None else number(old.get(b'revision'), 0.0) + 1
         more[b'revision'] = whole(max(earlier, math.floor(run.now * 1000)))
+    if placing:
+        more |= {b'revision': placing[0], b'mark': placing[2], b'held': b''}
     _set_times(run, schedule_id, key, {**new, **more}, slots)
+    if placing:
+        run.db.persist(key)
     _mark_used(run)
     return b'n' if old is None else b'e' if is_same else b'r'
 
@@ -264,27 +299,52 @@ def _extended(slots: list[float], upto: float, text: bytes) -> tuple[list[float]
     return slots, upto
 
 
-def _set_times(run: Run, schedule_id: bytes, key: bytes, fields: Fields, slots: Sequence[float]) -> None:
+def _last_rank(run: Run, key: bytes) -> float:
+    return number(run.db.hash_at(key).get(b'revision'), 0.0)
+
+
+def _is_outranked(run: Run, key: bytes, rank: bytes) -> bool:
+    """Whether this shard has seen a higher rank."""
+    return _last_rank(run, key) > float(rank)
+
+
+def _set_times(
+    run: Run, schedule_id: bytes, key: bytes, fields: Fields, slots: Sequence[float], *, held: bool = False
+) -> None:
     run.db.hset(key, {**fields, b'next': b' '.join(map(slot_text, slots))})
-    run.db.zadd(run.keys['schedules'], {schedule_id: float(stamp(slots[0] / 1_000_000 if slots else run.now + DRY))})
+    time = slots[0] / 1_000_000 if slots and not held else run.now + DRY
+    run.db.zadd(run.keys['schedules'], {schedule_id: float(stamp(time))})
 
 
 def _put(run: Run, schedule_id: bytes, key: bytes, words: Sequence[bytes]) -> bytes:
     fields: Fields = dict(zip(KEPT, words, strict=True))
-    _set_times(run, schedule_id, key, fields, slots_in(fields[b'next']))
+    if _is_outranked(run, key, fields[b'revision']):
+        return b'a'
+    _set_times(run, schedule_id, key, {**fields, b'held': b'1'}, slots_in(fields[b'next']), held=True)
+    run.db.persist(key)
     _mark_used(run)
     return b'o'
 
 
-def _hold(run: Run, schedule_id: bytes, _key: bytes, _old: Fields | None, _words: Sequence[bytes]) -> bytes:
-    run.db.zadd(run.keys['schedules'], {schedule_id: math.inf})
+def _hold(run: Run, schedule_id: bytes, key: bytes, old: Fields, words: Sequence[bytes]) -> bytes:
+    revision, rank = words
+    if old.get(b'revision', b'') != revision or _is_outranked(run, key, rank):
+        return b'u'
+    run.db.hset(key, {b'revision': rank, b'held': b'1'})
+    run.db.zadd(run.keys['schedules'], {schedule_id: float(stamp(run.now + DRY))})
+    return b'o'
+
+
+def _activate(run: Run, schedule_id: bytes, key: bytes, old: Fields, words: Sequence[bytes]) -> bytes:
+    if old.get(b'revision', b'') != words[0]:
+        return b'u'
+    _set_times(run, schedule_id, key, {b'held': b''}, slots_in(old.get(b'next', b'')))
     return b'o'
 
 
 def _refill(run: Run, schedule_id: bytes, key: bytes, old: Fields, words: Sequence[bytes]) -> bytes:
     revision, text = words
-    is_held = run.db.zset_at(run.keys['schedules']).scores[schedule_id] == math.inf
-    if old.get(b'revision', b'') != revision or is_held:
+    if old.get(b'revision', b'') != revision or old.get(b'held'):
         return b'u'
     upto = microseconds(number(old.get(b'upto'), 0.0))
     slots, upto = _extended(slots_in(old.get(b'next', b'')), upto, text)
@@ -292,20 +352,31 @@ def _refill(run: Run, schedule_id: bytes, key: bytes, old: Fields, words: Sequen
     return b'o'
 
 
-def _remove(run: Run, schedule_id: bytes, key: bytes, old: Fields | None, words: Sequence[bytes]) -> bytes:
-    owner = words[0]
+def _remove(
+    run: Run, schedule_id: bytes, key: bytes, old: Fields | None, words: Sequence[bytes], *, is_listed: bool
+) -> bytes:
+    owner, *ranks = words
+    if ranks and _is_outranked(run, key, ranks[0]):
+        return b'a'
+    if not is_listed and not ranks:
+        return b'u'
     if owner and (old or {}).get(b'owner', b'') != owner:
         return b'u'
     run.db.zrem(run.keys['schedules'], (schedule_id,))
     run.db.delete((key,))
+    for rank in ranks:
+        run.db.hset(key, {b'revision': rank})
+        run.db.pexpire(key, LANE_TTL)
     if not run.db.zset_at(run.keys['schedules']).scores:
         run.db.hset(run.keys['counters'], {b'uses': run.uses.replace(b's', b'')})
-    return b'o'
+    return b'o' if is_listed else b'u'
 
 
 def _fire(run: Run, schedule_id: bytes, key: bytes, old: Fields, words: Sequence[bytes]) -> bytes:
     slot = microseconds(float(words[0]))
-    new = b'%b@%b' % (schedule_id, slot_text(slot))
+    if old.get(b'held'):
+        return b'a'
+    new = slot_id(schedule_id, old, slot)
     if new in run.db.hash_at(run.keys['tasks']):
         return b'd'
     _look_at_groups(run, old)
@@ -314,4 +385,9 @@ def _fire(run: Run, schedule_id: bytes, key: bytes, old: Fields, words: Sequence
     return b'o'
 
 
-_MODES: Mapping[bytes, Callable[..., bytes]] = {b'remove': _remove, b'hold': _hold, b'refill': _refill, b'fire': _fire}
+_MODES: Mapping[bytes, Callable[..., bytes]] = {
+    b'hold': _hold,
+    b'activate': _activate,
+    b'refill': _refill,
+    b'fire': _fire,
+}
