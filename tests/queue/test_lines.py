@@ -83,6 +83,31 @@ def test_the_entry_rule(lines: LinesQueue) -> None:
     assert max(served.values()) - min(served.values()) <= 1
 
 
+MILLION = """
+for first = 1, 1000000, 5000 do
+  local ids = {}
+  for number = first, first + 4999 do
+    ids[#ids + 1] = 'more' .. number
+  end
+  redis.call('LPUSH', KEYS[1], unpack(ids))
+end
+"""
+
+
+def test_a_tenant_with_a_million_tasks_delays_others_by_a_round(lines: LinesQueue) -> None:
+    lines.enqueue(*(f'm{n}' for n in range(100)), group='many')
+    lines.client.command('EVAL', MILLION, 1, lines.key('groups:pending:many'))  # behind those that are taken here
+    lines.enqueue(*(f'o{n}' for n in range(100)), group='other')
+    lines.enqueue(*(f'p{n}' for n in range(100)))
+    assert lines.client.command('LLEN', lines.key('groups:pending:many')) == 1_000_100
+    for at, count in enumerate((1, 5, 1, 5)):
+        lines.take(5)
+        lines.enqueue(f'new{at}', group=f'new{at}')
+        taken = [each for _ in range(5 // count) for each in lines.take(count).split()]
+        assert f'new{at}' in taken[:4], 'after one of each of the others at the most'
+    lines.client.command('UNLINK', lines.key('groups:pending:many'))
+
+
 def test_concurrency(lines: LinesQueue) -> None:
     lines.limit('*', concurrency=2)
     lines.limit('b', concurrency=1)
