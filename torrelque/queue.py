@@ -93,6 +93,7 @@ from torrelque.errors import (
     TorrelqueDurabilityError,
     TorrelqueLookupError,
     TorrelqueReplyError,
+    TorrelqueTimeoutError,
     TorrelqueTypeError,
     TorrelqueUsageError,
     TorrelqueValueError,
@@ -247,10 +248,10 @@ class Torrelque(FlowControl, Generic[Payload]):
 
     @contextmanager
     def share_waits(self, sharer: WaitSharer) -> Iterator[None]:
-        """Let consumers that wait for tasks share a blocking call with those of other queues, within a context.
+        """Within a context, let consumers of this queue share a blocking call with those of other queues.
 
-        A `Worker` that has several queues does this itself. On a cluster, and if this object already shares its waits,
-        nothing changes.
+        A `Worker` with several queues does this itself. It has no effect on a cluster, or if this object already
+        shares its waits.
 
         Args:
             sharer: Makes the calls. Pass it to queue objects with the same client.
@@ -295,7 +296,7 @@ class Torrelque(FlowControl, Generic[Payload]):
             task: The payload.
             task_timeout: Seconds that a consumer may hold the task before its lease expires. None or 0
                 takes the queue's ``task_timeout``.
-            delay: Seconds until the task is due. None, 0 or a negative number is now.
+            delay: Seconds until the task is due. None, 0 and negative numbers mean now.
             pipeline: A pipeline of redis-py or coredis. The call queues one EVAL on it and returns at once.
             task_id: Your own id. None draws a random one.
             max_dequeues: Deliveries after which the task becomes a dead letter. None takes the queue's
@@ -304,21 +305,20 @@ class Torrelque(FlowControl, Generic[Payload]):
             time_limit: Seconds that a worker's handler may take; overrides the worker's own limit.
             if_exists: What to do if a task with this id is queued or a dead letter. ``'ignore'``, the default,
                 returns its id, and ``'raise'`` raises TorrelqueExistsError; nothing is changed.
-                ``'replace'`` replaces a task that waits, pending or delayed, by this one, with all its
-                options. A pending task that gets no delay keeps its place. A task that is being worked on
-                and a dead letter cannot be replaced: TorrelqueExistsError is raised, and nothing changed.
+                ``'replace'`` replaces a pending or delayed task, with all its options. A pending task
+                that gets no delay keeps its place. A running task and a dead letter cannot be replaced:
+                TorrelqueExistsError is raised, and nothing is changed.
             replace: True is short for ``if_exists='replace'``.
-            expires_in: Seconds after which no consumer is given the task any more. Retries keep this time.
-                None is for ever.
-            expires_at: The same as a moment: a datetime with a time zone, or a Unix time.
+            expires_in: Seconds after which no consumer gets the task. Retries keep this time. With None it
+                does not expire.
+            expires_at: The same as a point in time: a datetime with a time zone, or a Unix time.
             on_expiry: What to do with a task that expires. ``'drop'``, the default, ends it with the status
-                EXPIRED; ``'reject'`` makes it a dead letter with the reason ``expired``, which does not
-                expire again when it is redriven.
-            group: The group that the task belongs to, such as a tenant or a key whose tasks are to run in
-                order; at most 256 characters. Consumers take from groups in turn; `limit` limits and
-                orders them. In a queue with shards, a task in a group cannot have your own ``task_id``.
-            priority: Of a task without a group: ``'high'``, ``'normal'`` or ``'low'``. Of those that wait, 16
-                of high, 4 of normal and 1 of low priority are delivered in turn. None is normal.
+                EXPIRED. ``'reject'`` makes it a dead letter with the reason ``expired``.
+            group: The group that the task belongs to, such as a tenant, or a key whose tasks run in order;
+                at most 256 characters. Consumers take from groups in turn, and `limit` limits and orders
+                them. In a queue with shards, a task in a group cannot have your own ``task_id``.
+            priority: ``'high'``, ``'normal'`` or ``'low'``, for a task without a group. Consumers get 16 of
+                high, 4 of normal and 1 of low priority in turn. None is normal.
 
         Returns:
             The id of the task.
@@ -327,7 +327,7 @@ class Torrelque(FlowControl, Generic[Payload]):
             TorrelqueTypeError: An argument has a bad type. Nothing was sent, as with the next two.
             TorrelqueValueError: An argument has a bad value.
             Exception: The serialiser failed.
-            TorrelqueExistsError: There is such a task, and ``if_exists`` is ``'raise'``, or it cannot be
+            TorrelqueExistsError: The id exists, and ``if_exists`` is ``'raise'`` or the task cannot be
                 replaced. In a pipeline, its ``execute`` raises the client's own error in the second case.
             TorrelqueDurabilityError: The task was added, but not confirmed in time.
         """
@@ -380,7 +380,7 @@ class Torrelque(FlowControl, Generic[Payload]):
         """Check and write the group and the priority of a task."""
         if group is not None and task_id is not None and self.shards is not None:
             raise TorrelqueValueError(
-                f'in a queue with shards a task in a group cannot have an id of its own, got {task_id!r}: '
+                f'in a queue with shards a task in a group cannot have your own id, got {task_id!r}: '
                 'the group decides on which shard it is'
             )
         return line_words(group, priority)
@@ -406,6 +406,7 @@ class Torrelque(FlowControl, Generic[Payload]):
         All items are checked and serialised before the first is sent, so if one is bad, the call
         raises and nothing is sent. Other event-loop tasks run meanwhile. The serialised items stay in
         memory until the call ends. If the call is cancelled, some of the tasks may have been added.
+        Items with their own ids are safe to repeat.
 
         Args:
             items: Tasks, or :class:`~torrelque.EnqueueItem` for those that need their own arguments.
@@ -413,8 +414,8 @@ class Torrelque(FlowControl, Generic[Payload]):
             delay: Seconds.
             max_dequeues: Number of deliveries.
             on_progress: Called as ``on_progress(done, total)`` after each round trip.
-            if_exists: As in `enqueue`, for items that have an id and no ``if_exists`` of their own. Those that it
-                concerns return TorrelqueExistsError. Of items with the same id, the last one counts.
+            if_exists: As in `enqueue`, for items with an id that do not have their own ``if_exists``. The list
+                has TorrelqueExistsError in place of an id. Of items with the same id, the last one counts.
             replace: As in `enqueue`.
             expires_in: As in `enqueue`, as are ``expires_at`` and ``on_expiry``. An EnqueueItem has its own.
             expires_at: A datetime with a time zone, or a Unix time.
@@ -515,13 +516,12 @@ class Torrelque(FlowControl, Generic[Payload]):
     ) -> None:
         """Have the queue add a task at regular times, or change that schedule.
 
-        The schedule is kept on the server, so it survives restarts. The consumers add its tasks: there is no scheduler
-        process. Each time adds exactly one task, with the id ``<schedule>@<Unix time>``. While no consumer takes
-        tasks, because all are busy or stopped or the queue is paused, no task is added either; ``missed`` says what
-        happens afterwards.
+        The server keeps the schedule, so it survives restarts. Consumers add its tasks; there is no scheduler process.
+        Each time adds exactly one task, with the id ``<schedule>@<Unix time>``. While no consumer takes tasks, because
+        all are busy or stopped or the queue is paused, no task is added; ``missed`` says what happens afterwards.
 
-        A call that changes nothing has no effect, so make it at every start. Times go on from where they were unless
-        ``cron``, ``tz`` or ``every`` changes. Safe to cancel and to repeat.
+        Call it at every start; if nothing has changed, it has no effect. The schedule keeps its times unless ``cron``,
+        ``tz`` or ``every`` changes. Safe to cancel and to repeat.
 
         Args:
             schedule_id: The id of the schedule, without ``@``.
@@ -532,10 +532,10 @@ class Torrelque(FlowControl, Generic[Payload]):
                 daylight saving time begins is made up for right after; one that comes twice when it ends counts
                 once.
             every: Seconds between two times, at least 0.001. They count from the first call.
-            missed: What to do with times at which no consumer was there. ``'skip'`` adds a task for the last of them
+            missed: What to do with times at which no consumer took tasks. ``'skip'`` adds a task for the last of them
                 only, ``'all'`` one for each.
-            overlap: Whether to add a task while the last one is still queued or being worked on. If not, that time is
-                skipped. Contradicts ``missed='all'``.
+            overlap: Whether to add a task while the last one is still queued or running. If not, that time is
+                skipped. False cannot be combined with ``missed='all'``.
             owner: Only calls with the same owner may then change the schedule; see `set_schedules`.
             task_timeout: As in `enqueue`, as are the following.
             delay: Seconds, from the schedule's time.
@@ -576,11 +576,11 @@ class Torrelque(FlowControl, Generic[Payload]):
         return schedules.draft(schedule_id, options, self._serialiser, (self.task_timeout, self.max_dequeues))
 
     async def set_schedules(self, wanted: Mapping[str, Mapping[str, Any]], *, owner: str) -> None:
-        """Have the queue hold exactly these schedules of an owner: add, change, and remove what is no longer listed.
+        """Set all schedules of an owner: add and change those listed, and remove the others.
 
         Call it at every start with all schedules of your program. If two versions with different lists run at the
-        same time, the last call wins. Schedules of other owners are left alone; those without an owner are taken
-        over if they are listed. Safe to cancel and to repeat.
+        same time, the last call wins. Schedules of other owners do not change. Schedules without an owner get this
+        one if they are listed. Safe to cancel and to repeat.
 
         Args:
             wanted: Maps the id of each schedule to arguments of `schedule`:
@@ -600,7 +600,7 @@ class Torrelque(FlowControl, Generic[Payload]):
         await self._schedules.replace(drafts, owner)
 
     async def unschedule(self, schedule_id: str) -> None:
-        """Remove a schedule, also of another owner. Tasks that it has added stay. Safe to cancel and to repeat.
+        """Remove a schedule, even that of another owner. Tasks that it has added stay. Safe to cancel and to repeat.
 
         Args:
             schedule_id: The id of the schedule.
@@ -653,7 +653,9 @@ class Torrelque(FlowControl, Generic[Payload]):
             of at least one task, and of as many as are available.
 
         Raises:
-            TorrelqueTimeoutError: No task arrived in time.
+            TorrelqueTimeoutError: No task arrived in time. A call that waits for the server's answer then ends at most
+                two seconds later; what it may have claimed is given back, at the latest when the lease ends.
+            TorrelqueConnectionError: The server cannot be reached, and ``timeout`` has not passed.
         """
         tasks = await self._claim(max_tasks, timeout)
         return tasks if max_tasks > 1 else tasks[0]
@@ -671,14 +673,18 @@ class Torrelque(FlowControl, Generic[Payload]):
             At least one task, and as many as are available.
 
         Raises:
-            TorrelqueTimeoutError: No task arrived in time.
+            TorrelqueTimeoutError: No task arrived in time. A call that waits for the server's answer then ends at most
+                two seconds later; what it may have claimed is given back, at the latest when the lease ends.
+            TorrelqueConnectionError: The server cannot be reached, and ``timeout`` has not passed.
         """
         return await self._claim(max_tasks, timeout)
 
     async def _claim(self, max_tasks: int, timeout: float | None) -> list[Task[Payload]]:
         deadline = self._transport.now() + checks.check_wait('timeout', timeout)
         checks.check_count('max_tasks', max_tasks)
-        await self._dispatcher.ready()
+        if self.shards is not None:
+            with self._engine.limit(deadline, lambda: TorrelqueTimeoutError('no task in time')):
+                await self._dispatcher.ready()
         while True:
             tasks = self._load(await self._engine.dequeue(max_tasks, deadline))
             if tasks:
@@ -738,13 +744,13 @@ class Torrelque(FlowControl, Generic[Payload]):
         Args:
             task_id: The dequeued task, or an id. For an id without a live claim the call logs a
                 warning and changes nothing.
-            delay: Seconds until the task is due. None, 0 or a negative number is now.
+            delay: Seconds until the task is due. None, 0 and negative numbers mean now.
             task_timeout: New time-out in seconds. None or 0 keeps the task's.
             pipeline: As in `enqueue`.
-            count: Whether this delivery was an attempt. If not, the next one has the same ``attempt``, and
-                ``max_dequeues`` does not count it.
+            count: Whether this delivery counts as an attempt. If not, the next one has the same ``attempt``,
+                and ``max_dequeues`` does not count it.
             group: Whether the whole group of the task waits for the ``delay``, for example because a
-                service said so. A task without a group waits alone.
+                service replied "429 Too Many Requests". A task without a group waits alone.
 
         Raises:
             TorrelqueLeaseLostError: The claim of the dequeued task is no longer live. Nothing was changed.
@@ -775,7 +781,7 @@ class Torrelque(FlowControl, Generic[Payload]):
         Args:
             items: Dequeued tasks, ids, or :class:`~torrelque.RequeueItem` for those that need their own
                 arguments.
-            delay: Seconds until the tasks are due. None, 0 or a negative number is now.
+            delay: Seconds until the tasks are due. None, 0 and negative numbers mean now.
             task_timeout: New time-out in seconds. None or 0 keeps the tasks'.
             on_progress: Called as ``on_progress(done, total)`` after each round trip.
             count: As in `requeue`, as is ``group``.
@@ -820,7 +826,7 @@ class Torrelque(FlowControl, Generic[Payload]):
         Args:
             task_id: The dequeued task, or an id. For an id without a live claim the call logs a
                 warning and changes nothing.
-            result: Kept in the task's state. None is no result.
+            result: Kept in the task's state. None means no result.
             result_ttl: Seconds for which the result is kept. None takes the queue's ``result_ttl``.
             status: COMPLETED or REJECTED; the final status that is reported and kept.
             pipeline: As in `enqueue`.
@@ -999,12 +1005,15 @@ class Torrelque(FlowControl, Generic[Payload]):
     # Reading ---------------------------------------------------------------------------------------------------------
 
     async def get_queue_stats(self) -> TorrelqueQueueStats:
-        """Return how many tasks are where, all at one moment, and totals since the queue's first task."""
+        """Return how many tasks have each status, and totals since the queue's first task.
+
+        The counts are those of one moment; with shards, of one moment on each.
+        """
         stats = await self._dispatcher.each(partial(operations.queue_stats, self._scripts))
         return add_stats([*stats, *await self._dispatcher.totals_elsewhere()])
 
     async def get_server_time(self) -> float:
-        """Return the server's clock, in Unix time: compare the times of states with it."""
+        """Return the server's time, as Unix time. Compare the times in states with it."""
         return await self._engine.run(operations.server_time(self._runtime.keys))
 
     async def get_task_state(self, task_id: str | Task) -> TorrelqueTaskState:
@@ -1099,7 +1108,9 @@ class Torrelque(FlowControl, Generic[Payload]):
 
         Raises:
             TorrelqueLookupError: The task is unknown.
-            TorrelqueTimeoutError: The task did not end in time.
+            TorrelqueTimeoutError: The task did not end in time, or the server did not answer: a call that waits for
+                its answer ends at most two seconds later.
+            TorrelqueConnectionError: The server could not be reached at first, and ``timeout`` has not passed.
         """
         plain, seconds = str(checks.check_id(task_id)), checks.check_wait('timeout', timeout)
         return States(Watcher(self._dispatcher, plain, seconds), self._with_result)
@@ -1117,7 +1128,9 @@ class Torrelque(FlowControl, Generic[Payload]):
         Raises:
             TorrelqueLookupError: The task is unknown, was cancelled, or was released
                 without a result while the connection was down.
-            TorrelqueTimeoutError: The task did not end in time.
+            TorrelqueTimeoutError: The task did not end in time, or the server did not answer: a call that waits for
+                its answer ends at most two seconds later.
+            TorrelqueConnectionError: The server could not be reached at first, and ``timeout`` has not passed.
         """
         plain, seconds = str(checks.check_id(task_id)), checks.check_wait('timeout', timeout)
         watcher = Watcher(self._dispatcher, plain, seconds)
@@ -1173,24 +1186,24 @@ class Torrelque(FlowControl, Generic[Payload]):
     # Maintenance -----------------------------------------------------------------------------------------------------
 
     async def cancel(self, task_id: str, *, running: Running | None = None) -> bool:
-        """Remove a pending or delayed task, or one that is worked on.
+        """Remove a pending or delayed task, or end a running one.
 
-        This is the only call whose cost grows with the queue, because it has to search for the id.
-        Safe to repeat.
+        The cost grows with the number of pending tasks, because the server has to search for the id. Safe
+        to cancel and to repeat.
 
         Args:
             task_id: The task's id.
-            running: What to do if a consumer works on the task. ``'end'`` ends its claim and removes the
-                task in one step: from then on, nothing that the consumer does to it has any effect here.
-                ``'ask'`` asks the consumer to end it. A `Worker` then cancels the handler, which may shield
-                itself and still return a result. The task is never delivered again: if its claim ends in any
-                other way than by a release or as a dead letter, it is removed. None leaves such a task alone.
+            running: What to do if the task is running. ``'end'`` ends its claim and removes the task in one
+                step: from then on, nothing that the consumer does to it has any effect. ``'ask'`` asks the
+                consumer to end it. A `Worker` then cancels the handler, which may shield itself and still
+                return a result. The task is never delivered again: unless it is released or becomes a dead
+                letter, it is removed when its claim ends. With None, a running task does not change.
 
         Returns:
-            Whether a consumer was working on the task. If not, it was removed.
+            Whether the task was running. If not, it was removed.
 
         Raises:
-            TorrelqueLookupError: The task is neither pending nor delayed, nor, with ``running``, worked on.
+            TorrelqueLookupError: The task is neither pending nor delayed, nor, with ``running``, running.
                 Nothing was changed.
             TorrelqueValueError: ``running`` has a bad value.
         """
@@ -1204,11 +1217,12 @@ class Torrelque(FlowControl, Generic[Payload]):
         return outcome is Outcome.CLAIMED
 
     async def cancellations(self) -> AsyncGenerator[Cancellation | None, None]:
-        """Iterate over the announcements of `cancel` of tasks that are worked on, as they are made.
+        """Iterate over cancellations of running tasks, as they are announced.
 
-        A `Worker` listens to them. An announcement is a hint: call `extend` to find out what became of the
-        claim. None means that announcements may have been missed, which is so at the beginning and after each
-        interruption. All iterators of a queue object share a connection with its watchers.
+        A `Worker` listens to them; you need this only in a consumer of your own. An announcement is a hint: call
+        `extend` to find out whether the claim is live. None means that announcements may have been missed, as at
+        the beginning and after each interruption. All iterators of a queue object share a connection with its
+        watchers. You can stop iterating at any point.
         """
         feed = Cancellations(self._dispatcher)
         try:
@@ -1271,8 +1285,8 @@ class Torrelque(FlowControl, Generic[Payload]):
             shards: The new number. Call with the same number again to ask whether the move is complete.
 
         Returns:
-            True once no task and no result is left on a former shard. From then on an id is looked up in
-            one place only.
+            True once no task and no result is left on a former shard. From then on, calls look for an id
+            in one place only.
 
         Raises:
             TorrelqueUsageError: The queue has no shards.
@@ -1305,8 +1319,8 @@ class Torrelque(FlowControl, Generic[Payload]):
     async def audit(self, *, repair: bool = False) -> list[Violation]:
         """Check the queue's invariants and return the violations found.
 
-        Runs on a live queue in bounded steps; what the queue does meanwhile is not reported. Scans all
-        keys of the database and holds all task ids in memory. Safe to cancel and to repeat.
+        Runs on a live queue in bounded steps; work in progress is not reported. Scans all keys of the
+        database and holds all task ids in memory. Safe to cancel and to repeat.
 
         Args:
             repair: Repair what is safe to repair, losing no task. ``repaired`` of each violation says

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -43,23 +43,29 @@ class Spec:
     skew: float = 0.0
     """Seconds by which the process's clock is wrong."""
 
+    groups: Sequence[str] = ()
+    """To which tasks are enqueued; '' is none. The id of a task ends with the group's name."""
+
 
 async def produce(spec: Spec, queue: Torrelque, ledger: Ledger, rng: random.Random) -> None:
     """Enqueue each task once: a call whose outcome is unknown is not repeated, so that a task has but one life."""
     number = 0
     while True:
         number += 1
-        task_id = f'{spec.name}.{number}'
+        group = rng.choice(spec.groups) if spec.groups else ''
+        task_id = f'{spec.name}.{number}' + (f'/{group}' if group else '')
         delay = rng.uniform(0.001, 0.3) if rng.random() < 0.2 else None
         ledger.write('enqueuing', task_id)
         try:
-            await queue.enqueue(number, task_id=task_id, task_timeout=spec.task_timeout, delay=delay)
+            await queue.enqueue(
+                number, task_id=task_id, task_timeout=spec.task_timeout, delay=delay, group=group or None
+            )
         except TROUBLE as error:
             excuse(error)
             await anyio.sleep(0.05)
         else:
             ledger.write('enqueued', task_id)
-        await anyio.sleep(rng.uniform(0, 0.03))
+        await anyio.sleep(rng.uniform(0, 0.2 if spec.groups else 0.03))
 
 
 async def consume(spec: Spec, queue: Torrelque, ledger: Ledger, rng: random.Random) -> None:
@@ -67,11 +73,17 @@ async def consume(spec: Spec, queue: Torrelque, ledger: Ledger, rng: random.Rand
         try:
             task = await dequeue(queue, rng)
             if task is not None:
-                ledger.write('claimed', task.id, task.dequeue_count)
+                note_claim(ledger, task)
                 await handle(spec, queue, ledger, rng, task)
         except TROUBLE as error:
             excuse(error)
             await anyio.sleep(0.05)
+
+
+def note_claim(ledger: Ledger, task: Task) -> None:
+    ledger.write('claimed', task.id, task.dequeue_count)
+    if task.fence is not None:
+        ledger.write('fenced', task.id, task.fence)
 
 
 async def dequeue(queue: Torrelque, rng: random.Random) -> Task | None:

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import anyio
 
 from tests.chaos.clients import CLIENTS, TROUBLE, excuse
-from tests.chaos.crews import Crew, Spec, produce, release
+from tests.chaos.crews import Crew, Spec, note_claim, produce, release
 from tests.chaos.ledger import Ledger
 from torrelque import Retry, Task, Torrelque, Worker, events, retry
 
@@ -30,7 +30,7 @@ async def work(spec: Spec, queue: Torrelque, ledger: Ledger, rng: random.Random)
                 ledger.write('unknown', task.id, task.dequeue_count)
 
     async def handle(task: Task) -> list[object]:
-        ledger.write('claimed', task.id, task.dequeue_count)
+        note_claim(ledger, task)
         chance = rng.random()
         await anyio.sleep(spec.task_timeout * 1.2 if chance < 0.01 else rng.uniform(0, 0.01))
         if chance > 0.98:

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import anyio
@@ -19,7 +19,7 @@ from tests.chaos.stage import COMBINATIONS, QUEUE, Stage
 from tests.servers import Client, Server
 from torrelque import Torrelque, TorrelqueLookupError, connect
 
-__all__ = ('Journal', 'controlled_flow')
+__all__ = ('LEAST', 'WORKING', 'Driver', 'Journal', 'controlled_flow', 'drive', 'listening')
 
 WORKING, PENDING, CANCELLED = '1', '0', 'cancelled'
 MARKS = f'{QUEUE}:marks'
@@ -100,7 +100,7 @@ class Journal:
 
 
 @contextmanager
-def _listening(server: Server, journal: Journal) -> Iterator[Callable[[], set[str]]]:
+def listening(server: Server, journal: Journal) -> Iterator[Callable[[], set[str]]]:
     """Write the journal. What is yielded returns the tasks that were removed, up to the moment when it is called."""
     heard = threading.Semaphore(0)
     prefix = f'{QUEUE}:task:'
@@ -135,86 +135,91 @@ def _listening(server: Server, journal: Journal) -> Iterator[Callable[[], set[st
         assert not thread.is_alive()
 
 
-class _Driver:
+class Driver:
     """Pauses, limits and cancels, and kills workers meanwhile."""
 
     def __init__(self, stage: Stage, queue: Torrelque, marks: Client) -> None:
-        self._stage = stage
-        self._queue = queue
+        self.stage = stage
+        self.queue = queue
         self._marks = marks
-        self._rng: random.Random = stage.rng
+        self.rng: random.Random = stage.rng
 
     async def run(self, seconds: float) -> None:
-        deeds: list[Callable[[], Awaitable[None]]] = [self._pause, self._limit, self._limit_rate, self._cancel]
         end = time.monotonic() + seconds
         turn = 0
-        while turn < LEAST * len(deeds) or time.monotonic() < end:
-            await deeds[turn % len(deeds)]()
+        while turn < LEAST * len(self.deeds) or time.monotonic() < end:
+            await self.deeds[turn % len(self.deeds)]()
             turn += 1
 
-    async def _live_on(self, longest: float) -> None:
-        """Let the workers work for a while; one of them is killed and replaced."""
-        await anyio.sleep(self._rng.uniform(0, longest))
-        self._stage.nursery.kill(self._rng.choice(self._stage.nursery.names))
-        self._stage.report.figures['workers killed'] += 1
-        self._stage.serve()
-        await anyio.sleep(self._rng.uniform(0, longest))
+    @property
+    def deeds(self) -> Sequence[Callable[[], Awaitable[None]]]:
+        """What is done in turn."""
+        return self.pause, self._limit, self._limit_rate, self.cancel
 
-    def _mark(self, text: str) -> None:
+    async def live_on(self, longest: float) -> None:
+        """Let the workers work for a while; one of them is killed and replaced."""
+        await anyio.sleep(self.rng.uniform(0, longest))
+        self.stage.nursery.kill(self.rng.choice(self.stage.nursery.names))
+        self.stage.report.figures['workers killed'] += 1
+        self.stage.serve()
+        await anyio.sleep(self.rng.uniform(0, longest))
+
+    def mark(self, text: str) -> None:
         self._marks.command('PUBLISH', MARKS, text)
 
-    async def _pause(self) -> None:
-        await self._queue.pause('chaos')
-        self._mark('paused')
-        await self._live_on(0.05)
-        self._mark('resuming')
-        await self._queue.resume()
+    async def pause(self) -> None:
+        await self.queue.pause('chaos')
+        self.mark('paused')
+        await self.live_on(0.05)
+        self.mark('resuming')
+        await self.queue.resume()
 
     async def _limit(self) -> None:
-        for slots in self._rng.sample((1, 2, 3, 8), 2):
-            await self._queue.limit(concurrency=slots)
-            self._mark(f'slots {slots}')
-            await self._live_on(0.1)
-            self._mark('lifting')
-        await self._queue.limit()
+        for slots in self.rng.sample((1, 2, 3, 8), 2):
+            await self.queue.limit(concurrency=slots)
+            self.mark(f'slots {slots}')
+            await self.live_on(0.1)
+            self.mark('lifting')
+        await self.queue.limit()
 
     async def _limit_rate(self) -> None:
-        count, burst = self._rng.choice(((10, 1), (100, 5), (400, 40)))
+        count, burst = self.rng.choice(((10, 1), (100, 5), (400, 40)))
         begun = time.monotonic()
-        await self._queue.limit(rate=(count, 1), burst=burst)
-        self._mark(f'rate {count} 1 {burst} {begun}')
-        await self._live_on(0.1)
-        self._mark('lifting')
-        await self._queue.limit()
+        await self.queue.limit(rate=(count, 1), burst=burst)
+        self.mark(f'rate {count} 1 {burst} {begun}')
+        await self.live_on(0.1)
+        self.mark('lifting')
+        await self.queue.limit()
 
-    async def _cancel(self) -> None:
+    async def cancel(self) -> None:
         for _ in range(5):
             held = self._marks.command('ZRANGE', f'{QUEUE}:working', 0, -1)
-            for task_id in self._rng.sample([each.decode() for each in held], min(3, len(held))):
-                asked = self._rng.random() < 0.5
+            for task_id in self.rng.sample([each.decode() for each in held], min(3, len(held))):
+                asked = self.rng.random() < 0.5
                 try:
-                    was_held = await self._queue.cancel(task_id, running='ask' if asked else 'end')
+                    was_held = await self.queue.cancel(task_id, running='ask' if asked else 'end')
                 except TorrelqueLookupError:  # released meanwhile
                     continue
-                self._mark(f'{"asked" if asked and was_held else "ended"} {task_id}')
-            await self._live_on(0.02)
+                self.mark(f'{"asked" if asked and was_held else "ended"} {task_id}')
+            await self.live_on(0.02)
 
 
 def controlled_flow(stage: Stage, seconds: float) -> None:
     """The queue is paused and resumed, limited and not, and running tasks are cancelled, while workers are killed."""
     journal = Journal()
-    with _listening(stage.server, journal) as removed:
+    with listening(stage.server, journal) as removed:
         for _ in COMBINATIONS:
             stage.serve()
         stage.until_all_work()
-        anyio.run(_drive, stage, seconds)
+        anyio.run(drive, stage, seconds)
         stage.nursery.kill_all()
         stage.settle(removed=removed)
     stage.report.figures.update(journal.figures)
     stage.report.uncontrolled += journal.violations
 
 
-async def _drive(stage: Stage, seconds: float) -> None:
+async def drive(stage: Stage, seconds: float, driver: Callable[[Stage, Torrelque, Client], Driver] = Driver) -> None:
+    """Have a driver at work."""
     async with connect(stage.server.url) as client, Torrelque(client, queue=QUEUE) as queue:
         with stage.server.client() as marks:
-            await _Driver(stage, queue, marks).run(seconds)
+            await driver(stage, queue, marks).run(seconds)

@@ -15,6 +15,7 @@ Event = Literal[
     'enqueuing',
     'enqueued',
     'claimed',
+    'fenced',
     'releasing',
     'released',
     'requeued',
@@ -26,7 +27,8 @@ Event = Literal[
 ]
 """The -ing ones are written before the call is sent; ``unknown`` is a call that ended with a connection error.
 
-``cancelled`` and ``back`` count microseconds: how far from an enqueue, and how long until the task was available again.
+``fenced`` counts the fence of the claim before it, ``cancelled`` and ``back`` microseconds: how far from an enqueue,
+and how long until the task was available again.
 """
 
 Claim = tuple[str, int]
@@ -63,6 +65,7 @@ class Books:
     releasing: dict[str, list[Claim]] = field(default_factory=lambda: defaultdict(list))
     released: dict[str, list[Claim]] = field(default_factory=lambda: defaultdict(list))
     requeued: dict[str, list[Claim]] = field(default_factory=lambda: defaultdict(list))
+    fences: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -81,6 +84,8 @@ class Books:
                 self.enqueued.add(task_id)
             case 'claimed':
                 self.claims[task_id].append(claim)
+            case 'fenced':
+                self.fences[task_id].append(claim[1])
             case 'releasing':
                 self.releasing[task_id].append(claim)
             case 'released':

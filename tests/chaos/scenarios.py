@@ -13,6 +13,7 @@ import anyio
 from tests import servers
 from tests.chaos.crews import ENOUGH, release
 from tests.chaos.flow import controlled_flow
+from tests.chaos.grouping import groups_and_schedules
 from tests.chaos.ledger import Ledger, read
 from tests.chaos.measured import due_at_once, idle_crowd, severed_connections
 from tests.chaos.nursery import Nursery
@@ -163,6 +164,7 @@ SCENARIOS: dict[str, Callable[[Stage, float], None]] = {
         cancelled_dequeues,
         stopped_workers,
         controlled_flow,
+        groups_and_schedules,
         severed_connections,
         due_at_once,
         idle_crowd,

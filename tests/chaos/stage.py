@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -35,7 +35,7 @@ LONG_LEASE = 600.0
 """Longer than any scenario, so a stranded task is noticed."""
 
 EXPIRING = (b'lane:', b'task:', b'timer', b'workers')
-LASTING = (b'counters', b'epoch')
+LASTING = (b'counters', b'epoch', b'groups:arrivals', b'groups:idle', b'groups:limits')
 
 
 @dataclass
@@ -107,6 +107,8 @@ class Stage:
         self.ledgers = folder / 'ledgers'
         self.ledgers.mkdir()
         self.gate = folder / 'gate'
+        self.groups: Sequence[str] = ()
+        """To which workers enqueue."""
         self._numbers = count()
         self._turns = -1
 
@@ -131,8 +133,11 @@ class Stage:
         skew = SKEWS[number % len(SKEWS)]
         self.report.figures['clocks off by ten minutes'] += skew != 0
         self.nursery.start(
-            Spec(name, loop, client, url, queue, folder, seed, crew, lease, rounds, gate, consumers, objects, skew)
-        )
+            Spec(
+                name, loop, client, url, queue, folder, seed, crew, lease, rounds, gate, consumers, objects, skew,
+                self.groups,
+            )
+        )  # fmt: skip
         return name
 
     def serve(self, **more: str) -> str:

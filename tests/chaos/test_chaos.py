@@ -30,6 +30,12 @@ MEASURED = {
 }
 """What is measured, but not judged here: a busy machine would fail it. ``make chaos`` tells what is exceeded."""
 
+COUNTED = {
+    'controlled_flow': {'paused', 'slots', 'rate', 'asked', 'ended'},
+    'groups_and_schedules': {'paused', 'slots', 'turns compared', 'fences compared'},
+}
+"""What has to have happened."""
+
 SHORT = 1.5
 """Seconds of chaos. Clearing up and looking comes on top, and the time until leases have run out."""
 
@@ -49,6 +55,7 @@ def test_nothing_is_lost_or_done_twice_or_stranded(name: str) -> None:
     assert report.figures['clocks off by ten minutes'] > 0
     assert report.figures['audits'] > 0
     assert MEASURED.get(name, set()) <= report.measures.keys()
+    assert COUNTED.get(name, set()) <= report.figures.keys()
 
 
 # The driver itself ---------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ('g', {'ordered': 1}, TorrelqueTypeError, 'ordered must be True or False, got 1'),
     ('g', {'ordered': True, 'concurrency': 2}, TorrelqueValueError, 'one task run at a time, got concurrency=2'),
     ('g', {'dead': 'stop'}, TorrelqueValueError, "dead must be 'hold' or 'pass', got 'stop'"),
-    ('g', {'burst': 2}, TorrelqueTypeError, 'burst is of a rate, got burst=2 and rate=None'),
+    ('g', {'burst': 2}, TorrelqueTypeError, 'burst needs a rate, got burst=2 and rate=None'),
 ]
 
 

@@ -313,7 +313,7 @@ async def test_a_step_that_fails_tells_its_callers_and_the_next_works(
                     await queue.enqueue('second')
         await queue.enqueue('third')
         assert [(await queue.dequeue()).data for _ in range(2)] == ['first', 'third']
-    assert [record.message for record in caplog.records] == ['Unexpected error in the background, going on']
+    assert [record.message for record in caplog.records] == ['Unexpected error in the background, continuing']
 
 
 @on_each_loop

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -18,7 +18,7 @@ from tests.growth.loops import drop_cancelled_timers
 from tests.growth.stage import SOON, Setting, Stage, quiet
 from tests.transports.settings import LOOPS
 
-__all__ = ('PATTERNS', 'Pattern', 'Report', 'Round', 'measure', 'old_objects_left_out', 'pattern')
+__all__ = ('PATTERNS', 'Pattern', 'Report', 'Round', 'leave_out_old_objects', 'measure', 'pattern')
 
 Round = Callable[[], Awaitable[None]]
 """One round of a pattern."""
@@ -175,7 +175,8 @@ def measure(
     backend, options = LOOPS[setting.loop]
     stage = Stage(setting)
     try:
-        with quiet(), old_objects_left_out():
+        leave_out_old_objects()
+        with quiet():
             anyio.run(partial(_measure, report, stage, explain), backend=backend, backend_options=options)
     finally:
         stage.close()
@@ -218,12 +219,7 @@ def _interest(name: str) -> tuple[bool, bool, str]:
     return name.startswith('entries of '), name.startswith('object ') and 'torrelque' not in name, name
 
 
-@contextmanager
-def old_objects_left_out() -> Iterator[None]:
+def leave_out_old_objects() -> None:
     """Counting is quick then, and other tests' leftovers do not count."""
     gc.collect()
     gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()

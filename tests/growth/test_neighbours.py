@@ -9,7 +9,7 @@ from functools import partial
 import anyio
 import pytest
 
-from tests.growth.measuring import SERVER_CLIENTS, old_objects_left_out
+from tests.growth.measuring import SERVER_CLIENTS, leave_out_old_objects
 from tests.growth.stage import SOON, Setting, Stage, quiet
 from tests.servers import MissingServerError
 from tests.transports.settings import LOOPS
@@ -29,7 +29,8 @@ def run(setting: Setting, test: Callable[[Stage], Awaitable[None]]) -> None:
     except MissingServerError as error:
         pytest.skip(str(error))
     try:
-        with quiet(), old_objects_left_out():  # what collecting garbage takes is not ours
+        leave_out_old_objects()  # what collecting garbage takes is not ours
+        with quiet():
             anyio.run(partial(test, stage), backend=backend, backend_options=options)
     finally:
         stage.close()

@@ -15,7 +15,7 @@ import anyio.to_thread
 from tests.growth import census
 from tests.growth.census import Census
 from tests.growth.loops import drop_cancelled_timers
-from tests.growth.measuring import old_objects_left_out
+from tests.growth.measuring import leave_out_old_objects
 from tests.growth.stage import quiet
 from tests.outages.crews import Crew, crews_on
 from tests.outages.troubles import TROUBLES, Trouble
@@ -64,7 +64,8 @@ def play(trouble: str, loop: str, seconds: float, *, hurry: bool, crews: Sequenc
     """An outage of ``seconds``; with ``hurry`` pauses are as long at once as after many failures."""
     report = Report()
     backend, options = LOOPS[loop]
-    with quiet(), old_objects_left_out(), ExitStack() as stack:
+    leave_out_old_objects()
+    with quiet(), ExitStack() as stack:
         if hurry:
             stack.enter_context(_longest_pauses())
         happening = stack.enter_context(TROUBLES[trouble]())

@@ -350,13 +350,13 @@ async def test_the_rest_of_the_calls_know_groups(memory: Torrelque) -> None:
 
 
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({'weight': 2}, TorrelqueValueError, 'weight is of a group, got weight=2 and group=None'),
-    ({'ordered': False}, TorrelqueValueError, 'ordered is of a group, got ordered=False and group=None'),
-    ({'dead': 'hold'}, TorrelqueValueError, "dead is of a group, got dead='hold' and group=None"),
+    ({'weight': 2}, TorrelqueValueError, 'weight needs a group, got weight=2 and group=None'),
+    ({'ordered': False}, TorrelqueValueError, 'ordered needs a group, got ordered=False and group=None'),
+    ({'dead': 'hold'}, TorrelqueValueError, "dead needs a group, got dead='hold' and group=None"),
     (
         {'group': 'g', 'strict': False},
         TorrelqueValueError,
-        "strict is of the whole queue, got strict=False and group='g'",
+        "strict is for the whole queue, got strict=False and group='g'",
     ),
     ({'strict': 1}, TorrelqueTypeError, 'strict must be True or False, got 1'),
     ({'group': 5}, TorrelqueTypeError, 'group must be a string, got 5'),

@@ -360,7 +360,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({'rate': (10**6, 0.5)}, TorrelqueValueError, 'at most a million deliveries per second'),
     ({'rate': (1, 1), 'burst': 0}, TorrelqueValueError, 'burst must be at least 1, got 0'),
     ({'rate': (1, 86400), 'burst': 100}, TorrelqueValueError, 'burst must be less than 31 days of deliveries'),
-    ({'burst': 5}, TorrelqueTypeError, 'burst is of a rate, got burst=5 and rate=None'),
+    ({'burst': 5}, TorrelqueTypeError, 'burst needs a rate, got burst=5 and rate=None'),
 ]
 
 

@@ -1,21 +1,33 @@
 """Clients of earlier versions beside those of this one: what they do not know, they leave alone.
 
 A version that does not know a feature is this one with the letter taken from its scripts: that is all it has to know.
+
+A real one is there, too: `older_scripts.zip` has the scripts and their loader as they were before limits, schedules,
+groups and cancellations of running tasks. It was made by::
+
+    git archive --format=zip -9 --prefix=older_scripts/ -o tests/queue/older_scripts.zip 56c415d:torrelque/core/scripts
+
+What that version sent is what this one sends, except that a requeue has one word less for each task.
 """
 
 from __future__ import annotations
 
+import importlib
+import random
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
+from pathlib import Path
 
 import anyio
 import pytest
 
 from tests.model.real import DUMP
 from tests.servers import Server
-from torrelque import Task, Torrelque, TorrelqueNewerError
+from torrelque import Task, Torrelque, TorrelqueLeaseLostError, TorrelqueNewerError
+from torrelque.core.commands import REQUEUE, Answer, Command, Item
 from torrelque.core.protocol import Script
 from torrelque.core.scripts import load
 from torrelque.transports.memory.prelude import FEATURES
@@ -25,6 +37,12 @@ pytestmark = pytest.mark.anyio
 
 LETTERS = 'pelscgh'
 """Letters of the features, in the order in which versions began to know them."""
+
+KNOWN_BEFORE = 'pe'
+"""Those that the version in the archive knows."""
+
+VERSIONS = [(letter, real) for real in (False, True) for letter in LETTERS if not (real and letter in KNOWN_BEFORE)]
+"""The letter that a version does not know, and whether it is the one in the archive."""
 
 ENOUGH = 20  # seconds, on a machine under load
 KNOWN = re.compile(r"'\[\^%s(\w*)\]'")
@@ -86,18 +104,42 @@ def letters_of(script: Script) -> set[str]:
     return set(''.join(KNOWN.findall(script.source)))
 
 
-@asynccontextmanager
-async def older_version(client: NativeTransport, letter: str) -> AsyncIterator[Torrelque]:
-    """A queue object that knows what the version before this feature knew; it has enqueued a task."""
+def scripts_before(letter: str) -> Mapping[str, Script]:
+    """Those of this version without a feature."""
     known = f"'[^%s{LETTERS.partition(letter)[0]}]'"
-    scripts = {name: Script(name, KNOWN.sub(known, script.source), script.keys) for name, script in load().items()}
+    return {name: Script(name, KNOWN.sub(known, script.source), script.keys) for name, script in load().items()}
+
+
+def older_scripts() -> Mapping[str, Script]:
+    """Those of the archive."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).with_name('older_scripts.zip'))
+        scripts: Mapping[str, Script] = importlib.import_module('older_scripts').load()
+    return scripts
+
+
+@asynccontextmanager
+async def older_version(client: NativeTransport, letter: str, *, real: bool = False) -> AsyncIterator[Torrelque]:
+    """A queue object that knows what the version before this feature knew; it has enqueued a task."""
+    scripts = older_scripts() if real else scripts_before(letter)
     assert letter not in letters_of(scripts['claim'])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('torrelque.engine.runtime._scripts_for', lambda **_: scripts)
         queue = Torrelque(client, queue='q')
+    if real:
+        _send_shorter_requeues(queue)
     async with queue:
         await queue.enqueue('old')  # it works as long as nobody uses the feature
         yield queue
+
+
+def _send_shorter_requeues(queue: Torrelque) -> None:
+    one = queue._dispatcher.one
+
+    async def shorter(command: Command, item: Item) -> Answer:
+        return await one(command, item[:-1] if command is REQUEUE else item)
+
+    queue._dispatcher.one = shorter  # type: ignore[method-assign]
 
 
 def content(server: Server) -> object:
@@ -112,11 +154,18 @@ def test_each_feature_has_its_row() -> None:
     assert set(LETTERS) == set(USES) == set(bytes(FEATURES).decode()) - {' '}
 
 
-@pytest.mark.parametrize('letter', LETTERS)
+def test_the_archive_is_of_an_older_version() -> None:
+    scripts = older_scripts()
+    known = {frozenset(letters_of(script)) for script in scripts.values() if letters_of(script)}
+    assert known == {frozenset(KNOWN_BEFORE)}
+    assert scripts.keys() < load().keys()
+
+
+@pytest.mark.parametrize(('letter', 'real'), VERSIONS)
 async def test_an_older_client_changes_nothing(
-    queue: Torrelque, client: NativeTransport, server: Server, letter: str
+    queue: Torrelque, client: NativeTransport, server: Server, letter: str, *, real: bool
 ) -> None:
-    async with older_version(client, letter) as older:
+    async with older_version(client, letter, real=real) as older:
         await queue.enqueue('dead', task_id='dead')
         await queue.enqueue('new')
         held, dead, other = await older.dequeue(ENOUGH), *await queue.dequeue(ENOUGH, max_tasks=2)
@@ -147,7 +196,7 @@ async def test_an_older_client_changes_nothing(
             with pytest.raises(TorrelqueNewerError, match="queue 'q' uses features of a later version"):
                 await call()
             assert content(server) == before
-        assert (await older.get_queue_stats()).working == 2
+        assert (await queue.get_queue_stats()).working == 2
         await queue.release(other)
         if letter in ENDS:
             await ENDS[letter](queue)
@@ -157,9 +206,11 @@ async def test_an_older_client_changes_nothing(
         assert await queue.audit() == []
 
 
-@pytest.mark.parametrize('letter', LETTERS.replace('p', ''))  # a pause wakes nobody
-async def test_an_older_consumer_that_waits_hears_of_it(queue: Torrelque, client: NativeTransport, letter: str) -> None:
-    async with older_version(client, letter) as older:
+@pytest.mark.parametrize(('letter', 'real'), VERSIONS[1:])  # a pause wakes nobody
+async def test_an_older_consumer_that_waits_hears_of_it(
+    queue: Torrelque, client: NativeTransport, letter: str, *, real: bool
+) -> None:
+    async with older_version(client, letter, real=real) as older:
         held = await queue.dequeue(ENOUGH)
         refused: list[Exception] = []
 
@@ -180,10 +231,12 @@ async def test_an_older_consumer_that_waits_hears_of_it(queue: Torrelque, client
         assert data in [{'new', *more} for more in ((), ('expires',), ('grouped',), ('urgent',))]
 
 
-@pytest.mark.parametrize('letter', ENDS)
-async def test_a_fleet_of_both_loses_nothing(queue: Torrelque, client: NativeTransport, letter: str) -> None:
+@pytest.mark.parametrize(('letter', 'real'), [each for each in VERSIONS if each[0] in ENDS])
+async def test_a_fleet_of_both_loses_nothing(
+    queue: Torrelque, client: NativeTransport, letter: str, *, real: bool
+) -> None:
     """The feature comes and goes while consumers of both versions work."""
-    async with older_version(client, letter) as older:
+    async with older_version(client, letter, real=real) as older:
         idle = await queue.dequeue(ENOUGH)
         numbers = count()
         done: list[int] = []
@@ -228,4 +281,71 @@ async def test_a_fleet_of_both_loses_nothing(queue: Torrelque, client: NativeTra
         assert refused > 0
         await queue.release(idle)
         assert (await queue.get_queue_stats()).tasks == 0
+        assert await queue.audit() == []
+
+
+class Fleet:
+    """Clients of both versions, which end each other's claims, too; a claim that nobody ends expires."""
+
+    def __init__(self) -> None:
+        self.done: Counter[str] = Counter()
+        self.deeds: Counter[str] = Counter()
+        self.expired: list[tuple[Torrelque, Task]] = []
+        self._random = random.Random(5)
+
+    async def produce(self, name: str, producer: Torrelque, tasks: int) -> None:
+        for number in range(tasks):
+            delay, expiry = self._random.choice((None, None, 0.02)), self._random.choice((None, None, 600))
+            await producer.enqueue(f'{name} {number}', delay=delay, expires_in=expiry, task_timeout=1)
+
+    async def consume(self, name: str, consumer: Torrelque, other: Torrelque) -> None:
+        deeds = (self._release, self._release, self._requeue, self._delay, self._give_back, self._reject, self._overrun)
+        while True:
+            task = await consumer.dequeue(ENOUGH)
+            deed = self._release if task.dequeue_count > 1 else self._random.choice(deeds)
+            self.deeds[f'{name}: {deed.__name__}'] += 1
+            self.deeds[f'{name} from {task.data.split()[0]}'] += 1
+            await deed(self._random.choice((consumer, other)), task)
+
+    async def _release(self, queue: Torrelque, task: Task) -> None:
+        await queue.release(task)
+        self.done[task.data] += 1
+
+    async def _requeue(self, queue: Torrelque, task: Task) -> None:
+        await queue.requeue(task)
+
+    async def _delay(self, queue: Torrelque, task: Task) -> None:
+        await queue.requeue(task, delay=0.01)
+
+    async def _give_back(self, queue: Torrelque, task: Task) -> None:
+        await queue.giveback(task)
+
+    async def _reject(self, queue: Torrelque, task: Task) -> None:
+        await queue.reject(task, 'why')
+        await queue.redrive(task.id)
+
+    async def _overrun(self, queue: Torrelque, task: Task) -> None:
+        self.expired.append((queue, task))
+
+
+async def test_both_work_on_a_queue_that_uses_nothing_newer(queue: Torrelque, client: NativeTransport) -> None:
+    fleet, each = Fleet(), 120
+    async with older_version(client, 'l', real=True) as older:
+        await queue.release(await queue.dequeue(ENOUGH))
+        with anyio.fail_after(ENOUGH):
+            async with anyio.create_task_group() as tasks:
+                for name, one, other in (('old', older, queue), ('new', queue, older)) * 2:
+                    tasks.start_soon(fleet.consume, name, one, other)
+                tasks.start_soon(fleet.produce, 'old', older, each)
+                tasks.start_soon(fleet.produce, 'new', queue, each)
+                while len(fleet.done) < 2 * each:  # noqa: ASYNC110 - four consumers add to it
+                    await anyio.sleep(0.005)
+                tasks.cancel_scope.cancel()
+        assert set(fleet.done.values()) == {1}
+        assert len(fleet.deeds) == 2 * 6 + 2 * 2, fleet.deeds
+        for ender, task in fleet.expired:
+            with pytest.raises(TorrelqueLeaseLostError):
+                await ender.release(task)
+        stats = await queue.get_queue_stats()
+        assert (stats.tasks, stats.total_completed) == (0, 2 * each + 1)
         assert await queue.audit() == []

@@ -110,7 +110,7 @@ async def test_bad_arguments(queue: Torrelque) -> None:
             await queue.pause(until=bad)
     with pytest.raises(TorrelqueValueError, match='reason must not be empty'):
         await queue.pause('')
-    with pytest.raises(TorrelqueTypeError, match='timeout is of wait=True, got timeout=5'):
+    with pytest.raises(TorrelqueTypeError, match='timeout needs wait=True, got timeout=5'):
         await queue.pause(timeout=5)
     with pytest.raises(TorrelqueTypeError, match="wait must be True or False, got 'yes'"):
         await queue.pause(wait='yes')  # type: ignore[arg-type]  # on purpose

@@ -322,7 +322,7 @@ async def test_set_schedules(shop: Shop) -> None:
         ({'every': math.nan}, 'every must be a finite number of seconds'),
         ({'every': 5, 'cron': '* * * * *'}, r"give either cron or every, got cron='\* \* \* \* \*' and every=5"),
         ({}, 'give either cron or every, got cron=None and every=None'),
-        ({'every': 5, 'tz': 'UTC'}, "tz is the time zone of cron, got tz='UTC' and every=5"),
+        ({'every': 5, 'tz': 'UTC'}, "tz needs cron, got tz='UTC' and every=5"),
         ({'every': 5, 'missed': 'all', 'overlap': False}, "missed='all' contradicts overlap=False"),
         ({'every': 5, 'missed': 'some'}, "missed must be 'skip' or 'all', got 'some'"),
         ({'every': 5, 'expires_in': 3, 'delay': 4}, r'expires_in must be more than delay \(4\.0 s\), got 3'),

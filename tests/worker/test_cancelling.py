@@ -60,7 +60,7 @@ async def test_the_handler_is_cancelled_at_once(
         assert await is_gone(bench, task_id)
         others = (events.LeaseLost, events.Retried, events.Rejected, events.GivenBack, events.Unsettled)
         assert not any(bench.told(kind) for kind in others)
-        assert 'cancelled' in caplog.text
+        assert 'cancel' in caplog.text
         assert not [record for record in caplog.records if record.levelno > logging.INFO]
         await bench.queue.enqueue('b')  # the slot is free
         await bench.settle()

@@ -491,7 +491,7 @@ def exists_error(item: Item, answer: object, if_exists: IfExists) -> TorrelqueEx
     """Return the error for an answer to `ENQUEUE`; None if the answer is what the caller asked for."""
     task_id, status = str(item[0], 'utf-8'), None  # type: ignore[arg-type]  # it is bytes
     if answer is Outcome.WORKING:
-        what, status = f'task {task_id!r} is being worked on', TorrelqueTaskStatus.WORKING
+        what, status = f'task {task_id!r} is running', TorrelqueTaskStatus.WORKING
     elif answer is Outcome.DEAD:
         what, status = f'task {task_id!r} is a dead letter', TorrelqueTaskStatus.REJECTED
     elif answer is Outcome.EXISTING and if_exists != 'ignore':

@@ -38,9 +38,9 @@ class Durability:
     """When a write counts as done. Pass it to ``Torrelque`` as ``durability``.
 
     Args:
-        fsynced: Wait until the write is in the server's append-only file and the file is on disc. Needs
+        fsynced: Wait until the write is in the server's append-only file and the file is on disk. Needs
             Redis 7.2 or newer, or Valkey, with ``appendonly yes``.
-        replicas: Wait until this number of replicas have the write: in memory, or on disc with ``fsynced``.
+        replicas: Wait until this number of replicas have the write: in memory, or on disk with ``fsynced``.
         timeout: How long the server may take to confirm a write, in seconds, above 0 and at most 300. A
             server that fsyncs once a second needs more than one second.
 

@@ -64,7 +64,7 @@ def rate_words(rate: Any, burst: Any) -> list[bytes]:  # noqa: ANN401
     """Check and write a rate and its burst: deliveries, microseconds, and deliveries at once; each - for none."""
     if rate is None:
         if burst is not None:
-            raise TorrelqueTypeError(f'burst is of a rate, got burst={burst!r} and rate=None')
+            raise TorrelqueTypeError(f'burst needs a rate, got burst={burst!r} and rate=None')
         return [b'-'] * 3
     if not isinstance(rate, (tuple, list)) or len(rate) != len(('deliveries', 'seconds')):
         raise TorrelqueTypeError(f'rate must be a number of deliveries and of seconds, such as (100, 60), got {rate!r}')

@@ -95,11 +95,11 @@ class Receipt(NamedTuple):
 
 
 Running: TypeAlias = Literal['end', 'ask']
-"""What to do about a task that is worked on: end its claim, or ask its consumer to end it."""
+"""What to do about a running task: end its claim, or ask its consumer to end it."""
 
 
 class Cancellation(NamedTuple):
-    """An announcement that a task was cancelled while it was worked on."""
+    """An announcement that a running task was cancelled."""
 
     task_id: str
     running: Running
@@ -157,11 +157,10 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
         attempt: The number of this delivery since the task was enqueued or last redriven,
             from 1, without those that do not count (``Retry(count=False)``). Delivery limits
             and retry policies use it.
-        queue: The name of the queue that it is from.
-        group: The group that the task belongs to; None for none.
-        fence: Of a task in a group: a number that is greater than that of every earlier claim of a task of
-            the group. Have a database refuse writes with a smaller number than one that it has seen. None
-            for other tasks.
+        queue: The name of its queue.
+        group: The group that the task belongs to; None if it has none.
+        fence: For a task in a group: a number that grows with every claim in the group. Have your database
+            refuse writes with a number below one that it has seen. None for other tasks.
     """
 
     receipt: Receipt
@@ -239,7 +238,7 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
             TorrelqueLeaseLostError: The claim is no longer live. Nothing was changed.
             TorrelqueTypeError: An argument has a bad type. This and the next two are raised at once.
             TorrelqueValueError: An argument has a bad value.
-            TorrelqueUsageError: The task is a copy that was pickled or made by hand.
+            TorrelqueUsageError: The task is a copy that was pickled or constructed.
         """
         if self._report is None:
             raise TorrelqueUsageError(f'this copy of task {self.id!r} has no queue to report to')
@@ -265,33 +264,33 @@ class Pause(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """The limits of a queue. None is no limit."""
+    """The limits of a queue or a group, as set by `Torrelque.limit`. None is no limit."""
 
     concurrency: int | None = None
-    """How many tasks may be claimed at once."""
+    """Maximum number of tasks claimed at once."""
     rate: tuple[int, float] | None = None
-    """How many deliveries in how many seconds."""
+    """Maximum number of deliveries in a number of seconds."""
     burst: int | None = None
     """How many of these deliveries may take place at once."""
     weight: int | None = None
-    """Of a group: its share compared with that of other groups; None is 1."""
+    """For a group: its share compared with that of other groups; None is 1."""
     ordered: bool = False
-    """Of a group: whether its tasks run one at a time, in order."""
+    """For a group: whether its tasks run one at a time, in order."""
     dead: str | None = None
-    """Of a group: ``'hold'`` if a dead letter holds the group; otherwise others go on."""
+    """For a group: ``'hold'`` if a dead letter holds the group."""
     strict: bool = False
-    """Of a queue: whether a task of a lower priority waits until there is none of a higher one."""
+    """For a queue: whether a task is delivered only if none of a higher priority waits."""
 
 
 class GroupCounts(NamedTuple):
     """How many groups of a queue have waiting tasks."""
 
     ready: int
-    """Those from which a consumer can take a task."""
+    """Groups from which a consumer can take a task."""
     blocked: int
-    """Those with as many running tasks as they may have."""
+    """Groups that have reached their concurrency limit."""
     held: int
-    """Those that wait for a time: for their rate, a retry or a dead letter."""
+    """Groups that wait for their rate, a retry or a dead letter."""
 
 
 class GroupInfo(NamedTuple):
@@ -303,8 +302,8 @@ class GroupInfo(NamedTuple):
     working: int
     """How many tasks are claimed."""
     state: str
-    """``'ready'`` if a consumer can take a task; ``'blocked'`` if as many run as may; ``'held'`` if the group waits
-    for a time, or for a dead letter; ``'idle'`` if no task waits."""
+    """``'ready'`` if a consumer can take a task; ``'blocked'`` if the group has reached its concurrency limit;
+    ``'held'`` if it waits for a time or a dead letter; ``'idle'`` if no task waits."""
     since: float | None = None
     """Since when it is blocked; None in other states."""
     until: float | None = None
@@ -342,6 +341,7 @@ class TorrelqueQueueStats(NamedTuple):
     groups: GroupCounts | None = None
     """How many groups have waiting tasks; None if none has."""
     schedules: int = 0
+    """Number of schedules."""
 
 
 def add_stats(parts: Sequence[TorrelqueQueueStats]) -> TorrelqueQueueStats:
@@ -397,13 +397,13 @@ class TorrelqueTaskState(NamedTuple):
     progress: TaskProgress | None = None
     """What the consumer reported; None if it reported nothing or the claim has ended."""
     expires: float | None = None
-    """When the task expires: from then on no consumer gets it."""
+    """When the task expires. From then on no consumer gets it."""
     on_expiry: str | None = None
     """``reject`` if it then becomes a dead letter."""
     cancel_time: float | None = None
     """When the consumer was asked to end the task, by ``cancel(running='ask')``."""
     group: str | None = None
-    """The group that the task belongs to."""
+    """The group that the task belongs to; None if it has none."""
     priority: str = 'normal'
     """``high``, ``normal`` or ``low``."""
 

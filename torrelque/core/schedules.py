@@ -70,7 +70,7 @@ KEPT = (
 
 
 class Schedule(NamedTuple, Generic[Payload]):
-    """A schedule. Times are Unix times on the server's clock."""
+    """A schedule, as set by `Torrelque.schedule`. Times are Unix times on the server's clock."""
 
     id: str
     task: Payload
@@ -81,9 +81,9 @@ class Schedule(NamedTuple, Generic[Payload]):
     every: float | None
     """Seconds between two times."""
     next: float | None
-    """When it fires next; None if its next times have yet to be computed."""
+    """When it adds the next task; None if that time is not computed yet."""
     last: str | None
-    """The id of the task that it added last."""
+    """The id of the last task that it added."""
     missed: str
     overlap: bool
     owner: str | None
@@ -128,7 +128,7 @@ def _timing_of(cron: Any, tz: Any, every: Any) -> Timing:  # noqa: ANN401 - the 
         raise TorrelqueValueError(f'give either cron or every, got cron={cron!r} and every={every!r}')
     if every is not None:
         if tz is not None:
-            raise TorrelqueValueError(f'tz is the time zone of cron, got tz={tz!r} and every={every!r}')
+            raise TorrelqueValueError(f'tz needs cron, got tz={tz!r} and every={every!r}')
         seconds = checks.check_duration('every', every)
         if seconds < SHORTEST:
             raise TorrelqueValueError(f'every must be at least {SHORTEST:g} seconds, got {every!r}')

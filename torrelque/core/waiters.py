@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ('FIRST_LOOK', 'Waiter', 'Waiters')
 
 FIRST_LOOK = 1.0
-"""How long past its deadline a consumer waits for the answer to its first claim, in seconds."""
+"""How long past its deadline a caller waits for an answer of the server that it needs, in seconds."""
 
 
 class Waiter:

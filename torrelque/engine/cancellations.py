@@ -1,4 +1,4 @@
-"""Listens to what is announced of tasks that are cancelled while they are worked on."""
+"""Listens to announcements of cancellations of running tasks."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torrelque.errors import TorrelqueError, TorrelqueResponseTimeout, Torrelque
 from torrelque.transports.base import Rest, Transport
 from torrelque.transports.oneshot import OneShot
 
-__all__ = ('CLOSING_TIME', 'SPARE_DRIVERS', 'Drivers', 'drive', 'finish')
+__all__ = ('CLOSING_TIME', 'LAST_ATTEMPT', 'SPARE_DRIVERS', 'Drivers', 'drive', 'finish')
 
 T = TypeVar('T')
 J = TypeVar('J')

@@ -26,7 +26,8 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, TypeAlias, TypeVar
@@ -40,6 +41,7 @@ from torrelque.core.commands import ENQUEUE, Answer, ClaimedTask, Command, Item
 from torrelque.core.machine import Machine, Wait
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Call, Course, Operation, Reply
+from torrelque.core.waiters import FIRST_LOOK
 from torrelque.engine.background import BACKOFF, Background, Cancellable, rest, start_later
 from torrelque.engine.driving import CLOSING_TIME, Drivers, drive, finish
 from torrelque.engine.reads import Reads
@@ -48,6 +50,7 @@ from torrelque.engine.waits import WaitSharer
 from torrelque.errors import (
     TorrelqueError,
     TorrelqueReplyError,
+    TorrelqueTimeoutError,
     TorrelqueUsageError,
 )
 from torrelque.transports import forks
@@ -193,6 +196,22 @@ class Engine:
         async with anyio.create_task_group() as group:
             for function in functions:
                 group.start_soon(function)
+
+    @contextmanager
+    def limit(self, deadline: float, late: Callable[[], TorrelqueTimeoutError]) -> Iterator[None]:
+        """End a block that waits for the server too long after a deadline: longer than `FIRST_LOOK`.
+
+        Args:
+            deadline: The deadline of the caller, on the transport's clock; may be infinite.
+            late: Makes the error to raise.
+        """
+        if deadline == math.inf:
+            yield
+            return
+        with anyio.move_on_after(deadline + FIRST_LOOK - self._transport.now()) as scope:
+            yield
+        if scope.cancelled_caught:
+            raise late()
 
     async def rest(self, seconds: float) -> None:
         """Let time pass on the transport's clock."""
@@ -541,7 +560,7 @@ class Engine:
         """Log an error, unless it is the same as the last one."""
         if repr(error) != self._reported:
             self._reported = repr(error)
-            logger.error('Unexpected error in the background, going on', exc_info=error)
+            logger.error('Unexpected error in the background, continuing', exc_info=error)
 
     async def _block(self, wait: Wait) -> None:
         """Wait on the server."""

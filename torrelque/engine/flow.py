@@ -38,38 +38,48 @@ class FlowControl:
         wait: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Pause the queue for all consumers: from now on nobody is given a task, until it is resumed.
+        """Pause the queue: no consumer gets a task until the queue is resumed.
 
-        Running tasks go on, and so does enqueueing. The pause is kept on the server, so it survives restarts.
-        Consumers of 0.9 ignore it. A later call replaces the end. Safe to cancel and to repeat.
+        Running tasks continue, and you can still enqueue. The server keeps the pause, so it survives restarts. A
+        later call replaces the end. Consumers of 0.9 ignore a pause. Safe to cancel and to repeat.
 
         Args:
-            reason: Is shown wherever the queue is. None keeps the reason of a pause in force.
-            until: When the pause ends, by the server's clock: a datetime with a time zone, or a Unix time. None
-                lasts until `resume`.
-            wait: Return once no task is claimed any more.
-            timeout: Seconds to wait at most. None or 0 sets no limit.
+            reason: Shown in the statistics, by ``torrelque top`` and the exporter. None keeps the reason of a pause
+                in force.
+            until: When the pause ends, by the server's clock: a datetime with a time zone, or a Unix time. With None
+                it lasts until `resume`.
+            wait: Whether to wait until no task is claimed any more.
+            timeout: Maximum number of seconds to wait. None or 0 sets no limit.
 
         Raises:
             TorrelqueTypeError: An argument has a bad type. Nothing was changed, as with the next one.
             TorrelqueValueError: An argument has a bad value, such as an end in the past.
-            TorrelqueTimeoutError: Tasks were still claimed after ``timeout``. The queue stays paused.
+            TorrelqueTimeoutError: Tasks were still claimed after ``timeout``, and the queue stays paused; or the server
+                did not answer in time. The message says whether the queue is paused.
             TorrelqueUsageError: The queue was resumed, or the pause ended, before the wait was over.
         """
         item = flow.pause_item(reason, until)
         if timeout is not None and not wait:
-            raise TorrelqueTypeError(f'timeout is of wait=True, got timeout={timeout!r} and wait={wait!r}')
+            raise TorrelqueTypeError(f'timeout needs wait=True, got timeout={timeout!r} and wait={wait!r}')
         seconds = checks.check_wait('timeout', timeout)
         waits = checks.check_flag('wait', wait)
-        if await self._dispatcher.change_flow(item) is not Outcome.OK:
-            raise TorrelqueValueError(f'until must be in the future by the clock of the server, got {until!r}')
-        if waits:
-            await self._wait_until_idle(seconds)
+        deadline, paused = self._runtime.transport.now() + seconds, False
 
-    async def _wait_until_idle(self, seconds: float) -> None:
+        def late() -> TorrelqueTimeoutError:
+            rest = 'the queue stays paused' if paused else 'the queue may be paused'
+            return TorrelqueTimeoutError(f'the server did not answer within {seconds:g} s; {rest}')
+
+        with self._runtime.engine.limit(deadline, late):
+            if await self._dispatcher.change_flow(item) is not Outcome.OK:
+                raise TorrelqueValueError(f"until must be in the future by the server's clock, got {until!r}")
+            paused = True
+            if waits:
+                await self._wait_until_idle(seconds, deadline)
+
+    async def _wait_until_idle(self, seconds: float, deadline: float) -> None:
         """Wait until no task is claimed, while the queue is paused."""
         now, scripts = self._runtime.transport.now, self._runtime.scripts
-        deadline, rounds = now() + seconds, 0
+        rounds = 0
         while True:
             loads = await self._dispatcher.each(lambda keys: flow.load(scripts, keys, *cap(self.max_rejected)))
             working = sum(load.working for load in loads)
@@ -86,7 +96,7 @@ class FlowControl:
             await self._runtime.engine.rest(min(left, IDLE_BACKOFF.pause(rounds, lambda: 0.0)))
 
     async def resume(self) -> None:
-        """End a pause: consumers take tasks again, within milliseconds. Safe to cancel and to repeat."""
+        """End a pause. Consumers take tasks again within milliseconds. Safe to cancel and to repeat."""
         await self._dispatcher.change_flow(flow.RESUME)
 
     async def limit(
@@ -101,53 +111,53 @@ class FlowControl:
         dead: Literal['hold', 'pass'] | None = None,
         strict: bool | None = None,
     ) -> None:
-        """Limit how many tasks may run at once, and how many may start in a time: of the whole queue, or of a group.
+        """Limit how many tasks of the queue or of a group may run at once, and how many may start in a time.
 
-        Each call sets all limits of the queue or of the group: those that it does not name are removed. They hold
-        for all consumers on all machines, are kept on the server and survive restarts. A lower limit stops no
-        running task. Consumers of 0.9 ignore limits. With shards, each has its share of the limits of the whole
-        queue, but at least 1; those of a group hold exactly. Safe to cancel and to repeat.
+        Each call sets all limits of the queue or of the group, and removes those that it does not name. The limits
+        hold for all consumers on all machines. The server keeps them, so they survive restarts. A lower limit stops
+        no running task. With shards, each shard has its share of the limits of the whole queue, but at least 1; those
+        of a group hold exactly. Consumers of 0.9 ignore limits. Safe to cancel and to repeat.
 
         Args:
-            group: The group to limit; ``'*'`` sets the default for each group. What a group's own limits do not
-                name is as in the default. None limits the whole queue; those limits hold in addition.
-            concurrency: How many tasks may be claimed at once. None sets no limit. A group with 0 is paused. To let
-                none of the queue start, use `pause`.
-            rate: How many deliveries in how many seconds, such as ``(100, 60)``. Every delivery counts, also
-                that of a retry; a task that is given back does not. After a burst, one task may start every
+            group: The group to limit. ``'*'`` sets the default for each group, which supplies what a group's own
+                limits do not name. None limits the whole queue; both kinds of limits hold.
+            concurrency: Maximum number of tasks claimed at once. None sets no limit. 0 pauses a group; for the
+                queue, use `pause`.
+            rate: Maximum number of deliveries in a number of seconds, such as ``(100, 60)``. Deliveries of retries
+                count, tasks that are given back do not. After a burst, one task may start every
                 seconds/deliveries. None sets no limit.
-            burst: How many tasks may start at once when none has started for a while. 1 spaces them evenly. None
-                is the number of deliveries of ``rate``.
-            weight: Of a group, from 1 to 1000: its share of the deliveries compared with that of other groups
+            burst: How many tasks may start at once after a pause. 1 spaces them evenly. None is the number of
+                deliveries of ``rate``.
+            weight: For a group, from 1 to 1000: its share of the deliveries, compared with that of other groups
                 with waiting tasks. None is 1, which is also the weight of all tasks without a group together.
-            ordered: Of a group: whether its tasks run one at a time, in the order in which they were enqueued or
+            ordered: For a group: whether its tasks run one at a time, in the order in which they were enqueued or
                 became due. A task that is tried again keeps its place, and the group waits for it.
-            dead: Of a group: ``'hold'`` lets it wait after a task has become a dead letter, until all of them are
-                redriven or purged. ``'pass'``, the default, lets it go on.
-            strict: Of the whole queue: deliver no task of a lower priority while one of a higher priority waits.
-                None or False serve high, normal and low 16:4:1.
+            dead: For a group: ``'hold'`` makes it wait after a task has become a dead letter, until all its dead
+                letters are redriven or purged. ``'pass'``, the default, lets it continue.
+            strict: For the whole queue: whether a task is delivered only if none of a higher priority waits. None
+                and False serve high, normal and low 16:4:1.
 
         Raises:
             TorrelqueTypeError: An argument has a bad type. Nothing was changed, as with the next one.
-            TorrelqueValueError: An argument has a bad value, or is not of the whole queue, or not of a group.
+            TorrelqueValueError: An argument has a bad value, or is only for a group or only for the queue.
         """
         if group is None:
             for name, value in (('weight', weight), ('ordered', ordered), ('dead', dead)):
                 if value is not None:
-                    raise TorrelqueValueError(f'{name} is of a group, got {name}={value!r} and group=None')
+                    raise TorrelqueValueError(f'{name} needs a group, got {name}={value!r} and group=None')
             await self._dispatcher.change_flow(flow.limits_item(concurrency, rate, burst, strict))
         else:
             if strict is not None:
-                raise TorrelqueValueError(f'strict is of the whole queue, got strict={strict!r} and group={group!r}')
+                raise TorrelqueValueError(f'strict is for the whole queue, got strict={strict!r} and group={group!r}')
             await self._dispatcher.limit_group(
                 groups.limits_item(group, concurrency, rate, burst, weight, ordered, dead)
             )
 
     async def limits(self, group: str | None = None) -> Limits:
-        """Return the limits of the queue as `limit` set them, or those in force for a group.
+        """Return the limits of the queue, or those in force for a group.
 
         Args:
-            group: The group; ``'*'`` for the default of each group. None for the whole queue.
+            group: The group; ``'*'`` is the default for each group. None returns those of the whole queue.
 
         Raises:
             TorrelqueTypeError: ``group`` is not a string.
@@ -159,7 +169,7 @@ class FlowControl:
         return await self._dispatcher.read_first(lambda keys: groups.read_group_limits(keys, name))
 
     def groups(self) -> AsyncIterator[GroupInfo]:
-        """Iterate over the groups that have waiting or claimed tasks, each once, in no particular order.
+        """Iterate over the groups that have waiting or running tasks, each once, in no particular order.
 
         Works in bounded steps while the queue is in use. A group that changes its state meanwhile may be
         missing. You can stop iterating at any point.

@@ -84,14 +84,18 @@ class Watcher:
         """
         inbox = self._inbox
         if inbox is None:
-            return await self._look()
+            self._engine.check_running()
+            self._deadline = self._transport.now() + self._timeout
+            with self._engine.limit(self._deadline, self._late):
+                return await self._look()
         await self._news(inbox)
         missed = inbox.may_have_missed or bool(self._failures)
         if missed:
             self._watch.miss()
         self._take(inbox)
         try:
-            state = await self._read()
+            with self._engine.limit(self._deadline, self._late):
+                state = await self._read()
         except (TorrelqueConnectionError, TorrelqueReplyError) as error:
             await self._outlast(error)
             return []
@@ -102,8 +106,6 @@ class Watcher:
 
     async def _look(self) -> list[TorrelqueTaskState]:
         """Read the state for the first time. If it is not final, subscribe."""
-        self._engine.check_running()
-        self._deadline = self._transport.now() + self._timeout
         layout = self._dispatcher.layout
         state = await self._read()
         if state is None and await self._dispatcher.is_changed(layout):  # it may be on another shard now

@@ -13,7 +13,7 @@ from redis.cluster import ClusterNode, ClusterPipeline, RedisCluster
 from torrelque.core.protocol import Arg, Batch, Call, Reply
 from torrelque.errors import TorrelqueConnectionError, TorrelqueTypeError, TorrelqueUsageError
 from torrelque.sync.redis_py import ONCE, BlockingTransport, Dialer, Listener, policy_of, rest, words_of
-from torrelque.sync.suspending import ForkLock, Pause, perform, suspend, wait_for
+from torrelque.sync.suspending import ForkLock, Pause, abandoned_late, perform, suspend, wait_for
 from torrelque.transports.base import Message
 from torrelque.transports.cluster.listener import UNKNOWN
 from torrelque.transports.cluster.redis_py import unreachable
@@ -46,7 +46,7 @@ class _Topology(Topology):
         if self.version:  # the client read them when it was created
             self.close_idle()
             try:
-                self._client.nodes_manager.initialize()
+                abandoned_late(self._client.nodes_manager.initialize)
             except (exceptions.RedisError, exceptions.RedisClusterException, OSError) as error:
                 raise unreachable(error) from error
         for node in self._dialers.keys() - {_endpoint(node) for node in self._client.get_nodes()}:

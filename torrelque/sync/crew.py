@@ -29,10 +29,17 @@ from torrelque.core.combinators import together
 from torrelque.core.machine import Machine, Wait
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Call, Interrupted, Operation, Reply
-from torrelque.engine.driving import CLOSING_TIME
-from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError, TorrelqueUsageError, renew
+from torrelque.engine.driving import CLOSING_TIME, LAST_ATTEMPT
+from torrelque.errors import (
+    TorrelqueConnectionError,
+    TorrelqueError,
+    TorrelqueReplyError,
+    TorrelqueResponseTimeout,
+    TorrelqueUsageError,
+    renew,
+)
 from torrelque.sync.redis_py import socket_of
-from torrelque.sync.suspending import Pause
+from torrelque.sync.suspending import OutOfTime, Pause, limited, limits, seconds_left
 
 __all__ = ('Caller', 'Crew', 'Due', 'Job', 'drive')
 
@@ -200,12 +207,13 @@ class Crew:
         return Due(ticket, caller)
 
     def work_until(self, ticket: Ticket, caller: Caller) -> None:
-        """Work until a ticket is done."""
+        """Work until a ticket is done. Raises `OutOfTime` at the time limit of this thread's call."""
         with self.lock:
             self.callers += 1
             try:
                 while not ticket.done:
                     self._check()
+                    seconds_left(0.0)
                     self._take_turn(caller)
             except BaseException:
                 self.session.leave(ticket)
@@ -230,12 +238,13 @@ class Crew:
             self.session.close()
             deadline = time.monotonic() + CLOSING_TIME
             caller = Caller(self)
-            while time.monotonic() < deadline:
-                if self._work_off():
-                    continue
-                if not self.under_way:
-                    break
-                caller.sleep(time.monotonic() + GATHER)
+            with limited(deadline), suppress(OutOfTime):
+                while time.monotonic() < deadline:
+                    if self._work_off():
+                        continue
+                    if not self.under_way:
+                        break
+                    caller.sleep(time.monotonic() + GATHER)
             self._give_up('the queue was closed during the call')
             if not self.callers:
                 self.close_bell()
@@ -249,7 +258,7 @@ class Crew:
         elif self.chores:
             self._do_chore()
         else:
-            until = self.until
+            until = min(self.until, limits.until)
             if gathers and self.fresh:
                 until = min(until, self.begun + GATHER)
             if self.watcher is None and self.blocked:
@@ -267,11 +276,12 @@ class Crew:
             if self.jobs or (self.fresh and not self.under_way) or not self.is_covered:
                 self._call()
         elif self.broken is None:
-            deadline = time.monotonic() + CLOSING_TIME
-            while (self.jobs or self.blocked) and time.monotonic() < deadline and not self.callers:
-                self._work_off()
-            if self.chores:
-                self._do_chore()
+            deadline = min(time.monotonic() + CLOSING_TIME, limits.until + LAST_ATTEMPT)
+            with limited(deadline), suppress(OutOfTime):  # a caller that was answered gets its answer
+                while (self.jobs or self.blocked) and time.monotonic() < deadline and not self.callers:
+                    self._work_off()
+                if self.chores:
+                    self._do_chore()
         else:
             self.close_bell()
 
@@ -354,6 +364,10 @@ class Crew:
         self.lock.release()
         try:
             return self._send(job, batch)
+        except OutOfTime:
+            if self.callers > 1:  # another thread will send it again
+                raise
+            raise TorrelqueResponseTimeout('no answer in time') from None
         finally:
             self.lock.acquire()
 
@@ -485,6 +499,8 @@ class Crew:
         if self.called is None and self.sleepers:
             self.called = next(iter(self.sleepers))
             self.called.wake()
+        elif self.called is None and self.watcher is not None and self.jobs:
+            self.watcher.wake()
 
     @property
     def is_covered(self) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from torrelque.core.combinators import together
@@ -14,12 +14,14 @@ from torrelque.core.commands import Answer, ClaimedTask, Command, Item
 from torrelque.core.machine import Machine
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Operation, Reply
+from torrelque.core.waiters import FIRST_LOOK
 from torrelque.engine.background import Cancellable
+from torrelque.engine.driving import LAST_ATTEMPT
 from torrelque.engine.engine import Engine
-from torrelque.errors import TorrelqueError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueResponseTimeout, TorrelqueTimeoutError
 from torrelque.sync.crew import Crew, Due, Job, drive
 from torrelque.sync.subscriptions import BlockingSubscriptions
-from torrelque.sync.suspending import ForkLock, Pause, perform, suspend, wait_for
+from torrelque.sync.suspending import ForkLock, OutOfTime, Pause, limited, limits, perform, suspend, wait_for
 from torrelque.transports.base import Transport
 
 __all__ = ('BlockingEngine',)
@@ -115,6 +117,18 @@ class BlockingEngine(Engine):
             coroutine, what = waiting.popleft()
             resume(coroutine, await suspend(what))
 
+    @contextmanager
+    def limit(self, deadline: float, late: Callable[[], TorrelqueTimeoutError]) -> Iterator[None]:
+        try:
+            with limited(deadline + FIRST_LOOK):
+                yield
+        except OutOfTime as error:
+            raise late() from error.__context__
+        except TorrelqueConnectionError as error:  # perhaps because another caller ran out of time
+            if time.monotonic() < deadline:
+                raise
+            raise late() from error
+
     async def rest(self, seconds: float) -> None:
         await suspend(Pause(time.monotonic() + seconds))
 
@@ -130,8 +144,9 @@ class BlockingEngine(Engine):
             self.run_blocking(self.submit(command, items, shard))
 
     async def dequeue(self, want: int, deadline: float) -> list[ClaimedTask]:
-        tasks: list[ClaimedTask] = await self._request(lambda session, wake: session.dequeue(want, deadline, wake))
-        return tasks
+        with self.limit(deadline, lambda: TorrelqueTimeoutError('no task in time')):
+            tasks: list[ClaimedTask] = await self._request(lambda session, wake: session.dequeue(want, deadline, wake))
+            return tasks
 
     async def dequeue_nowait(self, want: int) -> list[ClaimedTask]:
         tasks: list[ClaimedTask] = await self._request(lambda session, wake: session.dequeue_nowait(want, wake))
@@ -166,8 +181,12 @@ class BlockingEngine(Engine):
 
     def _send(self, job: Job, batch: Batch) -> Sequence[Reply]:
         if job.interrupted:  # it settles a call whose time is used up
-            coroutine = self._transport.execute_once(batch)
-        elif job.dedicated:
+            try:
+                with limited(min(time.monotonic(), limits.until) + LAST_ATTEMPT):
+                    return perform(self._transport.execute_once(batch), wait_for)
+            except OutOfTime:
+                raise TorrelqueResponseTimeout(f'no answer within {LAST_ATTEMPT:g} s') from None
+        if job.dedicated:
             coroutine = self._transport.execute_dedicated(batch, self._confirm_timeout)
         else:
             coroutine = self._transport.execute(batch)

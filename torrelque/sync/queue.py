@@ -54,16 +54,16 @@ class Torrelque(Generic[Payload]):
 
     Methods have the names, arguments, errors and guarantees of :class:`torrelque.Torrelque`; they block instead of
     being awaited. One object serves any number of threads or greenlets (gevent, monkey-patched), and can be used after
-    a fork. It has no thread and no event loop of its own. Tasks that threads enqueue at the same time share a call.
+    a fork. It has no thread and no event loop. Tasks that threads enqueue at the same time share a call.
 
     There is no ``schedule_sweep``, because nothing runs in the background. Call `sweep` from cron if no consumers run.
 
     Args:
-        client: A ``redis.Redis``, also one of a Sentinel's ``master_for``, or a ``redis.RedisCluster``. It stays yours
-            to close.
-        queue: The queue's name, which is part of its keys.
+        client: A ``redis.Redis``, also one from a Sentinel's ``master_for``, or a ``redis.RedisCluster``. You close it,
+            not the queue.
+        queue: Name of the queue; its keys begin with it.
         serialiser: Serialises payloads; an object with ``dumps`` and ``loads``.
-        max_dequeues: Maximum number of deliveries of tasks enqueued without a limit of their own.
+        max_dequeues: Delivery limit of tasks that are enqueued without one. None sets no limit.
         max_rejected: Maximum number of dead letters to keep. Adding one more deletes the oldest.
         durability: How durable a write is when its call returns.
         failover_timeout: How long to repeat each call while the server fails over, in seconds from its start.

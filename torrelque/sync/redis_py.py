@@ -16,14 +16,14 @@ from typing import Any, Protocol
 
 import anyio
 from redis import Redis, exceptions
-from redis.backoff import NoBackoff
+from redis.backoff import AbstractBackoff, NoBackoff
 from redis.client import Pipeline
 from redis.retry import Retry
 from redis.sentinel import SentinelConnectionPool
 
 from torrelque.core.protocol import Batch, Call, Reply
 from torrelque.errors import TorrelqueConnectionError, TorrelqueTypeError, TorrelqueUsageError
-from torrelque.sync.suspending import Pause, perform, suspend, wait_for
+from torrelque.sync.suspending import OutOfTime, Pause, abandoned_late, perform, seconds_left, suspend, wait_for
 from torrelque.transports import base
 from torrelque.transports.connections import CONNECT_TIMEOUT, MARGIN, RESPONSE_TIMEOUT, SLOWEST
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error
@@ -58,13 +58,18 @@ class Dialer:
     def open(self) -> Any:  # noqa: ANN401 - connections have no common public type
         """Connect, without retries. Raises TorrelqueConnectionError."""
         settings = own_settings(self._source.connection_kwargs, retry=Retry(NoBackoff(), 0))
-        settings['socket_timeout'] = settings['socket_connect_timeout']  # for the handshake; each call has its own
+        seconds = seconds_left(settings['socket_connect_timeout'])
+        settings['socket_timeout'] = settings['socket_connect_timeout'] = seconds  # each call has its own afterwards
         connection = made(partial(self._source.connection_class, **settings))
         try:
-            connection.connect()
+            if isinstance(self._source, SentinelConnectionPool):  # it asks the sentinels, with their own time-outs
+                abandoned_late(connection.connect)
+            else:
+                connection.connect()
         except BaseException as error:
             self.close(connection)
             if isinstance(error, exceptions.RedisError):
+                seconds_left(0.0)
                 raise _explained(error, connection) from error
             raise
         return connection
@@ -104,10 +109,11 @@ class Dialer:
         connection = self.take()
         try:
             limit = _limit_of(commands, self._source.connection_kwargs) if seconds is None else seconds
-            replies = converse(connection, commands, limit)
+            replies = converse(connection, commands, seconds_left(limit))
         except BaseException as error:
             self.close(connection)
             if isinstance(error, exceptions.TimeoutError):
+                seconds_left(0.0)
                 raise late_answer(late or f'no answer from {address_of(connection)} in time') from error
             if isinstance(error, exceptions.RedisError):
                 self.close_idle()  # they are probably broken as well
@@ -201,12 +207,32 @@ def policy_of(retry: Any) -> Policy:  # noqa: ANN401 - of redis-py
     async def policy(function: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401 - what the function returns
         if retry is None:
             return await function()
-        return copy.deepcopy(retry).call_with_retry(
+        own = copy.deepcopy(retry)
+        own._backoff = _BackoffWithinTime(own._backoff)  # noqa: SLF001 - no public way
+        return own.call_with_retry(
             lambda: perform(function(), wait_for),  # type: ignore[arg-type]  # it is a coroutine
             _do_nothing,
         )
 
     return policy
+
+
+class _BackoffWithinTime(AbstractBackoff):
+    """Ends the time limit of the running call during a pause, rather than after it."""
+
+    def __init__(self, backoff: AbstractBackoff) -> None:
+        self._backoff = backoff
+
+    def reset(self) -> None:
+        self._backoff.reset()  # type: ignore[no-untyped-call]  # redis-py's
+
+    def compute(self, failures: int) -> float:
+        pause = self._backoff.compute(failures)
+        seconds = seconds_left(pause)
+        if seconds < pause:
+            time.sleep(seconds)
+            raise OutOfTime
+        return pause
 
 
 async def rest(seconds: float) -> None:

@@ -7,16 +7,78 @@ for it, and sends the outcome into the coroutine.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-__all__ = ('ForkLock', 'Pause', 'perform', 'suspend', 'wait_for')
+__all__ = (
+    'ForkLock', 'OutOfTime', 'Pause', 'abandoned_late', 'limited', 'limits', 'perform', 'seconds_left', 'suspend',
+    'wait_for',
+)  # fmt: skip
 
 T = TypeVar('T')
+
+
+class OutOfTime(BaseException):
+    """The time limit of the running call has passed. Not an ``Exception``, so that nothing repeats the call."""
+
+
+class _Limits(threading.local):
+    """The time limit of each thread's call.
+
+    Attributes:
+        until: When its I/O and its sleeps end, on the monotonic clock.
+    """
+
+    until: float = math.inf
+
+
+limits: _Limits = _Limits()
+
+
+@contextmanager
+def limited(until: float) -> Iterator[None]:
+    """Set the time limit of this thread within the context."""
+    former, limits.until = limits.until, until
+    try:
+        yield
+    finally:
+        limits.until = former
+
+
+def seconds_left(seconds: float) -> float:
+    """Return how long something may take that would take some seconds. Raises `OutOfTime` if no time is left."""
+    left = limits.until - time.monotonic()
+    if left <= 0:
+        raise OutOfTime
+    return min(seconds, left)
+
+
+def abandoned_late(function: Callable[[], None]) -> None:
+    """Call a function that does I/O without heeding the time limit. If it is late, its thread is left behind."""
+    if limits.until == math.inf:
+        function()
+        return
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001 - raised to the caller
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds_left(threading.TIMEOUT_MAX))
+    if thread.is_alive():
+        raise OutOfTime
+    if errors:
+        raise errors[0]
 
 
 class Pause(NamedTuple):
@@ -62,15 +124,19 @@ def perform(coroutine: Coroutine[Any, Any, T], wait: Callable[[Any], Any]) -> T:
 
 
 def wait_for(pause: Pause) -> bool:
-    """Wait for a `Pause` in this thread. Return whether data arrived."""
+    """Wait for a `Pause` in this thread. Return whether data arrived. Raises `OutOfTime` at the time limit."""
     if pause.receive is not None:
         pause.receive(pause.until)
         return True
-    seconds = max(0.0, pause.until - time.monotonic())
+    arrived = False
+    seconds = seconds_left(max(0.0, pause.until - time.monotonic()))
     if pause.connection is None:
         time.sleep(seconds)
-        return False
-    return bool(pause.connection.can_read(timeout=seconds))
+    else:
+        arrived = bool(pause.connection.can_read(timeout=seconds))
+    if not arrived and limits.until < pause.until:
+        raise OutOfTime
+    return arrived
 
 
 class ForkLock:
@@ -96,7 +162,10 @@ class ForkLock:
         self._lock.release()
 
     async def __aenter__(self) -> None:
-        self._lock.acquire()
+        if limits.until == math.inf:
+            self._lock.acquire()
+        elif not self._lock.acquire(timeout=seconds_left(threading.TIMEOUT_MAX)):
+            raise OutOfTime
 
     async def __aexit__(self, *_: object) -> None:
         self._lock.release()

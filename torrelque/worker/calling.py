@@ -156,7 +156,7 @@ class HandlerCaller:
         if job.called_off:  # there is no next delivery
             if failure.delay is None and failure.exit is None:
                 logger.warning(
-                    'Delivery %d of task:%s failed and was to be cancelled, removing it',
+                    'Delivery %d of task:%s failed after it was asked to end, removing it',
                     task.dequeue_count,
                     job.label,
                     exc_info=for_log(raised),

@@ -54,7 +54,7 @@ class CancellationListener:
                         self._note(each)
                     self._look(None if each is None else each.task_id)
         except Exception as error:  # noqa: BLE001 - renewals find out as well
-            logger.debug('Cannot hear of cancelled tasks, renewals find out: %s%s', describe(error), self._suffix)
+            logger.debug('Cannot listen for cancelled tasks, renewals find out: %s%s', describe(error), self._suffix)
 
     def has_ended(self, task_id: str) -> bool:
         """Whether a claim that is gone was ended by `cancel`, as far as it was announced. Asked once for each claim."""

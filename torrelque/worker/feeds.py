@@ -92,7 +92,9 @@ class Job:
         if self.called_off or self.lost or self.timed_out or self.scope.cancel_called:
             return
         self.called_off = True
-        logger.info('Delivery %d of task:%s is to be cancelled', self.task.dequeue_count, self.label)
+        logger.info(
+            'Delivery %d of task:%s was asked to end, cancelling its handler', self.task.dequeue_count, self.label
+        )
         if not self.in_thread:
             self.scope.cancel()
 

@@ -200,8 +200,8 @@ class Kind(Generic[P, R]):
             time_limit: Seconds that the function may take; overrides the limits of the kind and of the worker.
             if_exists: What to do if there is a task with this id.
             replace: True is short for ``if_exists='replace'``.
-            expires_in: Seconds after which the task is no longer delivered.
-            expires_at: The same as a moment: a datetime with a time zone, or a Unix time.
+            expires_in: Seconds after which no consumer gets the task.
+            expires_at: The same as a point in time: a datetime with a time zone, or a Unix time.
             on_expiry: Whether to ``'drop'`` a task that expires, or to ``'reject'`` it.
             group: The group that the task belongs to.
             priority: The priority of a task without a group.

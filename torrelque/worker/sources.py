@@ -64,7 +64,7 @@ def check_sources(queues: Any, handler: Any, *, strict: bool) -> dict[Torrelque[
         weight = sources[queue].weight
         if strict and weight is not None:
             raise TorrelqueValueError(
-                f'strict=True goes by the order of the queues, without weights, got {weight!r} for {queue.queue!r}'
+                f'strict=True takes the queues in order, without weights, got {weight!r} for {queue.queue!r}'
             )
     if not sources:
         raise TorrelqueValueError(f'queue must contain at least one queue, got {queues!r}')

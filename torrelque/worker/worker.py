@@ -65,8 +65,8 @@ class Worker(Generic[Payload]):
         queue: The queue to consume. For several, a mapping of queues to weights or :class:`~torrelque.Source`
             objects, or a list: ``Worker({critical: 6, default: 3}, handler, concurrency=10)``.
         handler: Called with each :class:`~torrelque.Task`, or a :class:`~torrelque.Router`, which has a
-            function for each kind of tasks. None if each queue has its own. A coroutine function runs in its own
-            event-loop task, in a copy of the context in which `run` was called. A plain function runs in a thread.
+            function for each kind of tasks. None if each queue has its own handler. A coroutine function runs in its
+            own event-loop task, in a copy of the context in which `run` was called. A plain function runs in a thread.
         concurrency: Maximum number of tasks to handle at once, of all queues together.
         retry: A policy of :mod:`torrelque.retry`, or any function like it. None uses
             ``exponential(attempts=10)``.
@@ -92,8 +92,8 @@ class Worker(Generic[Payload]):
         burst: Whether to stop once the queue is empty: no task is pending or due, and this worker holds none.
             Tasks that are due later or that other workers hold do not count. To stop several workers once all
             their queues are empty, pass them the same :class:`~torrelque.Burst`.
-        strict: Of several queues, take tasks only from the first that has any. Give the queues without weights, the
-            most urgent first. Otherwise their weights decide, see `the page on workers <worker.html#several-queues>`_.
+        strict: Whether to take tasks only from the first of several queues that has any. Pass the queues without
+            weights, the most urgent first.
         reserve: Maps queues to numbers of slots that are kept free for their tasks.
 
     Raises:
@@ -561,7 +561,7 @@ class Worker(Generic[Payload]):
             await self._all_ended.wait()
             return
         for job in list(self._jobs):
-            logger.error('The handler of task:%s ignores that it was cancelled, and is left behind', job.label)
+            logger.error('The handler of task:%s ignores its cancellation and is left behind', job.label)
             self._tell(events.Abandoned(job.task))
             if not job.lost:
                 job.lost = True

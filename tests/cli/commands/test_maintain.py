@@ -34,7 +34,7 @@ def test_pause(command: Command) -> None:
     assert command('stats', '--json').lines[0]['paused'] is None
     assert 'note' not in command('queues').out
     command.do(release_all)
-    assert command('pause', '--wait') == (0, 'paused queue trq; no task is being worked on\n', '')
+    assert command('pause', '--wait') == (0, 'paused queue trq; no task is running\n', '')
 
 
 def test_limit(command: Command) -> None:
@@ -53,7 +53,7 @@ def test_limit(command: Command) -> None:
     command.assert_refused(['limit', '--concurrency', '5', '--none'], 2, '--none goes with no option but --group')
     command.assert_refused(['limit', '--rate', 'fast'], 2, "--rate expects N/TIME such as 100/1m or 5/s, got 'fast'")
     command.assert_refused(['limit', '--concurrency', '0'], 2, 'concurrency must be at least 1, got 0: .*')
-    command.assert_refused(['limit', '--burst', '5'], 2, 'burst is of a rate, .*')
+    command.assert_refused(['limit', '--burst', '5'], 2, 'burst needs a rate, .*')
     assert command('limit', '--none').out == 'queue trq: no limits\n'
     assert command('stats', '--json').lines[0]['limits'] is None
 
@@ -69,8 +69,8 @@ def test_limits_of_a_group(command: Command) -> None:
     assert command('limit', '-g', 'acme', '--none').out.startswith('queue trq, group acme: at most 1')
     assert command('limit', '-g', '*', '--none').out == 'queue trq, group *: no limits\n'
     assert command('limit', '--strict').out == 'queue trq: priorities are strict\n'
-    command.assert_refused(['limit', '--weight', '2'], 2, 'weight is of a group, .*')
-    command.assert_refused(['limit', '-g', 'acme', '--strict'], 2, 'strict is of the whole queue, .*')
+    command.assert_refused(['limit', '--weight', '2'], 2, 'weight needs a group, .*')
+    command.assert_refused(['limit', '-g', 'acme', '--strict'], 2, 'strict is for the whole queue, .*')
     command.assert_refused(['limit', '-g', 'acme', '--ordered', '--concurrency', '2'], 2, 'ordered=True lets one .*')
 
 
@@ -129,8 +129,11 @@ def test_delete_an_empty_queue(command: Command) -> None:
     async def use(queue: Torrelque) -> None:
         await queue.enqueue('task')
         await queue.release(await queue.dequeue())
+        await queue.schedule('hourly', 'task', every=3600)
 
     command.do(use)
+    command.assert_refused(['delete', 'trq'], 1, "queue 'trq' has 1 schedule: --force deletes them as well")
+    command.do(lambda queue: queue.unschedule('hourly'))
     ended = command('delete', 'trq', stdin='')
     assert (ended.status, ended.err) == (
         2,

@@ -39,9 +39,9 @@ async def test_a_group_lives_in_one_shard(place: Place) -> None:
 @in_memory
 async def test_a_task_in_a_group_has_no_id_of_its_own(place: Place) -> None:
     async with place.queue(4) as queue:
-        with pytest.raises(TorrelqueValueError, match="a task in a group cannot have an id of its own, got 'mine'"):
+        with pytest.raises(TorrelqueValueError, match="a task in a group cannot have your own id, got 'mine'"):
             await queue.enqueue('a', group='g', task_id='mine')
-        with pytest.raises(TorrelqueValueError, match='cannot have an id of its own'):
+        with pytest.raises(TorrelqueValueError, match='cannot have your own id'):
             await queue.enqueue_many([EnqueueItem('a', group='g', task_id='mine')])
         assert (await queue.get_queue_stats()).total_enqueued == 0
 

@@ -147,12 +147,12 @@ async def groups(
     *,
     waiting: Annotated[bool, typer.Option('--waiting', help='Only groups with waiting tasks.')] = False,
 ) -> None:
-    """List the groups of tasks that wait or are claimed, unordered.
+    """List the groups that have waiting or running tasks, in no particular order.
 
     Groups are read in bounded steps while the queue is in use. A group is ready if
-    a consumer can take its next task; blocked if as many of its tasks run as may;
-    held if it waits for its rate, for a task that is tried again, or for a dead
-    letter; and idle if no task of it waits.
+    a consumer can take a task; blocked if it has reached its concurrency limit;
+    held if it waits for its rate, a retry or a dead letter; and idle if none of its
+    tasks waits.
     """
     async with settings.open_known_queue() as queue:
         now, count = await queue.get_server_time(), 0

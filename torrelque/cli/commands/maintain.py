@@ -39,7 +39,7 @@ async def pause(
             '--for', metavar=TIME, parser=parse_time, show_default=False, help='Resume the queue after this time.'
         ),
     ] = None,
-    wait: Annotated[bool, typer.Option('--wait', help='Wait until no task is being worked on.')] = False,
+    wait: Annotated[bool, typer.Option('--wait', help='Wait until no task is running.')] = False,
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -59,7 +59,7 @@ async def pause(
     if settings.json:
         print_json({'queue': settings.queue, 'paused': True, 'until': until})
     else:
-        idle = '; no task is being worked on' if wait else ''
+        idle = '; no task is running' if wait else ''
         print_line(f'paused queue {printable(settings.queue)}{idle}')
 
 
@@ -216,20 +216,22 @@ def delete(
     settings: Settings,
     queue: Annotated[str, typer.Argument(metavar='QUEUE', show_default=False, help='The queue to delete.')],
     *,
-    force: Annotated[bool, typer.Option('--force', help='Delete its tasks and dead letters as well.')] = False,
+    force: Annotated[
+        bool, typer.Option('--force', help='Delete its tasks, dead letters and schedules as well.')
+    ] = False,
     yes: Annotated[bool, typer.Option('--yes', '-y', help='Do not ask for confirmation.')] = False,
 ) -> None:
     """Delete a queue and its results, after asking.
 
-    Stop its producers and consumers first. Without --force, a queue with tasks
-    or dead letters is not deleted, and the exit status is 1. It is also 1 if
-    you answer no.
+    Stop its producers and consumers first. Without --force, a queue with tasks,
+    dead letters or schedules is not deleted, and the exit status is 1. It is
+    also 1 if you answer no.
     """
     settings = settings.with_options(queue=queue)
     if not yes:
         # Ask outside the event loop, in which Ctrl-C would wait for the answer.
         held = anyio.run(_held, settings, force)
-        confirm(f'Delete queue {queue!r}{f" with {held:,} tasks and dead letters" if held else ""}?')
+        confirm(f'Delete queue {queue!r}{f" with {held}" if held else ""}?')
     anyio.run(_delete, settings, force)
     if settings.json:
         print_json({'deleted': queue})
@@ -237,13 +239,18 @@ def delete(
         print_line(f'deleted queue {printable(queue)}')
 
 
-async def _held(settings: Settings, force: bool) -> int:
-    """Return the number of tasks and dead letters. Raises Refusal if they prevent the deletion."""
+async def _held(settings: Settings, force: bool) -> str:
+    """Return what the queue holds, empty for nothing. Raises Refusal if that prevents the deletion."""
     async with settings.open_known_queue() as queue:
         stats = await queue.get_queue_stats()
-    held = stats.tasks + stats.rejected
+    tasks, counts = stats.tasks + stats.rejected, []
+    if tasks:
+        counts.append(f'{tasks:,} tasks and dead letters')
+    if stats.schedules:
+        counts.append(f'{stats.schedules:,} schedule{"s" if stats.schedules > 1 else ""}')
+    held = ' and '.join(counts)
     if held and not force:
-        raise Refusal(f'queue {settings.queue!r} has {held:,} tasks and dead letters: --force deletes them as well')
+        raise Refusal(f'queue {settings.queue!r} has {held}: --force deletes them as well')
     return held
 
 

@@ -76,7 +76,7 @@ async def reject(
 
 
 class Running(StrEnum):
-    """What to do about tasks that are worked on."""
+    """What to do about running tasks."""
 
     END = 'end'
     ASK = 'ask'
@@ -92,15 +92,15 @@ async def cancel(
         Running | None,
         typer.Option(
             show_default=False,
-            help='What to do about tasks that a consumer works on: end its claim, or ask it to end the task.',
+            help='What to do about running tasks: end the claim, or ask the consumer to end the task.',
         ),
     ] = None,
 ) -> int:
     """Delete pending or delayed tasks.
 
-    With --running, also delete tasks that are worked on. With --running end,
-    nothing that a consumer still does to such a task has any effect. With
-    --running ask, its handler is cancelled, but may still finish.
+    With --running, also delete running tasks. With --running end, nothing that the
+    consumer still does to the task has any effect. With --running ask, the handler
+    is cancelled, but may still finish.
     """
 
     async def act(queue: Torrelque, each: str) -> None:

@@ -106,9 +106,10 @@ async def schedule(
         typer.Option('--header', '-H', metavar='NAME=VALUE', show_default=False, help='A header; repeatable.'),
     ] = None,
 ) -> None:
-    """Add a task at regular times, or change that schedule.
+    """Have the queue add a task at regular times, or change that schedule.
 
-    The consumers add the tasks; there is no scheduler process.
+    The consumers add the tasks; there is no scheduler process. Each call sets all
+    options: those that you do not give get their defaults.
     """
     payload = task.encode(errors='surrogateescape')
     check_json(payload, 'the payload')
@@ -131,7 +132,7 @@ async def schedule(
 
 
 async def unschedule(settings: Settings, schedule_id: NameArgument) -> None:
-    """Remove a schedule. Tasks that it has added stay."""
+    """Remove a schedule, even that of another owner. Tasks that it has added stay."""
     async with settings.open_queue() as queue:
         await queue.unschedule(schedule_id)
     _print_done(settings, 'unscheduled', schedule_id)

@@ -169,7 +169,7 @@ class _Supervisor:
 
         async for changes in awatch(self._folder, watch_filter=PythonFilter(), rust_timeout=500):
             names = ', '.join(sorted({path.removeprefix(self._folder) for _, path in changes}))
-            logger.warning('Starting again, because of changes in %s', names)
+            logger.warning('Restarting because of changes in %s', names)
             self._news.set()
             self._news = anyio.Event()
             for process in self._running - self._restarting:

@@ -103,7 +103,7 @@ class ProducingConformance(OnQueue):
     async def test_a_task_that_is_worked_on_cannot_be_replaced(self, queue: Torrelque) -> None:
         await queue.enqueue('one', task_id='a')
         task = await queue.dequeue(20)
-        with pytest.raises(TorrelqueExistsError, match="'a' is being worked on, nothing") as caught:
+        with pytest.raises(TorrelqueExistsError, match="'a' is running, nothing") as caught:
             await queue.enqueue('two', task_id='a', replace=True)
         assert caught.value.status is TorrelqueTaskStatus.WORKING
         await queue.reject(task, 'why')

@@ -37,7 +37,7 @@ class MemoryServer:
     """Number of replicas that WAIT and WAITAOF report at once; there are none to wait for."""
 
     fsyncs: bool = True
-    """Whether WAITAOF reports that all is on disc. With False, writes are never confirmed."""
+    """Whether WAITAOF reports that all is on disk. With False, writes are never confirmed."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
