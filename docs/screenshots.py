@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from torrelque import Torrelque, Transport, connect
+from torrelque import EnqueueItem, Torrelque, Transport, connect
 from torrelque.cli.top.app import TopApp
 from torrelque.embedded import EmbeddedServer
 
@@ -35,13 +35,14 @@ class Load(NamedTuple):
     backlog: int = 0
     rejected: float = 0.0
     delayed: float = 0.0
+    groups: int = 0
 
 
 LOADS = (
     Load('email', 140, 150, 0.8, rejected=0.01, delayed=0.1),
     Load('image-thumbnails', 60, 96, 0.3, backlog=900),
     Load('invoices', 12, 14, delayed=0.5),
-    Load('search-index', 320, 240, 0.4, backlog=14_000),
+    Load('search-index', 320, 240, 0.4, backlog=14_000, groups=12),
     Load('webhooks', 90, 120, 1.0, rejected=0.06, delayed=0.25),
 )
 REASONS = (
@@ -61,34 +62,49 @@ def make_task(number: int) -> dict[str, object]:
     }
 
 
+def group_of(load: Load, number: int) -> str | None:
+    return f'shop-{number % load.groups}' if load.groups else None
+
+
+async def control(client: Transport) -> None:
+    """Limit one queue, and pause another."""
+    busy, paused = Torrelque(client, queue='search-index'), Torrelque(client, queue='invoices')
+    await busy.limit(concurrency=60)
+    await busy.announce('1', name='indexer-1', concurrency=60, running=12)
+    await paused.pause('migration 114')
+
+
 async def work(queue: Torrelque, load: Load, *, seed: int) -> None:
     """Be the producers and workers of one queue."""
     chance = random.Random(seed)  # noqa: S311 - no secret
     loop = asyncio.get_running_loop()
-    await queue.enqueue_many([make_task(number) for number in range(load.backlog)])
-    begun = last = loop.time()
+    await queue.enqueue_many(
+        EnqueueItem(make_task(number), group=group_of(load, number)) for number in range(load.backlog)
+    )
+    begun, last = loop.time(), loop.time() - 0.07
     owed_in = owed_out = 0.0
     number = 0
     while True:
-        await asyncio.sleep(0.05)
         now = loop.time()
         wave = 1 + load.swing * math.sin((now - begun) * 1.3 + seed) * chance.uniform(0.6, 1)
         owed_in += load.enqueued * wave * (now - last)
         owed_out += load.taken * chance.uniform(0.7, 1.1) * (now - last)
         last = now
+        items = []
         for _ in range(int(owed_in)):
             number += 1
             delay = chance.uniform(5, 300) if chance.random() < load.delayed else None
             headers = {'tenant': 'shop-7', 'traceparent': f'00-{chance.getrandbits(128):032x}-00f067aa0ba902b7-01'}
-            await queue.enqueue(make_task(number), delay=delay, max_dequeues=5, headers=headers)
-        tasks = await queue.dequeue_nowait(max_tasks=max(int(owed_out), 1)) if owed_out >= 1 else []
+            group = group_of(load, number)
+            items.append(EnqueueItem(make_task(number), delay=delay, max_dequeues=5, headers=headers, group=group))
+        await queue.enqueue_many(items)
+        tasks = await queue.dequeue_nowait(max_tasks=int(owed_out)) if owed_out >= 1 else []
         owed_in, owed_out = owed_in % 1, owed_out % 1
-        await asyncio.sleep(0.02)
-        for task in tasks:
-            if chance.random() < load.rejected:
-                await queue.reject(task, chance.choice(REASONS))
-            else:
-                await queue.release(task)
+        await asyncio.sleep(0.07)
+        failed = [task for task in tasks if chance.random() < load.rejected]
+        for task in failed:
+            await queue.reject(task, chance.choice(REASONS))
+        await queue.release_many(task for task in tasks if task not in failed)
 
 
 @asynccontextmanager
@@ -118,7 +134,8 @@ async def take(folder: Path) -> None:
             app.server = SHOWN_AS
             async with app.run_test(size=SIZE) as pilot:
                 await pilot.pause(SECONDS)
-                await pilot.press('down', 'down', 'down')
+                await control(client)
+                await pilot.press(*['up'] * len(LOADS), 'down', 'down', 'down')
                 await pilot.pause(1.5)
                 save(app, folder, 'top')
                 await pilot.press('down', 'enter', '4')

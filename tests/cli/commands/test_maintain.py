@@ -114,7 +114,7 @@ def test_delete(command: Command, shards: int | None) -> None:
     command.do(lambda queue: queue.enqueue('task'), 'other')
     said = "queue 'mail' has 5 tasks and dead letters: --force deletes them as well"
     command.assert_refused(['delete', 'mail'], 1, said)
-    assert command('delete', 'mail', '--yes').status == 1
+    command.assert_refused(['delete', 'mail', '--yes'], 1, said)
     ended = command('delete', 'mail', '--force', stdin='n\n')
     assert (ended.status, ended.out) == (1, '')
     assert ended.err.startswith("Delete queue 'mail' with 5 tasks and dead letters? [y/N] ")

@@ -228,9 +228,8 @@ def delete(
     also 1 if you answer no.
     """
     settings = settings.with_options(queue=queue)
-    if not yes:
-        # Ask outside the event loop, in which Ctrl-C would wait for the answer.
-        held = anyio.run(_held, settings, force)
+    held = '' if yes and force else anyio.run(_held, settings, force)
+    if not yes:  # outside the event loop, in which Ctrl-C would wait for the answer
         confirm(f'Delete queue {queue!r}{f" with {held}" if held else ""}?')
     anyio.run(_delete, settings, force)
     if settings.json:
