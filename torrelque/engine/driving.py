@@ -165,6 +165,6 @@ class Drivers(Generic[J]):
             await self._work(job)
             job = None
             if len(self._idle) < SPARE_DRIVERS:
-                driver = _Driver[J](self._make_once())
+                driver: _Driver[J] = _Driver(self._make_once())
                 self._idle.append(driver)
                 job = await driver.next()

@@ -586,7 +586,8 @@ class Engine:
             self._waiting.discard(scope)
             self._running -= 1
             self.step_soon()
-        self._turn()  # the next claim begins at once
+        if wait.behind is None:
+            self._turn()  # the next claim begins at once
 
     async def _cut_off(self) -> None:
         """Interrupt the courses, and give them up to `CLOSING_TIME` to clean up."""

@@ -367,7 +367,10 @@ class Worker(Generic[Payload]):
             else:
                 self._room = anyio.Event()
                 await self._room.wait()
-            self._start_ready()
+            if self._ready:
+                self._start_ready()
+                if not self._starting:
+                    await checkpoint()  # these few handlers begin before the next claim is made
         self._give_back_ready()
 
     async def _claim_alone(self, feed: Feed, free: int) -> None:

@@ -86,9 +86,10 @@ class BlockingPool(Leases[Connection]):
         if nudged:
             await connection.send(PING)
             count += 1
-        with connection.fail_if_quiet(quiet + last):
-            while len(replies) < count:
-                replies += await connection.receive()
+        if len(replies) < count:
+            with connection.fail_if_quiet(quiet + last):
+                while len(replies) < count:
+                    replies += await connection.receive()
         if len(replies) > count:
             raise TorrelqueConnectionError(f'{self._address}: {len(replies)} answers to {count} calls')
         if nudged:
