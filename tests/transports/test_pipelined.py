@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from tests.transports.settings import LOOPS
-from torrelque.transports.pipelined import transport_of
+from torrelque.transports.streams import transport_of
 
 pytestmark = pytest.mark.anyio
 

@@ -48,9 +48,10 @@ from torrelque.transports.connections import Connections, Packed, PushListener, 
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error, leaf
 from torrelque.transports.naming import named
 from torrelque.transports.native.connection import pack_words
-from torrelque.transports.pipelined import PipelinedConnection, Request, transport_of
+from torrelque.transports.pipelined import PipelinedConnection, Request
 from torrelque.transports.repeating import Policy
 from torrelque.transports.resp import encoded, plain
+from torrelque.transports.streams import transport_of
 from torrelque.transports.tls import diagnose, failed_handshake, is_refused, reason_of
 
 __all__ = ('CoredisListener', 'CoredisTransport', 'Dialer')

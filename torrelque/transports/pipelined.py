@@ -6,7 +6,7 @@ import asyncio
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import anyio
 import hiredis
@@ -16,7 +16,7 @@ from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueConnectionError, TorrelqueResponseTimeout, renew
 from torrelque.transports.native.connection import NOTHING, pack_words
 
-__all__ = ('PipelinedConnection', 'Request', 'transport_of')
+__all__ = ('PipelinedConnection', 'Request')
 
 MOST_UNSENT = 1 << 20
 """Maximum number of unsent bytes of a listener's commands, in case the server does not read."""
@@ -242,18 +242,3 @@ class Request:
 
     def abandon(self) -> None:
         self.abandoned = True
-
-
-def transport_of(stream: object) -> asyncio.Transport | None:
-    """Return the transport of anyio's stream over TCP on asyncio, for another protocol to take over.
-
-    Returns:
-        The transport. None for any other stream, and if something has arrived or the connection has ended.
-    """
-    transport: asyncio.Transport | None = getattr(stream, '_transport', None)  # anyio has no public way
-    protocol: Any = getattr(stream, '_protocol', None)
-    if transport is None or not isinstance(protocol, asyncio.Protocol) or transport.is_closing():
-        return None
-    state = vars(protocol)
-    unused = not (state.get('read_queue', True) or state.get('is_at_eof') or state.get('exception'))
-    return transport if unused else None

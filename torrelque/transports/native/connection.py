@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import NoReturn, cast
 
 import anyio
 import hiredis
@@ -22,6 +23,7 @@ from torrelque.errors import (
     TorrelqueValueError,
 )
 from torrelque.transports.native.url import Address
+from torrelque.transports.streams import Arrivals
 
 __all__ = ('CHUNK', 'STREAM_ERRORS', 'Breaks', 'Connection', 'pack', 'pack_words', 'reason')
 
@@ -39,6 +41,12 @@ STREAM_ERRORS = (
     anyio.EndOfStream,
 )
 NOTHING = object()
+
+STEPS = 16
+"""A time-out begins again at most this many times in its duration, because that costs more than to receive a reply."""
+
+MOST_WAITING = 1000
+"""Maximum number of replies that nobody has received, before the connection stops reading."""
 
 TOO_LARGE = ('ERR Protocol error: invalid bulk length', 'ERR Protocol error: invalid multibulk length')
 """A server's answers to a call that is too large. It then closes the connection."""
@@ -76,10 +84,17 @@ class Connection:
 
     __slots__ = (
         '_address',
+        '_arrivals',
+        '_arrived',
+        '_failure',
+        '_finished',
+        '_moved',
+        '_news',
         '_parser',
         '_plain',
         '_quiet',
         '_scope',
+        '_sink',
         '_socket',
         '_stream',
         'answered',
@@ -99,7 +114,13 @@ class Connection:
             notEnoughData=NOTHING,
         )
         self._scope: anyio.CancelScope | None = None
-        self._quiet = 0.0
+        self._quiet = self._moved = 0.0
+        self._arrived: list[Reply] = []  # that nobody has received
+        self._sink: Callable[[list[Reply]], None] | None = None
+        self._news: asyncio.Future[None] | None = None  # for which a receiver waits
+        self._failure: TorrelqueConnectionError | None = None
+        self._finished = False
+        self._arrivals = Arrivals.of(stream, self._take, self._finish)
         self.progress: int = 0
         """Increases whenever bytes move in either direction. It distinguishes a slow server from a silent one."""
         self.heard: float = time.monotonic()
@@ -145,26 +166,77 @@ class Connection:
         return count
 
     async def receive(self) -> list[Reply]:
-        """Wait for bytes, and return the replies that are complete. Safe to cancel."""
-        replies: list[Reply] = []
-        while not replies:
+        """Wait for replies that are complete, and return them. Safe to cancel."""
+        while not self._arrived:
+            await self._wait()
+        replies, self._arrived = self._arrived, []
+        if self._arrivals is not None and len(replies) > MOST_WAITING:
+            self._arrivals.resume()
+        return replies
+
+    async def receive_all(self, sink: Callable[[list[Reply]], None]) -> NoReturn:
+        """Pass replies to ``sink`` as they arrive, until the connection ends or ``sink`` raises an error."""
+        self._sink = sink
+        try:
+            if self._arrived:
+                sink(await self.receive())
+            while True:
+                await self._wait()
+        finally:
+            self._sink = None
+
+    async def _wait(self) -> None:
+        """Wait for something to arrive. Raises TorrelqueConnectionError if nothing will."""
+        if self._failure is not None:
+            raise self._failure
+        if self._arrivals is None or self._finished:
             try:
                 # A variable would keep the bytes alive until more arrive.
-                self._parser.feed(await self._stream.receive(CHUNK))
+                self._take(await self._stream.receive(CHUNK))
             except STREAM_ERRORS as error:
                 raise self._broken(error) from error
-            self.heard = time.monotonic()
-            self.answered = True
-            self._progressed()
+        else:
+            self._news = asyncio.get_running_loop().create_future()
+            try:
+                await self._news
+            finally:
+                self._news = None
+        if self._failure is not None:
+            raise self._failure
+
+    def _take(self, data: bytes) -> None:
+        """Process bytes that have arrived."""
+        self.heard = time.monotonic()
+        self.answered = True
+        self._progressed()
+        replies = self._arrived
+        try:
+            self._parser.feed(data)
             while (reply := self._parser.gets()) is not NOTHING:
                 replies.append(reply)
-        return replies
+            if self._sink is not None:
+                self._arrived = []
+                self._sink(replies)
+                return
+        except TorrelqueConnectionError as error:
+            self._failure = error
+        if self._arrivals is not None and len(replies) > MOST_WAITING:
+            self._arrivals.pause()
+        self._notify()
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._news is not None and not self._news.done():
+            self._news.set_result(None)
 
     @contextmanager
     def fail_if_quiet(self, seconds: float) -> Iterator[None]:
         """Raise TorrelqueResponseTimeout if no bytes move in either direction for this number of seconds."""
         with anyio.move_on_after(seconds) as scope:
-            self._scope, self._quiet = scope, seconds
+            self._scope, self._quiet, self._moved = scope, seconds, time.monotonic()
             try:
                 yield
             finally:
@@ -175,7 +247,10 @@ class Connection:
     def _progressed(self) -> None:
         self.progress += 1
         if self._scope is not None:
-            self._scope.deadline = anyio.current_time() + self._quiet
+            elapsed = time.monotonic() - self._moved
+            if elapsed > self._quiet / STEPS:
+                self._scope.deadline += elapsed
+                self._moved += elapsed
 
     def _broken(self, error: Exception) -> TorrelqueConnectionError:
         self.cut = self.cut or not isinstance(error, anyio.ClosedResourceError)

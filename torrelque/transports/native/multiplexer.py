@@ -275,10 +275,7 @@ class Multiplexer:
         return slots[0].data if len(slots) == 1 and not rest else b''.join([rest, *[slot.data for slot in slots]])
 
     async def _read(self, connection: Connection) -> None:
-        while True:
-            self._hand_out(await connection.receive())
-            if self._draining and not self._sent:
-                raise TorrelqueConnectionError(f'{self._dialer.address}: the server is not the primary')
+        await connection.receive_all(self._hand_out)
 
     def _hand_out(self, replies: list[Reply]) -> None:
         for reply in replies:
@@ -295,6 +292,8 @@ class Multiplexer:
                 if not self._draining:
                     self._failures = 0
                 slot.end()
+        if self._draining and not self._sent:
+            raise TorrelqueConnectionError(f'{self._dialer.address}: the server is not the primary')
 
     async def _watch(self, connection: Connection) -> None:
         still, progress = 0, -1
