@@ -369,7 +369,7 @@ class Worker(Generic[Payload]):
                 await self._room.wait()
             if self._ready:
                 self._start_ready()
-                if not self._starting:
+                if not self._starting and self._burst is None:  # a burst ends soon after its last claim
                     await checkpoint()  # these few handlers begin before the next claim is made
         self._give_back_ready()
 
