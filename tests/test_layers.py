@@ -349,6 +349,7 @@ OTHERWISE_TESTED = {
     'transports/native/multiplexer.py': 'transports/native/test_transport.py',
     'transports/native/options.py': 'transports/native/test_url.py',
     'transports/native/sentinel.py': 'transports/test_sentinel.py',
+    'transports/pipelined.py': 'transports/test_clients.py',
     'transports/redis_py_connections.py': 'transports/test_redis_py.py',
     'transports/redis_py_errors.py': 'transports/test_errors.py',
     'transports/redis_py_loops.py': 'sync/test_event_loops.py',

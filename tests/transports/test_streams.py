@@ -1,0 +1,135 @@
+"""Connections over TCP on asyncio that pass on what arrives, without a task that reads."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import anyio
+import pytest
+
+from tests.transports.settings import LOOPS
+from torrelque import TorrelqueConnectionError
+from torrelque.core.protocol import Reply
+from torrelque.transports.native.connection import MOST_WAITING, Connection
+from torrelque.transports.native.url import Address
+from torrelque.transports.streams import transport_of
+
+pytestmark = pytest.mark.anyio
+
+MANY = 5_000
+"""Number of replies of 4 kB; more than the operating system buffers for a connection."""
+
+
+@pytest.fixture(params=LOOPS)
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return LOOPS[request.param]
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[tuple[Connection, socket.socket]]:
+    """Open a connection, and return it with its other end."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        stream = await anyio.connect_tcp(*listener.getsockname()[:2])
+        other, _ = listener.accept()
+        with other:
+            other.setblocking(False)  # noqa: FBT003 - the standard library's
+            connection = Connection(stream, Address('127.0.0.1', 1))
+            try:
+                yield connection, other
+            finally:
+                await connection.aclose()
+
+
+async def test_a_stream_over_tcp_has_a_transport_until_something_arrives_or_it_ends(anyio_backend_name: str) -> None:
+    """If this fails, anyio has changed. Connections work, but take more time."""
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        stream = await anyio.connect_tcp(*listener.getsockname()[:2])
+        other, _ = listener.accept()
+        with other:
+            assert (transport_of(stream) is None) == (anyio_backend_name == 'trio')
+            other.sendall(b'-ERR max number of clients reached\r\n')
+            assert await stream.receive(1) == b'-'
+            assert transport_of(stream) is None
+        await stream.aclose()
+    assert transport_of(stream) is None
+
+
+async def test_other_streams_have_none() -> None:
+    assert transport_of(object()) is None
+    sender, receiver = anyio.create_memory_object_stream[bytes]()
+    assert transport_of(receiver) is None
+    sender.close()
+    receiver.close()
+
+
+async def test_what_arrived_before_the_end_is_received() -> None:
+    async with connected() as (connection, other):
+        other.send(b'+a\r\n+b\r\n')
+        other.close()
+        assert await connection.receive() == [b'a', b'b']
+        with pytest.raises(TorrelqueConnectionError, match='the server closed the connection'):
+            await connection.receive()
+        assert not connection.usable
+
+
+async def test_a_receiver_is_woken_when_the_connection_is_closed() -> None:
+    async with connected() as (connection, _), anyio.create_task_group() as group:
+
+        async def receive() -> None:
+            with pytest.raises(TorrelqueConnectionError, match='the connection was closed'):
+                await connection.receive()
+
+        group.start_soon(receive)
+        await anyio.wait_all_tasks_blocked()
+        await connection.aclose()
+
+
+async def test_a_receiver_that_is_cancelled_loses_nothing() -> None:
+    async with connected() as (connection, other):
+        with anyio.move_on_after(0):
+            await connection.receive()
+        other.send(b'+a\r\n')
+        assert await connection.receive() == [b'a']
+
+
+async def test_bytes_that_are_no_replies_are_an_error_for_good() -> None:
+    async with connected() as (connection, other):
+        other.send(b'+a\r\n?\r\n')
+        assert await connection.receive() == [b'a']
+        for _ in range(2):
+            with pytest.raises(TorrelqueConnectionError, match='Protocol error'):
+                await connection.receive()
+
+
+async def test_an_error_of_the_sink_is_raised() -> None:
+    async with connected() as (connection, other):
+
+        def refuse(replies: list[Reply]) -> None:
+            raise TorrelqueConnectionError(f'unexpected {replies}')
+
+        other.send(b'+a\r\n')
+        with pytest.raises(TorrelqueConnectionError, match='unexpected'):
+            await connection.receive_all(refuse)
+
+
+async def test_a_connection_stops_reading_what_nobody_receives() -> None:
+    async with connected() as (connection, other):
+        left = memoryview(b'$4096\r\n%b\r\n' % bytes(4096) * MANY)
+        quiet = 0
+        while left and quiet < 20:  # until the other end cannot send any more
+            try:
+                left = left[other.send(left) :]
+                quiet = 0
+            except BlockingIOError:
+                await anyio.sleep(0.01)
+                quiet += 1
+        assert left, 'all was read'
+        received = 0
+        while received < MANY:
+            received += len(await connection.receive())
+            if left:
+                with suppress(BlockingIOError):
+                    left = left[other.send(left) :]
+        assert received == MANY > MOST_WAITING
