@@ -28,7 +28,7 @@ TOTALS = {
     'completed': 'Tasks that were released.',
     'requeued': 'Tasks requeued by consumers, or taken back from those that did not finish in time.',
     'rejected': 'Tasks that became dead letters.',
-    'expired': 'Tasks that were dropped because nobody started them in time.',
+    'expired': 'Tasks that were dropped because no consumer started them in time.',
 }
 
 
@@ -166,7 +166,7 @@ def families(found: Mapping[str, Found | None] | None, begun: float) -> Iterator
     yield tasks
     yield _gauge(
         'torrelque_oldest_pending_age_seconds',
-        'Time since the task at the front of the queue was enqueued; 0 where none is pending.',
+        'Time since the task at the front of the queue was enqueued; 0 if none is pending.',
         {name: stats.oldest_pending_age or 0.0 for name, stats in known.items()},
     )
     paused = GaugeMetricFamily('torrelque_paused', 'Whether the queue is paused, and why.', labels=('queue', 'reason'))

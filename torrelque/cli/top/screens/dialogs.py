@@ -28,7 +28,7 @@ HELP = {
         'g': 'read the page again',
         '/': 'only tasks with this in their id or reason',
         'r  x': 'working: requeue; reject',
-        'c': 'pending or delayed: cancel',
+        'c': 'pending, delayed, working: cancel',
         'd  p': 'rejected: redrive; purge',
         'D  P': 'redrive or purge all of the queue',
     },
