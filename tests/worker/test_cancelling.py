@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 import anyio
@@ -24,6 +26,7 @@ from torrelque import (
 )
 from torrelque.core.models import Running
 from torrelque.core.protocol import Call
+from torrelque.testing import MemoryTransport
 from torrelque.transports.base import Listener
 
 pytestmark = pytest.mark.anyio
@@ -340,6 +343,66 @@ async def test_a_thread_may_finish(bench: Bench) -> None:
         assert (await bench.queue.get_task_state(task_id)).result == 'done'
 
 
+async def test_a_task_that_is_cancelled_before_the_worker_listens(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def listen_late(transport: MemoryTransport) -> AsyncIterator[Listener]:
+        await opened.wait()
+        async with listen(transport) as listener:
+            yield listener
+
+    opened, listen = anyio.Event(), MemoryTransport.listen
+    monkeypatch.setattr(type(bench.transport), 'listen', listen_late)
+    first, second = await begin(bench), await begin(bench)
+    async with bench.working(sleep, 2):
+        await bench.queue.cancel(first, running='end')
+        await bench.queue.requeue(second, 3600)
+        await bench.clock.advance(SOON)
+        assert not bench.told(events.Cancelled)
+        opened.set()
+        await bench.clock.advance(SOON)
+        assert [event.task.id for event in bench.told(events.Cancelled)] == [first]
+        assert [event.task.id for event in bench.told(events.LeaseLost)] == [second]
+        third = await begin(bench)
+        await bench.settle()
+        await bench.queue.release(third)
+        await bench.clock.advance(LEASE)
+        assert [event.task.id for event in bench.told(events.LeaseLost)] == [second, third]
+
+
+@pytest.mark.parametrize('finishes', [True, False])
+async def test_a_claim_that_is_found_lost_before_the_announcement_arrives(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, finishes: bool
+) -> None:
+    async def handler(_task: Task) -> None:
+        await done.wait()
+
+    done = anyio.Event()
+    task_id = await begin(bench)
+    async with bench.working(handler) as worker:
+        await bench.clock.advance(SOON)
+        (feed,), (job,) = worker._feeds, worker._jobs
+        note = feed.cancellations._note
+        monkeypatch.setattr(feed.cancellations, '_note', lambda _: None)
+        monkeypatch.setattr(worker, '_look_at', lambda *_: None)
+        read = bench.queue.get_task_state
+
+        async def read_then_hear(which: str) -> object:
+            note(Cancellation(task_id, 'end'))
+            return await read(which)
+
+        monkeypatch.setattr(bench.queue, 'get_task_state', read_then_hear)
+        await bench.queue.cancel(task_id, running='end')
+        if finishes:
+            done.set()
+        else:
+            feed.keeper.hurry(job)
+        await bench.clock.advance(SOON)
+        assert [event.task.id for event in bench.told(events.Cancelled)] == [task_id]
+        assert not bench.told(events.LeaseLost)
+
+
 async def test_announcements_are_only_hints(bench: Bench) -> None:
     async with bench.working(sleep):
         task_id = await begin(bench)
@@ -373,5 +436,5 @@ async def test_few_announcements_are_remembered(bench: Bench) -> None:
             listener._note(Cancellation(f'{number}', 'end'))
         assert len(listener._announced) == 100
         assert '9999' in listener
-        assert listener.has_ended('9999')
-        assert not listener.has_ended('9999')
+        assert listener.was_ended('9999')
+        assert not listener.was_ended('9999')

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import anyio
 
-from torrelque import Cancellation, Torrelque
+from torrelque import Cancellation, Torrelque, TorrelqueLookupError
 from torrelque.core.models import Running
 from torrelque.worker.failures import describe
 
@@ -16,6 +16,9 @@ __all__ = ('CancellationListener',)
 
 REMEMBERED = 100
 """Number of announcements to remember, for tasks that are still on their way to the worker."""
+
+LATE = 1.0
+"""Seconds that a look at a task whose claim is gone may take."""
 
 logger: logging.Logger = logging.getLogger('torrelque.worker')
 
@@ -27,9 +30,13 @@ class CancellationListener:
         queue: The queue that the worker consumes.
         look: Called with the id of a task whose claim is to be looked at now; None for all claims.
         suffix: What log messages add to name the queue.
+
+    Attributes:
+        hears: Whether it has begun to hear announcements.
     """
 
     def __init__(self, queue: Torrelque, look: Callable[[str | None], None], suffix: str = '') -> None:
+        self.hears: bool = False
         self._suffix = suffix
         self._queue = queue
         self._look = look
@@ -52,12 +59,31 @@ class CancellationListener:
                 async for each in announcements:
                     if each is not None:
                         self._note(each)
+                    else:
+                        self.hears = True
                     self._look(None if each is None else each.task_id)
         except Exception as error:  # noqa: BLE001 - renewals find out as well
             logger.debug('Cannot listen for cancelled tasks, renewals find out: %s%s', describe(error), self._suffix)
 
-    def has_ended(self, task_id: str) -> bool:
-        """Whether a claim that is gone was ended by `cancel`, as far as it was announced. Asked once for each claim."""
+    async def has_ended(self, task_id: str, *, heard: bool) -> bool:
+        """Return whether a claim that is gone, although its lease goes on, was ended by `cancel`. Safe to cancel.
+
+        Args:
+            task_id: The id of the task.
+            heard: Whether the claim was live at a time when announcements were heard.
+        """
+        if task_id not in self._announced:
+            # While this is read, an announcement that was under way arrives.
+            with anyio.move_on_after(LATE, shield=True), suppress(Exception):  # the claim is gone in any case
+                try:
+                    await self._queue.get_task_state(task_id)
+                except TorrelqueLookupError:
+                    if self.hears and not heard and task_id not in self._announced:
+                        return True  # the task was removed before the worker could hear why
+        return self.was_ended(task_id)
+
+    def was_ended(self, task_id: str) -> bool:
+        """Whether it was announced that `cancel` ended a claim. Asked once for each claim."""
         return self._announced.pop(task_id, None) == 'end'
 
     def _note(self, announced: Cancellation) -> None:

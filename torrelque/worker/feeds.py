@@ -45,6 +45,7 @@ class Job:
         task: The task.
         feed: The queue that it is from.
         expires: When its lease expires.
+        heard: Whether its claim was live at a time when the worker heard announcements of cancellations.
         scope: Its handler's.
         in_thread: Whether the handler runs in a thread now.
         ended: What a thread returned or raised.
@@ -58,13 +59,14 @@ class Job:
     """
 
     __slots__ = (
-        'called_off', 'ended', 'expires', 'feed', 'handler', 'in_thread', 'limit', 'lost', 'over', 'scope', 'task',
-        'timed_out', 'unfit',
+        'called_off', 'ended', 'expires', 'feed', 'handler', 'heard', 'in_thread', 'limit', 'lost', 'over', 'scope',
+        'task', 'timed_out', 'unfit',
     )  # fmt: skip
 
-    def __init__(self, task: Task, feed: Feed) -> None:
+    def __init__(self, task: Task, feed: Feed, *, heard: bool) -> None:
         self.task: Task = task
         self.feed: Feed = feed
+        self.heard: bool = heard
         self.expires: float = task.expires
         self.scope: anyio.CancelScope = anyio.CancelScope()
         self.in_thread: bool = False
@@ -81,6 +83,11 @@ class Job:
     def label(self) -> str:
         """The task's name in log messages."""
         return f'{self.task.id}{self.feed.suffix}'
+
+    @property
+    def hears(self) -> bool:
+        """Whether the worker hears announcements of cancellations now."""
+        return self.feed.cancellations.hears
 
     @property
     def is_ending(self) -> bool:
@@ -210,6 +217,7 @@ class Feed:
         Raises:
             TorrelqueError: An error that waiting cannot fix.
         """
+        heard = self.cancellations.hears
         try:
             if waits:
                 tasks = await self.queue.dequeue_many(many)
@@ -220,7 +228,7 @@ class Feed:
             tasks = await self._until_back(error, away)
         if tasks:
             self.cancellations.begin()
-        return [Job(task, self) for task in tasks]
+        return [Job(task, self, heard=heard) for task in tasks]
 
     async def _until_back(self, error: Exception, away: bool) -> list[Task[Any]]:
         """Try again until the server answers, and return the tasks that were claimed then.

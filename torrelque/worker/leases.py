@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
 import anyio
@@ -25,6 +25,12 @@ class Job(Protocol):
     """One delivery of a task. Compared by identity, because a task may come again before its last delivery ended."""
 
     task: Task
+    heard: bool
+
+    @property
+    def hears(self) -> bool:
+        """Whether the worker hears announcements of cancellations now."""
+        ...
 
     @property
     def label(self) -> str:
@@ -43,7 +49,8 @@ class LeaseKeeper(Generic[J]):
     Args:
         queue: The queue that the tasks are of.
         clock: What leases are timed on.
-        lose: Called with a job whose claim is gone, or whose lease expired before it could be renewed.
+        expire: Called with a job whose lease expired before it could be renewed.
+        lose: Called with a job whose claim is gone.
         announcer: Announces the worker as long as leases are kept.
         call_off: Called at each renewal with a job whose task is to be cancelled.
         suffix: What log messages add to name the queue.
@@ -53,7 +60,8 @@ class LeaseKeeper(Generic[J]):
         self,
         queue: Torrelque,
         clock: Clock,
-        lose: Callable[[J], None],
+        expire: Callable[[J], None],
+        lose: Callable[[J], Awaitable[None]],
         announcer: Announcer,
         call_off: Callable[[J], None],
         suffix: str = '',
@@ -61,6 +69,7 @@ class LeaseKeeper(Generic[J]):
         self._suffix = suffix
         self._queue = queue
         self._clock = clock
+        self._expire = expire
         self._lose = lose
         self._announcer = announcer
         self._call_off = call_off
@@ -95,7 +104,7 @@ class LeaseKeeper(Generic[J]):
 
     def _start_due(self, renewals: TaskGroup, now: float) -> None:
         for job in self._leases.expired(now):
-            self._lose(job)
+            self._expire(job)
         for job in self._leases.due(now):
             renewals.start_soon(self._renew, job)
         if self._announcer.due <= now:
@@ -112,18 +121,19 @@ class LeaseKeeper(Generic[J]):
         self._look_at(self._announcer.due)
 
     async def _renew(self, job: J) -> None:
-        sent = self._clock.now()
+        sent, heard = self._clock.now(), job.hears
         try:
             deadline = await self._queue.extend(job.task)
         except (TorrelqueLeaseLostError, TorrelqueLookupError):
             if job in self._leases:  # its outcome may have been written meanwhile
                 self._leases.remove(job)
-                self._lose(job)
+                await self._lose(job)
         except Exception as error:  # noqa: BLE001 - whatever it is, the lease is not renewed
             self._report(job, error)
             self._look_at(self._leases.failed(job, self._clock.now()))
         else:
             self._failing = False
+            job.heard = heard
             self._look_at(self._leases.renewed(job, sent))
             if deadline.cancel_asked and job in self._leases:
                 self._call_off(job)

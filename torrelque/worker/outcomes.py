@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Generic, Protocol, TypeVar
 
 import anyio
@@ -126,7 +126,7 @@ class OutcomeWriter(Generic[J]):
         clock: Clock,
         result_ttl: float | None,
         finished_ttl: float,
-        lose: Callable[[J], None],
+        lose: Callable[[J], Awaitable[None]],
         tell: Callable[[events.WorkerEvent], None],
         note: Callable[[], None],
     ) -> None:
@@ -221,6 +221,9 @@ class OutcomeWriter(Generic[J]):
             ended = False
             while not ended:
                 error = error or await self._write(attempt.writable)
+                if isinstance(error, (TorrelqueLeaseLostError, TorrelqueLookupError)):
+                    await self._lose(job)
+                    return
                 ended = self._is_ended(job, attempt, error)
                 if not ended and attempt.pause:
                     await sleep(self._clock, attempt.pause)
@@ -245,9 +248,6 @@ class OutcomeWriter(Generic[J]):
             self._tell(outcome)
             return True
         attempt.error = error
-        if isinstance(error, (TorrelqueLeaseLostError, TorrelqueLookupError)):
-            self._lose(job)
-            return True
         left = job.expires - self._clock.now()
         over = not may_pass(error) or left <= 0
         has_result = isinstance(outcome, events.Finished) and outcome.result is not None

@@ -224,7 +224,9 @@ class Worker(Generic[Payload]):
         """Prepare a queue for a run."""
         feed.begin(self._clock, lambda: self._room_of(feed), self._be_away, self._tell)
         feed.announce_as(self._name or default_name(), self._shares.most(feed.share))
-        feed.keeper = LeaseKeeper(feed.queue, self._clock, self._lose, feed.announcer, Job.call_off, feed.suffix)
+        feed.keeper = LeaseKeeper(
+            feed.queue, self._clock, self._expire, self._lose, feed.announcer, Job.call_off, feed.suffix
+        )
         feed.cancellations = CancellationListener(feed.queue, partial(self._look_at, feed), feed.suffix)
         feed.writer = OutcomeWriter(
             feed.queue, self._clock, self._result_ttl, self._finished_ttl, self._lose, self._tell, self._note
@@ -455,12 +457,13 @@ class Worker(Generic[Payload]):
             if job.expires <= self._clock.now():
                 if self._several:
                     self._shares.freed(job.feed.share, self._clock.now())
-                self._lose(job)
+                self._expire(job)
             else:
                 self._jobs.add(job)
                 job.feed.running += 1
                 job.feed.keeper.add(job)
-                if job.task.id in job.feed.cancellations:
+                cancellations = job.feed.cancellations
+                if job.task.id in cancellations or (job.hears and not job.heard):
                     job.feed.keeper.hurry(job)
                 self._tasks.start(self._deliver, job, f'task:{job.task.id}')
 
@@ -522,13 +525,27 @@ class Worker(Generic[Payload]):
             self._failure = error
         self.stop(0.0 if again else None)
 
-    def _lose(self, job: Job) -> None:
-        """Cancel the handler of a lost claim. A thread cannot be cancelled; its result is dropped."""
+    def _expire(self, job: Job) -> None:
+        """End a delivery whose lease has expired."""
+        if not job.lost:
+            job.lost = True
+            self._end_lost(job, was_cancelled=job.feed.cancellations.was_ended(job.task.id))
+
+    async def _lose(self, job: Job) -> None:
+        """End a delivery whose claim is gone."""
         if job.lost:
             return
         job.lost = True
+        was_cancelled = False
+        try:
+            was_cancelled = await job.feed.cancellations.has_ended(job.task.id, heard=job.heard)
+        finally:
+            self._end_lost(job, was_cancelled=was_cancelled)
+
+    def _end_lost(self, job: Job, *, was_cancelled: bool) -> None:
+        """Cancel the handler of a lost claim. A thread cannot be cancelled; its result is dropped."""
         delivery = job.task.dequeue_count
-        if job.feed.cancellations.has_ended(job.task.id):
+        if was_cancelled:
             logger.info('Delivery %d of task:%s is cancelled, nothing is written', delivery, job.label)
             self._tell(events.Cancelled(job.task))
         else:
