@@ -250,13 +250,14 @@ class Torrelque(FlowControl, Generic[Payload]):
     def share_waits(self, sharer: WaitSharer) -> Iterator[None]:
         """Within a context, let consumers of this queue share a blocking call with those of other queues.
 
-        A `Worker` with several queues does this itself. It has no effect on a cluster, or if this object already
-        shares its waits.
+        Subscriptions share a connection as well, or one for each node of a cluster, where each object makes its own
+        blocking calls. A `Worker` with several queues does this itself. It has no effect if this object already shares
+        its waits.
 
         Args:
             sharer: Makes the calls. Pass it to queue objects with the same client.
         """
-        shares = not (self._transport.on_cluster or self._engine.shares_waits)  # one call has keys of one slot only
+        shares = not self._engine.shares_waits
         if shares:
             self._engine.share_waits(sharer)
         try:

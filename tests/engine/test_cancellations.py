@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 
 import anyio
 import pytest
 
 from tests.engine.listeners import Counting, Waits, subscribed
-from torrelque import Torrelque, TorrelqueReplyError
+from torrelque import Torrelque, TorrelqueReplyError, WaitSharer
 from torrelque.engine import subscriptions
 from torrelque.engine.cancellations import Cancellations
 from torrelque.errors import TorrelqueConnectionError
@@ -137,6 +137,25 @@ async def test_who_may_not_subscribe_still_watches_and_tries_seldom() -> None:
             tasks.cancel_scope.cancel()
 
 
+async def test_of_queues_that_share_a_connection_only_those_that_may_not_be_heard_are_not() -> None:
+    transport, sharer = Refusing(), WaitSharer(3)
+    async with AsyncExitStack() as stack:
+        queues = [await stack.enter_async_context(Torrelque(transport, queue=name)) for name in ('q', 'a', 'b')]
+        for queue in queues:
+            stack.enter_context(queue.share_waits(sharer))
+        heard = [await stack.enter_async_context(aclosing(queue.cancellations())) for queue in queues[1:]]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hear_nothing, queues[0])
+            for queue, announced in zip(queues[1:], heard, strict=True):
+                await claim(queue, 'a')
+                with anyio.fail_after(20):
+                    assert await anext(announced) is None
+                    await queue.cancel('a', running='ask')
+                    while await anext(announced) is None:
+                        pass
+            tasks.cancel_scope.cancel()
+
+
 async def test_nothing_is_kept_of_announcements_that_were_heard() -> None:
     async with Torrelque(Counting(), queue='q') as queue:
         await claim(queue, 'a')
@@ -148,7 +167,7 @@ async def test_nothing_is_kept_of_announcements_that_were_heard() -> None:
             for _ in range(10):
                 assert await feed.next() == ('a', 'ask')
         assert not feed._found
-        assert not any(inbox.messages for inbox in feed._inboxes.values())
+        assert not any(inbox.messages for _, inbox in feed._inboxes.values())
         feed.close()
         feed.close()
         assert not queue._engine.hub._inboxes

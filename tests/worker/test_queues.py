@@ -13,7 +13,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from tests import servers
+from tests import clusters, servers
 from tests.worker.support import SOON, WatchedTransport
 from torrelque import (
     Burst,
@@ -478,4 +478,44 @@ async def test_one_blocked_client_for_three_queues(where: str, monkeypatch: pyte
                     await until(is_handled)
             await until(is_one)
             assert Counter(handled) == dict.fromkeys(NAMES, 20)
+            lines: Any = (await client.execute([Call('CLIENT LIST')]))[0]
+            (listener,) = [line for line in lines.splitlines() if b' flags=P ' in line]
+            assert b' sub=3 ' in listener
+            worker.stop()
+
+
+async def test_one_listener_for_each_node_of_a_cluster() -> None:
+    try:
+        cluster = clusters.shared('valkey-9.1')
+    except servers.MissingServerError as error:
+        pytest.skip(str(error))
+    cluster.flush()
+    async with (
+        connect(f'redis+cluster://{cluster.hosts}') as client,
+        entered(lambda name: Torrelque(client, queue=name)) as queues,
+        Torrelque(client, queue='wide', shards=8) as wide,
+    ):
+        handled = anyio.Semaphore(0)
+
+        async def handle(_task: Task) -> None:
+            handled.release()
+
+        def listeners() -> int:
+            lists: list[Any] = [node.command('CLIENT', 'LIST') for node in cluster.primaries]
+            return sum(text.count(b' flags=P ') for text in lists)
+
+        before = listeners()
+        every = [*queues.values(), wide]
+        worker = Worker(every, handle, concurrency=10)
+        async with anyio.create_task_group() as group:
+            await group.start(worker.run)
+            for queue in every:
+                await queue.enqueue(1)
+            with anyio.fail_after(2 * SOON):
+                for _ in every:
+                    await handled.acquire()
+                while listeners() - before < len(cluster.primaries):  # noqa: ASYNC110 - the servers are asked
+                    await anyio.sleep(0.01)
+            await anyio.sleep(0.2)
+            assert listeners() - before == len(cluster.primaries)
             worker.stop()

@@ -22,8 +22,7 @@ class Cancellations:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._hub: Subscriptions | None = None
-        self._inboxes: dict[bytes, Subscription] = {}
+        self._inboxes: dict[bytes, tuple[Subscriptions, Subscription]] = {}
         self._news = anyio.Event()
         self._found: deque[Cancellation | None] = deque()
 
@@ -40,26 +39,28 @@ class Cancellations:
 
     def close(self) -> None:
         """Stop listening. Safe to repeat."""
-        inboxes, self._inboxes = self._inboxes, {}
-        for inbox in inboxes.values():
-            if self._hub is not None:
-                self._hub.close(inbox)
+        while self._inboxes:
+            self._close(next(iter(self._inboxes)))
+
+    def _close(self, channel: bytes) -> None:
+        hub, inbox = self._inboxes.pop(channel)
+        hub.close(inbox)
 
     def _listen(self) -> None:
         engine = self._dispatcher.runtime.engine
         engine.check_running()
-        hub = self._hub = engine.hub
         channels = {keys['cancel'] for keys in self._dispatcher.known_keys()}
         for channel in self._inboxes.keys() - channels:
-            hub.close(self._inboxes.pop(channel))
+            self._close(channel)
         for channel in channels - self._inboxes.keys():
-            self._inboxes[channel] = hub.open(channel, self._wake)
+            hub = engine.hub
+            self._inboxes[channel] = hub, hub.open(channel, self._wake)
 
     def _wake(self) -> None:
         self._news.set()
 
     def _gather(self) -> None:
-        for inbox in self._inboxes.values():
+        for _, inbox in self._inboxes.values():
             if inbox.may_have_missed:
                 self._found.append(None)
             for data in inbox.take():

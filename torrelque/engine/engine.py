@@ -268,14 +268,18 @@ class Engine:
 
     @property
     def shares_waits(self) -> bool:
-        """Whether the waits on the server are shared with other queue objects."""
+        """Whether the waits on the server, or the subscriptions, are shared with other queue objects."""
         return self._sharer is not None
 
     def share_waits(self, sharer: WaitSharer | None) -> None:
-        """Have further waits on the server made by ``sharer``; None makes them here again."""
+        """Have further waits on the server and subscriptions made by ``sharer``; None makes them here again."""
         self._sharer = sharer
         if self._home is not None:
-            self._session.share_waits(shared=sharer is not None)
+            self._session.share_waits(shared=self._waits_elsewhere)
+
+    @property
+    def _waits_elsewhere(self) -> bool:
+        return self._sharer is not None and not self._transport.on_cluster  # one call has keys of one slot only
 
     def check_running(self) -> None:
         """Raise TorrelqueUsageError if nothing can run in the background: under Trio, outside the context."""
@@ -290,7 +294,7 @@ class Engine:
     @property
     def hub(self) -> Subscriptions:
         """The subscriptions of the watchers."""
-        return self._hub
+        return self._hub if self._sharer is None else self._sharer.share_hub(self._hub)
 
     async def _result_of(self, ticket: Ticket, once: OneShot, *, at_once: bool = False) -> Any:  # noqa: ANN401 - what the ticket is for
         self._ask(at_once=at_once)
@@ -343,7 +347,7 @@ class Engine:
         self._closing = False
         self._waiting: set[anyio.CancelScope] = set()
         self._session = self._make_session()
-        self._session.share_waits(shared=self._sharer is not None)
+        self._session.share_waits(shared=self._waits_elsewhere)
         self._until = math.inf  # when to poll the session again at the latest
         self._hub = Subscriptions(self._transport, self.spawn, lambda: self._entered)
         self._reads = Reads(partial(drive, self._transport))
@@ -571,7 +575,7 @@ class Engine:
             with scope:
                 if self._closing:
                     return
-                if self._sharer is not None and wait.behind is None:
+                if self._sharer is not None and self._waits_elsewhere and wait.behind is None:
                     reply, behind = await self._sharer.block(self._transport, wait.key, wait.seconds), None
                 elif wait.behind is None:
                     reply, behind = await self._transport.block(call, wait.seconds), None

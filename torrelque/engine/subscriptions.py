@@ -1,4 +1,4 @@
-"""The subscriptions of all watchers of a queue object: one connection for each server."""
+"""The subscriptions of all watchers of a queue object, or of several: one connection for each server."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Subscriptions:
         self._forks = forks.count
         self._loop: Any = current_token().native_token
         self._inboxes: dict[bytes, set[Subscription]] = {}
-        self._lines: dict[tuple[Hashable, bool], _Line] = {}  # by node, and whether they are of listeners alone
+        self._lines: dict[tuple[Hashable, bytes | None], _Line] = {}  # by node; of those apart, also by channel
         self._apart: set[bytes] = set()
         self._line_of: dict[bytes, _Line] = {}
 
@@ -166,7 +166,7 @@ class Subscriptions:
                 self._assign(channel)
 
     def separate(self, line: _Line) -> bool:
-        """Give the channels of listeners a connection of their own, because the user may not subscribe to all of them.
+        """Give each channel of a listener its own connection, because the user may not subscribe to all of them.
 
         Returns whether any was moved.
         """
@@ -188,7 +188,7 @@ class Subscriptions:
 
     def _assign(self, channel: bytes) -> None:
         node = self._transport.node_of(channel)
-        key = node, channel in self._apart
+        key = node, channel if channel in self._apart else None
         line = self._lines.get(key)
         if line is None:
             line = self._lines[key] = _Line(self, self._transport, key, self._lingers)
@@ -203,7 +203,7 @@ class _Line:
     cancel: Callable[[], None]
 
     def __init__(
-        self, hub: Subscriptions, transport: Transport, key: tuple[Hashable, bool], lingers: Callable[[], bool]
+        self, hub: Subscriptions, transport: Transport, key: tuple[Hashable, bytes | None], lingers: Callable[[], bool]
     ) -> None:
         self._hub = hub
         self._transport = transport

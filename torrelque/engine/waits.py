@@ -1,4 +1,4 @@
-"""Makes the blocking calls that several queue objects share. See `torrelque.core.shared_waits`."""
+"""Makes the blocking calls that several queue objects share, see `torrelque.core.shared_waits`; and subscriptions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from anyio.lowlevel import checkpoint
 
 from torrelque.core.protocol import Reply
 from torrelque.core.shared_waits import Round, SharedWait, SharedWaits
+from torrelque.engine.subscriptions import Subscriptions
 from torrelque.transports.base import Transport
 
 __all__ = ('WaitSharer',)
@@ -18,8 +19,8 @@ TURNS = 20
 class WaitSharer:
     """Makes one blocking call for several queue objects with the same client: ``queue.share_waits(sharer)``.
 
-    Consumers that wait for tasks of these queues then occupy one connection in all. A task that arrives while they wait
-    takes one more round trip.
+    Consumers that wait for tasks of these queues then occupy one connection in all, and so do their subscriptions. A
+    task that arrives while they wait takes one more round trip.
 
     Args:
         members: The number of queue objects.
@@ -30,6 +31,13 @@ class WaitSharer:
     def __init__(self, members: int) -> None:
         self._waits = SharedWaits(members)
         self._calls: dict[Round, _Sent] = {}
+        self._hub: Subscriptions | None = None
+
+    def share_hub(self, own: Subscriptions) -> Subscriptions:
+        """Return the subscriptions for all queue objects: those of the first one that asks."""
+        if self._hub is None:
+            self._hub = own
+        return self._hub
 
     async def block(self, transport: Transport, key: bytes, seconds: float) -> Reply:
         """Do what the transport does with ``BZPOPMIN key seconds``. A cancellation ends the other waits as hinted."""
