@@ -20,7 +20,7 @@ from benchmarks.plan import PIP
 from benchmarks.rows import Settings, call_for
 from benchmarks.systems import make_payload
 from tests import servers
-from torrelque import Task, Torrelque
+from torrelque import EnqueueItem, Task, Torrelque
 
 __all__ = ('FEATURES', 'Feature', 'measure', 'table')
 
@@ -28,6 +28,9 @@ TURNS, QUICK_TURNS = 40, 8
 SETTINGS = {'seconds': 0.3, 'warm_up': 0.05}
 MANY = 1_000_000
 """A limit that is never reached."""
+
+FEW_GROUPS, BLOCKED = 10, 100_000
+"""Groups that are served, and groups with waiting tasks beside them that are not."""
 
 
 async def nothing(_: Torrelque) -> None:
@@ -49,6 +52,22 @@ async def ask(queue: Torrelque) -> None:
     await queue.giveback(task)
 
 
+async def limit_each(queue: Torrelque) -> None:
+    for group in range(FEW_GROUPS):
+        await queue.limit(group=f'{group}', concurrency=MANY)
+
+
+async def block_groups(queue: Torrelque) -> None:
+    """Add groups at their limit, unless an earlier turn did."""
+    counts = (await queue.get_queue_stats()).groups
+    if counts is None or not counts.blocked:
+        await limit_each(queue)
+        await queue.limit(group='*', concurrency=0)
+        for _ in range(4):  # claims look for groups that the new limit concerns, while there are none
+            await queue.dequeue_nowait()
+        await queue.enqueue_many([EnqueueItem('x', group=f'blocked-{number}') for number in range(BLOCKED)])
+
+
 @dataclass(frozen=True)
 class Feature:
     """One row of the table.
@@ -60,6 +79,8 @@ class Feature:
         numbered: Whether the caller chooses the ids.
         groups: Over how many groups the tasks are spread.
         finish: What the consumer does with a task.
+        database: The server's database, which keeps what it has from turn to turn unless it is 0.
+        against: Another row, with which the server's CPU is compared below the table.
     """
 
     name: str
@@ -68,6 +89,8 @@ class Feature:
     numbered: bool = False
     groups: int = 0
     finish: Callable[[Torrelque, Task], Awaitable[object]] = release
+    database: int = 0
+    against: str = ''
 
 
 FEATURES: Sequence[Feature] = (
@@ -92,6 +115,14 @@ FEATURES: Sequence[Feature] = (
         lambda queue: queue.limit(group='*', ordered=True),
         groups=1000,
     ),
+    Feature(f'the same, {FEW_GROUPS} groups with limits', limit_each, groups=FEW_GROUPS),
+    Feature(
+        f'the same beside {BLOCKED:,} blocked groups',
+        block_groups,
+        groups=FEW_GROUPS,
+        database=1,
+        against=f'the same, {FEW_GROUPS} groups with limits',
+    ),
     Feature('a plain task beside a schedule', lambda queue: queue.schedule('hourly', task={}, every=3600)),
 )
 """The first is what the others are compared with. No limit is reached: what is measured is looking at it."""
@@ -102,7 +133,7 @@ Result = dict[str, float]
 async def _lifecycles(url: str, info: ServerInfo, feature: Feature, settings: Settings) -> Result:
     """As the row lifecycle-single."""
     task, numbers = make_payload(), count()
-    async with torrelque.connect(url) as client, Torrelque(client) as queue:
+    async with torrelque.connect(f'{url}/{feature.database}') as client, Torrelque(client) as queue:
         await feature.prepare(queue)
 
         async def call() -> int:
@@ -148,4 +179,10 @@ def table(found: Mapping[str, Sequence[Result]]) -> str:
             cells.append(f'{median(result[part] for result in results):.1f}')
             cells.append(f'{median(new[part] / old[part] for new, old in zip(results, plain, strict=True)):.2f}')
         lines.append(f'| {name} | {" | ".join(cells)} |')
+    for feature in FEATURES:
+        if feature.against and feature.name in found:
+            pairs = zip(found[feature.name], found[feature.against], strict=True)
+            ratio = median(new['server_us'] / old['server_us'] for new, old in pairs)
+            name = feature.name.removeprefix('the same ')
+            lines += ['', f'A task in a group {name} costs the server {ratio:.2f} times as much as without them.']
     return '\n'.join(lines) + '\n'

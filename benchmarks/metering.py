@@ -38,8 +38,8 @@ class ServerInfo:
         return dict(line.split(':', 1) for line in text.splitlines() if ':' in line)
 
     def flush(self) -> None:
-        """Delete all keys."""
-        self._socket.sendall(b'FLUSHALL\r\n')
+        """Delete all keys of database 0, which all rows use but those that keep theirs."""
+        self._socket.sendall(b'FLUSHDB\r\n')
         self._file.readline()
 
     def cpu(self) -> float:
