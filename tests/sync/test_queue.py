@@ -25,6 +25,7 @@ from redis.sentinel import Sentinel
 import torrelque
 from tests import clusters, sentinels, servers
 from torrelque import (
+    Router,
     TorrelqueConnectionError,
     TorrelqueError,
     TorrelqueLeaseLostError,
@@ -503,3 +504,14 @@ def test_an_object_that_is_dropped_leaves_no_sockets(server: servers.Server) -> 
             del queue
             gc.collect()
     assert not [each for each in caught if 'unclosed' in str(each.message)]
+
+
+def test_a_schedule_of_a_kind(queue: sync.Torrelque) -> None:
+    router = Router()
+
+    @router.task('count')
+    def count(number: int) -> None: ...
+
+    count.schedule(queue, 'x', 5, every=3600)
+    (found,) = queue.schedules()
+    assert (found.id, found.task, found.headers) == ('x', 5, {'torrelque.kind': 'count'})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tests.worker.support import Bench
 from torrelque import (
     Router,
     Task,
+    Torrelque,
     TorrelqueError,
     TorrelqueTypeError,
     TorrelqueUsageError,
@@ -94,6 +96,32 @@ async def test_groups_and_priorities(bench: Bench) -> None:
     items = [count.item(2, group='h'), count.item(3, priority='low')]
     states = [await bench.queue.get_task_state(str(each)) for each in [first, *await bench.queue.enqueue_many(items)]]
     assert [(state.group, state.priority) for state in states] == [('g', 'normal'), ('h', 'normal'), (None, 'low')]
+
+
+async def test_schedules(bench: Bench) -> None:
+    router, got = Router(), list[object]()
+
+    @router.task('send')
+    async def send(mail: Email) -> None:
+        got.append(mail)
+
+    options: dict[str, Any] = {'headers': {'a': 'b'}, 'owner': 'app', 'time_limit': 5, 'group': 'g', 'missed': 'all'}
+    await send.schedule(bench.queue, 'x', JOE, every=3600, **options)
+    (found,) = [each async for each in bench.queue.schedules()]
+    assert (found.id, found.every, found.owner, found.group, found.missed) == ('x', 3600, 'app', 'g', 'all')
+    assert found.headers == {'a': 'b', 'torrelque.kind': 'send', 'torrelque.time_limit': '5'}
+    await bench.queue.fire('x')
+    async with bench.working(router):
+        await bench.until(events.Finished, 1)
+    assert got == [JOE]
+    with pytest.raises(TorrelqueValueError, match='give either cron or every'):
+        await send.schedule(bench.queue, 'x', JOE)
+
+
+def test_options_of_schedules_are_those_of_the_queue() -> None:
+    mine, of_queue = (inspect.signature(each.schedule).parameters for each in (Kind, Torrelque))
+    given = {name: (each.kind, each.default) for name, each in mine.items() if name not in ('queue', 'payload')}
+    assert given == {name: (each.kind, each.default) for name, each in of_queue.items() if name != 'task'}
 
 
 async def test_tasks_that_no_function_handles_are_rejected(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,19 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Concatenate, Generic, Literal, TypeVar, cast, get_args, get_origin, get_type_hints, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    Protocol,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
 
 from torrelque import (
     EnqueueItem,
@@ -34,7 +46,15 @@ logger: logging.Logger = logging.getLogger('torrelque.worker')
 P = TypeVar('P')
 R = TypeVar('R')
 
+Scheduled_co = TypeVar('Scheduled_co', covariant=True)
+
 Convert = Callable[[Any], Any]
+
+
+class Scheduling(Protocol[Scheduled_co]):
+    """A queue that keeps schedules: a `torrelque.Torrelque`, or a blocking `torrelque.sync.Torrelque`."""
+
+    def schedule(self, *args: Any, **options: Any) -> Scheduled_co: ...  # noqa: ANN401 - those of the queue
 
 
 class Unfit(Exception):  # noqa: N818 - not raised by users
@@ -222,6 +242,76 @@ class Kind(Generic[P, R]):
             replace=replace,
             expires_in=expires_in,
             expires_at=expires_at,
+            on_expiry=on_expiry,
+            group=group,
+            priority=priority,
+        )
+
+    def schedule(
+        self,
+        queue: Scheduling[Scheduled_co],
+        schedule_id: str,
+        payload: P,
+        *,
+        cron: str | None = None,
+        tz: str | None = None,
+        every: float | None = None,
+        missed: Literal['skip', 'all'] = 'skip',
+        overlap: bool = True,
+        owner: str | None = None,
+        task_timeout: float | None = None,
+        delay: float | None = None,
+        max_dequeues: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        time_limit: float | None = None,
+        expires_in: float | None = None,
+        on_expiry: Literal['drop', 'reject'] | None = None,
+        group: str | None = None,
+        priority: Literal['high', 'normal', 'low'] | None = None,
+    ) -> Scheduled_co:
+        """Have a queue add a task of this kind at regular times, or change that schedule.
+
+        ``await`` the call, unless the queue is a :class:`torrelque.sync.Torrelque`. Errors are those of
+        :meth:`torrelque.Torrelque.schedule`. Safe to cancel and to repeat.
+
+        Args:
+            queue: The queue that keeps the schedule.
+            schedule_id: The id of the schedule, without ``@``.
+            payload: The function's argument.
+            cron: A cron expression, such as ``'0 7 * * mon-fri'``.
+            tz: The time zone of ``cron``, such as ``'Europe/Vienna'``. None is UTC.
+            every: Seconds between two times.
+            missed: Whether to make up for the last missed time only (``'skip'``), or for each (``'all'``).
+            overlap: Whether to add a task while the last one is still queued or being worked on.
+            owner: Only calls with the same owner may then change the schedule.
+            task_timeout: Seconds that a consumer may hold a task before its lease expires.
+            delay: Seconds, from the schedule's time.
+            max_dequeues: Deliveries after which a task becomes a dead letter.
+            headers: Strings that travel with each task.
+            time_limit: Seconds that the function may take; overrides the limits of the kind and of the worker.
+            expires_in: Seconds, from the schedule's time, after which a task is no longer delivered.
+            on_expiry: Whether to ``'drop'`` a task that expires, or to ``'reject'`` it.
+            group: The group that the tasks belong to.
+            priority: The priority of tasks without a group.
+
+        Returns:
+            What the queue's own `schedule` returns: an awaitable, or None.
+        """
+        return queue.schedule(
+            schedule_id,
+            self._dump(payload),
+            cron=cron,
+            tz=tz,
+            every=every,
+            missed=missed,
+            overlap=overlap,
+            owner=owner,
+            task_timeout=task_timeout,
+            delay=delay,
+            max_dequeues=max_dequeues,
+            headers={**(headers or {}), KIND: self.name},
+            time_limit=time_limit,
+            expires_in=expires_in,
             on_expiry=on_expiry,
             group=group,
             priority=priority,
