@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -9,6 +10,7 @@ from torrelque import (
     GroupCounts,
     Limits,
     Pause,
+    Schedule,
     Torrelque,
     TorrelqueLookupError,
     TorrelqueQueueStats,
@@ -19,6 +21,7 @@ from torrelque import (
 from torrelque.cli.output import printable
 from torrelque.cli.params import name_of
 from torrelque.cli.payloads import show_bytes
+from torrelque.cli.units import duration
 
 __all__ = (
     'STYLES',
@@ -30,6 +33,7 @@ __all__ = (
     'pause_text',
     'progress',
     'read_task',
+    'schedules_texts',
     'state_fields',
     'stats_fields',
 )
@@ -90,6 +94,29 @@ def groups_text(groups: GroupCounts | None) -> str:
         return ''
     counts = ', '.join(f'{count:,} {state}' for state, count in groups._asdict().items() if count)
     return f'groups with waiting tasks: {counts}'
+
+
+SHOWN = 3
+"""Maximum number of silent schedules to name."""
+
+LATE = 10.0
+"""Seconds after which a schedule that has not fired counts as silent."""
+
+
+def schedules_texts(schedules: Sequence[Schedule], now: float, *, is_paused: bool = False) -> tuple[str, str]:
+    """Describe schedules briefly: how many there are and which fires next, and which are silent; '' for none."""
+    if not schedules:
+        return '', ''
+    plural = 's' if len(schedules) > 1 else ''
+    known = f'{len(schedules):,} schedule{plural}'
+    if is_paused:
+        return f'{known}, paused', ''
+    coming = min(((each.next, each.id) for each in schedules if each.next and each.next >= now), default=None)
+    if coming is not None:
+        known += f', {printable(coming[1])} in {duration(coming[0] - now)}'
+    silent = sorted(each.id for each in schedules if each.next is None or each.next < now - LATE)
+    more = ', ...' if len(silent) > SHOWN else ''
+    return known, f'silent: {", ".join(map(printable, silent[:SHOWN]))}{more}' if silent else ''
 
 
 def notes(stats: TorrelqueQueueStats) -> str:

@@ -74,6 +74,17 @@ async def test_queues_are_found_sampled_and_forgotten(server: servers.Server) ->
             await news.until(lambda: monitor.get('mail') is None)
 
 
+async def test_schedules_are_read(server: servers.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitoring, 'SCHEDULES_PAUSE', 0)
+    async with connect(server.url) as client, Torrelque(client, queue='mail') as queue:
+        await queue.schedule('report', 1, every=3600)
+        async with monitored(server.url) as (monitor, news):
+            await news.until(lambda: (found := monitor.get('mail')) and found.schedules)
+            assert [each.id for each in monitor['mail'].schedules] == ['report']
+            await queue.unschedule('report')
+            await news.until(lambda: not monitor['mail'].schedules)
+
+
 async def test_the_queue_that_is_named_is_watched_though_it_is_not_there(server: servers.Server) -> None:
     async with monitored(server.url, 'none') as (monitor, news):
         await news.until(lambda: (found := monitor.get('none')) and found.stats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,10 +11,12 @@ import anyio
 import anyio.abc
 
 from torrelque import (
+    Schedule,
     Torrelque,
     TorrelqueConnectionError,
     TorrelqueError,
     TorrelqueQueueStats,
+    TorrelqueReplyError,
     Transport,
     WorkerInfo,
     connect,
@@ -41,6 +44,10 @@ SEARCH_SHARE = 20
 """Minimum pause after a search, in durations of the search, because it scans all keys."""
 
 
+SCHEDULES_PAUSE = 2.0
+"""Minimum number of seconds between two readings of a queue's schedules."""
+
+
 @dataclass
 class Watched:
     """A queue and its samples."""
@@ -49,6 +56,10 @@ class Watched:
     history: History = field(default_factory=History)
     workers: list[WorkerInfo] | None = None
     """Its workers; None if they are unknown."""
+    schedules: list[Schedule] = field(default_factory=list)
+    """Its schedules, as far as this user may read them. They are read less often than the rest."""
+    schedules_at: float = -math.inf
+    """When to read them again, on the monotonic clock."""
     trouble: str = ''
     """Why its statistics cannot be read, although the server is reachable."""
 
@@ -172,6 +183,7 @@ class Monitor:
             try:
                 figures[watched.name] = await watched.queue.get_queue_stats()
                 watched.workers = await try_workers(watched.queue)
+                await _read_schedules(watched, figures[watched.name].schedules)
             except TorrelqueConnectionError as error:
                 errors.append(error)
             except TorrelqueError as error:
@@ -215,3 +227,18 @@ class Monitor:
         if gone or not self.searched:
             self.searched = True
             self._on_change()
+
+
+async def _read_schedules(watched: Watched, number: int) -> None:
+    """Read the schedules of a queue, unless that was done a moment ago. Longer readings are less frequent."""
+    begun = time.monotonic()
+    if not number:
+        watched.schedules = []
+    elif begun >= watched.schedules_at:
+        try:
+            watched.schedules = [each async for each in watched.queue.schedules()]
+        except TorrelqueReplyError as error:
+            if error.code not in ('NOPERM', 'WRONGTYPE'):
+                raise
+        took = time.monotonic() - begun
+        watched.schedules_at = begun + max(SCHEDULES_PAUSE, SEARCH_SHARE * took)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from torrelque import TorrelqueQueueStats
+import pytest
+
+from torrelque import Torrelque, TorrelqueQueueStats
+from torrelque.cli.top.monitor import Watched
 from torrelque.cli.top.sampling import History, Sample
-from torrelque.cli.top.styles import CALM
-from torrelque.cli.top.widgets.charts import LABEL, PEAK, VALUE, _draw, _lines
+from torrelque.cli.top.styles import CALM, WARN
+from torrelque.cli.top.widgets.charts import LABEL, PEAK, VALUE, _draw, _lines, _title
+from torrelque.testing import MemoryTransport, VirtualClock
 
 
 def history() -> History:
@@ -45,3 +49,28 @@ def test_a_flat_line_is_calm_and_has_no_peak() -> None:
     text = _draw(lines['delayed'], 10, 1)
     assert 'peak' not in text.plain
     assert {str(span.style) for span in text.spans} == {CALM}
+
+
+async def made(*schedules: tuple[str, float], paused: bool = False) -> Watched:
+    """A queue with schedules that fire in a while, from a time of 1,000."""
+    clock = VirtualClock(1_000)
+    async with Torrelque(MemoryTransport(clock=clock), queue='mail') as queue:
+        for name, every in schedules:
+            await queue.schedule(name, 1, every=every)
+        if paused:
+            await queue.pause()
+        watched = Watched(queue, schedules=[each async for each in queue.schedules()])
+        watched.history.add(Sample(1_000, await queue.get_queue_stats()))
+        return watched
+
+
+@pytest.mark.anyio
+async def test_the_title_shows_schedules() -> None:
+    assert 'schedule' not in _title(await made(), 1_000).plain
+    one = _title(await made(('report', 90)), 1_000)
+    assert one.plain == 'mail  1 schedule, report in 1m 30s'
+    names = ('a', 'b', 'c', 'd')
+    late = _title(await made(*((name, 5) for name in names), ('report', 3600)), 1_060)
+    assert late.plain == 'mail  5 schedules, report in 59m  silent: a, b, c, ...'
+    assert str(late.spans[-1].style) == WARN
+    assert _title(await made(('report', 90), paused=True), 2_000).plain == 'mail  paused  1 schedule, paused'

@@ -77,7 +77,7 @@ class QueuesScreen(FilteredScreen):
 
     def _show_charts(self) -> None:
         selected = self.query_one(RowTable).selected
-        self.query_one(Charts).show(self.monitor.get(selected) if selected else None)
+        self.query_one(Charts).show(self.monitor.get(selected) if selected else None, self.monitor.server_time)
 
     def _columns(self, room: int) -> list[Column]:
         left = room - sum(figure.width for figure in FIGURES)

@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from torrelque import TorrelqueTaskStatus
 from torrelque.cli.output import printable
-from torrelque.cli.states import groups_text, limits_text, pause_text
+from torrelque.cli.states import groups_text, limits_text, pause_text, schedules_texts
 from torrelque.cli.top.monitor import Watched
 from torrelque.cli.top.sampling import History, bars
 from torrelque.cli.top.styles import CALM, IN, OUT, STATUS, WARN
@@ -45,14 +45,15 @@ class Charts(Static):
         widget: Static = self  # assigned to self, the titles would count as new attribute declarations
         widget.border_title, widget.border_subtitle = title, subtitle
 
-    def show(self, watched: Watched | None) -> None:
+    def show(self, watched: Watched | None, now: float | None = None) -> None:
+        """Show a queue; ``now`` is the server's time."""
         room = self.content_size
         if watched is None or not room.width:
             self._head('', '')
             self.update()
             return
         width = max(room.width - LABEL - VALUE - PEAK, 10)
-        self._head(_title(watched).markup, f'last {duration(watched.history.span(width))}')
+        self._head(_title(watched, now).markup, f'last {duration(watched.history.span(width))}')
         lines = list(_lines(watched.history, width))
         gap = room.height >= len(lines) * 3 - 1
         height = max((room.height + gap) // len(lines) - gap, 1)
@@ -60,7 +61,7 @@ class Charts(Static):
         self.update(Text('\n\n' if gap else '\n', no_wrap=True, overflow='crop').join(charts))
 
 
-def _title(watched: Watched) -> Text:
+def _title(watched: Watched, now: float | None) -> Text:
     title = Text(printable(watched.name))
     if watched.stats is not None and watched.stats.paused is not None:
         title.append(f'  {pause_text(watched.stats.paused)}', style=WARN)
@@ -68,6 +69,10 @@ def _title(watched: Watched) -> Text:
         title.append(f'  {limits}', style=CALM)
     if watched.stats is not None and (groups := groups_text(watched.stats.groups)):
         title.append(f'  {groups}', style=CALM)
+    is_paused = watched.stats is not None and watched.stats.paused is not None
+    known, silent = schedules_texts(watched.schedules, now or 0.0, is_paused=is_paused)
+    for text, style in ((known, CALM), (silent, WARN)):
+        title.append(f'  {text}' if text else '', style=style)
     workers = watched.workers
     if workers:
         running, slots = (sum(each) for each in zip(*((one.running, one.concurrency) for one in workers), strict=True))
