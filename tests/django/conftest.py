@@ -27,7 +27,7 @@ def set_up() -> None:
                 'QUEUES': ['default', 'slow'],
                 'OPTIONS': {'url': url, 'prefix': f'{uuid4().hex}:', 'attempts': attempts},
             }
-            for alias, attempts in (('default', 1), ('again', 3))
+            for alias, attempts in (('default', 1), ('again', 3), ('scheduled', 1))
         },
     )
     django.setup()

@@ -17,6 +17,8 @@ USE_TZ = True
 DATABASES = {{'default': {{'ENGINE': 'django.db.backends.sqlite3', 'NAME': 'mail.db'}}}}
 REDIS_URL = '{url}'
 TASKS['default']['OPTIONS']['prefix'] = 'page:'
+from mail.schedules import SCHEDULES
+TASKS['default']['OPTIONS']['schedules'] = SCHEDULES
 """
 TRY = """
 import json, time, django
@@ -29,6 +31,9 @@ assert views.order(request).status_code == 202
 result = send_mail.enqueue('ann@example.org', subject='Hello')
 while (shown := json.loads(views.status(request, result.id).content))['status'] != 'SUCCESSFUL':
     time.sleep(0.02)
+from torrelque.django.compat import task_backends
+scheduled = task_backends['default'].queue_of('default').schedules()
+assert {each.id for each in scheduled} == {'digest', 'ping'}
 print(shown['result'], queues.mail.enqueue({'to': 'joe'}) != '')
 """
 PATIENCE = 40

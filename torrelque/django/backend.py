@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 from django import conf
@@ -26,6 +27,7 @@ from torrelque.django.compat import (
     TaskResultStatus,
     signals,
 )
+from torrelque.django.schedules import level_of, schedules_of
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueLookupError
 from torrelque.sync import Torrelque
 
@@ -39,6 +41,8 @@ STATUSES = {
     TorrelqueTaskStatus.REJECTED: TaskResultStatus.FAILED,
     TorrelqueTaskStatus.EXPIRED: TaskResultStatus.FAILED,
 }
+
+SLOT = re.compile(r'[0-9]+(\.[0-9]+)?')
 
 TRACEBACK = 8000
 """Maximum number of characters kept of a traceback, counted from its end."""
@@ -59,6 +63,8 @@ class Options:
         max_rejected: Maximum number of failed tasks to keep. None keeps all.
         failover_timeout: As for :class:`torrelque.Torrelque`.
         shards: As for :class:`torrelque.Torrelque`.
+        schedules: Maps ids to schedules, which the worker's command sets at its start; see
+            `torrelque.django.schedules.schedules_of`. None leaves those in the queues alone.
     """
 
     url: str
@@ -70,6 +76,7 @@ class Options:
     max_rejected: int | None = 10_000
     failover_timeout: float | None = None
     shards: int | None = None
+    schedules: Mapping[str, Any] | None = None
 
 
 class Backend(BaseTaskBackend):
@@ -93,6 +100,10 @@ class Backend(BaseTaskBackend):
         Returns:
             A message for an error in the options, if there is one.
         """
+        try:
+            schedules_of(self, self.settings.schedules)
+        except ImproperlyConfigured as error:
+            return [checks.Error(str(error), id='torrelque.E002')]
         try:
             self.queue_of('check')
         except TorrelqueConnectionError as error:
@@ -158,7 +169,7 @@ class Backend(BaseTaskBackend):
         if task.run_after is not None:
             now = django_timezone.now() if django_timezone.is_aware(task.run_after) else datetime.now()  # noqa: DTZ005
             delay = (task.run_after - now).total_seconds()
-        self.queue_of(task.queue_name).enqueue(payload, task_id=task_id, delay=delay, priority=_level(task.priority))
+        self.queue_of(task.queue_name).enqueue(payload, task_id=task_id, delay=delay, priority=level_of(task.priority))
         object.__setattr__(result, 'enqueued_at', django_timezone.now())
         signals.task_enqueued.send(type(self), task_result=result)
         return result
@@ -177,21 +188,25 @@ class Backend(BaseTaskBackend):
             TorrelqueError: The queue cannot be read.
         """
         _, _, name = str(result_id).rpartition('@')
-        if not name or (self.queues and name not in self.queues):
-            raise TaskResultDoesNotExist(result_id)
-        queue = self.queue_of(name)
+        names = [name] if name and (not self.queues or name in self.queues) else []
+        if not names and SLOT.fullmatch(name):  # a task of a schedule, whose id does not name its queue
+            names = sorted(self.queues)
+        for each in names:
+            with suppress(TorrelqueLookupError):
+                return self._get_result(result_id, self.queue_of(each))
+        raise TaskResultDoesNotExist(result_id)
+
+    def _get_result(self, result_id: str, queue: Torrelque[Any]) -> Any:  # noqa: ANN401 - Django's
         with suppress(TorrelqueLookupError):
             found = queue.get_task(result_id)
             return self.result_of(result_id, found.data, found.state)
-        try:
-            state = queue.get_task_state(result_id)
-        except TorrelqueLookupError:
-            raise TaskResultDoesNotExist(result_id) from None
+        state = queue.get_task_state(result_id)
         return self.result_of(result_id, state.result, state)
 
     def result_of(self, result_id: str, payload: Mapping[str, Any], state: TorrelqueTaskState) -> Any:  # noqa: ANN401
         """Return a TaskResult, made of a task's payload or of the result of one that has ended."""
-        task = import_string(payload['task']).using(queue_name=result_id.rpartition('@')[2], backend=self.alias)
+        name = payload.get('queue') or result_id.rpartition('@')[2]
+        task = import_string(payload['task']).using(queue_name=name, backend=self.alias)
         result = self._result(task, result_id, STATUSES[state.status], payload['args'], payload['kwargs'])
         last = _time(state.last_dequeue_time)
         known: dict[str, Any] = {
@@ -236,11 +251,6 @@ def failure_of(error: BaseException, traceback: str) -> str:
     """Return the reason for a dead letter: the type, the message and the traceback of the error."""
     path = f'{type(error).__module__}.{type(error).__qualname__}'
     return f'{path}: {error}\n\n{traceback[-TRACEBACK:]}'.encode(errors='replace').decode()
-
-
-def _level(priority: int) -> Literal['high', 'low'] | None:
-    """Return the level for one of Django's priorities, from -100 to 100; 0 is the default."""
-    return None if not priority else 'high' if priority > 0 else 'low'
 
 
 def _time(seconds: float | None) -> datetime | None:

@@ -17,6 +17,7 @@ from django.utils import timezone
 from torrelque import Reject, Retry, Task, Torrelque, Transport, Worker, connect, retry
 from torrelque.django.backend import Backend, failure_of
 from torrelque.django.compat import TaskContext, TaskError, TaskResultStatus, normalize_json, signals
+from torrelque.django.schedules import schedules_of
 from torrelque.worker.starting import until_usable
 
 __all__ = ('TaskRunner', 'work')
@@ -78,7 +79,9 @@ class TaskRunner:
 async def work(
     backend: Backend, names: Sequence[str], *, concurrency: int, grace: float = 20.0, handle_signals: bool = False
 ) -> None:
-    """Run the tasks of some of Django's queues until shut down. Waits while the server is away.
+    """Set the schedules of some of Django's queues, and run their tasks until shut down.
+
+    Waits while the server is away.
 
     Args:
         backend: The backend of the queues.
@@ -88,6 +91,7 @@ async def work(
         handle_signals: Whether SIGTERM and SIGINT shut the workers down.
     """
     chosen = backend.settings
+    schedules = schedules_of(backend, chosen.schedules)
     worker_id = f'{socket.gethostname()}:{os.getpid()}'
     async with AsyncExitStack() as stack:
 
@@ -103,12 +107,15 @@ async def work(
                 Torrelque[Any](
                     client,
                     queue=chosen.prefix + name,
+                    max_dequeues=chosen.max_dequeues,
                     max_rejected=chosen.max_rejected,
                     failover_timeout=chosen.failover_timeout,
                     shards=chosen.shards,
                 )
             )
             queue.task_timeout, queue.result_ttl = chosen.task_timeout, chosen.result_ttl
+            if schedules is not None:
+                await queue.set_schedules(schedules.get(name, {}), owner=f'django:{backend.alias}')
             runner = TaskRunner(backend, name, worker_id)
             workers.append(Worker(queue, runner, concurrency=concurrency, grace=grace, handle_signals=handle_signals))
         async with anyio.create_task_group() as group:

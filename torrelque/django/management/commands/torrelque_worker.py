@@ -7,6 +7,7 @@ from argparse import ArgumentParser
 from typing import Any
 
 import anyio
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 
 from torrelque.django.backend import Backend
@@ -56,7 +57,7 @@ class Command(BaseCommand):
             raise SystemExit(128 + signal.SIGINT) from None
         except Exception as error:
             first = next(leaves_of(error))
-            if isinstance(first, TorrelqueError):
+            if isinstance(first, TorrelqueError | ImproperlyConfigured):
                 raise CommandError(str(first)) from error
             raise
 
