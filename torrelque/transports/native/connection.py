@@ -186,7 +186,7 @@ class Connection:
             self._sink = None
 
     async def _wait(self) -> None:
-        """Wait for something to arrive. Raises TorrelqueConnectionError if nothing will."""
+        """Wait for something to arrive, or to go wrong. Raises TorrelqueConnectionError if that has happened."""
         if self._failure is not None:
             raise self._failure
         if self._arrivals is None or self._finished:
@@ -201,8 +201,6 @@ class Connection:
                 await self._news
             finally:
                 self._news = None
-        if self._failure is not None:
-            raise self._failure
 
     def _take(self, data: bytes) -> None:
         """Process bytes that have arrived."""
