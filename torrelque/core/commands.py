@@ -149,7 +149,7 @@ An error means that the item was written but not confirmed, or that it is too la
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # compared by identity, because each call looks one up
 class Command:
     """A script that takes items.
 
@@ -207,6 +207,7 @@ PURGE = Command('purge')
 ERASE = Command('erase', limit=1)
 
 
+@lru_cache(maxsize=64)
 def enqueue_in(generation: int) -> Command:
     """Return the command that enqueues only while the layout of the shards has this generation."""
     return Command(ENQUEUE.name, trailer=(generation,), own=ENQUEUE.own, shared=ENQUEUE.shared)

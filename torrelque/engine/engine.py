@@ -437,6 +437,17 @@ class Engine:
         elif self._next_turn is None and not self._loop.is_closed():
             self._next_turn = self._loop.call_soon(self._turn)
 
+    def _step_later(self) -> None:
+        """Schedule a step after consumers that were served have run. Usually they soon ask for more."""
+        if self._next_turn is None and self._loop is not None and not self._loop.is_closed():
+            self._next_turn = self._loop.call_soon(self._step_next)
+        else:
+            self.step_soon()
+
+    def _step_next(self) -> None:
+        self._next_turn = None
+        self.step_soon()
+
     def _turn(self) -> None:
         """Make a step outside the engine's task, which is woken if it has something to do."""
         self._put_off()
@@ -589,7 +600,10 @@ class Engine:
         finally:
             self._waiting.discard(scope)
             self._running -= 1
-            self.step_soon()
+            if wait.behind is None:
+                self.step_soon()
+            else:
+                self._step_later()
         if wait.behind is None:
             self._turn()  # the next claim begins at once
 

@@ -85,8 +85,10 @@ class Node:
     def start(self, batch: Batch, deadline: float, then: Then) -> Callable[[], None] | None:
         """Do what `execute` does without waiting, except for large batches. See `Transport.start`."""
         for call in batch:
-            if len(call.args) <= FEW and any(len(word) >= LARGE for word in call.args if type(word) is bytes):
-                return None  # checked before packing, so that nothing is packed twice
+            if len(call.args) <= FEW:
+                for word in call.args:
+                    if type(word) is bytes and len(word) >= LARGE:
+                        return None  # checked before packing, so that nothing is packed twice
         data = pack(batch)
         if len(data) >= LARGE:
             return None
