@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 
 from tests import servers
-from tests.chaos.crews import ENOUGH, Spec, release
+from tests.chaos.crews import ENOUGH, Spec, note_claim, release
 from tests.chaos.ledger import Books, Claim, Ledger, Reader, read
 from tests.chaos.nursery import Nursery
 from torrelque import Torrelque, TorrelqueTaskStatus, TorrelqueTimeoutError, connect
@@ -230,7 +230,7 @@ class Stage:
                     except TorrelqueTimeoutError:
                         continue
                     for task in tasks:
-                        ledger.write('claimed', task.id, task.dequeue_count)
+                        note_claim(ledger, task)
                         await release(consumer, ledger, task)
                 await consumer.dequeue_nowait()
                 stats = await consumer.get_queue_stats()
