@@ -98,7 +98,7 @@ def test_a_state_in_full() -> None:
     )  # fmt: skip
 
 
-WORKING = {'status': b'1', 'timeout': b'300', 'dequeue_count': b'2', 'claim': b'7:n:1'}
+WORKING = {'status': b'1', 'timeout': b'300', 'dequeue_count': b'2', 'claim': b'9.5 7:n:1 2 5'}
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,8 @@ WORKING = {'status': b'1', 'timeout': b'300', 'dequeue_count': b'2', 'claim': b'
         ({'progress': b'7:n:1 2 5.5 3 - '}, (3.0, None, '', 5.5)),
         ({'status': b'0'}, None),
         ({'dequeue_count': b'3'}, None),  # 0.9 has claimed it since
-        ({'claim': b'8:n:1'}, None),
+        ({'claim': b'9.5 8:n:1 2 5'}, None),
+        ({'claim': b'7:n:1'}, None),  # in another format
         ({'progress': b'7:n:1 2'}, None),
         ({'progress': b'7:n:1 2 soon much - '}, None),
         ({'progress': b''}, None),
@@ -118,6 +119,16 @@ def test_progress_is_that_of_the_live_claim(changed: dict[str, bytes], progress:
     state = state_of(values(**{**WORKING, 'progress': b'7:n:1 2 5.5 3 4 n\xc3\xa9 x', **changed}))
     assert state is not None
     assert state.progress == progress
+
+
+@pytest.mark.parametrize(
+    ('revision', 'claim', 'expected'),
+    [(None, b'9.5 7:n:1', 2), (b'4', b'9.5 7:n:1 2 5', 5), (b'4', None, 4), (b'4', b'9.5 7:n:1 2', 4)],
+)
+def test_the_claim_counts_its_own_transition(revision: bytes, claim: bytes, expected: int) -> None:
+    state = state_of(values(status=b'1', revision=revision, claim=claim))
+    assert state is not None
+    assert state.revision == expected
 
 
 def test_no_state_is_none() -> None:

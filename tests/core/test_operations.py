@@ -53,7 +53,7 @@ def test_a_task_is_read_with_its_state_in_one_round() -> None:
     batch = next(operation)
     assert names(batch) == ['HGET', 'HMGET', 'ZSCORE', 'ZSCORE']
     assert batch[0].args == (b'a',)
-    task = end(operation, [b'payload', [*STATE, b'{"b": "c"}', b'7:ab12.1:9'], b'17.5', b'12'])
+    task = end(operation, [b'payload', [*STATE, b'{"b": "c"}', b'17.500000 7:ab12.1:9'], b'17.5', b'12'])
     assert task is not None
     assert (task.id, task.data, task.headers) == ('a', b'payload', {'b': 'c'})
     assert task.state.status is TorrelqueTaskStatus.WORKING
@@ -61,20 +61,21 @@ def test_a_task_is_read_with_its_state_in_one_round() -> None:
 
 
 @pytest.mark.parametrize(
-    ('token', 'consumer'),
+    ('claim', 'consumer'),
     [
-        (b'7:ab12.1:9', 'ab12'),
-        (b'7:ab12~3~.1f:9', 'ab12'),
+        (b'17.500000 7:ab12.1:9', 'ab12'),
+        (b'17.500000 7:ab12~3~.1f:9 2 5', 'ab12'),
+        (b'7:ab12.1:9', None),  # in another format
         (b'x', None),
         (b'', None),
         (None, None),
-        (b'\xff:\xff', '\ufffd'),
+        (b'1.0 \xff:\xff', '\ufffd'),
     ],
 )
-def test_whose_claim_it_is(token: bytes | None, consumer: str | None) -> None:
+def test_whose_claim_it_is(claim: bytes | None, consumer: str | None) -> None:
     operation = operations.queued_task(KEYS, 'a')
     next(operation)
-    task = end(operation, [b'payload', [*STATE, None, token], b'17.5', None])
+    task = end(operation, [b'payload', [*STATE, None, claim], b'17.5', None])
     assert task is not None
     assert task.consumer == consumer
 

@@ -291,8 +291,11 @@ def test_what_is_played_on_shards_agrees_without_a_fault(name: str) -> None:
     ('old', 'new'),
     [
         pytest.param('if nonce ~= ARGV[2] then', 'if false then', id='a lane of another client will do'),
-        pytest.param(' and number(deliveries, 0) == tonumber(count)', '', id='a fence without the count'),
-        pytest.param('held_by == claim and ', '', id='a fence without the token'),
+        pytest.param(' and claim.count == tonumber(count)', '', id='a fence without the count'),
+        pytest.param('claim.token == token and ', '', id='a fence without the token'),
+        pytest.param('\nand claim.deadline == tonumber(score)', '', id='a fence without the deadline'),
+        pytest.param(' and token == live_token', '', id='the token of the claim before will do'),
+        pytest.param("key, 'claim', claim_text(", "key, 'x', claim_text(", id='extended, but not its claim'),
         pytest.param("return 'LATE'", 'return nil', id='late calls are done'),
         pytest.param("record('closed', '')", '', id='settled calls are done when they arrive'),
         pytest.param(

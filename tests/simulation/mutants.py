@@ -72,19 +72,26 @@ def repeats_done_again(patch: pytest.MonkeyPatch) -> None:
 def no_token_in_the_fence(patch: pytest.MonkeyPatch) -> None:
     """Any receipt of a task in working is good."""
 
-    def mutant(state: State, token: bytes, count: bytes) -> bool:
+    def mutant(state: State, score: float, token: bytes, count: bytes) -> bool:
         return state is not None
 
     patch.setattr(claims, 'is_live', mutant)
 
 
-def no_count_in_the_fence(patch: pytest.MonkeyPatch) -> None:
+def no_deadline_in_the_fence(patch: pytest.MonkeyPatch) -> None:
     """A receipt is good although 0.9 has claimed the task since."""
 
-    def mutant(state: State, token: bytes, count: bytes) -> bool:
-        return not token or state.claim == token
+    def mutant(state: State, score: float, token: bytes, count: bytes) -> bool:
+        return not token or (
+            state.token == token and state.claim is not None and state.claim.dequeue_count == int(count)
+        )
 
     patch.setattr(claims, 'is_live', mutant)
+
+
+def extended_but_not_its_claim(patch: pytest.MonkeyPatch) -> None:
+    """A longer lease is written to working, but not to the claim."""
+    _without(patch, Run, 'move_claim')
 
 
 def state_kept_on_enqueue(patch: pytest.MonkeyPatch) -> None:
@@ -126,7 +133,10 @@ def _give_back(*, clear: bool, uncount: bool) -> Mutant:
         run.db.zrem(run.keys['working'], [item.id for item in items])
         for item in items:
             count = whole(item.state.dequeue_count - uncount)
-            run.transition(item.id, item.state, PENDING, {b'dequeue_count': count}, claimed=not clear)
+            claim = run.db.hash_at(run.state_key(item.id)).get(b'claim', b'')
+            run.transition(item.id, item.state, PENDING, {b'dequeue_count': count})
+            if not clear:
+                run.db.hset(run.state_key(item.id), {b'claim': claim})
         run.db.rpush(run.keys['pending'], [item.id for item in reversed(items)])
 
     return lambda patch: patch.setattr(verbs, 'give_back', mutant)
@@ -310,7 +320,8 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'sequence not compared': ('alone', sequence_not_compared),
     'repeats done again': ('alone', repeats_done_again),
     'no token in the fence': ('alone', no_token_in_the_fence),
-    'no count in the fence': ('mixed', no_count_in_the_fence),
+    'no deadline in the fence': ('mixed', no_deadline_in_the_fence),
+    'extended, but not its claim': ('alone', extended_but_not_its_claim),
     'state kept on enqueue': ('alone', state_kept_on_enqueue),
     'no filter on a repeated claim': ('alone', unfiltered_repeat),
     'token kept on giving back': ('cancel', _give_back(clear=False, uncount=True)),

@@ -48,11 +48,9 @@ def redriven_but_not_counted_from_0(patch: pytest.MonkeyPatch) -> None:
     """A dead letter that is redriven has no more deliveries than it had."""
     transition = Run.transition
 
-    def mutant(
-        self: Run, task_id: bytes, state: State, status: bytes, fields: Fields, *, claimed: bool = False
-    ) -> None:
+    def mutant(self: Run, task_id: bytes, state: State, status: bytes, fields: Fields) -> None:
         rest = {name: value for name, value in fields.items() if name != b'dequeue_base'}
-        transition(self, task_id, state, status, rest, claimed=claimed)
+        transition(self, task_id, state, status, rest)
 
     patch.setattr(Run, 'transition', mutant)
 
@@ -72,11 +70,9 @@ def finished_states_with_empty_results(patch: pytest.MonkeyPatch) -> None:
     """The final state of a task without a result is kept as one with a result, an empty one."""
     transition = Run.transition
 
-    def mutant(
-        self: Run, task_id: bytes, state: State, status: bytes, fields: Fields, *, claimed: bool = False
-    ) -> None:
+    def mutant(self: Run, task_id: bytes, state: State, status: bytes, fields: Fields) -> None:
         bare = b'release_time' in fields and b'result' not in fields and b'reason' not in fields
-        transition(self, task_id, state, status, {**fields, b'result': b''} if bare else fields, claimed=claimed)
+        transition(self, task_id, state, status, {**fields, b'result': b''} if bare else fields)
 
     patch.setattr(Run, 'transition', mutant)
 

@@ -214,6 +214,11 @@ class Rules:
         require(status == expected, 'a task whose status is of another place', task_id, view)
         if not self._legacy:
             require((b'claim' in view.state) == (view.working is not None), 'a token out of place', task_id, view)
+            told = view.mark is None or (view.mark.deadline, view.mark.dequeue_count) == (
+                view.working,
+                view.dequeue_count,
+            )
+            require(told, 'a claim that contradicts its task', task_id, view)
 
     def _only(self, name: str, changes: Changes, allowed: set[bytes]) -> None:
         for task_id, (old, new) in changes.items():
@@ -596,9 +601,9 @@ class Rules:
         done = self._claimed(args, 4, reply[1], changes, keeps=True)
         for task_id, (text,), old, new in done:
             require(new._replace(state={}) == old._replace(state={}), 'progress moved a task', task_id, old, new)
-            noted, claim = new.state.get(b'progress', b''), old.state.get(b'claim')
+            noted, claim = new.state.get(b'progress', b''), old.mark.token if old.mark else b''
             require(noted.endswith(b' ' + text), 'noted otherwise', task_id, noted, text)
-            require(noted.startswith(b'%b %d ' % (claim or b'', old.dequeue_count)), 'noted for another', noted, claim)
+            require(noted.startswith(b'%b %d ' % (claim, old.dequeue_count)), 'noted for another', noted, claim)
         return {task_id for task_id, *_ in done}
 
     def _cancel(self, args: Args, reply: Sequence[Any], changes: Changes) -> set[bytes]:

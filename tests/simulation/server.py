@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from torrelque.core.keys import Keys
+from torrelque.core.models import ClaimMark
 from torrelque.transports.memory.keyspace import Keyspace
 from torrelque.transports.memory.server import MemoryServer
 
@@ -44,7 +45,12 @@ class View(NamedTuple):
 
     @property
     def revision(self) -> int:
-        return int(self.state.get(b'revision', b'1'))
+        return max(int(self.state.get(b'revision', b'1')), self.mark.revision if self.mark else 1)
+
+    @property
+    def mark(self) -> ClaimMark | None:
+        """The claim in the state; what 0.9 does leaves it there."""
+        return ClaimMark.parse(self.state.get(b'claim'))
 
     @property
     def expiry(self) -> float | None:
@@ -58,8 +64,7 @@ class View(NamedTuple):
     @property
     def receipt(self) -> tuple[bytes, int] | None:
         """Token and count of the live claim, if 1.0 made it (what it left is not the token of 0.9's claim after it)."""
-        token = self.state.get(b'claim')
-        return (token, self.dequeue_count) if token is not None and self.working is not None else None
+        return (self.mark.token, self.dequeue_count) if self.mark and self.working is not None else None
 
     def places(self) -> int:
         scores = (self.working, self.delayed, self.rejected)

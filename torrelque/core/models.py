@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import IntEnum
 from types import MappingProxyType
@@ -431,7 +432,36 @@ STATE_FIELDS = (
     'last_requeue_time', 'release_time', 'max_dequeues', 'reason', 'revision',
     'progress', 'expires', 'on_expiry', 'cancel_time', 'group', 'level', 'claim',
 )  # fmt: skip
-"""The fields of a state's hash, in the order of :class:`TorrelqueTaskState`, and the live claim's token."""
+"""The fields of a state's hash, in the order of :class:`TorrelqueTaskState`, and its claim."""
+
+
+_CLAIM = re.compile(rb'(-?\d+\.\d+) (\S+)(?: (-?\d+) (\d+))?')
+
+
+class ClaimMark(NamedTuple):
+    """The claim in a task's state. Without count and revision, it is the first delivery, and the second transition.
+
+    Attributes:
+        deadline: The score in working that the claim has while it is live.
+        token: The claim's token.
+        dequeue_count: The task's dequeue_count.
+        revision: The task's revision.
+    """
+
+    deadline: float
+    token: bytes
+    dequeue_count: int = 1
+    revision: int = 2
+
+    @classmethod
+    def parse(cls, text: bytes | None) -> ClaimMark | None:
+        """Parse the field of a state; None if there is none, or it is malformed."""
+        match = _CLAIM.fullmatch(text) if text else None
+        return match and cls(float(match[1]), match[2], int(match[3] or 1), int(match[4] or 2))
+
+    def __bytes__(self) -> bytes:
+        text = b'%.6f %b' % (self.deadline, self.token)
+        return text if self[2:] == (1, 2) else b'%b %d %d' % (text, *self[2:])
 
 
 def number_of(text: bytes | float | None) -> float | None:
@@ -506,6 +536,7 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
         status, timeout, result, dequeues, requeues, enqueued, dequeued, requeued, released, limit, reason, revision,
         progress, expires, on_expiry, cancelled, group, level, claim,
     ) = values  # fmt: skip
+    mark = ClaimMark.parse(claim)
     try:
         known = TorrelqueTaskStatus(_count(status, -1))
     except ValueError:
@@ -522,8 +553,8 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
         release_time=number_of(released),
         max_dequeues=None if limit is None else _count(limit),
         reason=None if reason is None else reason.decode(errors='replace'),
-        revision=_count(revision, 1),
-        progress=_progress(progress, claim, dequeues) if known is TorrelqueTaskStatus.WORKING and progress else None,
+        revision=max(_count(revision, 1), mark.revision if mark else 1),
+        progress=_progress(progress, mark, dequeues) if known is TorrelqueTaskStatus.WORKING and progress else None,
         expires=number_of(expires),
         on_expiry=None if on_expiry is None else on_expiry.decode(errors='replace'),
         cancel_time=number_of(cancelled),
@@ -532,11 +563,13 @@ def make_state(values: Sequence[bytes | None]) -> TorrelqueTaskState | None:
     )
 
 
-def _progress(text: bytes, claim: bytes | None, dequeues: bytes | None) -> TaskProgress | None:
+def _progress(text: bytes, claim: ClaimMark | None, dequeues: bytes | None) -> TaskProgress | None:
     """Parse the last report; None if it belongs to an earlier claim, or is malformed."""
     token, _, rest = text.partition(b' ')
     count, time, value, total, note = (rest.split(b' ', 4) + [b''] * 5)[:5]
     reported, moment = number_of(value), number_of(time)
-    if token != (claim or b'') or _count(count, -1) != _count(dequeues) or reported is None or moment is None:
+    if token != (claim.token if claim else b'') or _count(count, -1) != _count(dequeues):
+        return None
+    if reported is None or moment is None:
         return None
     return TaskProgress(reported, number_of(total), note.decode(errors='replace'), moment)

@@ -11,6 +11,7 @@ from torrelque.core.commands import cap
 from torrelque.core.keys import Keys
 from torrelque.core.models import (
     STATE_FIELDS,
+    ClaimMark,
     GroupCounts,
     TorrelqueQueueStats,
     TorrelqueTask,
@@ -120,9 +121,12 @@ def queued_task(keys: Keys, task_id: str) -> Operation[TorrelqueTask | None]:
     )
 
 
-def _consumer_of(token: bytes) -> str | None:
+def _consumer_of(claim: bytes) -> str | None:
     """Return the beginning of the nonce in a claim's token. It is the same for all lanes of a queue object."""
-    _, _, nonce = token.decode(errors='replace').partition(':')
+    mark = ClaimMark.parse(claim)
+    if mark is None:
+        return None
+    _, _, nonce = mark.token.decode(errors='replace').partition(':')
     return re.split('[.~:]', nonce)[0] or None
 
 

@@ -25,7 +25,7 @@ if outcome == 'OK' then
     at = first + tonumber(length)
     local score, payload = redis.call('ZSCORE', working, id), redis.call('HGET', tasks, id)
     local state = score and payload and read_state(id)
-    if state and is_live(score, state.claim, state.dequeue_count, token(), count) then
+    if state and is_live(score, state.claim, token(), count) then
       local n = #reply
       reply[n + 1], reply[n + 2], reply[n + 3] = id, payload, stamp(tonumber(score))
       local group = redis.call('HMGET', state.key, 'fence', 'group')
@@ -195,7 +195,7 @@ while #taken < n and looked_at < most do
           key = key,
           timeout = number(timeout, DEFAULT_TIMEOUT),
           dequeue_count = number(values[3], 0),
-          revision = number(values[4], 1),
+          revision = revision_of(values[4], values[3] and parse_claim(redis.call('HMGET', key, 'claim')[1])), -- of 0.9
           max_dequeues = number(values[5], nil),
           dequeue_base = number(values[6], 0),
           headers = values[7],
@@ -284,32 +284,41 @@ if #misplaced > 0 then
   -- end
 end
 drop_timer()
-local reply, receipts, scores, deadlines, mark = { 'OK', '', short and 1 or 0, present }, {}, {}, {}, token()
+local reply, receipts, scores, deadlines, marks = { 'OK', '', short and 1 or 0, present }, {}, {}, {}, {}
 for index = 1, #taken do
   local id, key, timeout, state = taken[index], keys[index], timeouts[index], states[index]
   local delivery, revision, more = '1', '2', ''
-  if state then
-    local count = state.dequeue_count + 1
-    delivery, revision = whole(count), whole(state.revision + 1)
-    more = delivery .. ' ' .. whole(count - state.dequeue_base) .. ' ' .. (state.headers or '')
-  end
   local deadline = deadlines[timeout]
   if not deadline then -- mostly it is the same for all
     local lease = number(timeout, DEFAULT_TIMEOUT)
     deadline = stamp(now + lease)
-    deadlines[timeout] = deadline
+    deadlines[timeout], marks[timeout] = deadline, deadline .. ' ' .. token()
     event = math.min(event or math.huge, now + lease)
+  end
+  local mark = marks[timeout]
+  if state then
+    -- rarely
+    local count = state.dequeue_count + 1
+    delivery, revision = whole(count), whole(state.revision + 1)
+    more = delivery .. ' ' .. whole(count - state.dequeue_base) .. ' ' .. (state.headers or '')
+    mark = claim_text(deadline, token(), delivery, revision)
+    if names[index] and mark ~= marks[timeout] then
+      redis.call('HSET', key, 'revision', whole(state.revision))
+    end
+    -- end
   end
   scores[2 * index - 1], scores[2 * index] = deadline, id
   if names[index] then
     fence = fence + 1
     fields.fence = whole(fence)
-    redis.call('HSET', key, 'status', WORKING, 'revision', revision, 'claim', mark, 'last_dequeue_time', present,
-      'dequeue_count', delivery, 'fence', fields.fence)
+    redis.call('HSET', key, 'status', WORKING, 'claim', mark, 'last_dequeue_time', present, 'dequeue_count', delivery,
+      'fence', fields.fence)
     deadline = deadline .. ' ' .. fields.fence .. ' ' .. names[index]
+  elseif mark ~= marks[timeout] then
+    redis.call('HSET', key, 'status', WORKING, 'claim', mark, 'last_dequeue_time', present, 'dequeue_count', delivery,
+      'revision', whole(state.revision))
   else
-    redis.call('HSET', key, 'status', WORKING, 'revision', revision, 'claim', mark, 'last_dequeue_time', present,
-      'dequeue_count', delivery)
+    redis.call('HSET', key, 'status', WORKING, 'claim', mark, 'last_dequeue_time', present, 'dequeue_count', delivery)
   end
   redis.pcall('PUBLISH', key, revision .. ' ' .. WORKING)
   receipts[index] = delivery .. ':' .. #id .. ':' .. id

@@ -18,4 +18,7 @@ for _, item in ipairs(items) do
 end
 variadic('ZREM', working, ids)
 variadic('ZADD', working, scores)
+for index, item in ipairs(items) do
+  move_claim(item.state, item.score, scores[2 * index - 1])
+end
 return answers

@@ -140,6 +140,35 @@ local function is_called_off(state)
   return has_used('c') and redis.call('HMGET', state.key, 'cancel_time')[1]
 end
 
+local parsed = {} -- claims by their text, because most claims of a call are alike
+
+-- The claim in a state: its deadline, token, dequeue_count and revision; nil if there is none, or in another format.
+local function parse_claim(text)
+  local claim = parsed[text or '']
+  if claim == nil and text then
+    local deadline, token, more = string.match(text, '^(%-?%d+%.%d+) (%S+)(.*)$')
+    local count, revision = '1', '2'
+    if more and more ~= '' then
+      count, revision = string.match(more, '^ (%-?%d+) (%d+)$')
+    end
+    claim = deadline and count and { deadline = tonumber(deadline), token = token, count = tonumber(count),
+      revision = tonumber(revision) }
+    parsed[text] = claim or false
+  end
+  return claim or nil
+end
+
+-- The text of a claim. Most are first deliveries, of which it is short: states with long values need more memory.
+local function claim_text(deadline, token, count, revision)
+  local text = deadline .. ' ' .. token
+  return count == '1' and revision == '2' and text or text .. ' ' .. count .. ' ' .. revision
+end
+
+-- The number of transitions of a task, by these fields of its state. A claim is not counted in the first of them.
+local function revision_of(revision, claim)
+  return math.max(number(revision, 1), claim and claim.revision or 1)
+end
+
 -- The fields of a task's state that verbs need; nil if the key has a wrong type.
 local function read_state(id)
   local key = state_key(id)
@@ -148,11 +177,12 @@ local function read_state(id)
   if mistyped(values) then
     return nil
   end
+  local claim = parse_claim(values[1])
   return {
     key = key,
-    claim = values[1],
+    claim = claim,
     dequeue_count = number(values[2], 0),
-    revision = number(values[3], 1),
+    revision = revision_of(values[3], claim),
     timeout = number(values[4], DEFAULT_TIMEOUT),
     requeue_count = number(values[5], 0),
     max_dequeues = number(values[6], nil),
@@ -170,7 +200,8 @@ local function read_claim(id)
   if mistyped(values) then
     return nil
   end
-  return { key = key, claim = values[1], dequeue_count = number(values[2], 0), revision = number(values[3], 1) }
+  local claim = parse_claim(values[1])
+  return { key = key, claim = claim, dequeue_count = number(values[2], 0), revision = revision_of(values[3], claim) }
 end
 
 -- The reason for the dead letter if the delivery limit is reached, otherwise nil.
@@ -575,10 +606,19 @@ end
 
 -- Claims --------------------------------------------------------------------------------------------------------------
 
--- Whether a receipt is the live claim of a task with this score in working and these fields in its state. An empty token
--- matches any live claim.
-local function is_live(score, held_by, deliveries, claim, count)
-  return score and (claim == '' or (held_by == claim and number(deliveries, 0) == tonumber(count)))
+-- Whether a receipt is the live claim of a task with this score in working and this claim in its state. 0.9 gives the task
+-- another score when it claims it, and leaves the claim in the state. An empty token matches any live claim.
+local function is_live(score, claim, token, count)
+  return score and (token == '' or (claim and claim.token == token and claim.count == tonumber(count)
+    and claim.deadline == tonumber(score)))
+end
+
+-- Move the deadline of a claim that had this score in working, so that it stays live.
+local function move_claim(state, score, deadline)
+  local claim = state.claim
+  if claim and claim.deadline == tonumber(score) then
+    redis.call('HSET', state.key, 'claim', claim_text(deadline, claim.token, whole(claim.count), whole(claim.revision)))
+  end
 end
 
 -- The items of a verb that acts on claims: `width` arguments each, the first three id, token and dequeue_count. `read_of`
@@ -596,7 +636,7 @@ local function claimed_items(width, read_of, keeps)
     local state = scores[index] and not seen[id] and read_of(id)
     if state == nil then
       answers[index] = 'x'
-    elseif state and is_live(scores[index], state.claim, state.dequeue_count, ARGV[at + 1], ARGV[at + 2]) then
+    elseif state and is_live(scores[index], state.claim, ARGV[at + 1], ARGV[at + 2]) then
       seen[id] = not keeps
       answers[index] = 'o'
       items[#items + 1] = { id = id, at = at, state = state, score = scores[index] }

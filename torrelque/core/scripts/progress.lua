@@ -14,7 +14,7 @@ begin_writing()
 for _, item in ipairs(items) do
   local state = item.state
   redis.call('HSET', state.key, 'progress',
-    (state.claim or '') .. ' ' .. whole(state.dequeue_count) .. ' ' .. present .. ' ' .. ARGV[item.at + 3])
+    (state.claim and state.claim.token or '') .. ' ' .. whole(state.dequeue_count) .. ' ' .. present .. ' ' .. ARGV[item.at + 3])
   redis.pcall('PUBLISH', state.key, whole(state.revision) .. ' progress')
 end
 return leave(table.concat(answers))

@@ -30,21 +30,31 @@ local scores, count = read('ZMSCORE', working, ids), 0
 local grouped = features and string.find(features, 'g', 1, true)
 local names = {} -- the groups of those that are done
 local done, keys, revisions = {}, {}, {}
+local live_text, live_score, live_token, live_count, revision -- the claim before: those of one call are mostly alike
 for index = 1, #ids do
   local id, at, letter = ids[index], begin + (index - 1) * width, nil
-  if scores[index] and not seen[id] then
+  local score, token = scores[index], ARGV[at + 1]
+  if score and not seen[id] then
     local key = prefix .. id
-    local values = not grouped and redis.pcall('HMGET', key, 'claim', 'dequeue_count', 'revision')
-      or redis.pcall('HMGET', key, 'claim', 'dequeue_count', 'revision', 'group')
-    if values.err then
-      letter = mistyped(values) and 'x'
-    elseif is_live(scores[index], values[1], values[2], ARGV[at + 1], ARGV[at + 2]) then
+    local text, delivery = redis.pcall('HGET', key, 'claim'), ARGV[at + 2]
+    local is_same = text == live_text and score == live_score and token == live_token and delivery == live_count
+    if type(text) == 'table' then
+      letter = mistyped(text) and 'x'
+    elseif is_same or is_live(score, parse_claim(text), token, delivery) then
       letter, seen[id], count = 'o', true, count + 1
-      done[count], keys[count], places[count], revisions[count] = id, key, at, values[3]
-      names[count] = values[4]
+      if token == '' then
+        -- rarely
+        revision, live_text = read_claim(id).revision, nil
+        -- end
+      elseif not is_same then
+        revision = parse_claim(text).revision
+        live_text, live_score, live_token, live_count = text, score, token, delivery
+      end
+      done[count], keys[count], places[count], revisions[count] = id, key, at, revision
+      names[count] = grouped and redis.call('HGET', key, 'group')
     end
   end
-  answers[index] = letter or (ARGV[at + 1] == '' and 'u' or 'l')
+  answers[index] = letter or (token == '' and 'u' or 'l')
 end
 
 if count == 0 then
@@ -56,7 +66,7 @@ local gone, refusals, time = {}, 0, nil
 for index = 1, count do
   local key, at = keys[index], places[index]
   at = width == 3 and 5 or at + 3
-  local status, ttl, revision = ARGV[at], ARGV[at + 1], number(revisions[index], 1)
+  local status, ttl, revision = ARGV[at], ARGV[at + 1], revisions[index]
   if status == REJECTED then
     refusals = refusals + 1
   end

@@ -99,7 +99,11 @@ function repairs.deadline()
   if not state then
     return false
   end
-  redis.call('ZADD', working, stamp(now + state.timeout), id)
+  local claim, text = state.claim, stamp(now + state.timeout)
+  redis.call('ZADD', working, text, id)
+  if claim and claim.count == state.dequeue_count then -- otherwise 0.9 has claimed it since
+    move_claim(state, stamp(claim.deadline), text)
+  end
   return true
 end
 

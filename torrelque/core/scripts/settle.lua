@@ -32,7 +32,7 @@ if ahead == 0 and phase == 'open' then
     at = first + tonumber(length)
     local score = redis.call('ZSCORE', working, id)
     local state = score and read_claim(id)
-    if state and is_live(score, state.claim, state.dequeue_count, token(), count) then
+    if state and is_live(score, state.claim, token(), count) then
       items[#items + 1] = { id = id, state = state }
     end
   end

@@ -196,7 +196,10 @@ def _deadline(run: Run, task_id: bytes) -> bool:
     state = _readable_state(run, task_id)
     if state is None or deadline is None or not math.isinf(deadline):
         return False
-    run.db.zadd(run.keys['working'], {task_id: float(stamp(run.now + state.timeout))})
+    text = stamp(run.now + state.timeout)
+    run.db.zadd(run.keys['working'], {task_id: float(text)})
+    if state.claim and state.claim.dequeue_count == state.dequeue_count:  # otherwise 0.9 has claimed it since
+        run.move_claim(task_id, state, state.claim.deadline, text)
     return True
 
 

@@ -6,12 +6,23 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from torrelque.core.models import ClaimMark
 from torrelque.transports.memory import groups
-from torrelque.transports.memory.prelude import EXPIRED, PENDING, REJECTED, Run, State, number, stamp, whole
+from torrelque.transports.memory.prelude import (
+    EXPIRED,
+    PENDING,
+    REJECTED,
+    WORKING,
+    Run,
+    State,
+    number,
+    stamp,
+    whole,
+)
 
 __all__ = (
-    'BROKEN', 'Claimed', 'Dead', 'Late', 'Plan', 'bury', 'claimed_items', 'end_late', 'give_back', 'look_aside',
-    'plan_return', 'recorded', 'remove_called_off', 'set_aside', 'trim',
+    'BROKEN', 'Claimed', 'Dead', 'Late', 'Plan', 'begin_claim', 'bury', 'claimed_items', 'end_late', 'give_back',
+    'look_aside', 'plan_return', 'recorded', 'remove_called_off', 'set_aside', 'trim',
 )  # fmt: skip
 
 SET_ASIDE = 604_800_000
@@ -54,9 +65,32 @@ class Late:
 # Live claims --------------------------------------------------------------------------------------------------------
 
 
-def is_live(state: State, token: bytes, count: bytes) -> bool:
-    """Whether the receipt is the live claim of a task in working. An empty token matches any live claim."""
-    return not token or (state.claim == token and state.dequeue_count == number(count, None))
+def is_live(state: State, score: float, token: bytes, count: bytes) -> bool:
+    """Whether the receipt is the live claim of a task with this score in working.
+
+    0.9 gives the task another score when it claims it, and leaves the claim. An empty token matches any live claim.
+    """
+    claim = state.claim
+    return not token or (
+        claim is not None and (claim.deadline, claim.token, claim.dequeue_count) == (score, token, number(count, None))
+    )
+
+
+def begin_claim(run: Run, task_id: bytes, state: State, deadline: bytes) -> None:
+    """Write a claim into the state, and tell the watchers."""
+    mark = ClaimMark(float(deadline), run.token, int(whole(state.dequeue_count + 1)), int(whole(state.revision + 1)))
+    fields = {
+        b'status': WORKING,
+        b'claim': bytes(mark),
+        b'last_dequeue_time': stamp(run.now),
+        b'dequeue_count': whole(state.dequeue_count + 1),
+    }
+    if state.group:
+        fields[b'fence'] = state.fence
+    if mark[2:] != (1, 2):
+        fields[b'revision'] = whole(state.revision)
+    run.db.hset(run.state_key(task_id), fields)
+    run.announce(task_id, mark.revision, WORKING)
 
 
 def claimed_items(run: Run, width: int, *, shared: int = 0, keeps: bool = False) -> tuple[list[Claimed], list[bytes]]:
@@ -75,7 +109,7 @@ def claimed_items(run: Run, width: int, *, shared: int = 0, keeps: bool = False)
             answers.append(b'l' if token else b'u')
         elif (state := run.read_state(task_id)) is None:
             answers.append(b'x')
-        elif is_live(state, token, count):
+        elif is_live(state, score, token, count):
             live.append(Claimed(task_id, state, score, more, place))
             answers.append(b'o')
             if not keeps:
@@ -96,7 +130,7 @@ def recorded(run: Run, answer: bytes) -> Iterator[tuple[Claimed, bytes]]:
         at += int(length)
         score = working.get(task_id)
         state = run.read_state(task_id) if score is not None else None
-        if score is not None and state is not None and is_live(state, run.token, count):
+        if score is not None and state is not None and is_live(state, score, run.token, count):
             yield Claimed(task_id, state, score), count
 
 

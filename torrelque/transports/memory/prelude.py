@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeAlias, TypeVar
 
+from torrelque.core.models import ClaimMark
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueReplyError
 from torrelque.transports.memory.keyspace import Keyspace
@@ -103,10 +104,10 @@ class State:
 
     def __init__(self, fields: Mapping[bytes, bytes], uses: bytes = b'') -> None:
         self.status: bytes | None = fields.get(b'status')
-        self.claim: bytes | None = fields.get(b'claim')
+        self.claim: ClaimMark | None = ClaimMark.parse(fields.get(b'claim'))
         self.dequeue_count: float = number(fields.get(b'dequeue_count'), 0.0)
         self.requeue_count: float = number(fields.get(b'requeue_count'), 0.0)
-        self.revision: float = number(fields.get(b'revision'), 1.0)
+        self.revision: float = max(number(fields.get(b'revision'), 1.0), self.claim.revision if self.claim else 1)
         self.timeout: float = number(fields.get(b'timeout'), DEFAULT_TIMEOUT)
         self.max_dequeues: float | None = number(fields.get(b'max_dequeues'), None)
         self.dequeue_base: float = number(fields.get(b'dequeue_base'), 0.0)
@@ -121,6 +122,11 @@ class State:
         self.called_off: bool = b'c' in uses and b'cancel_time' in fields
         is_plain = self.status == PENDING and self.expires is None and fields.keys().isdisjoint(SPECIAL)
         self.is_special: bool = not is_plain
+
+    @property
+    def token(self) -> bytes:
+        """The token of its claim, if it has one."""
+        return self.claim.token if self.claim else b''
 
     def exhausted(self) -> bytes | None:
         """Where the delivery limit is reached, the reason for the dead letter."""
@@ -276,16 +282,19 @@ class Run:
         """Tell the watchers."""
         self._publish(self.state_key(task_id), b'%.0f %b' % (revision, status))
 
-    def transition(
-        self, task_id: bytes, state: State, status: bytes, fields: Mapping[bytes, bytes], *, claimed: bool = False
-    ) -> None:
-        """Write a transition into the state and tell the watchers. Unless the task is claimed by it, any claim ends."""
+    def transition(self, task_id: bytes, state: State, status: bytes, fields: Mapping[bytes, bytes]) -> None:
+        """Write a transition that ends any claim into the state, and tell the watchers."""
         key = self.state_key(task_id)
         state.revision += 1
-        if not claimed:
-            self.db.hdel(key, (b'claim',))
+        self.db.hdel(key, (b'claim',))
         self.db.hset(key, {b'status': status, b'revision': whole(state.revision), **fields})
         self.announce(task_id, state.revision, status)
+
+    def move_claim(self, task_id: bytes, state: State, score: float, deadline: bytes) -> None:
+        """Move the deadline of a claim that had this score in working, so that it stays live."""
+        if state.claim and state.claim.deadline == score:
+            claim = state.claim._replace(deadline=float(deadline))
+            self.db.hset(self.state_key(task_id), {b'claim': bytes(claim)})
 
     def count(self, **amounts: int) -> None:
         """Add to the totals."""

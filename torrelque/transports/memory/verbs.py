@@ -18,6 +18,7 @@ from torrelque.transports.memory.claims import (
     Dead,
     Late,
     Plan,
+    begin_claim,
     bury,
     claimed_items,
     end_late,
@@ -38,7 +39,6 @@ from torrelque.transports.memory.prelude import (
     LANE_TTL,
     PENDING,
     REJECTED,
-    WORKING,
     Command,
     Record,
     Run,
@@ -149,10 +149,7 @@ def claim(run: Run) -> Reply:
         state, deadline, count = task.state, stamp(run.now + task.state.timeout), whole(task.state.dequeue_count + 1)
         db.zadd(keys['working'], {task.id: float(deadline)})
         event = min(event or math.inf, run.now + state.timeout)
-        noted = {b'claim': run.token, b'last_dequeue_time': stamp(run.now), b'dequeue_count': count}
-        if state.group:
-            noted[b'fence'] = state.fence
-        run.transition(task.id, state, WORKING, noted, claimed=True)
+        begin_claim(run, task.id, state, deadline)
         receipts.append(b'%b:%d:%b' % (count, len(task.id), task.id))
         reply += [task.id, choice.payloads[task.id], _lease(deadline, state), _more(task, count)]
     run.count_deliveries(len(choice.taken))
@@ -416,6 +413,7 @@ def extend(run: Run) -> Reply:
         answers[item.place] = b'a' * item.state.called_off + deadline
         latest[item.id] = float(deadline)
         run.db.zadd(run.keys['working'], {item.id: float(deadline)})
+        run.move_claim(item.id, item.state, item.score, deadline)
     return answers
 
 
@@ -425,7 +423,7 @@ def progress(run: Run) -> bytes:
     items, answers = claimed_items(run, 4, keeps=True)
     for item in items:
         state = item.state
-        noted = b'%b %.0f %b %b' % (state.claim or b'', state.dequeue_count, stamp(run.now), item.more[0])
+        noted = b'%b %.0f %b %b' % (state.token, state.dequeue_count, stamp(run.now), item.more[0])
         run.db.hset(run.state_key(item.id), {b'progress': noted})
         run.announce(item.id, state.revision, b'progress')
     return b''.join(answers)
