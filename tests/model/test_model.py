@@ -296,6 +296,8 @@ def test_what_is_played_on_shards_agrees_without_a_fault(name: str) -> None:
         pytest.param('\nand claim.deadline == tonumber(score)', '', id='a fence without the deadline'),
         pytest.param(' and token == live_token', '', id='the token of the claim before will do'),
         pytest.param("key, 'claim', claim_text(", "key, 'x', claim_text(", id='extended, but not its claim'),
+        pytest.param("or limit ~= '' or headers ~= '' then", 'then', id='no claim sees limits and headers'),
+        pytest.param('if delivery ~= run_count or', 'if not run_count or', id='a claim records wrong counts'),
         pytest.param("return 'LATE'", 'return nil', id='late calls are done'),
         pytest.param("record('closed', '')", '', id='settled calls are done when they arrive'),
         pytest.param(

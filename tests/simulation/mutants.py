@@ -116,11 +116,7 @@ def unfiltered_repeat(patch: pytest.MonkeyPatch) -> None:
         if len(run.args) != 5:
             yield from recorded(run, answer)
             return
-        at = 1
-        while at < len(answer):
-            count, length, rest = answer[at:].split(b':', 2)
-            task_id = rest[: int(length)]
-            at += len(count) + len(length) + 2 + len(task_id)
+        for count, task_id in claims.receipts_in(answer):
             state = run.read_state(task_id)
             if state is not None:
                 yield Claimed(task_id, state), count

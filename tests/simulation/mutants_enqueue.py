@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -67,6 +68,16 @@ def _while_enqueueing(patch: pytest.MonkeyPatch, name: str, changed: Any) -> Non
             return enqueue(run)
 
     patch.setattr('torrelque.transports.memory.server.VERBS', {**verbs.VERBS, 'enqueue': mutant})
+
+
+def limited_without_a_revision(patch: pytest.MonkeyPatch) -> None:
+    """A new task with a limit or headers has no revision, so the claim does not look for them."""
+    hset = Keyspace.hset
+
+    def mutant(self: Keyspace, key: bytes, fields: Mapping[bytes, bytes]) -> int:
+        return hset(self, key, {name: value for name, value in fields.items() if (name, value) != (b'revision', b'1')})
+
+    _while_enqueueing(patch, 'hset', mutant)
 
 
 def _leaving_it(name: str) -> Mutant:
@@ -140,6 +151,7 @@ def dead_letters_that_expire_again(patch: pytest.MonkeyPatch) -> None:
 
 
 MUTANTS: dict[str, tuple[str, Mutant]] = {
+    'limited without a revision': ('alone', limited_without_a_revision),
     'replaced while worked on': ('debounce', replaced_while_worked_on),
     'dead letters replaced': ('debounce', dead_letters_replaced),
     'the old payload kept': ('debounce', the_old_payload_kept),

@@ -80,7 +80,7 @@ class _Shared:
 
     @staticmethod
     def _wanted(source: str, *, rare: bool) -> set[str]:
-        return _words(_code(source if rare else RARE.sub('', source)))
+        return _words(re.sub('--.*', '', _code(source if rare else RARE.sub('', source))))
 
     def _written(self, needed: set[int], there: set[int]) -> str:
         return ''.join(self._expanded(self._definitions[at], there) for at in sorted(needed))

@@ -18,14 +18,12 @@ local outcome, answer = enter()
 if outcome == 'OK' then
   -- rarely
   -- A repeat returns the tasks of the first answer that are still claimed. If none is, the caller has to claim again.
-  local reply, at = { 'OK', '', 0, present }, 2
-  while at <= #answer do
-    local count, length, first = string.match(answer, '^(%-?%d+):(%d+):()', at)
-    local id = string.sub(answer, first, first + tonumber(length) - 1)
-    at = first + tonumber(length)
+  local reply = { 'OK', '', 0, present }
+  for _, receipt in ipairs(receipts_in(answer)) do
+    local id, count = receipt.id, receipt.count
     local score, payload = redis.call('ZSCORE', working, id), redis.call('HGET', tasks, id)
     local state = score and payload and read_state(id)
-    if state and is_live(score, state.claim, token(), count) then
+    if state and is_live(score, state.claim, own_token(), count) then
       local n = #reply
       reply[n + 1], reply[n + 2], reply[n + 3] = id, payload, stamp(tonumber(score))
       local group = redis.call('HMGET', state.key, 'fence', 'group')
@@ -136,7 +134,7 @@ if expires and n > 0 then
 end
 local taken, dead, late, looked_at = {}, {}, {}, 0
 local keys, payloads, timeouts, states, names = {}, {}, {}, {}, {} -- of those that are taken
-local misplaced = {} -- those that are in another line than their own
+local strays = {} -- those that are in another line than their own
 while #taken < n and looked_at < most do
   -- Ids in their order from the front of pending, as it will be once the planned ids are pushed.
   local count, ids, part = math.min(n - #taken, most - looked_at), {}, front
@@ -171,18 +169,16 @@ while #taken < n and looked_at < most do
     if not found[index] then
       plan.missing[#plan.missing + 1] = id
     elseif not mine[id] then
-      local values = state or not lines and redis.pcall('HMGET', key, 'status', 'timeout', 'dequeue_count', 'revision',
-        'max_dequeues', 'dequeue_base', 'headers') or redis.pcall('HMGET', key, 'status', 'timeout', 'dequeue_count',
-        'revision', 'max_dequeues', 'dequeue_base', 'headers', 'group')
+      local values = state or not lines and redis.pcall('HMGET', key, 'status', 'timeout', 'dequeue_count', 'revision')
+        or redis.pcall('HMGET', key, 'status', 'timeout', 'dequeue_count', 'revision', 'group')
       local elsewhere, timeout, expiry = false, values[2], nil
       if expires and not state and not values.err then
         -- rarely
         expiry = read_expiry(key)
         -- end
       end
-      -- Usually the task is pending, was never delivered, and has no special fields.
-      if values[1] ~= PENDING or values[3] or values[4] or values[5] or values[6] or values[7]
-        or expiry or (lines and values[8] ~= (line or false)) then
+      -- Usually the task is pending, was never delivered, and has no special fields: those come with a revision.
+      if values[1] ~= PENDING or values[3] or values[4] or expiry or (lines and values[5] ~= (line or false)) then
         -- rarely
         -- A state that says pending is trusted. With another status, the id may also be in another collection.
         elsewhere = values[1] ~= PENDING and (
@@ -191,14 +187,16 @@ while #taken < n and looked_at < most do
           or redis.call('ZMSCORE', rejected, id)[1]
         )
         local reason = not state and mistyped(values) and 'its state is not a hash'
-        state = state or not reason and {
+        local more = not (state or reason)
+          and redis.call('HMGET', key, 'max_dequeues', 'dequeue_base', 'headers', 'claim')
+        state = state or more and {
           key = key,
           timeout = number(timeout, DEFAULT_TIMEOUT),
           dequeue_count = number(values[3], 0),
-          revision = revision_of(values[4], values[3] and parse_claim(redis.call('HMGET', key, 'claim')[1])), -- of 0.9
-          max_dequeues = number(values[5], nil),
-          dequeue_base = number(values[6], 0),
-          headers = values[7],
+          revision = revision_of(values[4], parse_claim(more[4])),
+          max_dequeues = number(more[1], nil),
+          dequeue_base = number(more[2], 0),
+          headers = more[3],
           expiry = expiry,
         }
         reason = reason or exhausted(state)
@@ -210,13 +208,13 @@ while #taken < n and looked_at < most do
           mine[id] = true
           late[#late + 1] = { id = id, state = state }
           elsewhere = true
-        elseif not elsewhere and lines and values[8] ~= (line or false) then
+        elseif not elsewhere and lines and values[5] ~= (line or false) then
           -- Another program moved it: a sweep of 0.9 knows no groups.
           mine[id], elsewhere = true, true
           if type(redis.pcall('LLEN', (line_of(id)))) ~= 'number' then
             dead[#dead + 1] = { id = id, state = state, reason = 'the list of its group has a wrong type' }
           else
-            misplaced[#misplaced + 1] = id
+            strays[#strays + 1] = id
           end
         end
         timeout = state and state.timeout
@@ -277,14 +275,19 @@ local fields
 if lines then
   fields = write(lines)
 end
-if #misplaced > 0 then
+if #strays > 0 then
   -- rarely
-  leave_groups(misplaced) -- a stale one is still counted there
-  join_lines(misplaced, 'back')
+  leave_groups(strays) -- a stale one is still counted there
+  join_lines(strays, 'back')
   -- end
 end
 drop_timer()
 local reply, receipts, scores, deadlines, marks = { 'OK', '', short and 1 or 0, present }, {}, {}, {}, {}
+local first, run_count, run_length = 1, nil, nil -- of a run of alike receipts, mostly the only one
+local function close_run(last)
+  receipts[#receipts + 1] = table.concat({ run_count, run_length, last - first + 1, '' }, ':')
+    .. table.concat(taken, '', first, last)
+end
 for index = 1, #taken do
   local id, key, timeout, state = taken[index], keys[index], timeouts[index], states[index]
   local delivery, revision, more = '1', '2', ''
@@ -292,7 +295,7 @@ for index = 1, #taken do
   if not deadline then -- mostly it is the same for all
     local lease = number(timeout, DEFAULT_TIMEOUT)
     deadline = stamp(now + lease)
-    deadlines[timeout], marks[timeout] = deadline, deadline .. ' ' .. token()
+    deadlines[timeout], marks[timeout] = deadline, deadline .. ' ' .. own_token()
     event = math.min(event or math.huge, now + lease)
   end
   local mark = marks[timeout]
@@ -301,7 +304,7 @@ for index = 1, #taken do
     local count = state.dequeue_count + 1
     delivery, revision = whole(count), whole(state.revision + 1)
     more = delivery .. ' ' .. whole(count - state.dequeue_base) .. ' ' .. (state.headers or '')
-    mark = claim_text(deadline, token(), delivery, revision)
+    mark = claim_text(deadline, own_token(), delivery, revision)
     if names[index] and mark ~= marks[timeout] then
       redis.call('HSET', key, 'revision', whole(state.revision))
     end
@@ -321,7 +324,12 @@ for index = 1, #taken do
     redis.call('HSET', key, 'status', WORKING, 'claim', mark, 'last_dequeue_time', present, 'dequeue_count', delivery)
   end
   redis.pcall('PUBLISH', key, revision .. ' ' .. WORKING)
-  receipts[index] = delivery .. ':' .. #id .. ':' .. id
+  if delivery ~= run_count or #id ~= run_length then
+    if run_count then
+      close_run(index - 1)
+    end
+    run_count, run_length, first = delivery, #id, index
+  end
   local at = 4 * index
   reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = id, payloads[index], deadline, more
 end
@@ -350,5 +358,8 @@ if #taken == 0 then
   -- end
 end
 hint(#taken == 0, left, not (returns or bound or has_returned or schedules) and event)
+if run_count then
+  close_run(#taken)
+end
 record('open', 'c' .. table.concat(receipts))
 return reply

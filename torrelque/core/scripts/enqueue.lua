@@ -211,8 +211,8 @@ for place = 1, #fresh do
     if headers ~= '' then
       fields[#fields + 1], fields[#fields + 2] = 'headers', headers
     end
-    if revision then
-      fields[#fields + 1], fields[#fields + 2] = 'revision', revision
+    if revision or limit ~= '' or headers ~= '' then -- claims look for these where there is a revision
+      fields[#fields + 1], fields[#fields + 2] = 'revision', revision or '1'
     end
     if expiry then
       fields[#fields + 1], fields[#fields + 2] = 'expires', stamp(expiry.time)

@@ -5,7 +5,7 @@
 
 local lane_key = lane .. ':' .. (ARGV[1] or '')
 
-local function token()
+local function own_token()
   return ARGV[1] .. ':' .. ARGV[2] .. ':' .. ARGV[3]
 end
 
@@ -22,10 +22,10 @@ local function enter()
   if nonce ~= ARGV[2] then
     return 'NOLANE'
   end
-  local ahead = tonumber(ARGV[3]) - tonumber(sequence)
-  if ahead > 0 then
+  local newer_by = tonumber(ARGV[3]) - tonumber(sequence)
+  if newer_by > 0 then
     return nil
-  elseif ahead < 0 then
+  elseif newer_by < 0 then
     return 'LATE'
   elseif phase == 'closed' then
     return 'CLOSED'
@@ -48,6 +48,19 @@ local function refuse(outcome, shards)
     return { outcome, shards }
   end
   return redis.error_reply(outcome .. ' the queue has another number of shards, nothing was changed')
+end
+
+-- The ids that a recorded claim took, each with its dequeue_count: runs of ids that have both that and their length in common.
+local function receipts_in(answer)
+  local receipts, at = {}, 2
+  while at <= #answer do
+    local count, length, times, first = string.match(answer, '^(%-?%d+):(%d+):(%d+):()', at)
+    at = first + length * times
+    for first = first, at - 1, length do
+      receipts[#receipts + 1] = { id = string.sub(answer, first, first + length - 1), count = count }
+    end
+  end
+  return receipts
 end
 
 local function record(phase, answer)

@@ -39,7 +39,9 @@ for index = 1, #ids do
     local text, delivery = redis.pcall('HGET', key, 'claim'), ARGV[at + 2]
     local is_same = text == live_text and score == live_score and token == live_token and delivery == live_count
     if type(text) == 'table' then
+      -- rarely
       letter = mistyped(text) and 'x'
+      -- end
     elseif is_same or is_live(score, parse_claim(text), token, delivery) then
       letter, seen[id], count = 'o', true, count + 1
       if token == '' then

@@ -122,7 +122,11 @@ local function push_scheduled(tasks_due, enqueued)
     for _, name in ipairs({ 'max_dequeues', 'headers' }) do
       if schedule[name] ~= '' then
         fields[#fields + 1], fields[#fields + 2] = name, schedule[name]
+        fields.special = true
       end
+    end
+    if fields.special then
+      fields[#fields + 1], fields[#fields + 2] = 'revision', '1'
     end
     if schedule.expires_in ~= '' then
       fields[#fields + 1], fields[#fields + 2] = 'expires', stamp(slot + number(schedule.expires_in, 0))

@@ -25,15 +25,11 @@ end
 
 local items = {}
 if ahead == 0 and phase == 'open' then
-  local at = 2
-  while at <= #answer do
-    local count, length, first = string.match(answer, '^(%-?%d+):(%d+):()', at)
-    local id = string.sub(answer, first, first + tonumber(length) - 1)
-    at = first + tonumber(length)
-    local score = redis.call('ZSCORE', working, id)
-    local state = score and read_claim(id)
-    if state and is_live(score, state.claim, token(), count) then
-      items[#items + 1] = { id = id, state = state }
+  for _, receipt in ipairs(receipts_in(answer)) do
+    local score = redis.call('ZSCORE', working, receipt.id)
+    local state = score and read_claim(receipt.id)
+    if state and is_live(score, state.claim, own_token(), receipt.count) then
+      items[#items + 1] = { id = receipt.id, state = state }
     end
   end
 end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from torrelque.core.models import ClaimMark
 from torrelque.transports.memory import groups
@@ -22,7 +23,7 @@ from torrelque.transports.memory.prelude import (
 
 __all__ = (
     'BROKEN', 'Claimed', 'Dead', 'Late', 'Plan', 'begin_claim', 'bury', 'claimed_items', 'end_late', 'give_back',
-    'look_aside', 'plan_return', 'recorded', 'remove_called_off', 'set_aside', 'trim',
+    'look_aside', 'plan_return', 'receipts_in', 'recorded', 'remove_called_off', 'set_aside', 'trim', 'written',
 )  # fmt: skip
 
 SET_ASIDE = 604_800_000
@@ -119,16 +120,30 @@ def claimed_items(run: Run, width: int, *, shared: int = 0, keeps: bool = False)
     return live, answers
 
 
-def recorded(run: Run, answer: bytes) -> Iterator[tuple[Claimed, bytes]]:
-    """Those that a recorded claim took and that are still its own, each with its dequeue_count."""
+def written(receipts: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """What a claim records: runs of ids that have their dequeue_count and their length in common."""
+    text = b''
+    for (count, length), run in groupby(receipts, lambda each: (each[0], len(each[1]))):
+        ids = [task_id for _, task_id in run]
+        text += b'%b:%d:%d:%b' % (count, length, len(ids), b''.join(ids))
+    return text
+
+
+def receipts_in(answer: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The dequeue_count and the id of each task that a recorded claim took."""
     at = 1
     while at < len(answer):
-        working = run.db.zset_at(run.keys['working']).scores
-        count, length, _ = answer[at:].split(b':', 2)
-        at += len(count) + len(length) + 2
-        task_id = answer[at : at + int(length)]
-        at += int(length)
-        score = working.get(task_id)
+        count, length, times, _ = answer[at:].split(b':', 3)
+        at += len(count) + len(length) + len(times) + 3
+        for _ in range(int(times)):
+            yield count, answer[at : at + int(length)]
+            at += int(length)
+
+
+def recorded(run: Run, answer: bytes) -> Iterator[tuple[Claimed, bytes]]:
+    """Those that a recorded claim took and that are still its own, each with its dequeue_count."""
+    for count, task_id in receipts_in(answer):
+        score = run.db.zset_at(run.keys['working']).scores.get(task_id)
         state = run.read_state(task_id) if score is not None else None
         if score is not None and state is not None and is_live(state, score, run.token, count):
             yield Claimed(task_id, state, score), count

@@ -60,7 +60,7 @@ def _add(run: Run) -> bytes:
         revision = 1 if place is None else max(2, _revision(db, key) + 1)
         db.delete((key,))  # a finished result of the same id must not expire under the new task
         fields = _fields(run, item)
-        if place is not None:
+        if place is not None or item.max_dequeues or item.headers:  # claims look for these where there is a revision
             fields[b'revision'] = whole(revision)
         db.hset(key, fields)
         run.announce(task_id, revision, fields[b'status'])

@@ -57,8 +57,8 @@ FEATURES = frozenset(b' pelghsc')
 p: pauses; e: tasks that expire; l: limits; g: groups; h: levels; s: schedules; c: cancellations of running tasks.
 """
 
-SPECIAL = frozenset((b'dequeue_count', b'revision', b'max_dequeues', b'dequeue_base', b'headers'))
-"""Fields that a task does not have that waits for its first delivery and has nothing special about it."""
+SPECIAL = frozenset((b'dequeue_count', b'revision'))
+"""Fields that a task does not have that waits for its first delivery, and has neither a limit nor headers."""
 
 _MOST = 9e15
 """Up to here the whole numbers among the floats have no gaps."""

@@ -138,7 +138,8 @@ def _push(run: Run, tasks_due: Sequence[_Due]) -> None:
             b'timeout': fields.get(b'timeout', b''),
             b'enqueue_time': stamp(run.now),
         }
-        state |= {name: fields[name] for name in (b'max_dequeues', b'headers') if fields.get(name)}
+        if special := {name: fields[name] for name in (b'max_dequeues', b'headers') if fields.get(name)}:
+            state |= {**special, b'revision': b'1'}
         if fields.get(b'expires_in'):
             state[b'expires'] = stamp(time + number(fields[b'expires_in'], 0.0))
             state |= {name: fields[name] for name in (b'on_expiry',) if fields.get(name)}

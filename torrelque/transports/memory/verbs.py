@@ -30,6 +30,7 @@ from torrelque.transports.memory.claims import (
     set_aside,
     tasks_of,
     trim,
+    written,
 )
 from torrelque.transports.memory.commands import score_text
 from torrelque.transports.memory.enqueueing import enqueue
@@ -150,7 +151,7 @@ def claim(run: Run) -> Reply:
         db.zadd(keys['working'], {task.id: float(deadline)})
         event = min(event or math.inf, run.now + state.timeout)
         begin_claim(run, task.id, state, deadline)
-        receipts.append(b'%b:%d:%b' % (count, len(task.id), task.id))
+        receipts.append((count, task.id))
         reply += [task.id, choice.payloads[task.id], _lease(deadline, state), _more(task, count)]
     run.count_deliveries(len(choice.taken))
     run.count(claimed=len(choice.taken), requeued=requeued, rejected=buried)
@@ -162,7 +163,7 @@ def claim(run: Run) -> Reply:
     run.hint(empty=not choice.taken, event=None if returns or run.uses else event)
     if alarm is not None:
         reply[1] = stamp(alarm)
-    run.record(b'open', b'c' + b''.join(receipts))
+    run.record(b'open', b'c' + written(receipts))
     return reply
 
 
@@ -258,6 +259,8 @@ class _Choice:
         state = known or run.read_state(task_id)
         if known:
             known.is_special = True
+        elif state is not None and not state.is_special and group in (None, state.group):
+            state.max_dequeues, state.headers, state.dequeue_base = None, b'', 0.0
         if (known or state is None or state.status != PENDING) and _is_elsewhere(run, plan, task_id):
             return False
         self.payloads[task_id] = payload
