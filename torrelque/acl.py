@@ -168,7 +168,7 @@ _WITHOUT_KEYS: Mapping[str, tuple[str, ...]] = {
 }
 
 _CANCELLING = ('consumer', 'operator')
-"""Those that hear of tasks that are cancelled while they are worked on, and those that cancel them."""
+"""Roles that listen for cancellations of running tasks, and those that announce them."""
 
 _ON_CLUSTER: Mapping[str, str] = {'publish': 'spublish', 'subscribe': 'ssubscribe', 'unsubscribe': 'sunsubscribe'}
 """Command -> its sharded form, used on a cluster whose servers have it."""

@@ -105,9 +105,9 @@ def test_what_is_no_such_write_goes_the_usual_way() -> None:
 @pytest.mark.parametrize(
     ('confirmation', 'missing'),
     [
-        ([0, 2], 'of the server itself within 0.5 s'),
-        ([1, 1], 'of 1 of 2 replicas within'),
-        ([0, 0], 'of the server itself and 2 of 2 replicas within'),
+        ([0, 2], 'from the server itself within 0.5 s'),
+        ([1, 1], 'from 1 of 2 replicas within'),
+        ([0, 0], 'from the server itself and 2 of 2 replicas within'),
     ],
 )
 def test_unconfirmed(confirmation: Reply, missing: str) -> None:

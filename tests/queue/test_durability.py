@@ -147,7 +147,7 @@ async def test_a_file_that_is_not_kept_or_not_synced(fresh_server: Start, argume
                     await queue.enqueue('x')
             assert server.command('KEYS', '*') == []
         else:
-            with pytest.raises(TorrelqueDurabilityError, match='nothing was heard of the server itself'):
+            with pytest.raises(TorrelqueDurabilityError, match='no confirmation from the server itself'):
                 await queue.enqueue('x')
         assert (await queue.get_queue_stats()).tasks == bool(arguments)
 
@@ -186,7 +186,7 @@ async def test_a_replica_that_hangs(fresh_server: Start, name: str) -> None:
         claimed = None
         with stopped(replica):
             with anyio.fail_after(10):
-                with pytest.raises(TorrelqueDurabilityError, match='nothing was heard of 1 of 1 replicas') as caught:
+                with pytest.raises(TorrelqueDurabilityError, match='no confirmation from 1 of 1 replicas') as caught:
                     await queue.enqueue('x')
                 error = caught.value
                 (other,) = await queue.enqueue_many(['y'])

@@ -174,7 +174,7 @@ class Confirmer:
         missing = [] if local else ['the server itself']
         if replicas < self._durability.replicas:
             missing.append(f'{self._durability.replicas - replicas} of {self._durability.replicas} replicas')
-        return f'nothing was heard of {" and ".join(missing)} within {self._durability.timeout:g} s'
+        return f'no confirmation from {" and ".join(missing)} within {self._durability.timeout:g} s'
 
     def _unconfirmed(self, item: Item, reason: str) -> TorrelqueDurabilityError:
         task_id = str(item[0], 'utf-8') if isinstance(item[0], bytes) else str(item[0])

@@ -163,7 +163,11 @@ class Watcher:
         """Return how the task ended. Raises TorrelqueLookupError if that is unknown."""
         last, final = self._watch.last, self._watch.final
         if last is None or final is None:
-            how = 'was cancelled' if self._watch.cancelled else 'went while nobody could hear how'
+            how = (
+                'was cancelled'
+                if self._watch.cancelled
+                else 'ended while the connection was down, so its outcome is unknown'
+            )
             raise TorrelqueLookupError(f'task {self._task_id!r} {how}')
         return last._replace(status=final)
 
