@@ -63,6 +63,10 @@ class Arrivals(asyncio.Protocol):
         """Go on reading. Does nothing while reading, and once the connection is closed."""
         self._transport.resume_reading()
 
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self._transport.abort()
+
     @classmethod
     def of(cls, stream: object, received: Callable[[bytes], None], ended: Callable[[], None]) -> Arrivals | None:
         """Take over reading from a stream; None if that is not possible."""

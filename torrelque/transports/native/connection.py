@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import NoReturn, cast
 
 import anyio
@@ -97,6 +97,7 @@ class Connection:
         '_sink',
         '_socket',
         '_stream',
+        '_timer',
         'answered',
         'cut',
         'heard',
@@ -120,6 +121,7 @@ class Connection:
         self._news: asyncio.Future[None] | None = None  # for which a receiver waits
         self._failure: TorrelqueConnectionError | None = None
         self._finished = False
+        self._timer: asyncio.TimerHandle | None = None
         self._arrivals = Arrivals.of(stream, self._take, self._finish)
         self.progress: int = 0
         """Increases whenever bytes move in either direction. It distinguishes a slow server from a silent one."""
@@ -230,9 +232,40 @@ class Connection:
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
-    @contextmanager
-    def fail_if_quiet(self, seconds: float) -> Iterator[None]:
+    def fail_if_quiet(self, seconds: float) -> AbstractContextManager[None]:
         """Raise TorrelqueResponseTimeout if no bytes move in either direction for this number of seconds."""
+        return self._limit_in_scope(seconds) if self._arrivals is None else _Watch(self.watch, seconds)
+
+    def watch(self, seconds: float) -> None:
+        """Begin to fail if no bytes move for this number of seconds; end it with 0. Only for `fail_if_quiet`."""
+        self._quiet = seconds
+        if not seconds:
+            return  # the timer goes on, because the next exchange usually needs it
+        loop = asyncio.get_running_loop()
+        self._moved = time.monotonic()
+        if self._timer is not None and self._timer.when() > loop.time() + seconds:
+            self._timer.cancel()
+            self._timer = None
+        if self._timer is None:
+            self._timer = loop.call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self._quiet:
+            return
+        left = self._moved + self._quiet - time.monotonic()
+        if left > 0:
+            self._timer = asyncio.get_running_loop().call_later(left, self._look)
+        elif self._arrivals is not None:
+            self._failure = self._silent(self._quiet)
+            self._arrivals.abort()  # a task may be sending
+            self._notify()
+
+    def _silent(self, seconds: float) -> TorrelqueResponseTimeout:
+        return TorrelqueResponseTimeout(f'{self._address}: no answer for {seconds:g} s')
+
+    @contextmanager
+    def _limit_in_scope(self, seconds: float) -> Iterator[None]:
         with anyio.move_on_after(seconds) as scope:
             self._scope, self._quiet, self._moved = scope, seconds, time.monotonic()
             try:
@@ -240,17 +273,21 @@ class Connection:
             finally:
                 self._scope = None
         if scope.cancelled_caught:
-            raise TorrelqueResponseTimeout(f'{self._address}: no answer for {seconds:g} s')
+            raise self._silent(seconds)
 
     def _progressed(self) -> None:
         self.progress += 1
-        if self._scope is not None:
+        if self._scope is None:
+            self._moved = time.monotonic()
+        else:
             elapsed = time.monotonic() - self._moved
             if elapsed > self._quiet / STEPS:
                 self._scope.deadline += elapsed
                 self._moved += elapsed
 
     def _broken(self, error: Exception) -> TorrelqueConnectionError:
+        if isinstance(self._failure, TorrelqueResponseTimeout):
+            return self._failure
         self.cut = self.cut or not isinstance(error, anyio.ClosedResourceError)
         return TorrelqueConnectionError(f'{self._address}: {reason(error)}')
 
@@ -258,8 +295,26 @@ class Connection:
         """Close at once, even when cancelled. Safe to repeat."""
         if self._socket is not None:
             self._socket.close()
+        if self._timer is not None:
+            self._timer.cancel()
         with anyio.CancelScope(shield=True):
             await anyio.aclose_forcefully(self._stream)
+
+
+class _Watch:
+    """A context in which a connection is watched. It is entered for each exchange, so it is as cheap as possible."""
+
+    __slots__ = ('_seconds', '_watch')
+
+    def __init__(self, watch: Callable[[float], None], seconds: float) -> None:
+        self._watch = watch
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        self._watch(self._seconds)
+
+    def __exit__(self, *error: object) -> None:
+        self._watch(0.0)
 
 
 def _reply_error(message: str) -> TorrelqueReplyError:
