@@ -77,6 +77,7 @@ async def test_queues_are_found_sampled_and_forgotten(server: servers.Server) ->
 async def test_schedules_are_read(server: servers.Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitoring, 'SCHEDULES_PAUSE', 0)
     async with connect(server.url) as client, Torrelque(client, queue='mail') as queue:
+        await queue.enqueue(1)  # a queue that has neither tasks nor schedules is no longer found
         await queue.schedule('report', 1, every=3600)
         async with monitored(server.url) as (monitor, news):
             await news.until(lambda: (found := monitor.get('mail')) and found.schedules)
