@@ -67,9 +67,10 @@ def group_of(load: Load, number: int) -> str | None:
 
 
 async def control(client: Transport) -> None:
-    """Limit one queue, and pause another."""
+    """Limit and schedule tasks of one queue, and pause another."""
     busy, paused = Torrelque(client, queue='search-index'), Torrelque(client, queue='invoices')
     await busy.limit(concurrency=60)
+    await busy.schedule('nightly', {'kind': 'full'}, cron='30 2 * * *', tz='Europe/Vienna')
     await busy.announce('1', name='indexer-1', concurrency=60, running=12)
     await paused.pause('migration 114')
 
@@ -135,6 +136,7 @@ async def take(folder: Path) -> None:
             async with app.run_test(size=SIZE) as pilot:
                 await pilot.pause(SECONDS)
                 await control(client)
+                await pilot.pause(6.0)
                 await pilot.press(*['up'] * len(LOADS), 'down', 'down', 'down')
                 await pilot.pause(1.5)
                 save(app, folder, 'top')

@@ -88,12 +88,12 @@ def limits_text(limits: Limits | None) -> str:
     return '; '.join(filter(None, texts))
 
 
-def groups_text(groups: GroupCounts | None) -> str:
+def groups_text(groups: GroupCounts | None, title: str = 'groups') -> str:
     """Describe how many groups have waiting tasks; '' if none has."""
     if groups is None:
         return ''
     counts = ', '.join(f'{count:,} {state}' for state, count in groups._asdict().items() if count)
-    return f'groups with waiting tasks: {counts}'
+    return f'{title}: {counts}'
 
 
 SHOWN = 3

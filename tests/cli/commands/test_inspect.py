@@ -78,7 +78,7 @@ def test_groups(command: Command) -> None:
     out = command('stats').out
     assert 'The queue has groups with waiting tasks: 1 ready, 1 blocked.' in out
     assert 'Of the pending tasks, 0 have high priority, 1 low priority.' in out
-    assert 'groups with waiting tasks: 1 ready, 1 blocked' in ' '.join(command('queues').out.split())
+    assert 'groups: 1 ready, 1 blocked' in ' '.join(command('queues').out.split())
     assert command('stats', '--json').lines[0]['groups'] == {'ready': 1, 'blocked': 1, 'held': 0}
 
 

@@ -73,7 +73,7 @@ async def stats(settings: Settings) -> None:
         levels = f'{counts.pending_high:,} have high priority, {counts.pending_low:,} low priority'
         out.print(f'Of the pending tasks, {levels}.')
     if counts.groups is not None:
-        out.print(f'The queue has {groups_text(counts.groups)}.', soft_wrap=True)
+        out.print(f'The queue has {groups_text(counts.groups, "groups with waiting tasks")}.', soft_wrap=True)
     if counts.schedules:
         out.print(f'The queue has schedules: {counts.schedules:,}.')
     if counts.oldest_pending_age is not None:
