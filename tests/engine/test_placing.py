@@ -13,11 +13,40 @@ import pytest
 from tests.queue.sharding.test_schedules import GROUPS, START, shards_of, worked_off
 from tests.queue.transports import runs
 from torrelque import Torrelque, TorrelqueConnectionError, TorrelqueLookupError, TorrelqueUsageError
+from torrelque.core.commands import Outcome
 from torrelque.core.protocol import Batch, Reply
+from torrelque.core.schedules import activate_item, hold_item, place_words, put_item, remove_item, retire_item
 from torrelque.core.sharding.layout import home_of
+from torrelque.engine.placing import ShardedSchedules
 from torrelque.testing import MemoryTransport, VirtualClock
 
 pytestmark = pytest.mark.anyio
+
+
+async def test_calls_that_come_late_do_nothing() -> None:
+    clock = VirtualClock(START)
+    async with Torrelque(MemoryTransport(clock=clock), shards=3) as queue:
+        placing = queue._schedules
+        assert isinstance(placing, ShardedSchedules)
+        await queue.schedule('x', 1, every=5)
+        home = home_of('x', 3)
+        before = (await placing._look('x', 0))[home]
+        draft = queue._schedule_of('x', {'task': 2, 'every': 5})
+        late = (*draft.write(()), *place_words(placing._generation, before.rank + 1, before.rank, ''))
+        await queue.schedule('x', 3, every=5)
+        assert await placing._submit(late, home) is Outcome.AGAIN
+        assert await placing._submit(hold_item('x', before.rank, before.rank + 1), home) is Outcome.UNKNOWN
+        assert await placing._submit(activate_item('x', before.rank), home) is Outcome.UNKNOWN
+        assert await placing._submit(retire_item('x', before.rank), home) is Outcome.AGAIN
+        assert await placing._submit(remove_item('x', '', before.rank), home) is Outcome.AGAIN
+        assert [each.task async for each in queue.schedules()] == [3]
+        await queue.unschedule('x')
+        assert await placing._submit(late, home) is Outcome.AGAIN
+        assert await placing._submit(put_item('x', before.kept, before.rank), home) is Outcome.AGAIN
+        assert await placing._submit(put_item('x', before.kept, before.rank), (home + 1) % 3) is Outcome.AGAIN
+        assert [each async for each in queue.schedules()] == []
+        await clock.advance(1000)  # by then no client repeats a call
+        assert not [key for key in queue._transport.server.snapshot() if b':schedule:' in key]  # type: ignore[attr-defined]
 
 
 class _Unsteady(MemoryTransport):

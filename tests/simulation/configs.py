@@ -133,6 +133,7 @@ GROUPS_ON_NODES = Config(
 )
 QUEUES = Config(clients=(1, 3), callers=(0, 2), workers=(0, 1), seconds=20.0, faults=FEW, chosen=0.0, queues=3)
 CUTTING: Mapping[str, float] = MappingProxyType({'kill': 0.05, 'shut': 0.05, 'reopen': 0.05})
+SCHEDULES_ON_NODES = replace(GROUPS_ON_NODES, groups=0.0, seconds=20.0, pauses=True, schedules=True)
 
 CONFIGS: Mapping[str, Config] = MappingProxyType(
     {
@@ -238,6 +239,9 @@ CONFIGS: Mapping[str, Config] = MappingProxyType(
         'groups-moves': replace(GROUPS_ON_NODES, failovers=Failovers(moves=True)),
         # A fence may fall where writes are lost and the new server's clock is behind.
         'groups-failover': replace(GROUPS_ON_NODES, failovers=Failovers()),
+        'schedules-moves': replace(SCHEDULES_ON_NODES, failovers=Failovers(moves=True)),
+        # What a schedule did before writes were lost, it may do again.
+        'schedules-failover': replace(SCHEDULES_ON_NODES, pauses=False, failovers=Failovers()),
         'moves-shards': Config(
             clients=(2, 3),
             callers=(2, 4),

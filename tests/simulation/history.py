@@ -38,6 +38,8 @@ class Facts(NamedTuple):
     answers: Mapping[Lane, Reply]
     asked: Mapping[Lane, tuple[str, Args]]
     undone: frozenset[Lane]
+    last_added: Mapping[bytes, bytes]
+    scheduled: Any
 
 
 class RulesOfReplicas(Rules):
@@ -57,6 +59,7 @@ class RulesOfReplicas(Rules):
         return Facts(
             taken, dict(self.shadow), claims, dict(self.incarnations), dict(self.redrives), dict(self.replaced),
             dict(self._answers), dict(self._asked), frozenset(self._undone),
+            dict(self._last_added), self.on_fire and self.on_fire.keep(),
         )  # fmt: skip
 
     def put_back(self, facts: Facts) -> set[bytes]:
@@ -79,6 +82,9 @@ class RulesOfReplicas(Rules):
         self._answers = dict(facts.answers)
         self._asked = dict(facts.asked)
         self._undone = set(facts.undone)
+        self._last_added = dict(facts.last_added)
+        if self.on_fire is not None:
+            self.on_fire.put_back(facts.scheduled)
         return lost
 
     def _count_delivery(self, key: Key) -> None:

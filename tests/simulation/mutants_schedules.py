@@ -94,5 +94,8 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'a schedule does not place a group': ('schedules-faults', a_group_is_not_placed),
     'a schedule adds tasks beside their group': ('schedules-faults', beside_its_group),
     'nobody looks when a schedule fires': ('schedules', nobody_looks),
+    'a time stays where primaries fail': ('schedules-failover', a_time_stays),
+    'no missed time made up for where slots move': ('schedules-moves', no_time_made_up_for),
+    'a time stays where slots move': ('schedules-moves', a_time_stays),
 }
 """By name: the world that has to notice, and the mutation."""

@@ -390,7 +390,14 @@ class Rules:
         for name, times in slots.items():
             schedule = self._server.schedule(name)
             assert self.on_fire is not None
-            self.on_fire.fired(name, schedule, sorted(times), self._clock(), self._last_of(name, changes))
+            self.on_fire.fired(
+                name,
+                schedule,
+                sorted(times),
+                self._clock(),
+                self._last_of(name, changes),
+                lambda task_id: self._before(task_id, changes).payload is not None,
+            )
             self._last_added[name] = schedule.get(b'last', b'')
         return others, added
 
@@ -402,9 +409,12 @@ class Rules:
     def _schedule(self, args: Args, reply: Any, changes: Changes) -> set[bytes]:  # noqa: ANN401 - by its mode
         """A schedule is kept or removed, or adds one task by hand."""
         name, mode, *words = args[3:]
+        if self.on_fire is not None:
+            self.on_fire.look(self._clock())
         if mode != b'fire':
-            if mode != b'refill' and self.on_fire is not None:
-                self.on_fire.changed(name)
+            if mode != b'refill' and self.on_fire is not None and reply[1] in (b'n', b'r', b'o'):
+                timing = (words[1], words[3]) if mode == b'set' else None
+                self.on_fire.changed(name, timing, self._clock())
                 if reply[1] == b'n':
                     self._last_added.pop(name, None)
             return set()

@@ -32,6 +32,17 @@ def test_what_the_worlds_bring_about() -> None:
     assert tally['acknowledged enqueues lost'] < tally['enqueues acknowledged'] / 2
 
 
+def test_what_schedules_do_again() -> None:
+    again = 0
+    for seed in range(WORLDS):
+        world = World(seed, CONFIGS['schedules-failover'])
+        world.run()
+        (rules,) = world.rules.parts
+        assert rules.on_fire is not None
+        again += rules.on_fire.again
+    assert again > 0
+
+
 class Shop:
     """A server in a world in which nothing happens by itself."""
 

@@ -39,7 +39,7 @@ SEEDS, PART = 100, 20
 FEWER = {
     'calm': 40, 'cuts': 40, 'forks': 60, 'cancel': 60, 'workers': 60,
     'debounce': 60, 'limits': 40, 'limits-faults': 20, 'limits-shards': 20, 'schedules': 20,
-    'schedules-faults': 20, 'shards': 40, 'shards-calm': 20,
+    'schedules-faults': 20, 'schedules-moves': 20, 'schedules-failover': 20, 'shards': 40, 'shards-calm': 20,
     'moves': 60, 'moves-shards': 40, 'groups': 20, 'groups-faults': 20, 'groups-shards': 20,
     'queues': 20, 'queues-cuts': 20, 'queues-faults': 20,
 }  # fmt: skip
