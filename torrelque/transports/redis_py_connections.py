@@ -93,7 +93,7 @@ class OpenedConnection(PipelinedConnection):
         self._raw._reader = self._raw._writer = None  # noqa: SLF001 - otherwise it would warn about them
 
 
-class OwnConnection:
+class ExclusiveConnection:
     """A connection of a class that is not redis-py's own. It serves one caller, for one batch."""
 
     usable = False
@@ -165,7 +165,7 @@ async def converse(raw: Any, data: bytes, count: int) -> list[Reply]:  # noqa: A
 class RedisPyListener(StreamListener):
     """See :class:`torrelque.transports.base.Listener`."""
 
-    def __init__(self, connection: OpenedConnection | OwnConnection) -> None:
+    def __init__(self, connection: OpenedConnection | ExclusiveConnection) -> None:
         self._connection = connection
         connection.listen()
 
@@ -194,19 +194,19 @@ class Dialer:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._is_plain = is_plain(source.connection_class)
-        self._open: set[OpenedConnection | OwnConnection] = set()
+        self._open: set[OpenedConnection | ExclusiveConnection] = set()
 
-    def connections(self) -> Connections[OpenedConnection | OwnConnection]:
+    def connections(self) -> Connections[OpenedConnection | ExclusiveConnection]:
         """Return connections to the server. None is open yet."""
         timeout = response_timeout_of(self._source.connection_kwargs)
         return Connections(self, timeout, call_later, shares=self._is_plain)
 
-    async def open(self) -> OpenedConnection | OwnConnection:
+    async def open(self) -> OpenedConnection | ExclusiveConnection:
         raw = made(self._make)
         try:
             with anyio.fail_after(connections.CONNECT_TIMEOUT):
                 await keep_cancelled(raw.connect())
-            connection = (OpenedConnection if self._is_plain else OwnConnection)(raw)
+            connection = (OpenedConnection if self._is_plain else ExclusiveConnection)(raw)
         except BaseException as error:
             with anyio.CancelScope(shield=True), suppress(exceptions.RedisError, OSError):
                 await raw.disconnect(nowait=True)
@@ -219,7 +219,7 @@ class Dialer:
         self._open.add(connection)
         return connection
 
-    async def close(self, connection: OpenedConnection | OwnConnection) -> None:
+    async def close(self, connection: OpenedConnection | ExclusiveConnection) -> None:
         self._open.discard(connection)
         await connection.aclose()
 
@@ -236,14 +236,14 @@ class Dialer:
             await self.close(connection)
 
     async def converse(
-        self, connection: OpenedConnection | OwnConnection, packed: Packed, seconds: float
+        self, connection: OpenedConnection | ExclusiveConnection, packed: Packed, seconds: float
     ) -> list[Reply]:
         return await self._checked(
             connection, await connection.execute(packed.data, packed.calls, seconds, blocks=packed.blocks)
         )
 
     def start(
-        self, connection: OpenedConnection | OwnConnection, packed: Packed, seconds: float, then: Then
+        self, connection: OpenedConnection | ExclusiveConnection, packed: Packed, seconds: float, then: Then
     ) -> Callable[[], None] | None:
         if not isinstance(connection, OpenedConnection):
             return None
@@ -261,7 +261,7 @@ class Dialer:
             raise request.error
         return await self._checked(connection, request.replies)
 
-    async def _checked(self, connection: OpenedConnection | OwnConnection, replies: list[Reply]) -> list[Reply]:
+    async def _checked(self, connection: OpenedConnection | ExclusiveConnection, replies: list[Reply]) -> list[Reply]:
         for reply in replies:
             if isinstance(reply, ANSWERS_THAT_END_A_CONNECTION):
                 await self.close(connection)

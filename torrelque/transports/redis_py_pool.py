@@ -17,8 +17,8 @@ from torrelque.transports.connections import Connections
 from torrelque.transports.errors import dual_error
 from torrelque.transports.redis_py_connections import (
     Dialer,
+    ExclusiveConnection,
     OpenedConnection,
-    OwnConnection,
     address_of,
     converse,
     disconnect_idle,
@@ -37,7 +37,7 @@ LOOK_AGAIN = 0.02
 """Interval at which to check for a free connection, in seconds. Nothing reports when the user's code returns one."""
 
 
-class PooledConnections(Connections[OpenedConnection | OwnConnection]):
+class PooledConnections(Connections[OpenedConnection | ExclusiveConnection]):
     """Sends each batch on a connection of the client's pool, and waits for one if all are in use."""
 
     def __init__(self, pool: Any) -> None:  # noqa: ANN401 - a pool of any kind
