@@ -161,15 +161,13 @@ class Lanes:
         used = lane or self.borrow()
         try:
             answer = yield from self._attempt(used, name, args)
-        except Interrupted as interrupted:
-            answer = yield from self._settle(used, interrupted)
+        except (Interrupted, TorrelqueShardsError) as failure:
+            answer = yield from self._settle(used, failure)
         except TorrelqueTooLargeError as error:  # the call may have run, as it may be its answer that is too large
             try:
                 answer = yield from self._settle(used, Interrupted(error))
             except Interrupted:
                 raise error from None
-        except TorrelqueShardsError as error:
-            answer = yield from self._settle_refused(used, error)
         except TorrelqueReplyError as error:
             if not is_unavailable(error):
                 raise
@@ -232,32 +230,21 @@ class Lanes:
         # No caller waits for a call that is answered LATE or CLOSED, unless a lane has two owners.
         raise TorrelqueError(f'the server refused {name!r} as {outcome!r}')
 
-    def _settle(self, lane: Lane, interrupted: Interrupted) -> Operation[Sequence[Reply]]:
-        call = lane.number, lane.nonce, lane.sequence
-        if not lane.number:  # `mint` was interrupted, so the call was not sent
-            if interrupted.cause is not None:
-                mark_unsent(interrupted.cause)
-            raise interrupted
-        try:
-            parts: Sequence[Reply] = yield from self.script('settle', call, as_is)
-        except (Interrupted, TorrelqueReplyError):
-            self._settle_later(lane)
-            raise interrupted from None
-        if parts[0] != b'finished':
-            raise interrupted
-        return parts[1:]
-
-    def _settle_refused(self, lane: Lane, refusal: TorrelqueShardsError) -> Operation[Sequence[Reply]]:
+    def _settle(self, lane: Lane, failure: Interrupted | TorrelqueShardsError) -> Operation[Sequence[Reply]]:
+        """Return a call's answer if it ran. Raises ``failure`` if it did not, and Interrupted if that is unknown."""
+        if isinstance(failure, Interrupted) and not lane.number:  # `mint` was interrupted, so the call was not sent
+            if failure.cause is not None:
+                mark_unsent(failure.cause)
+            raise failure
         try:
             parts: Sequence[Reply] = yield from self.script('settle', (lane.number, lane.nonce, lane.sequence), as_is)
-        except Interrupted:
+        except (Interrupted, TorrelqueReplyError) as error:
             self._settle_later(lane)
-            raise
-        except TorrelqueReplyError as error:
-            self._settle_later(lane)
-            raise Interrupted(error) from None
+            if isinstance(failure, Interrupted):
+                raise failure from None
+            raise error if isinstance(error, Interrupted) else Interrupted(error) from None
         if parts[0] != b'finished':
-            raise refusal
+            raise failure
         return parts[1:]
 
     def _settle_later(self, lane: Lane) -> None:
