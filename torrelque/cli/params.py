@@ -16,8 +16,8 @@ from torrelque.cli.exit_codes import Exit
 from torrelque.cli.output import errors
 
 __all__ = (
-    'TIME', 'IdsArgument', 'Status', 'confirm', 'name_of', 'parse_headers', 'parse_of_queues', 'parse_rate',
-    'parse_time', 'read_ids',
+    'TIME', 'HeaderOption', 'IdsArgument', 'MaxDequeuesOption', 'Status', 'TaskTimeoutOption', 'confirm',
+    'name_of', 'parse_headers', 'parse_of_queues', 'parse_rate', 'parse_time', 'read_ids',
 )  # fmt: skip
 
 N = TypeVar('N', int, float)
@@ -95,6 +95,27 @@ def parse_of_queues(
 
 IdsArgument = Annotated[
     list[str], typer.Argument(metavar='ID', show_default=False, help='Task ids; - reads them from standard input.')
+]
+
+TaskTimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        '--task-timeout',
+        metavar=TIME,
+        parser=parse_time,
+        show_default=False,
+        help='How long a consumer may work on a task before it is redelivered. Defaults to 5m.',
+    ),
+]
+MaxDequeuesOption = Annotated[
+    int | None,
+    typer.Option(
+        '--max-dequeues', min=1, metavar='N', show_default=False, help='Make a task a dead letter after N deliveries.'
+    ),
+]
+HeaderOption = Annotated[
+    list[str] | None,
+    typer.Option('--header', '-H', metavar='NAME=VALUE', show_default=False, help='A header; repeatable.'),
 ]
 
 

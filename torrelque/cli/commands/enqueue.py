@@ -21,7 +21,14 @@ from torrelque.cli.errors import Refusal, explain
 from torrelque.cli.exit_codes import Exit
 from torrelque.cli.jsonlines import Line, check_json, read_lines
 from torrelque.cli.output import errors, print_json, print_line, printable
-from torrelque.cli.params import TIME, parse_headers, parse_time
+from torrelque.cli.params import (
+    TIME,
+    HeaderOption,
+    MaxDequeuesOption,
+    TaskTimeoutOption,
+    parse_headers,
+    parse_time,
+)
 from torrelque.cli.settings import Settings
 
 __all__ = ('enqueue',)
@@ -76,15 +83,7 @@ async def enqueue(
             metavar=TIME, parser=parse_time, show_default=False, help='Deliver the task after this time, such as 90s.'
         ),
     ] = None,
-    task_timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar=TIME,
-            parser=parse_time,
-            show_default=False,
-            help='How long a consumer may work on the task before it is redelivered. Defaults to 5m.',
-        ),
-    ] = None,
+    task_timeout: TaskTimeoutOption = None,
     task_id: Annotated[
         str | None,
         typer.Option(
@@ -93,10 +92,7 @@ async def enqueue(
             help='The id of the task. Enqueueing a queued id again changes nothing. Lines get ID-1, ID-2 and so on.',
         ),
     ] = None,
-    max_dequeues: Annotated[
-        int | None,
-        typer.Option(min=1, metavar='N', show_default=False, help='Make the task a dead letter after N deliveries.'),
-    ] = None,
+    max_dequeues: MaxDequeuesOption = None,
     if_exists: Annotated[
         IfExists | None,
         typer.Option(
@@ -125,10 +121,7 @@ async def enqueue(
         Priority | None,
         typer.Option(show_default=False, help='The priority of a task without a group. Defaults to normal.'),
     ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option('--header', '-H', metavar='NAME=VALUE', show_default=False, help='A header; repeatable.'),
-    ] = None,
+    header: HeaderOption = None,
 ) -> None:
     """Enqueue a task, or each line of a file or standard input.
 

@@ -13,7 +13,14 @@ from torrelque.cli.commands.enqueue import Priority
 from torrelque.cli.exit_codes import Exit
 from torrelque.cli.jsonlines import check_json
 from torrelque.cli.output import errors, make_table, print_json, print_line, print_table, printable
-from torrelque.cli.params import TIME, parse_headers, parse_time
+from torrelque.cli.params import (
+    TIME,
+    HeaderOption,
+    MaxDequeuesOption,
+    TaskTimeoutOption,
+    parse_headers,
+    parse_time,
+)
 from torrelque.cli.payloads import show_bytes
 from torrelque.cli.settings import Settings
 
@@ -83,16 +90,8 @@ async def schedule(
     no_overlap: Annotated[
         bool, typer.Option('--no-overlap', help='Add no task while the last one is still queued.')
     ] = False,
-    task_timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar=TIME, parser=parse_time, show_default=False, help='How long a consumer may work on each task.'
-        ),
-    ] = None,
-    max_dequeues: Annotated[
-        int | None,
-        typer.Option(min=1, metavar='N', show_default=False, help='Make a task a dead letter after N deliveries.'),
-    ] = None,
+    task_timeout: TaskTimeoutOption = None,
+    max_dequeues: MaxDequeuesOption = None,
     group: Annotated[
         str | None,
         typer.Option('--group', '-g', metavar='NAME', show_default=False, help='The group of its tasks.'),
@@ -101,10 +100,7 @@ async def schedule(
         Priority | None,
         typer.Option(show_default=False, help='The priority of its tasks without a group. Defaults to normal.'),
     ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option('--header', '-H', metavar='NAME=VALUE', show_default=False, help='A header; repeatable.'),
-    ] = None,
+    header: HeaderOption = None,
 ) -> None:
     """Have the queue add a task at regular times, or change that schedule.
 
