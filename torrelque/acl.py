@@ -26,7 +26,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'pending': 'llen lpush',
         'pending:*': 'llen lpush',
         'groups': 'zadd zcard',
-        'groups:*': 'hmget llen lpush scard zadd zrange zrem zscore',
+        'groups:*': 'exists hmget lpush scard zadd zmscore zrange zrem',
         'working': 'zcard zrange',
         'delayed': 'zadd zcard zrange',
         'rejected': '',
@@ -42,10 +42,10 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         **_LANES,
         'pending': 'lindex llen lpush lrange ltrim rpush',
         'pending:*': 'llen lpush lrange ltrim rpush',
-        'groups': 'zadd zcard zrange zrem zscore',
+        'groups': 'zadd zcard zmscore zrange zrem zscore',
         'groups:*': (
-            'hdel hlen hmget hset lindex llen lpush lrange ltrim rpush sadd scard srem '
-            'zadd zcard zrange zrangebyscore zrem zscan zscore'
+            'del exists hdel hlen hmget hset lindex llen lpush lrange ltrim rpush sadd scard srem '
+            'zadd zcard zcount zmscore zrange zrangebyscore zrem zremrangebyrank zscan'
         ),
         'working': 'zadd zcard zmscore zrange zrangebyscore zrem zscore',
         'delayed': 'zadd zcard zmscore zrange zrangebyscore zrem',
@@ -85,10 +85,10 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'lane:*': 'del get pexpire pttl set',
         'pending': 'llen lpos lpush lrange lrem ltrim persist pttl type',
         'pending:*': 'llen lpos lpush lrange lrem ltrim persist pttl type',
-        'groups': 'del persist pttl type zadd zcard zrange zrem zscan zscore',
+        'groups': 'del persist pttl type zadd zcard zmscore zrange zrem zscan zscore',
         'groups:*': (
             'del exists hdel hlen hmget hset llen lpos lpush lrange lrem ltrim persist pttl rpush sadd scard '
-            'sismember srem sscan type zadd zcard zrange zrangebyscore zrem zscan zscore'
+            'sismember srem sscan type zadd zcard zmscore zrange zrangebyscore zrem zscan zscore'
         ),
         'dequeueing': 'llen lpos lrange lrem ltrim persist pttl type',
         'undequeued': 'del persist pttl sadd scard spop srem sscan type',
@@ -117,8 +117,8 @@ _CAPPED: Mapping[str, str] = {'rejected': 'zadd zcard zmscore zrangebyscore zrem
 _REPLACING: Mapping[str, str] = {
     'pending': 'lpos lrem',
     'pending:*': 'lpos lrem',
-    'groups': 'zrem zscore',
-    'groups:*': 'lpos lrem',
+    'groups': 'zmscore zrem',
+    'groups:*': 'llen lpos lrem',
     'working': 'zscore',
     'delayed': 'zrem zscore',
     'rejected': 'zscore',

@@ -15,6 +15,7 @@ from torrelque.core.commands import (
     Outcome,
     cancel_item,
     claim_item,
+    enqueue_in,
     enqueue_item,
     extend_item,
     progress_item,
@@ -55,6 +56,20 @@ def test_an_item_with_more_words_makes_all_as_long() -> None:
     for items in ([plain, longer], [longer, plain]):
         padded = [(*item, '', '', '')[:9] for item in items]
         assert ENQUEUE.arguments(items) == (9, *padded[0], *padded[1])
+
+
+def test_a_group_alone_is_sent_with_the_id() -> None:
+    plain = enqueue_item('a', b'1', 300, None, None, b'')
+    grouped = (*enqueue_item('b', b'2', 300, None, None, b''), '', '', '', b'g', '')
+    assert ENQUEUE.arguments([grouped, plain]) == (3, *plain[2:], b'b', b'2', b'g', b'a', b'1', b'')
+    assert enqueue_in(7).arguments([grouped]) == (3, *plain[2:], b'b', b'2', b'g', 7)
+    for other in (
+        (*enqueue_item('c', b'3', 60, None, None, b''), '', '', '', b'g', ''),
+        (*grouped[:6], 'replace', '', '', b'g', ''),
+        (*grouped[:9], b'', 'low'),
+    ):
+        padded = [(*item, '', '', '', '', '')[:11] for item in (grouped, other, plain)]
+        assert ENQUEUE.arguments([grouped, other, plain]) == (11, *padded[0], *padded[1], *padded[2])
 
 
 def test_release_items_keep_results_in_whole_milliseconds_but_at_least_one() -> None:

@@ -329,6 +329,7 @@ def test_the_21st_group_is_served(lines: LinesQueue) -> None:
 def test_groups_with_broken_keys_are_passed_over(lines: LinesQueue) -> None:
     for n in range(3):
         lines.enqueue(f'x{n}', group=f'g{n}')
+    lines.limit('g0', concurrency=1)
     lines.client.command('SET', lines.key('groups:working:g0'), 'x')
     lines.check = lambda: None  # type: ignore[method-assign]
     assert lines.take(9) == 'x1 x2'

@@ -130,7 +130,7 @@ def a_raised_default_is_missed(patch: pytest.MonkeyPatch) -> None:
 
 def the_same_fence(patch: pytest.MonkeyPatch) -> None:
     """Claims of one moment have one fence."""
-    patch.setattr(Serving, 'next_fence', lambda self: whole(microseconds(self._run.now)))
+    patch.setattr(Serving, 'next_fence', lambda self, _: whole(microseconds(self._run.now)))
 
 
 def levels_upside_down(patch: pytest.MonkeyPatch) -> None:

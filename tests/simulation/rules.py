@@ -699,8 +699,14 @@ def items_of(args: Args, width: int, shared: int = 0) -> list[Args]:
     own = int(args[3])
     if own >= width:
         return [args[at : at + own] for at in range(4, len(args) - own + 1, own)]
-    common, rest = args[4 : 4 + shared], args[4 + shared :]
-    return [[*rest[at : at + own], *common] for at in range(0, len(rest) - own + 1, own)]
+    first, common, rest = width - shared, args[4 : 4 + shared], args[4 + shared :]
+    items = [rest[at : at + own] for at in range(0, len(rest) - own + 1, own)]
+    return [[*item[:first], *common, *_with_group(item[first:])] for item in items]
+
+
+def _with_group(words: Args) -> Args:
+    """The further words of an item that has only a group of its own."""
+    return [b'', b'', b'', *words, b''] if words else []
 
 
 def tasks_of(reply: Sequence[Any]) -> dict[bytes, tuple[bytes, int, float, bytes, int, bytes, int]]:

@@ -358,7 +358,7 @@ class ShardedRules(Rules):
         ids: Sequence[Arg] = ()
         if isinstance(call.command, Script) and call.command.name == 'enqueue':
             own = int(call.args[3])
-            begin = 8 if own == 2 else 4
+            begin = 8 if own < 6 else 4
             if (len(call.args) - begin) % own:
                 call = Call(call.command, call.keys, call.args[:-1])  # but for the number of shards
             ids = call.args[begin::own]

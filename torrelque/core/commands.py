@@ -162,6 +162,8 @@ class Command:
         own: How many words at the start of an item are its own.
         shared: How many words follow that are usually the same for all items, and are then sent once. If an item has
             further words, all items are padded to its length.
+        extra: Where among the further words that one is which often is the only one that is not empty: it is then sent
+            after the item's own words. 0 for none.
     """
 
     name: str
@@ -171,6 +173,7 @@ class Command:
     by_claim: bool = False
     own: int = 0
     shared: int = 0
+    extra: int = 0
 
     def arguments(self, items: Sequence[Item]) -> Item:
         """Return the arguments of a call for these items, of which there is at least one."""
@@ -180,8 +183,20 @@ class Command:
         if len(common) == self.shared and [item[own:] for item in items].count(common) == len(items):
             return (own, *common, *chain.from_iterable([item[:own] for item in items]), *self.trailer)
         width = max(map(len, items))
+        if self.extra and width > self.extra and (rows := self._with_extra(items)):
+            return (own + 1, *items[0][own : own + self.shared], *chain.from_iterable(rows), *self.trailer)
         padded = [item if len(item) == width else item + ('',) * (width - len(item)) for item in items]
         return (width, *chain.from_iterable(padded), *self.trailer)
+
+    def _with_extra(self, items: Sequence[Item]) -> list[Item]:
+        """Return each item's own words and its extra one; nothing if they differ in more."""
+        own, end, extra = self.own, self.own + self.shared, self.extra
+        common, rows = items[0][own:end], list[Item]()
+        for item in items:
+            if item[own:end] != common or any(item[end:extra]) or any(item[extra + 1 :]):
+                return []
+            rows.append((*item[:own], *(item[extra : extra + 1] or (b'',))))
+        return rows
 
     def parse(self, reply: Reply) -> list[Answer]:
         """Return an answer for each item. Laned commands reply with letters, `EXTEND` with a list."""
@@ -194,7 +209,7 @@ class Command:
         return [_OUTCOMES[answer[0]] if answer in (b'l', b'u', b'x') else Deadline.parse(answer) for answer in answers]
 
 
-ENQUEUE = Command('enqueue', own=2, shared=4)
+ENQUEUE = Command('enqueue', own=2, shared=4, extra=_BEFORE_LINE)
 RELEASE = Command('release', by_claim=True, own=3, shared=3)
 REQUEUE = Command('requeue', by_claim=True)
 REJECT = Command('reject', by_claim=True)
@@ -210,7 +225,7 @@ ERASE = Command('erase', limit=1)
 @lru_cache(maxsize=64)
 def enqueue_in(generation: int) -> Command:
     """Return the command that enqueues only while the layout of the shards has this generation."""
-    return Command(ENQUEUE.name, trailer=(generation,), own=ENQUEUE.own, shared=ENQUEUE.shared)
+    return Command(ENQUEUE.name, trailer=(generation,), own=ENQUEUE.own, shared=ENQUEUE.shared, extra=ENQUEUE.extra)
 
 
 class ClaimedTask(NamedTuple):

@@ -4,8 +4,7 @@ The header of each file lists its keys (``-- KEYS:``). The loader declares a
 local variable for each, so header and code cannot disagree. A server creates
 every function of a script again with each call, so a script gets only the parts
 of the prelude that it uses. Parts that only a branch between ``-- rarely`` and
-``-- end`` uses are defined in that branch. Comments are stripped, except those
-behind code.
+``-- end`` uses are defined in that branch. Comments are stripped.
 """
 
 from __future__ import annotations
@@ -96,9 +95,9 @@ class _Shared:
 
 
 def _code(source: str) -> str:
-    """Strip comment lines and indentation, because pipelines send the source."""
-    lines = (line.strip() for line in source.splitlines())
-    return ''.join(f'{line}\n' for line in lines if line and not line.startswith('--'))
+    """Strip comments and indentation, because pipelines send the source."""
+    lines = (re.sub(r'(^|\s)--( .*|$)', '', line).strip() for line in source.splitlines())
+    return ''.join(f'{line}\n' for line in lines if line)
 
 
 def _by_shard(source: str) -> str:
@@ -107,7 +106,8 @@ def _by_shard(source: str) -> str:
 
 
 def _words(source: str) -> set[str]:
-    return set(re.findall(r'\b[A-Za-z_]\w*', source)) - {'local', 'function'}
+    """Return the names in code without comments."""
+    return set(re.findall(r'\b[A-Za-z_]\w*', re.sub(r"'[^']*'", '', source))) - {'local', 'function'}
 
 
 def load(server: str | None = None, *, on_cluster: bool = False, sharded: bool = False) -> ScriptSet:

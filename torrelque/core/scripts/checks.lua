@@ -1,20 +1,21 @@
 -- What an audit checks of groups: for `inspect` and `repair`. prelude.lua includes this file. It writes nothing.
 
 -- What is wrong with where a group is: in how many indexes it is, in how many it should be, and 1 if it waits for nothing.
-local function misplaced(name)
-  local count, scores, group = 0, {}, group_of(name)
+local function index_faults(name)
+  local count, scores = 0, {}
   for at, key in ipairs({ groups, groups .. ':blocked', groups .. ':held' }) do
     scores[at] = redis.call('ZSCORE', key, name)
     count = count + (scores[at] and 1 or 0)
   end
-  local index = read_index(group)
+  read_arrival(name)
+  local index, waiting = read_index(name, nil, true), size_of('LLEN', group_key('pending', name))
   if (name == 'high' or name == 'low') and redis.call('EXISTS', groups .. ':counters') == 1 then
     return count, count, 0 -- the level of a queue whose name begins like this key
   end
   local waits = scores[2] or (scores[3] and tonumber(scores[3]) > now)
   local rechecked = redis.call('HMGET', counters, 'recheck')[1]
   local stuck = waits and index == 'ready' and (not rechecked or rechecked == '')
-  return count, group.waiting > 0 and 1 or 0, stuck and 1 or 0
+  return count, waiting > 0 and 1 or 0, stuck and 1 or 0
 end
 
 -- 1 if an id is among those that a group counts, 0 if not, nil if the key has a wrong type.

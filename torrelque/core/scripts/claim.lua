@@ -70,7 +70,7 @@ local plan = { stale = none, due = none, stale_ids = none, due_ids = none, pushe
   called_off = none, missing = {}, late = none, stale_count = 0 }
 local returns, mine = event and event <= tonumber(present), {}
 local returned_most, has_returned = false, false
-local lines, pick, settle, final_look, write -- what is known of the lines, and the functions that serve them
+local lines, pick, settle, final_look, write, next_fence -- what is known of the lines, and the functions that serve them
 if has_lines() then
   -- rarely
   local till = next_held()
@@ -117,9 +117,14 @@ if bound then
 end
 if n > 0 and has_lines() then
   -- rarely
-  lines = open_lines(n, has_used('l') and restrictions().strict, turns, level_turns)
-  fence = math.max(number(fence, 0), microseconds(now) - 1)
-  pick, settle, final_look, write = pick_ids, settle_id, look_back, write_lines
+  local strict
+  if has_used('l') then
+    -- rarely
+    strict = restrictions().strict
+    -- end
+  end
+  lines = open_lines(n, strict, turns, level_turns, fence)
+  pick, settle, final_look, write, next_fence = pick_ids, settle_id, look_back, write_lines, raise_fence
   -- end
 end
 local front = none
@@ -164,7 +169,7 @@ while #taken < n and looked_at < most do
     local id = ids[index]
     local key, state, place, line = prefix .. id, plan.returned[id], #taken + 1, nil
     if lines then
-      line = lines.picked[index].line.name
+      line = lines.picked[index].name
     end
     if not found[index] then
       plan.missing[#plan.missing + 1] = id
@@ -312,11 +317,10 @@ for index = 1, #taken do
   end
   scores[2 * index - 1], scores[2 * index] = deadline, id
   if names[index] then
-    fence = fence + 1
-    fields.fence = whole(fence)
+    local text = next_fence(lines, names[index])
     redis.call('HSET', key, 'status', WORKING, 'claim', mark, 'last_dequeue_time', present, 'dequeue_count', delivery,
-      'fence', fields.fence)
-    deadline = deadline .. ' ' .. fields.fence .. ' ' .. names[index]
+      'fence', text)
+    deadline = deadline .. ' ' .. text .. ' ' .. names[index]
   elseif mark ~= marks[timeout] then
     redis.call('HSET', key, 'status', WORKING, 'claim', mark, 'last_dequeue_time', present, 'dequeue_count', delivery,
       'revision', whole(state.revision))
@@ -336,7 +340,7 @@ end
 variadic('ZADD', working, scores)
 if lines then
   -- rarely
-  write_counters(fields, claimed, #taken)
+  write_counters(lines, fields, claimed, #taken)
   -- end
 else
   add('claimed', claimed, #taken)

@@ -1,9 +1,9 @@
 -- Add tasks to the back of pending, or to delayed, or replace waiting ones. If the id of a task is already queued, nothing
 -- changes for it, unless its item says so.
 -- KEYS: pending delayed working tasks task wake timer counters rejected groups lane
--- ARGV: lane nonce sequence, words per item (2, 6, 9 or 11); if 2, what all items share: timeout delay max_dequeues headers (the
---   last three may be ''); then for each task: id payload, and if 6 its own timeout delay max_dequeues headers, and if 9 also
---   replace to replace a waiting task with that id, only to do that and not to add a task, or ''; when it expires, as Unix time
+-- ARGV: lane nonce sequence, words per item (2, 3, 6, 9 or 11); if 2 or 3, what all items share: timeout delay max_dequeues
+--   headers (the last three may be ''); then for each task: id payload, and if 3 its group or ''; and if 6 its own timeout delay
+--   max_dequeues headers, and if 9 also replace to replace a waiting task with that id, only to do that and not to add a task, or ''; when it expires, as Unix time
 --   or with a plus in seconds from now, or ''; reject to make it a dead letter then, or ''; and if 11 also its group or '', and
 --   its level, high, low or ''; then, in a queue with shards, the layout's generation
 -- returns: OK and a letter for each task: n new, e existing, r replaced, w not replaced because a consumer works on it, d not
@@ -18,7 +18,7 @@ if outcome then
 end
 local enqueued, generation, turns = totals('enqueued', 'generation', 'turn')
 local width = tonumber(ARGV[4])
-local begin = width == 2 and 9 or 5
+local begin = width <= 3 and 9 or 5
 local count = math.floor((#ARGV - begin + 1) / width)
 if #ARGV >= begin + count * width and number(generation, 0) ~= tonumber(ARGV[#ARGV]) then
   -- rarely
@@ -118,7 +118,8 @@ if width > 6 then
       else
         local part = by_key[key]
         if not part then
-          part = { key = key, group = group ~= '' and group, was_empty = redis.call('LLEN', key) == 0 }
+          redis.call('LLEN', key) -- if it has a wrong type, the script ends here
+          part = { key = key, group = group ~= '' and group }
           by_key[key] = part
           joined[#joined + 1] = part
         end
@@ -130,7 +131,7 @@ if width > 6 then
 else
   for index = 1, count do
     local at = begin + (index - 1) * width
-    local id, delay = ARGV[at], ARGV[width == 2 and 6 or at + 3]
+    local id, delay = ARGV[at], ARGV[width <= 3 and 6 or at + 3]
     -- HEXISTS instead of HMGET, because users that may only enqueue have no permission to read payloads.
     local queued = any and redis.call('EXISTS', states[index]) == 1 and redis.call('HEXISTS', tasks, id) == 1
     if queued or seen[id] then
@@ -139,7 +140,22 @@ else
       local place = #fresh + 1
       answers[index], seen[id], fresh[place] = 'n', true, index
       payloads[2 * place - 1], payloads[2 * place] = id, ARGV[at + 1]
-      if delay == '' then
+      if width == 3 and ARGV[at + 2] ~= '' then
+        -- rarely
+        joined, letters = joined or {}, 'g'
+        local name = ARGV[at + 2]
+        local part = joined[name]
+        if delay ~= '' then
+          later[#later + 1] = stamp(now + tonumber(delay))
+          later[#later + 1] = id
+        elseif part then
+          part[#part + 1] = id
+        else
+          part = { id, group = name }
+          joined[#joined + 1], joined[name] = part, part
+        end
+        -- end
+      elseif delay == '' then
         pushed[#pushed + 1] = id
       else
         later[#later + 1] = stamp(now + tonumber(delay))
@@ -193,7 +209,7 @@ if any then
 end
 for place = 1, #fresh do
   local index = fresh[place]
-  local key, at = states[index], width == 2 and 5 or begin + (index - 1) * width + 2
+  local key, at = states[index], width <= 3 and 5 or begin + (index - 1) * width + 2
   local timeout, limit, headers = ARGV[at], ARGV[at + 2], ARGV[at + 3]
   local status = ARGV[at + 1] == '' and PENDING or DELAYED
   local revision, expiry, line = nil, nil, nil
@@ -201,8 +217,14 @@ for place = 1, #fresh do
     revision, expiry = revisions[place], expiries[place]
     line = width > 9 and (ARGV[at + 7] ~= '' and 'group' or ARGV[at + 8] ~= '' and 'level')
   end
+  local group = width == 3 and ARGV[begin + 3 * index - 1]
+  if group and group ~= '' then
+    line = 'group'
+  end
   if limit == '' and headers == '' and not (revision or expiry or line) then
     redis.call('HSET', key, 'status', status, 'timeout', timeout, 'enqueue_time', present)
+  elseif group and limit == '' and headers == '' then
+    redis.call('HSET', key, 'status', status, 'timeout', timeout, 'enqueue_time', present, 'group', group)
   else
     local fields = { 'status', status, 'timeout', timeout, 'enqueue_time', present }
     if limit ~= '' then
@@ -221,7 +243,7 @@ for place = 1, #fresh do
       end
     end
     if line then
-      fields[#fields + 1], fields[#fields + 2] = line, ARGV[line == 'group' and at + 7 or at + 8]
+      fields[#fields + 1], fields[#fields + 2] = line, group or ARGV[line == 'group' and at + 7 or at + 8]
     end
     redis.call('HSET', key, unpack(fields))
   end
@@ -235,10 +257,7 @@ variadic('ZADD', delayed, later)
 if joined then
   -- rarely
   for _, part in ipairs(joined) do
-    for first = 1, #part, CHUNK do
-      redis.call('LPUSH', part.key, unpack(part, first, math.min(first + CHUNK - 1, #part)))
-    end
-    if part.group and part.was_empty then
+    if push_to('LPUSH', part.key or group_key('pending', part.group), part) and part.group then
       touch(part.group, 'nowhere')
     end
   end

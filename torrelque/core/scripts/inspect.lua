@@ -29,7 +29,7 @@ end
 if ARGV[1] == 'groups' then
   local reply = {}
   for at = 2, #ARGV do
-    reply[at - 1] = { misplaced(ARGV[at]) }
+    reply[at - 1] = { index_faults(ARGV[at]) }
   end
   return reply
 end

@@ -8,8 +8,10 @@
 
 -- The groups to be placed again.
 local touched
--- Name -> limits of a group, once they were read.
+-- Name -> limits of a group, once they were read. Groups without limits of their own share those of the default (`common`), until
+-- their arrival is read.
 local groups_read
+local common
 -- The time of the lines, once it was read.
 local virtual
 -- Whether groups have to be placed again, because the default limits changed.
@@ -41,6 +43,19 @@ end
 local function size_of(command, key)
   local size = redis.pcall(command, key)
   return type(size) == 'number' and size or 0
+end
+
+-- What a hash or a sorted set has for some names; nothing if its key has a wrong type.
+local function look_up(command, key, names)
+  local values = redis.pcall(command, key, unpack(names))
+  return values.err and {} or values
+end
+
+-- Run a command unless there is nothing to do. It does nothing if the key has a wrong type.
+local function try_each(command, key, values)
+  if #values > 0 then
+    redis.pcall(command, key, unpack(values))
+  end
 end
 
 local function exactly(tag)
@@ -77,50 +92,79 @@ local function group_words(own, default)
   return unpack(words)
 end
 
-local function parse_group(name, own, default)
+-- `is_limited`: whether consumers may have to wait for a group.
+local function parse_group(own, default)
   local slots, count, period, burst, weight, ordered, dead = group_words(own, default)
-  local group = { name = name, slots = number(slots, nil), cost = 1 / math.max(1, number(weight, 1)),
-    ordered = ordered == '1', holds = dead == 'hold', arrival = 0, hold = 0 }
+  local group = { slots = number(slots, nil), cost = 1 / math.max(1, number(weight, 1)), ordered = ordered == '1',
+    holds = dead == 'hold', arrival = 0, till = 0, hold = 0 }
   set_rate(group, count, period, number(burst, nil))
   if group.ordered then
     group.slots = math.min(group.slots or 1, 1) -- 0 stays 0: a paused group
   end
+  group.is_limited = group.slots or group.interval or group.holds
   return group
 end
 
-local function group_of(name)
+-- Read the limits of some groups.
+local function read_groups(names)
   groups_read = groups_read or {}
-  if not groups_read[name] then
-    local values = redis.pcall('HMGET', groups .. ':limits', name, '*')
-    groups_read[name] = parse_group(name, values[1], values[2])
+  local wanted = {}
+  for _, name in ipairs(names) do
+    if not groups_read[name] then
+      wanted[#wanted + 1] = name
+    end
+  end
+  local count = #wanted
+  wanted[count + 1] = '*'
+  local values = count > 0 and look_up('HMGET', groups .. ':limits', wanted)
+  for index = 1, count do
+    local own, default = values[index], values[count + 1]
+    common = common or parse_group(false, default)
+    groups_read[wanted[index]] = own and parse_group(own, default) or common
+  end
+end
+
+local function group_of(name)
+  if not (groups_read and groups_read[name]) then
+    read_groups({ name })
   end
   return groups_read[name]
 end
 
 -- Read when the rate allows the group's next delivery, and until when a retry holds the group (`till`). A task that is retried
 -- in order holds it only while it is at the front; `hold` is until when the group is held now.
-local function read_arrival(group)
-  local text = redis.pcall('HMGET', groups .. ':arrivals', group.name)[1]
+local function parse_arrival(name, text)
+  local limits = group_of(name)
   local arrival, till, id = string.match(text or '', '^(%d+) (%d+) (.*)$')
-  group.recorded, group.arrival, group.till, group.id = arrival, number(arrival, 0), number(till, 0), id or ''
+  local group = setmetatable({ recorded = arrival, arrival = number(arrival, 0), till = number(till, 0), id = id or '' },
+    { __index = limits.limits or limits })
+  group.limits = limits.limits or limits
   group.hold = group.till
-  if group.till > 0 and group.id ~= '' and redis.pcall('LINDEX', group_key('pending', group.name), -1) ~= group.id then
+  if group.till > 0 and group.id ~= '' and redis.pcall('LINDEX', group_key('pending', name), -1) ~= group.id then
     group.hold = 0
   end
+  groups_read[name] = group
+  return group
 end
 
-local function write_arrival(group)
-  redis.pcall('HSET', groups .. ':arrivals', group.name, whole(group.arrival) .. ' ' .. whole(group.till) .. ' ' .. group.id)
+local function read_arrival(name)
+  return parse_arrival(name, look_up('HMGET', groups .. ':arrivals', { name })[1])
+end
+
+local function write_arrival(name, group)
+  redis.pcall('HSET', groups .. ':arrivals', name, whole(group.arrival) .. ' ' .. whole(group.till) .. ' ' .. group.id)
 end
 
 -- The index in which a group belongs by its facts, with its score there; nil if none of its tasks waits.
-local function index_of(group)
-  if group.waiting == 0 then
+local function index_of(name, group, waiting, claimed)
+  if waiting == 0 then
     return nil
-  elseif group.holds and size_of('SCARD', group_key('rejected', group.name)) > 0 then
+  elseif not group.is_limited and group.hold == 0 then
+    return 'ready'
+  elseif group.holds and size_of('SCARD', group_key('rejected', name)) > 0 then
     return 'held', 'inf'
   end
-  local count, time = allowed_by(group, group.claimed)
+  local count, time = allowed_by(group, claimed)
   time = math.max(time and microseconds(time) or 0, group.hold)
   if time > microseconds(now) then
     return 'held', stamp(time / 1000000)
@@ -133,69 +177,118 @@ local function read_turn()
   return virtual
 end
 
--- A group comes back to those that can be served: where it would be if it had never left, but not before the turn.
-local function enter_groups(name)
-  local tag = redis.pcall('ZSCORE', groups .. ':idle', name)
-  tag = type(tag) == 'string' and tag
-  redis.pcall('ZADD', groups, exactly(math.max(number(tag, 0), read_turn())), name)
-  if tag then
-    redis.pcall('ZREM', groups .. ':idle', name)
-  end
-end
-
--- Keep the finish tag of a group that cannot be served any more, if it is ahead of the turn.
-local function keep_tag(name, tag)
-  if tag > read_turn() then
-    redis.pcall('ZADD', groups .. ':idle', exactly(tag), name)
-  end
-end
-
--- Read where a group belongs.
-local function read_index(group, waiting)
-  group.waiting = waiting or size_of('LLEN', group_key('pending', group.name))
-  group.claimed = group.slots and size_of('SCARD', group_key('working', group.name)) or 0
-  read_arrival(group)
-  return index_of(group)
-end
-
--- Put a group into the index where it belongs. Returns whether it can be served.
-local function place_group(name, was)
-  local group = group_of(name)
-  local index, score = read_index(group, was == 'nowhere' and 1 or nil)
-  local tag = was == 'anywhere' and redis.pcall('ZSCORE', groups, name)
-  tag = type(tag) == 'string' and tag
-  if index ~= 'blocked' and was ~= 'nowhere' then
-    redis.pcall('ZREM', groups .. ':blocked', name)
-  end
-  if index ~= 'held' and was == 'anywhere' then
-    redis.pcall('ZREM', groups .. ':held', name)
-  end
-  if index == 'ready' then
-    if not tag then
-      enter_groups(name)
-    end
-  else
+-- Groups come back to those that can be served: where they would be if they had never left, but not before the turn.
+local function enter_groups(names)
+  local tags = look_up('ZMSCORE', groups .. ':idle', names)
+  local scores, known = {}, {}
+  for index, name in ipairs(names) do
+    local tag = tags[index]
+    scores[2 * index - 1], scores[2 * index] = exactly(math.max(number(tag, 0), read_turn())), name
     if tag then
-      redis.pcall('ZREM', groups, name)
-      keep_tag(name, tonumber(tag))
-    end
-    if index == 'blocked' then
-      redis.pcall('ZADD', groups .. ':blocked', 'NX', score, name)
-    elseif index then
-      redis.pcall('ZADD', groups .. ':held', score, name)
+      known[#known + 1] = name
     end
   end
-  if group.recorded and math.max(group.arrival, group.till) <= microseconds(now) then
-    redis.pcall('HDEL', groups .. ':arrivals', name)
+  try_each('ZADD', groups, scores)
+  try_each('ZREM', groups .. ':idle', known)
+end
+
+-- Groups that can be served no more leave. Keep the finish tags of those that are ahead of the turn.
+local function leave_index(names, tags)
+  local kept = {}
+  for index, name in ipairs(names) do
+    if tags[index] > read_turn() then
+      kept[#kept + 1], kept[#kept + 2] = exactly(tags[index]), name
+    end
   end
-  return index == 'ready'
+  try_each('ZREM', groups, names)
+  try_each('ZADD', groups .. ':idle', kept)
+end
+
+-- Read where a group belongs. `waiting`: whether its tasks wait, if that is known. `claimed`: whether any is claimed.
+local function read_index(name, waiting, claimed)
+  local group = group_of(name)
+  return index_of(name, group, waiting and 1 or size_of('LLEN', group_key('pending', name)),
+    claimed and group.slots and size_of('SCARD', group_key('working', name)) or 0)
+end
+
+-- Whether tasks of any of these groups are claimed and limited.
+local function any_claimed(names)
+  local keys = {}
+  for _, name in ipairs(names) do
+    if group_of(name).slots then
+      keys[#keys + 1] = group_key('working', name)
+    end
+  end
+  return #keys > 0 and redis.call('EXISTS', unpack(keys)) > 0
+end
+
+-- Put at most 500 groups into the indexes where they belong. Returns how many of them can be served.
+local function place_some(names)
+  read_groups(names)
+  local arrivals, claimed, scores, tags, count = look_up('HMGET', groups .. ':arrivals', names), any_claimed(names), {}, {}, 0
+  local anywhere, entering, leaving, left, free, going, over = {}, {}, {}, {}, {}, {}, {}
+  local blocked, later = { 'NX' }, {}
+  for _, name in ipairs(names) do
+    if touched[name] == 'anywhere' then
+      anywhere[#anywhere + 1] = name
+    end
+  end
+  if #anywhere > 0 then
+    scores = look_up('ZMSCORE', groups, anywhere)
+    for at, name in ipairs(anywhere) do
+      tags[name] = scores[at]
+    end
+  end
+  for at, name in ipairs(names) do
+    local was, tag, group = touched[name], tags[name], groups_read[name]
+    if was == 'nowhere' and not (arrivals[at] or group.is_limited or group.recorded) then
+      entering[#entering + 1] = name
+    else
+      group = (arrivals[at] or group.recorded) and parse_arrival(name, arrivals[at]) or group
+      local index, score = read_index(name, was == 'nowhere', claimed)
+      if index ~= 'blocked' and was ~= 'nowhere' then
+        free[#free + 1] = name
+      end
+      if index ~= 'held' and was == 'anywhere' then
+        going[#going + 1] = name
+      end
+      if index == 'ready' and tag then
+        count = count + 1
+      elseif index == 'ready' then
+        entering[#entering + 1] = name
+      elseif tag then
+        leaving[#leaving + 1], left[#left + 1] = name, tonumber(tag)
+      end
+      local list = index == 'blocked' and blocked or index == 'held' and later
+      if list then
+        list[#list + 1], list[#list + 2] = score, name
+      end
+      if group.recorded and math.max(group.arrival, group.till) <= microseconds(now) then
+        over[#over + 1] = name
+      end
+    end
+  end
+  try_each('ZREM', groups .. ':blocked', free)
+  try_each('ZREM', groups .. ':held', going)
+  if #entering > 0 then
+    enter_groups(entering)
+  end
+  if #leaving > 0 then
+    leave_index(leaving, left)
+  end
+  if #blocked > 1 then
+    try_each('ZADD', groups .. ':blocked', blocked)
+  end
+  try_each('ZADD', groups .. ':held', later)
+  try_each('HDEL', groups .. ':arrivals', over)
+  return count + #entering
 end
 
 -- Returns how many of the groups can be served.
 local function place_touched()
-  local count = 0
-  for _, name in ipairs(touched or {}) do
-    count = count + (place_group(name, touched[name]) and 1 or 0)
+  local names, count = touched or {}, 0
+  for first = 1, #names, 500 do
+    count = count + place_some({ unpack(names, first, math.min(first + 499, #names)) })
   end
   touched = nil
   return count
@@ -257,11 +350,25 @@ local function next_held()
   return time and time < math.huge and time or nil
 end
 
--- Let a finished task leave its group, which has to be placed again if it was at its limit.
-local function leave_group(name, id)
-  redis.pcall('SREM', group_key('working', name), id)
-  if type(redis.pcall('ZSCORE', groups .. ':blocked', name)) == 'string' then
-    touch(name, 'blocked')
+-- Let finished tasks leave their groups, which have to be placed again if they were at their limit. `names`: the group of each
+-- task, if it has one.
+local function leave_finished(ids, names)
+  local left, seen = {}, {}
+  for index, id in ipairs(ids) do
+    local name = names[index]
+    if name then
+      redis.pcall('SREM', group_key('working', name), id)
+      if not seen[name] then
+        seen[name] = true
+        left[#left + 1] = name
+      end
+    end
+  end
+  local scores = #left > 0 and look_up('ZMSCORE', groups .. ':blocked', left) or {}
+  for index, name in ipairs(left) do
+    if scores[index] then
+      touch(name, 'blocked')
+    end
   end
 end
 
@@ -311,9 +418,8 @@ local function uncount_in_groups(items)
     end
   end
   for _, name in ipairs(names) do
-    local group = group_of(name)
-    if group.interval then
-      read_arrival(group)
+    if group_of(name).interval then
+      local group = read_arrival(name)
       local since = 0
       for _, text in ipairs(redis.pcall('HMGET', groups .. ':limits', name, '*')) do
         since = math.max(since, 1000 * (number(string.match(text or '', '^%d+'), 0) + 1))
@@ -321,7 +427,7 @@ local function uncount_in_groups(items)
       local spared = spare(group, by_name[name], since)
       if spared > 0 then
         group.arrival = microseconds(now) + math.max(0, ahead(group) - spared)
-        write_arrival(group)
+        write_arrival(name, group)
       end
     end
   end
@@ -329,34 +435,34 @@ end
 
 -- Hold a group until a time. `id`: only while this task is at the front.
 local function hold_until(name, time, id)
-  local group = group_of(name)
-  read_arrival(group)
+  local group = read_arrival(name)
   local is_void = id ~= '' and redis.pcall('LINDEX', group_key('pending', name), -1) ~= id
   if not is_void and microseconds(time) > group.till then
     group.till, group.id = microseconds(time), id
-    write_arrival(group)
+    write_arrival(name, group)
   end
   touch(name)
 end
 
--- Push ids to a line. If its list has a wrong type, they go to pending, where a claim finds them.
+-- Push ids to a line. If its list has a wrong type, they go to pending, where a claim finds them. Returns whether it was empty.
 local function push_to(command, key, ids)
+  local size
   for first = 1, #ids, CHUNK do
     local last = math.min(first + CHUNK - 1, #ids)
-    local answer = redis.pcall(command, key, unpack(ids, first, last))
-    if type(answer) == 'table' and answer.err then
+    size = redis.pcall(command, key, unpack(ids, first, last))
+    if type(size) ~= 'number' then
       redis.call(command, pending, unpack(ids, first, last))
     end
   end
+  return size == #ids
 end
 
 -- Add a new task to the back of its line.
 local function join_line(id, group, level)
   local key, name = line_for(group, level)
-  if name and redis.pcall('LLEN', key) == 0 then
+  if push_to('LPUSH', key, { id }) and name then
     touch(name, 'nowhere')
   end
-  push_to('LPUSH', key, { id })
 end
 
 -- Add tasks to their lines: at the `back`, at the `front` in the order given, or where they `return` to, which is the front of

@@ -36,7 +36,13 @@ for index = 1, #ids do
   local score, token = scores[index], ARGV[at + 1]
   if score and not seen[id] then
     local key = prefix .. id
-    local text, delivery = redis.pcall('HGET', key, 'claim'), ARGV[at + 2]
+    local text, delivery, group = nil, ARGV[at + 2], nil
+    if grouped then
+      local values = redis.pcall('HMGET', key, 'claim', 'group')
+      text, group = values.err and values or values[1], values[2]
+    else
+      text = redis.pcall('HGET', key, 'claim')
+    end
     local is_same = text == live_text and score == live_score and token == live_token and delivery == live_count
     if type(text) == 'table' then
       -- rarely
@@ -53,7 +59,7 @@ for index = 1, #ids do
         live_text, live_score, live_token, live_count = text, score, token, delivery
       end
       done[count], keys[count], places[count], revisions[count] = id, key, at, revision
-      names[count] = grouped and redis.call('HGET', key, 'group')
+      names[count] = group
     end
   end
   answers[index] = letter or (token == '' and 'u' or 'l')
@@ -90,11 +96,7 @@ add('completed', completed, count - refusals)
 add('rejected', refused, refusals)
 if grouped then
   -- rarely
-  for index = 1, count do
-    if names[index] then
-      leave_group(names[index], done[index])
-    end
-  end
+  leave_finished(done, names)
   -- end
 end
 if touched or limited then

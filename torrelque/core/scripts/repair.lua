@@ -195,7 +195,7 @@ function repairs.group()
   if not has_used('g') then
     return false
   elseif not kind then
-    local count, wanted, stuck = misplaced(id)
+    local count, wanted, stuck = index_faults(id)
     if count == wanted and stuck == 0 then
       return false
     end

@@ -1,25 +1,27 @@
 -- Serving: which line a claim takes its next task from. prelude.lua includes this file.
 
 -- A claim takes from the line whose turn it is: the one with the least tag. That costs the line 1 / weight, and the time of
--- the lines moves on to the tag (start-time fair queueing). A line has `ids`, those read so far from the front of its list,
--- `at`, how many of them were looked at, and `left`, how many more tasks it may give. `service` is what a claim knows of all
--- lines: `queue`, from `first` to `last` in order of their turns; `seen`, how many names were read from `groups`, of at most
--- `most`; `complete`, whether these are all, and the tag of the last one, `bound`.
+-- the lines moves on to the tag (start-time fair queueing). A line has `ids`, those read so far from the front of its list (the
+-- last is the front), `at`, how many of them were looked at, and `left`, how many more tasks it may give. `service` is what a
+-- claim knows of all lines: `queue`, from `first` to `last` in order of their turns; `seen`, how many names were read from
+-- `groups`, of at most `most`; `complete`, whether these are all, and the tag of the last one, `bound`.
 
 -- Whether a list has another id. Reads some, if necessary.
 local function has_next(list, wanted)
-  if list.at == #list.ids and not list.ended then
+  local ids = list.ids
+  if list.at == #ids and not list.ended then
     local part = (list.name and redis.pcall or redis.call)('LRANGE', list.key, -(list.at + wanted), -(list.at + 1))
     if part.err then
       list.broken = mistyped(part)
       part = {}
     end
-    for index = #part, 1, -1 do
-      list.ids[#list.ids + 1] = part[index]
-    end
     list.ended = #part < wanted
+    for index = 1, #ids do
+      part[#part + 1] = ids[index]
+    end
+    list.ids, ids = part, part
   end
-  return list.at < #list.ids
+  return list.at < #ids
 end
 
 -- How many ids are left in a list.
@@ -29,22 +31,33 @@ end
 
 -- Put a line into the queue: behind those with the same tag, but before those of them that had their turn.
 local function queue_up(service, line)
-  local queue, at = service.queue, service.last + 1
-  while at > service.first and (queue[at - 1].tag > line.tag
-    or (queue[at - 1].tag == line.tag and queue[at - 1].ids and not line.ids)) do
-    queue[at] = queue[at - 1]
+  local queue, at, tag = service.queue, service.last + 1, line.tag
+  while at > service.first do
+    local other = queue[at - 1]
+    if other.tag < tag or (other.tag == tag and (line.ids or not other.ids)) then
+      break
+    end
+    queue[at] = other
     at = at - 1
   end
   queue[at], service.last, line.is_queued = line, service.last + 1, true
 end
 
 local function read_names(service, count)
-  local part = redis.call('ZRANGE', groups, service.seen, service.seen + count - 1, 'WITHSCORES')
+  local part, names = redis.call('ZRANGE', groups, service.seen, service.seen + count - 1, 'WITHSCORES'), {}
   service.complete, service.seen = #part < 2 * count, service.seen + #part / 2
   for index = 1, #part, 2 do
-    service.bound = tonumber(part[index + 1])
-    queue_up(service, { name = part[index], tag = service.bound })
+    names[#names + 1] = part[index]
   end
+  read_groups(names)
+  for index, name in ipairs(names) do
+    local tag = tonumber(part[2 * index])
+    service.bound = tag
+    queue_up(service, { name = name, tag = tag, start = tag, ids = false, at = 0, key = false, group = groups_read[name],
+      cost = groups_read[name].cost, left = math.huge, claimed = 0, taken = false, ended = false, broken = false,
+      is_queued = true, index = false, score = false })
+  end
+  service.any_claimed = service.any_claimed or any_claimed(names)
 end
 
 local function open_level(service, key, cost, tag)
@@ -53,11 +66,12 @@ local function open_level(service, key, cost, tag)
 end
 
 -- Begin to serve `n` tasks. `turns` and `level_turns` are from the counters.
-local function open_lines(n, strict, turns, level_turns)
+local function open_lines(n, strict, turns, level_turns, fence)
   local turn, own = string.match(turns or '', '^(%S+) (%S+)$')
   local level_turn, high, normal, low = string.match(level_turns or '', '^(%d+) (%d+) (%d+) (%d+)$')
   local service = { queue = {}, first = 1, last = 0, seen = 0, most = n + 22, complete = not has_used('g'), opened = {},
-    picked = {}, levels = {}, strict = strict, turn = number(turn, 0), level_turn = number(level_turn, 0) }
+    picked = {}, tags = {}, lists = {}, list_tags = {}, levels = {}, strict = strict, turn = number(turn, 0), level_turn = number(level_turn, 0),
+    fence = math.max(number(fence, 0), microseconds(now) - 1), fences = {}, most_taken = 0 }
   if has_used('h') then
     open_level(service, pending .. ':high', 1, high)
   end
@@ -73,20 +87,25 @@ local function open_lines(n, strict, turns, level_turns)
   return service
 end
 
+local nothing = {}
+
 local function open_line(service, line)
-  line.ids = {}
-  if line.name then
-    local group = group_of(line.name)
+  line.ids = nothing
+  local name = line.name
+  if name then
     service.opened[#service.opened + 1] = line
-    line.key, line.at, line.taken, line.start = group_key('pending', line.name), 0, {}, line.tag
-    line.group, line.cost = group, group.cost
-    local claimed = redis.pcall('SCARD', group_key('working', line.name))
-    line.broken = type(claimed) ~= 'number' and mistyped(claimed)
-    group.claimed = line.broken and 0 or claimed
-    if group.interval then
-      read_arrival(group)
+    line.key = group_key('pending', name)
+    if line.group.slots and service.any_claimed then
+      local claimed = redis.pcall('SCARD', group_key('working', name))
+      line.broken = type(claimed) ~= 'number' and mistyped(claimed)
+      line.claimed = line.broken and 0 or claimed
     end
-    line.left = line.broken and 0 or (allowed_by(group, group.claimed))
+    if line.group.interval then
+      line.group = read_arrival(name)
+    end
+    if line.group.is_limited then
+      line.left = line.broken and 0 or (allowed_by(line.group, line.claimed))
+    end
   end
 end
 
@@ -103,8 +122,8 @@ end
 
 -- Pick ids in turn. Each has to be settled: it is taken, or costs its line nothing.
 local function pick_ids(service, count)
-  local ids, queue, picked = {}, service.queue, {}
-  service.picked = picked
+  local ids, queue, picked, tags, lists, list_tags = {}, service.queue, service.picked, service.tags, service.lists,
+    service.list_tags
   while #ids < count do
     local line = service.first <= service.last and queue[service.first]
     if not service.complete and (not line or line.tag > service.bound or (line.tag == service.bound and line.ids)) then
@@ -126,14 +145,15 @@ local function pick_ids(service, count)
         list = choose_level(service, wanted)
       end
       if list and line.left >= 1 and has_next(list, wanted) then
+        local index, read = #ids + 1, list.ids
+        ids[index] = read[#read - list.at]
         list.at = list.at + 1
-        ids[#ids + 1] = list.ids[list.at]
-        picked[#ids] = { line = line, tag = line.tag, list = list, list_tag = list.tag }
+        picked[index], tags[index], lists[index], list_tags[index] = line, line.tag, list, list.tag
         line.tag, line.left = line.tag + line.cost, line.left - 1
         if list ~= line then
           list.tag = list.tag + list.cost
         end
-        if line.left >= 1 then
+        if line.left >= 1 and not (line.ended and line.at == #read) then
           queue_up(service, line)
         end
       end
@@ -143,14 +163,16 @@ local function pick_ids(service, count)
 end
 
 local function settle_id(service, index, id, is_taken)
-  local choice = service.picked[index]
-  local line, list = choice.line, choice.list
+  local line, list = service.picked[index], service.lists[index]
   if is_taken then
-    service.turn = math.max(service.turn, choice.tag)
+    if service.tags[index] > service.turn then
+      service.turn = service.tags[index]
+    end
     if line.name then
+      line.taken = line.taken or {}
       line.taken[#line.taken + 1] = id
     else
-      service.level_turn = math.max(service.level_turn, choice.list_tag)
+      service.level_turn = math.max(service.level_turn, service.list_tags[index])
     end
   else
     line.tag, line.left = line.tag - line.cost, line.left + 1
@@ -172,14 +194,12 @@ local function look_back(service)
     left = left + rest_of(level)
   end
   for _, line in ipairs(service.opened) do
-    local group = line.group
-    group.waiting = line.at < #line.ids and 1 or rest_of(line)
-    group.claimed = group.claimed + #line.taken
-    if group.interval and #line.taken > 0 then
-      group.arrival = microseconds(now) + ahead(group) + #line.taken * group.interval
+    local group, count = line.group, line.taken and #line.taken or 0
+    if group.interval and count > 0 then
+      group.arrival = microseconds(now) + ahead(group) + count * group.interval
     end
     if not line.broken then
-      line.index, line.score = index_of(group)
+      line.index, line.score = index_of(line.name, group, line.at < #line.ids and 1 or rest_of(line), line.claimed + count)
     end
     if line.index == 'ready' then
       left = left + 1
@@ -193,7 +213,7 @@ local function look_back(service)
     end
   end
   service.old_tags = leaving > 0
-    and redis.call('ZRANGEBYSCORE', groups .. ':idle', '-inf', exactly(service.turn), 'LIMIT', 0, 2 * leaving) or {}
+    and math.min(2 * leaving, redis.call('ZCOUNT', groups .. ':idle', '-inf', exactly(service.turn))) or 0
   return (service.complete or left > 1) and left or nil, event
 end
 
@@ -206,32 +226,42 @@ local function write_lines(service)
       redis.call('LTRIM', level.key, 0, -(level.at + 1))
     end
   end
+  local scores, leaving, tags, emptied, places = {}, {}, {}, {}, { blocked = {}, held = {} }
   for _, line in ipairs(service.opened) do
     local name, taken = line.name, line.taken
-    if line.at > 0 then
+    if line.ended and line.at == #line.ids then
+      emptied[#emptied + 1] = line.key
+    elseif line.at > 0 then
       redis.call('LTRIM', line.key, 0, -(line.at + 1))
     end
-    if #taken > 0 then
-      redis.call('SADD', group_key('working', name), unpack(taken))
+    if taken then
+      redis.pcall('SADD', group_key('working', name), unpack(taken))
       if line.group.interval then
-        write_arrival(line.group)
+        write_arrival(name, line.group)
       end
     end
     if line.index == 'ready' then
       if line.tag ~= line.start then
-        redis.call('ZADD', groups, exactly(line.tag), name)
+        scores[#scores + 1], scores[#scores + 2] = exactly(line.tag), name
       end
     else
-      redis.call('ZREM', groups, name)
-      keep_tag(name, line.tag)
+      leaving[#leaving + 1], tags[#tags + 1] = name, line.tag
       if line.index then
-        redis.call('ZADD', groups .. ':' .. line.index, line.score, name)
+        local place = places[line.index]
+        place[#place + 1], place[#place + 2] = line.score, name
       end
     end
   end
-  if #service.old_tags > 0 then
-    redis.call('ZREM', groups .. ':idle', unpack(service.old_tags))
+  remove_keys(emptied)
+  if service.old_tags > 0 then
+    redis.call('ZREMRANGEBYRANK', groups .. ':idle', 0, service.old_tags - 1)
   end
+  try_each('ZADD', groups, scores)
+  if #leaving > 0 then
+    leave_index(leaving, tags)
+  end
+  try_each('ZADD', groups .. ':blocked', places.blocked)
+  try_each('ZADD', groups .. ':held', places.held)
   if has_used('g') then
     fields[1], fields[2] = 'turn', exactly(service.turn) .. ' ' .. exactly(service.plain.tag)
   end
@@ -243,10 +273,17 @@ local function write_lines(service)
   return fields
 end
 
+-- The fence of the next task that is taken of a group: above those of all claims before. Different groups may have the same.
+local function raise_fence(service, name)
+  local count = (service.fences[name] or 0) + 1
+  service.fences[name], service.most_taken = count, math.max(service.most_taken, count)
+  return whole(service.fence + count)
+end
+
 -- Write what a claim changed in the counters.
-local function write_counters(fields, claimed, count)
-  if fields.fence then
-    fields[#fields + 1], fields[#fields + 2] = 'fence', fields.fence
+local function write_counters(service, fields, claimed, count)
+  if service.most_taken > 0 then
+    fields[#fields + 1], fields[#fields + 2] = 'fence', whole(service.fence + service.most_taken)
   end
   if count > 0 then
     redis.call('HSET', counters, 'claimed', whole(number(claimed, 0) + count), unpack(fields))

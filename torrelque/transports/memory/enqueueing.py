@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torrelque.core.protocol import Reply
@@ -19,7 +19,7 @@ __all__ = ('enqueue',)
 def enqueue(run: Run) -> Reply:
     """Add tasks, unless the caller is wrong about how many shards the queue has."""
     own = int(run.args[3])
-    if (len(run.args) - (4 + max(0, 6 - own))) % own:
+    if (len(run.args) - (4 if own >= 6 else 8)) % own:  # noqa: PLR2004 - words of an item with options of its own
         *run.args, known = run.args
         if run.enter() is None:
             run.check_features()
@@ -48,9 +48,10 @@ def _add(run: Run) -> bytes:
     db, keys = run.db, run.keys
     plan = _Enqueue(run)
     db.list_at(keys['pending'])
-    joined = [groups.list_of(run, item.group, item.level) for task_id, item in plan.fresh.items() if not item.delay]
-    were_empty = {key for key in joined if not db.list_at(key)}
-    if set(joined) - {keys['pending']} or (run.has_used(b'g') and int(run.args[3]) > 6):  # noqa: PLR2004
+    joined = {groups.list_of(run, item.group, item.level) for item in plan.fresh.values() if not item.delay}
+    for key in joined if int(run.args[3]) > 6 else ():  # noqa: PLR2004 - the words of a plain one
+        db.list_at(key)
+    if joined - {keys['pending']} or (run.has_used(b'g') and int(run.args[3]) not in (2, 6)):
         db.zset_at(keys['groups'])
     if plan.delays:
         db.zset_at(keys['delayed'])
@@ -64,14 +65,14 @@ def _add(run: Run) -> bytes:
             fields[b'revision'] = whole(revision)
         db.hset(key, fields)
         run.announce(task_id, revision, fields[b'status'])
-        _put(run, plan, task_id, item, were_empty)
+        _put(run, plan, task_id, item)
     for letter in _letters(plan.fresh.values()):
         groups.use(run, letter)
     run.count(enqueued=len(plan.fresh.keys() - plan.places.keys()))
     return b''.join(plan.answers)
 
 
-def _put(run: Run, plan: _Enqueue, task_id: bytes, item: _New, were_empty: Collection[bytes]) -> None:
+def _put(run: Run, plan: _Enqueue, task_id: bytes, item: _New) -> None:
     """Add the id to its line or to delayed, and take it from where it waits."""
     db, delayed, place = run.db, run.keys['delayed'], plan.places.get(task_id)
     line, new_line = plan.lines.get(task_id), groups.list_of(run, item.group, item.level)
@@ -85,9 +86,7 @@ def _put(run: Run, plan: _Enqueue, task_id: bytes, item: _New, were_empty: Colle
     elif not stays:
         if place:
             db.zrem(delayed, [task_id])
-        db.lpush(new_line, (task_id,))
-        if item.group and new_line in were_empty:
-            groups.touch(run, item.group, 'nowhere')
+        groups.add(run, task_id, item.group, item.level)
 
 
 def _letters(items: Iterable[_New]) -> list[bytes]:

@@ -13,8 +13,8 @@ from torrelque.errors import TorrelqueReplyError
 from torrelque.transports.memory.prelude import Rate, Run, State, microseconds, number, stamp, whole
 
 __all__ = (
-    'DEFAULT', 'LEVELS', 'Group', 'bury', 'count', 'held', 'hold', 'is_ordered', 'is_stray', 'is_uncounted', 'join',
-    'keep_tag', 'key_of', 'leave', 'leave_groups', 'list_of', 'misplaced', 'place_touched', 'push', 'push_back',
+    'DEFAULT', 'LEVELS', 'Group', 'add', 'bury', 'count', 'held', 'hold', 'is_ordered', 'is_stray', 'is_uncounted',
+    'join', 'keep_tag', 'key_of', 'leave', 'leave_groups', 'list_of', 'misplaced', 'place_touched', 'push', 'push_back',
     'read_turn', 'recheck', 'recount', 'release', 'size', 'touch', 'unbury', 'uncount', 'uncount_deliveries', 'use',
 )  # fmt: skip
 
@@ -252,10 +252,15 @@ def push(run: Run, tasks: Iterable[tuple[bytes, State]], *, front: bool = False)
 
 
 def join(run: Run, task_id: bytes, state: State) -> None:
+    """Put a task of a schedule at the back of its line."""
+    add(run, task_id, state.group, state.level)
+
+
+def add(run: Run, task_id: bytes, group: bytes, level: bytes) -> None:
     """Put a new task at the back of its line."""
-    key = list_of(run, state.group, state.level)
-    if state.group and run.db.type_at(key) == 'none':
-        touch(run, state.group, 'nowhere')
+    key = list_of(run, group, level)
+    if group and run.db.type_at(key) == 'none':
+        touch(run, group, 'nowhere')
     _push_to(run, run.db.lpush, key, task_id)
 
 

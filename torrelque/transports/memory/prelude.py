@@ -240,14 +240,17 @@ class Run:
         """The arguments after the lane, ``width`` for each item.
 
         Of these the last may be ``shared``: then they come once, in front. How many each item has is said before that,
-        and may be more.
+        and may be more: with shared ones, the one more is the group of a task to enqueue.
         """
         if not shared:
             return [self.args[at : at + width] for at in range(3, len(self.args), width)]
-        own = int(self.args[3])
-        begin = 4 + max(0, width - own)
+        own, first = int(self.args[3]), width - shared
+        begin = 4 + (shared if own < width else 0)
         common, rest = self.args[4:begin], self.args[begin:]
-        return [[*rest[at : at + own], *common] for at in range(0, len(rest) - own + 1, own)]
+        items = [rest[at : at + own] for at in range(0, len(rest) - own + 1, own)]
+        if own == first + 1:
+            return [[*item[:first], *common, b'', b'', b'', item[first], b''] for item in items]
+        return [[*item, *common] for item in items]
 
     # States ------------------------------------------------------------------
 

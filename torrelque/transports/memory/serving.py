@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from contextlib import suppress
 from typing import NamedTuple
 
 from torrelque.errors import TorrelqueReplyError
@@ -74,6 +76,7 @@ class Serving:
             if run.has_used(b'h') or not level
         ]
         self._fence = max(number(fields.get(b'fence'), 0.0), microseconds(run.now) - 1)
+        self._fenced: Counter[bytes] = Counter()
         self._is_grouped = run.has_used(b'g')
         self._plain = _Line(max(own, self.turn), 1.0)
         self._queue: list[_Line] = []
@@ -115,10 +118,12 @@ class Serving:
         self._opened.append(line)
         group = self._groups[line.name] = Group(self._run, line.name)
         line.cost = group.cost
+        claimed = 0
         try:
-            claimed = len(self._run.db.set_at(key_of(self._run, b'working', line.name)))
+            if group.slots is not None:
+                claimed = len(self._run.db.set_at(key_of(self._run, b'working', line.name)))
         except TorrelqueReplyError:
-            line.is_broken, claimed = True, 0
+            line.is_broken = True
         self._claimed[line.name] = claimed
         line.left = 0.0 if line.is_broken else group.allowed(claimed)[0]
 
@@ -200,10 +205,14 @@ class Serving:
             passed = run.db.zset_at(key_of(run, b'idle')).between(float('-inf'), self.turn, 2 * leaving)
             self._passed = [name for _, name in passed]
 
-    def next_fence(self) -> bytes:
-        """A number that is greater than that of any claim of a group before."""
-        self._fence += 1
-        return whole(self._fence)
+    def next_fence(self, group: bytes) -> bytes:
+        """A number that is greater than that of any claim of the group before."""
+        self._fenced[group] += 1
+        return whole(self._fence + self._fenced[group])
+
+    def last_fence(self) -> bytes:
+        """The greatest of them; empty for none."""
+        return whole(self._fence + max(self._fenced.values())) if self._fenced else b''
 
     def write(self) -> dict[bytes, bytes]:
         """Remove what was looked at from the lines, and place groups. Returns fields of the counters."""
@@ -226,7 +235,8 @@ class Serving:
         if line.at:
             run.db.rpop(line.key, line.at)
         if line.taken:
-            run.db.sadd(key_of(run, b'working', line.name), line.taken)
+            with suppress(TorrelqueReplyError):
+                run.db.sadd(key_of(run, b'working', line.name), line.taken)
             if group.interval:
                 group.save(run)
         index, score = self._indexes[line.name]

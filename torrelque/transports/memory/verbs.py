@@ -208,7 +208,8 @@ def _take_from_lines(
     groups.push(run, choice.misplaced)
     for task in choice.taken:
         if serving and task.state.group:
-            fields[b'fence'] = task.state.fence = serving.next_fence()
+            task.state.fence = serving.next_fence(task.state.group)
+            fields[b'fence'] = serving.last_fence()
     choice.short = len(choice.taken) < n and (
         K in (len(plan.stale), len(plan.held))
         or len(plan.due) == most_due
