@@ -147,7 +147,7 @@ async def groups(
     *,
     waiting: Annotated[bool, typer.Option('--waiting', help='Only groups with waiting tasks.')] = False,
 ) -> None:
-    """List the groups that have waiting or running tasks, in no particular order.
+    """List groups with waiting or running tasks, in any order.
 
     Groups are read in bounded steps while the queue is in use. A group is ready if
     a consumer can take a task; blocked if it has reached its concurrency limit;

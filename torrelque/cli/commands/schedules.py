@@ -102,7 +102,7 @@ async def schedule(
     ] = None,
     header: HeaderOption = None,
 ) -> None:
-    """Have the queue add a task at regular times, or change that schedule.
+    """Schedule a task at regular times, or change its schedule.
 
     The consumers add the tasks; there is no scheduler process. Each call sets all
     options: those that you do not give get their defaults.
