@@ -114,6 +114,7 @@ PLAYS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ('enqueue', TASK_A),
         ('claim', {**CLAIM, 'willing': '5.000000'}),
     ],
+    'a pause that is over': [('flow', {'lane': 0, 'mode': 'pause', 'end': 0.0, 'reason': b'', 'limits': b''})],
     'stale claims hold their slots': [
         ('flow', {'lane': 0, 'mode': 'limit', 'end': None, 'reason': b'', 'limits': b'1 - - -'}),
         ('enqueue', TASK_A),
@@ -180,9 +181,25 @@ PLAYS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 }
 """The steps of a machine in which a fault shows that random ones seldom find."""
 
+SURVEY = {'lifetime': 20_000, 'together': 1, 'bell': b'', 'names': ('q',)}
 SHARDED_PLAYS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    'old layouts overwrite new ones': [
+        ('layout', {'generation': 2, 'shards': '3', 'mode': 'set', 'bell': ()}),
+        ('layout', {'generation': 1, 'shards': '2', 'mode': 'set', 'bell': ()}),
+    ],
+    'a paused shard promises tasks': [
+        ('another_shard_has_something', {'place': 'pending', 'moment': 0.0}),
+        ('another_shard_has_something', {'place': 'pause', 'moment': 5.0}),
+        ('survey', {**SURVEY, 'names': ('p',)}),
+    ],
+    'a full shard promises tasks': [
+        ('another_shard_has_something', {'place': 'pending', 'moment': 0.0}),
+        ('another_shard_has_something', {'place': 'pending', 'moment': 0.0}),
+        ('another_shard_has_something', {'place': 'slots', 'moment': 0.0}),
+        ('survey', {**SURVEY, 'names': ('p',)}),
+    ],
     'who waits learns of no change': [
-        ('survey', {'lifetime': 20_000, 'together': 1, 'bell': b'', 'names': ('q',)}),
+        ('survey', SURVEY),
         ('layout', {'generation': 1, 'shards': '3', 'mode': 'set', 'bell': KEYS}),
     ],
 }
