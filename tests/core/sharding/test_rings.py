@@ -81,6 +81,18 @@ def test_all_clients_wait_in_the_same_place_again_within_a_slice_of_a_failed_sur
     assert KEYS[0]['ring'] in [wait.key for wait in machine.spread.waits()]
 
 
+def test_shards_ring_where_a_wait_is_although_a_survey_failed_meanwhile(machine: Machine) -> None:
+    machine.join()
+    here, _ = machine.rest()
+    assert here.key == KEYS[0]['ring']
+    machine.join()
+    running = machine.start()
+    end(running[2, 'survey'][0], found('0 0'))
+    assert not end_by(running[0, 'survey'][0], Interrupted(GONE))
+    machine.clock.now = machine.spread.timer()
+    assert set(machine.start()) == {(0, 'survey')}, 'what it registers elsewhere would be heard after the slice'
+
+
 def test_without_a_cluster_they_do_all_along() -> None:
     machine = Machine(spread=False)
     machine.places = ['a'] * SHARDS

@@ -104,9 +104,13 @@ class Node(Partner):
             self.hint = Hint.ELSEWHERE
 
     def leave_slot(self, now: float) -> None:
-        """Survey by way of the next shard's slot, because the server may no longer have this one."""
-        self.lead += 1
-        self.lead_at = now
+        """Survey by way of the next shard's slot, because the server may no longer have this one.
+
+        As long as a wait lasts, the shards are to ring there: rings elsewhere would be heard after the slice only.
+        """
+        if self.hint is not Hint.BLOCKING:
+            self.lead += 1
+            self.lead_at = now
 
     def return_to_slot(self, now: float) -> None:
         """Survey by way of the first shard's slot again.
