@@ -70,6 +70,40 @@ def test_weights_hold_at_every_moment(concurrency: int) -> None:
             assert abs(counts[each] - total * weight / 10) <= concurrency + 2
 
 
+def test_quick_tasks_are_claimed_in_bulk() -> None:
+    """A claim of each queue in each round would cost more than the tasks."""
+    world = World(dict.fromkeys(WEIGHTS, 100_000), 10)
+    world.play(1000)
+    assert sum(world.claims.values()) <= 1010
+    counts = Counter(world.served)
+    assert all(abs(counts[each] - len(world.served) * weight / 10) <= 12 for each, weight in WEIGHTS.items())
+
+
+def test_slots_that_are_taken_for_long_are_dealt_one_at_a_time() -> None:
+    world = World(dict.fromkeys(WEIGHTS, 100_000), 10)
+    world.play(100)
+    for _ in range(20):  # from now on, each task takes a second
+        served = len(world.served)
+        for name, (count, _) in world.plan().items():
+            world.answer(name, count)
+        world.now += 1
+        for name in world.served[served:]:
+            world.end(name)
+    assert world.plan() == {'critical': (6, False), 'default': (3, False), 'low': (1, False)}
+
+
+def test_a_long_task_among_quick_ones_is_noticed_before_it_ends() -> None:
+    world = World({'a': 10_000, 'b': 10_000}, 4, weights={'a': 1, 'b': 1})
+    world.play(50)
+    share = world.of['a']
+    assert share.is_quick(world.now)
+    for name, (count, _) in world.plan().items():
+        world.answer(name, count)
+    world.now += 10
+    held = next(share for share in world.of.values() if share.held)
+    assert not held.is_quick(world.now)
+
+
 def test_weights_need_not_be_whole_numbers() -> None:
     world = World({'a': 10_000, 'b': 10_000}, weights={'a': 0.5, 'b': 0.25})
     world.play(300)

@@ -14,6 +14,11 @@ costs a busy worker next to nothing; in strict order with the next free slot.
 The waits do not hold slots: tasks of one queue can take all of them, and what
 arrives for another at that moment is given back.
 
+A queue whose tasks end quickly gets its turns in bulk: all slots that are free
+at one time. Otherwise each round would make a claim for each queue, and each
+claim costs as much as several tasks. Slots that are taken for long are dealt
+one at a time.
+
 Turns are those of start-time fair queueing. Each queue has a tag, the virtual
 time at which its next task starts. A task adds 1/weight. A queue that had no
 tasks enters at the present time, so it neither gets a burst for the time that it
@@ -23,7 +28,7 @@ was empty nor waits for the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -31,6 +36,15 @@ __all__ = ('OVERDUE', 'STALE', 'Claim', 'Share', 'Shares')
 
 STALE = 0.1
 """Seconds for which a busy worker takes a queue to be empty after a look."""
+
+QUICK = 0.02
+"""Seconds for which the tasks of a queue take a slot on average, up to which it gets its turns in bulk."""
+
+FEW = 4
+"""Number of tasks that must have ended before that is known."""
+
+WINDOW = 64
+"""Number of tasks from which on those that have ended count half as much as later ones."""
 
 OVERDUE = 1.0
 """Seconds after which a look that was not answered gives up its slots to other queues."""
@@ -73,6 +87,9 @@ class Share:
         self.asked: int = 0  # by the look in flight or the wait
         self.begun: float = -math.inf  # when it began
         self.looked_at: float = -math.inf  # when the queue was last known to be empty
+        self._ended = 0  # tasks
+        self._taken_for = 0.0  # slots times seconds
+        self._counted_at = 0.0
 
     @property
     def taken(self) -> int:
@@ -83,6 +100,21 @@ class Share:
     def spare(self) -> int:
         """The number of slots that others must leave free for it."""
         return max(0, self.reserve - self.taken)
+
+    def hold(self, change: int, now: float) -> None:
+        """Record that it holds more slots, or that a task has ended."""
+        self._taken_for += self.held * (now - self._counted_at)
+        self._counted_at = now
+        self.held += change
+        if change < 0:
+            self._ended += 1
+            if self._ended >= WINDOW:
+                self._ended, self._taken_for = self._ended // 2, self._taken_for / 2
+
+    def is_quick(self, now: float) -> bool:
+        """Whether its tasks soon free their slots."""
+        taken_for = self._taken_for + self.held * (now - self._counted_at)
+        return self._ended >= FEW and taken_for <= QUICK * self._ended
 
 
 class Claim(NamedTuple):
@@ -126,7 +158,7 @@ class Shares:
 
     def freed(self, share: Share, now: float) -> None:
         """Record that a task of a queue has ended."""
-        share.held -= 1
+        share.hold(-1, now)
         self._freed_at = now
 
     def plan(self, now: float) -> list[Claim]:
@@ -170,7 +202,7 @@ class Shares:
         share.looked_at = now
         kept = min(got, max(0, self.room(share)))
         if kept:
-            share.held += kept
+            share.hold(kept, now)
             share.tag = max(share.tag, self._now) + kept / share.weight
             busy = [each.tag for each in self._shares if each.phase is not Phase.EMPTY and not self.is_late(each)]
             self._now = max(self._now, min(busy, default=share.tag))
@@ -188,8 +220,9 @@ class Shares:
         return share.phase is Phase.BUSY
 
     def _deal(self, candidates: Sequence[Share], now: float) -> list[Claim]:
-        """Deal the free slots out, one at a time, each to the queue whose turn it is."""
-        counts = self._split(candidates, lambda share: max(share.tag, self._now))
+        """Deal the free slots out, one at a time or in bulk, each to the queue whose turn it is."""
+        in_bulk = {share for share in candidates if share.phase is Phase.BUSY and share.is_quick(now)}
+        counts = self._split(candidates, lambda share: max(share.tag, self._now), in_bulk)
         return [self._begin(share, count, Phase.LOOKING, now) for share, count in counts.items()]
 
     def _wait(self, empty: Sequence[Share], now: float) -> list[Claim]:
@@ -197,7 +230,9 @@ class Shares:
         counts = {share: self.room(share) for share in empty} if self._strict else self._split(empty, lambda _: 0.0)
         return [self._begin(share, counts.get(share, 1), Phase.WAITING, now) for share in empty]
 
-    def _split(self, candidates: Sequence[Share], tag_of: Callable[[Share], float]) -> dict[Share, int]:
+    def _split(
+        self, candidates: Sequence[Share], tag_of: Callable[[Share], float], in_bulk: Collection[Share] = ()
+    ) -> dict[Share, int]:
         counts: dict[Share, int] = {}
         tags = {share: tag_of(share) for share in candidates}
         rooms = {share: self.room(share) for share in candidates}
@@ -206,12 +241,13 @@ class Shares:
             if rooms[first] <= 0:
                 del tags[first]
                 continue
-            counts[first] = counts.get(first, 0) + 1
-            tags[first] += 1 / first.weight
-            reserved = counts[first] + first.held <= first.reserve
+            slots = rooms[first] if first in in_bulk else 1
+            before = first.held + counts.get(first, 0)
+            reserved = min(slots, max(0, first.reserve - before))
+            counts[first] = counts.get(first, 0) + slots
+            tags[first] += slots / first.weight
             for share in rooms:
-                if share is first or not reserved:
-                    rooms[share] -= 1
+                rooms[share] -= slots if share is first else slots - reserved
         return counts
 
     def _begin(self, share: Share, count: int, phase: Phase, now: float) -> Claim:
