@@ -1,4 +1,4 @@
-"""Runs the tasks of a backend's queues, with a `torrelque.Worker` for each queue."""
+"""Runs the tasks of a backend's queues, with a `torrelque.Worker` for each queue, so that each has its own slots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import anyio
 from django.db import close_old_connections
 from django.utils import timezone
 
-from torrelque import Reject, Retry, Task, Torrelque, Transport, Worker, connect, retry
+from torrelque import Reject, Retry, Task, Torrelque, Transport, WaitSharer, Worker, connect, retry
 from torrelque.django.backend import Backend, failure_of
 from torrelque.django.compat import TaskContext, TaskError, TaskResultStatus, normalize_json, signals
 from torrelque.django.schedules import schedules_of
@@ -101,7 +101,7 @@ async def work(
             return await stack.enter_async_context(connect(chosen.url))
 
         client = await until_usable(attempt)
-        workers = []
+        workers, sharer = [], WaitSharer(len(names))
         for name in names:
             queue = await stack.enter_async_context(
                 Torrelque[Any](
@@ -116,6 +116,8 @@ async def work(
             queue.task_timeout, queue.result_ttl = chosen.task_timeout, chosen.result_ttl
             if schedules is not None:
                 await queue.set_schedules(schedules.get(name, {}), owner=f'django:{backend.alias}')
+            if len(names) > 1:
+                stack.enter_context(queue.share_waits(sharer))
             runner = TaskRunner(backend, name, worker_id)
             workers.append(Worker(queue, runner, concurrency=concurrency, grace=grace, handle_signals=handle_signals))
         async with anyio.create_task_group() as group:
