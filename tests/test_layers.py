@@ -89,7 +89,12 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     'worker/router.py': ('torrelque.core.checks', 'torrelque.core.models.KIND', 'torrelque.worker.failures'),
     'worker/shares.py': (),
     'worker/sources.py': ('torrelque.core.checks', 'torrelque.worker.router'),
-    'worker/worker.py': ('torrelque.core.checks', 'torrelque.core.models.Payload', 'torrelque.worker'),
+    'worker/worker.py': (
+        'torrelque.core.checks',
+        'torrelque.core.models.Payload',
+        'torrelque.core.wording',
+        'torrelque.worker',
+    ),
 }
 """What uses the library as its users do, and the parts of its own that it consists of."""
 

@@ -80,7 +80,7 @@ async def test_an_ordinary_day(where: str, caplog: pytest.LogCaptureFixture) -> 
         queue.unschedule_sweep()
     heard = [(record.name, record.levelname, record.getMessage()) for record in caplog.records]
     assert [each for each in heard if each[1] != 'DEBUG'] == [
-        ('torrelque.worker', 'INFO', 'Stopping: 0 handlers have 20 s to finish')
+        ('torrelque.worker', 'INFO', 'Stopping: waiting up to 20 s for 0 handlers')
     ]
 
 

@@ -171,7 +171,7 @@ async def test_a_wait_ends_if_the_queue_is_resumed(queue: Torrelque) -> None:
             while (await queue.get_queue_stats()).paused is None:  # noqa: ASYNC110 - it is the server's
                 await anyio.sleep(0.005)
             await queue.resume()
-    assert 'resumed while 1 tasks were still claimed' in str(failed[0])
+    assert 'resumed, with 1 task still claimed' in str(failed[0])
 
 
 async def test_a_worker_goes_on_afterwards(queue: Torrelque) -> None:

@@ -313,7 +313,7 @@ async def test_stopping_is_one_line(bench: Bench, caplog: pytest.LogCaptureFixtu
         worker.stop()
         worker.stop()
         await bench.clock.advance(8)
-    assert [record.message for record in caplog.records] == ['Stopping: 1 handlers have 7 s to finish']
+    assert [record.message for record in caplog.records] == ['Stopping: waiting up to 7 s for 1 handler']
 
 
 async def test_the_queue_need_not_be_entered_on_asyncio(anyio_backend_name: str) -> None:

@@ -12,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ('console', 'errors', 'make_table', 'print_json', 'print_line', 'print_table', 'printable')
+__all__ = ('console', 'counted', 'errors', 'make_table', 'print_json', 'print_line', 'print_table', 'printable')
 
 WIDE = 10_000
 """Width if the output is not a terminal. Piped output is never truncated."""
@@ -54,6 +54,11 @@ def print_table(table: Table, *, cut: int) -> None:
     table.columns[cut].max_width = max(LEAST_KEPT, out.width - taken)
     table.columns[cut].overflow = 'ellipsis'
     out.print(table)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural unless there is one."""
+    return f'{number:,} {noun}{"" if number == 1 else "s"}'
 
 
 def printable(text: str, keep: str = '') -> str:

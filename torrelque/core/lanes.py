@@ -49,6 +49,7 @@ from torrelque.core.commands import MAX_ITEMS
 from torrelque.core.keys import Keys
 from torrelque.core.protocol import Arg, Call, Interrupted, Operation, Reply, Script, as_is
 from torrelque.core.scripts import ScriptSet
+from torrelque.core.wording import counted
 from torrelque.errors import (
     TorrelqueError,
     TorrelqueReplyError,
@@ -223,7 +224,7 @@ class Lanes:
                 raise TorrelqueShardsError('the number of shards of the queue has changed')
             if outcome == b'SHARDED':
                 shards = parts[1].split()[0].decode()
-                raise TorrelqueShardsError(f'the queue has {shards} shards, not none: pass shards={shards}')
+                raise TorrelqueShardsError(f'the queue has {counted(shards, "shard")}, not none: pass shards={shards}')
             self._leave(lane)
             if outcome != b'NOLANE':
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torrelque.core import operations
 from torrelque.core.commands import ERASE, Outcome
+from torrelque.core.wording import counted
 from torrelque.engine.dispatch import Dispatcher
 from torrelque.errors import TorrelqueUsageError
 
@@ -40,8 +41,9 @@ async def delete(dispatcher: Dispatcher, *, force: bool) -> None:
 async def _has_tasks(dispatcher: Dispatcher) -> str:
     counts = await dispatcher.each(operations.count_listed)
     pending, working, delayed, rejected, schedules = (sum(each) for each in zip(*counts, strict=True))
+    more = f' and {counted(schedules, "schedule")}' if schedules else ''
     return (
-        f'queue {dispatcher.runtime.name!r} has {pending} pending, {working} claimed and {delayed} delayed tasks '
-        f'and {rejected} dead letters{f" and {schedules} schedules" if schedules else ""}: '
+        f'queue {dispatcher.runtime.name!r} has {pending:,} pending, {working:,} claimed and {delayed:,} delayed tasks '
+        f'and {counted(rejected, "dead letter")}{more}: '
         'delete(force=True) removes them, too'
     )

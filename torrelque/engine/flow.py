@@ -11,6 +11,7 @@ from torrelque.core.backoff import Backoff
 from torrelque.core.commands import Outcome, cap
 from torrelque.core.keys import Keys
 from torrelque.core.models import GroupInfo, Limits
+from torrelque.core.wording import counted
 from torrelque.engine.dispatch import Dispatcher
 from torrelque.engine.listing import Listing
 from torrelque.engine.runtime import Runtime
@@ -86,11 +87,13 @@ class FlowControl:
             if not working:
                 return
             if any(load.pause is None for load in loads):
-                raise TorrelqueUsageError(f'queue {self.queue!r} was resumed while {working} tasks were still claimed')
+                raise TorrelqueUsageError(
+                    f'queue {self.queue!r} was resumed, with {counted(working, "task")} still claimed'
+                )
             left = deadline - now()
             if left <= 0:
                 raise TorrelqueTimeoutError(
-                    f'{working} tasks were still claimed after {seconds:g} s; the queue stays paused'
+                    f'{counted(working, "task")} still claimed after {seconds:g} s; the queue stays paused'
                 )
             rounds += 1
             await self._runtime.engine.rest(min(left, IDLE_BACKOFF.pause(rounds, lambda: 0.0)))

@@ -25,6 +25,7 @@ from torrelque.core.sharding import layout as sharding
 from torrelque.core.sharding.layout import MAX_SHARDS, Layout, RecordKeys
 from torrelque.core.sharding.scanning import scan_shards
 from torrelque.core.sharding.session import ShardedSession
+from torrelque.core.wording import counted
 from torrelque.engine.auditing import audit_shards
 from torrelque.engine.dispatch import CHUNK, Dispatcher, Progress, random_id
 from torrelque.engine.listing import Listing
@@ -171,7 +172,8 @@ class ShardedDispatcher(Dispatcher):
             sharding.refresh_layout(self._scripts, self._records, known, again=again)
         )
         if is_restored:
-            logger.warning('Restored the record that queue %r has %d shards', self.runtime.name, newest.shards)
+            number = counted(newest.shards, 'shard')
+            logger.warning('Restored the record that queue %r has %s', self.runtime.name, number)
         if newest.generation > self._ready_layout().generation:  # otherwise another caller was faster
             self._adopt(newest)
         return self._ready_layout() != known

@@ -12,6 +12,7 @@ import anyio
 
 from torrelque.core.backoff import Backoff
 from torrelque.core.protocol import Arg, Batch, Call, Reply
+from torrelque.core.wording import counted
 from torrelque.errors import TorrelqueConnectionError, is_unavailable
 from torrelque.transports.base import Listener, Rest, Then, Transport
 from torrelque.transports.repeating import to_repeat
@@ -137,7 +138,8 @@ class FailoverTransport(Transport):
     def _annotate(self, error: object, start: float, tries: int) -> None:
         if isinstance(error, Exception):
             error.add_note(
-                f'failover_timeout={self._budget:g}: {tries} attempts in {self.now() - start:.1f} s failed like this'
+                f'failover_timeout={self._budget:g}: {counted(tries, "attempt")} in {self.now() - start:.1f} s '
+                'failed like this'
             )
 
     async def block(self, call: Call[Reply], timeout: float) -> Reply:

@@ -143,9 +143,8 @@ class _Waiters:
                     with anyio.move_on_after(LOOK_AGAIN):
                         await self._returned.wait()
         except TimeoutError:
-            message = (
-                f'all {self._most()} connections of the pool were in use for {POOL_TIMEOUT:g} s: raise max_connections'
-            )
+            most = f'{self._most():,} in all'
+            message = f'the pool had no connection free for {POOL_TIMEOUT:g} s, of {most}: raise max_connections'
             raise dual_error(PoolFullError, exceptions.MaxConnectionsError(message)) from None
         finally:
             self._turns.remove(turn)

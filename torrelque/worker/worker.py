@@ -24,6 +24,7 @@ from torrelque import Task, Torrelque, TorrelqueTypeError, TorrelqueUsageError, 
 from torrelque import retry as policies
 from torrelque.core import checks
 from torrelque.core.models import Payload
+from torrelque.core.wording import counted
 from torrelque.worker.burst import Burst, Member
 from torrelque.worker.calling import HandlerCaller
 from torrelque.worker.cancelling import CancellationListener
@@ -286,7 +287,7 @@ class Worker(Generic[Payload]):
         """
         seconds = self._grace if grace is None else checks.check_duration('grace', grace)
         if not self._stopping and self._running:
-            logger.info('Stopping: %d handlers have %g s to finish', len(self._jobs), seconds)
+            logger.info('Stopping: waiting up to %g s for %s', seconds, counted(len(self._jobs), 'handler'))
         self._begin_stop(seconds)
 
     def _begin_stop(self, seconds: float) -> None:

@@ -158,7 +158,7 @@ def test_the_second_signal_is_obeyed_at_once(command: Command, folder: Path, loo
         assert process.stdout.readline() == 'started\n'
         process.send_signal(signal.SIGINT)
         said = ''
-        while 'Stopping: 1 handlers have 20 s to finish' not in said:
+        while 'Stopping: waiting up to 20 s for 1 handler' not in said:
             said = process.stderr.readline()
             assert said
         process.send_signal(signal.SIGTERM)

@@ -20,7 +20,7 @@ from torrelque import EnqueueItem, Torrelque, TorrelqueConnectionError
 from torrelque.cli.errors import Refusal, explain
 from torrelque.cli.exit_codes import Exit
 from torrelque.cli.jsonlines import Line, check_json, read_lines
-from torrelque.cli.output import errors, print_json, print_line, printable
+from torrelque.cli.output import counted, errors, print_json, print_line, printable
 from torrelque.cli.params import (
     TIME,
     HeaderOption,
@@ -219,7 +219,7 @@ class _Loader:
                 message, status = explain(error)
                 raise Refusal(f'{message}; {self._how_far(name)}', status) from error
         if not self._settings.json:
-            print_line(f'enqueued {self._count:,} task{"" if self._count == 1 else "s"}')
+            print_line(f'enqueued {counted(self._count, "task")}')
 
     async def _send(self, lines: Sequence[Line]) -> None:
         items = [
@@ -239,4 +239,5 @@ class _Loader:
         perhaps = f', and perhaps {self._under_way:,} more' if self._under_way else ''
         if not self._count:
             return f'nothing was enqueued{perhaps and f" for certain{perhaps}"}'
-        return f'{self._count:,} tasks were enqueued, up to line {self._last} of {name}{perhaps}'
+        were = 'was' if self._count == 1 else 'were'
+        return f'{counted(self._count, "task")} {were} enqueued, up to line {self._last} of {name}{perhaps}'

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from torrelque.cli.errors import Refusal
 from torrelque.cli.exit_codes import Exit
-from torrelque.cli.output import console, print_json, print_line, printable
+from torrelque.cli.output import console, counted, print_json, print_line, printable
 from torrelque.cli.params import TIME, confirm, parse_rate, parse_time
 from torrelque.cli.settings import Settings
 from torrelque.cli.states import limits_text
@@ -183,7 +183,7 @@ async def audit(
         line.append(' (repaired)' if found.repaired else '')
         out.print(line, soft_wrap=True)
     if not settings.json:
-        count = f'{left:,} violation{"" if left == 1 else "s"}'
+        count = counted(left, 'violation')
         print_line(f'{len(violations) - left:,} repaired, {count} left' if repair else count)
     return Exit.NEGATIVE if left else Exit.OK
 
@@ -208,7 +208,7 @@ async def reshard(
         print_json({'queue': settings.queue, 'shards': number, 'drained': drained})
     else:
         left = 'no tasks are' if drained else 'some tasks are still'
-        print_line(f'queue {printable(settings.queue)} has {number:,} shards; {left} on former shards')
+        print_line(f'queue {printable(settings.queue)} has {counted(number, "shard")}; {left} on former shards')
     return Exit.OK if drained else Exit.NEGATIVE
 
 
@@ -244,9 +244,9 @@ async def _held(settings: Settings, force: bool) -> str:
         stats = await queue.get_queue_stats()
     tasks, counts = stats.tasks + stats.rejected, []
     if tasks:
-        counts.append(f'{tasks:,} tasks and dead letters')
+        counts.append(f'{tasks:,} {"task or dead letter" if tasks == 1 else "tasks and dead letters"}')
     if stats.schedules:
-        counts.append(f'{stats.schedules:,} schedule{"s" if stats.schedules > 1 else ""}')
+        counts.append(counted(stats.schedules, 'schedule'))
     held = ' and '.join(counts)
     if held and not force:
         raise Refusal(f'queue {settings.queue!r} has {held}: --force deletes them as well')

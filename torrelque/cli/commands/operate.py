@@ -13,7 +13,7 @@ import typer
 from torrelque import Torrelque, TorrelqueError, TorrelqueLookupError
 from torrelque.cli.errors import Refusal
 from torrelque.cli.exit_codes import Exit
-from torrelque.cli.output import print_json, print_line
+from torrelque.cli.output import counted, print_json, print_line
 from torrelque.cli.params import TIME, IdsArgument, confirm, name_of, parse_time, read_ids
 from torrelque.cli.settings import Settings
 
@@ -126,7 +126,7 @@ async def _to_each(
             if settings.json:
                 print_json({'id': task_id, 'done': refusal is None, 'error': refusal})
     if not settings.json and (count or not refusals):
-        print_line(f'{done} {_tasks(count)}')
+        print_line(f'{done} {counted(count, "task")}')
     for refusal in refusals:
         print(f'torrelque: {refusal}', file=sys.stderr)  # noqa: T201 - what a command does
     return Exit.NEGATIVE if refusals else Exit.OK
@@ -196,7 +196,7 @@ def purge(
         if not count:
             _tell_count(settings, 'purged', 0)
             return
-        confirm(f'Delete {_tasks(count)} from the dead letters of queue {settings.queue!r}?')
+        confirm(f'Delete {counted(count, "task")} from the dead letters of queue {settings.queue!r}?')
     _tell_count(settings, 'purged', anyio.run(_purge, settings, ids, age, limit))
 
 
@@ -223,8 +223,4 @@ def _tell_count(settings: Settings, done: str, count: int) -> None:
     if settings.json:
         print_json({done: count})
     else:
-        print_line(f'{done} {_tasks(count)}')
-
-
-def _tasks(count: int) -> str:
-    return f'{count:,} task{"" if count == 1 else "s"}'
+        print_line(f'{done} {counted(count, "task")}')

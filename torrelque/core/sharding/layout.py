@@ -21,6 +21,7 @@ from torrelque.core.keys import Keys
 from torrelque.core.operations import raised
 from torrelque.core.protocol import Arg, Call, Operation, Reply
 from torrelque.core.scripts import ScriptSet
+from torrelque.core.wording import counted
 from torrelque.errors import TorrelqueReplyError, TorrelqueShardsError, TorrelqueUsageError, is_transient
 
 __all__ = (
@@ -424,7 +425,7 @@ def check_plain(keys: Keys, queue: str) -> Operation[bool]:
     text = shards or (intended or b'').partition(b' ')[2]
     if text:
         number = text.split()[0].decode()
-        raise TorrelqueShardsError(f'queue {queue!r} has {number} shards, not none: pass shards={number}')
+        raise TorrelqueShardsError(f'queue {queue!r} has {counted(number, "shard")}, not none: pass shards={number}')
     return enqueued is not None
 
 
@@ -432,5 +433,5 @@ def check_number(layout: Layout, wanted: int, queue: str) -> None:
     """Raise TorrelqueShardsError unless the queue has the wanted number of shards."""
     if layout.shards != wanted:
         raise TorrelqueShardsError(
-            f'queue {queue!r} has {layout.shards} shards, not {wanted}: pass shards={layout.shards}'
+            f'queue {queue!r} has {counted(layout.shards, "shard")}, not {wanted}: pass shards={layout.shards}'
         )

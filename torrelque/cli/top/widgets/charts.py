@@ -10,7 +10,7 @@ from rich.text import Text
 from textual.widgets import Static
 
 from torrelque import TorrelqueTaskStatus
-from torrelque.cli.output import printable
+from torrelque.cli.output import counted, printable
 from torrelque.cli.states import groups_text, limits_text, pause_text, schedules_texts
 from torrelque.cli.top.monitor import Watched
 from torrelque.cli.top.sampling import History, bars
@@ -76,10 +76,7 @@ def _title(watched: Watched, now: float | None) -> Text:
     workers = watched.workers
     if workers:
         running, slots = (sum(each) for each in zip(*((one.running, one.concurrency) for one in workers), strict=True))
-        plural = 's' if len(workers) > 1 else ''
-        title.append(
-            f'  {count(len(workers))} worker{plural}, {count(running)} of {count(slots)} slots busy', style=CALM
-        )
+        title.append(f'  {counted(len(workers), "worker")}, {count(running)} of {count(slots)} slots busy', style=CALM)
     elif workers is not None:
         title.append('  no workers', style=CALM)
     return title
