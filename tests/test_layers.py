@@ -86,9 +86,14 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     ),
     'worker/outcomes.py': ('torrelque.worker.failures', 'torrelque.worker.loops'),
     'worker/presence.py': ('torrelque.worker.failures', 'torrelque.worker.loops'),
-    'worker/router.py': ('torrelque.core.checks', 'torrelque.core.models.KIND', 'torrelque.worker.failures'),
+    'worker/router.py': (
+        'torrelque.core.checks',
+        'torrelque.core.models.KIND',
+        'torrelque.worker.callables',
+        'torrelque.worker.failures',
+    ),
     'worker/shares.py': (),
-    'worker/sources.py': ('torrelque.core.checks', 'torrelque.worker.router'),
+    'worker/sources.py': ('torrelque.core.checks', 'torrelque.worker.callables', 'torrelque.worker.router'),
     'worker/worker.py': (
         'torrelque.core.checks',
         'torrelque.core.models.Payload',

@@ -100,6 +100,7 @@ from torrelque.errors import (
 )
 from torrelque.transports.base import Client
 from torrelque.transports.failover import LONGEST
+from torrelque.worker.callables import check_function
 from torrelque.worker.failures import describe, sendable
 
 __all__ = ('Torrelque',)
@@ -432,6 +433,7 @@ class Torrelque(FlowControl, Generic[Payload]):
             TorrelqueValueError: An argument has a bad value.
             Exception: The serialiser failed.
         """
+        _check_progress(on_progress)
         defaults, new_id, serialiser = (self.task_timeout, self.max_dequeues), self._dispatcher.new_id, self._serialiser
         common = enqueue_words(*defaults, task_timeout, delay, max_dequeues)
         expiry = expiry_words(expires_in, expires_at, on_expiry, delay)
@@ -795,6 +797,7 @@ class Torrelque(FlowControl, Generic[Payload]):
             TorrelqueTypeError: An argument has a bad type.
             TorrelqueValueError: An argument has a bad value.
         """
+        _check_progress(on_progress)
         common = requeue_words(delay, task_timeout, count=count, group=group)
 
         def write(item: str | Task | RequeueItem) -> Item:
@@ -876,6 +879,7 @@ class Torrelque(FlowControl, Generic[Payload]):
             TorrelqueValueError: An argument has a bad value.
             Exception: The serialiser failed.
         """
+        _check_progress(on_progress)
         defaults = self._result_serialiser, self.result_ttl
         common = release_words(*defaults, None, None, status, finished_ttl)
 
@@ -1396,6 +1400,11 @@ class Torrelque(FlowControl, Generic[Payload]):
                 raise error
             finally:
                 del error  # its traceback refers to this frame, and to the task in the caller's
+
+
+def _check_progress(on_progress: Progress | None) -> None:
+    if on_progress is not None:
+        check_function('on_progress', on_progress, 'done', 'total')
 
 
 def _id_of(item: Item) -> str:

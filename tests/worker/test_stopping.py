@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
+from typing import Any
 
 import anyio
 import anyio.from_thread
@@ -330,3 +332,26 @@ async def test_the_queue_need_not_be_entered_on_asyncio(anyio_backend_name: str)
         async with bench.working(handler, concurrency=2):
             assert (await queue.wait(task_id)).result == 'done'
     await queue.aclose()
+
+
+async def test_signals_are_heeded_until_the_last_outcome_is_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def write_late(*arguments: Any, **options: Any) -> None:  # noqa: ANN401 - the queue's
+        await anyio.sleep(0.05)
+        heeded.append(signal.getsignal(signal.SIGTERM) is not before)
+        await release(*arguments, **options)
+
+    heeded: list[bool] = []
+    before, release = signal.getsignal(signal.SIGTERM), bench.queue.release
+    monkeypatch.setattr(bench.queue, 'release', write_late)
+    await bench.queue.enqueue('a')
+
+    async def handler(_task: Task) -> None:
+        worker.stop()
+
+    worker = bench.worker(handler, handle_signals=True)
+    await worker.run()
+    assert heeded == [True]
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert await bench.peek() == (0, 0, 0, 0)

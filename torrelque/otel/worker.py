@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import wraps
+from contextlib import contextmanager, suppress
+from functools import update_wrapper, wraps
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -124,6 +124,10 @@ class _Deliveries:
             if on_event is not None:
                 on_event(event)
 
+        if on_event is not None:  # so that the worker checks the user's own parameters
+            update_wrapper(hear, on_event, updated=())
+            with suppress(Exception):
+                hear.__signature__ = inspect.signature(on_event, follow_wrapped=False)  # type: ignore[attr-defined]
         return hear
 
 

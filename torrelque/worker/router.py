@@ -37,9 +37,10 @@ from torrelque import (
 from torrelque import retry as policies
 from torrelque.core import checks
 from torrelque.core.models import KIND
+from torrelque.worker.callables import check_callable, check_plain_function, is_coroutine_function
 from torrelque.worker.failures import describe, understand
 
-__all__ = ('Handler', 'Kind', 'Router', 'Unfit', 'check_function', 'check_plain_function', 'is_coroutine_function')
+__all__ = ('Handler', 'Kind', 'Router', 'Unfit')
 
 logger: logging.Logger = logging.getLogger('torrelque.worker')
 
@@ -407,7 +408,9 @@ class Router:
     """
 
     def __init__(self, serialiser: Callable[[Any], serialisers.Serialiser[Any]] | None = None) -> None:
-        self._make = _serialiser_of if serialiser is None else check_plain_function('serialiser', serialiser)
+        self._make = (
+            _serialiser_of if serialiser is None else check_plain_function('serialiser', serialiser, 'annotation')
+        )
         self._kinds: dict[str, Kind[Any, Any]] = {}
 
     @property
@@ -443,7 +446,7 @@ class Router:
         if time_limit is not None:
             time_limit = check_time_limit(time_limit)
         if retry is not None:
-            check_plain_function('retry', retry)
+            check_plain_function('retry', retry, 'attempt', 'error')
         return _Decorator(self._kinds, name, self._make, time_limit, retry)
 
     def include(self, *routers: Router) -> None:
@@ -482,7 +485,7 @@ class _Decorator:
     @overload
     def __call__(self, function: Callable[[], R], /) -> Kind[None, R]: ...
     def __call__(self, function: Callable[..., Any], /) -> Kind[Any, Any]:
-        check_function('handler', function)
+        check_callable('handler', function)
         frame = inspect.currentframe()
         caller = frame.f_back if frame is not None else None  # its local classes can occur in annotations
         try:
@@ -525,27 +528,6 @@ def _dependencies_of(function: Callable[..., Any]) -> dict[str, bool]:
 def _is_task(hint: Any) -> bool:  # noqa: ANN401 - the type is what is checked
     kind = get_origin(hint) or hint
     return isinstance(kind, type) and issubclass(kind, Task)
-
-
-def is_coroutine_function(function: Any) -> bool:  # noqa: ANN401 - the type is what is checked
-    """Return whether calling the function returns a coroutine."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-
-
-def check_function(name: str, value: Any) -> Any:  # noqa: ANN401 - the type is what is checked
-    """Return a callable. Raises TorrelqueTypeError for anything else, and for a generator function."""
-    if not callable(value):
-        raise TorrelqueTypeError(f'{name} must be a function, got {value!r}')
-    if inspect.isgeneratorfunction(value) or inspect.isasyncgenfunction(value):  # calling it would not run its body
-        raise TorrelqueTypeError(f'{name} must not be a generator function, got {value!r}')
-    return value
-
-
-def check_plain_function(name: str, value: Any) -> Any:  # noqa: ANN401 - the type is what is checked
-    """Return a callable. Raises TorrelqueTypeError for anything else, and for a coroutine function."""
-    if is_coroutine_function(check_function(name, value)):
-        raise TorrelqueTypeError(f'{name} must be a plain function, got a coroutine function: {value!r}')
-    return value
 
 
 def check_time_limit(value: Any) -> float:  # noqa: ANN401 - the type is what is checked

@@ -7,7 +7,8 @@ from typing import Any
 
 from torrelque import Torrelque, TorrelqueTypeError, TorrelqueValueError
 from torrelque.core import checks
-from torrelque.worker.router import Router, check_function
+from torrelque.worker.callables import check_function
+from torrelque.worker.router import Router
 
 __all__ = ('Source', 'check_handler', 'check_reserve', 'check_sources')
 
@@ -35,7 +36,7 @@ class Source:
 def check_handler(handler: Any) -> Callable[..., Any] | Router:  # noqa: ANN401 - the type is what is checked
     """Return a handler. Raises TorrelqueTypeError for anything else."""
     if not isinstance(handler, Router):
-        check_function('handler', handler)
+        check_function('handler', handler, 'task', dependencies=True)
     elif not handler.kinds:
         raise TorrelqueTypeError(f'handler has no kinds of tasks: decorate functions with its task(), got {handler!r}')
     checked: Callable[..., Any] | Router = handler

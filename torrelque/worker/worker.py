@@ -10,8 +10,8 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from functools import partial
 from time import monotonic
 from typing import Any, Concatenate, Generic
@@ -26,6 +26,7 @@ from torrelque.core import checks
 from torrelque.core.models import Payload
 from torrelque.core.wording import counted
 from torrelque.worker.burst import Burst, Member
+from torrelque.worker.callables import check_plain_function
 from torrelque.worker.calling import HandlerCaller
 from torrelque.worker.cancelling import CancellationListener
 from torrelque.worker.failures import describe
@@ -34,7 +35,7 @@ from torrelque.worker.leases import LeaseKeeper
 from torrelque.worker.loops import Clock, LoopClock, open_tasks, start_dedicated
 from torrelque.worker.outcomes import OutcomeWriter
 from torrelque.worker.presence import default_name
-from torrelque.worker.router import Router, check_plain_function, check_time_limit
+from torrelque.worker.router import Router, check_time_limit
 from torrelque.worker.shares import Claim, Share, Shares
 from torrelque.worker.signals import HANG_UP, received
 from torrelque.worker.sources import Source, check_handler, check_reserve, check_sources
@@ -130,13 +131,17 @@ class Worker(Generic[Payload]):
         self._context = context
         self._lifespan = None if lifespan is None else check_plain_function('lifespan', lifespan)
         self._concurrency = checks.check_count('concurrency', concurrency)
-        self._retry = policies.exponential(attempts=10) if retry is None else check_plain_function('retry', retry)
+        self._retry = (
+            policies.exponential(attempts=10)
+            if retry is None
+            else check_plain_function('retry', retry, 'attempt', 'error')
+        )
         self._result_ttl = None if result_ttl is None else checks.check_duration('result_ttl', result_ttl)
         self._finished_ttl = checks.check_duration('finished_ttl', finished_ttl)
         self._grace = checks.check_duration('grace', grace)
         self._name = None if name is None else checks.check_text('name', name)
         self._handle_signals = checks.check_flag('handle_signals', handle_signals)
-        self._on_event = None if on_event is None else check_plain_function('on_event', on_event)
+        self._on_event = None if on_event is None else check_plain_function('on_event', on_event, 'event')
         self._given_clock = clock
         self._burst = burst if isinstance(burst, Burst) else Burst() if checks.check_flag('burst', burst) else None
 
@@ -241,7 +246,7 @@ class Worker(Generic[Payload]):
         self._room = anyio.Event()
         self._all_ended = anyio.Event()
         self._running = True
-        with sharing_waits(self._feeds):
+        with self._heeding_signals(), sharing_waits(self._feeds):
             await self._run_all(task_status)
 
     async def _run_all(self, task_status: TaskStatus[None]) -> None:
@@ -257,8 +262,6 @@ class Worker(Generic[Payload]):
                     helpers.start_soon(self._end_grace)
                     if self._burst is not None:
                         helpers.start_soon(self._watch_burst, self._burst)
-                    if self._handle_signals:
-                        await helpers.start(self._heed_signals)
                     await self._run_deliveries(task_status)
                     helpers.cancel_scope.cancel()
             finally:
@@ -590,12 +593,16 @@ class Worker(Generic[Payload]):
                 self._give_back(job)
         self._all_ended.set()
 
-    async def _heed_signals(self, *, task_status: TaskStatus[None]) -> None:
+    @contextmanager
+    def _heeding_signals(self) -> Iterator[None]:
+        """Heed signals until the last outcome is written: until then, they would end the process with it unwritten."""
+        if not self._handle_signals:
+            yield
+            return
         loop: Any = current_token().native_token
         soon = loop.call_soon_threadsafe if isinstance(loop, asyncio.AbstractEventLoop) else loop.run_sync_soon
         with received(lambda number: soon(self._heed, number)):
-            task_status.started()
-            await anyio.sleep_forever()
+            yield
 
     def _heed(self, number: int) -> None:
         if self._signalled and number == HANG_UP:
