@@ -25,7 +25,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         **_LANES,
         'pending': 'llen lpush',
         'pending:*': 'llen lpush',
-        'groups': 'zadd zcard',
+        'groups': 'zadd zcard zrange',
         'groups:*': 'exists hmget lpush scard zadd zmscore zrange zrem',
         'working': 'zcard zrange',
         'delayed': 'zadd zcard zrange',

@@ -272,6 +272,42 @@ def test_dead_letters_hold_their_group(lines: LinesQueue) -> None:
     assert lines.take(9) == 'a2'
 
 
+def test_dead_letters_hold_ready_groups_as_soon_as_that_is_the_default(lines: LinesQueue) -> None:
+    lines.limit('*', dead='hold')
+    lines.enqueue('a0', 'a1', 'a2', group='a')
+    lines.take()
+    lines.reject('a0')
+    lines.limit('*', dead='pass')
+    assert lines.index('held') == {}
+    lines.limit('*', dead='hold')
+    assert lines.take(9) == ''
+    lines.purge('a0')
+    assert lines.take(9) == 'a1 a2'
+
+
+@pytest.mark.parametrize('delays', [(30, 10), (10, 30)])
+def test_two_tasks_of_a_group_that_became_ordered_are_retried(lines: LinesQueue, delays: tuple[int, int]) -> None:
+    lines.enqueue('a0', 'a1', 'a2', group='a')
+    assert lines.take(2) == 'a0 a1'
+    lines.limit('a', ordered=True)
+    for task_id, delay in zip(('a0', 'a1'), delays, strict=True):
+        lines.requeue(task_id, delay=delay)
+    lines.at(10)
+    assert lines.take(9) == ''
+    lines.at(20)
+    assert lines.take_all(9) == 'a1 a0 a2'
+
+
+def test_groups_go_on_in_turn_after_the_counters_were_lost(lines: LinesQueue) -> None:
+    lines.enqueue(*(f'a{n}' for n in range(100)), group='a')
+    for _ in range(8):
+        lines.release(*lines.take(10).split())
+    lines.client.command('DEL', lines.key('counters'))
+    lines.enqueue(*(f'b{n}' for n in range(100)), group='b')
+    taken = Counter(each[0] for _ in range(4) for each in lines.take(4).split())
+    assert taken == {'a': 8, 'b': 8}
+
+
 def test_by_default_a_dead_letter_lets_its_group_go_on(lines: LinesQueue) -> None:
     lines.limit('*', ordered=True)
     lines.enqueue('a0', 'a1', 'a2', group='a', most=1, timeout=10)

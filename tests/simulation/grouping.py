@@ -53,7 +53,6 @@ class GroupRules:
         self._retried: dict[bytes, tuple[float, bool]] = {}  # tasks that wait: until when, and whether others do
         self._passing: set[bytes] = set()  # tasks that are requeued behind the others
         self._buried: set[bytes] = set()  # dead letters that hold their groups, if those are to be held
-        self._excused: set[bytes] = set()  # of them, those in groups that could be served when that was set
         self._fences: dict[bytes, int] = {}
         self._passed: Passed = {}
         self._passed_levels: Passed = {}
@@ -93,8 +92,6 @@ class GroupRules:
         for group in GROUPS:
             terms = terms_of(self._shard.group_limits(), group)
             if terms != self._terms.get(group):
-                if group in self._shard.group_index(''):  # from the next claim on
-                    self._excused |= {each for each in self._buried if self._group(each) == group}
                 self._terms[group] = terms
                 self._deliveries.pop(group, None)
                 self._passed.clear()
@@ -145,7 +142,7 @@ class GroupRules:
             over = until <= now + 1e-5 or not (holds_all or other == task_id)
             require(over, 'a group that was to wait does not', group, task_id, other)
         if terms.dead:
-            dead = [each for each in self._buried - self._excused if self._group(each) == group]
+            dead = [each for each in self._buried if self._group(each) == group]
             require(not dead, 'passed a dead letter that holds its group', group, task_id, dead)
         if not terms.ordered:
             return
@@ -182,7 +179,7 @@ class GroupRules:
                 continue
             new = changes[task_id][1]
             group = new.state.get(b'group')
-            alone = hold != b'pass' and self._terms[group].ordered and task_id in self._numbers if group else False
+            alone = hold != b'pass' and self._terms[group].ordered if group else False
             if group and new.pending and (hold == b'group' or alone):
                 self._retried[task_id] = min(now + float(delay), new.expiry or math.inf), hold == b'group'
 
@@ -201,7 +198,6 @@ class GroupRules:
         terms = self._terms[group]
         if new.rejected is not None and old.rejected is None and terms.dead:
             self._buried.add(task_id)
-            self._excused.discard(task_id)
         if terms.ordered and len(self._shard.group_working(group)) <= 1:
             self._number(task_id, group, old, new, in_front=held)
         else:

@@ -99,6 +99,11 @@ def dead_letters_hold_nothing(patch: pytest.MonkeyPatch) -> None:
     _without(patch, 'bury')
 
 
+def dead_letters_hold_no_ready_group(patch: pytest.MonkeyPatch) -> None:
+    """A dead letter holds its group only from when that is placed again."""
+    patch.setattr(serving, 'is_held_by_dead', lambda *_: False)
+
+
 def redriven_in_silence(patch: pytest.MonkeyPatch) -> None:
     """A group that a dead letter held is not placed again."""
 
@@ -160,6 +165,7 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'due tasks jump the queue': ('groups', due_tasks_jump_the_queue),
     'retries let others pass': ('groups', retries_let_others_pass),
     'dead letters hold nothing': ('groups', dead_letters_hold_nothing),
+    'dead letters hold no ready group': ('groups', dead_letters_hold_no_ready_group),
     'redriven in silence': ('groups', redriven_in_silence),
     'a slot of a group is free in silence': ('groups', released_in_silence),
     'a raised default is missed': ('groups', a_raised_default_is_missed),

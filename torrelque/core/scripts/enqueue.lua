@@ -271,7 +271,8 @@ if joined then
     redis.call('HSET', counters, 'uses', uses)
     features = uses
   end
-  virtual = number(string.match(turns or '', '^%S+'), 0)
+  local turn = string.match(turns or '', '^%S+')
+  virtual = turn and number(turn, 0)
   ready = ready + place_touched()
   left = not postponed and not has_used('h') and left + ready or nil
   -- end

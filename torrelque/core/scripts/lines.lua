@@ -172,8 +172,12 @@ local function index_of(name, group, waiting, claimed)
   return count > 0 and 'ready' or 'blocked', present
 end
 
+-- If the counters were lost, the time is that of the first group: new ones must not pass those with higher tags for ever.
 local function read_turn()
-  virtual = virtual or number(string.match(redis.call('HMGET', counters, 'turn')[1] or '', '^%S+'), 0)
+  if not virtual then
+    local turn = string.match(redis.call('HMGET', counters, 'turn')[1] or '', '^%S+')
+    virtual = number(turn or redis.pcall('ZRANGE', groups, 0, 0, 'WITHSCORES')[2], 0)
+  end
   return virtual
 end
 
@@ -433,12 +437,21 @@ local function uncount_in_groups(items)
   end
 end
 
--- Hold a group until a time. `id`: only while this task is at the front.
+-- Hold a group until a time. `id`: only while this task is at the front. If two tasks hold the group, which were claimed before it
+-- became ordered, it waits for the later time, whichever is in front.
 local function hold_until(name, time, id)
   local group = read_arrival(name)
-  local is_void = id ~= '' and redis.pcall('LINDEX', group_key('pending', name), -1) ~= id
-  if not is_void and microseconds(time) > group.till then
-    group.till, group.id = microseconds(time), id
+  local till, is_shared = microseconds(time), false
+  if id ~= '' then
+    local other = redis.pcall('HMGET', state_key(group.id), 'status', 'group')
+    local is_waiting = group.id == '' or (group.id ~= id and other[1] == PENDING and other[2] == name)
+    is_shared = redis.pcall('LINDEX', group_key('pending', name), -1) ~= id
+    if is_waiting and group.till > microseconds(now) then
+      till, is_shared = math.max(till, group.till), true
+    end
+  end
+  if is_shared or till > group.till then
+    group.till, group.id = math.max(till, group.till), is_shared and '' or id
     write_arrival(name, group)
   end
   touch(name)

@@ -70,7 +70,7 @@ local function open_lines(n, strict, turns, level_turns, fence)
   local turn, own = string.match(turns or '', '^(%S+) (%S+)$')
   local level_turn, high, normal, low = string.match(level_turns or '', '^(%d+) (%d+) (%d+) (%d+)$')
   local service = { queue = {}, first = 1, last = 0, seen = 0, most = n + 22, complete = not has_used('g'), opened = {},
-    picked = {}, tags = {}, lists = {}, list_tags = {}, levels = {}, strict = strict, turn = number(turn, 0), level_turn = number(level_turn, 0),
+    picked = {}, tags = {}, lists = {}, list_tags = {}, levels = {}, strict = strict, turn = number(turn, nil) or read_turn(), level_turn = number(level_turn, 0),
     fence = math.max(number(fence, 0), microseconds(now) - 1), fences = {}, most_taken = 0 }
   if has_used('h') then
     open_level(service, pending .. ':high', 1, high)
@@ -105,6 +105,9 @@ local function open_line(service, line)
     end
     if line.group.is_limited then
       line.left = line.broken and 0 or (allowed_by(line.group, line.claimed))
+    end
+    if line.group.holds and size_of('SCARD', group_key('rejected', name)) > 0 then
+      line.left = 0 -- dead letters hold it: that may have become the default since it was placed
     end
   end
 end

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from torrelque.errors import TorrelqueReplyError
-from torrelque.transports.memory.prelude import Rate, Run, State, microseconds, number, stamp, whole
+from torrelque.transports.memory.prelude import PENDING, Rate, Run, State, microseconds, number, stamp, whole
 
 __all__ = (
     'DEFAULT', 'LEVELS', 'Group', 'add', 'bury', 'count', 'held', 'hold', 'is_ordered', 'is_stray', 'is_uncounted',
@@ -151,7 +151,9 @@ def touch(run: Run, name: bytes, was: str = 'anywhere') -> None:
 def read_turn(run: Run) -> float:
     """The time of the lines."""
     match = re.match(rb'\S+', run.db.hash_at(run.keys['counters']).get(b'turn', b''))
-    return number(match and match[0], 0.0)
+    if match:
+        return number(match[0], 0.0)
+    return min(_scores(run, run.keys['groups']).values(), default=0.0)
 
 
 def place(run: Run, name: bytes, was: str) -> None:
@@ -215,11 +217,19 @@ def recheck(run: Run) -> None:
 def hold(run: Run, name: bytes, until: float, first: bytes) -> None:
     """Let nobody have a task of a group until then, as long as a task is its first, if one is named."""
     group = Group(run, name)
-    is_void = bool(first) and group.front(run) != first
-    if not is_void and microseconds(until) > group.until:
-        group.until, group.first = microseconds(until), first
+    is_shared = bool(first) and (group.front(run) != first or (group.until > group.now and _holds(run, group, first)))
+    if is_shared or microseconds(until) > group.until:
+        group.until, group.first = max(microseconds(until), group.until), b'' if is_shared else first
         group.save(run)
     touch(run, name)
+
+
+def _holds(run: Run, group: Group, first: bytes) -> bool:
+    """Whether another hold of a group is in force: of all its tasks, or while another one is its first."""
+    if not group.first:
+        return True
+    state = run.read_state(group.first)
+    return group.first != first and state is not None and (state.status, state.group) == (PENDING, group.name)
 
 
 def _scores(run: Run, key: bytes) -> Mapping[bytes, float]:

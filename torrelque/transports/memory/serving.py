@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from torrelque.errors import TorrelqueReplyError
-from torrelque.transports.memory.groups import Group, keep_tag, key_of, list_of, size
+from torrelque.transports.memory.groups import Group, keep_tag, key_of, list_of, read_turn, size
 from torrelque.transports.memory.prelude import Run, microseconds, number, whole
 
 __all__ = ('Serving',)
@@ -46,6 +46,11 @@ class _Line:
         return ids[-1 - self.at] if self.at < len(ids) else None
 
 
+def is_held_by_dead(run: Run, group: Group) -> bool:
+    """Whether dead letters hold a group: that may have become the default since it was placed."""
+    return group.holds_dead and size(run, key_of(run, b'rejected', group.name)) > 0
+
+
 class _Choice(NamedTuple):
     """An id that was picked: of which lines, and at what tags."""
 
@@ -63,7 +68,7 @@ class Serving:
         self._is_strict = is_strict
         fields = run.db.hash_at(run.keys['counters'])
         match = _TURN.fullmatch(fields.get(b'turn', b''))
-        turn, own = [number(word, 0.0) for word in match.groups()] if match else (0.0, 0.0)
+        turn, own = [number(word, 0.0) for word in match.groups()] if match else (read_turn(run), 0.0)
         self.turn: float = turn
         words = fields.get(b'levels', b'').split(b' ')
         inner, *tags = [number(word, 0.0) if word.isdigit() else 0.0 for word in words]
@@ -125,7 +130,8 @@ class Serving:
         except TorrelqueReplyError:
             line.is_broken = True
         self._claimed[line.name] = claimed
-        line.left = 0.0 if line.is_broken else group.allowed(claimed)[0]
+        is_stopped = line.is_broken or is_held_by_dead(self._run, group)
+        line.left = 0.0 if is_stopped else group.allowed(claimed)[0]
 
     def _next_level(self) -> _Line | None:
         best: _Line | None = None
