@@ -370,7 +370,7 @@ class Torrelque(FlowControl, Generic[Payload]):
         """Add a task. Draw another id if its shard does not answer, or is no longer that of its group."""
         while True:
             try:
-                answer = await self._dispatcher.one(ENQUEUE, item)
+                answer = await self._dispatcher.one(self._dispatcher.add if drawn else ENQUEUE, item)
                 if answer is not Outcome.AGAIN:
                     return answer, item
             except (TorrelqueConnectionError, TorrelqueReplyError) as error:
@@ -468,7 +468,9 @@ class Torrelque(FlowControl, Generic[Payload]):
 
         entries = [*items]
         written = await self._dispatcher.write_all(entries, write)
-        answers = await self._dispatcher.many(ENQUEUE, written, on_progress)
+        is_drawn = all(not isinstance(entry, EnqueueItem) or entry.task_id is None for entry in entries)
+        command = self._dispatcher.add if is_drawn else ENQUEUE
+        answers = await self._dispatcher.many(command, written, on_progress)
         if answers.count(Outcome.NEW) < len(answers):
             await self._enqueue_elsewhere(entries, written, answers, group)
             for at, entry in enumerate(entries):

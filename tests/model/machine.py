@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tests.model.real import EPOCH, RealServer, comparable
 from tests.model.scheduling import ScheduleSteps
 from tests.model.steps import Step, lane_numbers, odd_numbers, step, steps
-from torrelque.core.commands import ENQUEUE, RELEASE
+from torrelque.core.commands import ADD, ENQUEUE, RELEASE
 from torrelque.core.keys import LOGICAL_NAMES, Keys
 from torrelque.core.protocol import Arg, Call, Reply, Script
 from torrelque.errors import TorrelqueReplyError
@@ -257,7 +257,11 @@ class ModelMachine(ScheduleSteps, RuleBasedStateMachine):
         skip=st.sampled_from((0, 0, 0, 1)),
     )
     def enqueue(self, lane: int, items: list[tuple[Arg, ...]], skip: int) -> None:
-        self._laned('enqueue', lane, *ENQUEUE.arguments(items), skip=skip)
+        ids = [item[0] for item in items]
+        known = any(KEYS.state_of(bytes(task_id)) in self._snapshot for task_id in ids)  # type: ignore[arg-type]
+        queued = self._snapshot.get(KEYS['tasks'], ('none', {}, None))[1]
+        are_new = not known and len({*ids}) == len(ids) and not any(task_id in queued for task_id in ids)
+        self._laned('enqueue', lane, *(ADD if are_new else ENQUEUE).arguments(items), skip=skip)
 
     @step(14, lane=lane_numbers, n=st.integers(0, 5), willing=willing, cap=caps)
     def claim(self, lane: int, n: int, willing: str, cap: Arg) -> None:

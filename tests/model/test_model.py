@@ -129,6 +129,13 @@ PLAYS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ('enqueue', TASK_A),
         ('repair', {'fault': 'lost', 'made': True, 'task_id': b'a'}),
     ],
+    'a claim records wrong counts': [
+        ('enqueue', TASK_A),
+        ('claim', {'lane': 0, 'n': 1, 'willing': '0.000000', 'cap': ''}),
+        ('time_passes', {'seconds': 400.0}),
+        ('enqueue', {**TASK_A, 'items': [(b'b', b'1', '300', '', '', b'')]}),
+        ('claim', {'lane': 0, 'n': 2, 'willing': '0.000000', 'cap': ''}),
+    ],
     "another queue's states wiped": [
         ('enqueue', {**TASK_A, 'items': [(b'2:x:', b'1', '300', '', '', b'')]}),
         ('a_payload_is_gone', {'task_id': b'2:x:'}),

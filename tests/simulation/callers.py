@@ -17,6 +17,7 @@ from tests.simulation.scheduling import remove_at_last
 from tests.simulation.shards import id_beside
 from torrelque.core import operations
 from torrelque.core.commands import (
+    ADD,
     CANCEL,
     ENQUEUE,
     EXTEND,
@@ -92,7 +93,8 @@ def _enqueue(client: Client, payloads: Sequence[bytes], *, chosen: bool) -> Any:
             item = (ids[-1].encode(), *item[1:])
         items.append((*item, *more, *line) if any((*more[:2], *line)) else item)
         ledger.enqueues(payload)
-    answers = yield from ask(client, ENQUEUE, items)
+    command = ENQUEUE if chosen or client.world.config.shards else ADD
+    answers = yield from ask(client, command, items)
     for task_id, payload, answer in zip(ids, payloads, answers or (), strict=False):
         ledger.enqueued(task_id, payload, answer, unique=not chosen, confirmed=client.confirms)
     return answers is not None

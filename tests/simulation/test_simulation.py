@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -26,9 +28,9 @@ from tests.simulation.configs import CONFIGS
 from tests.simulation.rules import Violation
 from tests.simulation.server import KEYS
 from tests.simulation.world import World, simulate
-from torrelque.core.commands import ENQUEUE, Answer, Outcome, enqueue_item
+from torrelque.core.commands import ADD, ENQUEUE, Answer, Outcome, enqueue_item
 from torrelque.core.lanes import Lanes
-from torrelque.core.protocol import Call, blocking_drive
+from torrelque.core.protocol import Call, Reply, Script, blocking_drive
 from torrelque.errors import TorrelqueError, TorrelqueUsageError
 from torrelque.transports.memory.prelude import Record, Run
 from torrelque.transports.memory.server import MemoryServer
@@ -137,6 +139,35 @@ def _is_violated(seed: int, config: str) -> bool:
     except (Violation, ValueError, TorrelqueUsageError):  # a server may choke on a record that it could not have got
         return True
     return False
+
+
+def _enqueue_again_without_a_lane() -> list[bytes]:
+    """A call is done and its reply lost, then its lane, and the call is repeated. Returns the waiting ids."""
+    server, lanes, lost = MemoryServer(lambda: 1.0), Lanes(SCRIPTS, KEYS, 'first'), list[Reply]()
+
+    def execute(calls: Sequence[Call[Any]]) -> Sequence[Reply]:
+        replies = server.execute(calls)
+        if isinstance(calls[0].command, Script) and calls[0].command.name == 'enqueue' and not lost:
+            lost.extend(replies)
+            server.call(Call('DEL', (KEYS['lane'] + b':' + str(calls[0].args[0]).encode(),)))
+            return server.execute(calls)
+        return replies
+
+    item = enqueue_item('a', b'data', 300, None, None, b'')
+    answers = blocking_drive(lanes.call('enqueue', ADD.arguments([item]), ADD.parse), execute)
+    assert (lost, answers) == ([[b'OK', b'n']], [Outcome.EXISTING])
+    waiting: list[bytes] = server.call(Call('LRANGE', (KEYS['pending'],), (0, -1)))
+    return waiting
+
+
+def test_a_new_id_is_looked_for_on_another_lane() -> None:
+    assert _enqueue_again_without_a_lane() == [b'a']
+
+
+def test_a_new_id_is_added_twice_if_it_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('torrelque.core.lanes.NEW_IDS', None)
+    with pytest.raises(AssertionError):
+        _enqueue_again_without_a_lane()
 
 
 def _enqueue_beside_a_twin() -> list[Answer]:

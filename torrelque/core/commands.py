@@ -26,12 +26,14 @@ from torrelque.errors import (
 )
 
 __all__ = (
+    'ADD',
     'CANCEL',
     'ENQUEUE',
     'ERASE',
     'EXTEND',
     'GIVEBACK',
     'MAX_ITEMS',
+    'NEW_IDS',
     'NO_LINE',
     'PROGRESS',
     'PURGE',
@@ -78,6 +80,9 @@ __all__ = (
     'requeue_words',
     'with_time_limit',
 )  # fmt: skip
+
+NEW_IDS = '+2'
+"""Instead of the number of words of an item, says that the server need not look for its id."""
 
 MAX_ITEMS = 250
 """Maximum number of items in one call of a script, which then blocks the server for about 5 ms at most."""
@@ -164,6 +169,8 @@ class Command:
             further words, all items are padded to its length.
         extra: Where among the further words that one is which often is the only one that is not empty: it is then sent
             after the item's own words. 0 for none.
+        adds: Whether all items are tasks with ids that were drawn for this call, so that the server need not look for
+            them. A call that may have been made before is another command.
     """
 
     name: str
@@ -174,6 +181,7 @@ class Command:
     own: int = 0
     shared: int = 0
     extra: int = 0
+    adds: bool = False
 
     def arguments(self, items: Sequence[Item]) -> Item:
         """Return the arguments of a call for these items, of which there is at least one."""
@@ -181,7 +189,12 @@ class Command:
             return (*chain.from_iterable(items), *self.trailer)
         own, common = self.own, items[0][self.own :]
         if len(common) == self.shared and [item[own:] for item in items].count(common) == len(items):
-            return (own, *common, *chain.from_iterable([item[:own] for item in items]), *self.trailer)
+            return (
+                NEW_IDS if self.adds else own,
+                *common,
+                *chain.from_iterable([item[:own] for item in items]),
+                *self.trailer,
+            )
         width = max(map(len, items))
         if self.extra and width > self.extra and (rows := self._with_extra(items)):
             return (own + 1, *items[0][own : own + self.shared], *chain.from_iterable(rows), *self.trailer)
@@ -210,6 +223,7 @@ class Command:
 
 
 ENQUEUE = Command('enqueue', own=2, shared=4, extra=_BEFORE_LINE)
+ADD = Command('enqueue', own=2, shared=4, extra=_BEFORE_LINE, adds=True)
 RELEASE = Command('release', by_claim=True, own=3, shared=3)
 REQUEUE = Command('requeue', by_claim=True)
 REJECT = Command('reject', by_claim=True)

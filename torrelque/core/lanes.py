@@ -45,7 +45,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from torrelque.core.commands import MAX_ITEMS
+from torrelque.core.commands import MAX_ITEMS, NEW_IDS
 from torrelque.core.keys import Keys
 from torrelque.core.protocol import Arg, Call, Interrupted, Operation, Reply, Script, as_is
 from torrelque.core.scripts import ScriptSet
@@ -228,6 +228,8 @@ class Lanes:
             self._leave(lane)
             if outcome != b'NOLANE':
                 break
+            if args[:1] == (NEW_IDS,):  # the lane may have been lost after the call had run
+                args = ('2', *args[1:])
         # No caller waits for a call that is answered LATE or CLOSED, unless a lane has two owners.
         raise TorrelqueError(f'the server refused {name!r} as {outcome!r}')
 

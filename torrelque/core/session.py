@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torrelque.core.backoff import Backoff
 from torrelque.core.claiming import claim
-from torrelque.core.commands import GIVEBACK, Answer, ClaimedTask, Command, Item, claim_item
+from torrelque.core.commands import ENQUEUE, GIVEBACK, Answer, ClaimedTask, Command, Item, claim_item
 from torrelque.core.consumers import SLICE, Consumers
 from torrelque.core.durability import CONFIRMED, Confirmer
 from torrelque.core.keys import Keys
@@ -285,6 +285,7 @@ class Session:
             if len(items) == 1:
                 raise
         answers: list[Answer] = []
+        command = ENQUEUE if command.adds else command  # it may have run, if it is its answer that is too large
         middle = len(items) // 2
         for part in (items[:middle], items[middle:]):
             try:

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TypeVar
 
 from torrelque.core.auditing import Violation, audit
-from torrelque.core.commands import Answer, Command, Item, Outcome
+from torrelque.core.commands import ADD, ENQUEUE, Answer, Command, Item, Outcome
 from torrelque.core.flow import FLOW, Record, read
 from torrelque.core.groups import DEFAULT, REGULATE, recheck
 from torrelque.core.keys import Keys
@@ -62,6 +62,8 @@ class Dispatcher:
         self.runtime: Runtime = runtime
         runtime.run_with(self.make_session)
         self._is_plain = False
+        self.add: Command = ENQUEUE if runtime.transport.on_cluster else ADD
+        """The command for tasks with ids that were drawn just now. On a cluster, looking for them probes the slot."""
 
     @cached_property
     def _engine(self) -> Engine:

@@ -236,7 +236,7 @@ class Engine:
         once = self._make_once()
         ticket = self._session.submit(command, items, once.set, shard)
         # Only enqueues are sent at once: consumers end their tasks at the same moment, so their calls are merged.
-        answers: list[Answer] = await self._result_of(ticket, once, at_once=command is ENQUEUE)
+        answers: list[Answer] = await self._result_of(ticket, once, at_once=command.name == ENQUEUE.name)
         return answers
 
     def fire_and_forget(self, command: Command, items: Sequence[Item], shard: int = 0) -> None:

@@ -67,6 +67,7 @@ class ShardedDispatcher(Dispatcher):
 
     def __init__(self, runtime: Runtime, shards: int) -> None:
         super().__init__(runtime)
+        self.add: Command = ENQUEUE  # the call carries the layout's generation
         name = runtime.name
         if shards > MAX_SHARDS:
             raise TorrelqueValueError(f'shards must be at most {MAX_SHARDS}, got {shards}')

@@ -1,9 +1,10 @@
 -- Add tasks to the back of pending, or to delayed, or replace waiting ones. If the id of a task is already queued, nothing
 -- changes for it, unless its item says so.
 -- KEYS: pending delayed working tasks task wake timer counters rejected groups lane
--- ARGV: lane nonce sequence, words per item (2, 3, 6, 9 or 11); if 2 or 3, what all items share: timeout delay max_dequeues
---   headers (the last three may be ''); then for each task: id payload, and if 3 its group or ''; and if 6 its own timeout delay
---   max_dequeues headers, and if 9 also replace to replace a waiting task with that id, only to do that and not to add a task, or ''; when it expires, as Unix time
+-- ARGV: lane nonce sequence, words per item (2, 3, 6, 9 or 11; +2 if all ids are new and different); if 2 or 3, what all items
+--   share: timeout delay max_dequeues headers (the last three may be ''); then for each task: id payload, and if 3 its group
+--   or ''; and if 6 its own timeout delay max_dequeues headers, and if 9 also replace to replace a waiting task with that id,
+--   only to do that and not to add a task, or ''; when it expires, as Unix time
 --   or with a plus in seconds from now, or ''; reject to make it a dead letter then, or ''; and if 11 also its group or '', and
 --   its level, high, low or ''; then, in a queue with shards, the layout's generation
 -- returns: OK and a letter for each task: n new, e existing, r replaced, w not replaced because a consumer works on it, d not
@@ -34,12 +35,20 @@ if number(enqueued, 0) == 0 then -- a queue that was used without shards can hav
   -- end
 end
 
-local prefix, states, any = task .. ':', {}, nil
-for index = 1, count do
-  states[index] = prefix .. ARGV[begin + (index - 1) * width]
-end
-any = exist(states) -- mostly none of the ids has ever been used, and none need be looked at alone
+local prefix, states, any, are_new = task .. ':', {}, nil, ARGV[4] == '+2'
 local answers, fresh, payloads, pushed, later, seen = {}, {}, {}, {}, {}, {}
+local are_plain = are_new and ARGV[6] .. ARGV[7] .. ARGV[8] == '' -- no delay, limit or headers
+if are_plain then
+  for index = 1, count do
+    local id = ARGV[7 + 2 * index]
+    pushed[index], states[index] = id, prefix .. id
+  end
+else
+  for index = 1, count do
+    states[index] = prefix .. ARGV[begin + (index - 1) * width]
+  end
+  any = not are_new and exist(states) -- mostly none has ever been used, and none need be looked at alone
+end
 local revisions, postponed, advanced -- of tasks that are replaced
 local expiries, any_expires
 local letters, joined = '', nil -- of features that are used for the first time; ids that join other lines than pending
@@ -128,7 +137,7 @@ if width > 6 then
     end
   end
   -- end
-else
+elseif not are_plain then
   for index = 1, count do
     local at = begin + (index - 1) * width
     local id, delay = ARGV[at], ARGV[width <= 3 and 6 or at + 3]
@@ -178,8 +187,11 @@ end
 if #later > 0 then
   redis.call('ZCARD', delayed)
 end
+for first = 9, are_plain and 7 + 2 * count or 0, CHUNK do
+  redis.call('HSET', tasks, unpack(ARGV, first, math.min(first + CHUNK - 1, 8 + 2 * count)))
+end
 variadic('HSET', tasks, payloads)
-local count_new = #fresh
+local count_new = are_plain and count or #fresh
 if revisions then
   -- rarely
   for place = 1, #fresh do
@@ -206,6 +218,10 @@ if any then
   end
   remove_keys(finished) -- a finished result of the same id must not expire under the new task
   -- end
+end
+for index = 1, are_plain and count or 0 do
+  redis.call('HSET', states[index], 'status', PENDING, 'timeout', ARGV[5], 'enqueue_time', present)
+  redis.pcall('PUBLISH', states[index], '1 ' .. PENDING)
 end
 for place = 1, #fresh do
   local index = fresh[place]
@@ -281,4 +297,4 @@ elseif has_lines() then
 end
 add('enqueued', enqueued, count_new)
 hint(false, left)
-return leave(table.concat(answers))
+return leave(are_plain and string.rep('n', count) or table.concat(answers))

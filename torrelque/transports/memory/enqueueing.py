@@ -59,7 +59,8 @@ def _add(run: Run) -> bytes:
     for task_id, item in plan.fresh.items():
         key, place = run.state_key(task_id), plan.places.get(task_id)
         revision = 1 if place is None else max(2, _revision(db, key) + 1)
-        db.delete((key,))  # a finished result of the same id must not expire under the new task
+        if not plan.are_new:
+            db.delete((key,))  # a finished result of the same id must not expire under the new task
         fields = _fields(run, item)
         if place is not None or item.max_dequeues or item.headers:  # claims look for these where there is a revision
             fields[b'revision'] = whole(revision)
@@ -142,7 +143,8 @@ class _Enqueue:
     def __init__(self, run: Run) -> None:
         self._run = run
         items = [_New(*words) for words in run.items(6, 4)]
-        states = {item.id: run.db.type_at(run.state_key(item.id)) != 'none' for item in items}
+        self.are_new: bool = run.args[3] == b'+2'
+        states = {item.id: not self.are_new and run.db.type_at(run.state_key(item.id)) != 'none' for item in items}
         tasks = run.db.hash_at(run.keys['tasks']) if any(states.values()) else {}
         self._queued = {task_id for task_id, is_known in states.items() if is_known and task_id in tasks}
         self._again: set[bytes] = set()
