@@ -91,7 +91,7 @@ local function needless() end
 
 def test_what_is_rare_is_made_in_its_branch() -> None:
     common = re.split(r'^local outcome', SCRIPTS['claim'].source, flags=re.MULTILINE)[0]
-    for name in ('plan_return', 'bury', 'trim', 'set_aside', 'take_timer', 'shards_of'):
+    for name in ('plan_return', 'bury', 'trim', 'set_aside', 'take_timer', 'shards_of', 'open_lines'):
         assert f'local function {name}(' in SCRIPTS['claim'].source
         assert f'local function {name}(' not in common
 

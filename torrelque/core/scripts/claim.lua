@@ -110,19 +110,15 @@ elseif returns then
 end
 
 local bound = features and string.find(features, '[pl]') -- by a pause or limits
+local strict
 if bound then
   -- rarely
   n = permitted(n, #plan.stale_ids)
+  strict = restrictions().strict
   -- end
 end
 if n > 0 and has_lines() then
   -- rarely
-  local strict
-  if has_used('l') then
-    -- rarely
-    strict = restrictions().strict
-    -- end
-  end
   lines = open_lines(n, strict, turns, level_turns, fence)
   pick, settle, final_look, write, next_fence = pick_ids, settle_id, look_back, write_lines, raise_fence
   -- end
