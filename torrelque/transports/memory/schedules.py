@@ -192,7 +192,7 @@ def fire_due(run: Run) -> tuple[int, list[bytes]]:
         fields = read_schedule(run, prefix + schedule_id)
         if fields is None:
             gone.append(schedule_id)
-        elif fields.get(b'held'):
+        elif fields.get(b'held') == b'1':
             held.append(schedule_id)
             wanted.append(schedule_id)
         elif len(plan.tasks) < SLOTS:
@@ -345,7 +345,7 @@ def _activate(run: Run, schedule_id: bytes, key: bytes, old: Fields, words: Sequ
 
 def _refill(run: Run, schedule_id: bytes, key: bytes, old: Fields, words: Sequence[bytes]) -> bytes:
     revision, text = words
-    if old.get(b'revision', b'') != revision or old.get(b'held'):
+    if old.get(b'revision', b'') != revision or old.get(b'held') == b'1':
         return b'u'
     upto = microseconds(number(old.get(b'upto'), 0.0))
     slots, upto = _extended(slots_in(old.get(b'next', b'')), upto, text)
@@ -375,7 +375,7 @@ def _remove(
 
 def _fire(run: Run, schedule_id: bytes, key: bytes, old: Fields, words: Sequence[bytes]) -> bytes:
     slot = microseconds(float(words[0]))
-    if old.get(b'held'):
+    if old.get(b'held') == b'1':
         return b'a'
     new = slot_id(schedule_id, old, slot)
     if new in run.db.hash_at(run.keys['tasks']):
