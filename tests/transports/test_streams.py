@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import anyio
 import pytest
 
+from tests.engine.support import until
 from tests.transports.settings import LOOPS
 from torrelque import TorrelqueConnectionError
 from torrelque.core.protocol import Reply
@@ -103,15 +104,43 @@ async def test_bytes_that_are_no_replies_are_an_error_for_good() -> None:
                 await connection.receive()
 
 
-async def test_an_error_of_the_sink_is_raised() -> None:
-    async with connected() as (connection, other):
+async def test_an_error_of_the_sink_is_raised_and_ends_it() -> None:
+    async with connected() as (connection, other), anyio.create_task_group() as group:
+        passed: list[Reply] = []
 
         def refuse(replies: list[Reply]) -> None:
+            passed.extend(replies)
             raise TorrelqueConnectionError(f'unexpected {replies}')
 
-        other.send(b'+a\r\n')
-        with pytest.raises(TorrelqueConnectionError, match='unexpected'):
-            await connection.receive_all(refuse)
+        async def receive() -> None:
+            with pytest.raises(TorrelqueConnectionError, match=r"unexpected \[b'a'\]"):
+                await connection.receive_all(refuse)
+
+        group.start_soon(receive)
+        await anyio.wait_all_tasks_blocked()
+        if connection._arrivals is None:
+            other.send(b'+a\r\n')
+        else:  # uvloop may read twice in a turn
+            connection._arrivals.data_received(b'+a\r\n')
+            connection._arrivals.data_received(b'+b\r\n')
+    assert passed == [b'a']
+
+
+async def test_a_sink_gets_the_replies_before_an_error_of_the_protocol() -> None:
+    async with connected() as (connection, other):
+        passed: list[Reply] = []
+        other.send(b'+a\r\n?\r\n')
+        with pytest.raises(TorrelqueConnectionError, match='Protocol error'):
+            await connection.receive_all(passed.extend)
+        assert passed == [b'a']
+
+
+async def test_an_idle_connection_that_the_server_closes_is_not_usable() -> None:
+    async with connected() as (connection, other):
+        assert connection.usable
+        other.close()
+        if connection._arrivals is not None:  # Trio reads only for a receiver
+            await until(lambda: not connection.usable)
 
 
 async def test_a_connection_stops_reading_what_nobody_receives() -> None:

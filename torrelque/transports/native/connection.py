@@ -135,7 +135,7 @@ class Connection:
     @property
     def usable(self) -> bool:
         """Whether it is open, as far as this side knows."""
-        return not self.cut
+        return not (self.cut or self._finished)
 
     async def send(self, data: bytes) -> None:
         """Send all bytes. After a cancellation some may have been sent: close the connection."""
@@ -205,7 +205,9 @@ class Connection:
                 self._news = None
 
     def _take(self, data: bytes) -> None:
-        """Process bytes that have arrived."""
+        """Process bytes that have arrived. Those behind an error are no replies to anything."""
+        if self._failure is not None:
+            return
         self.heard = time.monotonic()
         self.answered = True
         self._progressed()
@@ -214,12 +216,16 @@ class Connection:
             self._parser.feed(data)
             while (reply := self._parser.gets()) is not NOTHING:
                 replies.append(reply)
-            if self._sink is not None:
-                self._arrived = []
-                self._sink(replies)
-                return
         except TorrelqueConnectionError as error:
             self._failure = error
+        if self._sink is not None:
+            self._arrived = []
+            try:
+                self._sink(replies)
+            except TorrelqueConnectionError as error:
+                self._failure = error
+            if self._failure is None:
+                return
         if self._arrivals is not None and len(replies) > MOST_WAITING:
             self._arrivals.pause()
         self._notify()
