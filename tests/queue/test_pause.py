@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 import anyio
 import pytest
@@ -139,6 +140,18 @@ async def test_stale_and_due_tasks_go_back_and_are_not_taken() -> None:
         await clock.advance(20)
         assert sorted(map(str, got)) == sorted(['stale', *(f'due {number}' for number in range(30))])
         group.cancel_scope.cancel()
+
+
+async def test_waits_on_the_clock_of_the_transport(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('torrelque.engine.engine.FIRST_LOOK', 0.0)
+    clock = VirtualClock()
+    async with Torrelque(MemoryTransport(clock=clock)) as queue, anyio.create_task_group() as group:
+        await queue.enqueue('a')
+        (held,) = await queue.dequeue_nowait()
+        group.start_soon(partial(queue.pause, wait=True, timeout=0.2))
+        await anyio.sleep(0.3)  # but the clock stands still
+        await queue.release(held)
+        await clock.advance(0.1)
 
 
 async def test_waits_until_nothing_is_running(queue: Torrelque) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Literal
 
@@ -70,19 +71,23 @@ class FlowControl:
             rest = 'the queue stays paused' if paused else 'the queue may be paused'
             return TorrelqueTimeoutError(f'the server did not answer within {seconds:g} s; {rest}')
 
-        with self._runtime.engine.limit(deadline, late):
+        limit = self._runtime.engine.limit
+        with limit(deadline, late):
             if await self._dispatcher.change_flow(item) is not Outcome.OK:
                 raise TorrelqueValueError(f"until must be in the future by the server's clock, got {until!r}")
-            paused = True
-            if waits:
-                await self._wait_until_idle(seconds, deadline)
+        paused = True
+        if waits:
+            await self._wait_until_idle(seconds, deadline, lambda: limit(deadline, late))
 
-    async def _wait_until_idle(self, seconds: float, deadline: float) -> None:
+    async def _wait_until_idle(
+        self, seconds: float, deadline: float, limited: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         """Wait until no task is claimed, while the queue is paused."""
         now, scripts = self._runtime.transport.now, self._runtime.scripts
         rounds = 0
         while True:
-            loads = await self._dispatcher.each(lambda keys: flow.load(scripts, keys, *cap(self.max_rejected)))
+            with limited():  # not the pauses, which are on the transport's clock
+                loads = await self._dispatcher.each(lambda keys: flow.load(scripts, keys, *cap(self.max_rejected)))
             working = sum(load.working for load in loads)
             if not working:
                 return
