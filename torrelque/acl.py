@@ -132,9 +132,12 @@ _SCHEDULING: Mapping[str, str] = {
     'rejected': 'zcard',
     'schedules': 'zadd zcard zcount zrange zrem zscan zscore',
     'schedule': '',
-    'schedule:*': 'del hmget hset persist pexpire',
+    'schedule:*': 'del hmget hset',
 }
 """Further permissions of a producer that keeps schedules."""
+
+_SCHEDULING_ON_SHARDS: Mapping[str, str] = {'schedule:*': 'persist pexpire'}
+"""What it needs besides on a queue with shards, where schedules move."""
 
 _UNDECLARED: Mapping[str, frozenset[str]] = {
     'producer': frozenset(('schedules',)),
@@ -260,6 +263,7 @@ def rules(
         of_pattern[f'~{_literally(queue)}:{_literally(names["counters"])}'] = mark
         prefix = f'{{{_literally(queue)}:*}}'
         _grant(rights, _OF_SHARDS[role])
+        _grant(rights, _SCHEDULING_ON_SHARDS if scheduling and role == 'producer' else {})
     full = {logical: f'{prefix}:{_literally(key)}' for logical, key in names.items()}
     for name, commands in rights.items():
         logical, colon, star = name.partition(':')

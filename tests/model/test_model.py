@@ -165,6 +165,8 @@ PLAYS: dict[str, list[tuple[str, dict[str, Any]]]] = {
                 'more': ('', b'', '', ''),
                 'line': (b'g', ''),
                 'generation': '',
+                'rank': 0,
+                'is_current': True,
             },
         ),
         ('time_passes', {'seconds': 5.5}),
