@@ -31,6 +31,7 @@ PURE = (
     'functools',
     'hashlib',
     'heapq',
+    'inspect',
     'itertools',
     'json',
     'math',
@@ -89,12 +90,13 @@ PUBLIC_ONLY: dict[str, tuple[str, ...]] = {
     'worker/router.py': (
         'torrelque.core.checks',
         'torrelque.core.models.KIND',
-        'torrelque.worker.callables',
+        'torrelque.core.callables',
         'torrelque.worker.failures',
     ),
     'worker/shares.py': (),
-    'worker/sources.py': ('torrelque.core.checks', 'torrelque.worker.callables', 'torrelque.worker.router'),
+    'worker/sources.py': ('torrelque.core.checks', 'torrelque.core.callables', 'torrelque.worker.router'),
     'worker/worker.py': (
+        'torrelque.core.callables',
         'torrelque.core.checks',
         'torrelque.core.models.Payload',
         'torrelque.core.wording',
@@ -338,6 +340,7 @@ def test_modules_keep_their_hands_off_each_other() -> None:
 TESTS = Path(__file__).parent
 OTHERWISE_TESTED = {
     'cli/commands/supervisor.py': 'cli/commands/test_worker.py',
+    'core/callables.py': 'worker/test_callables.py',
     'core/sharding/auditing.py': 'queue/test_audit.py',
     'django': 'django/test_backend.py',
     'engine/flow.py': 'queue/test_limits.py',

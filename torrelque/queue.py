@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from torrelque.core import checks, operations, presence, schedules
 from torrelque.core.auditing import Violation
+from torrelque.core.callables import check_function
 from torrelque.core.codec import JSON, Serialiser, dump_payload, load_headers
 from torrelque.core.commands import (
     CANCEL,
@@ -100,7 +101,6 @@ from torrelque.errors import (
 )
 from torrelque.transports.base import Client
 from torrelque.transports.failover import LONGEST
-from torrelque.worker.callables import check_function
 from torrelque.worker.failures import describe, sendable
 
 __all__ = ('Torrelque',)

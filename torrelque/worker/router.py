@@ -36,8 +36,8 @@ from torrelque import (
 )
 from torrelque import retry as policies
 from torrelque.core import checks
+from torrelque.core.callables import check_callable, check_plain_function, is_coroutine_function
 from torrelque.core.models import KIND
-from torrelque.worker.callables import check_callable, check_plain_function, is_coroutine_function
 from torrelque.worker.failures import describe, understand
 
 __all__ = ('Handler', 'Kind', 'Router', 'Unfit')

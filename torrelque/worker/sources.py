@@ -7,7 +7,7 @@ from typing import Any
 
 from torrelque import Torrelque, TorrelqueTypeError, TorrelqueValueError
 from torrelque.core import checks
-from torrelque.worker.callables import check_function
+from torrelque.core.callables import check_function
 from torrelque.worker.router import Router
 
 __all__ = ('Source', 'check_handler', 'check_reserve', 'check_sources')

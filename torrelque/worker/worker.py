@@ -23,10 +23,10 @@ from anyio.lowlevel import checkpoint, current_token
 from torrelque import Task, Torrelque, TorrelqueTypeError, TorrelqueUsageError, events
 from torrelque import retry as policies
 from torrelque.core import checks
+from torrelque.core.callables import check_plain_function
 from torrelque.core.models import Payload
 from torrelque.core.wording import counted
 from torrelque.worker.burst import Burst, Member
-from torrelque.worker.callables import check_plain_function
 from torrelque.worker.calling import HandlerCaller
 from torrelque.worker.cancelling import CancellationListener
 from torrelque.worker.failures import describe
