@@ -397,6 +397,21 @@ async def test_a_closed_object_leaves_no_lanes(shards: int | None) -> None:
 
 
 @on_each_loop
+async def test_what_a_wait_claimed_for_a_cancelled_consumer_is_there_at_once(server: Server) -> None:
+    """It is given back before the caller that added it claims."""
+    rounds, found = 20, 0
+    async with connect(server.url) as client, Torrelque(client) as queue:
+        for _ in range(rounds):
+            with anyio.move_on_after(0.01):
+                await queue.dequeue()
+            await queue.enqueue('a')
+            tasks = await queue.dequeue_nowait()
+            found += bool(tasks)
+            await queue.release(tasks[0] if tasks else await queue.dequeue(ENOUGH))
+    assert found > rounds / 2
+
+
+@on_each_loop
 async def test_a_closed_object_leaves_no_lanes_on_a_server(server: Server) -> None:
     async with connect(server.url) as client:
         async with Torrelque(client) as queue:

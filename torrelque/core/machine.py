@@ -70,6 +70,11 @@ class Machine(Protocol):
     nonce: str
     """Text that no other machine has. The tokens of its claims contain it."""
 
+    @property
+    def asked(self) -> bool:
+        """Whether requests wait to be sent."""
+        ...
+
     def submit(self, command: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0, /) -> Ticket:
         """Request a command on items of one shard.
 

@@ -604,8 +604,8 @@ class Engine:
                 self.step_soon()
             else:
                 self._step_later()
-        if wait.behind is None:
-            self._turn()  # the next claim begins at once
+        if wait.behind is None or self._session.asked:
+            self._turn()  # the next claim begins at once; so does giving back what nobody wants any more
 
     async def _cut_off(self) -> None:
         """Interrupt the courses, and give them up to `CLOSING_TIME` to clean up."""

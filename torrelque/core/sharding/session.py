@@ -85,6 +85,10 @@ class ShardedSession:
 
     # Callers -----------------------------------------------------------------
 
+    @property
+    def asked(self) -> bool:
+        return any(self._sessions[shard].asked for shard in self._used)
+
     def submit(self, command: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0) -> Ticket:
         """Request a command on items of one shard, at most ``command.limit``. The ticket will hold their answers."""
         self._used.add(shard)
