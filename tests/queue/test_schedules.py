@@ -397,7 +397,7 @@ async def test_a_clock_that_goes_back() -> None:
 
 async def test_a_deletion_includes_schedules(shop: Shop) -> None:
     await shop.queue.schedule('x', 1, every=5)
-    with pytest.raises(TorrelqueUsageError, match='1 schedules'):
+    with pytest.raises(TorrelqueUsageError, match='1 schedule:'):
         await shop.queue.delete()
     assert len([each async for each in shop.queue.schedules()]) == 1
     await shop.clock.advance(6)
