@@ -103,7 +103,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'timer': 'del get pexpire pttl type',
         'counters': 'del hget hmget hset persist pttl type',
         'workers': 'del hscan pexpire pttl type',
-        'schedules': 'persist pttl type zadd zcard zcount zrange zrem zscan zscore',
+        'schedules': 'persist pttl type zadd zcard zlexcount zrange zrem zscan zscore',
         'schedule': '',
         'schedule:*': 'del hexists hmget persist pttl type',
         'cancel': '',
@@ -130,7 +130,7 @@ _SCHEDULING: Mapping[str, str] = {
     'counters': 'hget',
     'tasks': 'hsetnx',
     'rejected': 'zcard',
-    'schedules': 'zadd zcard zcount zrange zrem zscan zscore',
+    'schedules': 'zadd zcard zlexcount zrange zrem zscan zscore',
     'schedule': '',
     'schedule:*': 'del hmget hset',
 }

@@ -154,9 +154,6 @@ async def test_to_replace_tasks_is_an_extra(server: Server) -> None:
     async with staged(server, 'native', 'producer') as stage:
         await stage.queue.enqueue('a', task_id='1')
         before = contents(server)
-        if not has_selectors(server):  # all its commands are allowed on all its keys, and groups need the same commands
-            await stage.queue.enqueue('b', task_id='1', replace=True)
-            return
         with pytest.raises(TorrelqueReplyError) as caught:
             await stage.queue.enqueue('b', task_id='1', replace=True)
         assert caught.value.code == 'NOPERM'

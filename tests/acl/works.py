@@ -81,6 +81,10 @@ async def enqueues(stage: Stage) -> None:
     assert (await stage.others.get_task('1')).data == 'again'
 
 
+async def enqueues_in_a_group(stage: Stage) -> None:
+    await stage.queue.enqueue('first', group='g')  # before any claim: no turn is recorded
+
+
 async def enqueues_again(stage: Stage) -> None:
     await stage.queue.enqueue('first')
     stage.network.repeat = True
@@ -613,7 +617,7 @@ async def deletes(stage: Stage) -> None:
 
 
 WORKS: Mapping[str, Sequence[Work]] = {
-    'producer': (enqueues, enqueues_again, enqueues_in_lines, enqueues_beside_schedules),
+    'producer': (enqueues, enqueues_in_a_group, enqueues_again, enqueues_in_lines, enqueues_beside_schedules),
     'consumer': (
         claims,
         ends_what_expired,

@@ -274,7 +274,7 @@ CALLS: dict[str, dict[str, Any]] = {
     'flow': {'mode': 'resume', 'end': None, 'reason': b'', 'limits': b''},
     'regulate': {'name': b'g', 'text': b'1 - - - - - -'},
     'erase': {'force': 0},
-    'unschedule': {'name': b'r', 'owner': b''},
+    'unschedule': {'name': b'r', 'owner': b'', 'rank': None},
 }
 
 
@@ -380,7 +380,9 @@ def test_what_is_played_on_shards_agrees_without_a_fault(name: str) -> None:
         pytest.param('waiting > 0 then', 'false then', id='a slot is free and nobody hears of it'),
         pytest.param("letter = 'u'\nend\n", 'end\n', id='a pause that is over'),
         pytest.param('number(new[1], 0) > number(revision, 0)', 'true', id='old records of a pause overwrite new ones'),
-        pytest.param("== 0 then\ntouch(name, 'nowhere')", '== 9 then\n', id='a schedule does not place a group'),
+        pytest.param(
+            "and name then\ntouch(name, 'nowhere')", 'and name then\n', id='a schedule does not place a group'
+        ),
         pytest.param(
             'elsewhere = values[1] ~= PENDING and (', 'elsewhere = false and (', id='claims what is elsewhere'
         ),

@@ -39,7 +39,12 @@ def _mutated(old: str, new: str) -> ScriptSet:
 @pytest.mark.parametrize(
     ('name', 'old', 'new'),
     [
-        pytest.param('mixed', ' and number(deliveries, 0) == tonumber(count)', '', id='a fence without the count'),
+        pytest.param(
+            'mixed',
+            'claim.token == token and claim.count == tonumber(count)\nand claim.deadline == tonumber(score)',
+            'true',
+            id='no fence',
+        ),
         pytest.param('alone', "return 'LATE'", 'return nil', id='late calls are done'),
         pytest.param('alone', "record('closed', '')", '', id='settled calls are done when they arrive'),
         pytest.param('calm', "0, '0', 1, '1'", "0, '0'", id='one hint for many tasks'),

@@ -37,7 +37,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint, current_token
 
 from torrelque.core.combinators import together
-from torrelque.core.commands import ENQUEUE, Answer, ClaimedTask, Command, Item
+from torrelque.core.commands import ADD, ENQUEUE, Answer, ClaimedTask, Command, Item
 from torrelque.core.machine import Machine, Wait
 from torrelque.core.merging import Ticket
 from torrelque.core.protocol import Batch, Call, Course, Operation, Reply
@@ -236,7 +236,7 @@ class Engine:
         once = self._make_once()
         ticket = self._session.submit(command, items, once.set, shard)
         # Only enqueues are sent at once: consumers end their tasks at the same moment, so their calls are merged.
-        answers: list[Answer] = await self._result_of(ticket, once, at_once=command.name == ENQUEUE.name)
+        answers: list[Answer] = await self._result_of(ticket, once, at_once=command is ADD or command is ENQUEUE)
         return answers
 
     def fire_and_forget(self, command: Command, items: Sequence[Item], shard: int = 0) -> None:

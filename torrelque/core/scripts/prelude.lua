@@ -627,6 +627,7 @@ end
 -- Returns the items with live claims, and an answer for each item: o ok, l lost, u unknown, x state of a wrong type.
 local function claimed_items(width, read_of, keeps)
   local ids, items, answers, seen = {}, {}, {}, {}
+  redis.call('ZRANGEBYSCORE', working, 1, 0) -- nothing: only those who may take tasks may do that
   for at = 4, #ARGV, width do
     ids[#ids + 1] = ARGV[at]
   end

@@ -9,6 +9,7 @@ if outcome then
   return again(outcome, answer)
 end
 totals()
+redis.call('ZRANGEBYSCORE', rejected, 1, 0) -- nothing: producers may not do that
 look()
 local ids = {}
 for at = 4, #ARGV do

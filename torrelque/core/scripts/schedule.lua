@@ -32,7 +32,7 @@ redis.call('ZCARD', working)
 redis.call('ZCARD', rejected)
 local id, mode = ARGV[4], ARGV[5]
 if mode == 'set' or mode == 'remove' or mode == 'fire' then
-  redis.call('ZCOUNT', schedules, 0, 0) -- only those who may keep schedules may do that
+  redis.call('ZLEXCOUNT', schedules, '-', '-') -- only those who may keep schedules may do that
 end
 local key = schedule .. ':' .. id
 local score = redis.call('ZSCORE', schedules, id)
