@@ -30,6 +30,7 @@ def killed_workers(stage: Stage, seconds: float, pause: float = 0.1) -> None:
     """Workers are killed and replaced, whatever they are doing."""
     for _ in COMBINATIONS:
         stage.serve()
+    stage.until_all_work()  # on a machine under load, they could all be killed before they have begun
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(stage.rng.uniform(0, 2 * pause))
