@@ -18,14 +18,13 @@ local function is_anothers(id)
   return false
 end
 
--- Kept results, and states that are left over.
-function commands.states()
+-- Remove the hashes with this prefix and the given ids that `is_left` finds to be left over.
+local function remove_leftovers(prefix, is_left)
   local gone = {}
   for index = 2, #ARGV do
     local id = ARGV[index]
-    local key = state_key(id)
-    if redis.call('TYPE', key).ok == 'hash' and redis.call('HEXISTS', key, 'status') == 1
-      and redis.call('HEXISTS', tasks, id) == 0 and not is_anothers(id) then
+    local key = prefix .. ':' .. id
+    if redis.call('TYPE', key).ok == 'hash' and is_left(key, id) then
       gone[#gone + 1] = key
     end
   end
@@ -33,18 +32,18 @@ function commands.states()
   return 0
 end
 
+-- Kept results, and states that are left over.
+function commands.states()
+  return remove_leftovers(task, function(key, id)
+    return redis.call('HEXISTS', key, 'status') == 1 and redis.call('HEXISTS', tasks, id) == 0 and not is_anothers(id)
+  end)
+end
+
 -- Ranks that shards have seen of schedules which are elsewhere, or removed.
 function commands.schedules()
-  local gone = {}
-  for index = 2, #ARGV do
-    local key = schedule .. ':' .. ARGV[index]
-    if redis.call('TYPE', key).ok == 'hash' and redis.call('HEXISTS', key, 'revision') == 1
-      and redis.call('HEXISTS', key, 'payload') == 0 then
-      gone[#gone + 1] = key
-    end
-  end
-  remove_keys(gone)
-  return 0
+  return remove_leftovers(schedule, function(key)
+    return redis.call('HEXISTS', key, 'revision') == 1 and redis.call('HEXISTS', key, 'payload') == 0
+  end)
 end
 
 function commands.lanes()
