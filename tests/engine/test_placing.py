@@ -85,7 +85,7 @@ class _Unsteady(MemoryTransport):
 
 @pytest.mark.parametrize('seed', range(8))
 async def test_changes_that_meet(seed: int) -> None:
-    """No two shards have a schedule fire, whoever changes it, and whatever is cut short."""
+    """At most one shard fires a schedule, even if changes to it meet or are interrupted."""
     chance, clock = Random(seed), VirtualClock(START)
     transport = _Unsteady(clock, chance)
     got: list[str] = []

@@ -21,7 +21,7 @@ __all__ = (
 
 
 def the_first_gets_the_hint(patch: pytest.MonkeyPatch) -> None:
-    """Whoever joined a round first is woken, whatever queue the hint is of."""
+    """A hint for any queue wakes the first wait of the round."""
     ended = SharedWaits.ended
 
     def mutant(self: SharedWaits, round_: Round, reply: Reply, now: float) -> None:

@@ -118,7 +118,8 @@ class Network:
     ) -> Callable[[], None]:
         """Block on a hint, or on those of several queues. Returns what breaks the connection.
 
-        ``receive`` is told which came, if any, or never called.
+        ``receive`` is called with the hint, or with None if none came in time. If the connection breaks, it may never
+        be called.
 
         The server does not notice at once that a connection broke: until then it may still pop the hint for it, and
         run the call ``behind`` the wait, and pass on its reply, too.
