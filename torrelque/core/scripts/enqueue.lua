@@ -179,7 +179,7 @@ local waiting = redis.call('LLEN', pending)
 local ready = 0 -- groups that can be served
 if joined then
   -- rarely
-  if #joined > 0 or has_used('g') then
+  if letters ~= '' or has_used('g') then
     ready = redis.call('ZCARD', groups)
   end
   -- end

@@ -51,7 +51,9 @@ def _add(run: Run) -> bytes:
     joined = {groups.list_of(run, item.group, item.level) for item in plan.fresh.values() if not item.delay}
     for key in joined if int(run.args[3]) > 6 else ():  # noqa: PLR2004 - the words of a plain one
         db.list_at(key)
-    if joined - {keys['pending']} or (run.has_used(b'g') and int(run.args[3]) not in (2, 6)):
+    if any(item.group or item.level for item in plan.fresh.values()) or (
+        run.has_used(b'g') and int(run.args[3]) not in (2, 6)
+    ):
         db.zset_at(keys['groups'])
     if plan.delays:
         db.zset_at(keys['delayed'])
