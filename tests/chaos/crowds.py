@@ -61,6 +61,7 @@ async def take(spec: Spec, queue: Torrelque, ledger: Ledger, rng: random.Random)
             await anyio.sleep(rng.uniform(0, 0.01))
             await release(queue, ledger, task)
 
+    ledger.write('ready')
     async with anyio.create_task_group() as tasks:
         for _ in range(2):
             tasks.start_soon(consume)

@@ -28,8 +28,8 @@ def severed_connections(stage: Stage, seconds: float) -> None:
     A task that the server counts as claimed has to be in the hands of a consumer soon. Leases outlast the test.
     """
     with Proxy(stage.server.port, stage.report.seed, mean=None) as proxy:
-        for _ in COMBINATIONS:
-            stage.start('take', url=proxy.url, lease=LONG_LEASE)
+        for name in [stage.start('take', url=proxy.url, lease=LONG_LEASE) for _ in COMBINATIONS]:
+            stage.wait_for(name, 'ready')  # a client that cannot connect at first is an error
         anyio.run(_sever, stage, proxy, 25 if seconds >= LONG else 6)
         stage.nursery.kill_all()
         proxy.finish()

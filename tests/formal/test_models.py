@@ -69,9 +69,9 @@ def test_what_holds(name: str, states: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('name', 'rule', 'always'),
     [
-        ('WakeUp-default', 'the hint counts groups', ['wake = {}', 'ready |-> {"']),
-        ('WakeUp-default', 'stale frees the slot', ['wake = {}', 'blocked |-> {"', 'busy |-> [A |-> {"a"}']),
-        ('WakeUp-default', 'the hint counts unseen groups', ['wake = {}', 'blocked |-> {"', 'unseen |-> {"']),
+        ('WakeUp-default', 'the hint counts groups', ['wake = {}', r'ready \|-> {"']),
+        ('WakeUp-default', 'stale frees the slot', ['wake = {}', r'blocked \|-> {"', r'busy \|-> .*{"']),
+        ('WakeUp-default', 'the hint counts unseen groups', ['wake = {}', r'blocked \|-> {"', r'unseen \|-> {"']),
     ],
 )
 def test_a_task_waits_for_ever_beside_an_idle_consumer(name: str, rule: str, always: list[str], tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_task_waits_for_ever_beside_an_idle_consumer(name: str, rule: str, alw
     for state in loop_of(output):
         assert '"waiting"' in state
         assert '"pending"' in state
-        assert all(text in state for text in always), state
+        assert all(re.search(pattern, state) for pattern in always), state
 
 
 def test_a_group_that_enters_at_the_turn_starves_others(tmp_path: Path) -> None:
