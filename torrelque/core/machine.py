@@ -75,6 +75,11 @@ class Machine(Protocol):
         """Whether requests wait to be sent."""
         ...
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is certainly nothing to do before the next request, so that no poll is needed."""
+        ...
+
     def submit(self, command: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0, /) -> Ticket:
         """Request a command on items of one shard.
 

@@ -119,6 +119,12 @@ class Session:
         return bool(self._merger or self._to_confirm)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to do before the next request."""
+        left = self._takers or self._consumers.is_active or self._closed or self.repair_at < math.inf
+        return not (left or self._merger or self._to_confirm)
+
+    @property
     def is_busy(self) -> bool:
         """Whether calls are in flight."""
         return bool(self._in_flight or self._serving or self._confirming or self._repairing)

@@ -519,6 +519,8 @@ class Engine:
         self._look_around()
         if error is not None:
             self._report(error)
+        if self._entered and self._session.is_idle:
+            return  # an engine that was not entered may end now
         self._put_off()  # the callers that this wakes make their requests first
         self.step_soon()
 

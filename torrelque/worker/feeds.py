@@ -63,12 +63,12 @@ class Job:
         'task', 'timed_out', 'unfit',
     )  # fmt: skip
 
-    def __init__(self, task: Task, feed: Feed, *, heard: bool) -> None:
+    def __init__(self, task: Task, feed: Feed, scope: anyio.CancelScope, *, heard: bool) -> None:
         self.task: Task = task
         self.feed: Feed = feed
         self.heard: bool = heard
         self.expires: float = task.expires
-        self.scope: anyio.CancelScope = anyio.CancelScope()
+        self.scope: anyio.CancelScope = scope
         self.in_thread: bool = False
         self.ended: tuple[Any, BaseException | None] = (None, None)
         self.lost: bool = False
@@ -197,6 +197,7 @@ class Feed:
         self._room = room
         self._away = away
         self._tell = tell
+        self._make_scope = type(anyio.CancelScope())  # finding out on which event loop it runs takes most of the time
 
     def announce_as(self, name: str, concurrency: int) -> None:
         """Have the worker listed on this queue, with a name and the number of slots that it may take."""
@@ -228,7 +229,7 @@ class Feed:
             tasks = await self._until_back(error, away)
         if tasks:
             self.cancellations.begin()
-        return [Job(task, self, heard=heard) for task in tasks]
+        return [Job(task, self, self._make_scope(), heard=heard) for task in tasks]
 
     async def _until_back(self, error: Exception, away: bool) -> list[Task[Any]]:
         """Try again until the server answers, and return the tasks that were claimed then.

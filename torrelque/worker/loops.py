@@ -9,7 +9,7 @@ from contextvars import copy_context
 from typing import Any, Protocol, TypeVar
 
 import anyio
-from anyio.lowlevel import current_token
+from anyio.lowlevel import checkpoint, current_token
 
 __all__ = ('Clock', 'LoopClock', 'Tasks', 'count_cancellations', 'open_tasks', 'start_dedicated')
 
@@ -50,6 +50,9 @@ class Tasks(Protocol):
     def start(self, function: Callable[[A], Coroutine[Any, Any, None]], argument: A, name: str) -> None:
         """Start a task. It first runs in a later turn of the event loop."""
 
+    async def checkpoint(self) -> None:
+        """Let other tasks run, among them those that were started."""
+
     def is_running(self) -> bool:
         """Return whether the caller runs in such a task. It does not while the task's coroutine is being closed."""
         ...
@@ -87,6 +90,9 @@ class _AsyncioTasks:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def checkpoint(self) -> None:
+        await asyncio.sleep(0)
+
     def is_running(self) -> bool:
         try:
             return asyncio.current_task() in self._tasks
@@ -106,6 +112,9 @@ class _TrioTasks:
 
     def start(self, function: Callable[[A], Coroutine[Any, Any, None]], argument: A, name: str) -> None:
         self._nursery.start_soon(self._run, function, argument, name=name)
+
+    async def checkpoint(self) -> None:
+        await checkpoint()
 
     def is_running(self) -> bool:
         import trio.lowlevel  # noqa: PLC0415 - it is installed, because it is running

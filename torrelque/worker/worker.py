@@ -18,7 +18,7 @@ from typing import Any, Concatenate, Generic
 
 import anyio
 from anyio.abc import TaskStatus
-from anyio.lowlevel import checkpoint, current_token
+from anyio.lowlevel import current_token
 
 from torrelque import Task, Torrelque, TorrelqueTypeError, TorrelqueUsageError, events
 from torrelque import retry as policies
@@ -376,7 +376,7 @@ class Worker(Generic[Payload]):
             if self._ready:
                 self._start_ready()
                 if not self._starting and self._burst is None:  # a burst ends soon after its last claim
-                    await checkpoint()  # these few handlers begin before the next claim is made
+                    await self._tasks.checkpoint()  # these few handlers begin before the next claim is made
         self._give_back_ready()
 
     async def _claim_alone(self, feed: Feed, free: int) -> None:
@@ -444,7 +444,7 @@ class Worker(Generic[Payload]):
         """Start the handlers of all ready tasks in steps, so that the event loop can do other work in between."""
         last = monotonic()
         while self._ready and not self._stopping:
-            await checkpoint()  # runs the handlers that were started before
+            await self._tasks.checkpoint()  # runs the handlers that were started before
             now = monotonic()
             took, last = now - last, now
             if took > TURN:

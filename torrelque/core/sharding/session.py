@@ -89,6 +89,10 @@ class ShardedSession:
     def asked(self) -> bool:
         return any(self._sessions[shard].asked for shard in self._used)
 
+    @property
+    def is_idle(self) -> bool:
+        return False
+
     def submit(self, command: Command, items: Sequence[Item], wake: Callable[[], None], shard: int = 0) -> Ticket:
         """Request a command on items of one shard, at most ``command.limit``. The ticket will hold their answers."""
         self._used.add(shard)
