@@ -1336,10 +1336,11 @@ class Torrelque(FlowControl, Generic[Payload]):
         return await self._dispatcher.audit(self.result_ttl, repair=repair)
 
     async def sweep(self) -> tuple[int, int, int]:
-        """Return stale, due and abandoned tasks to pending.
+        """Return stale, due and abandoned tasks to pending, and end expired tasks at the front.
 
-        Waiting consumers do this anyway, except for tasks that a 0.9 consumer abandoned. Works in
-        bounded steps. Safe to cancel and to repeat.
+        Waiting consumers do this anyway, except for tasks that a 0.9 consumer abandoned and expired
+        tasks that no consumer may take, as in a paused queue or group. Works in bounded steps. Safe
+        to cancel and to repeat.
 
         Returns:
             How many tasks were stale (their lease had expired), were due, and were abandoned.

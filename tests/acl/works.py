@@ -421,6 +421,7 @@ async def sweeps(stage: Stage) -> None:
 async def sweeps_what_expired(stage: Stage) -> None:
     await stage.others.enqueue_many(['a', 'b'], expires_in=0.001)
     await stage.others.enqueue('c', expires_in=0.001, on_expiry='reject')
+    await stage.others.enqueue('d', expires_in=0.001, group='g')
     await anyio.sleep(0.002)
     await stage.queue.sweep()
     assert (await stage.others.get_queue_stats())[:5] == (0, 0, 0, 0, 1)

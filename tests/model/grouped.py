@@ -12,6 +12,7 @@ from tests.model.machine import (
     MENDED_AFTER,
     ModelMachine,
     Target,
+    caps,
     delays,
     expiries,
     headers,
@@ -124,6 +125,10 @@ class GroupedMachine(ModelMachine):
     @step(1, GROUPED_STEPS, lane=lane_numbers, strict=st.booleans())
     def levels_are_strict(self, lane: int, strict: bool) -> None:
         self._laned('flow', lane, 'limit', b'- - - - strict' if strict else b'')
+
+    @step(4, GROUPED_STEPS, names=st.lists(groups, min_size=1, max_size=3), cap=caps)
+    def sweep_groups(self, names: list[Arg], cap: Arg) -> None:
+        self._verb('sweep', 'expired', cap, *names)
 
     # Anybody -----------------------------------------------------------------
 

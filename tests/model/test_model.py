@@ -44,6 +44,7 @@ UNSHRUNK = settings(settings.get_profile('ci'), max_examples=1500, phases=[Phase
 
 TASK_A = {'lane': 0, 'items': [(b'a', b'1', '300', '', '', b'')], 'skip': 0}
 GROUPED_TASK = {'lane': 0, 'items': [(b'a', b'1', '300', '', '', b'', '', '', '', (b'g', b''))]}
+EXPIRING_TASK = {'lane': 0, 'items': [(b'a', b'1', '300', '', '', b'', '', '+0.250000', '', (b'g', b''))]}
 CLAIM = {'lane': 0, 'n': 2, 'willing': '0.000000', 'cap': ''}
 BEYOND_A_CAP: list[tuple[str, dict[str, Any]]] = [
     ('enqueue', TASK_A),
@@ -186,6 +187,11 @@ PLAYS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ('claim', {'lane': 0, 'n': 1, 'willing': '0.000000', 'cap': ''}),
         ('a_group_counts_anything', {'task_id': b'a', 'group': b'h', 'kind': b'working:'}),
         ('inspect_members', {'kind': 'working', 'name': b'h'}),
+    ],
+    'a sweep leaves groups without tasks listed': [
+        ('enqueue_in_lines', EXPIRING_TASK),
+        ('time_passes', {'seconds': 0.25}),
+        ('sweep_groups', {'names': [b'h', b'g'], 'cap': ''}),
     ],
 }
 """The steps of a machine in which a fault shows that random ones seldom find."""
@@ -410,6 +416,7 @@ def test_agrees_with_a_real_server_about_groups(name: str) -> None:
         pytest.param("(where == 'return' and name", "(where == 'never' and name", id='ordered tasks lose their place'),
         pytest.param("and index == 'ready' and (not", 'and (not', id='audits believe that groups wait for something'),
         pytest.param('not (score and own == name)', 'not score', id="audits believe in other groups' claims"),
+        pytest.param('touch(each.line.name)', '', id='a sweep leaves groups without tasks listed'),
     ],
 )
 def test_a_fault_of_groups_is_found(old: str, new: str, request: pytest.FixtureRequest) -> None:

@@ -338,6 +338,55 @@ def test_expiry_within_a_group(lines: LinesQueue) -> None:
     assert lines.take() == 'a2'
 
 
+def test_a_sweep_ends_what_expired_in_any_group(lines: LinesQueue) -> None:
+    lines.limit('blocked', concurrency=1)
+    lines.limit('held', rate=(1, 60))
+    for name in ('blocked', 'held'):
+        lines.enqueue(f'{name}-first', group=name)
+    assert lines.take(2) == 'blocked-first held-first'
+    lines.limit('paused', concurrency=0)
+    for name in ('blocked', 'held', 'paused', *(f'ready{number}' for number in range(60))):
+        lines.enqueue(f'{name}-0', f'{name}-1', group=name, expires=5)
+    lines.enqueue(*(f'deep-{number}' for number in range(300)), group='paused', expires=5)
+    lines.enqueue('held-2', group='held')
+    lines.enqueue('front', level='low')
+    lines.enqueue('late', level='low', expires=5)
+    lines.enqueue('claimed', group='other')
+    lines.at(5)
+    lines.sweep()
+    assert lines.index('groups').keys() == {'other'}
+    assert lines.index('blocked').keys() == set()
+    assert lines.index('held').keys() == {'held'}
+    assert lines.client.command('HGET', lines.key('counters'), 'expired') == b'427'
+    assert sorted(lines.take(9).split()) == ['claimed', 'front']
+    lines.at(60)
+    assert lines.take(9) == 'held-2'
+
+
+@pytest.mark.parametrize('hold', [True, False])
+def test_a_dead_letter_of_a_sweep_holds_its_group(lines: LinesQueue, *, hold: bool) -> None:
+    lines.limit('a', dead='hold' if hold else 'pass')
+    lines.enqueue('a0', group='a', most=1, timeout=60, expires=5)
+    lines.enqueue('a1', group='a')
+    assert lines.take() == 'a0'
+    lines.requeue('a0')
+    lines.giveback(lines.take())  # a1
+    lines.at(5)
+    lines.sweep()
+    assert lines.take() == ('' if hold else 'a1')
+
+
+def test_a_sweep_leaves_what_another_program_put_into_another_group(lines: LinesQueue) -> None:
+    lines.enqueue('a0', group='a', expires=5)
+    lines.enqueue('b0', group='b', expires=5)
+    lines.client.command('LPUSH', lines.key('groups:pending:b'), 'a0')
+    lines.at(5)
+    lines.sweep()
+    assert lines.index('groups').keys() == {'b'}
+    assert lines.take(9) == ''
+    assert lines.index('groups').keys() == set()
+
+
 def test_replacing(lines: LinesQueue) -> None:
     lines.enqueue('a0', 'a1', group='a')
     lines.enqueue('b0', group='b')

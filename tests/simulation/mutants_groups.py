@@ -9,7 +9,7 @@ import pytest
 from tests.simulation import grouping
 from tests.simulation.mutants import Mutant
 from torrelque.core.protocol import Operation
-from torrelque.transports.memory import groups, serving
+from torrelque.transports.memory import groups, serving, verbs
 from torrelque.transports.memory.claims import Plan
 from torrelque.transports.memory.groups import Group
 from torrelque.transports.memory.prelude import Limits, Run, State, microseconds, whole
@@ -154,6 +154,19 @@ def strict_is_not_strict(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Limits, '__init__', mutant)
 
 
+def a_sweep_leaves_empty_groups_listed(patch: pytest.MonkeyPatch) -> None:
+    """Groups whose last tasks a sweep ended are still among those that can be served."""
+    sweep = verbs.VERBS['sweep']
+
+    def mutant(run: Run) -> Any:  # noqa: ANN401 - a reply
+        with pytest.MonkeyPatch.context() as inner:
+            if run.args[0] == b'expired':
+                inner.setattr(groups, 'touch', lambda *_: None)
+            return sweep(run)
+
+    patch.setattr('torrelque.transports.memory.server.VERBS', {**verbs.VERBS, 'sweep': mutant})
+
+
 MUTANTS: dict[str, tuple[str, Mutant]] = {
     'the hint counts pending tasks only': ('groups', the_hint_counts_pending_tasks_only),
     'stale claims hold the slots of groups': ('groups', stale_claims_hold_their_slots),
@@ -171,6 +184,7 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'a raised default is missed': ('groups', a_raised_default_is_missed),
     'the same fence': ('groups', the_same_fence),
     'levels upside down': ('groups', levels_upside_down),
+    'a sweep leaves empty groups listed': ('groups', a_sweep_leaves_empty_groups_listed),
     'strict is not strict': ('groups', strict_is_not_strict),
 }
 """By name: the world that has to notice, and the mutation."""

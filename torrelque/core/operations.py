@@ -54,6 +54,12 @@ __all__ = (
 PAGE = 250
 """Number of ids in one step of a sweep or a listing."""
 
+GROUPS = 25
+"""Number of groups that one step of a sweep looks into at first; the next step looks deeper into those with more."""
+
+HERE, IN_GROUPS = 1, 2
+"""Where a step of a sweep says that there may be more expired tasks."""
+
 
 def _call(scripts: ScriptSet, keys: Keys, name: str, *args: str | int | bytes) -> Call[Reply]:
     return Call(scripts[name], keys.of(scripts[name]), args)
@@ -131,7 +137,7 @@ def _consumer_of(claim: bytes) -> str | None:
 
 
 def sweep(scripts: ScriptSet, keys: Keys, max_rejected: int | None = None) -> Operation[tuple[int, int, int]]:
-    """Return stale, due and abandoned tasks to pending, in bounded steps.
+    """Return stale, due and abandoned tasks to pending, and end those at the front that have expired, in bounded steps.
 
     Args:
         scripts: The scripts.
@@ -143,13 +149,27 @@ def sweep(scripts: ScriptSet, keys: Keys, max_rejected: int | None = None) -> Op
     """
     counts = []
     for kind in ('stale', 'due', 'expired'):
-        count, more = 0, True
-        while more:
+        count, more = 0, HERE
+        while more == HERE:
             returned, more = yield from _call(scripts, keys, 'sweep', kind, *cap(max_rejected))
             count += returned
         counts.append(count)
+    if more == IN_GROUPS:
+        yield from _sweep_groups(scripts, keys, max_rejected)
     stale, due, _ = counts
     return stale, due, (yield from _sweep_dequeueing(scripts, keys))
+
+
+def _sweep_groups(scripts: ScriptSet, keys: Keys, max_rejected: int | None) -> Operation[None]:
+    """End the expired tasks at the front of each group."""
+    for index in (keys['groups'], keys.of_groups('blocked'), keys.of_groups('held')):
+        cursor = None
+        while cursor != b'0':
+            cursor, found = yield from Call[Reply]('ZSCAN', (index,), (cursor or b'0', 'COUNT', PAGE))
+            for first in range(0, len(found), 2 * GROUPS):
+                names = found[first : first + 2 * GROUPS : 2]
+                while names:
+                    _, _, *names = yield from _call(scripts, keys, 'sweep', 'expired', *cap(max_rejected, ''), *names)
 
 
 def _sweep_dequeueing(scripts: ScriptSet, keys: Keys) -> Operation[int]:

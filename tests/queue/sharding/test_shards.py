@@ -293,6 +293,11 @@ async def test_a_sweep_is_of_all_shards(place: Place) -> None:
         await anyio.sleep(0.002)
         assert await queue.sweep() == (0, 12, 0)
         assert (await queue.get_queue_stats()).pending == 12
+        for number in range(8):
+            await queue.enqueue(number, group=f'group {number}', expires_in=0.001)
+        await anyio.sleep(0.002)
+        assert await queue.sweep() == (0, 0, 0)
+        assert (await queue.get_queue_stats()).total_expired == 8
 
 
 @in_memory

@@ -474,32 +474,44 @@ def tick(run: Run) -> Reply:
 
 
 def sweep(run: Run) -> Reply:
-    """Return stale claims or due tasks to pending, or end those at the front of pending that have expired."""
+    """Return stale or due tasks to pending, or end expired ones at the front of pending or of groups."""
     run.check_features()
     run.look()
-    kind, *cap = run.args
+    kind, *more = run.args
+    cap, names = more[:1], more[1:]
     plan = plan_return(run, stale=SWEEP if kind == b'stale' else 0, due=SWEEP if kind == b'due' else 0)
     look_aside(run, plan.missing)
-    levels = (b'', b'high', b'low') if run.has_used(b'h') else (b'',)
-    lists = [groups.list_of(run, b'', level) for level in levels] if kind == b'expired' and run.has_used(b'e') else []
-    gone, is_full = dict[bytes, bytes](), False
-    for key in lists:
-        front = list(islice(reversed(run.db.list_at(key)), SWEEP // len(lists)))
+    lines: dict[bytes, bytes] = {}
+    if kind == b'expired' and run.has_used(b'e'):
+        levels = () if names else (b'', *groups.LEVELS) if run.has_used(b'h') else (b'',)
+        lines = {groups.list_of(run, b'', level): b'' for level in levels}
+        lines.update((groups.list_of(run, name), name) for name in names if run.has_used(b'g'))
+    most = SWEEP // max(1, len(names) or len(lines))
+    gone, full = dict[bytes, bytes](), list[bytes]()
+    for key, name in lines.items():
+        front = [] if name and run.db.type_at(key) != 'list' else [*islice(reversed(run.db.list_at(key)), most)]
+        count = len(gone)
         for task_id in front:
             state = run.read_state(task_id) if task_id in run.db.hash_at(run.keys['tasks']) else None
             if state is None or state.status != PENDING or not run.is_late(state) or task_id in gone:
                 continue
-            gone[task_id] = key
-            is_full = is_full or len(front) == SWEEP // len(lists)
-            plan.ends(run, task_id, state)
+            if groups.list_of(run, state.group, state.level) == key:
+                gone[task_id] = key
+                plan.ends(run, task_id, state)
+        if len(front) == most and len(gone) > count:
+            full.append(name)
     for task_id, key in gone.items():
         run.db.lrem(key, -1, task_id)
+        if lines[key]:
+            groups.touch(run, lines[key])
     buried = plan.carry_out(run)
     run.count(requeued=plan.stale_count, rejected=buried)
     trim(run, cap, buried)
     groups.place_touched(run)
     run.hint()
-    return [len(plan.pushed) + len(plan.late), int(SWEEP in (len(plan.stale), len(plan.due)) or is_full)]
+    is_full = SWEEP in (len(plan.stale), len(plan.due)) or bool(full)
+    in_groups = bool(lines) and not names and run.has_used(b'g')
+    return [len(plan.pushed) + len(plan.late), 1 if is_full else 2 if in_groups else 0, *(full if names else ())]
 
 
 def undequeue(run: Run) -> Reply:
