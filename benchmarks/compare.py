@@ -7,9 +7,6 @@ each turn. Raw commands (see `systems.use_raw`) take turns, too.
 
 from __future__ import annotations
 
-import io
-import subprocess
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +15,7 @@ from math import comb
 from pathlib import Path
 from statistics import median
 
-from benchmarks.environments import FOLDER, ROOT
+from benchmarks.environments import FOLDER, ROOT, export
 from benchmarks.plan import FULL, RAW_ROWS, Variant
 from benchmarks.report import THROUGHPUT, Entry, Value, client_us, held, p50, server_us
 from benchmarks.running import Subject
@@ -56,13 +53,9 @@ COLUMNS: dict[str, tuple[tuple[str, Value], ...]] = {
 
 @contextmanager
 def exported(revision: str) -> Iterator[Path]:
-    """Yield a temporary folder that has the library of a revision."""
-    archive = subprocess.run(
-        ['git', 'archive', '--format=tar', revision, 'torrelque'], cwd=ROOT, check=True, capture_output=True
-    ).stdout
+    """Yield a temporary folder that has the library of a revision. Raises UnavailableError."""
     with tempfile.TemporaryDirectory(prefix='torrelque-') as folder:
-        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            tar.extractall(folder, filter='data')
+        export(revision, Path(folder))
         yield Path(folder)
 
 

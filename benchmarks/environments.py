@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import subprocess
 import sys
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +16,22 @@ FOLDER = ROOT / '.bench'
 SHARED = ('anyio>=4.16', 'uvloop>=0.21', 'hiredis>=3')
 """What each has: the event loop, and the parser that the clients use where they find it."""
 
+BEFORE = '61e064d'
+"""The revision of the library that the goals for the client's CPU refer to."""
+
 
 @dataclass(frozen=True)
 class Environment:
-    """What to install (None: what the command itself runs in), and which packages to name with their versions."""
+    """What to install (None: what the command itself runs in), and which packages to name with their versions.
+
+    ``revision`` is that of the library, if it is not this one.
+    """
 
     name: str
     packages: tuple[str, ...] | None
     named: frozenset[str] = frozenset()
     node: bool = False
+    revision: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -36,6 +45,8 @@ class Environment:
 
     def make(self) -> None:
         """Install it, if it is not or was otherwise. Raises UnavailableError if it cannot be."""
+        if self.revision is not None and not (self.folder / 'torrelque').exists():
+            export(self.revision, self.folder)
         if self.packages is None:
             return
         packages = self.packages if self.node else (*SHARED, *self.packages)
@@ -62,6 +73,16 @@ class UnavailableError(Exception):
     """A system cannot be installed here; the message says why."""
 
 
+def export(revision: str, folder: Path) -> None:
+    """Write the library of a revision into a folder. Raises UnavailableError if there is no such revision."""
+    command = ['git', 'archive', '--format=tar', revision, 'torrelque']
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        raise UnavailableError(f'{" ".join(command)} failed: {done.stderr.decode().strip()}')
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
+        tar.extractall(folder, filter='data')
+
+
 def _run(*command: str, folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -78,6 +99,7 @@ ENVIRONMENTS = {
         ),
         Environment('sync', None),
         Environment('keeping', None),
+        Environment('before', None, revision=BEFORE),
         Environment('raw', None, frozenset({'hiredis', 'uvloop', 'trio'})),
         # It works with redis-py up to 8.1; with 5.3 its lifecycles were a quarter faster than with 8.1.
         Environment('published', ('torrelque==0.9', 'redis>=5.3,<6'), frozenset({'torrelque', 'redis', 'hiredis'})),

@@ -54,8 +54,9 @@ class ServerInfo:
         return f'{name}, allocator {info["mem_allocator"]}, gcc {info["gcc_version"]}'
 
     def used_memory(self) -> int:
-        """Bytes that the server has allocated."""
-        return int(self.read('memory')['used_memory'])
+        """Bytes that the server has allocated, without the buffers of its clients."""
+        info = self.read('memory')
+        return int(info['used_memory']) - int(info['mem_clients_normal'])
 
 
 class Meter:

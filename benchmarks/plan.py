@@ -20,6 +20,7 @@ TABLE_ROWS = (
 DEPTH_ROWS = ('depth-pending', 'depth-delayed')
 PEER_ROWS = ('enqueue-single', 'work-off', 'hand-off')
 LIFECYCLE_ROWS = ('lifecycle-single', 'lifecycle-lone', 'lifecycle-100')
+BULK_AND_SINGLE_ROWS = ('enqueue-single', 'enqueue-100', 'work-off', 'lifecycle-single', 'lifecycle-100')
 RAW_ROWS = ('enqueue-single', 'enqueue-100', 'work-off', *LIFECYCLE_ROWS, 'hand-off')
 
 PIP, DISTRIBUTION = 'valkey-9.1', 'redis-7.0'
@@ -54,6 +55,8 @@ VARIANTS = (
     Variant('current', 'coredis', 'trio', TABLE_ROWS),
     Variant('sync', 'redis_py', 'threads', ('enqueue-single',), quick=True),
     Variant('keeping', 'native', 'uvloop', LIFECYCLE_ROWS),
+    Variant('before', 'native', 'uvloop', BULK_AND_SINGLE_ROWS),
+    Variant('before', 'coredis', 'uvloop', (*BULK_AND_SINGLE_ROWS, 'hand-off')),
     Variant('raw', 'streams', 'asyncio', ('hand-off',)),
     Variant('raw', 'streams', 'trio', ('hand-off',)),
     Variant('published', 'redis_py', 'asyncio', TABLE_ROWS),

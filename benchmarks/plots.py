@@ -25,7 +25,7 @@ from benchmarks.report import TITLES, Results, Subject, grouped, named, quantile
 
 SPEED_ROWS = ('enqueue-single', 'enqueue-100', 'work-off', 'lifecycle-single', 'lifecycle-100', 'floor')
 CURVE_POINTS = 200
-COLOURS = {'current': 'tab:blue', 'published': 'tab:red', 'raw': 'black'}
+COLOURS = {'current': 'tab:blue', 'before': 'lightblue', 'published': 'tab:red', 'raw': 'black'}
 PEERS = {'arq': 'olive', 'bullmq': 'orange', 'dramatiq': 'pink', 'saq': 'green', 'streaq': 'purple', 'taskiq': 'brown'}
 STYLES = {'native': '-', 'streams': '-', 'redis_py': '--', 'coredis': ':'}
 

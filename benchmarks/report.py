@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple, TypeAlias
 
+from benchmarks.environments import BEFORE
 from benchmarks.plan import DEPTH_ROWS, DISTRIBUTION, PIP, RAW_ROWS, TABLE_ROWS
 
 Entry: TypeAlias = dict[str, Any]
@@ -33,6 +34,7 @@ NAMES = {
     'published': 'Torrelque 0.9',
     'raw': 'raw commands',
     'sync': 'torrelque.sync',
+    'before': f'Torrelque at {BEFORE}',
     'keeping': 'Torrelque, `finished_ttl=60`',
     'redis_py': 'redis-py',
     'streaq': 'streaQ',
@@ -40,7 +42,7 @@ NAMES = {
     'dramatiq': 'Dramatiq',
     'bullmq': 'BullMQ',
 }
-ORDER = ('current', 'keeping', 'sync', 'published', 'raw')
+ORDER = ('current', 'keeping', 'sync', 'before', 'published', 'raw')
 TITLES = {
     'floor': 'Floor: EVALSHA of a script that does nothing, 50 callers',
     'enqueue-single': 'Enqueue, single calls by 50 callers (or threads)',
@@ -121,15 +123,27 @@ class Goal(NamedTuple):
 
 UVLOOP = Subject('current', 'native', 'uvloop')
 REDIS_PY = Subject('current', 'redis_py', 'uvloop')
+COREDIS = Subject('current', 'coredis', 'uvloop')
 
 
-CPU_ROWS = (
-    ('enqueue-single', 'enqueue, single calls'),
-    ('enqueue-100', 'enqueue, 100 a call'),
-    ('work-off', 'work off'),
-    ('lifecycle-single', 'lifecycle, single calls'),
-    ('lifecycle-100', 'lifecycle, 100 a call'),
-)
+ROW_NAMES = {
+    'enqueue-single': 'enqueue, single calls',
+    'enqueue-100': 'enqueue, 100 a call',
+    'work-off': 'work off',
+    'lifecycle-single': 'lifecycle, single calls',
+    'lifecycle-lone': 'lifecycle, single calls by one caller',
+    'lifecycle-100': 'lifecycle, 100 a call',
+    'hand-off': 'hand-off',
+}
+CLIENT_CPU = {
+    'enqueue-single': 0.5,
+    'enqueue-100': 0.35,
+    'work-off': 0.6,
+    'lifecycle-single': 0.6,
+    'lifecycle-100': 0.45,
+}
+"""The goals for the client's CPU, as ratios to what it took before."""
+
 GOALS = (
     Goal('hand-off', 'hand-off p50', p50, UVLOOP, 'published', 0.55),
     Goal('hand-off', 'hand-off p99', p99, UVLOOP, 'published', 1.0),
@@ -147,14 +161,27 @@ GOALS = (
     Goal('lifecycle-100', 'rate, lifecycle, 100 a call', rate, UVLOOP, 'published', 6, at_least=True),
     Goal('work-off', 'rate, work off', rate, UVLOOP, 'published', 7, at_least=True),
     Goal('memory', 'server memory, pending task', held, UVLOOP, 'published', 1.0),
-    *(Goal(row, f'client CPU, {name}, redis-py', client_us, REDIS_PY, 'native', 1.15) for row, name in CPU_ROWS),
+    *(Goal(row, f'client CPU, {ROW_NAMES[row]}', client_us, UVLOOP, 'before', x) for row, x in CLIENT_CPU.items()),
+    Goal('hand-off', 'hand-off p50, coredis', p50, COREDIS, 'before', 0.55),
+    *(Goal(row, f'rate, {ROW_NAMES[row]}, coredis', rate, COREDIS, 'before', 2, at_least=True) for row in CLIENT_CPU),
+    *(
+        Goal(row, f'client CPU, {name}, redis-py', client_us, REDIS_PY, 'native', 1.15)
+        for row, name in ROW_NAMES.items()
+    ),
+    Goal('hand-off', 'hand-off p50', p50, UVLOOP, 'bullmq', 1.0),
+    Goal('hand-off', 'hand-off p99', p99, UVLOOP, 'bullmq', 1.0),
+    Goal('enqueue-single', 'rate, enqueue, single calls', rate, UVLOOP, 'bullmq', 1, at_least=True),
+    Goal('work-off', 'rate, work off', rate, UVLOOP, 'bullmq', 1, at_least=True),
 )
-"""What is to be reached, as a ratio to 0.9, to raw commands, or to the native client, all on the same event loop."""
+"""What is to be reached, as a ratio to 0.9, to raw commands, to the same client before the work on its speed, or to the
+native client, on the same event loop, or to BullMQ."""
 
 REFERENCES = {
     'published': Subject('published', 'redis_py', 'uvloop'),
     'raw': Subject('raw', 'streams', 'uvloop'),
     'native': UVLOOP,
+    'before': Subject('before', 'native', 'uvloop'),
+    'bullmq': Subject('bullmq', 'ioredis', 'node'),
 }
 
 EXPECTED: tuple[tuple[str, str, Value], ...] = (
@@ -173,7 +200,7 @@ EXPECTED: tuple[tuple[str, str, Value], ...] = (
 PEERS = (
     REDIS_PY,
     UVLOOP,
-    Subject('bullmq', 'ioredis', 'node'),
+    REFERENCES['bullmq'],
     Subject('saq', 'redis_py', 'uvloop'),
     Subject('streaq', 'coredis', 'uvloop'),
     Subject('arq', 'redis_py', 'uvloop'),
@@ -209,7 +236,7 @@ def expectations(results: Results) -> str:
     subjects = {
         'native client': UVLOOP,
         'redis-py': REDIS_PY,
-        'coredis': Subject('current', 'coredis', 'uvloop'),
+        'coredis': COREDIS,
         'Torrelque 0.9': REFERENCES['published'],
     }
     lines = [f'| | {" | ".join(subjects)} |', '|---|' + '--:|' * len(subjects)]
@@ -274,7 +301,7 @@ def _goals(results: Results) -> str:
     lines = []
     for goal in GOALS:
         groups = grouped(results, goal.row)
-        ours, theirs = groups.get(goal.subject), _reference(goal.reference, goal.subject, groups)
+        ours, theirs = groups.get(goal.subject), reference_of(goal.reference, goal.subject, groups)
         if not ours or not theirs:
             continue
         reached = ratio(ours, theirs, goal.value)
@@ -309,7 +336,7 @@ def _table(row: str, results: Results, server: str) -> str:
     for subject, entries in groups.items():
         cells = [*named(subject), *(_spread([value(entry) for entry in entries]) for _, value in columns)]
         for _, value, reference in ratios:
-            other = _reference(reference, subject, groups)
+            other = reference_of(reference, subject, groups)
             cells.append(_as_ratio(ratio(entries, other, value)) if other else '')
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
@@ -358,9 +385,14 @@ def _rank(subject: Subject) -> tuple[int, Subject]:
     return ORDER.index(subject.system) if subject.system in ORDER else len(ORDER), subject
 
 
-def _reference(name: str, subject: Subject, groups: Groups) -> list[Entry]:
-    """What a subject is compared with: 0.9 on uvloop; anything else on its own event loop, if it was measured there."""
+def reference_of(name: str, subject: Subject, groups: Groups) -> list[Entry]:
+    """What a subject is compared with: 0.9 on uvloop; anything else on its own event loop, if it was measured there.
+
+    It is compared with the library as it was before on its own client, too.
+    """
     reference = REFERENCES[name]._replace(server=subject.server)
+    if name == 'before':
+        reference = reference._replace(client=subject.client)
     if name != 'published' and (same := groups.get(reference._replace(loop=subject.loop))):
         return same
     return groups.get(reference, [])

@@ -55,6 +55,8 @@ class Subject:
         self._server = variant.server
         self._words = [variant.system, variant.client, variant.loop, row]
         self._settings = json.dumps(dict(settings))
+        if self._environment.revision is not None:
+            library = self._environment.folder
         self._first = [] if library is None else [str(library)]
         self._limit = LONGEST if row in DEPTH_ROWS else USUAL
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import measure, profiling, publishing, report
 from benchmarks.metering import ServerInfo
-from benchmarks.plan import DEPTH_ROWS, TABLE_ROWS, steps
+from benchmarks.plan import DEPTH_ROWS, TABLE_ROWS, VARIANTS, steps
 from benchmarks.systems import PAYLOAD_BYTES, make_payload
 from tests import servers
 
@@ -166,6 +166,37 @@ def test_a_ratio_is_that_of_the_same_round() -> None:
 
     assert '| Torrelque | native | uvloop | 1,800 (600 - 3,000) | 1 (1 - 1) | 1 (1 - 1) | 3.00 x | 1.00 x |  |' in text
     assert '| Torrelque 0.9 | rate, enqueue, single calls | 1,800 | 600 | 3.00 x | at least 10 x | no |' in text
+
+
+def test_both_sides_of_each_goal_are_measured() -> None:
+    for goal in report.GOALS:
+        measured: report.Groups = {
+            report.Subject(variant.system, variant.client, variant.loop, variant.server): [{'row': goal.row}]
+            for variant in VARIANTS
+            if goal.row in variant.rows
+        }
+        assert goal.subject in measured
+        assert report.reference_of(goal.reference, goal.subject, measured), goal
+
+
+def test_a_client_is_beside_itself_as_it_was() -> None:
+    def entry(system: str, client: str, cost: float) -> dict[str, Any]:
+        names = {'round': 0, 'row': 'enqueue-100', 'system': system, 'client': client, 'loop': 'uvloop'}
+        return {**names, 'rate': 1000 / cost, 'client_us': cost, 'server_us': 1.0}
+
+    costs = [
+        ('current', 'native', 3.0),
+        ('current', 'coredis', 6.0),
+        ('before', 'native', 10.0),
+        ('before', 'coredis', 24.0),
+    ]
+    text = report.tables({'measured': [entry(*cost) for cost in costs]})
+
+    assert (
+        f'| {report.NAMES["before"]} | client CPU, enqueue, 100 a call | 3 | 10 | 0.30 x | at most 0.35 x | yes |'
+        in text
+    )
+    assert '| rate, enqueue, 100 a call, coredis | 167 | 41.7 | 4.00 x | at least 2 x | yes |' in text
 
 
 def test_a_hand_off_is_beside_raw_commands_on_the_same_loop_and_server() -> None:
