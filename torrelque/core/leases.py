@@ -30,9 +30,6 @@ class _Lease:
     __slots__ = ('again', 'begun', 'expires', 'length', 'renew_at', 'renewing')
 
     def __init__(self, begun: float, expires: float) -> None:
-        self.begin(begun, expires)
-
-    def begin(self, begun: float, expires: float) -> None:
         self.begun = begun
         self.expires = expires
         self.length = expires - begun
@@ -74,7 +71,7 @@ class Leases(Generic[K]):
             When to call `expired` and `due` for this lease.
         """
         lease = self._leases[key] = _Lease(now, expires)
-        return lease.next_look
+        return min(lease.renew_at, expires)
 
     def remove(self, key: K) -> float:
         """Remove a lease. Returns when it ends; minus infinity if it has ended or is unknown."""
@@ -98,11 +95,10 @@ class Leases(Generic[K]):
         lease = self._leases.get(key)
         if lease is None:
             return math.inf
-        again = lease.again
-        lease.begin(sent, sent + lease.length)
-        if again:
-            lease.renew_at = sent
-        return lease.next_look
+        new = self._leases[key] = _Lease(sent, sent + lease.length)
+        if lease.again:
+            new.renew_at = sent
+        return new.next_look
 
     def hurry(self, key: K, now: float) -> float:
         """It is to be renewed now; if that is under way, once more, as the server may have been asked too early."""

@@ -115,7 +115,8 @@ class Job:
 
     def time_limit(self, general: float | None) -> float | None:
         """Return the handler's time limit, in seconds. ``general`` is the worker's."""
-        own = number_of(self.task.headers.get(TIME_LIMIT, '').encode())
+        text = self.task.headers.get(TIME_LIMIT)
+        own = number_of(text.encode()) if text else None
         return own if own is not None and own > 0 else self.handler.time_limit or general
 
     def late(self) -> TorrelqueTimeLimitError:

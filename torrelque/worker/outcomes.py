@@ -180,12 +180,15 @@ class OutcomeWriter(Generic[J]):
         if len(finished) == 1:
             await self._settle(*finished[0])
             return
-        items = [
-            ReleaseItem(outcome.task, outcome.result, self._result_ttl, finished_ttl=self._finished_ttl)
-            for _, outcome in finished
+        ttl = self._finished_ttl
+        items: list[Task | ReleaseItem] = [
+            ReleaseItem(ended.task, ended.result, self._result_ttl, finished_ttl=ttl)
+            if ended.result is not None
+            else ended.task
+            for _, ended in finished
         ]
         try:
-            answers = await self._queue.release_many(items)
+            answers = await self._queue.release_many(items, finished_ttl=ttl)
         except BaseException as failure:
             if _ends_run(failure):
                 for job, outcome in finished:
