@@ -439,7 +439,7 @@ class Torrelque(FlowControl, Generic[Payload]):
         expiry = expiry_words(expires_in, expires_at, on_expiry, delay)
         line = self._line(group, priority, None)
         more = ('', *expiry, *(line if any(line) else ())) if any(expiry) or any(line) else ()
-        new_here = partial(new_id, group)
+        rest = (*common, b'', *more)
         general = check_if_exists(if_exists, replace)
 
         def mode_of(item: EnqueueItem[Payload]) -> IfExists:
@@ -450,7 +450,7 @@ class Torrelque(FlowControl, Generic[Payload]):
 
         def write(item: Payload | EnqueueItem[Payload]) -> Item:
             if not isinstance(item, EnqueueItem):
-                return new_here().encode(), dump_payload(serialiser, item), *common, b'', *more
+                return new_id(group).encode(), dump_payload(serialiser, item), *rest
             words = enqueue_words(*defaults, item.task_timeout, item.delay, item.max_dequeues)
             headers = with_time_limit(item.headers, item.time_limit)
             replaces = mode_of(item) == 'replace'
@@ -471,11 +471,12 @@ class Torrelque(FlowControl, Generic[Payload]):
         is_drawn = all(not isinstance(entry, EnqueueItem) or entry.task_id is None for entry in entries)
         command = self._dispatcher.add if is_drawn else ENQUEUE
         answers = await self._dispatcher.many(command, written, on_progress)
-        if answers.count(Outcome.NEW) < len(answers):
-            await self._enqueue_elsewhere(entries, written, answers, group)
-            for at, entry in enumerate(entries):
-                if isinstance(entry, EnqueueItem):
-                    answers[at] = exists_error(written[at], answers[at], mode_of(entry)) or answers[at]
+        if answers.count(Outcome.NEW) == len(answers):
+            return [_id_of(item) for item in written]
+        await self._enqueue_elsewhere(entries, written, answers, group)
+        for at, entry in enumerate(entries):
+            if isinstance(entry, EnqueueItem):
+                answers[at] = exists_error(written[at], answers[at], mode_of(entry)) or answers[at]
         return [
             answer if isinstance(answer, Exception) else _id_of(item)
             for item, answer in zip(written, answers, strict=True)

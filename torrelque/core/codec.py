@@ -86,6 +86,8 @@ def dump_payload(serialiser: Serialiser[Payload], value: Payload) -> bytes:
         TorrelqueTypeError: The serialiser returned neither bytes nor str.
     """
     data = serialiser.dumps(value)
+    if type(data) is bytes:
+        return data
     if isinstance(data, str):
         return data.encode()
     if isinstance(data, (bytes, bytearray, memoryview)):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from torrelque.core.commands import Command, Item
@@ -142,4 +143,8 @@ def _split_by_size(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
 
 
 def _size(items: Sequence[Item]) -> int:
-    return sum([len(word) for item in items for word in item if type(word) is bytes])
+    if len(items) == 1:
+        return sum([len(word) for word in items[0] if type(word) is bytes])
+    # Words at the same place have the same type. Items may have different lengths.
+    columns: Iterable[tuple[Any, ...]] = zip_longest(*items, fillvalue=b'')
+    return sum([sum(map(len, words)) for words in columns if type(words[0]) is bytes])
