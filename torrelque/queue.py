@@ -1224,7 +1224,7 @@ class Torrelque(FlowControl, Generic[Payload]):
             raise TorrelqueLookupError(f'no {places} task {str(plain)!r} in queue {self.queue!r}')
         return outcome is Outcome.CLAIMED
 
-    async def cancellations(self) -> AsyncGenerator[Cancellation | None, None]:
+    def cancellations(self) -> AsyncGenerator[Cancellation | None, None]:
         """Iterate over cancellations of running tasks, as they are announced.
 
         A `Worker` listens to them; you need this only in a consumer of your own. An announcement is a hint: call
@@ -1232,12 +1232,7 @@ class Torrelque(FlowControl, Generic[Payload]):
         the beginning and after each interruption. All iterators of a queue object share a connection with its
         watchers. You can stop iterating at any point.
         """
-        feed = Cancellations(self._dispatcher)
-        try:
-            while True:
-                yield await feed.next()
-        finally:
-            feed.close()
+        return Cancellations(self._dispatcher)
 
     async def redrive(self, task_ids: str | Iterable[str] | None = None, *, limit: int | None = None) -> int:
         """Return dead letters to the back of the queue and reset their delivery counts.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 
 import anyio
 import pytest
 
-from tests.engine.listeners import Counting, Waits, subscribed
+from tests.engine.listeners import Counting, Waits, subscribed, until
 from torrelque import Torrelque, TorrelqueReplyError, WaitSharer
 from torrelque.engine import subscriptions
 from torrelque.engine.cancellations import Cancellations
@@ -160,14 +161,28 @@ async def test_nothing_is_kept_of_announcements_that_were_heard() -> None:
     async with Torrelque(Counting(), queue='q') as queue:
         await claim(queue, 'a')
         feed = Cancellations(queue._dispatcher)
-        assert await feed.next() is None
+        assert await anext(feed) is None
         for _ in range(MANY // 100):
             for _ in range(10):
                 await queue.cancel('a', running='ask')
             for _ in range(10):
-                assert await feed.next() == ('a', 'ask')
+                assert await anext(feed) == ('a', 'ask')
         assert not feed._found
         assert not any(inbox.messages for _, inbox in feed._inboxes.values())
-        feed.close()
-        feed.close()
+        await feed.aclose()
+        await feed.aclose()
         assert not queue._engine.hub._inboxes
+        with pytest.raises(StopAsyncIteration):
+            await anext(feed)
+
+
+async def test_a_listener_can_be_dropped() -> None:
+    async with Torrelque(Counting(), queue='q') as queue:
+        announced = queue.cancellations()
+        assert await anext(announced) is None
+        del announced
+        gc.collect()  # Trio warns about generators that are dropped
+        await until(lambda: not queue._engine.hub._inboxes)
+        announced = queue.cancellations()
+        with pytest.raises(ZeroDivisionError):
+            await announced.athrow(ZeroDivisionError())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
-from typing import cast
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, cast
 
 import anyio
 
@@ -17,28 +19,49 @@ LOOK = 8.0
 """Seconds after which to look whether the queue has other shards."""
 
 
-class Cancellations:
-    """The announcements for one listener, from the channel of the queue, or of each of its shards."""
+Inboxes = dict[bytes, tuple[Subscriptions, Subscription]]
+
+
+class Cancellations(AsyncGenerator[Cancellation | None, None]):
+    """The announcements for one listener, from the channel of the queue, or of each of its shards.
+
+    Not a function with ``yield``, because Trio warns about those that are not exhausted.
+    You can drop this iterator at any point.
+    """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
-        self._inboxes: dict[bytes, tuple[Subscriptions, Subscription]] = {}
+        self._inboxes: Inboxes = {}
         self._news = anyio.Event()
         self._found: deque[Cancellation | None] = deque()
+        self._closed = False
+        weakref.finalize(self, _close_soon, self._inboxes).atexit = False
 
-    async def next(self) -> Cancellation | None:
+    async def asend(self, value: None) -> Cancellation | None:
         """Wait for the next announcement; None if some may have been missed."""
+        del value
         transport = self._dispatcher.runtime.transport
-        while not self._found:
+        while not (self._found or self._closed):
             self._news = anyio.Event()
             self._listen()
             self._gather()
             if not self._found:
                 await transport.pause(self._news, transport.now() + LOOK)
+        if self._closed:
+            raise StopAsyncIteration
         return self._found.popleft()
 
-    def close(self) -> None:
+    async def athrow(self, error: Any, value: Any = None, traceback: Any = None) -> None:  # noqa: ANN401 - as any generator's
+        """Stop listening, and raise an error."""
+        del traceback
+        await self.aclose()
+        raise error if value is None else value
+
+    async def aclose(self) -> None:
         """Stop listening. Safe to repeat."""
+        self._closed = True
+        self._news.set()
+        self._found.clear()
         while self._inboxes:
             self._close(next(iter(self._inboxes)))
 
@@ -54,9 +77,10 @@ class Cancellations:
             self._close(channel)
         for channel in channels - self._inboxes.keys():
             hub = engine.hub
-            self._inboxes[channel] = hub, hub.open(channel, self._wake)
+            self._inboxes[channel] = hub, hub.open(channel, _waking(self))
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Look for announcements."""
         self._news.set()
 
     def _gather(self) -> None:
@@ -67,3 +91,21 @@ class Cancellations:
                 running, _, task_id = data.decode(errors='replace').partition(' ')
                 if running in ('end', 'ask') and task_id:
                     self._found.append(Cancellation(task_id, cast('Running', running)))
+
+
+def _waking(feed: Cancellations) -> Callable[[], None]:
+    """Return a function that wakes a listener, but does not keep it."""
+    known = weakref.ref(feed)
+
+    def wake() -> None:
+        listener = known()
+        if listener is not None:
+            listener.wake()
+
+    return wake
+
+
+def _close_soon(inboxes: Inboxes) -> None:
+    """Stop listening on behalf of a listener that was dropped."""
+    for hub, inbox in inboxes.values():
+        hub.close_soon(inbox)
