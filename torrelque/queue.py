@@ -1329,7 +1329,7 @@ class Torrelque(FlowControl, Generic[Payload]):
             repair: Repair what is safe to repair, losing no task. ``repaired`` of each violation says
                 whether it was.
         """
-        return await self._dispatcher.audit(self.result_ttl, repair=repair)
+        return await self._dispatcher.audit(self.result_ttl, repair=checks.check_flag('repair', repair))
 
     async def sweep(self) -> tuple[int, int, int]:
         """Return stale, due and abandoned tasks to pending, and end expired tasks at the front.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
@@ -30,10 +32,14 @@ Bad: TypeAlias = Any
 
 Try = Callable[[Torrelque, Bad], Awaitable[object]]
 
-NO_TIMES: list[Bad] = [math.nan, math.inf, -math.inf, 1e300, 'abc', '5', b'5', [], ..., 1j]
-NO_WAITS = [value for value in NO_TIMES if value != math.inf] + [-1]
+NO_WAITS: list[Bad] = [math.nan, -math.inf, 1e300, 10**400, Decimal('sNaN'), 'abc', '5', b'5', [], ..., 1j, float]
+NO_TIMES = [math.inf, *NO_WAITS]
+NO_WAITS = [*NO_WAITS, -1]
 NO_COUNTS: list[Bad] = [0, -1, 1.5, math.nan, '3', True, [], ...]
 NO_FLAGS: list[Bad] = [0, 1, 'no', None]
+NO_AMOUNTS: list[Bad] = [*NO_TIMES, True, -1]
+NO_MOMENTS: list[Bad] = [datetime(2030, 1, 1), datetime.max.replace(tzinfo=UTC), -1, 1e12, 10**400, math.nan, True, '5']  # noqa: DTZ001
+NO_IDS: list[Bad] = [5, True, b'a', b'', ..., 1.5, float]
 NO_TEXTS: list[Bad] = ['', '\ud800', 5, None, b'a', ['a'], ...]
 NO_HEADERS: list[Bad] = [[('a', 'b')], 'a', 5, {'a': 1}, {1: 'a'}, {'a': None}, {'a': b'b'}, {'a': '\ud800'}]
 
@@ -76,6 +82,16 @@ CALLS: dict[str, tuple[list[Bad], Try]] = {
     'giveback id': (NO_TEXTS, lambda queue, bad: queue.giveback(bad)),
     'extend id': (NO_TEXTS, lambda queue, bad: queue.extend(bad)),
     'extend timeout': ([*NO_TIMES, -1], lambda queue, bad: queue.extend('a', bad)),
+    'limit rate': (NO_AMOUNTS, lambda queue, bad: queue.limit(rate=(1, bad))),
+    'pause until': (NO_MOMENTS, lambda queue, bad: queue.pause(until=bad)),
+    'enqueue expires_in': ([*NO_AMOUNTS, 0], lambda queue, bad: queue.enqueue(1, expires_in=bad)),
+    'enqueue expires_at': (NO_MOMENTS, lambda queue, bad: queue.enqueue(1, expires_at=bad)),
+    'enqueue time_limit': ([*NO_AMOUNTS, 0], lambda queue, bad: queue.enqueue(1, time_limit=bad)),
+    'schedule every': ([*NO_AMOUNTS, 0], lambda queue, bad: queue.schedule('s', 1, every=bad)),
+    'schedule cron': ([5, b'', '* * *', '9' * 5000 + ' * * * *'], lambda queue, bad: queue.schedule('s', 1, cron=bad)),
+    'redrive ids': (NO_IDS, lambda queue, bad: queue.redrive(bad)),
+    'purge ids': (NO_IDS, lambda queue, bad: queue.purge(bad)),
+    'audit repair': (NO_FLAGS, lambda queue, bad: queue.audit(repair=bad)),
     'cancel id': (NO_TEXTS, lambda queue, bad: queue.cancel(bad)),
     'get_task_state id': (NO_TEXTS, lambda queue, bad: queue.get_task_state(bad)),
     'get_task id': (NO_TEXTS, lambda queue, bad: queue.get_task(bad)),

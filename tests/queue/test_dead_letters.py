@@ -89,7 +89,10 @@ async def test_a_requeue_that_does_not_count_is_no_attempt(queue: Torrelque) -> 
     assert await queue.dequeue_nowait() == []
     assert (await queue.get_task_state(task_id)).reason == 'delivered 2 times, the limit is 2'
     assert await queue.redrive(task_id) == 1
-    assert (await queue.dequeue(5)).attempt == 1
+    task = await queue.dequeue(5)
+    assert task.attempt == 1
+    await queue.reject(task, 'poison')
+    assert await queue.purge(task) == 1  # not the id and the payload, of which a task consists
 
 
 async def test_redriving_counts_the_deliveries_anew(queue: Torrelque) -> None:

@@ -6,7 +6,7 @@ Each check returns the value, and raises TorrelqueTypeError or TorrelqueValueErr
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from torrelque.core.models import Receipt, Task, TaskId
@@ -22,12 +22,14 @@ __all__ = (
     'check_group',
     'check_headers',
     'check_id',
+    'check_ids',
     'check_moment',
     'check_note',
     'check_seconds',
     'check_serialiser',
     'check_target',
     'check_text',
+    'check_time_limit',
     'check_wait',
 )
 
@@ -50,12 +52,22 @@ LATEST = 1e11
 """A Unix time over three thousand years from now. A later time is in milliseconds, or a mistake."""
 
 
+def _float_of(value: Any) -> float | None:  # noqa: ANN401 - the type is what is checked
+    """Return a number as a float, NaN if it is too large for one; None for anything else."""
+    if isinstance(value, (str, bytes, type)) or not hasattr(value, '__float__'):
+        return None
+    try:
+        return float(value)
+    except (OverflowError, ValueError):
+        return math.nan
+
+
 def _number(name: str, value: Any) -> float:  # noqa: ANN401 - the type is what is checked
     if type(value) is int and 0 <= value <= LONGEST:  # a fast path for the usual case
         return float(value)
-    if isinstance(value, (str, bytes)) or not hasattr(value, '__float__'):
+    number = _float_of(value)
+    if number is None:
         raise TorrelqueTypeError(f'{name} must be a number of seconds, got {value!r}')
-    number = float(value)
     if not math.isfinite(number) or abs(number) > LONGEST:
         raise TorrelqueValueError(f'{name} must be a finite number of seconds up to {LONGEST:.0f}, got {value!r}')
     return number
@@ -78,22 +90,31 @@ def check_duration(name: str, value: Any) -> float:  # noqa: ANN401
     return check_seconds(name, value) or 0.0
 
 
+def check_time_limit(value: Any) -> float:  # noqa: ANN401
+    """Check how many seconds a handler may take: above 0."""
+    seconds = check_duration('time_limit', value)
+    if not seconds:
+        raise TorrelqueValueError(f'time_limit must be above 0, got {value!r}')
+    return seconds
+
+
 def check_moment(name: str, value: Any) -> float:  # noqa: ANN401
     """Check a moment: a Unix time, or a datetime with a time zone. Returns a Unix time."""
+    time = value
     if hasattr(value, 'utcoffset') and hasattr(value, 'timestamp'):
         if value.utcoffset() is None:
             raise TorrelqueValueError(f'{name} must be a datetime with a time zone, got {value!r}')
-        value = value.timestamp()
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        time = value.timestamp()
+    if isinstance(time, bool) or not isinstance(time, (int, float)):
         raise TorrelqueTypeError(f'{name} must be a datetime or a Unix time, got {value!r}')
-    if not 0 <= value < LATEST:
-        raise TorrelqueValueError(f'{name} must be a Unix time in seconds, got {value!r}')
-    return float(value)
+    if not 0 <= time < LATEST:
+        raise TorrelqueValueError(f'{name} must be a Unix time in seconds, from 1970 to 5138, got {value!r}')
+    return float(time)
 
 
 def check_wait(name: str, value: Any) -> float:  # noqa: ANN401
     """Check how long to wait, in seconds. None, 0 and infinity mean without limit."""
-    if value is None or value == math.inf:
+    if value is None or _float_of(value) == math.inf:
         return math.inf
     return check_seconds(name, value) or math.inf
 
@@ -111,9 +132,9 @@ def check_count(name: str, value: Any, least: int = 1, most: float = math.inf) -
 
 def check_amount(name: str, value: Any, *, least: float | None = None) -> float:  # noqa: ANN401
     """Check a finite number of at least 0; with ``least``, above that."""
-    if isinstance(value, (bool, str, bytes)) or not hasattr(value, '__float__'):
+    number = None if isinstance(value, bool) else _float_of(value)
+    if number is None:
         raise TorrelqueTypeError(f'{name} must be a number, got {value!r}')
-    number = float(value)
     if not math.isfinite(number) or number < 0 or (least is not None and number <= least):
         wanted = 'a finite number from 0' if least is None else f'a finite number above {least:g}'
         raise TorrelqueValueError(f'{name} must be {wanted}, got {value!r}')
@@ -180,6 +201,15 @@ def check_text(name: str, value: Any) -> str:  # noqa: ANN401
 def check_id(value: Any) -> str:  # noqa: ANN401
     """Return the id of a task, given as an id or as a dequeued task."""
     return check_text('task id', value.id if isinstance(value, Task) else value)
+
+
+def check_ids(value: Any) -> list[str]:  # noqa: ANN401
+    """Return the ids of an id or a dequeued task, or of several."""
+    if isinstance(value, (str, Task)):
+        return [check_id(value)]
+    if isinstance(value, (bytes, bytearray)) or not isinstance(value, Iterable):
+        raise TorrelqueTypeError(f'task ids must be a string or several, got {value!r}')
+    return [check_id(each) for each in value]
 
 
 def check_target(value: Any) -> Receipt | str:  # noqa: ANN401

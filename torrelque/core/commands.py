@@ -535,7 +535,7 @@ def with_time_limit(headers: Mapping[str, str] | None, time_limit: float | None)
     """Return headers with a task's time limit in seconds, checked, if it has one."""
     if time_limit is None:
         return headers
-    return {**(checks.check_headers(headers) or {}), TIME_LIMIT: f'{checks.check_duration("time_limit", time_limit):g}'}
+    return {**(checks.check_headers(headers) or {}), TIME_LIMIT: f'{checks.check_time_limit(time_limit):.15g}'}
 
 
 def requeue_words(

@@ -41,7 +41,7 @@ def next_times(cron: str, tz: str, after: float, count: int) -> Sequence[float]:
         raise TorrelqueValueError(f'tz must be the name of a time zone that this system knows, got {tz!r}') from None
     try:
         iterator = CronSim(cron, datetime.fromtimestamp(after, zone))
-    except CronSimError as error:
+    except (CronSimError, ValueError) as error:  # a ValueError for a number of thousands of digits
         raise TorrelqueValueError(f'cron is not a cron expression ({str(error).lower()}), got {cron!r}') from None
     times: list[float] = []
     for moment in iterator:

@@ -44,7 +44,7 @@ class DeadLetters:
         most = math.inf if limit is None else checks.check_count('limit', limit)
         if task_ids is None:
             return await self._do_to_oldest(command, write, age, most)
-        ids = [str(checks.check_id(each)) for each in ([task_ids] if isinstance(task_ids, str) else task_ids)]
+        ids = [str(each) for each in checks.check_ids(task_ids)]
         await self._check_known(ids)
         wanted = ids if limit is None else ids[:limit]
         return await self._do_to(command, [write(task_id, math.inf) for task_id in wanted])

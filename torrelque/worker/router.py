@@ -444,7 +444,7 @@ class Router:
         if name in self._kinds:
             raise TorrelqueValueError(f'{name!r} already has a handler')
         if time_limit is not None:
-            time_limit = check_time_limit(time_limit)
+            time_limit = checks.check_time_limit(time_limit)
         if retry is not None:
             check_plain_function('retry', retry, 'attempt', 'error')
         return _Decorator(self._kinds, name, self._make, time_limit, retry)
@@ -528,14 +528,6 @@ def _dependencies_of(function: Callable[..., Any]) -> dict[str, bool]:
 def _is_task(hint: Any) -> bool:  # noqa: ANN401 - the type is what is checked
     kind = get_origin(hint) or hint
     return isinstance(kind, type) and issubclass(kind, Task)
-
-
-def check_time_limit(value: Any) -> float:  # noqa: ANN401 - the type is what is checked
-    """Return a number of seconds. Raises TorrelqueTypeError or TorrelqueValueError unless it is above 0."""
-    seconds = checks.check_duration('time_limit', value)
-    if not seconds:
-        raise TorrelqueValueError(f'time_limit must be above 0, got {value!r}')
-    return seconds
 
 
 # Conversion ----------------------------------------------------------------------------------------------------------

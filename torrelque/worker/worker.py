@@ -35,7 +35,7 @@ from torrelque.worker.leases import LeaseKeeper
 from torrelque.worker.loops import Clock, LoopClock, open_tasks, start_dedicated
 from torrelque.worker.outcomes import OutcomeWriter
 from torrelque.worker.presence import default_name
-from torrelque.worker.router import Router, check_time_limit
+from torrelque.worker.router import Router
 from torrelque.worker.shares import Claim, Share, Shares
 from torrelque.worker.signals import HANG_UP, received
 from torrelque.worker.sources import Source, check_handler, check_reserve, check_sources
@@ -127,7 +127,7 @@ class Worker(Generic[Payload]):
         sources = check_sources(queue, handler, strict=checks.check_flag('strict', strict))
         if context is not None and lifespan is not None:
             raise TorrelqueTypeError(f'context and lifespan exclude each other, got {context!r} and {lifespan!r}')
-        self._time_limit = None if time_limit is None else check_time_limit(time_limit)
+        self._time_limit = None if time_limit is None else checks.check_time_limit(time_limit)
         self._context = context
         self._lifespan = None if lifespan is None else check_plain_function('lifespan', lifespan)
         self._concurrency = checks.check_count('concurrency', concurrency)
