@@ -109,7 +109,7 @@ function modes.set()
     fields[#fields + 1], fields[#fields + 2] = name, index == 1 and ARGV[25] or ''
   end
   set_times(fields, slots)
-  if rank and not old then
+  if rank then
     redis.call('PERSIST', key)
   end
   mark_used()
