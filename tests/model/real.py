@@ -7,6 +7,7 @@ does that as it moves the clock.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 from tests.servers import Client, Server
@@ -119,6 +120,7 @@ return at and at - math.floor(clock() * 1000) or -1
 """PTTL on the test's clock."""
 
 
+@cache
 def clocked_scripts(*, sharded: bool = False) -> ScriptSet:
     """The scripts, on the test's clock."""
     return load(server=SERVER_LUA, sharded=sharded)

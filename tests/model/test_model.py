@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests import servers
@@ -40,8 +40,6 @@ PROFILE_NAME = os.environ.get('HYPOTHESIS_PROFILE', 'ci')
 PROFILE = settings.get_profile(PROFILE_NAME)
 SHORT = PROFILE if PROFILE_NAME != 'ci' else settings(PROFILE, max_examples=100)
 SHORTER = PROFILE if PROFILE_NAME != 'ci' else settings(PROFILE, max_examples=25)
-UNSHRUNK = settings(settings.get_profile('ci'), max_examples=1500, phases=[Phase.generate])
-"""To find a fault: as many examples as it takes."""
 
 
 def play(machine: type[ModelMachine], name: str) -> None:
@@ -51,11 +49,10 @@ def play(machine: type[ModelMachine], name: str) -> None:
         getattr(state, step)(**arguments)
 
 
-def look_for(fault: str, machine: type[ModelMachine]) -> None:
-    if fault in PLAYS or fault in SHARDED_PLAYS:
+def assert_shows(machine: type[ModelMachine], fault: str) -> None:
+    with pytest.raises(AssertionError) as caught:
         play(machine, fault)
-    else:
-        run_state_machine_as_test(seed(0)(machine), settings=UNSHRUNK)
+    assert 'ERR user_script' not in str(caught.value)  # a script that cannot run proves nothing
 
 
 @contextmanager
@@ -142,7 +139,6 @@ def test_what_is_played_on_shards_agrees_without_a_fault(name: str) -> None:
         play(machine, name)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ('old', 'new'),
     [
@@ -207,11 +203,14 @@ def test_what_is_played_on_shards_agrees_without_a_fault(name: str) -> None:
         pytest.param('set_arrival(time + count', 'set_arrival(time', id='deliveries do not count'),
         pytest.param('(now), limits.burst * limits.interval', '(now), math.huge', id='old rates stay'),
         pytest.param('if spared > 0 then', 'if false then', id='what is given back counts'),
-        pytest.param('waiting > 0 then', 'false then', id='a slot is free and nobody hears of it'),
+        pytest.param('if touched or limited then', 'if touched then', id='a slot is free and nobody hears of it'),
         pytest.param("letter = 'u'\nend\n", 'end\n', id='a pause that is over'),
         pytest.param('number(new[1], 0) > number(revision, 0)', 'true', id='old records of a pause overwrite new ones'),
         pytest.param(
             "and name then\ntouch(name, 'nowhere')", 'and name then\n', id='a schedule does not place a group'
+        ),
+        pytest.param(
+            "if rank then\nredis.call('PERSIST', key)", 'if false then', id='a schedule expires with an earlier record'
         ),
         pytest.param(
             'elsewhere = values[1] ~= PENDING and (', 'elsewhere = false and (', id='claims what is elsewhere'
@@ -219,9 +218,8 @@ def test_what_is_played_on_shards_agrees_without_a_fault(name: str) -> None:
     ],
 )
 def test_a_fault_is_found(old: str, new: str, request: pytest.FixtureRequest) -> None:
-    name = request.node.callspec.id
-    with machine_of(started('valkey-9.1'), mutated(old, new)) as machine, pytest.raises(AssertionError):
-        look_for(name, machine)
+    with machine_of(started('valkey-9.1'), mutated(old, new), GroupedMachine) as machine:
+        assert_shows(machine, request.node.callspec.id)
 
 
 @pytest.mark.timeout(300 if PROFILE_NAME == 'ci' else 0)
@@ -231,7 +229,6 @@ def test_agrees_with_a_real_server_about_groups(name: str) -> None:
         run_state_machine_as_test(machine, settings=SHORTER)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ('old', 'new'),
     [
@@ -244,9 +241,8 @@ def test_agrees_with_a_real_server_about_groups(name: str) -> None:
     ],
 )
 def test_a_fault_of_groups_is_found(old: str, new: str, request: pytest.FixtureRequest) -> None:
-    fault = request.node.callspec.id
-    with machine_of(started('valkey-9.1'), mutated(old, new), GroupedMachine) as machine, pytest.raises(AssertionError):
-        look_for(fault, machine)
+    with machine_of(started('valkey-9.1'), mutated(old, new), GroupedMachine) as machine:
+        assert_shows(machine, request.node.callspec.id)
 
 
 @pytest.mark.timeout(300 if PROFILE_NAME == 'ci' else 0)
@@ -257,7 +253,6 @@ def test_agrees_with_the_shards_of_a_real_server(name: str) -> None:
         run_state_machine_as_test(machine, settings=SHORT)
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ('old', 'new'),
     [
@@ -293,11 +288,9 @@ def test_agrees_with_the_shards_of_a_real_server(name: str) -> None:
         pytest.param('finding = till and 0 or', 'finding =', id='a paused shard promises tasks'),
         pytest.param('or math.min(finding, most)', 'or finding', id='a full shard promises tasks'),
         pytest.param("redis.call('HDEL', counters, 'intended')", '', id='a change that is done stays begun'),
-        pytest.param("minded <= event and 0 or 'e'", "0 or 'e'", id='any timer will do'),
+        pytest.param("minded <= event and 0 or 'e'", "0 or 'e'", id='any timer will do for a shard'),
     ],
 )
 def test_a_fault_of_shards_is_found(old: str, new: str, request: pytest.FixtureRequest) -> None:
-    name = request.node.callspec.id
-    scripts = mutated(old, new, sharded=True)
-    with machine_of(started('valkey-9.1'), scripts, ShardedMachine) as machine, pytest.raises(AssertionError):
-        look_for(name, machine)
+    with machine_of(started('valkey-9.1'), mutated(old, new, sharded=True), ShardedMachine) as machine:
+        assert_shows(machine, request.node.callspec.id)
