@@ -33,6 +33,7 @@ from torrelque.errors import (
     TorrelqueUsageError,
 )
 from torrelque.transports import connections as timing
+from torrelque.transports import redis_py_pool
 from torrelque.transports.redis_py import RedisPyTransport
 
 pytestmark = pytest.mark.anyio
@@ -201,7 +202,8 @@ async def test_calls_without_a_task_that_waits(server: Server) -> None:
         assert outcomes == []
 
 
-async def test_a_pool_that_is_used_up(server: Server) -> None:
+async def test_a_pool_that_is_used_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_py_pool, 'POOL_TIMEOUT', 0.1)
     async with over_the_pool(server, max_connections=1, retry=ONCE) as transport:
         async with transport._client.pipeline() as pipeline:
             await pipeline.watch('k')  # holds the one connection there may be
