@@ -7,11 +7,14 @@ import pickle
 import re
 from typing import Any
 
+import anyio
 import pytest
 
 from tests import servers
 from tests.cli.top.support import staged
 from torrelque import Torrelque, TorrelqueTaskSerialiser
+from torrelque.cli.states import read_task
+from torrelque.cli.top.paging import read_rows
 from torrelque.cli.top.screens.task import TaskScreen
 from torrelque.cli.top.screens.tasks import TasksScreen
 
@@ -33,6 +36,30 @@ async def test_what_becomes_of_a_task_is_shown(server: servers.Server) -> None:
         await queue.release_many(await queue.dequeue_nowait(max_tasks=2))
         await queue.enqueue('d', task_id='d')
         await stage.until(lambda: stage.names() == ['d'])  # nothing was left to show
+
+
+async def test_reads_may_take_longer_than_the_time_between_samples(
+    server: servers.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def slowly(queue: Torrelque, found: Any) -> Any:  # noqa: ANN401 - an id or several
+        await anyio.sleep(0.4)  # four samples
+        return await (read_task if isinstance(found, str) else read_rows)(queue, found)
+
+    async with staged(server.url, size=(120, 40)) as stage:
+        queue = stage.queue('mail')
+        await queue.enqueue_many(range(2))
+        await stage.until(lambda: stage.names() == ['mail'])
+        await stage.open_tasks()
+        await stage.until(lambda: len(stage.names()) == 2)
+        monkeypatch.setattr('torrelque.cli.top.screens.tasks.read_rows', slowly)
+        monkeypatch.setattr('torrelque.cli.top.screens.task.read_task', slowly)
+        task = await queue.dequeue()
+        await stage.until(lambda: 'now working' in [row[4] for row in stage.rows()])
+        await stage.press('enter')
+        await stage.until_on(TaskScreen)
+        await stage.until(lambda: 'working' in stage.text('#state'))
+        await queue.release(task, result='sent')
+        await stage.until(lambda: 'completed' in stage.text('#state'))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.widgets import Footer, Static
+from textual.worker import Worker
 
 from torrelque import TorrelqueError, TorrelqueLookupError, TorrelqueTask, TorrelqueTaskStatus
 from torrelque.cli.output import printable
@@ -44,6 +45,7 @@ class TaskScreen(TopScreen):
         self._task_id = task_id
         self._seen: TorrelqueTask | None = None
         self._trouble = ''
+        self._read_worker: Worker[None] | None = None
 
     def compose(self) -> ComposeResult:
         yield StatusLine(self._watched.name, self._task_id)
@@ -61,11 +63,14 @@ class TaskScreen(TopScreen):
 
     def on_sample(self, monitor: Monitor) -> None:
         super().on_sample(monitor)
-        if not monitor.away and self.is_current:
+        is_reading = (
+            self._read_worker is not None and not self._read_worker.is_finished
+        )  # begun again, it might never end
+        if not (monitor.away or is_reading) and self.is_current:
             self.changed()
 
     def changed(self) -> None:
-        self._read()
+        self._read_worker = self._read()
 
     @work(group='reading', exclusive=True)
     async def _read(self) -> None:

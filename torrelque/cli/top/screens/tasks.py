@@ -10,6 +10,7 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.widgets import Footer, Static
+from textual.worker import Worker
 
 from torrelque import TorrelqueError, TorrelqueTask, TorrelqueTaskStatus
 from torrelque.cli.output import printable
@@ -82,6 +83,7 @@ class TasksScreen(FilteredScreen):
         self._reading: object = None
         """Identifies the read in progress."""
         self._trouble = ''
+        self._read_worker: Worker[None] | None = None
 
     @property
     def status(self) -> TorrelqueTaskStatus:
@@ -146,7 +148,8 @@ class TasksScreen(FilteredScreen):
         if self._reading or monitor.away or not self.is_current:
             return
         if any(map(self._is_here, self._rows)):
-            self.changed()
+            if self._read_worker is None or self._read_worker.is_finished:  # begun again, a slow read would never end
+                self.changed()
         elif self._trouble or getattr(self._watched.stats, self.status.name.lower(), None):
             self.action_again()
 
@@ -154,7 +157,7 @@ class TasksScreen(FilteredScreen):
         return row.task is not None and row.task.state.status is self.status
 
     def changed(self) -> None:
-        self._read_rows()
+        self._read_worker = self._read_rows()
 
     @work(group='rows', exclusive=True)
     async def _read_rows(self) -> None:
