@@ -49,9 +49,13 @@ class LosingTransport(MemoryTransport):
 
 
 class LaggingTransport(MemoryTransport):
-    """Messages take their time."""
+    """Messages take their time. ``heard`` is set once one was delivered."""
 
     LAG = 0.02
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: anyio.Event = anyio.Event()
 
     def listen(self) -> AbstractAsyncContextManager[Listener]:
         return self._listen_later(super().listen())
@@ -59,12 +63,14 @@ class LaggingTransport(MemoryTransport):
     @asynccontextmanager
     async def _listen_later(self, listening: AbstractAsyncContextManager[Listener]) -> AsyncIterator[Listener]:
         async with listening as listener:
-            yield _LaggingListener(listener)
+            yield _LaggingListener(listener, self.heard)
 
 
 class _LaggingListener(Listener):
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, heard: anyio.Event) -> None:
         self._listener = listener
+        self._heard = heard
+        self._has_received = False
 
     async def subscribe(self, channel: bytes) -> None:
         await self._listener.subscribe(channel)
@@ -73,8 +79,11 @@ class _LaggingListener(Listener):
         await self._listener.unsubscribe(channel)
 
     async def receive(self) -> Message:
+        if self._has_received:
+            self._heard.set()
         message = await self._listener.receive()
         await anyio.sleep(LaggingTransport.LAG)
+        self._has_received = True
         return message
 
 
