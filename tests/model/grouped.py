@@ -172,6 +172,8 @@ class GroupedMachine(ModelMachine):
     @step(1, GROUPED_STEPS, letters=st.sampled_from((b'', b'g', b'h', b'gh', b'gle')))
     def features_are_forgotten(self, letters: bytes) -> None:
         self._command('HSET', KEYS['counters'], 'uses', letters)
+        if not letters:
+            self._command('HDEL', KEYS['counters'], 'claimed')
 
     @step(
         1,

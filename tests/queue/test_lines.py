@@ -308,6 +308,22 @@ def test_groups_go_on_in_turn_after_the_counters_were_lost(lines: LinesQueue) ->
     assert taken == {'a': 8, 'b': 8}
 
 
+def test_a_claim_notices_that_the_counters_were_lost(lines: LinesQueue) -> None:
+    lines.limit('blocked', concurrency=1)
+    for name in ('blocked', 'ready'):
+        lines.enqueue(f'{name}-0', f'{name}-1', group=name)
+    lines.enqueue('low', level='low')
+    assert set(lines.take(9).split()) == {'blocked-0', 'ready-0', 'ready-1', 'low'}
+    lines.enqueue('high', level='high')
+    lines.client.command('DEL', lines.key('counters'))
+    assert lines.claim() == []
+    assert lines.last
+    assert lines.last.again
+    assert lines.take(9) == 'high'
+    lines.release('blocked-0')
+    assert lines.take(9) == 'blocked-1'
+
+
 def test_by_default_a_dead_letter_lets_its_group_go_on(lines: LinesQueue) -> None:
     lines.limit('*', ordered=True)
     lines.enqueue('a0', 'a1', 'a2', group='a', most=1, timeout=10)

@@ -52,6 +52,12 @@ if number(claimed, 0) == 0 then
   if shards then
     return { 'SHARDED', shards }
   end
+  local letters = forgotten_lines()
+  if letters ~= '' then
+    begin_writing(ARGV[6])
+    redis.call('HSET', counters, 'uses', (features or '') .. letters)
+    return { 'OK', '', 1, present } -- unrecorded: a repeat takes tasks
+  end
   -- end
 end
 local stale = tonumber(redis.call('ZRANGE', working, 0, 0, 'WITHSCORES')[2])

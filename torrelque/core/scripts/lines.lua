@@ -348,6 +348,19 @@ local function recheck_some(recheck)
   redis.call('HSET', counters, 'recheck', not rechecking and '' or part[1] == '0' and 'held 0' or index .. ' ' .. part[1])
 end
 
+-- The letters of lines that have tasks and that the queue does not know of, because its counters were lost.
+local function forgotten_lines()
+  local letters = ''
+  if not has_used('g') and size_of('ZCARD', groups) + size_of('ZCARD', groups .. ':blocked')
+    + size_of('ZCARD', groups .. ':held') > 0 then
+    letters = 'g'
+  end
+  if not has_used('h') and size_of('LLEN', pending .. ':high') + size_of('LLEN', pending .. ':low') > 0 then
+    letters = letters .. 'h'
+  end
+  return letters
+end
+
 -- When the next held group may go on, if it is known.
 local function next_held()
   local time = has_used('g') and tonumber(redis.pcall('ZRANGE', groups .. ':held', 0, 0, 'WITHSCORES')[2])

@@ -13,7 +13,7 @@ from torrelque.errors import TorrelqueReplyError
 from torrelque.transports.memory.prelude import PENDING, Rate, Run, State, microseconds, number, stamp, whole
 
 __all__ = (
-    'DEFAULT', 'LEVELS', 'Group', 'add', 'bury', 'count', 'held', 'hold', 'is_ordered', 'is_stray', 'is_uncounted',
+    'DEFAULT', 'LEVELS', 'Group', 'add', 'bury', 'count', 'forgotten', 'held', 'hold', 'is_ordered', 'is_stray', 'is_uncounted',
     'join', 'keep_tag', 'key_of', 'leave', 'leave_groups', 'list_of', 'misplaced', 'place_touched', 'push', 'push_back',
     'read_turn', 'recheck', 'recount', 'release', 'size', 'touch', 'unbury', 'uncount', 'uncount_deliveries', 'use',
 )  # fmt: skip
@@ -192,6 +192,17 @@ def place_touched(run: Run) -> None:
     for name, was in run.touched.items():
         place(run, name, was)
     run.touched.clear()
+
+
+def forgotten(run: Run) -> bytes:
+    """The letters of lines that have tasks and that the queue does not know of, because its counters were lost."""
+    indexes = (run.keys['groups'], key_of(run, b'blocked'), key_of(run, b'held'))
+    lines = {b'g': indexes, b'h': tuple(list_of(run, b'', level) for level in LEVELS)}
+    return b''.join(
+        letter
+        for letter, keys in lines.items()
+        if not run.has_used(letter) and any(size(run, key) for key in keys)
+    )
 
 
 def held(run: Run, limit: int) -> list[bytes]:

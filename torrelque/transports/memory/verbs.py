@@ -124,6 +124,12 @@ def claim(run: Run) -> Reply:
     if spread is not None:
         return [b'SHARDED', spread]
     db, keys = run.db, run.keys
+    counters = db.hash_at(keys['counters'])
+    if number(counters.get(b'claimed'), 0.0) == 0 and (letters := groups.forgotten(run)):
+        if any(cap):
+            db.zset_at(keys['rejected'])
+        db.hset(keys['counters'], {b'uses': run.uses + letters})
+        return [b'OK', b'', 1, stamp(run.now)]
     for name in ('working', 'delayed'):
         db.zset_at(keys[name])
     fired, wanted = schedules.fire_due(run) if run.has_used(b's') else (0, [])
