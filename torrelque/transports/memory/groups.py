@@ -13,9 +13,10 @@ from torrelque.errors import TorrelqueReplyError
 from torrelque.transports.memory.prelude import PENDING, Rate, Run, State, microseconds, number, stamp, whole
 
 __all__ = (
-    'DEFAULT', 'LEVELS', 'Group', 'add', 'bury', 'count', 'forgotten', 'held', 'hold', 'is_ordered', 'is_stray', 'is_uncounted',
-    'join', 'keep_tag', 'key_of', 'leave', 'leave_groups', 'list_of', 'misplaced', 'place_touched', 'push', 'push_back',
-    'read_turn', 'recheck', 'recount', 'release', 'size', 'touch', 'unbury', 'uncount', 'uncount_deliveries', 'use',
+    'DEFAULT', 'LEVELS', 'Group', 'add', 'bury', 'count', 'forgotten', 'held', 'hold', 'is_ordered', 'is_stray',
+    'is_uncounted', 'join', 'keep_tag', 'key_of', 'leave', 'leave_groups', 'list_of', 'misplaced', 'place_touched',
+    'push', 'push_back', 'read_turn', 'recheck', 'recount', 'release', 'size', 'touch', 'unbury', 'uncount',
+    'uncount_deliveries', 'use',
 )  # fmt: skip
 
 LEVELS = (b'high', b'low')
@@ -199,9 +200,7 @@ def forgotten(run: Run) -> bytes:
     indexes = (run.keys['groups'], key_of(run, b'blocked'), key_of(run, b'held'))
     lines = {b'g': indexes, b'h': tuple(list_of(run, b'', level) for level in LEVELS)}
     return b''.join(
-        letter
-        for letter, keys in lines.items()
-        if not run.has_used(letter) and any(size(run, key) for key in keys)
+        letter for letter, keys in lines.items() if not run.has_used(letter) and any(size(run, key) for key in keys)
     )
 
 

@@ -123,13 +123,9 @@ def claim(run: Run) -> Reply:
     spread = run.shards_of(b'claimed')
     if spread is not None:
         return [b'SHARDED', spread]
-    db, keys = run.db, run.keys
-    counters = db.hash_at(keys['counters'])
-    if number(counters.get(b'claimed'), 0.0) == 0 and (letters := groups.forgotten(run)):
-        if any(cap):
-            db.zset_at(keys['rejected'])
-        db.hset(keys['counters'], {b'uses': run.uses + letters})
+    if _recalls_lines(run, cap):
         return [b'OK', b'', 1, stamp(run.now)]
+    db, keys = run.db, run.keys
     for name in ('working', 'delayed'):
         db.zset_at(keys[name])
     fired, wanted = schedules.fire_due(run) if run.has_used(b's') else (0, [])
@@ -171,6 +167,17 @@ def claim(run: Run) -> Reply:
         reply[1] = stamp(alarm)
     run.record(b'open', b'c' + written(receipts))
     return reply
+
+
+def _recalls_lines(run: Run, cap: Sequence[bytes]) -> bool:
+    """Whether the counters were lost, and that tasks wait in groups or levels is noted again."""
+    counters = run.db.hash_at(run.keys['counters'])
+    letters = groups.forgotten(run) if number(counters.get(b'claimed'), 0.0) == 0 else b''
+    if letters:
+        if any(cap):
+            run.db.zset_at(run.keys['rejected'])
+        run.db.hset(run.keys['counters'], {b'uses': run.uses + letters})
+    return bool(letters)
 
 
 def _take_from_lines(
