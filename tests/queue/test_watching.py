@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import anyio
+import coredis
 import pytest
+import redis.asyncio
 
 import torrelque.engine.watch
+from tests.queue.legacy import Legacy
 from tests.servers import Server
 from torrelque import Torrelque, TorrelqueReplyError, TorrelqueTaskState, TorrelqueTaskStatus, connect
 
@@ -95,6 +100,60 @@ async def test_sees_what_nobody_publishes(server: Server, queue: Torrelque, monk
             await until(lambda: len(states) == 2)
             server.command('DEL', f'q:task:{task_id}')
     assert [state.status for state in states] == [PENDING, WORKING, COMPLETED]  # as after a release of 0.9
+
+
+async def watched(server: Server, queue: Torrelque, legacy: Legacy, before: str) -> list[TorrelqueTaskStatus]:
+    """Watch a task that 0.9 works on once the channel is subscribed to. ``before`` comes before its state's key."""
+    task_id = await queue.enqueue('a')
+    states: list[TorrelqueTaskState] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(collect, queue, task_id, states)
+        await until(lambda: server.command('PUBSUB', 'NUMSUB', f'{before}q:task:{task_id}')[1])
+        assert before or not server.command('PUBSUB', 'CHANNELS', '__key*')
+        assert legacy.dequeue() == (task_id, 'a')
+        await until(lambda: len(states) == 2)
+        legacy.release(task_id, result='r')
+    return [state.status for state in states]
+
+
+@pytest.mark.parametrize('kind', ['native', 'redis_py', 'coredis'])
+async def test_hears_0_9_where_the_server_reports_changes(
+    fresh_server: Callable[..., Server], kind: str, anyio_backend_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = fresh_server()
+    server.command('CONFIG', 'SET', 'notify-keyspace-events', 'Kgh')
+    url = f'{server.url}/1'
+    made: dict[str, Callable[[], AbstractAsyncContextManager[Any]]] = {
+        'native': lambda: connect(url),
+        'redis_py': lambda: (connect if anyio_backend_name == 'trio' else redis.asyncio.Redis.from_url)(url),
+        'coredis': lambda: coredis.Redis.from_url(url),
+    }
+    with server.client() as client, anyio.fail_after(ENOUGH):
+        client.command('SELECT', 1)
+        legacy = Legacy(client, 'q')
+        async with made[kind]() as used, Torrelque(used, queue='q') as queue:
+            monkeypatch.setattr(torrelque.engine.watch, 'REREAD', 0.05)  # until the first has found out about 0.9
+            assert await watched(server, queue, legacy, '') == [PENDING, WORKING, COMPLETED]
+            monkeypatch.setattr(torrelque.engine.watch, 'REREAD', 600)
+            assert await watched(server, queue, legacy, '__keyspace@1__:') == [PENDING, WORKING, COMPLETED]
+            await until(lambda: not server.command('PUBSUB', 'CHANNELS'))
+
+
+async def test_goes_on_if_changes_may_not_be_heard(
+    fresh_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torrelque.engine.watch, 'REREAD', 0.05)
+    server = fresh_server()
+    server.command('ACL', 'SETUSER', 'limited', 'on', '>secret', '~q:*', 'resetchannels', '&q:*', '+@all')
+    async with (
+        connect(server.url.replace('//', '//limited:secret@')) as limited,
+        Torrelque(limited, queue='q') as queue,
+    ):
+        with server.client() as client, anyio.fail_after(ENOUGH):
+            for _ in range(3):
+                assert await watched(server, queue, Legacy(client, 'q'), '') == [PENDING, WORKING, COMPLETED]
+    (refusal,) = server.command('ACL', 'LOG')
+    assert refusal[refusal.index(b'count') + 1] == 1, 'it is asked for once'
 
 
 async def test_other_messages_are_ignored(server: Server, queue: Torrelque) -> None:

@@ -37,6 +37,7 @@ class Watch:
         ended: Whether the last state has been yielded.
         final: The final status once ``ended``; None if it is unknown.
         cancelled: Whether the task was cancelled.
+        unpublished: Whether the last read showed a transition that is not published, so 0.9 made it.
     """
 
     def __init__(self) -> None:
@@ -44,6 +45,7 @@ class Watch:
         self.ended: bool = False
         self.final: TorrelqueTaskStatus | None = None
         self.cancelled: bool = False
+        self.unpublished: bool = False
         self._published: list[_Published] = []
         self._ahead: list[_Published] = []
         self._missed = False
@@ -91,6 +93,7 @@ class Watch:
             The states to yield.
         """
         last = self.last
+        self.unpublished = last is not None and self._is_unpublished(last, state)
         believed = self._believed(state)
         states, end = list[TorrelqueTaskState](), 0
         if last is not None:
@@ -119,6 +122,12 @@ class Watch:
             self._missed = False
         self.last = last
         return states
+
+    def _is_unpublished(self, last: TorrelqueTaskState, state: TorrelqueTaskState | None) -> bool:
+        """Whether 0.9 made the transition: it neither increases the revision nor publishes the end of a task."""
+        if state is None:
+            return not (self._missed or self.end_published)
+        return state.revision == last.revision and _differ(last, state._replace(progress=last.progress))
 
     def _end(self, last: TorrelqueTaskState | None, revision: int) -> TorrelqueTaskState | None:
         """Return the last state of a task that is gone; the final one if it is known."""

@@ -56,6 +56,7 @@ class Subscription:
         stands: Whether the subscription is confirmed.
         may_have_missed: Whether messages before the confirmation may have been missed, so that the state must be
             read again. Reset when the messages are taken.
+        events: The subscription to the server's own events about the key, if any; see `Subscriptions.hear_events`.
     """
 
     def __init__(self, channel: bytes, tell: Callable[[], None] | None = None) -> None:
@@ -65,6 +66,7 @@ class Subscription:
         self.messages: deque[bytes] = deque()
         self.stands: bool = False
         self.may_have_missed: bool = False
+        self.events: Subscription | None = None
 
     @property
     def is_listener(self) -> bool:
@@ -73,17 +75,17 @@ class Subscription:
 
     def deliver(self, data: bytes) -> None:
         self.messages.append(data)
-        self._set()
+        self.wake()
 
     def confirm(self) -> None:
         self.stands = self.may_have_missed = True
-        self._set()
+        self.wake()
 
     def lose(self) -> None:
         self.stands = False
-        self._set()
+        self.wake()
 
-    def _set(self) -> None:
+    def wake(self) -> None:
         self.news.set()
         if self._tell is not None:
             self._tell()
@@ -92,6 +94,8 @@ class Subscription:
         """Return the messages since the last call."""
         self.news = anyio.Event()
         self.may_have_missed = False
+        if self.events is not None:  # they only say that the state must be read
+            self.events.take()
         messages = list(self.messages)
         self.messages.clear()
         return messages
@@ -120,6 +124,10 @@ class Subscriptions:
         self._lines: dict[tuple[Hashable, bytes | None], _Line] = {}  # by node; of those apart, also by channel
         self._apart: set[bytes] = set()
         self._line_of: dict[bytes, _Line] = {}
+        self._events: set[bytes] = set()
+        self._hears_events = not transport.on_cluster  # where 0.9 does not run, and channels are sharded
+        self.shared_with_0_9: bool = False
+        """Whether 0.9 has changed a watched task: further watchers also hear the server's events."""
 
     def open(self, channel: bytes, tell: Callable[[], None] | None = None) -> Subscription:
         """Subscribe to a channel. Close the subscription afterwards."""
@@ -132,11 +140,24 @@ class Subscriptions:
             inbox.confirm()
         return inbox
 
+    def hear_events(self, inbox: Subscription) -> None:
+        """Wake a watcher also when the server reports a change of the key, because 0.9 publishes nothing.
+
+        The server reports it if ``notify-keyspace-events`` is on, which 0.9's own watchers need.
+        """
+        if self._hears_events and inbox.events is None:
+            channel = b'__keyspace@%d__:%b' % (self._transport.database, inbox.channel)
+            self._events.add(channel)
+            inbox.events = self.open(channel, inbox.wake)
+
     def close(self, inbox: Subscription) -> None:
         """Stop listening. Safe to repeat."""
+        if inbox.events is not None:
+            self.close(inbox.events)
         inboxes = self._inboxes.get(inbox.channel, set())
         inboxes.discard(inbox)
         if not inboxes and self._inboxes.pop(inbox.channel, None) is not None:
+            self._events.discard(inbox.channel)
             line = self._line_of.pop(inbox.channel)
             line.remove(inbox.channel)
             if not line.channels and not self._lingers():
@@ -168,8 +189,14 @@ class Subscriptions:
     def separate(self, line: _Line) -> bool:
         """Give each channel of a listener its own connection, because the user may not subscribe to all of them.
 
+        The server's events are not asked for again: watchers read the state from time to time.
         Returns whether any was moved.
         """
+        if events := line.channels & self._events:
+            self._hears_events = False
+            for channel in events:
+                line.remove(channel)
+            return True
         moved = [
             channel
             for channel in line.channels - self._apart

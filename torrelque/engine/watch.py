@@ -29,7 +29,9 @@ from torrelque.errors import (
 __all__ = ('States', 'Watcher')
 
 REREAD = 8.0
-"""Seconds after which to read the state without a message: 0.9 publishes nothing."""
+"""Seconds after which to read the state without a message: 0.9 publishes nothing.
+
+Once a watcher has found such a transition, it and later ones also hear the server's own events, if those are on."""
 
 UNHEARD_REREAD = 0.5
 """The same while there is no subscription."""
@@ -102,7 +104,12 @@ class Watcher:
         self._failures = 0
         if inbox.stands and (state is None or not missed):
             await self._stragglers(inbox, state)
-        return self._watch.read(state)
+        states = self._watch.read(state)
+        if self._watch.unpublished and self._hub is not None:
+            self._hub.shared_with_0_9 = True
+            if not self.ended:
+                self._hub.hear_events(inbox)
+        return states
 
     async def _look(self) -> list[TorrelqueTaskState]:
         """Read the state for the first time. If it is not final, subscribe."""
@@ -117,6 +124,8 @@ class Watcher:
         if not self.ended and self._keys is not None:
             self._hub = self._engine.hub
             self._inbox = self._hub.open(self._keys.state(self._task_id))
+            if self._hub.shared_with_0_9:
+                self._hub.hear_events(self._inbox)
             self._finalizer = weakref.finalize(self, self._hub.close_soon, self._inbox)
             self._finalizer.atexit = False
         return states

@@ -100,6 +100,9 @@ class Transport(ABC):
     they are ``near``.
     """
 
+    database: int = 0
+    """The number of the database that the client uses: the server's own events about keys name it."""
+
     fails_over: bool = False
     """Whether the client finds another server when the one in use fails, as with Sentinel."""
 

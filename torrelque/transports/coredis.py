@@ -449,6 +449,7 @@ class CoredisTransport(ClientTransport):
         if client.noreply:
             raise TorrelqueUsageError('the coredis client was created with noreply=True, but a queue needs the replies')
         self._client = client
+        self.database: int = client.connection_pool.connection_kwargs.get('db') or 0
         self.fails_over: bool = isinstance(client.connection_pool, SentinelConnectionPool)
         self._connections = Dialer(client.connection_pool).connections()
 

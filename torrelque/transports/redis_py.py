@@ -38,6 +38,7 @@ class RedisPyTransport(ClientTransport):
         super().__init__(client)
         self._client = client
         pool = client.connection_pool
+        self.database: int = pool.connection_kwargs.get('db') or 0
         self.fails_over: bool = isinstance(pool, SentinelConnectionPool)
         shares = is_plain(pool.connection_class)
         self.in_order: bool = shares

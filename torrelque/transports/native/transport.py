@@ -43,6 +43,7 @@ class NativeTransport(base.Transport):
 
     def __init__(self, address: Address, options: Options, dialer: Dialer | None = None) -> None:
         self._address = address
+        self.database: int = address.db
         self._options = options
         self._dialer = dialer or Dialer(address, options)
         self._node: Node | None = None
