@@ -33,6 +33,7 @@ from torrelque.errors import (
     TorrelqueTypeError,
     renew,
 )
+from torrelque.testing.conformance.support import block_and
 from torrelque.transports import adapt, spares
 from torrelque.transports import connections as timing
 from torrelque.transports.base import Listener, Message, Transport
@@ -549,5 +550,5 @@ async def test_keydb_is_nudged_to_run_the_call_behind_a_block(kind: Kind) -> Non
     async with fake_server(answer, pong=pong) as fake, kind.over(fake.port) as transport:
         with anyio.fail_after(8):
             for _ in range(2):  # the connection is still in step
-                replies = await transport.block_then(call('BZPOPMIN', 'z', 8), call('RPOP', 'l'), 8)
+                replies = await block_and(transport, call('BZPOPMIN', 'z', 8), call('RPOP', 'l'), 8)
                 assert replies == [[b'z', b'm', b'0'], b'a']

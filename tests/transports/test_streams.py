@@ -13,6 +13,7 @@ from tests.engine.support import until
 from tests.transports.settings import LOOPS
 from torrelque import TorrelqueConnectionError
 from torrelque.core.protocol import Reply
+from torrelque.errors import TorrelqueResponseTimeout
 from torrelque.transports.native.connection import MOST_WAITING, Connection
 from torrelque.transports.native.url import Address
 from torrelque.transports.streams import transport_of
@@ -162,3 +163,42 @@ async def test_a_connection_stops_reading_what_nobody_receives() -> None:
                 with suppress(BlockingIOError):
                     left = left[other.send(left) :]
         assert received == MANY > MOST_WAITING
+
+
+async def test_an_exchange_without_a_task_notices_silence_and_what_arrived_before(anyio_backend_name: str) -> None:
+    async with connected() as (connection, other):
+        news = anyio.Event()
+        started = connection.start(b'PING\r\n', 0.05, news.set)
+        assert started == (anyio_backend_name != 'trio')
+        if not started:
+            return
+        await news.wait()
+        assert connection.take_good(1) is None
+        with pytest.raises(TorrelqueResponseTimeout, match='no answer for'):
+            await connection.receive()
+        assert other.recv(100) == b'PING\r\n'
+        assert not connection.start(b'PING\r\n', 8, news.set)  # it is closed
+
+
+@pytest.mark.parametrize(
+    ('answer', 'taken'),
+    [(b'+a\r\n+b\r\n', [b'a', b'b']), (b'+a\r\n-ERR b\r\n', None), (b'+a\r\n', None), (b'+a\r\n+b\r\n+c\r\n', None)],
+)
+async def test_an_exchange_without_a_task_takes_replies_that_are_no_errors(
+    answer: bytes, taken: list[Reply] | None, anyio_backend_name: str
+) -> None:
+    if anyio_backend_name == 'trio':
+        return
+    async with connected() as (connection, other):
+        news, never = anyio.Event(), anyio.Event()
+        assert connection.start(b'PING\r\n', 8, news.set)
+        other.sendall(answer)
+        await news.wait()
+        assert connection.take_good(2) == taken
+        if taken is None:
+            assert (await connection.receive())[0] == b'a'  # a task goes on with what arrived
+        assert connection.start(b'PING\r\n', 8, never.set)
+        connection.stop()
+        other.close()
+        await until(lambda: not connection.usable)
+        assert not never.is_set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import anyio
 
@@ -17,8 +17,8 @@ from torrelque.transports.oneshot import OneShot
 __all__ = ('CLOSING_TIME', 'LAST_ATTEMPT', 'SPARE_DRIVERS', 'Drivers', 'drive', 'finish')
 
 T = TypeVar('T')
-J = TypeVar('J')
 
+Job: TypeAlias = Callable[[], Awaitable[None]]
 Execute: TypeAlias = Callable[[Batch], Awaitable[Sequence[Reply]]]
 
 LAST_ATTEMPT = 1.0
@@ -108,45 +108,42 @@ async def finish(execute: Execute, operation: Operation[Any]) -> None:
                 batch = operation.send(replies)
 
 
-class _Driver(Generic[J]):
+class _Driver:
     """An idle task that waits for its next job."""
 
     __slots__ = ('_handed', '_job')
 
     def __init__(self, handed: OneShot) -> None:
         self._handed = handed
-        self._job: J | None = None
+        self._job: Job | None = None
 
-    def hand(self, job: J | None) -> None:
+    def hand(self, job: Job | None) -> None:
         self._job = job
         self._handed.set()
 
-    async def next(self) -> J | None:
+    async def next(self) -> Job | None:
         await self._handed.wait()
         return self._job
 
 
-class Drivers(Generic[J]):
+class Drivers:
     """A pool of tasks that take one job after another.
 
     Args:
-        work: Does a job.
         spawn: Starts a task.
         make_once: Makes an event for one waiting task.
     """
 
     def __init__(
         self,
-        work: Callable[[J], Awaitable[None]],
         spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
         make_once: Callable[[], OneShot],
     ) -> None:
-        self._work = work
         self._spawn = spawn
         self._make_once = make_once
-        self._idle: list[_Driver[J]] = []
+        self._idle: list[_Driver] = []
 
-    def start(self, job: J) -> None:
+    def start(self, job: Job) -> None:
         """Have an idle task do a job, or start one."""
         if self._idle:
             self._idle.pop().hand(job)
@@ -159,12 +156,12 @@ class Drivers(Generic[J]):
         for driver in idle:
             driver.hand(None)
 
-    async def _run(self, job: J | None) -> None:
+    async def _run(self, job: Job | None) -> None:
         """Do one job after another. End if there is none and enough tasks are idle."""
         while job is not None:
-            await self._work(job)
+            await job()
             job = None
             if len(self._idle) < SPARE_DRIVERS:
-                driver: _Driver[J] = _Driver(self._make_once())
+                driver = _Driver(self._make_once())
                 self._idle.append(driver)
                 job = await driver.next()

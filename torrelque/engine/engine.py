@@ -26,11 +26,11 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
@@ -60,8 +60,6 @@ from torrelque.transports.oneshot import OneShot, oneshot_maker
 __all__ = ('Engine',)
 
 T = TypeVar('T')
-
-Job: TypeAlias = 'Wait | Course'
 
 logger: logging.Logger = logging.getLogger('torrelque')
 
@@ -346,6 +344,7 @@ class Engine:
         self._drivers = self._make_drivers()
         self._closing = False
         self._waiting: set[anyio.CancelScope] = set()
+        self._begun_waits: dict[object, Callable[[], Awaitable[object]]] = {}  # without a task, and what ends them
         self._session = self._make_session()
         self._session.share_waits(shared=self._waits_elsewhere)
         self._until = math.inf  # when to poll the session again at the latest
@@ -510,7 +509,8 @@ class Engine:
             self._spawn(partial(self._drive_dedicated, waiting))
         for wait in turn.waits:
             self._running += 1
-            self._drivers.start(wait)
+            if wait.behind is None or not self._start_wait(wait, wait.behind):
+                self._drivers.start(partial(self._block, wait))
 
     def _end_course(self, course: Course, error: Exception | None = None) -> None:
         self._courses.discard(course)
@@ -528,23 +528,17 @@ class Engine:
         """Have a driver continue a course."""
         course.abandon = None
         if self._stepping:
-            self._drivers.start(course)
+            self._drivers.start(partial(self._drive_on, course))
         else:
             self._left.append(course)
             self._wake.set()
 
-    def _make_drivers(self) -> Drivers[Job]:
-        return Drivers(self._do, self._spawn, self._make_once)
+    def _make_drivers(self) -> Drivers:
+        return Drivers(self._spawn, self._make_once)
 
     def _quiet(self) -> bool:
         busy = self._running or self._courses or self._next_turn or self._wake.is_set()
         return not busy and self._until == math.inf
-
-    async def _do(self, job: Job) -> None:
-        if isinstance(job, Wait):
-            await self._block(job)
-        else:
-            await self._drive_on(job)
 
     async def _drive_on(self, course: Course, *, at_end: bool = False) -> None:
         try:
@@ -579,35 +573,78 @@ class Engine:
             self._reported = repr(error)
             logger.error('Unexpected error in the background, continuing', exc_info=error)
 
-    async def _block(self, wait: Wait) -> None:
-        """Wait on the server."""
-        call = Call[Reply]('BZPOPMIN', (wait.key,), (f'{wait.seconds:.3f}',))
+    def _start_wait(self, wait: Wait, behind: Call[Reply]) -> bool:
+        """Begin a wait without a task. Return False if the transport needs one."""
+        key = object()
+
+        def receive(outcome: Sequence[Reply] | Rest) -> None:
+            self._begun_waits.pop(key, None)
+            if not callable(outcome):
+                self._pass_on(wait, outcome)
+                self._end_wait(wait)
+                self._claim_after(wait)
+            elif self._stepping:
+                self._drivers.start(partial(self._block, wait, outcome))
+            else:
+                self._begun_waits[key] = outcome  # closing down ends it
+
+        try:
+            end = self._transport.start_block((_blocking(wait), behind), wait.seconds, receive)
+        except Exception:  # noqa: BLE001 - `block_then` raises it again, in a task
+            return False
+        if end is None:
+            return False
+        self._begun_waits[key] = end
+        return True
+
+    async def _block(self, wait: Wait, rest: Rest | None = None) -> None:
+        """Wait on the server. ``rest`` finishes a wait that began without a task."""
         scope = anyio.CancelScope()
         self._waiting.add(scope)
         try:
             with scope:
                 if self._closing:
-                    return
-                if self._sharer is not None and self._waits_elsewhere and wait.behind is None:
-                    reply, behind = await self._sharer.block(self._transport, wait.key, wait.seconds), None
-                elif wait.behind is None:
-                    reply, behind = await self._transport.block(call, wait.seconds), None
-                else:
-                    reply, behind = await self._transport.block_then(call, wait.behind, wait.seconds)
-                if isinstance(reply, TorrelqueReplyError):
-                    raise reply  # noqa: TRY301 - handled like a broken connection
-                wait.then.ended(None if reply is None else reply[1], behind)
+                    if rest is None:
+                        return
+                    scope.cancel()  # this closes the connection
+                self._pass_on(wait, await (self._reply_to(wait) if rest is None else rest()))
         except Exception as error:  # noqa: BLE001 - raised to the consumers
-            wait.then.failed(error)
+            if not self._closing:
+                wait.then.failed(error)
         finally:
             self._waiting.discard(scope)
-            self._running -= 1
-            if wait.behind is None:
-                self.step_soon()
-            else:
-                self._step_later()
+            self._end_wait(wait)
+        self._claim_after(wait)
+
+    async def _reply_to(self, wait: Wait) -> Sequence[Reply]:
+        call = _blocking(wait)
+        if wait.behind is not None:
+            return await self._transport.block_then(call, wait.behind, wait.seconds)
+        if self._sharer is not None and self._waits_elsewhere:
+            return await self._sharer.block(self._transport, wait.key, wait.seconds), None
+        return await self._transport.block(call, wait.seconds), None
+
+    @staticmethod
+    def _pass_on(wait: Wait, replies: Sequence[Reply]) -> None:
+        try:
+            reply, behind = replies
+            if isinstance(reply, TorrelqueReplyError):
+                raise reply  # noqa: TRY301 - handled like a broken connection
+            wait.then.ended(None if reply is None else reply[1], behind)
+        except Exception as error:  # noqa: BLE001 - raised to the consumers
+            wait.then.failed(error)
+
+    def _end_wait(self, wait: Wait) -> None:
+        self._running -= 1
+        if wait.behind is None:
+            self.step_soon()
+        else:
+            self._step_later()
+
+    def _claim_after(self, wait: Wait) -> None:
+        """Begin the next claim at once, and give back at once what nobody wants any more."""
         if wait.behind is None or self._session.asked:
-            self._turn()  # the next claim begins at once; so does giving back what nobody wants any more
+            self._turn()
 
     async def _cut_off(self) -> None:
         """Interrupt the courses, and give them up to `CLOSING_TIME` to clean up."""
@@ -625,6 +662,11 @@ class Engine:
         self._session.close()
         for waiting in list(self._waiting):
             waiting.cancel()
+        begun, self._begun_waits = self._begun_waits, {}
+        for end in begun.values():
+            with suppress(Exception), anyio.move_on_after(0):  # cancelled, it still closes its connection
+                await end()
+            self._running -= 1
         while True:
             turn = self._session.poll()
             for operation in turn.dedicated:
@@ -639,6 +681,10 @@ class Engine:
                 return
             self._wake = anyio.Event()
             await self._wake.wait()
+
+
+def _blocking(wait: Wait) -> Call[Reply]:
+    return Call('BZPOPMIN', (wait.key,), (f'{wait.seconds:.3f}',))
 
 
 def _nobody() -> None:

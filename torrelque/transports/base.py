@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import anyio
@@ -18,13 +19,18 @@ if TYPE_CHECKING:  # coredis is optional
     import coredis
     import redis.asyncio
 
-__all__ = ('Client', 'Listener', 'Message', 'Rest', 'Then', 'Transport')
+__all__ = ('Client', 'Listener', 'Message', 'Rest', 'Then', 'Transport', 'after')
 
 Rest: TypeAlias = Callable[[], Awaitable[Sequence[Reply]]]
 """Finishes a batch that was started. Returns or raises as `Transport.execute` does."""
 
 Then: TypeAlias = Callable[[Sequence[Reply] | Rest], None]
 """Called with the replies to a batch, or with a function that gets them if that takes a task."""
+
+
+def after(finish: Callable[[Rest], Awaitable[Sequence[Reply]]], then: Then) -> Then:
+    """Return a function that passes on an outcome. If a task has to get the replies, it does so with ``finish``."""
+    return lambda outcome: then(partial(finish, outcome) if callable(outcome) else outcome)
 
 
 class Message(NamedTuple):
@@ -128,6 +134,8 @@ class Transport(ABC):
         super().__init_subclass__()
         if 'block' in vars(cls) and 'block_then' not in vars(cls):
             cls.queues_behind = False
+        if 'block_then' in vars(cls) and 'start_block' not in vars(cls):
+            cls.start_block = Transport.start_block  # type: ignore[method-assign]  # the default, which needs a task
         if 'execute' in vars(cls) and 'start' not in vars(cls):
             cls.start = Transport.start  # type: ignore[method-assign]  # the default, which uses `execute`
 
@@ -253,6 +261,21 @@ class Transport(ABC):
             TorrelqueConnectionError: The connection broke before both had arrived.
         """
         raise NotImplementedError
+
+    def start_block(self, _batch: Batch, _timeout: float, _then: Then) -> Callable[[], Awaitable[object]] | None:
+        """Send calls as `block_then` does, without a waiting task. Optional; the default uses `block_then`.
+
+        Args:
+            _batch: The call that blocks, and the one behind it.
+            _timeout: How long the server may take to answer the first call, in seconds.
+            _then: Called once, on the event loop, after this method has returned: with both replies, neither of them
+                an error, or with a function that a task calls to go on. It does not raise.
+
+        Returns:
+            A function that closes the connection, so that ``_then`` is not called any more. None if nothing was sent
+            because that needs a task.
+        """
+        return None
 
     @abstractmethod
     def listen(self) -> AbstractAsyncContextManager[Listener]:

@@ -17,7 +17,7 @@ from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_e
 from torrelque.transports.naming import class_name
 from torrelque.transports.repeating import Policy, repeat
 
-__all__ = ('ClientTransport', 'Servers', 'check_primary')
+__all__ = ('ClientTransport', 'Servers', 'check_primary', 'finish_block')
 
 
 class Servers(Protocol):
@@ -57,6 +57,11 @@ def check_primary(replies: Sequence[Reply]) -> Sequence[Reply]:
     if is_demoted(replies[0]):
         raise dual_error(TorrelqueAnsweredConnectionError, replies[0])
     return replies
+
+
+async def finish_block(rest: base.Rest) -> Sequence[Reply]:
+    """Return the replies of a block that needs a task to go on, checked."""
+    return check_primary(await rest())
 
 
 class ClientTransport(base.Transport):

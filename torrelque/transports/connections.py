@@ -152,7 +152,12 @@ class Leases(Generic[C]):
         self._stopped = False
 
     async def lend(
-        self, exchange: Callable[[C], Awaitable[list[Reply]]], *, fresh: bool = False, keep: bool = True
+        self,
+        exchange: Callable[[C], Awaitable[list[Reply]]],
+        *,
+        fresh: bool = False,
+        keep: bool = True,
+        given: C | None = None,
     ) -> list[Reply]:
         """Run an exchange on a connection, and return its replies.
 
@@ -163,12 +168,13 @@ class Leases(Generic[C]):
             exchange: Sends commands on the connection and reads all their replies, once.
             fresh: Use a new connection.
             keep: Keep the connection afterwards.
+            given: A connection from `take_idle` to use.
 
         Raises:
             TorrelqueConnectionError: The connection failed. Idle connections are closed too, because they are probably
                 broken as well.
         """
-        connection = await (self._dialer.open() if fresh else self._take())
+        connection = given or await (self._dialer.open() if fresh else self._take())
         try:
             replies = await exchange(connection)
         except BaseException as error:
@@ -179,8 +185,8 @@ class Leases(Generic[C]):
         if demoted(replies):
             await self.close_idle()
             keep = False
-        if keep and connection.usable and not self._stopped and not refused_as_too_large(replies):
-            self._keep(connection)
+        if keep and self.may_keep(connection) and not refused_as_too_large(replies):
+            self.keep(connection)
         else:
             await self._dialer.close(connection)
         return replies
@@ -192,7 +198,20 @@ class Leases(Generic[C]):
             await self._dialer.close(connection)
         return await self._dialer.open()
 
-    def _keep(self, connection: C) -> None:
+    def take_idle(self) -> C | None:
+        """Return an idle connection, if there is one that is usable. `keep` or close it afterwards."""
+        connection = self._spares.take()
+        if connection is not None and not connection.usable:
+            self._spares.put(connection)  # for a task to close
+            return None
+        return connection
+
+    def may_keep(self, connection: C) -> bool:
+        """Whether a connection that is in step can serve again."""
+        return connection.usable and not self._stopped
+
+    def keep(self, connection: C) -> None:
+        """Keep a connection that is in step."""
         self._spares.put(connection)
         if self._cancel is None:
             self._cancel = self._later(spares.KEEP / 4, self._expire)
@@ -336,16 +355,46 @@ class Connections(Generic[C]):
         """
         return await self._ask_dedicated(self._dialer.pack(batch)._replace(blocks=blocks), seconds, keep=keep)
 
-    async def _ask_dedicated(self, packed: Packed, seconds: float, *, keep: bool) -> list[Reply]:
+    def start_block(self, batch: Batch, seconds: float, then: base.Then) -> Callable[[], Awaitable[object]] | None:
+        """Send a call that blocks and one behind it, without a waiting task. See `base.Transport.start_block`."""
+        packed = self._dialer.pack(batch)._replace(blocks=True)
+        connection = self._leases.take_idle()
+        if connection is None:
+            return None
+
+        def receive(outcome: Sequence[Reply] | base.Rest) -> None:
+            if not callable(outcome) and self._leases.may_keep(connection):
+                self._leases.keep(connection)
+                then(outcome)
+            else:
+                converse = outcome if callable(outcome) else partial(_same, outcome)
+                then(partial(self._ask_dedicated, packed, seconds, keep=True, given=connection, begun=converse))
+
+        abandon = self._dialer.start(connection, packed, seconds, receive)
+        if abandon is None:
+            self._leases.keep(connection)
+            return None
+
+        async def close() -> None:
+            abandon()
+            await self._dialer.close(connection)
+
+        return close
+
+    async def _ask_dedicated(
+        self, packed: Packed, seconds: float, *, keep: bool, given: C | None = None, begun: base.Rest | None = None
+    ) -> list[Reply]:
         async def exchange(connection: C) -> list[Reply]:
             try:
+                if begun is not None:
+                    return list(await begun())
                 return await self._dialer.converse(connection, packed, seconds)
             except TorrelqueConnectionError as error:
                 mark_cut(error)
                 raise
 
         try:
-            replies = await self._leases.lend(exchange, keep=keep)
+            replies = await self._leases.lend(exchange, keep=keep, given=given)
         except TorrelqueResponseTimeout:
             await self._shared.close()
             raise
@@ -371,6 +420,10 @@ class Connections(Generic[C]):
         await self._leases.close_idle()
         self._leases.stop_timer()
         await self._dialer.aclose()
+
+
+async def _same(replies: Sequence[Reply]) -> Sequence[Reply]:
+    return replies
 
 
 class PushListener(base.Listener):

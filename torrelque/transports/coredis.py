@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, cast
@@ -42,8 +42,8 @@ from torrelque.errors import (
     parse_code,
 )
 from torrelque.transports import connections
-from torrelque.transports.base import Then
-from torrelque.transports.client import ClientTransport, check_primary
+from torrelque.transports.base import Then, after
+from torrelque.transports.client import ClientTransport, check_primary, finish_block
 from torrelque.transports.connections import Connections, Packed, PushListener, is_refused_ping, later_by
 from torrelque.transports.errors import TorrelqueAnsweredConnectionError, dual_error, leaf
 from torrelque.transports.naming import named
@@ -265,7 +265,7 @@ class Dialer:
             else:
                 then(partial(_concluded, request))
 
-        return connection.start(_joined(packed), packed.calls, seconds, receive).abandon
+        return connection.start(_joined(packed), packed.calls, seconds, receive, blocks=packed.blocks).abandon
 
     async def converse(
         self, connection: TakenConnection | BaseConnection, packed: Packed, seconds: float
@@ -457,6 +457,9 @@ class CoredisTransport(ClientTransport):
         return check_primary(
             await self._servers().ask_dedicated((call, then), timeout + connections.MARGIN, blocks=True)
         )
+
+    def start_block(self, batch: Batch, timeout: float, then: Then) -> Callable[[], Awaitable[object]] | None:
+        return self._servers().start_block(batch, timeout + connections.MARGIN, after(finish_block, then))
 
     def _servers(self) -> Connections[TakenConnection | BaseConnection]:
         return self._connections

@@ -154,10 +154,22 @@ class FailoverTransport(Transport):
     async def block_then(self, call: Call[Reply], then: Call[Reply], timeout: float) -> Sequence[Reply]:
         return await self._wait([call, then], timeout)
 
-    async def _wait(self, calls: Batch, timeout: float) -> Sequence[Reply]:
+    def start_block(self, batch: Batch, timeout: float, then: Then) -> Callable[[], Awaitable[object]] | None:
+        def receive(outcome: Sequence[Reply] | Rest) -> None:
+            if callable(outcome):
+                then(partial(self._wait, batch, timeout, outcome))
+            else:
+                self._waits_fail_since, self._failed_waits = None, 0
+                then(outcome)
+
+        return self.inner.start_block(batch, timeout, receive)
+
+    async def _wait(self, calls: Batch, timeout: float, rest: Rest | None = None) -> Sequence[Reply]:
         replies: Sequence[Reply]
         try:
-            if len(calls) == 1:
+            if rest is not None:
+                replies = await rest()
+            elif len(calls) == 1:
                 replies = [await self.inner.block(calls[0], timeout)]
             else:
                 replies = await self.inner.block_then(calls[0], calls[1], timeout)

@@ -79,10 +79,12 @@ class PipelinedConnection(asyncio.Protocol):
             else:
                 answered.set_result(request.replies)
 
-        self.start(data, count, seconds, settle).blocks = blocks
+        self.start(data, count, seconds, settle, blocks=blocks)
         return await answered
 
-    def start(self, data: bytes, count: int, seconds: float, done: Callable[[Request], None]) -> Request:
+    def start(
+        self, data: bytes, count: int, seconds: float, done: Callable[[Request], None], *, blocks: bool = False
+    ) -> Request:
         """Do what :meth:`execute` does without waiting. Calls ``done`` at the end, unless abandoned."""
         if self._failure is not None:
             raise renew(self._failure)
@@ -94,6 +96,7 @@ class PipelinedConnection(asyncio.Protocol):
             self._heard = self._loop.time()
             self._transport.write(data)
         request = Request(count, seconds, done)
+        request.blocks = blocks
         self._owed.append(request)
         if self._watchdog is None:
             self._watchdog = self._loop.call_later(seconds, self._watch)

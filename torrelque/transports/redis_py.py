@@ -9,7 +9,7 @@ pool.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
@@ -19,7 +19,8 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from torrelque.core.protocol import Batch, Call, Reply
 from torrelque.errors import TorrelqueTypeError, TorrelqueUsageError
 from torrelque.transports import connections
-from torrelque.transports.client import ClientTransport, check_primary
+from torrelque.transports.base import Then, after
+from torrelque.transports.client import ClientTransport, check_primary, finish_block
 from torrelque.transports.connections import Connections
 from torrelque.transports.naming import named
 from torrelque.transports.redis_py_connections import LAST_CALL, Dialer, disconnect_idle, is_plain, policy_of
@@ -52,6 +53,9 @@ class RedisPyTransport(ClientTransport):
         return check_primary(
             await self._servers().ask_dedicated((call, then), timeout + connections.MARGIN, blocks=True)
         )
+
+    def start_block(self, batch: Batch, timeout: float, then: Then) -> Callable[[], Awaitable[object]] | None:
+        return self._servers().start_block(batch, timeout + connections.MARGIN, after(finish_block, then))
 
     def _servers(self) -> Connections[Any]:
         return self._here.get()

@@ -254,7 +254,7 @@ class Dialer:
             else:
                 then(partial(self._concluded, connection, request))
 
-        return connection.start(packed.data, packed.calls, seconds, receive).abandon
+        return connection.start(packed.data, packed.calls, seconds, receive, blocks=packed.blocks).abandon
 
     async def _concluded(self, connection: OpenedConnection, request: Request) -> list[Reply]:
         if request.error is not None:

@@ -55,6 +55,10 @@ class Arrivals(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._protocol.resume_writing()
 
+    def write(self, data: bytes) -> None:
+        """Send bytes without waiting until they are sent."""
+        self._transport.write(data)
+
     def pause(self) -> None:
         """Stop reading, because too much has arrived that nobody has taken."""
         self._transport.pause_reading()

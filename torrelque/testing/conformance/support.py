@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,8 +16,20 @@ from torrelque import Client
 from torrelque.core.protocol import Arg, Call, Reply
 from torrelque.queue import Torrelque
 from torrelque.transports import Transport, adapt
+from torrelque.transports.base import Rest
 
-__all__ = ('PATIENCE', 'ClientFactory', 'OnClient', 'OnQueue', 'ask', 'call', 'eventually', 'unique', 'unique_key')
+__all__ = (
+    'PATIENCE',
+    'ClientFactory',
+    'OnClient',
+    'OnQueue',
+    'ask',
+    'block_and',
+    'call',
+    'eventually',
+    'unique',
+    'unique_key',
+)
 
 ClientFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[Client]]
 """Creates a client that lives as long as the context."""
@@ -155,3 +167,19 @@ class OnQueue(OnClient):
     async def queue(self, client: Client) -> AsyncIterator[Torrelque]:
         async with self.make_queue(client, unique()) as queue:
             yield queue
+
+
+async def block_and(transport: Transport, call: Call[Reply], then: Call[Reply], timeout: float) -> Sequence[Reply]:
+    """Run a call that blocks and one behind it, without a waiting task if the transport can."""
+    outcomes: list[Sequence[Reply] | Rest] = []
+    over = anyio.Event()
+
+    def receive(outcome: Sequence[Reply] | Rest) -> None:
+        outcomes.append(outcome)
+        over.set()
+
+    if transport.start_block((call, then), timeout, receive) is None:
+        return await transport.block_then(call, then, timeout)
+    await over.wait()
+    (outcome,) = outcomes
+    return await outcome() if callable(outcome) else outcome

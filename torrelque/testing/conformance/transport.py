@@ -11,7 +11,7 @@ import pytest
 from torrelque.core.protocol import Call, Reply, Script
 from torrelque.engine.driving import drive
 from torrelque.errors import TorrelqueConnectionError, TorrelqueError, TorrelqueReplyError
-from torrelque.testing.conformance.support import PATIENCE, OnClient, ask, call, eventually, unique_key
+from torrelque.testing.conformance.support import PATIENCE, OnClient, ask, block_and, call, eventually, unique_key
 from torrelque.transports.base import Listener, Message, Transport
 
 __all__ = ('ServerConformance', 'TransportConformance')
@@ -230,7 +230,7 @@ class TransportConformance(OnClient):
         pairs: list[Sequence[Reply]] = []
 
         async def wait() -> None:
-            pairs.append(await transport.block_then(wait_for_hint(key, seconds), call('RPOP', other), seconds))
+            pairs.append(await block_and(transport, wait_for_hint(key, seconds), call('RPOP', other), seconds))
 
         with anyio.fail_after(PATIENCE):
             for _ in range(2):  # also on a reused connection
@@ -239,7 +239,7 @@ class TransportConformance(OnClient):
                     await anyio.sleep(0.02)
                     await transport.execute([call('LPUSH', other, 'a')])
                     await ask(transport, 'ZADD', key, 0, 'hint')
-            pairs.append(await transport.block_then(wait_for_hint(key, 0.02), call('RPOP', other), 0.02))
+            pairs.append(await block_and(transport, wait_for_hint(key, 0.02), call('RPOP', other), 0.02))
         assert [(pair[0] and pair[0][1], pair[1]) for pair in pairs] == [(b'hint', b'a'), (b'hint', b'a'), (None, None)]
 
     async def test_errors_of_a_block_and_of_the_call_behind_it_are_values(self, transport: Transport) -> None:
@@ -247,8 +247,29 @@ class TransportConformance(OnClient):
             return  # it is optional
         key = unique_key()
         await ask(transport, 'HSET', key, 'a', '1')
-        replies = await transport.block_then(wait_for_hint(key, 0.1), call('RPOP', key), 0.1)
-        assert [reply.code for reply in replies if isinstance(reply, TorrelqueReplyError)] == ['WRONGTYPE'] * 2
+        for _ in range(2):  # also on a reused connection
+            replies = await block_and(transport, wait_for_hint(key, 0.1), call('RPOP', key), 0.1)
+            assert [reply.code for reply in replies if isinstance(reply, TorrelqueReplyError)] == ['WRONGTYPE'] * 2
+
+    async def test_a_started_block_that_is_closed_takes_nothing_in_the_end(self, transport: Transport) -> None:
+        if not transport.queues_behind:
+            return  # it is optional
+        key, seconds = unique_key(), transport.block_limit
+        batch = wait_for_hint(key, seconds), call('RPOP', key)
+        outcomes: list[object] = []
+        with anyio.move_on_after(0.02):
+            await transport.block_then(*batch, seconds)
+        await transport.block_then(wait_for_hint(key, 0.02), batch[1], 0.02)
+        close = transport.start_block(batch, seconds, outcomes.append)
+        if close is not None:
+            await close()
+
+        async def stays() -> bool:
+            await ask(transport, 'ZADD', key, 0, 'hint')
+            return bool(await ask(transport, 'ZCARD', key))
+
+        await eventually(stays)
+        assert outcomes == []
 
     async def test_a_cancelled_block_takes_nothing_in_the_end(self, transport: Transport) -> None:
         key, seconds = unique_key(), transport.block_limit

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 import anyio
 
 from torrelque.core.protocol import Reply
 from torrelque.errors import TorrelqueConnectionError
 from torrelque.transports import connections
+from torrelque.transports.base import Then
 from torrelque.transports.connections import Dialer, Later, Leases
 from torrelque.transports.native.connection import CHUNK, Breaks, Connection
 
@@ -39,6 +43,31 @@ class BlockingPool(Leases[Connection]):
             TorrelqueConnectionError: The connection failed.
         """
         return await self.execute_all(data, count, timeout + connections.MARGIN, blocks=True)
+
+    def start(self, data: bytes, count: int, timeout: float, then: Then) -> Callable[[], Awaitable[object]] | None:
+        """Do what `execute` does without a waiting task. See `Transport.start_block`."""
+        connection = self.take_idle()
+        if connection is None:
+            return None
+        quiet = timeout + connections.MARGIN
+
+        def receive() -> None:
+            replies = connection.take_good(count) if self.may_keep(connection) else None
+            if replies is None:
+                exchange = partial(self._exchange, data=b'', count=count, quiet=quiet, last=0.0, blocks=True)
+                then(partial(self.lend, exchange, given=connection))
+            else:
+                self.keep(connection)
+                then(replies)
+
+        async def close() -> None:
+            connection.stop()
+            await self._dialer.close(connection)
+
+        if connection.start(data, quiet, receive):
+            return close
+        self.keep(connection)
+        return None
 
     async def execute_all(
         self,
@@ -79,7 +108,8 @@ class BlockingPool(Leases[Connection]):
     ) -> list[Reply]:
         replies: list[Reply] = []
         with connection.fail_if_quiet(quiet):
-            await _send(connection, data, count, replies)
+            if data:
+                await _send(connection, data, count, replies)
             while len(replies) < (1 if blocks else count - 1):
                 replies += await connection.receive()
         nudged = blocks and len(replies) < count

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import NoReturn, cast
 
 import anyio
@@ -118,7 +119,7 @@ class Connection:
         self._quiet = self._moved = 0.0
         self._arrived: list[Reply] = []  # that nobody has received
         self._sink: Callable[[list[Reply]], None] | None = None
-        self._news: asyncio.Future[None] | None = None  # for which a receiver waits
+        self._news: Callable[[], None] | None = None  # called once, when something has arrived or gone wrong
         self._failure: TorrelqueConnectionError | None = None
         self._finished = False
         self._timer: asyncio.TimerHandle | None = None
@@ -167,6 +168,39 @@ class Connection:
         self.progress += 1
         return count
 
+    def start(self, data: bytes, seconds: float, news: Callable[[], None]) -> bool:
+        """Send bytes, and call ``news`` once, when something has arrived or gone wrong, unless `stop` is called before.
+
+        Args:
+            data: The bytes.
+            seconds: How long the connection may be silent.
+            news: The function.
+
+        Returns:
+            Whether the bytes were sent. If not, use `send` and `receive` in a task.
+        """
+        if self._arrivals is None or self._arrived or self._failure is not None or self._finished:
+            return False
+        self._news = news
+        self.watch(seconds)
+        self._arrivals.write(data)
+        self._progressed()
+        return True
+
+    def stop(self) -> None:
+        """Do not call the function that was passed to `start`. Close the connection then."""
+        self._news = None
+
+    def take_good(self, count: int) -> list[Reply] | None:
+        """End what `start` began, if this number of replies has arrived, without an error. Otherwise return None."""
+        replies = self._arrived
+        refused = [reply for reply in replies if isinstance(reply, TorrelqueReplyError)]
+        if len(replies) != count or refused or self._failure is not None:
+            return None
+        self._arrived = []
+        self.watch(0.0)
+        return replies
+
     async def receive(self) -> list[Reply]:
         """Wait for replies that are complete, and return them. Safe to cancel."""
         while not self._arrived:
@@ -198,9 +232,10 @@ class Connection:
             except STREAM_ERRORS as error:
                 raise self._broken(error) from error
         else:
-            self._news = asyncio.get_running_loop().create_future()
+            news = asyncio.get_running_loop().create_future()
+            self._news = partial(_wake, news)
             try:
-                await self._news
+                await news
             finally:
                 self._news = None
 
@@ -235,8 +270,9 @@ class Connection:
         self._notify()
 
     def _notify(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+        news, self._news = self._news, None
+        if news is not None:
+            news()
 
     def fail_if_quiet(self, seconds: float) -> AbstractContextManager[None]:
         """Raise TorrelqueResponseTimeout if no bytes move in either direction for this number of seconds."""
@@ -321,6 +357,11 @@ class _Watch:
 
     def __exit__(self, *error: object) -> None:
         self._watch(0.0)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():  # cancelled together with the waiting task
+        future.set_result(None)
 
 
 def _reply_error(message: str) -> TorrelqueReplyError:

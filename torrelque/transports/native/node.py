@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from torrelque.errors import (
     TorrelqueTooLargeError,
     is_demoted,
 )
-from torrelque.transports.base import Then
+from torrelque.transports.base import Rest, Then, after
 from torrelque.transports.connections import later_by
 from torrelque.transports.native.blocking import BlockingPool
 from torrelque.transports.native.connection import Breaks, pack
@@ -189,9 +189,17 @@ class Node:
 
     async def block_all(self, batch: Batch, timeout: float) -> Sequence[Reply]:
         """Run a call that blocks, and the calls behind it, in one write. Never repeats."""
-        begun = time.monotonic()
+        return await self._finish_block(time.monotonic(), partial(self._pool.execute, pack(batch), len(batch), timeout))
+
+    def start_block(self, batch: Batch, timeout: float, then: Then) -> Callable[[], Awaitable[object]] | None:
+        """Do what `block_all` does without a waiting task. See `Transport.start_block`."""
+        return self._pool.start(
+            pack(batch), len(batch), timeout, after(partial(self._finish_block, time.monotonic()), then)
+        )
+
+    async def _finish_block(self, begun: float, rest: Rest) -> Sequence[Reply]:
         try:
-            replies = await self._pool.execute(pack(batch), len(batch), timeout)
+            replies = await rest()
         except TorrelqueResponseTimeout:
             await self._apart.close_idle()
             await self._multiplexer.suspect(begun)

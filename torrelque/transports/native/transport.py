@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -197,8 +198,18 @@ class NativeTransport(base.Transport):
     async def block_then(self, call: Call[Reply], then: Call[Reply], timeout: float) -> Sequence[Reply]:
         self._usable()
         assert self._node is not None  # noqa: S101 - as it is usable
-        replies = await self._node.block_all((call, then), timeout)
-        return await self._node.block_all((call, then), timeout) if is_demoted(replies[0]) else replies
+        return await self._finish_block((call, then), timeout, partial(self._node.block_all, (call, then), timeout))
+
+    def start_block(self, batch: Batch, timeout: float, then: base.Then) -> Callable[[], Awaitable[object]] | None:
+        self._usable()
+        assert self._node is not None  # noqa: S101 - as it is usable
+        return self._node.start_block(batch, timeout, base.after(partial(self._finish_block, batch, timeout), then))
+
+    async def _finish_block(self, batch: Batch, timeout: float, rest: base.Rest) -> Sequence[Reply]:
+        replies = await rest()
+        if is_demoted(replies[0]) and self._node is not None:
+            return await self._node.block_all(batch, timeout)
+        return replies
 
     def listen(self) -> AbstractAsyncContextManager[base.Listener]:
         self._usable()
