@@ -145,7 +145,7 @@ async def limit(
 
 
 async def sweep(settings: Settings) -> None:
-    """Return stale and due tasks to pending, and end expired tasks at the front.
+    """Return stale and due tasks to pending; end expired ones.
 
     Waiting consumers of Torrelque 1.0 do this anyway. A sweep also
     returns tasks that consumers of 0.9 left half-claimed; that takes two sweeps.
