@@ -44,7 +44,7 @@ _RIGHTS: Mapping[str, Mapping[str, str]] = {
         'pending:*': 'llen lpush lrange ltrim rpush',
         'groups': 'zadd zcard zmscore zrange zrem zscore',
         'groups:*': (
-            'del exists hdel hlen hmget hset lindex llen lpush lrange ltrim rpush sadd scard srem '
+            'del exists hdel hlen hmget hrandfield hset lindex llen lpush lrange ltrim rpush sadd scard srem '
             'zadd zcard zcount zmscore zrange zrangebyscore zrem zremrangebyrank zscan'
         ),
         'working': 'zadd zcard zmscore zrange zrangebyscore zrem zscore',

@@ -217,6 +217,11 @@ PLAYS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ('release', {'lane': 0, 'items': [(Target(0, b'a', ''), DONE)]}),
     ],
     'returning groups enter at the turn': [('enqueue_in_lines', GROUPED_TASK), ('claim', CLAIM_ONE)],
+    'rates are forgotten while they are in force': [
+        ('regulate', {'lane': 0, 'name': b'g', 'text': b'- 3 10000000 3 - - -'}),
+        ('enqueue_in_lines', GROUPED_TASK),
+        ('claim', CLAIM_ONE),
+    ],
     'ordered tasks lose their place': [
         ('regulate', {'lane': 0, 'name': b'g', 'text': b'- - - - - 1 -'}),
         (

@@ -237,6 +237,9 @@ def test_agrees_with_a_real_server_about_groups(name: str) -> None:
         pytest.param("(where == 'return' and name", "(where == 'never' and name", id='ordered tasks lose their place'),
         pytest.param("and index == 'ready' and (not", 'and (not', id='audits believe that groups wait for something'),
         pytest.param('not (score and own == name)', 'not score', id="audits believe in other groups' claims"),
+        pytest.param(
+            '<= microseconds(now) then\nover', '> 0 then\nover', id='rates are forgotten while they are in force'
+        ),
         pytest.param('touch(each.line.name)', '', id='a sweep leaves groups without tasks listed'),
     ],
 )

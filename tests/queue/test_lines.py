@@ -174,6 +174,20 @@ def test_a_changed_default_does_not_depend_on_its_caller(lines: LinesQueue) -> N
     assert lines.index('blocked').keys() == {'h'}
 
 
+def test_times_of_groups_that_do_not_come_back_are_forgotten(lines: LinesQueue) -> None:
+    lines.limit('*', rate=(2, 10))
+    for number in range(200):
+        lines.enqueue(f'a{number}', group=f'g{number}')
+        assert lines.take() == f'a{number}'
+        if number % 2:
+            lines.requeue(f'a{number}', delay=2, hold='group')
+            lines.cancel(f'a{number}')
+        else:
+            lines.release(f'a{number}')
+        lines.at(1)
+    assert lines.client.command('HLEN', lines.keys.of_groups('arrivals')) < 50
+
+
 def test_rate(lines: LinesQueue) -> None:
     lines.limit('a', rate=(2, 10))
     lines.enqueue(*(f'a{n}' for n in range(5)), group='a')

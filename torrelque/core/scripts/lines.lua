@@ -155,6 +155,19 @@ local function write_arrival(name, group)
   redis.pcall('HSET', groups .. ':arrivals', name, whole(group.arrival) .. ' ' .. whole(group.till) .. ' ' .. group.id)
 end
 
+-- Forget times that are over, of groups that may never have tasks again. Called after `written` times were recorded: as it looks
+-- at twice as many, at most about half of those that are kept are over.
+local function forget_arrivals(written)
+  local some, over = redis.pcall('HRANDFIELD', groups .. ':arrivals', 2 * written + 2, 'WITHVALUES'), {}
+  for at = 1, #some, 2 do
+    local arrival, till = string.match(some[at + 1], '^(%d+) (%d+) ')
+    if arrival and math.max(number(arrival, 0), number(till, 0)) <= microseconds(now) then
+      over[#over + 1] = some[at]
+    end
+  end
+  try_each('HDEL', groups .. ':arrivals', over)
+end
+
 -- The index in which a group belongs by its facts, with its score there; nil if none of its tasks waits.
 local function index_of(name, group, waiting, claimed)
   if waiting == 0 then
@@ -466,6 +479,7 @@ local function hold_until(name, time, id)
   if is_shared or till > group.till then
     group.till, group.id = math.max(till, group.till), is_shared and '' or id
     write_arrival(name, group)
+    forget_arrivals(1)
   end
   touch(name)
 end

@@ -229,7 +229,7 @@ local function write_lines(service)
       redis.call('LTRIM', level.key, 0, -(level.at + 1))
     end
   end
-  local scores, leaving, tags, emptied, places = {}, {}, {}, {}, { blocked = {}, held = {} }
+  local scores, leaving, tags, emptied, places, arrivals = {}, {}, {}, {}, { blocked = {}, held = {} }, 0
   for _, line in ipairs(service.opened) do
     local name, taken = line.name, line.taken
     if line.ended and line.at == #line.ids then
@@ -241,6 +241,7 @@ local function write_lines(service)
       redis.pcall('SADD', group_key('working', name), unpack(taken))
       if line.group.interval then
         write_arrival(name, line.group)
+        arrivals = arrivals + 1
       end
     end
     if line.index == 'ready' then
@@ -254,6 +255,9 @@ local function write_lines(service)
         place[#place + 1], place[#place + 2] = line.score, name
       end
     end
+  end
+  if arrivals > 0 then
+    forget_arrivals(arrivals)
   end
   remove_keys(emptied)
   if service.old_tags > 0 then

@@ -13,10 +13,10 @@ from torrelque.errors import TorrelqueReplyError
 from torrelque.transports.memory.prelude import PENDING, Rate, Run, State, microseconds, number, stamp, whole
 
 __all__ = (
-    'DEFAULT', 'LEVELS', 'Group', 'add', 'bury', 'count', 'forgotten', 'held', 'hold', 'is_ordered', 'is_stray',
-    'is_uncounted', 'join', 'keep_tag', 'key_of', 'leave', 'leave_groups', 'list_of', 'misplaced', 'place_touched',
-    'push', 'push_back', 'read_turn', 'recheck', 'recount', 'release', 'size', 'touch', 'unbury', 'uncount',
-    'uncount_deliveries', 'use',
+    'DEFAULT', 'LEVELS', 'Group', 'add', 'bury', 'count', 'forget_arrivals', 'forgotten', 'held', 'hold', 'is_ordered',
+    'is_stray', 'is_uncounted', 'join', 'keep_tag', 'key_of', 'leave', 'leave_groups', 'list_of', 'misplaced',
+    'place_touched', 'push', 'push_back', 'read_turn', 'recheck', 'recount', 'release', 'size', 'touch', 'unbury',
+    'uncount', 'uncount_deliveries', 'use',
 )  # fmt: skip
 
 LEVELS = (b'high', b'low')
@@ -121,6 +121,15 @@ class Group(Rate):
         if until > self.now:
             return b'held', float(stamp(until / 1_000_000))
         return b'' if count > 0 else b'blocked', float(stamp(run.now))
+
+
+def forget_arrivals(run: Run) -> None:
+    """Forget all times that are over. The script looks at some of them."""
+    now = microseconds(run.now)
+    times = [(name, _ARRIVAL.fullmatch(text)) for name, text in _hash(run, key_of(run, b'arrivals')).items()]
+    over = [name for name, match in times if match and max(number(match[1], 0.0), number(match[2], 0.0)) <= now]
+    if over:
+        _quietly(run.db.hdel, key_of(run, b'arrivals'), over)
 
 
 def _hash(run: Run, key: bytes) -> Mapping[bytes, bytes]:
@@ -231,6 +240,7 @@ def hold(run: Run, name: bytes, until: float, first: bytes) -> None:
     if is_shared or microseconds(until) > group.until:
         group.until, group.first = max(microseconds(until), group.until), b'' if is_shared else first
         group.save(run)
+        forget_arrivals(run)
     touch(run, name)
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from torrelque.errors import TorrelqueReplyError
-from torrelque.transports.memory.groups import Group, keep_tag, key_of, list_of, read_turn, size
+from torrelque.transports.memory.groups import Group, forget_arrivals, keep_tag, key_of, list_of, read_turn, size
 from torrelque.transports.memory.prelude import Run, microseconds, number, whole
 
 __all__ = ('Serving',)
@@ -227,6 +227,8 @@ class Serving:
             run.db.rpop(level.key, level.at)
         for line in self._opened:
             self._write(line, groups)
+        if any(line.taken and self._groups[line.name].interval for line in self._opened):
+            forget_arrivals(run)
         if self._passed:
             run.db.zrem(key_of(run, b'idle'), self._passed)
         fields = {}
