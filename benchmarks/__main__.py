@@ -31,7 +31,7 @@ from typing import Any
 
 from benchmarks import flow, profiling, report
 from benchmarks.compare import QUICK_SECONDS, SECONDS, compare
-from benchmarks.environments import FOLDER, ROOT
+from benchmarks.environments import FOLDER, ROOT, UnavailableError
 from benchmarks.plan import (
     DEPTH_ROWS,
     FULL,
@@ -55,7 +55,11 @@ RESULTS = FOLDER / 'results.json'
 def main() -> int:
     options = _parse()
     if options.compare:
-        _compare(options)
+        try:
+            _compare(options)
+        except UnavailableError as error:
+            print(error, file=sys.stderr)
+            return 1
         return 0
     if options.command == 'run':
         _run(options)
@@ -101,8 +105,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument('--results', type=Path, default=RESULTS, help='the file (%(default)s)')
     parser.add_argument('--append', action='store_true', help='replace only what is measured in the file')
     options = parser.parse_args()
-    if unknown := set(options.rows) - set(ROWS):
-        parser.error(f'unknown rows: {", ".join(sorted(unknown))}; choose from {", ".join(ROWS)}')
+    rows = TABLE_ROWS if options.compare else ROWS  # a comparison cannot repeat the rows about depth
+    if unknown := set(options.rows) - set(rows):
+        parser.error(f'unknown rows: {", ".join(sorted(unknown))}; choose from {", ".join(rows)}')
     if options.other and not options.compare:
         parser.error('--with needs --compare')
     return options

@@ -35,7 +35,7 @@ class Environment:
 
     @property
     def folder(self) -> Path:
-        return FOLDER / self.name
+        return FOLDER / (f'{self.name}-{self.revision}' if self.revision else self.name)
 
     @property
     def python(self) -> str:
