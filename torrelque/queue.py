@@ -47,6 +47,7 @@ from torrelque.core.commands import (
     exists_error,
     expiry_words,
     extend_item,
+    headers_word,
     line_words,
     new_item,
     purge_item,
@@ -394,6 +395,8 @@ class Torrelque(FlowControl, Generic[Payload]):
         task_timeout: float | None = None,
         delay: float | None = None,
         max_dequeues: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        time_limit: float | None = None,
         on_progress: Progress | None = None,
         if_exists: IfExists | None = None,
         replace: bool = False,
@@ -415,6 +418,8 @@ class Torrelque(FlowControl, Generic[Payload]):
             task_timeout: As in `enqueue`, as are ``delay`` and ``max_dequeues``.
             delay: Seconds.
             max_dequeues: Number of deliveries.
+            headers: As in `enqueue`, as is ``time_limit``. An EnqueueItem has its own.
+            time_limit: Seconds.
             on_progress: Called as ``on_progress(done, total)`` after each round trip.
             if_exists: As in `enqueue`, for items with an id that do not have their own ``if_exists``. The list
                 has TorrelqueExistsError in place of an id. Of items with the same id, the last one counts.
@@ -439,7 +444,7 @@ class Torrelque(FlowControl, Generic[Payload]):
         expiry = expiry_words(expires_in, expires_at, on_expiry, delay)
         line = self._line(group, priority, None)
         more = ('', *expiry, *(line if any(line) else ())) if any(expiry) or any(line) else ()
-        rest = (*common, b'', *more)
+        rest = (*common, headers_word(with_time_limit(headers, time_limit)), *more)
         general = check_if_exists(if_exists, replace)
 
         def mode_of(item: EnqueueItem[Payload]) -> IfExists:
@@ -452,7 +457,7 @@ class Torrelque(FlowControl, Generic[Payload]):
             if not isinstance(item, EnqueueItem):
                 return new_id(group).encode(), dump_payload(serialiser, item), *rest
             words = enqueue_words(*defaults, item.task_timeout, item.delay, item.max_dequeues)
-            headers = with_time_limit(item.headers, item.time_limit)
+            own = with_time_limit(item.headers, item.time_limit)
             replaces = mode_of(item) == 'replace'
             return new_item(
                 serialiser,
@@ -460,7 +465,7 @@ class Torrelque(FlowControl, Generic[Payload]):
                 item.task,
                 words,
                 item.task_id,
-                headers,
+                own,
                 replace=replaces,
                 expiry=expiry_words(item.expires_in, item.expires_at, item.on_expiry, item.delay),
                 line=self._line(item.group, item.priority, item.task_id),

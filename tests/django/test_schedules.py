@@ -38,7 +38,14 @@ def test_the_worker_sets_them_and_runs_their_tasks(monkeypatch: pytest.MonkeyPat
     schedules = {
         'sum': {'task': f'{PATH}add', 'args': [2], 'kwargs': {'other': 3}, 'every': 0.5},
         'tell': {'task': f'{PATH}tell', 'cron': '0 7 * * *', 'tz': 'Europe/Vienna', 'overlap': False},
-        'moved': {'task': f'{PATH}none', 'every': 3600, 'queue_name': 'slow', 'missed': 'all'},
+        'moved': {
+            'task': f'{PATH}none',
+            'every': 3600,
+            'queue_name': 'slow',
+            'missed': 'all',
+            'expires_in': 60,
+            'on_expiry': 'reject',
+        },
     }
     configure(monkeypatch, schedules)
     with at_work('scheduled'):

@@ -87,6 +87,7 @@ CALLS: dict[str, tuple[list[Bad], Try]] = {
     'enqueue expires_in': ([*NO_AMOUNTS, 0], lambda queue, bad: queue.enqueue(1, expires_in=bad)),
     'enqueue expires_at': (NO_MOMENTS, lambda queue, bad: queue.enqueue(1, expires_at=bad)),
     'enqueue time_limit': ([*NO_AMOUNTS, 0], lambda queue, bad: queue.enqueue(1, time_limit=bad)),
+    'enqueue_many time_limit': ([*NO_AMOUNTS, 0], lambda queue, bad: queue.enqueue_many([1], time_limit=bad)),
     'schedule every': ([*NO_AMOUNTS, 0], lambda queue, bad: queue.schedule('s', 1, every=bad)),
     'schedule cron': ([5, b'', '* * *', '9' * 5000 + ' * * * *'], lambda queue, bad: queue.schedule('s', 1, cron=bad)),
     'redrive ids': (NO_IDS, lambda queue, bad: queue.redrive(bad)),

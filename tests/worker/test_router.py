@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, assert_type
@@ -13,10 +13,12 @@ import pytest
 
 from tests.worker.support import Bench
 from torrelque import (
+    EnqueueItem,
     Router,
     Task,
     Torrelque,
     TorrelqueError,
+    TorrelqueExistsError,
     TorrelqueTypeError,
     TorrelqueUsageError,
     TorrelqueValueError,
@@ -93,9 +95,13 @@ async def test_groups_and_priorities(bench: Bench) -> None:
     async def count(number: int) -> None: ...
 
     first = await count.enqueue(bench.queue, 1, group='g')
-    items = [count.item(2, group='h'), count.item(3, priority='low')]
+    options: dict[str, Any] = {'task_id': 'x', 'if_exists': 'raise', 'expires_in': 60, 'on_expiry': 'reject'}
+    items = [count.item(2, group='h'), count.item(3, priority='low', **options)]
     states = [await bench.queue.get_task_state(str(each)) for each in [first, *await bench.queue.enqueue_many(items)]]
     assert [(state.group, state.priority) for state in states] == [('g', 'normal'), ('h', 'normal'), (None, 'low')]
+    assert [state.on_expiry for state in states] == [None, None, 'reject']
+    (again,) = await bench.queue.enqueue_many([count.item(3, **options)])
+    assert isinstance(again, TorrelqueExistsError)
 
 
 async def test_schedules(bench: Bench) -> None:
@@ -118,10 +124,20 @@ async def test_schedules(bench: Bench) -> None:
         await send.schedule(bench.queue, 'x', JOE)
 
 
-def test_options_of_schedules_are_those_of_the_queue() -> None:
-    mine, of_queue = (inspect.signature(each.schedule).parameters for each in (Kind, Torrelque))
-    given = {name: (each.kind, each.default) for name, each in mine.items() if name not in ('queue', 'payload')}
-    assert given == {name: (each.kind, each.default) for name, each in of_queue.items() if name != 'task'}
+@pytest.mark.parametrize(
+    ('mine', 'of_queue'),
+    [
+        (Kind.schedule, Torrelque.schedule),
+        (Kind.enqueue, Torrelque.enqueue),
+        (Kind.item, EnqueueItem.__init__),
+    ],
+)
+def test_options_are_those_of_the_queue(mine: Callable[..., Any], of_queue: Callable[..., Any]) -> None:
+    given, wanted = ({
+        name: each.default for name, each in inspect.signature(function).parameters.items()
+        if name not in ('queue', 'payload', 'task')
+    } for function in (mine, of_queue))  # fmt: skip
+    assert given == wanted
 
 
 async def test_tasks_that_no_function_handles_are_rejected(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

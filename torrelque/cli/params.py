@@ -16,8 +16,9 @@ from torrelque.cli.exit_codes import Exit
 from torrelque.cli.output import errors
 
 __all__ = (
-    'TIME', 'HeaderOption', 'IdsArgument', 'MaxDequeuesOption', 'Status', 'TaskTimeoutOption', 'confirm',
-    'name_of', 'parse_headers', 'parse_of_queues', 'parse_rate', 'parse_time', 'read_ids',
+    'TIME', 'Choice', 'DelayOption', 'ExpiresInOption', 'GroupOption', 'HeaderOption', 'IdsArgument',
+    'MaxDequeuesOption', 'OnExpiryOption', 'PriorityOption', 'Status', 'TaskTimeoutOption', 'TimeLimitOption',
+    'confirm', 'name_of', 'parse_headers', 'parse_of_queues', 'parse_rate', 'parse_time', 'read_ids',
 )  # fmt: skip
 
 N = TypeVar('N', int, float)
@@ -41,6 +42,28 @@ class Status(StrEnum):
     @property
     def meant(self) -> TorrelqueTaskStatus:
         return TorrelqueTaskStatus[self.name]
+
+
+class Choice(StrEnum):
+    """A word that the library takes as it is typed, and that its errors show as such."""
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+class Priority(Choice):
+    """Values of ``priority`` in `Torrelque.enqueue`."""
+
+    HIGH = 'high'
+    NORMAL = 'normal'
+    LOW = 'low'
+
+
+class OnExpiry(Choice):
+    """Values of ``on_expiry`` in `Torrelque.enqueue`."""
+
+    DROP = 'drop'
+    REJECT = 'reject'
 
 
 def name_of(status: TorrelqueTaskStatus) -> str:
@@ -97,6 +120,42 @@ IdsArgument = Annotated[
     list[str], typer.Argument(metavar='ID', show_default=False, help='Task ids; - reads them from standard input.')
 ]
 
+DelayOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar=TIME, parser=parse_time, show_default=False, help='Deliver the task after this time, such as 90s.'
+    ),
+]
+TimeLimitOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar=TIME,
+        parser=parse_time,
+        show_default=False,
+        help="How long a worker's handler may take for the task. Defaults to the worker's limit.",
+    ),
+]
+ExpiresInOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar=TIME,
+        parser=parse_time,
+        show_default=False,
+        help='Drop the task if no consumer has started it after this time.',
+    ),
+]
+OnExpiryOption = Annotated[
+    OnExpiry | None,
+    typer.Option(show_default=False, help='What to do with an expired task. Defaults to drop.'),
+]
+GroupOption = Annotated[
+    str | None,
+    typer.Option('--group', '-g', metavar='NAME', show_default=False, help='The group that the task belongs to.'),
+]
+PriorityOption = Annotated[
+    Priority | None,
+    typer.Option(show_default=False, help='The priority of a task without a group. Defaults to normal.'),
+]
 TaskTimeoutOption = Annotated[
     float | None,
     typer.Option(

@@ -67,6 +67,7 @@ __all__ = (
     'expiry_words',
     'extend_item',
     'group_of',
+    'headers_word',
     'line_words',
     'new_item',
     'only_replacing',
@@ -453,7 +454,7 @@ def new_item(
         line: What `line_words` returned.
     """
     checked = new_id() if task_id is None else str(checks.check_text('task_id', task_id))
-    written = b'' if headers is None else dump_headers(checks.check_headers(headers))
+    written = headers_word(headers)
     item = checked.encode(), dump_payload(serialiser, task), *words, written
     if not replace and expiry is NEVER and line is NO_LINE:
         return item
@@ -529,6 +530,11 @@ def exists_error(item: Item, answer: object, if_exists: IfExists) -> TorrelqueEx
     else:
         return None
     return TorrelqueExistsError(f'{what}, nothing was changed', task_id, status)
+
+
+def headers_word(headers: Mapping[str, str] | None) -> bytes:
+    """Check and write the headers of a task."""
+    return b'' if headers is None else dump_headers(checks.check_headers(headers))
 
 
 def with_time_limit(headers: Mapping[str, str] | None, time_limit: float | None) -> Mapping[str, str] | None:

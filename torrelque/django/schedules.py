@@ -14,7 +14,7 @@ from torrelque.errors import TorrelqueError
 
 __all__ = ('level_of', 'schedules_of')
 
-TIMING = frozenset({'cron', 'tz', 'every', 'missed', 'overlap', 'delay', 'expires_in'})
+TIMING = frozenset({'cron', 'tz', 'every', 'missed', 'overlap', 'delay', 'expires_in', 'on_expiry'})
 """Keys that are arguments of `torrelque.Torrelque.schedule`."""
 
 KEYS = TIMING | {'task', 'args', 'kwargs', 'queue_name'}

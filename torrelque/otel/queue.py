@@ -47,7 +47,10 @@ __all__ = ('InstrumentedTorrelque',)
 
 CREATE = Command('enqueue', 'create', SpanKind.PRODUCER)
 ENQUEUE = Command('enqueue', 'send', SpanKind.PRODUCER)
-SHARED_OPTIONS = ('task_timeout', 'delay', 'max_dequeues', 'expires_in', 'expires_at', 'on_expiry', 'group', 'priority')
+SHARED_OPTIONS = (
+    'task_timeout', 'delay', 'max_dequeues', 'headers', 'time_limit', 'expires_in', 'expires_at', 'on_expiry', 'group',
+    'priority',
+)  # fmt: skip
 """Arguments of `enqueue_many` that apply to items without their own fields."""
 
 DEQUEUE = Command('dequeue', 'receive')

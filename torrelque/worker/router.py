@@ -164,6 +164,11 @@ class Kind(Generic[P, R]):
         max_dequeues: int | None = None,
         headers: Mapping[str, str] | None = None,
         time_limit: float | None = None,
+        if_exists: Literal['ignore', 'raise', 'replace'] | None = None,
+        replace: bool = False,
+        expires_in: float | None = None,
+        expires_at: datetime | float | None = None,
+        on_expiry: Literal['drop', 'reject'] | None = None,
         group: str | None = None,
         priority: Literal['high', 'normal', 'low'] | None = None,
     ) -> EnqueueItem[Any]:
@@ -177,6 +182,11 @@ class Kind(Generic[P, R]):
             max_dequeues: Deliveries after which the task becomes a dead letter.
             headers: Strings that travel with the task.
             time_limit: Seconds that the function may take; overrides the limits of the kind and of the worker.
+            if_exists: What to do if there is a task with this id.
+            replace: True is short for ``if_exists='replace'``.
+            expires_in: Seconds after which no consumer gets the task.
+            expires_at: The same as a point in time: a datetime with a time zone, or a Unix time.
+            on_expiry: Whether to ``'drop'`` a task that expires, or to ``'reject'`` it.
             group: The group that the task belongs to.
             priority: The priority of a task without a group.
 
@@ -184,8 +194,8 @@ class Kind(Generic[P, R]):
             The item.
         """
         named = {**(headers or {}), KIND: self.name}
-        options = (task_timeout, delay, task_id, max_dequeues, named, time_limit)
-        return EnqueueItem(self._dump(payload), *options, group=group, priority=priority)
+        known = (task_timeout, delay, task_id, max_dequeues, named, time_limit, if_exists, replace)
+        return EnqueueItem(self._dump(payload), *known, expires_in, expires_at, on_expiry, group, priority)
 
     async def enqueue(
         self,

@@ -35,6 +35,15 @@ def test_schedules(command: Command) -> None:
         'grouped': ('acme', 'normal'),
         'low': (None, 'low'),
     }
+    more = ['--delay', '5s', '--expires-in', '1m', '--on-expiry', 'reject', '--time-limit', '30s', '--owner', 'app']
+    assert command('schedule', 'low', '1', '--every', '1h', '--priority', 'low', *more).status == 0
+    (low,) = (each for each in command('schedules', '--json').lines if each['id'] == 'low')
+    assert [low[name] for name in ('delay', 'expires_in', 'on_expiry', 'owner')] == [5, 60, 'reject', 'app']
+    assert 30.0 in map(float, low['headers'].values())
+    command.assert_refused(['schedule', 'low', '1', '--every', '1h'], 1, ".*'app'.*")
+    command.assert_refused(
+        ['schedule', 'x', '1', '--every', '1h', '--on-expiry', 'drop'], 2, "on_expiry='drop' needs .*"
+    )
     assert 'The queue has schedules: 4.' in command('stats').out
     assert command('stats', '--json').lines[0]['schedules'] == 4
     for name in ('grouped', 'low'):

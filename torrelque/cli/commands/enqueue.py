@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -22,39 +21,29 @@ from torrelque.cli.exit_codes import Exit
 from torrelque.cli.jsonlines import Line, check_json, read_lines
 from torrelque.cli.output import counted, errors, print_json, print_line, printable
 from torrelque.cli.params import (
-    TIME,
+    Choice,
+    DelayOption,
+    ExpiresInOption,
+    GroupOption,
     HeaderOption,
     MaxDequeuesOption,
+    OnExpiryOption,
+    PriorityOption,
     TaskTimeoutOption,
+    TimeLimitOption,
     parse_headers,
-    parse_time,
 )
 from torrelque.cli.settings import Settings
 
 __all__ = ('enqueue',)
 
 
-class IfExists(Enum):
+class IfExists(Choice):
     """Values of ``if_exists`` in `Torrelque.enqueue`."""
 
     IGNORE = 'ignore'
     RAISE = 'raise'
     REPLACE = 'replace'
-
-
-class Priority(Enum):
-    """Values of ``priority`` in `Torrelque.enqueue`."""
-
-    HIGH = 'high'
-    NORMAL = 'normal'
-    LOW = 'low'
-
-
-class OnExpiry(Enum):
-    """Values of ``on_expiry`` in `Torrelque.enqueue`."""
-
-    DROP = 'drop'
-    REJECT = 'reject'
 
 
 ROUND_TRIP = 250
@@ -77,12 +66,7 @@ async def enqueue(
             help='A file with one JSON payload per line; - is standard input.',
         ),
     ] = None,
-    delay: Annotated[
-        float | None,
-        typer.Option(
-            metavar=TIME, parser=parse_time, show_default=False, help='Deliver the task after this time, such as 90s.'
-        ),
-    ] = None,
+    delay: DelayOption = None,
     task_timeout: TaskTimeoutOption = None,
     task_id: Annotated[
         str | None,
@@ -100,27 +84,11 @@ async def enqueue(
             help='What to do if a task has this id: ignore (the default), raise, or replace the task if it waits.',
         ),
     ] = None,
-    expires_in: Annotated[
-        float | None,
-        typer.Option(
-            metavar=TIME,
-            parser=parse_time,
-            show_default=False,
-            help='Drop the task if no consumer has started it after this time.',
-        ),
-    ] = None,
-    on_expiry: Annotated[
-        OnExpiry | None,
-        typer.Option(show_default=False, help='What to do with an expired task. Defaults to drop.'),
-    ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option('--group', '-g', metavar='NAME', show_default=False, help='The group that the task belongs to.'),
-    ] = None,
-    priority: Annotated[
-        Priority | None,
-        typer.Option(show_default=False, help='The priority of a task without a group. Defaults to normal.'),
-    ] = None,
+    expires_in: ExpiresInOption = None,
+    on_expiry: OnExpiryOption = None,
+    time_limit: TimeLimitOption = None,
+    group: GroupOption = None,
+    priority: PriorityOption = None,
     header: HeaderOption = None,
 ) -> None:
     """Enqueue a task, or each line of a file or standard input.
@@ -140,10 +108,11 @@ async def enqueue(
         'delay': delay,
         'max_dequeues': max_dequeues,
         'expires_in': expires_in,
-        'on_expiry': None if on_expiry is None else on_expiry.value,
-        'if_exists': None if if_exists is None else if_exists.value,
+        'on_expiry': on_expiry,
+        'time_limit': time_limit,
+        'if_exists': if_exists,
         'group': group,
-        'priority': None if priority is None else priority.value,
+        'priority': priority,
         'headers': parse_headers(header or ()) or None,
     }
     if task not in (None, '-'):

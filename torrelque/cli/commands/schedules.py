@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from torrelque import Schedule
-from torrelque.cli.commands.enqueue import Priority
 from torrelque.cli.exit_codes import Exit
 from torrelque.cli.jsonlines import check_json
 from torrelque.cli.output import errors, make_table, print_json, print_line, print_table, printable
 from torrelque.cli.params import (
     TIME,
+    Choice,
+    DelayOption,
+    ExpiresInOption,
+    GroupOption,
     HeaderOption,
     MaxDequeuesOption,
+    OnExpiryOption,
+    PriorityOption,
     TaskTimeoutOption,
+    TimeLimitOption,
     parse_headers,
     parse_time,
 )
@@ -29,7 +34,7 @@ __all__ = ('fire', 'schedule', 'schedules', 'unschedule')
 NameArgument = Annotated[str, typer.Argument(metavar='ID', show_default=False, help='The id of the schedule.')]
 
 
-class Missed(Enum):
+class Missed(Choice):
     """Values of ``missed`` in `Torrelque.schedule`."""
 
     SKIP = 'skip'
@@ -90,16 +95,18 @@ async def schedule(
     no_overlap: Annotated[
         bool, typer.Option('--no-overlap', help='Add no task while the last one is still queued.')
     ] = False,
-    task_timeout: TaskTimeoutOption = None,
-    max_dequeues: MaxDequeuesOption = None,
-    group: Annotated[
+    owner: Annotated[
         str | None,
-        typer.Option('--group', '-g', metavar='NAME', show_default=False, help='The group of its tasks.'),
+        typer.Option(metavar='NAME', show_default=False, help='Only calls with this owner may change the schedule.'),
     ] = None,
-    priority: Annotated[
-        Priority | None,
-        typer.Option(show_default=False, help='The priority of its tasks without a group. Defaults to normal.'),
-    ] = None,
+    task_timeout: TaskTimeoutOption = None,
+    delay: DelayOption = None,
+    max_dequeues: MaxDequeuesOption = None,
+    expires_in: ExpiresInOption = None,
+    on_expiry: OnExpiryOption = None,
+    time_limit: TimeLimitOption = None,
+    group: GroupOption = None,
+    priority: PriorityOption = None,
     header: HeaderOption = None,
 ) -> None:
     """Schedule a task at regular times, or change its schedule.
@@ -109,21 +116,25 @@ async def schedule(
     """
     payload = task.encode(errors='surrogateescape')
     check_json(payload, 'the payload')
+    options: dict[str, Any] = {
+        'cron': cron,
+        'tz': tz,
+        'every': every,
+        'missed': missed,
+        'overlap': not no_overlap,
+        'owner': owner,
+        'task_timeout': task_timeout,
+        'delay': delay,
+        'max_dequeues': max_dequeues,
+        'expires_in': expires_in,
+        'on_expiry': on_expiry,
+        'time_limit': time_limit,
+        'group': group,
+        'priority': priority,
+        'headers': parse_headers(header or ()) or None,
+    }
     async with settings.open_queue() as queue:
-        await queue.schedule(
-            schedule_id,
-            payload,
-            cron=cron,
-            tz=tz,
-            every=every,
-            missed='all' if missed is Missed.ALL else 'skip',
-            overlap=not no_overlap,
-            task_timeout=task_timeout,
-            max_dequeues=max_dequeues,
-            group=group,
-            priority=None if priority is None else priority.value,
-            headers=parse_headers(header or ()) or None,
-        )
+        await queue.schedule(schedule_id, payload, **options)
     _print_done(settings, 'scheduled', schedule_id)
 
 

@@ -6,6 +6,7 @@ import pickle
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Any
 
 import anyio
 import pytest
@@ -161,11 +162,15 @@ class ProducingConformance(OnQueue):
             EnqueueItem('twin', task_id='x'),
             EnqueueItem('mine', task_timeout=7, headers={'a': 'b'}, max_dequeues=3),
         ]
-        ids = await queue.enqueue_many(items, task_timeout=9, max_dequeues=2)
+        options: dict[str, Any] = {'task_timeout': 9, 'max_dequeues': 2, 'headers': {'c': 'd'}, 'time_limit': 5}
+        ids = await queue.enqueue_many(items, **options)
         assert ids[1:3] == ['x', 'x']
         states = [await queue.get_task_state(str(task_id)) for task_id in ids]
         assert [(state.timeout, state.max_dequeues) for state in states] == [(9, 2), (300, None), (300, None), (7, 3)]
-        assert [task.data for task in await queue.dequeue_nowait(max_tasks=9)] == ['plain', 'mine']
+        plain, mine = await queue.dequeue_nowait(max_tasks=9)
+        assert (plain.data, mine.data) == ('plain', 'mine')
+        assert {'c': 'd', 'torrelque.time_limit': '5'}.items() <= plain.headers.items()
+        assert [name for name in ('a', 'c') if name in mine.headers] == ['a']
 
     async def test_no_items(self, queue: Torrelque) -> None:
         assert await queue.enqueue_many([]) == []
