@@ -304,7 +304,7 @@ def _goals(results: Results) -> str:
         ours, theirs = groups.get(goal.subject), reference_of(goal.reference, goal.subject, groups)
         if not ours or not theirs:
             continue
-        reached = ratio(ours, theirs, goal.value)
+        reached = round(ratio(ours, theirs, goal.value), 2)  # as shown: a byte of 310 is the chance of hash tables
         good = reached >= goal.limit if goal.at_least else reached <= goal.limit
         cells = [goal.title, _middle(ours, goal.value), _middle(theirs, goal.value), _as_ratio(reached)]
         cells += [f'{"at least" if goal.at_least else "at most"} {goal.limit:g} x', 'yes' if good else 'no']

@@ -179,6 +179,16 @@ def test_both_sides_of_each_goal_are_measured() -> None:
         assert report.reference_of(goal.reference, goal.subject, measured), goal
 
 
+def test_a_goal_is_reached_if_the_ratio_shown_reaches_it() -> None:
+    names = {'round': 0, 'row': 'memory', 'loop': 'uvloop'}
+    ours = {**names, 'system': 'current', 'client': 'native', 'bytes': 310.2}
+    theirs = {**names, 'system': 'published', 'client': 'redis_py', 'bytes': 309.0}
+
+    text = report.tables({'measured': [ours, theirs]})
+    assert '| 310 | 309 | 1.00 x | at most 1 x | yes |' in text
+    assert '1.01 x | at most 1 x | no |' in report.tables({'measured': [{**ours, 'bytes': 312.0}, theirs]})
+
+
 def test_a_client_is_beside_itself_as_it_was() -> None:
     def entry(system: str, client: str, cost: float) -> dict[str, Any]:
         names = {'round': 0, 'row': 'enqueue-100', 'system': system, 'client': client, 'loop': 'uvloop'}
