@@ -42,6 +42,14 @@ SHORT = PROFILE if PROFILE_NAME != 'ci' else settings(PROFILE, max_examples=100)
 SHORTER = PROFILE if PROFILE_NAME != 'ci' else settings(PROFILE, max_examples=25)
 
 
+@pytest.fixture(autouse=True)
+def _the_same_steps_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else Hypothesis would also try constants of all imported modules, so any change would change the steps."""
+    if PROFILE_NAME == 'ci':
+        provider = 'hypothesis.internal.conjecture.providers.HypothesisProvider'
+        monkeypatch.setattr(f'{provider}._maybe_draw_constant', lambda *_, **_options: None)
+
+
 def play(machine: type[ModelMachine], name: str) -> None:
     state = machine()
     state.begin()
