@@ -22,6 +22,7 @@ from torrelque.engine.driving import SPARE_DRIVERS
 from torrelque.engine.sharded import ShardedDispatcher
 from torrelque.testing import MemoryTransport
 from torrelque.testing.conformance.support import blocked_clients
+from torrelque.transports import spares
 from torrelque.transports.base import Listener, Then
 
 on_each_loop = pytest.mark.anyio
@@ -530,33 +531,35 @@ async def test_what_is_under_way_without_a_task_is_cut_off_at_the_end(monkeypatc
     assert [str(error) for error in errors] == ['the queue was closed during the call']
 
 
-@on_each_loop
-async def test_a_wait_without_a_task_ends_with_its_object(server: Server) -> None:
-    """Its connection is closed, so that it takes no hint."""
-    name, errors = 'waits without a task', []
+def test_a_wait_without_a_task_ends_with_its_object(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets tasks after unused connections would have been closed. In the end its connection is closed."""
+    monkeypatch.setattr(spares, 'KEEP', 0.04)
+    name, errors, got = 'waits without a task', [], []
 
     async def consume(queue: Torrelque) -> None:
         try:
             for _ in range(4):  # the first wait opens the connection, and needs a task
-                await queue.release(await queue.dequeue())
+                task = await queue.dequeue()
+                got.append(task.data)
+                await queue.release(task)
         except TorrelqueError as error:
             errors.append(str(error))
 
-    async with (
-        connect(server.url) as client,
-        connect(server.url) as own,
-        Torrelque(client, queue=name) as other,
-    ):
-        async with anyio.create_task_group() as tasks, Torrelque(own, queue=name) as queue:
-            tasks.start_soon(consume, queue)
-            for number in range(3):
-                await anyio.sleep(0.02)
-                await other.enqueue(number)
-            await anyio.sleep(0.05)
-        assert errors == ['the queue was closed while waiting for a task']
-        with anyio.fail_after(5):  # less than it would have waited
-            while await blocked_clients(client):  # noqa: ASYNC110 - nobody sets an event
-                await anyio.sleep(0.01)
+    async def main() -> None:
+        async with connect(server.url) as client, connect(server.url) as own, Torrelque(client, queue=name) as other:
+            async with anyio.create_task_group() as tasks, Torrelque(own, queue=name) as queue:
+                tasks.start_soon(consume, queue)
+                for number in range(3):
+                    await anyio.sleep(0.03)
+                    await other.enqueue(number)
+                    await until(lambda: len(got) > number)  # noqa: B023 - it is called here
+                await anyio.sleep(0.05)
+            assert errors == ['the queue was closed while waiting for a task']
+            with anyio.fail_after(5):  # less than it would have waited
+                while await blocked_clients(client):  # noqa: ASYNC110 - nobody sets an event
+                    await anyio.sleep(0.01)
+
+    asyncio.run(main())  # unlike `anyio.run`, it does not let callbacks call all of anyio
 
 
 class CountingTransport(MemoryTransport):

@@ -148,6 +148,7 @@ class Leases(Generic[C]):
         self._dialer = dialer
         self._later = later
         self._spares: spares.Spares[C] = spares.Spares()
+        self._away: set[C] = set()  # from `take_idle`
         self._cancel: Callable[[], None] | None = None
         self._stopped = False
 
@@ -175,6 +176,7 @@ class Leases(Generic[C]):
                 broken as well.
         """
         connection = given or await (self._dialer.open() if fresh else self._take())
+        self._away.discard(connection)
         try:
             replies = await exchange(connection)
         except BaseException as error:
@@ -185,8 +187,8 @@ class Leases(Generic[C]):
         if demoted(replies):
             await self.close_idle()
             keep = False
-        if keep and self.may_keep(connection) and not refused_as_too_large(replies):
-            self.keep(connection)
+        if keep and connection.usable and not self._stopped and not refused_as_too_large(replies):
+            self._keep(connection)
         else:
             await self._dialer.close(connection)
         return replies
@@ -199,19 +201,33 @@ class Leases(Generic[C]):
         return await self._dialer.open()
 
     def take_idle(self) -> C | None:
-        """Return an idle connection, if there is one that is usable. `keep` or close it afterwards."""
+        """Return an idle connection, if there is one that is usable, for `give_back`, `drop` or `lend`."""
         connection = self._spares.take()
         if connection is not None and not connection.usable:
             self._spares.put(connection)  # for a task to close
             return None
+        if connection is not None:
+            self._away.add(connection)
         return connection
 
-    def may_keep(self, connection: C) -> bool:
-        """Whether a connection that is in step can serve again."""
-        return connection.usable and not self._stopped
+    def give_back(self, connection: C) -> bool:
+        """Keep a connection from `take_idle` that is in step. If this returns False, a task passes it to `lend`."""
+        if self._cancel is None or not connection.usable or self._stopped:
+            return False  # only a task can start the timer, or close the connection
+        self.put_back(connection)
+        return True
 
-    def keep(self, connection: C) -> None:
-        """Keep a connection that is in step."""
+    def put_back(self, connection: C) -> None:
+        """Put back a connection from `take_idle` that was not used."""
+        self._away.discard(connection)
+        self._spares.put(connection)
+
+    async def drop(self, connection: C) -> None:
+        """Close a connection from `take_idle`."""
+        self._away.discard(connection)
+        await self._dialer.close(connection)
+
+    def _keep(self, connection: C) -> None:
         self._spares.put(connection)
         if self._cancel is None:
             self._cancel = self._later(spares.KEEP / 4, self._expire)
@@ -219,7 +235,7 @@ class Leases(Generic[C]):
     async def _expire(self) -> None:
         for connection in self._spares.take_unused():
             await self._dialer.close(connection)
-        self._cancel = self._later(spares.KEEP / 4, self._expire) if self._spares else None
+        self._cancel = self._later(spares.KEEP / 4, self._expire) if self._spares or self._away else None
 
     async def close_idle(self) -> None:
         """Close the idle connections."""
@@ -363,8 +379,7 @@ class Connections(Generic[C]):
             return None
 
         def receive(outcome: Sequence[Reply] | base.Rest) -> None:
-            if not callable(outcome) and self._leases.may_keep(connection):
-                self._leases.keep(connection)
+            if not callable(outcome) and self._leases.give_back(connection):
                 then(outcome)
             else:
                 converse = outcome if callable(outcome) else partial(_same, outcome)
@@ -372,12 +387,12 @@ class Connections(Generic[C]):
 
         abandon = self._dialer.start(connection, packed, seconds, receive)
         if abandon is None:
-            self._leases.keep(connection)
+            self._leases.put_back(connection)
             return None
 
         async def close() -> None:
             abandon()
-            await self._dialer.close(connection)
+            await self._leases.drop(connection)
 
         return close
 

@@ -52,21 +52,22 @@ class BlockingPool(Leases[Connection]):
         quiet = timeout + connections.MARGIN
 
         def receive() -> None:
-            replies = connection.take_good(count) if self.may_keep(connection) else None
-            if replies is None:
-                exchange = partial(self._exchange, data=b'', count=count, quiet=quiet, last=0.0, blocks=True)
-                then(partial(self.lend, exchange, given=connection))
-            else:
-                self.keep(connection)
+            replies = connection.take_good(count)
+            if replies is not None and self.give_back(connection):
                 then(replies)
+            else:
+                then(partial(self.lend, partial(go_on, replies), given=connection))
+
+        async def go_on(replies: list[Reply] | None, connection: Connection) -> list[Reply]:
+            return replies or await self._exchange(connection, b'', count, quiet, 0.0, blocks=True)
 
         async def close() -> None:
             connection.stop()
-            await self._dialer.close(connection)
+            await self.drop(connection)
 
         if connection.start(data, quiet, receive):
             return close
-        self.keep(connection)
+        self.put_back(connection)
         return None
 
     async def execute_all(
