@@ -1391,9 +1391,11 @@ class Torrelque(FlowControl, Generic[Payload]):
     def _warn(self, action: str, given: str | Task, target: Receipt | str, answer: Answer) -> None:
         """Report a claim that is not live: raise if the task was given, log a warning as 0.9 did if an id was."""
         error = claim_error(target, answer)
+        if error is None:
+            return
         if isinstance(given, Task) or isinstance(error, (TorrelqueReplyError, TorrelqueDurabilityError)):
             self._raise(target, answer)
-        elif error is not None:
+        else:
             logger.warning('Inconsistent %s of task:%s: %s', action, str(given), error)
 
     @staticmethod

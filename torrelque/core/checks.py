@@ -35,6 +35,8 @@ __all__ = (
 
 S = TypeVar('S')
 
+PLAIN_NUMBERS = frozenset({int, float})
+
 LONGEST = 1e9
 """Maximum number of seconds, over thirty years. A longer time is a mistake, and would lose digits when it is sent."""
 
@@ -62,22 +64,17 @@ def _float_of(value: Any) -> float | None:  # noqa: ANN401 - the type is what is
         return math.nan
 
 
-def _number(name: str, value: Any) -> float:  # noqa: ANN401 - the type is what is checked
-    if type(value) is int and 0 <= value <= LONGEST:  # a fast path for the usual case
+def check_seconds(name: str, value: Any, *, negative: bool = False) -> float | None:  # noqa: ANN401
+    """Check an optional number of seconds. It must be finite, and not negative unless ``negative`` allows that."""
+    if value is None:
+        return None
+    if type(value) in PLAIN_NUMBERS and 0 <= value <= LONGEST:  # the usual case
         return float(value)
     number = _float_of(value)
     if number is None:
         raise TorrelqueTypeError(f'{name} must be a number of seconds, got {value!r}')
     if not math.isfinite(number) or abs(number) > LONGEST:
         raise TorrelqueValueError(f'{name} must be a finite number of seconds up to {LONGEST:.0f}, got {value!r}')
-    return number
-
-
-def check_seconds(name: str, value: Any, *, negative: bool = False) -> float | None:  # noqa: ANN401
-    """Check an optional number of seconds. It must be finite, and not negative unless ``negative`` allows that."""
-    if value is None:
-        return None
-    number = _number(name, value)
     if number < 0 and not negative:
         raise TorrelqueValueError(f'{name} must not be negative, got {value!r}')
     return number

@@ -584,6 +584,8 @@ def _check_final(status: TorrelqueTaskStatus | None, *, with_result: bool) -> To
 
 def claim_error(target: Receipt | str, answer: Answer) -> TorrelqueError | None:
     """Return the error that an answer means for a call on a claim; None if it took effect."""
+    if answer is Outcome.OK:
+        return None
     if isinstance(answer, TorrelqueDurabilityError):
         return answer
     task_id = target.id if isinstance(target, Receipt) else str(target)

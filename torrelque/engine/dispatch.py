@@ -228,7 +228,9 @@ class Dispatcher:
 
     async def one(self, command: Command, item: Item) -> Answer:
         """Run a command on one item, and return the answer. Safe to cancel."""
-        (answer,) = await self._submit(command, [item])
+        (answer,) = await self._engine.submit(command, [item])
+        if answer is Outcome.AGAIN:
+            (answer,) = await self._submit(command, [item])
         if answer is Outcome.UNKNOWN:
             await self.is_changed()
         return answer

@@ -30,6 +30,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, 
 from contextlib import contextmanager, suppress
 from functools import partial
 from inspect import CORO_CREATED, getcoroutinestate
+from threading import get_ident
 from typing import Any, TypeVar
 
 import anyio
@@ -83,6 +84,9 @@ class Engine:
         self.turns: int = 0
         """The number of steps. Requests between two steps can be merged."""
         self._home: tuple[int, object] | None = None  # the number of forks, and the event loop, of the current state
+        self._loop: Any = None  # asyncio's
+        self._thread: int | None = None  # its thread
+        self._forks = 0
         self._entered = False
         self._host: TaskGroup | None = None
         self._starter: asyncio.Task[None] | None = None
@@ -124,7 +128,7 @@ class Engine:
         finally:
             self._host = None
             self._entered = False
-            self._home = None
+            self._home = self._thread = None
 
     async def _run_shielded(self, *, task_status: TaskStatus[None]) -> None:
         # A cancellation from outside ends the body of the context. Its clean-up may still need the queue.
@@ -219,7 +223,7 @@ class Engine:
         """Let other tasks run."""
         await checkpoint()
 
-    async def submit(self, command: Command, items: Sequence[Item], shard: int = 0) -> list[Answer]:
+    def submit(self, command: Command, items: Sequence[Item], shard: int = 0) -> Coroutine[Any, Any, list[Answer]]:
         """Run a command on items of a shard, merged with other requests. Safe to cancel.
 
         Args:
@@ -234,8 +238,7 @@ class Engine:
         once = self._make_once()
         ticket = self._session.submit(command, items, once.set, shard)
         # Only enqueues are sent at once: consumers end their tasks at the same moment, so their calls are merged.
-        answers: list[Answer] = await self._result_of(ticket, once, at_once=command is ADD or command is ENQUEUE)
-        return answers
+        return self._result_of(ticket, once, at_once=command is ADD or command is ENQUEUE)
 
     def fire_and_forget(self, command: Command, items: Sequence[Item], shard: int = 0) -> None:
         """Run a command on items of a shard without waiting for the answer."""
@@ -243,7 +246,7 @@ class Engine:
         self._session.submit(command, items, _nobody, shard)
         self._ask()
 
-    async def dequeue(self, want: int, deadline: float) -> list[ClaimedTask]:
+    def dequeue(self, want: int, deadline: float) -> Coroutine[Any, Any, list[ClaimedTask]]:
         """Wait for up to ``want`` tasks. Safe to cancel: tasks that arrive too late are given back.
 
         Returns:
@@ -254,15 +257,13 @@ class Engine:
         """
         self._ensure()
         once = self._make_once()
-        tasks: list[ClaimedTask] = await self._result_of(self._session.dequeue(want, deadline, once.set), once)
-        return tasks
+        return self._result_of(self._session.dequeue(want, deadline, once.set), once)
 
-    async def dequeue_nowait(self, want: int) -> list[ClaimedTask]:
+    def dequeue_nowait(self, want: int) -> Coroutine[Any, Any, list[ClaimedTask]]:
         """Return up to ``want`` tasks that are available now. Safe to cancel."""
         self._ensure()
         once = self._make_once()
-        tasks: list[ClaimedTask] = await self._result_of(self._session.dequeue_nowait(want, once.set), once)
-        return tasks
+        return self._result_of(self._session.dequeue_nowait(want, once.set), once)
 
     @property
     def shares_waits(self) -> bool:
@@ -310,7 +311,9 @@ class Engine:
 
     def _bind(self) -> None:
         """Create new state at first, and when a fork or another event loop makes the old state unusable."""
-        # Each call gets here, so this uses the fastest function.
+        # Each call gets here. Before Python 3.12, asyncio needs a system call to find the thread's running loop.
+        if self._thread == get_ident() and self._forks == forks.count and self._loop.is_running():
+            return
         home = forks.count, asyncio._get_running_loop() or current_token()  # noqa: SLF001 - documented for this
         if self._home == home:
             return
@@ -321,6 +324,7 @@ class Engine:
             )
         self._home = home
         self._loop = asyncio._get_running_loop()  # noqa: SLF001 - documented for this
+        self._forks, self._thread = forks.count, None if self._loop is None else get_ident()
         self._make_once = oneshot_maker()
         self._entered = False
         self._host = None
