@@ -718,21 +718,21 @@ class Torrelque(FlowControl, Generic[Payload]):
 
     def _load(self, claimed: Sequence[ClaimedTask]) -> list[Task[Payload]]:
         tasks: list[Task[Payload]] = []
-        for task in claimed:
+        loads, report, queue = self._serialiser.loads, self._report, self.queue
+        for receipt, payload, deadline, header_data, expires, attempt, group, fence in claimed:
             try:
-                data = self._serialiser.loads(task.payload)
+                data = loads(payload)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001 - whatever a serialiser may raise
                 said = describe(error)
-                logger.warning('Cannot deserialise task:%s, rejecting it: %s', task.receipt.id, said)
+                logger.warning('Cannot deserialise task:%s, rejecting it: %s', receipt.id, said)
                 reason = sendable(f'cannot be deserialised: {said}'[:1000])
-                item = reject_item(task.receipt, reason, self.max_rejected)
+                item = reject_item(receipt, reason, self.max_rejected)
                 self._dispatcher.fire_and_forget(REJECT, item)
             else:
-                headers = load_headers(task.headers)
-                known = task.deadline, task.expires, headers, task.attempt, self._report, self.queue
-                tasks.append(Task(task.receipt, data, *known, task.group, task.fence))
+                headers = load_headers(header_data)
+                tasks.append(Task(receipt, data, deadline, expires, headers, attempt, report, queue, group, fence))
         return tasks
 
     # Ending claims ---------------------------------------------------------------------------------------------------

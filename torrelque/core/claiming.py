@@ -73,11 +73,10 @@ def claim(
         tasks = []
         for task_id, payload, deadline, more in zip(*[iter(values)] * 4, strict=True):
             lease, _, line = deadline.partition(b' ')  # more follows if the task is in a group
-            count, attempt, headers = more.split(b' ', 2) if more else (1, 1, b'')
-            receipt, end = Receipt(task_id.decode(), token, int(count)), float(lease)
+            count, attempt, headers = _parse_more(more) if more else (1, 1, b'')
+            receipt, end = Receipt(task_id.decode(), token, count), float(lease)
             group, fence = _parse_line(line) if line else (None, None)
-            counted = max(1, int(attempt))
-            tasks.append(ClaimedTask(receipt, payload, end, headers, end + offset, counted, group, fence))
+            tasks.append(ClaimedTask(receipt, payload, end, headers, end + offset, attempt, group, fence))
         return Claim(tasks, float(alarm) if alarm else None, bool(again), float(time))
 
     while True:
@@ -94,6 +93,12 @@ def claim(
             answer.again = True
             lanes.claim_limit += 1  # the next tasks may be smaller
         return answer
+
+
+def _parse_more(text: bytes) -> tuple[int, int, bytes]:
+    """Return a task's count of deliveries, the number of its attempt, and its headers."""
+    count, attempt, headers = text.split(b' ', 2)
+    return int(count), max(1, int(attempt)), headers
 
 
 def _parse_line(text: bytes) -> tuple[str, int]:

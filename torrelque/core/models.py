@@ -134,7 +134,7 @@ class TaskId(str):
     receipt: Receipt
 
     def __new__(cls, receipt: Receipt) -> TaskId:
-        self = super().__new__(cls, receipt.id)
+        self = str.__new__(cls, receipt.id)
         self.receipt = receipt
         return self
 
@@ -187,7 +187,7 @@ class Task(tuple[TaskId, Payload_co]):  # noqa: SLOT001 - a subclass of tuple ca
         group: str | None = None,
         fence: int | None = None,
     ) -> Task[Payload_co]:
-        self = super().__new__(cls, (TaskId(receipt), data))
+        self = tuple.__new__(cls, (TaskId(receipt), data))
         self.receipt = receipt
         self.deadline = deadline
         self.expires = expires
