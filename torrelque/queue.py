@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -691,7 +692,9 @@ class Torrelque(FlowControl, Generic[Payload]):
         return await self._claim(max_tasks, timeout)
 
     async def _claim(self, max_tasks: int, timeout: float | None) -> list[Task[Payload]]:
-        deadline = self._transport.now() + checks.check_wait('timeout', timeout)
+        deadline = checks.check_wait('timeout', timeout)
+        if deadline < math.inf:
+            deadline += self._transport.now()
         checks.check_count('max_tasks', max_tasks)
         if self.shards is not None:
             with self._engine.limit(deadline, lambda: TorrelqueTimeoutError('no task in time')):

@@ -419,13 +419,13 @@ def enqueue_words(
     max_dequeues: int | None,
 ) -> tuple[Arg, Arg, Arg]:
     """Check and write the arguments that the tasks of a bulk call share, for `new_item`."""
-    timeout = checks.check_seconds('task_timeout', task_timeout)
+    timeout = None if task_timeout is None else checks.check_seconds('task_timeout', task_timeout)
     timeout = timeout or checks.check_seconds('Torrelque.task_timeout', default_timeout)
     if not timeout:
         raise TorrelqueValueError(f'Torrelque.task_timeout must be above 0, got {default_timeout!r}')
-    delay = checks.check_seconds('delay', delay, negative=True) or None
+    due = '' if delay is None else seconds(checks.check_seconds('delay', delay, negative=True) or None)
     limit = default_limit if max_dequeues is None else checks.check_count('max_dequeues', max_dequeues)
-    return _precisely(timeout), seconds(delay), '' if limit is None else limit
+    return _precisely(timeout), due, '' if limit is None else limit
 
 
 def new_item(

@@ -430,7 +430,7 @@ class Engine:
             self._ahead = next(iter(self._courses), None)
         elif at_once and self._followed >= CROWD and self._asks == self._followed + 1 and self._courses:
             self._put_off()  # until a course ends
-        else:
+        elif self._next_turn is None:
             self.step_soon()
 
     def step_soon(self) -> None:

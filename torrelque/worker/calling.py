@@ -73,7 +73,10 @@ class HandlerCaller:
         job.handler = handler
         if self._tell is not None:
             self._tell(events.Started(job.task))
-        self._set_limit(job)
+        limit = job.time_limit(self._time_limit)
+        if limit is not None:
+            job.limit, job.over = limit, anyio.Event()
+            self._tasks.start(self._watch_limit, job, f'limit of task:{job.task.id}')
         result, error = await self._call(job)
         try:
             if job.over is not None:
@@ -192,13 +195,6 @@ class HandlerCaller:
         reason = 'it has no kind' if task.kind is None else f'there is no handler of its kind {task.kind!r}'
         logger.error('Task:%s cannot be handled, rejecting it: %s', job.label, reason)
         return events.Rejected(task, sendable(reason), TorrelqueLookupError(reason))
-
-    def _set_limit(self, job: Job) -> None:
-        """Start the time limit of a handler, if it has one."""
-        limit = job.time_limit(self._time_limit)
-        if limit is not None:
-            job.limit, job.over = limit, anyio.Event()
-            self._tasks.start(self._watch_limit, job, f'limit of task:{job.task.id}')
 
     async def _watch_limit(self, job: Job) -> None:
         over = job.over

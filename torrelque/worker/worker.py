@@ -456,11 +456,12 @@ class Worker(Generic[Payload]):
         self._room.set()
 
     def _start_some(self) -> None:
+        now = self._clock.now()
         for _ in range(min(self._at_once, len(self._ready))):
             job = self._ready.popleft()
-            if job.expires <= self._clock.now():
+            if job.expires <= now:
                 if self._several:
-                    self._shares.freed(job.feed.share, self._clock.now())
+                    self._shares.freed(job.feed.share, now)
                 self._expire(job)
             else:
                 self._jobs.add(job)
