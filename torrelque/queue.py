@@ -605,10 +605,13 @@ class Torrelque(FlowControl, Generic[Payload]):
             TorrelqueUsageError: Another owner holds one of the schedules, or the package for ``cron`` is missing.
         """
         checks.check_text('owner', owner)
-        drafts = [
-            self._schedule_of(schedule_id, {**options, 'owner': owner})
-            for schedule_id, options in schedules.check_mapping(wanted).items()
-        ]
+        drafts: list[Draft] = []
+        for schedule_id, options in schedules.check_mapping(wanted).items():
+            if options.get('owner') not in (None, owner):
+                raise TorrelqueValueError(
+                    f'owner of schedule {schedule_id!r} must be {owner!r}, as of all, got {options["owner"]!r}'
+                )
+            drafts.append(self._schedule_of(schedule_id, {**options, 'owner': owner}))
         await self._schedules.replace(drafts, owner)
 
     async def unschedule(self, schedule_id: str) -> None:

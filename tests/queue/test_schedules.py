@@ -301,6 +301,8 @@ async def test_set_schedules(shop: Shop) -> None:
         await queue.set_schedules({'n': {'task': 1, 'every': 5}, 'c': {'task': 1, 'every': 5}}, owner='app')
     with pytest.raises(TorrelqueUsageError, match="'a' belongs to owner 'app', not to this caller, who named no owner"):
         await queue.schedule('a', 1, every=5)
+    with pytest.raises(TorrelqueValueError, match="owner of schedule 'a' must be 'app', as of all, got 'other'"):
+        await queue.set_schedules({'a': {'task': 1, 'every': 5, 'owner': 'other'}}, owner='app')
     assert found == {each.id: (each.task, each.owner) async for each in queue.schedules()}
     await queue.unschedule('a')
     await queue.set_schedules({}, owner='app')

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import pytest
@@ -13,6 +15,8 @@ from torrelque import (
     Torrelque,
     TorrelqueLookupError,
     TorrelqueTimeoutError,
+    TorrelqueTypeError,
+    TorrelqueValueError,
 )
 from torrelque.core.protocol import Arg, Call, Reply
 from torrelque.testing import MemoryTransport, VirtualClock
@@ -27,6 +31,21 @@ def call(command: str, *args: Arg) -> Call[Reply]:
 
 
 WAIT: Call[Reply] = Call('BZPOPMIN', (b'z',), ('8.000',))
+
+
+@pytest.mark.parametrize('bad', [-1, math.nan, math.inf, 10**400, 'x', None, True, float], ids=repr)
+async def test_bad_arguments_are_named(bad: Any) -> None:  # noqa: ANN401 - of a wrong type, on purpose
+    with pytest.raises((TorrelqueTypeError, TorrelqueValueError), match='start must be') as caught:
+        VirtualClock(start=bad)
+    assert repr(bad) in str(caught.value)
+    with pytest.raises((TorrelqueTypeError, TorrelqueValueError), match='seconds must be') as caught:
+        await VirtualClock().advance(bad)
+    assert repr(bad) in str(caught.value)
+    if bad is not None:
+        with pytest.raises(TorrelqueTypeError, match='clock must be a VirtualClock, got '):
+            MemoryTransport(clock=bad)
+        with pytest.raises(TorrelqueTypeError, match='server must be a MemoryServer, got '):
+            MemoryTransport(server=bad)
 
 
 @pytest.fixture

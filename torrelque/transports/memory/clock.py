@@ -12,7 +12,8 @@ from typing import NamedTuple
 import anyio
 from anyio.lowlevel import checkpoint
 
-from torrelque.errors import TorrelqueUsageError, TorrelqueValueError
+from torrelque.core import checks
+from torrelque.errors import TorrelqueUsageError
 
 __all__ = ('VirtualClock',)
 
@@ -56,13 +57,12 @@ class VirtualClock:
         start: The first time, in Unix seconds.
 
     Raises:
-        TorrelqueValueError: ``start`` is negative or not finite.
+        TorrelqueTypeError: ``start`` is not a number.
+        TorrelqueValueError: It is negative or not finite.
     """
 
     def __init__(self, start: float = 1_700_000_000.0) -> None:
-        if not (math.isfinite(start) and start >= 0):
-            raise TorrelqueValueError(f'start must be a Unix time in seconds, got {start!r}')
-        self._start = _exact(start)
+        self._start = _exact(checks.check_moment('start', start))
         self._now = 0.0  # since the start, as small numbers are exact enough to add up
         self._timers: list[_Timer] = []  # a heap; those that were cancelled stay in it for a while
         self._live: set[int] = set()  # the numbers of the others
@@ -90,11 +90,11 @@ class VirtualClock:
             seconds: How much time passes. With 0, the tasks only settle.
 
         Raises:
-            TorrelqueValueError: ``seconds`` is negative or not finite.
+            TorrelqueTypeError: ``seconds`` is not a number.
+            TorrelqueValueError: It is negative or not finite.
             TorrelqueUsageError: Another task is advancing this clock.
         """
-        if not (math.isfinite(seconds) and seconds >= 0):
-            raise TorrelqueValueError(f'time goes forward by a finite number of seconds, got {seconds!r}')
+        seconds = checks.check_amount('seconds', seconds)
         if self._advancing:
             raise TorrelqueUsageError('another task is advancing this clock')
         self._advancing = True

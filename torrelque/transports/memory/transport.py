@@ -14,7 +14,7 @@ import anyio
 from anyio.lowlevel import checkpoint, current_token
 
 from torrelque.core.protocol import Batch, Call, Reply
-from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError
+from torrelque.errors import TorrelqueConnectionError, TorrelqueReplyError, TorrelqueTypeError
 from torrelque.transports.base import Listener, Message, Then, Transport
 from torrelque.transports.memory.clock import VirtualClock
 from torrelque.transports.memory.server import MemoryServer
@@ -51,6 +51,9 @@ class MemoryTransport(Transport):
     gathering: float = 0.0
 
     def __init__(self, *, clock: VirtualClock | None = None, server: MemoryServer | None = None) -> None:
+        for name, value, kind in (('clock', clock, VirtualClock), ('server', server, MemoryServer)):
+            if value is not None and not isinstance(value, kind):
+                raise TorrelqueTypeError(f'{name} must be a {kind.__name__}, got {value!r}')
         self._clock = clock
         self.server: MemoryServer = server or MemoryServer(clock.time if clock else time.time)
 
