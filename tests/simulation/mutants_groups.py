@@ -61,6 +61,19 @@ def deliveries_of_groups_do_not_count(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Group, 'ahead', property(lambda _: 0.0))
 
 
+def rates_in_force_are_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """What is written down of the rates and holds of groups is forgotten before it is over."""
+
+    def mutant(run: Run) -> None:
+        key = groups.key_of(run, b'arrivals')
+        names = [*run.db.hash_at(key)]
+        if names:
+            run.db.hdel(key, names)
+
+    for module in (groups, serving):
+        patch.setattr(module, 'forget_arrivals', mutant)
+
+
 def a_rate_is_judged_too_late(patch: pytest.MonkeyPatch) -> None:
     """Nobody looks when a held group may go on."""
     first = Run._first
@@ -173,6 +186,7 @@ MUTANTS: dict[str, tuple[str, Mutant]] = {
     'returning groups enter at the turn': ('groups-faults', returning_groups_enter_at_the_turn),
     'any number of a group at once': ('groups', any_number_at_once),
     'deliveries of groups do not count': ('groups', deliveries_of_groups_do_not_count),
+    'rates in force are forgotten': ('groups', rates_in_force_are_forgotten),
     'a held group goes on too late': ('groups', a_rate_is_judged_too_late),
     'returned tasks lose their place': ('groups', returned_tasks_lose_their_place),
     'due tasks jump the queue': ('groups', due_tasks_jump_the_queue),

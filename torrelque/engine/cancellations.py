@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import anyio
 
@@ -19,7 +19,7 @@ LOOK = 8.0
 """Seconds after which to look whether the queue has other shards."""
 
 
-Inboxes = dict[bytes, tuple[Subscriptions, Subscription]]
+Inboxes: TypeAlias = dict[bytes, tuple[Subscriptions, Subscription]]
 
 
 class Cancellations(AsyncGenerator[Cancellation | None, None]):
