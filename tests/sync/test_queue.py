@@ -23,6 +23,7 @@ import redis.asyncio
 from redis.sentinel import Sentinel
 
 import torrelque
+import torrelque.engine.watch
 from tests import clusters, sentinels, servers
 from torrelque import (
     Router,
@@ -83,6 +84,21 @@ def test_progress_blocks_and_drops_what_comes_too_early(server: servers.Server) 
         time.sleep(0.1)
         with pytest.raises(TorrelqueLeaseLostError):
             task.progress(8, 8)
+
+
+# Watching -------------------------------------------------------------------------------------------------------------
+
+
+def test_watches_what_0_9_changes(client: redis.Redis, queue: sync.Torrelque, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torrelque.engine.watch, 'REREAD', 0.05)
+    for task_id in 'ab':  # the second watcher knows that 0.9 is there
+        queue.enqueue(1, task_id=task_id)
+        states = queue.watch(task_id, timeout=PATIENCE)
+        assert next(states).status is TorrelqueTaskStatus.PENDING
+        client.hset(f'{queue.queue}:task:{task_id}', 'status', 1)
+        assert next(states).status is TorrelqueTaskStatus.WORKING
+        client.delete(f'{queue.queue}:task:{task_id}')
+        assert [state.status for state in states] == [TorrelqueTaskStatus.COMPLETED]
 
 
 # The interface --------------------------------------------------------------------------------------------------------

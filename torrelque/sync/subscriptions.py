@@ -92,6 +92,10 @@ class BlockingSubscriptions(Subscriptions):
     def __init__(self, transport: Transport) -> None:
         inner: Any = transport.inner if isinstance(transport, FailoverTransport) else transport
         self._blocking: BlockingTransport = inner
+        self.shared_with_0_9: bool = False
+
+    def hear_events(self, inbox: Subscription) -> None:
+        """Do nothing: a thread waits on one channel, and reads the state from time to time."""
 
     def open(self, channel: bytes, tell: Callable[[], None] | None = None) -> Subscription:
         del tell
