@@ -710,6 +710,7 @@ class Torrelque(FlowControl, Generic[Payload]):
     async def dequeue_nowait(self, *, max_tasks: int = 1) -> list[Task[Payload]]:
         """Claim tasks that are available now, without waiting.
 
+        If it finds none while this object gives tasks back, it looks again when that is done.
         If the call is cancelled, no task is lost or held.
 
         Args:

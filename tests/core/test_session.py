@@ -337,6 +337,43 @@ def test_a_task_for_a_caller_that_left_is_given_back() -> None:
     assert given_back(driver)[1] == (b'a', '1:nonce.1:1', 1)
 
 
+def test_dequeue_nowait_waits_for_a_task_that_is_given_back() -> None:
+    driver = Driver()
+    left = driver.session.dequeue(1, math.inf, nobody)
+    operation, _ = driver.one()
+    driver.session.leave(left)
+    ticket = driver.session.dequeue_nowait(1, nobody)
+    taking, _ = driver.one()
+    taking.send([claimed()])  # claims again, because the first claim may hold a task
+    end(operation, [claimed('a')])
+    giving, _ = given_back(driver)
+    end(taking, [claimed()])
+    assert not ticket.done
+    end(giving, [[b'OK', b'o']])
+    operation, (name, _) = driver.one()
+    assert name == 'claim'
+    end(operation, [claimed('a')])
+    assert ids(ticket) == ['a']
+
+
+def test_dequeue_nowait_waits_once() -> None:
+    driver = Driver()
+    for task_id in 'ab':
+        left = driver.session.dequeue(1, math.inf, nobody)
+        operation, _ = driver.one()
+        end(operation, [claimed(task_id)])
+        driver.session.leave(left)
+        giving, _ = given_back(driver)
+        if task_id == 'a':
+            ticket = driver.session.dequeue_nowait(1, nobody)
+            taking, _ = driver.one()
+            end(taking, [claimed()])
+            end(giving, [[b'OK', b'l']])
+            taking, _ = driver.one()
+    end(taking, [claimed()])
+    assert ids(ticket) == []
+
+
 def test_a_task_that_came_as_its_caller_left_is_given_back() -> None:
     driver = Driver()
     ticket = driver.session.dequeue(1, math.inf, nobody)

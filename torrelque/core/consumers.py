@@ -249,6 +249,11 @@ class Consumers:
         """Remove a consumer. Tasks that were claimed for it are given back."""
         self._waiters.leave(ticket)
 
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether a claim may bring tasks for consumers that have left."""
+        return not self._waiters and (self._behind is not None or self._left is not None or bool(self._sent))
+
     # Driver ------------------------------------------------------------------
 
     def start(self) -> Operation[bool] | None:

@@ -87,7 +87,9 @@ class Session:
         self._confirmer = confirmer
         self._to_confirm = Merger()
         self._confirming = 0
-        self._takers: list[tuple[Ticket, int]] = []
+        self._takers: list[tuple[Ticket, int, bool]] = []  # with whether they were put off
+        self._put_off: list[tuple[Ticket, int, bool]] = []  # those that found nothing while tasks are given back
+        self._returning = 0  # requests that give tasks back, and have no answer yet
         self._consumers = Consumers(
             self._lanes,
             clock,
@@ -152,7 +154,7 @@ class Session:
     def dequeue_nowait(self, want: int, wake: Callable[[], None]) -> Ticket:
         """Request up to ``want`` tasks that are available now. The ticket will hold a list of tasks, perhaps empty."""
         ticket = Ticket((), wake)
-        self._takers.append((ticket, want))
+        self._takers.append((ticket, want, False))
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
@@ -205,7 +207,7 @@ class Session:
             together.append(self._repair())
         if self._takers:
             takers, self._takers = self._takers, []
-            together += [self.serve(self._take(ticket, want)) for ticket, want in takers if not ticket.gone]
+            together += [self.serve(self._take(*taker)) for taker in takers if not taker[0].gone]
         if self._merger:
             for command, tickets in self._merger.take(MAX_IN_FLIGHT - self._in_flight):
                 self._in_flight += 1
@@ -248,10 +250,11 @@ class Session:
     def abort(self, error: Exception) -> None:
         """Fail all requests whose calls have not begun."""
         self._consumers.abort(error)
-        takers, self._takers = self._takers, []
+        takers = self._takers + self._put_off
+        self._takers, self._put_off = [], []
         groups = [*self._merger.take(math.inf), *self._to_confirm.take(math.inf)]
         waiting = [ticket for _, tickets in groups for ticket in tickets]
-        self._fail([ticket for ticket, _ in takers] + waiting, error)
+        self._fail([ticket for ticket, *_ in takers] + waiting, error)
 
     # Operations --------------------------------------------------------------
 
@@ -322,9 +325,13 @@ class Session:
         finally:
             self._serving -= 1
 
-    def _take(self, ticket: Ticket, want: int) -> Operation[bool]:
-        """Claim tasks for a caller that does not wait."""
-        answered = False
+    def _take(self, ticket: Ticket, want: int, was_put_off: bool) -> Operation[bool]:
+        """Claim tasks for a caller that does not wait, except for tasks that are being given back.
+
+        A claim for consumers that have left may hold these tasks. Its answer is on its way before ours, but perhaps on
+        another connection, so ours is known to be later only if we claim again.
+        """
+        answered, was_late = False, was_put_off
         got: list[ClaimedTask] = []
         lane = self._lanes.borrow()
         try:
@@ -334,13 +341,18 @@ class Session:
                 answer = yield from claim(self._lanes, asked, 0.0, lane, self._clock(), self._max_rejected)
                 got += answer.tasks
                 more = answer.again or len(answer.tasks) == asked
+                if not (got or more or was_late) and self._consumers.is_abandoned:
+                    more = was_late = True
         except Interrupted as interrupted:
             self._end_take(ticket, got, interrupted.cause or TorrelqueError('the queue was closed during the call'))
         except Exception as error:  # noqa: BLE001 - raised to the caller
             self._end_take(ticket, got, error)
         else:
-            self._end_take(ticket, got, None)
             answered = True
+            if got or was_put_off or not self._returning:
+                self._end_take(ticket, got, None)
+            else:
+                self._put_off.append((ticket, want, True))
         finally:
             self._lanes.give_back(lane)
         return answered
@@ -382,7 +394,14 @@ class Session:
         receipts: list[Receipt] = [task.receipt for task in tasks]
         for first in range(0, len(receipts), GIVEBACK.limit):
             part = receipts[first : first + GIVEBACK.limit]
-            self.submit(GIVEBACK, [claim_item(receipt) for receipt in part], _nobody)
+            self._returning += 1
+            self.submit(GIVEBACK, [claim_item(receipt) for receipt in part], self._returned)
+
+    def _returned(self) -> None:
+        """Have those claim again that found nothing while tasks were given back."""
+        self._returning -= 1
+        self._takers += self._put_off
+        self._put_off = []
 
     def _repair_later(self) -> None:
         if (self._owed or self._lanes.unsettled) and not self._repairing:
@@ -399,7 +418,3 @@ class Session:
     def _fail(tickets: list[Ticket], error: Exception) -> None:
         for ticket in tickets:
             ticket.fail(renew(error))
-
-
-def _nobody() -> None:
-    """Wake no caller: none waits for the ticket."""
