@@ -24,7 +24,7 @@ SOON = 10.0
 
 @pytest.fixture
 def server(fresh_server: Start) -> Server:
-    return fresh_server()
+    return fresh_server('--repl-diskless-sync-delay', '0')  # replicas catch up at once, not after 5 s
 
 
 @pytest.fixture
