@@ -43,6 +43,7 @@ class FailoverTransport(Transport):
         self.block_limit: float = transport.block_limit
         self.on_cluster: bool = transport.on_cluster
         self.fails_over: bool = transport.fails_over
+        self.database: int = transport.database
         self.in_order: bool = transport.in_order
         self.queues_behind: bool = transport.queues_behind
         self.gathering: float = transport.gathering
