@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, cast
 
 from torrelque.core.commands import Command, Item
 
@@ -146,5 +146,5 @@ def _size(items: Sequence[Item]) -> int:
     if len(items) == 1:
         return sum([len(word) for word in items[0] if type(word) is bytes])
     # Words at the same place have the same type. Items may have different lengths.
-    columns: Iterable[tuple[Any, ...]] = zip_longest(*items, fillvalue=b'')
+    columns: Iterable[tuple[Any, ...]] = zip_longest(*cast('Iterable[tuple[Any, ...]]', items), fillvalue=b'')
     return sum([sum(map(len, words)) for words in columns if type(words[0]) is bytes])

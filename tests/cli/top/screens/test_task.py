@@ -43,7 +43,7 @@ async def test_reads_may_take_longer_than_the_time_between_samples(
 ) -> None:
     async def slowly(queue: Torrelque, found: Any) -> Any:  # noqa: ANN401 - an id or several
         await anyio.sleep(0.4)  # four samples
-        return await (read_task if isinstance(found, str) else read_rows)(queue, found)
+        return await (read_task(queue, found) if isinstance(found, str) else read_rows(queue, found))
 
     async with staged(server.url, size=(120, 40)) as stage:
         queue = stage.queue('mail')
