@@ -41,8 +41,8 @@ _drawn: list[str] = []
 os.register_at_fork(after_in_child=_drawn.clear)
 
 
-def random_id(_group: str | None = None) -> str:
-    """Return a random id for a task, whatever its group. Draws many at once from the system, because that is faster."""
+def random_id() -> str:
+    """Return a random id. Draws many at once from the system, because that is faster."""
     try:
         return _drawn.pop()
     except IndexError:
@@ -163,7 +163,10 @@ class Dispatcher:
         del error
         return False
 
-    new_id = staticmethod(random_id)
+    def new_id(self, group: str | None = None) -> str:
+        """Return a random id for a task, of a group if it has one."""
+        del group
+        return random_id()
 
     @property
     def first(self) -> Keys:
