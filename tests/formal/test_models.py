@@ -70,14 +70,14 @@ def test_what_holds(name: str, states: int, tmp_path: Path) -> None:
     ('name', 'rule', 'always'),
     [
         ('WakeUp-default', 'the hint counts groups', ['wake = {}', r'ready \|-> {"']),
-        ('WakeUp-default', 'stale frees the slot', ['wake = {}', r'blocked \|-> {"', r'busy \|-> .*{"']),
+        ('WakeUp-default', 'stale frees the slot', [r'blocked \|-> {"', r'busy \|-> .*{"']),
         ('WakeUp-default', 'the hint counts unseen groups', ['wake = {}', r'blocked \|-> {"', r'unseen \|-> {"']),
     ],
 )
 def test_a_task_waits_for_ever_beside_an_idle_consumer(name: str, rule: str, always: list[str], tmp_path: Path) -> None:
     status, output = check(name, tmp_path, without=rule, properties='PROPERTY WokenUp')
     assert status == STUCK, output
-    for state in loop_of(output):
+    for state in loop_of(output):  # which counterexample TLC finds first differs from run to run
         assert '"waiting"' in state
         assert '"pending"' in state
         assert all(re.search(pattern, state) for pattern in always), state
