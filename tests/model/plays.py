@@ -324,7 +324,7 @@ SHARDED_PLAYS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ('layout', {'generation': 1, 'shards': '3', 'mode': 'set', 'bell': ()}),
     ],
     'states of tasks are cleared': [('enqueue', TASK_A), ('clear', {'generation': '0', 'task_ids': [b'a']})],
-    'results are cleared for whom the number is another': [('clear', {'generation': '3', 'task_ids': [b'a']})],
+    'results of another layout are cleared': [('clear', {'generation': '3', 'task_ids': [b'a']})],
     'a change that is done stays begun': [
         ('layout', {'generation': 1, 'shards': '3', 'mode': 'intend', 'bell': ()}),
         ('layout', {'generation': 1, 'shards': '3', 'mode': 'set', 'bell': ()}),

@@ -294,7 +294,7 @@ def test_agrees_with_the_shards_of_a_real_server(name: str) -> None:
         pytest.param(
             "number(totals('generation'), 0) ~= tonumber(ARGV[1])",
             'false',
-            id='results are cleared for whom the number is another',
+            id='results of another layout are cleared',
         ),
         pytest.param('finding = till and 0 or', 'finding =', id='a paused shard promises tasks'),
         pytest.param('or math.min(finding, most)', 'or finding', id='a full shard promises tasks'),
