@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -19,6 +19,7 @@ __all__ = (
     'TIME', 'Choice', 'DelayOption', 'ExpiresInOption', 'GroupOption', 'HeaderOption', 'IdsArgument',
     'MaxDequeuesOption', 'OnExpiryOption', 'PriorityOption', 'Status', 'TaskTimeoutOption', 'TimeLimitOption',
     'confirm', 'name_of', 'parse_headers', 'parse_of_queues', 'parse_rate', 'parse_time', 'read_ids',
+    'time_option',
 )  # fmt: skip
 
 N = TypeVar('N', int, float)
@@ -120,30 +121,17 @@ IdsArgument = Annotated[
     list[str], typer.Argument(metavar='ID', show_default=False, help='Task ids; - reads them from standard input.')
 ]
 
-DelayOption = Annotated[
-    float | None,
-    typer.Option(
-        metavar=TIME, parser=parse_time, show_default=False, help='Deliver the task after this time, such as 90s.'
-    ),
-]
+
+def time_option(text: str, *names: str) -> Any:  # noqa: ANN401 - as `typer.Option`
+    """Return an optional parameter that is a time, with its help text."""
+    return typer.Option(*names, metavar=TIME, parser=parse_time, show_default=False, help=text)
+
+
+DelayOption = Annotated[float | None, time_option('Deliver the task after this time, such as 90s.')]
 TimeLimitOption = Annotated[
-    float | None,
-    typer.Option(
-        metavar=TIME,
-        parser=parse_time,
-        show_default=False,
-        help="How long a worker's handler may take for the task. Defaults to the worker's limit.",
-    ),
+    float | None, time_option("How long a worker's handler may take for the task. Defaults to the worker's limit.")
 ]
-ExpiresInOption = Annotated[
-    float | None,
-    typer.Option(
-        metavar=TIME,
-        parser=parse_time,
-        show_default=False,
-        help='Drop the task if no consumer has started it after this time.',
-    ),
-]
+ExpiresInOption = Annotated[float | None, time_option('Drop the task if no consumer has started it after this time.')]
 OnExpiryOption = Annotated[
     OnExpiry | None,
     typer.Option(show_default=False, help='What to do with an expired task. Defaults to drop.'),
@@ -158,13 +146,7 @@ PriorityOption = Annotated[
 ]
 TaskTimeoutOption = Annotated[
     float | None,
-    typer.Option(
-        '--task-timeout',
-        metavar=TIME,
-        parser=parse_time,
-        show_default=False,
-        help='How long a consumer may work on a task before it is redelivered. Defaults to 5m.',
-    ),
+    time_option('How long a consumer may work on a task before it is redelivered. Defaults to 5m.', '--task-timeout'),
 ]
 MaxDequeuesOption = Annotated[
     int | None,

@@ -15,7 +15,7 @@ import typer
 from torrelque import Torrelque, TorrelqueLookupError, TorrelqueQueueStats, TorrelqueTask
 from torrelque import queues as find_queues
 from torrelque.cli.output import console, errors, make_table, print_json, print_line, print_table, printable
-from torrelque.cli.params import TIME, Status, name_of, parse_time
+from torrelque.cli.params import Status, name_of, time_option
 from torrelque.cli.presence import Holders, read_workers, try_workers
 from torrelque.cli.settings import Settings, UnreadableQueueError, read_stats
 from torrelque.cli.states import (
@@ -181,18 +181,8 @@ async def tasks(
     status: Annotated[
         Status | None, typer.Option('--status', '-s', show_default=False, help='Only tasks with this status.')
     ] = None,
-    older_than: Annotated[
-        float | None,
-        typer.Option(
-            metavar=TIME, parser=parse_time, show_default=False, help='Only tasks last changed at least this long ago.'
-        ),
-    ] = None,
-    newer_than: Annotated[
-        float | None,
-        typer.Option(
-            metavar=TIME, parser=parse_time, show_default=False, help='Only tasks last changed at most this long ago.'
-        ),
-    ] = None,
+    older_than: Annotated[float | None, time_option('Only tasks last changed at least this long ago.')] = None,
+    newer_than: Annotated[float | None, time_option('Only tasks last changed at most this long ago.')] = None,
     limit: Annotated[
         int | None,
         typer.Option(

@@ -12,7 +12,7 @@ from rich.text import Text
 from torrelque.cli.errors import Refusal
 from torrelque.cli.exit_codes import Exit
 from torrelque.cli.output import console, counted, print_json, print_line, printable
-from torrelque.cli.params import TIME, confirm, parse_rate, parse_time
+from torrelque.cli.params import confirm, parse_rate, time_option
 from torrelque.cli.settings import Settings
 from torrelque.cli.states import limits_text
 
@@ -33,19 +33,9 @@ async def pause(
         str | None,
         typer.Option('--reason', '-r', metavar='TEXT', show_default=False, help='The reason, shown with the queue.'),
     ] = None,
-    lasting: Annotated[
-        float | None,
-        typer.Option(
-            '--for', metavar=TIME, parser=parse_time, show_default=False, help='Resume the queue after this time.'
-        ),
-    ] = None,
+    lasting: Annotated[float | None, time_option('Resume the queue after this time.', '--for')] = None,
     wait: Annotated[bool, typer.Option('--wait', help='Wait until no task is running.')] = False,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar=TIME, parser=parse_time, show_default=False, help='With --wait: stop waiting after this time.'
-        ),
-    ] = None,
+    timeout: Annotated[float | None, time_option('With --wait: stop waiting after this time.')] = None,
 ) -> None:
     """Pause the queue: consumers get no tasks until it is resumed.
 

@@ -14,7 +14,7 @@ from torrelque import Torrelque, TorrelqueError, TorrelqueLookupError
 from torrelque.cli.errors import Refusal
 from torrelque.cli.exit_codes import Exit
 from torrelque.cli.output import counted, print_json, print_line
-from torrelque.cli.params import TIME, IdsArgument, confirm, name_of, parse_time, read_ids
+from torrelque.cli.params import IdsArgument, confirm, name_of, read_ids, time_option
 from torrelque.cli.settings import Settings
 
 __all__ = ('cancel', 'purge', 'redrive', 'reject', 'requeue')
@@ -37,19 +37,8 @@ LimitOption = Annotated[
 async def requeue(
     settings: Settings,
     task_id: IdsArgument,
-    delay: Annotated[
-        float | None,
-        typer.Option(metavar=TIME, parser=parse_time, show_default=False, help='Deliver the tasks after this time.'),
-    ] = None,
-    task_timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar=TIME,
-            parser=parse_time,
-            show_default=False,
-            help='How long the next consumer may work on each task.',
-        ),
-    ] = None,
+    delay: Annotated[float | None, time_option('Deliver the tasks after this time.')] = None,
+    task_timeout: Annotated[float | None, time_option('How long the next consumer may work on each task.')] = None,
 ) -> int:
     """Take tasks away from their consumers and requeue them.
 
@@ -170,12 +159,7 @@ def purge(
     task_id: SomeIdsArgument = None,
     *,
     everything: Annotated[bool, typer.Option('--all', help='All dead letters.')] = False,
-    older_than: Annotated[
-        float | None,
-        typer.Option(
-            metavar=TIME, parser=parse_time, show_default=False, help='Dead letters rejected at least this long ago.'
-        ),
-    ] = None,
+    older_than: Annotated[float | None, time_option('Dead letters rejected at least this long ago.')] = None,
     limit: LimitOption = None,
     yes: Annotated[bool, typer.Option('--yes', '-y', help='Do not ask for confirmation.')] = False,
 ) -> None:

@@ -12,7 +12,6 @@ from torrelque.cli.exit_codes import Exit
 from torrelque.cli.jsonlines import check_json
 from torrelque.cli.output import errors, make_table, print_json, print_line, print_table, printable
 from torrelque.cli.params import (
-    TIME,
     Choice,
     DelayOption,
     ExpiresInOption,
@@ -24,7 +23,7 @@ from torrelque.cli.params import (
     TaskTimeoutOption,
     TimeLimitOption,
     parse_headers,
-    parse_time,
+    time_option,
 )
 from torrelque.cli.payloads import show_bytes
 from torrelque.cli.settings import Settings
@@ -84,10 +83,7 @@ async def schedule(
         str | None,
         typer.Option(metavar='ZONE', show_default=False, help='With --cron: its time zone. Defaults to UTC.'),
     ] = None,
-    every: Annotated[
-        float | None,
-        typer.Option(metavar=TIME, parser=parse_time, show_default=False, help='The time between two tasks.'),
-    ] = None,
+    every: Annotated[float | None, time_option('The time between two tasks.')] = None,
     missed: Annotated[
         Missed,
         typer.Option(help='Whether to add one task for all missed times (skip), or one for each (all).'),

@@ -15,7 +15,7 @@ from torrelque import TorrelqueTask, TorrelqueTaskState, TorrelqueTaskStatus
 from torrelque.cli.errors import Refusal
 from torrelque.cli.exit_codes import Exit
 from torrelque.cli.output import console, print_json, printable
-from torrelque.cli.params import TIME, name_of, parse_time
+from torrelque.cli.params import name_of, time_option
 from torrelque.cli.payloads import preview, render, show_bytes
 from torrelque.cli.presence import Holders, try_workers
 from torrelque.cli.settings import Settings
@@ -140,15 +140,7 @@ def _local_time(moment: float) -> str:
 async def watch(
     settings: Settings,
     task_id: IdArgument,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar=TIME,
-            parser=parse_time,
-            show_default=False,
-            help='Stop waiting after this time, with exit status 4.',
-        ),
-    ] = None,
+    timeout: Annotated[float | None, time_option('Stop waiting after this time, with exit status 4.')] = None,
 ) -> int:
     """Print a task's status now and at each change, until it ends.
 

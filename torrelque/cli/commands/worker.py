@@ -31,7 +31,7 @@ from torrelque.cli.exit_codes import Exit, require
 from torrelque.cli.heartbeat import Heartbeat, check_alive
 from torrelque.cli.importer import find_shadows, load
 from torrelque.cli.output import errors, print_json, printable
-from torrelque.cli.params import TIME, parse_of_queues, parse_time
+from torrelque.cli.params import TIME, parse_of_queues, parse_time, time_option
 from torrelque.cli.settings import QueuesOption, Settings, find_shards
 from torrelque.worker.failures import describe
 from torrelque.worker.presence import default_name
@@ -108,27 +108,14 @@ def worker(
     grace: Annotated[
         float, typer.Option(metavar=TIME, parser=parse_time, help='How long handlers may take to finish on shutdown.')
     ] = 20.0,
-    result_ttl: Annotated[
-        float | None,
-        typer.Option(
-            metavar=TIME, parser=parse_time, show_default=False, help='How long to keep results. Defaults to 1h.'
-        ),
-    ] = None,
+    result_ttl: Annotated[float | None, time_option('How long to keep results. Defaults to 1h.')] = None,
     finished_ttl: Annotated[
         float,
         typer.Option(
             metavar=TIME, parser=parse_time, help='How long to keep the final state of tasks without a result.'
         ),
     ] = 60.0,
-    time_limit: Annotated[
-        float | None,
-        typer.Option(
-            metavar=TIME,
-            parser=parse_time,
-            show_default=False,
-            help='How long a handler may take. Not limited by default.',
-        ),
-    ] = None,
+    time_limit: Annotated[float | None, time_option('How long a handler may take. Not limited by default.')] = None,
     lifespan: Annotated[
         str | None,
         typer.Option(

@@ -63,9 +63,8 @@ class TaskScreen(TopScreen):
 
     def on_sample(self, monitor: Monitor) -> None:
         super().on_sample(monitor)
-        is_reading = (
-            self._read_worker is not None and not self._read_worker.is_finished
-        )  # begun again, it might never end
+        reader = self._read_worker
+        is_reading = reader is not None and not reader.is_finished  # begun again, it might never end
         if not (monitor.away or is_reading) and self.is_current:
             self.changed()
 
