@@ -71,7 +71,7 @@ class Leases(Generic[K]):
             When to call `expired` and `due` for this lease.
         """
         lease = self._leases[key] = _Lease(now, expires)
-        return min(lease.renew_at, expires)
+        return lease.next_look
 
     def remove(self, key: K) -> float:
         """Remove a lease. Returns when it ends; minus infinity if it has ended or is unknown."""
